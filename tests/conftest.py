@@ -1,0 +1,66 @@
+"""Hermetic fixtures: tokenizers trained here, two-layer models, no network, a cache of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork
+
+import pytest
+import torch
+from transformers import BertConfig, BertForQuestionAnswering, BertTokenizer
+
+SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+WORDS = """
+[PAD] [UNK] [CLS] [SEP] [MASK] the a of in is was where who what lives works city baker paris rome oslo anna ben
+carl dora . , ? ! ' - and at to for 1 2 3 19 20 ##s ##ed ##ing ##er ##1 ##2 ##3 ##9 ##0
+""".split()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real SQuAD data; tests that ask for it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data in {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """WordPiece with the letters and a few words: any Latin text splits into known pieces."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocab = {token: index for index, token in enumerate([*WORDS, *letters, *("##" + letter for letter in letters)])}
+    return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=512)
+
+
+def small_config(vocab_size: int, **changes) -> BertConfig:
+    return BertConfig(
+        **{
+            "vocab_size": vocab_size,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 128,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> str:
+    """An untrained two-layer BERT and its tokenizer, as a folder that from_pretrained loads."""
+    folder = tmp_path_factory.mktemp("model")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertForQuestionAnswering(small_config(len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
