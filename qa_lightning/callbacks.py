@@ -1,0 +1,149 @@
+"""What is shown and saved during a run: one line an epoch, sample predictions, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from tqdm import tqdm
+
+from qa_lightning.evaluation import Answer, Predictions
+
+
+class EpochLines(Callback):
+    """Prints a line after each validation in training: losses, EM, F1 and features/s.
+
+    Features/s counts the training steps alone, over all processes, and goes to TensorBoard as
+    ``train/features_per_second``.
+    """
+
+    def __init__(self) -> None:
+        self._clear()
+        self._started = time.perf_counter()
+
+    def _clear(self) -> None:
+        self._loss = torch.zeros(())
+        self._steps = 0
+        self._features = 0
+        self._seconds = 0.0
+        self._running_since: float | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the run's clock."""
+        self._started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Let the steps' clock run."""
+        if self._running_since is None:
+            self._running_since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a step."""
+        self._loss = self._loss.to(outputs["loss"].device) + outputs["loss"].detach()
+        self._steps += 1
+        self._features += len(batch["input_ids"]) * trainer.world_size
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the steps' clock."""
+        if self._running_since is not None:
+            self._seconds += time.perf_counter() - self._running_since
+            self._running_since = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line."""
+        if trainer.sanity_checking:
+            return
+        shown = {name: f"{float(value):.2f}" for name, value in trainer.callback_metrics.items()}
+        scores = f"EM {shown['val/exact_match']:>6}  F1 {shown['val/f1']:>6}  val loss {shown['val/loss']}"
+        if self._steps == 0:
+            when = "before training" if trainer.global_step == 0 else "best checkpoint"
+            _say(trainer, f"{when:<15} {scores}")
+            return
+        rate = self._features / max(self._seconds, 1e-9)
+        loss = float(self._loss) / self._steps
+        done = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        minutes, seconds = divmod(round(time.perf_counter() - self._started), 60)
+        _say(
+            trainer,
+            f"{done:<15} {scores}  train loss {loss:.2f}  {rate:,.0f} features/s  {minutes}:{seconds:02d}",
+        )
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/features_per_second": rate}, step=trainer.global_step)
+        self._clear()
+
+
+class SamplePredictions(Callback):
+    """Writes a table of some validation questions, gold answers, predictions and scores to TensorBoard.
+
+    Args:
+        count: how many questions, spread evenly over the validation set, so the same ones every epoch.
+    """
+
+    def __init__(self, count: int = 20) -> None:
+        self.count = count
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the table."""
+        predictions: Predictions | None = pl_module.predictions  # type: ignore[assignment]
+        if not trainer.is_global_zero or trainer.sanity_checking or not predictions:
+            return
+        every = max(1, len(predictions.index) // self.count)
+        rows = [(example, answer) for number, example, answer in predictions.rows() if number % every == 0]
+        table = sample_table(rows[: self.count])
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("val/samples", table, trainer.global_step)
+
+
+def sample_table(rows: list[tuple[dict[str, Any], Answer]]) -> str:
+    """A Markdown table; what stands in the data cannot break out of its cell (TensorBoard itself escapes HTML)."""
+    lines = ["| question | gold answers | prediction | score |", "|---|---|---|---|"]
+    for example, answer in rows:
+        gold = "; ".join(dict.fromkeys(example["answers"]["text"])) or "(no answer)"
+        cells = (example["question"], gold, answer.text or "(no answer)", f"{answer.score:.3f}")
+        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def checkpoints() -> list[ModelCheckpoint]:
+    """``best.ckpt`` by ``val/f1`` and ``last.ckpt``, both always current.
+
+    Two callbacks, since ``save_last`` of one goes stale when its score falls.
+    """
+    shared: dict[str, Any] = {
+        "save_top_k": 1,
+        "auto_insert_metric_name": False,
+        "enable_version_counter": False,
+    }
+    return [
+        ModelCheckpoint(filename="best", monitor="val/f1", mode="max", **shared),
+        ModelCheckpoint(filename="last", monitor=None, save_on_exception=True, **shared),
+    ]
+
+
+def default_callbacks(interactive: bool) -> list[Callback]:
+    """The callbacks of every run.
+
+    Args:
+        interactive: whether a person watches a terminal; only then is there a progress bar.
+    """
+    callbacks: list[Callback] = [
+        EpochLines(),
+        SamplePredictions(),
+        LearningRateMonitor("step"),
+        *checkpoints(),
+    ]
+    if interactive:
+        callbacks.append(TQDMProgressBar())
+    return callbacks
+
+
+def _say(trainer: Trainer, line: str) -> None:
+    if trainer.is_global_zero:
+        tqdm.write(line)  # clears a progress bar before it prints, and draws it again below

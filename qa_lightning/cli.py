@@ -1,0 +1,167 @@
+"""The command line: ``train`` on LightningCLI, ``evaluate`` and ``predict`` with parsers of their own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+TRAIN_HELP = """\
+Fine-tune a question answering model and score it every epoch.
+
+  python scripts/train.py                                   bert-base-cased on SQuAD v1.1 from the Hub
+  python scripts/train.py --config configs/quickstart.yaml  a small model on the embedded data: no network, 2 minutes
+
+Flags that people use:
+  --data.dataset NAME_OR_FILE      Hub dataset, SQuAD JSON, JSON lines, Parquet, or "synthetic"  [rajpurkar/squad]
+  --data.validation NAME_OR_FILE   what to validate on  [the dataset's validation split, or a part of the file]
+  --data.batch_size N              windows a step and device  [8]
+  --data.max_length N              tokens a window, question included  [384]
+  --model.model_name NAME          name on the Hub, or a folder  [bert-base-cased]
+  --model.learning_rate X          [2e-5]
+  --trainer.max_epochs N           [3]
+  --trainer.devices N              GPUs (or processes on a CPU) to train on  [1]
+  --trainer.precision P            32-true, bf16-mixed, 16-mixed  [the best that the hardware has]
+  --config FILE.yaml               flags from a file; a run's own stands in lightning_logs/version_N/config.yaml
+  --ckpt_path last                 go on with the newest run; or the path of a checkpoint
+  --seed_everything N              [42]
+
+What you get, in lightning_logs/version_N: checkpoints/best.ckpt and last.ckpt, model/ (for transformers and for
+scripts/predict.py), config.yaml, and curves for: tensorboard --logdir lightning_logs
+
+Every flag, in full:
+"""
+
+
+def run_command(command: Callable[[], int]) -> None:
+    """Run a command and exit; bad input gives its message on stderr and status 2, never a traceback."""
+    from qa_lightning.errors import DivergedError, InputError
+
+    try:
+        status = command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except DivergedError as error:
+        print(f"error: {error}; lower --model.learning_rate or raise --model.warmup_ratio", file=sys.stderr)
+        status = 3
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def train_main() -> None:
+    """``scripts/train.py``."""
+    if any(flag in sys.argv[1:] for flag in ("-h", "--help")):
+        print(TRAIN_HELP)  # first, so that it is there before the libraries are loaded
+    run_command(train)
+
+
+def train(args: Sequence[str] | None = None) -> int:
+    """Fine-tune, validate the best checkpoint and write it as a transformers folder."""
+    quiet_libraries()
+    from qa_lightning.training import TrainCLI
+
+    return TrainCLI(list(args) if args is not None else None).run()
+
+
+def evaluate_main() -> None:
+    """``scripts/evaluate.py``."""
+    run_command(evaluate)
+
+
+def evaluate(args: Sequence[str] | None = None) -> int:
+    """Score a model, or a file of predictions, on a dataset with answers."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py",
+        description="Print EM and F1 of a model, or of a predictions file, as the official SQuAD scorers count them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--model", help="folder of a trained model, or its name on the Hub")
+    subject.add_argument("--predictions", type=Path, help='JSON file {"id": "answer", ...}')
+    parser.add_argument("--data", required=True, help="file (SQuAD JSON, JSON lines, Parquet) or dataset on the Hub")
+    parser.add_argument("--output-dir", type=Path, help="write metrics.json, predictions.json, nbest_predictions.json")
+    parser.add_argument("--official", action="store_true", help="compare with evaluate.load('squad' or 'squad_v2')")
+    parser.add_argument("--batch-size", type=int, default=32, help="windows a step")
+    parser.add_argument("--max-examples", type=int, help="only the first so many questions")
+    options = parser.parse_args(args)
+    quiet_libraries()
+    from qa_lightning import scoring
+
+    if options.predictions:
+        result = scoring.score_file(options.predictions, options.data, options.max_examples)
+    else:
+        result = scoring.score_model(options.model, options.data, options.batch_size, options.max_examples)
+    for name, value in result.metrics.items():
+        print(f"{name:<14} {value:,}" if name.endswith("total") else f"{name:<14} {value:.4f}")
+    if options.output_dir:
+        scoring.write(result, options.output_dir)
+        print(f"written to {options.output_dir}: {', '.join(sorted(result.files))}")
+    return scoring.compare_with_official(result) if options.official else 0
+
+
+def predict_main() -> None:
+    """``scripts/predict.py``."""
+    run_command(predict)
+
+
+def predict(args: Sequence[str] | None = None) -> int:
+    """Answer one question."""
+    parser = argparse.ArgumentParser(prog="predict.py", description="Ask a trained model one question about a text.")
+    parser.add_argument("--model", required=True, help="folder of a trained model, or its name on the Hub")
+    parser.add_argument("--question", required=True)
+    parser.add_argument("--context", required=True, help="the text that holds the answer")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(args)
+    quiet_libraries()
+    from qa_lightning.pipeline import Reader
+
+    answer = Reader.load(options.model).answer([options.question], [options.context])[0]
+    if options.json:
+        print(json.dumps({"answer": answer.text, "start": answer.start, "end": answer.end, "score": answer.score}))
+    else:
+        place = f"characters {answer.start}-{answer.end}" if answer.text else "the text does not answer it"
+        print(f"answer  {answer.text or '(no answer)'}\nplace   {place}\nscore   {answer.score:.4f}")
+    return 0
+
+
+def quiet_libraries() -> None:
+    """Show this project's lines, and from the libraries only what a person can act on."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    logger = logging.getLogger("qa_lightning")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def ask_command(model: Path, question: str, context: str) -> str:
+    """The command that asks a model a question, ready to be pasted."""
+    executable = Path(sys.executable)
+    inside = executable.is_relative_to(Path.cwd())
+    python = str(executable.relative_to(Path.cwd())) if inside else "python"
+    words = [
+        python,
+        "scripts/predict.py",
+        "--model",
+        str(model),
+        "--question",
+        question,
+        "--context",
+        context,
+    ]
+    return " ".join(shlex.quote(word) for word in words)

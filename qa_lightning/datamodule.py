@@ -1,0 +1,299 @@
+"""`SquadDataModule`: prepares examples and features once, maps them from disk, hands out loaders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from qa_lightning import examples as sources
+from qa_lightning.batching import (
+    Batching,
+    EvaluationSampler,
+    FeatureDataset,
+    PaddingCollator,
+    TrainingSampler,
+)
+from qa_lightning.cache import build_once, default_cache_dir
+from qa_lightning.errors import InputError
+from qa_lightning.examples import Example, OnBadRows, Split
+from qa_lightning.features import FeatureBatch, Windower, WindowSettings
+from qa_lightning.models import load_tokenizer
+from qa_lightning.store import FeatureStore, write_features
+
+log = logging.getLogger("qa_lightning")
+
+_FORMAT = 1  # of the prepared files; raise it when what stands in them changes
+_ROWS = 1000  # examples tokenized at a time
+
+
+class SquadDataModule(LightningDataModule):
+    """Questions with contexts, for training and validation.
+
+    Args:
+        dataset: what to train on: a dataset on the Hub, a file (SQuAD JSON, JSON lines, Parquet), or ``synthetic``,
+            the embedded dataset. None: only validate.
+        validation: what to validate on: a file or dataset. None: the validation split of ``dataset``, or, for a
+            file, the questions of a part of its contexts (``validation_fraction``), which are then not trained on.
+        model_name: whose tokenizer cuts the text.
+        max_length: the longest window in tokens, question included.
+        doc_stride: how many tokens of context two neighbouring windows share.
+        max_question_length: longer questions are cut to so many tokens.
+        batch_size: windows a training step and device.
+        eval_batch_size: windows a validation step and device.
+        batching: ``length`` puts windows of like length together, which saves most padding; ``random`` does not.
+        validation_fraction: the part of a file's contexts to validate on, where there is no ``validation``.
+        max_train_examples: train on the first so many questions.
+        max_validation_examples: validate on the first so many questions.
+        on_bad_rows: ``error`` stops and lists every bad row; ``skip`` leaves them out and says how many.
+        seed: decides the order of batches and the split by context.
+        num_workers: processes that load data; 0 loads in the main one, which is enough for mapped files.
+        cache_dir: where prepared data goes; None for ``$QA_LIGHTNING_CACHE`` or the user's cache folder.
+    """
+
+    def __init__(
+        self,
+        dataset: str | None = "rajpurkar/squad",
+        validation: str | None = None,
+        model_name: str = "bert-base-cased",
+        max_length: int = 384,
+        doc_stride: int = 128,
+        max_question_length: int = 64,
+        batch_size: int = 8,
+        eval_batch_size: int = 32,
+        batching: Batching = "length",
+        validation_fraction: float = 0.1,
+        max_train_examples: int | None = None,
+        max_validation_examples: int | None = None,
+        on_bad_rows: OnBadRows = "error",
+        seed: int = 42,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.dataset = dataset
+        self.validation = validation
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.batching = batching
+        self.validation_fraction = validation_fraction
+        self.limits = {"train": max_train_examples, "validation": max_validation_examples}
+        self.on_bad_rows: OnBadRows = on_bad_rows
+        self.seed = seed
+        self.num_workers = num_workers
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.settings = WindowSettings(max_length, doc_stride, max_question_length)
+        self._check_flags()
+        self.tokenizer = load_tokenizer(model_name)
+        Windower(self.tokenizer, self.settings)  # refuses settings that cannot work before any data is read
+        self.train_set: FeatureDataset | None = None
+        self.validation_set: FeatureDataset | None = None
+
+    def _check_flags(self) -> None:
+        values = {
+            "batch_size": self.batch_size,
+            "eval_batch_size": self.eval_batch_size,
+            "max_train_examples": self.limits["train"],
+            "max_validation_examples": self.limits["validation"],
+        }
+        problems = [
+            f"--data.{name} is {value}; it must be at least 1"
+            for name, value in values.items()
+            if value is not None and value < 1
+        ]
+        if not 0 < self.validation_fraction < 1:
+            problems.append(f"--data.validation_fraction is {self.validation_fraction}; it lies between 0 and 1")
+        if self.dataset is None and self.validation is None:
+            problems.append("neither --data.dataset nor --data.validation names any data")
+        for flag, source in (("dataset", self.dataset), ("validation", self.validation)):
+            try:
+                if source is not None:
+                    sources.source_kind(source)
+            except InputError as error:
+                problems += [f"--data.{flag} {problem}" for problem in error.problems]
+        if problems:
+            raise InputError(problems)
+
+    def prepare_data(self) -> None:
+        """Read, check, window and cache what is not cached yet. Lightning calls it once a machine."""
+        for split in self._splits():
+            started = time.perf_counter()
+            examples_folder = self._examples_folder(split)
+            build_once(examples_folder, lambda folder, split=split: self._write_examples(folder, split))  # type: ignore[misc]
+            features_folder = self._features_folder(split)
+            fresh = build_once(
+                features_folder,
+                lambda folder, split=split: self._write_features(folder, split),  # type: ignore[misc]
+            )
+            seconds = time.perf_counter() - started
+            how = f"prepared in {seconds:.1f} s" if fresh else "prepared before, reused"
+            for line in _describe(split, examples_folder, features_folder, how):
+                log.info(line)
+
+    def setup(self, stage: str) -> None:
+        """Map what `prepare_data` left on disk."""
+        if "train" in self._splits() and stage == "fit":
+            self.train_set = self._open("train")
+        self.validation_set = self._open("validation")
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches for this process; see `TrainingSampler` for their order."""
+        if self.train_set is None:
+            raise InputError("there is nothing to train on: --data.dataset is not given")
+        world, rank = self._world()
+        sampler = TrainingSampler(
+            self.train_set.store.windows["length"], self.batch_size, self.batching, world, rank, self.seed
+        )
+        return self._loader(self.train_set, self.batch_size, sampler)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches for this process; see `EvaluationSampler` for who gets what."""
+        assert self.validation_set is not None, "call setup() first"
+        sampler = EvaluationSampler(self.validation_set.store.windows["length"], self.eval_batch_size, *self._world())
+        return self._loader(self.validation_set, self.eval_batch_size, sampler)
+
+    def _loader(
+        self, dataset: FeatureDataset, batch_size: int, sampler: TrainingSampler | EvaluationSampler
+    ) -> DataLoader[dict[str, Any]]:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=PaddingCollator(self.tokenizer),
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _world(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _splits(self) -> list[Split]:
+        return ["validation"] if self.dataset is None else ["train", "validation"]
+
+    def _source(self, split: Split) -> tuple[str, bool]:
+        """What ``split`` is read from, and whether that is to be divided between the splits by context."""
+        if self.dataset is None:
+            assert self.validation is not None  # _check_flags saw to it
+            return self.validation, False
+        if split == "validation" and self.validation is not None:
+            return self.validation, False
+        return self.dataset, self.validation is None and not sources.has_split(self.dataset, "validation")
+
+    def _examples_folder(self, split: Split) -> Path:
+        source, divided = self._source(split)
+        part: Split = "train" if divided else split
+        parts = [
+            _FORMAT,
+            sources.source_fingerprint(source, part),
+            split if divided else None,
+            [self.validation_fraction, self.seed] if divided else None,
+            self.limits[split],
+            self.on_bad_rows,
+        ]
+        return self.cache_dir / "examples" / _key(parts)
+
+    def _features_folder(self, split: Split) -> Path:
+        settings = self.settings
+        parts = [
+            _FORMAT,
+            self._examples_folder(split).name,
+            self.tokenizer.backend_tokenizer.to_str(),
+            self.tokenizer.padding_side,
+            [settings.max_length, settings.doc_stride, settings.max_question_length],
+            split == "validation",
+        ]
+        return self.cache_dir / "features" / _key(parts)
+
+    def _write_examples(self, folder: Path, split: Split) -> None:
+        source, divided = self._source(split)
+        log.info(f"{split}: reading {source} ...")
+        counts = {"unanswerable": 0}
+
+        def wanted(example: Example) -> bool:
+            if divided:
+                held_out = sources.in_validation(example["context"], self.validation_fraction, self.seed)
+                if held_out != (split == "validation"):
+                    return False
+            counts["unanswerable"] += not example["answers"]["text"]
+            return True
+
+        skipped: list[str] = []
+        rows = sources.read_rows(source, "train" if divided else split)
+        examples = sources.read_examples(rows, self.on_bad_rows, skipped, wanted, self.limits[split])
+        count = sources.write_examples(examples, folder / "examples.arrow")
+        summary: dict[str, Any] = {"source": source, "rows": count, **counts, "skipped": skipped}
+        if divided:
+            summary["divided"] = {"validation_fraction": self.validation_fraction, "seed": self.seed}
+        (folder / "summary.json").write_text(json.dumps(summary))
+
+    def _write_features(self, folder: Path, split: Split) -> None:
+        examples = _open_examples(self._examples_folder(split))
+        log.info(f"{split}: tokenizing {len(examples):,} questions ...")
+        windower = Windower(self.tokenizer, self.settings, offsets=split == "validation")
+
+        def batches() -> Iterator[FeatureBatch]:
+            for first in range(0, len(examples), _ROWS):
+                rows = examples[first : first + _ROWS]
+                spans = [_first_span(answers) for answers in rows["answers"]]
+                yield windower(rows["question"], rows["context"], spans, first)
+
+        write_features(batches(), folder, len(self.tokenizer))
+
+    def _open(self, split: Split) -> FeatureDataset:
+        folder = self._examples_folder(split)
+        summary = json.loads((folder / "summary.json").read_text())
+        return FeatureDataset(
+            FeatureStore.open(self._features_folder(split)),
+            _open_examples(folder),
+            summary["unanswerable"] > 0,
+        )
+
+
+def _key(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
+
+
+def _open_examples(folder: Path) -> Any:
+    from datasets import Dataset  # imported late: --help does not wait for it
+
+    return Dataset.from_file(str(folder / "examples.arrow"))
+
+
+def _first_span(answers: dict[str, Any]) -> tuple[int, int] | None:
+    """The answer to train on, in characters: the first annotator's."""
+    if not answers["text"]:
+        return None
+    start = int(answers["answer_start"][0])
+    return start, start + len(answers["text"][0])
+
+
+def _describe(split: Split, examples_folder: Path, features_folder: Path, how: str) -> Iterator[str]:
+    rows = json.loads((examples_folder / "summary.json").read_text())
+    windows = json.loads((features_folder / "summary.json").read_text())
+    answered = f", {rows['unanswerable']:,} of them without an answer" if rows["unanswerable"] else ""
+    yield (
+        f"{split}: {rows['source']}: {rows['rows']:,} questions{answered}, in {windows['features']:,} windows of "
+        f"{windows['tokens'] / max(1, windows['features']):.0f} tokens on average ({how})"
+    )
+    if divided := rows.get("divided"):
+        yield (
+            f"{split}: no validation data given, so the file is split by context: "
+            f"{divided['validation_fraction']:.0%} of the contexts validate (seed {divided['seed']})"
+        )
+    if rows["skipped"]:
+        yield f"{split}: left out {len(rows['skipped']):,} bad rows, the first: {rows['skipped'][0]}"
+    if windows["cut_questions"]:
+        yield f"{split}: {windows['cut_questions']:,} questions were longer than --data.max_question_length and cut"
+    lost = windows["unlabelled"] - rows["unanswerable"]
+    if lost > 0:
+        yield f"{split}: {lost:,} answers stand whole in no window; a larger --data.doc_stride may hold them"

@@ -1,0 +1,145 @@
+"""Answers -> exact match and F1, as the official SQuAD scorers count them (v1.1 and v2.0), on 0-100.
+
+Sources: ``evaluate-v1.1.py`` and ``evaluate-v2.0.py`` of the SQuAD project (Rajpurkar et al., 2016 and 2018).
+The two differ in empty texts: v1.1 gives F1 0 when prediction and gold answer both normalise to nothing, v2.0
+gives 1, and v2.0 leaves gold answers that normalise to nothing out of the comparison.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
+
+
+def normalize_answer(text: str) -> str:
+    """Lower-case, drop ASCII punctuation and English articles, and join what is left by single spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def squad_f1(prediction: str, gold: str, version_2: bool = False) -> float:
+    """F1 over the tokens of two normalised texts, 0-1."""
+    predicted, wanted = prediction.split(), gold.split()
+    if version_2 and not (predicted and wanted):
+        return float(predicted == wanted)
+    same = sum((Counter(predicted) & Counter(wanted)).values())
+    if same == 0:
+        return 0.0
+    precision, recall = same / len(predicted), same / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def answer_scores(prediction: str, gold_texts: Sequence[str], version_2: bool = False) -> tuple[int, float]:
+    """Exact match (0 or 1) and F1 (0-1) of one answer: the best over its gold answers.
+
+    Args:
+        prediction: the answer, empty for "no answer".
+        gold_texts: every annotator's answer; for v2.0 none means that the question has no answer.
+        version_2: count as the v2.0 scorer does.
+
+    Raises:
+        ValueError: v1.1 and no gold answer.
+    """
+    golds = [normalize_answer(text) for text in gold_texts]
+    if version_2:
+        golds = [gold for gold in golds if gold] or [""]
+    if not golds:
+        raise ValueError("SQuAD v1.1 scores need at least one gold answer; pass version_2=True for data without")
+    predicted = normalize_answer(prediction)
+    exact = predicted in golds
+    if exact and (predicted or version_2):
+        return 1, 1.0
+    return int(exact), max(squad_f1(predicted, gold, version_2) for gold in golds)
+
+
+class SquadMetric(Metric):
+    """EM and F1 over batches and processes, equal to the official scorers' to 1e-9.
+
+    Takes what torchmetrics' own ``SQuAD`` and ``evaluate`` take. F1 is summed as integers in steps of 2^-38, for
+    at most 2^25 questions: sums are then the same in any order and number of processes, and no precision that the
+    Trainer casts floating-point states to can touch them.
+
+    Args:
+        version_2: score as SQuAD v2.0: questions without gold answers are right when the prediction is empty, and
+            ``HasAns_*`` and ``NoAns_*`` are reported.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    _unit = 2**38
+    sums: Tensor
+
+    def __init__(self, version_2: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.version_2 = version_2
+        # rows: questions with an answer, questions without; columns: exact matches, F1 in units, questions
+        self.add_state("sums", torch.zeros(2, 3, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        preds: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        target: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Score answers against gold answers of the same id.
+
+        Args:
+            preds: ``{"id", "prediction_text"}``, one or many.
+            target: ``{"id", "answers": {"text": [...]}}``, one or many.
+
+        Raises:
+            ValueError: an id of ``target`` that ``preds`` lacks.
+        """
+        predictions = [preds] if isinstance(preds, Mapping) else preds
+        targets = [target] if isinstance(target, Mapping) else target
+        texts = {prediction["id"]: prediction["prediction_text"] for prediction in predictions}
+        missing = [item["id"] for item in targets if item["id"] not in texts]
+        if missing:
+            raise ValueError(f"no prediction for {len(missing)} of {len(targets)} ids, the first {missing[0]!r}")
+        sums = [[0, 0, 0], [0, 0, 0]]
+        for item in targets:
+            gold = item["answers"]["text"]
+            exact, f1 = answer_scores(texts[item["id"]], gold, self.version_2)
+            # The v2.0 scorer asks whether there are answers before it drops those that normalise to nothing.
+            row = sums[0 if gold else 1]
+            row[0] += exact
+            row[1] += round(f1 * self._unit)
+            row[2] += 1
+        # Not in place: the state may have been made in inference mode, and be updated outside of it later.
+        self.sums = self.sums + torch.tensor(sums, device=self.sums.device)
+
+    def compute(self) -> dict[str, float]:
+        """Scores by the official names: ``exact_match, f1`` for v1.1; for v2.0 ``exact, f1, total`` and
+        ``HasAns_*``, ``NoAns_*`` for the kinds of question that occur. No question at all scores 0.
+        """
+        has, no = self.sums.tolist()
+        both = [a + b for a, b in zip(has, no, strict=True)]
+        if not self.version_2:
+            return {"exact_match": self._percent(both, 0), "f1": self._percent(both, 1)}
+        result: dict[str, float] = {
+            "exact": self._percent(both, 0),
+            "f1": self._percent(both, 1),
+            "total": both[2],
+        }
+        for name, sums in (("HasAns", has), ("NoAns", no)):
+            if sums[2]:
+                result |= {
+                    f"{name}_exact": self._percent(sums, 0),
+                    f"{name}_f1": self._percent(sums, 1),
+                    f"{name}_total": sums[2],
+                }
+        return result
+
+    def _percent(self, sums: Sequence[int], column: int) -> float:
+        unit = self._unit if column == 1 else 1
+        return 100.0 * (sums[column] / unit) / sums[2] if sums[2] else 0.0

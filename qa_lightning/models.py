@@ -1,0 +1,122 @@
+"""A model's name or folder -> its tokenizer and its weights, refused early where they cannot do the task."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from qa_lightning import examples
+from qa_lightning.cache import build_once, default_cache_dir
+from qa_lightning.errors import InputError
+
+TINY_CONFIG: dict[str, int] = {}
+TINY = "tiny"  # a name of ours: untrained weights and a vocabulary learned from the embedded dataset
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load the fast tokenizer of a model.
+
+    Args:
+        name: a name on the Hub, a folder, or ``tiny``.
+
+    Raises:
+        InputError: not to be had, or a slow tokenizer.
+    """
+    with _loading(name), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is a slow one and gives no character offsets; "
+            "choose a model that has a fast tokenizer (a tokenizer.json)"
+        )
+    return tokenizer
+
+
+def load_model(name: str, attn_implementation: str | None = None) -> Any:
+    """Load a model with a question answering head, in float32 and in training mode.
+
+    Checkpoints keep their own dtype and come in eval mode otherwise: half-precision training, and no dropout.
+
+    Args:
+        name: a name on the Hub, a folder, or ``tiny``.
+        attn_implementation: ``sdpa``, ``flash_attention_2``, ``eager``; None leaves the choice to transformers.
+
+    Raises:
+        InputError: not to be had, or no such head.
+    """
+    with _loading(name), _quiet():
+        model = AutoModelForQuestionAnswering.from_pretrained(
+            resolve(name), dtype=torch.float32, attn_implementation=attn_implementation
+        )
+    return model.train()
+
+
+def max_positions(model: Any) -> int | None:
+    """The longest input, in tokens, that a loaded model has positions for; None where it has no such limit."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    # RoBERTa's family starts to count positions after the padding id: its table has that many rows less to give.
+    skipped = [
+        module.padding_idx + 1
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    return limit - max(skipped, default=0)
+
+
+def resolve(name: str) -> str:
+    """The folder or Hub name to load; makes the folder of ``tiny`` when it is first asked for."""
+    if name != TINY:
+        return str(Path(name).expanduser()) if name.startswith("~") else name
+    key = hashlib.sha256(json.dumps([TINY_CONFIG, examples.EMBEDDED_VERSION], sort_keys=True).encode()).hexdigest()[:16]
+    folder = default_cache_dir() / "models" / f"{TINY}-{key}"
+    build_once(folder, create_tiny_model)
+    return str(folder)
+
+
+def create_tiny_model(folder: Path) -> None:
+    """TBD"""
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the Hub's client, the config and the weights each raise kinds of their own
+        reason = str(error).strip().split("\n")[0][:300]
+        if "Unrecognized configuration class" in reason:
+            cure = "this kind of model has no question answering head; choose an encoder such as bert-base-cased"
+        elif Path(name).expanduser().is_dir():
+            cure = "the folder needs config.json, model.safetensors and tokenizer.json"
+        else:
+            cure = (
+                "it is no folder here and not in the Hub's cache. Check the name and the network; without a network "
+                "pass the folder of a model, or run `make quickstart`, which needs none"
+            )
+        raise InputError(f"model {name!r} cannot be loaded: {cure} ({type(error).__name__}: {reason})") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from reporting the new head's missing weights, which is what fine-tuning is about."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

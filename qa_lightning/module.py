@@ -1,0 +1,201 @@
+"""`QALightningModule`: loss, optimizer and steps around ``AutoModelForQuestionAnswering``; scores in validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from qa_lightning.batching import Batch, FeatureDataset
+from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.evaluation import FeatureLogits, Predictions, predict, score
+from qa_lightning.metrics import SquadMetric
+from qa_lightning.models import load_model
+from qa_lightning.optim import build_optimizer, linear_schedule
+
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def model_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Start and end logits of a batch, [B, T] each, float32 whatever the model computes in."""
+    output = model(**{name: batch[name] for name in _MODEL_INPUTS if name in batch})
+    return output.start_logits.float(), output.end_logits.float()
+
+
+def span_loss(start: Tensor, end: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Mean of the start and the end token's cross entropy, with padding left out of the softmax.
+
+    Args:
+        start, end: [B, T] float32 logits.
+        batch: ``attention_mask`` [B, T] and the labels ``start_positions``, ``end_positions`` [B].
+
+    Returns:
+        [B], the loss of each feature; the same however far the batch is padded.
+    """
+    padding = batch["attention_mask"] == 0
+    losses = [
+        cross_entropy(logits.masked_fill(padding, -torch.inf), batch[f"{name}_positions"], reduction="none")
+        for name, logits in (("start", start), ("end", end))
+    ]
+    return (losses[0] + losses[1]) / 2
+
+
+class QALightningModule(LightningModule):
+    """A question answering model that trains, and scores itself in every validation epoch.
+
+    After a validation epoch ``predictions`` holds its answers, on every process.
+
+    Args:
+        model_name: a name on the Hub, a folder, or ``tiny``, an untrained model for the embedded dataset.
+        learning_rate: the highest of the schedule.
+        weight_decay: of matrices; biases and norm layers have none.
+        warmup_ratio: the part of the steps over which the learning rate rises from 0; it then falls linearly to 0.
+        max_answer_length: the longest answer, in tokens.
+        n_best: candidates kept for each question.
+        null_score_diff_threshold: for data with unanswerable questions, how much the null score must exceed the
+            best span's for "no answer".
+        attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "bert-base-cased",
+        learning_rate: float = 2e-5,
+        weight_decay: float = 0.01,
+        warmup_ratio: float = 0.0,
+        max_answer_length: int = 30,
+        n_best: int = 20,
+        null_score_diff_threshold: float = 0.0,
+        attn_implementation: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        _check_flags(learning_rate, weight_decay, warmup_ratio, max_answer_length, n_best)
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_ratio = warmup_ratio
+        self.max_answer_length = max_answer_length
+        self.n_best = n_best
+        self.threshold = null_score_diff_threshold
+        self.model = load_model(model_name, attn_implementation)
+        self.metrics = torch.nn.ModuleList([SquadMetric(version_2=False), SquadMetric(version_2=True)])
+        self.predictions: Predictions | None = None
+        self._collected: list[FeatureLogits] = []
+
+    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Start and end logits, [B, T] each; see `model_logits`."""
+        return model_logits(self.model, batch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch."""
+        start, end = self(batch)
+        loss = span_loss(start, end, batch).mean()
+        if not torch.isfinite(loss):
+            features = batch["feature"].tolist()
+            raise DivergedError(f"the loss is {loss.item()} at step {self.global_step} (features {features})")
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(start))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the context tokens' logits of a batch."""
+        start, end = self(batch)
+        self._collected.append(FeatureLogits.of_batch(batch, start, end, span_loss(start, end, batch)))
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's logits."""
+        self._collected = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Join the logits of all processes by feature, decode, score, and log the same values everywhere."""
+        dataset = self._validation_set()
+        logits = self._gather(FeatureLogits.concatenate(self._collected)).once_each()
+        self._collected = []
+        self.predictions = predict(
+            logits,
+            dataset.store,
+            dataset.examples,
+            dataset.version_2,
+            self.n_best,
+            self.max_answer_length,
+            self.threshold,
+        )
+        metric = self.metrics[int(dataset.version_2)]
+        assert isinstance(metric, SquadMetric)
+        score(self.predictions, metric, (self.trainer.global_rank, self.trainer.world_size))
+        scores = metric.compute()
+        metric.reset()
+        if self.trainer.sanity_checking:
+            return
+        values = {
+            "val/exact_match" if name == "exact" else f"val/{name}": value
+            for name, value in scores.items()
+            if not name.endswith("total")
+        }
+        values["val/loss"] = float(logits.loss.astype("float64").mean())
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name == "val/f1", logger=False, batch_size=1)
+        # Once training is over the curves hold the best checkpoint's point already: nothing more is drawn.
+        if self.trainer.state.fn == TrainerFn.FITTING or self.trainer.global_step == 0:
+            for logger in self.loggers:
+                logger.log_metrics(values, step=self.trainer.global_step)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a linear schedule over the whole run."""
+        # The scaler of fp16 must unscale gradients before they are clipped; fused AdamW would do it afterwards.
+        fused = not str(self.trainer.precision).startswith("16")
+        optimizer = build_optimizer(self.model, self.learning_rate, self.weight_decay, fused)
+        schedule = linear_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup_ratio)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm directly: Lightning refuses to do so for a fused optimizer under mixed precision."""
+        if gradient_clip_algorithm == "value" or isinstance(self.trainer.strategy, FSDPStrategy):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def _validation_set(self) -> FeatureDataset:
+        loader = self.trainer.val_dataloaders
+        dataset = getattr(loader, "dataset", None)
+        if not isinstance(dataset, FeatureDataset):
+            raise InputError(
+                f"QALightningModule validates on one loader of qa_lightning features (SquadDataModule makes it), "
+                f"not on {type(dataset if dataset is not None else loader).__name__}"
+            )
+        return dataset
+
+    def _gather(self, logits: FeatureLogits) -> FeatureLogits:
+        if self.trainer.world_size == 1:
+            return logits
+        parts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, logits)
+        return FeatureLogits.concatenate(parts)
+
+
+def _check_flags(
+    learning_rate: float, weight_decay: float, warmup_ratio: float, max_answer_length: int, n_best: int
+) -> None:
+    problems = []
+    if not learning_rate > 0:
+        problems.append(f"--model.learning_rate is {learning_rate}; it must be above 0, 2e-5 to 1e-4 are usual")
+    if not weight_decay >= 0:
+        problems.append(f"--model.weight_decay is {weight_decay}; it must not be negative")
+    if not 0 <= warmup_ratio <= 1:
+        problems.append(f"--model.warmup_ratio is {warmup_ratio}; it is a part of the steps, from 0 to 1")
+    if max_answer_length < 1:
+        problems.append(f"--model.max_answer_length is {max_answer_length}; it must be at least 1")
+    if n_best < 1:
+        problems.append(f"--model.n_best is {n_best}; it must be at least 1")
+    if problems:
+        raise InputError(problems)

@@ -1,0 +1,132 @@
+"""Asking a trained model: questions and contexts in, answers out, by the windows and decoding of validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from qa_lightning.batching import EvaluationSampler, FeatureDataset, PaddingCollator
+from qa_lightning.errors import InputError
+from qa_lightning.evaluation import Answer, FeatureLogits, predict
+from qa_lightning.features import Windower, WindowSettings
+from qa_lightning.models import load_model, load_tokenizer, max_positions
+from qa_lightning.module import model_logits, span_loss
+from qa_lightning.store import FeatureStore
+
+CONFIG_KEY = "qa_lightning"  # where a saved model's config.json keeps `AnswerSettings`
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """How a model is asked; saved with it, so that it is asked as it was trained.
+
+    Args:
+        max_length, doc_stride, max_question_length: see `features.WindowSettings`.
+        max_answer_length: the longest answer, in tokens.
+        version_2: whether the model may say that there is no answer.
+        null_score_diff_threshold: how much the null score must exceed the best span's for that.
+    """
+
+    max_length: int = 384
+    doc_stride: int = 128
+    max_question_length: int = 64
+    max_answer_length: int = 30
+    version_2: bool = False
+    null_score_diff_threshold: float = 0.0
+
+    @classmethod
+    def of_model(cls, model: Any) -> AnswerSettings:
+        """What a model was saved with; for any other model the usual values, as far as its positions reach."""
+        saved = getattr(model.config, CONFIG_KEY, None)
+        if saved:
+            return cls(**saved)
+        limit = min(max_positions(model) or cls.max_length, cls.max_length)
+        return cls(max_length=limit, doc_stride=min(cls.doc_stride, limit // 3))
+
+    @property
+    def windows(self) -> WindowSettings:
+        """The part that cutting windows needs."""
+        return WindowSettings(self.max_length, self.doc_stride, self.max_question_length)
+
+
+class _Columns:
+    """Rows in memory that can be read by columns, as a ``datasets.Dataset`` is."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __getitem__(self, index: list[int]) -> dict[str, list[Any]]:
+        return {name: [self.rows[row][name] for row in index] for name in self.rows[0]}
+
+
+class Reader:
+    """A trained model that answers questions about texts.
+
+    Args:
+        model: a question answering model.
+        tokenizer: its fast tokenizer.
+        settings: None takes those that the model was saved with.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, settings: AnswerSettings | None = None) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.settings = settings or AnswerSettings.of_model(model)
+        self._windower = Windower(tokenizer, self.settings.windows)
+
+    @classmethod
+    def load(cls, name: str) -> Reader:
+        """Load the model of a folder, or of a name on the Hub."""
+        if Path(name).is_file():
+            raise InputError(f"--model {name} is a file; name the folder that holds config.json and model.safetensors")
+        return cls(load_model(name), load_tokenizer(name))
+
+    def answer(self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32) -> list[Answer]:
+        """Answer each question from its own context.
+
+        Raises:
+            InputError: an empty question or context.
+        """
+        rows = [
+            {"id": str(number), "question": question, "context": context}
+            for number, (question, context) in enumerate(zip(questions, contexts, strict=True))
+        ]
+        problems = [
+            f"{name} {row['id'] if len(rows) > 1 else ''}".strip() + " is empty"
+            for row in rows
+            for name in ("question", "context")
+            if not row[name].strip()
+        ]
+        if problems:
+            raise InputError(problems)
+        if not rows:
+            return []
+        store = FeatureStore.of_batch(self._windower(questions, contexts, [None] * len(rows)))
+        dataset = FeatureDataset(store, _Columns(rows), self.settings.version_2)
+        loader = DataLoader(
+            dataset,
+            batch_size,
+            sampler=EvaluationSampler(store.windows["length"], batch_size),
+            collate_fn=PaddingCollator(self.tokenizer),
+        )
+        collected = []
+        with torch.inference_mode():
+            for batch in loader:
+                placed = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+                start, end = model_logits(self.model, placed)
+                collected.append(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
+        predictions = predict(
+            FeatureLogits.concatenate(collected),
+            store,
+            dataset.examples,
+            dataset.version_2,
+            n_best=1,
+            max_answer_length=self.settings.max_answer_length,
+            threshold=self.settings.null_score_diff_threshold,
+        )
+        return [answer for _, _, answer in predictions.rows()]

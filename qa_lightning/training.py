@@ -1,0 +1,210 @@
+"""The training run: flags and config to Trainer, module and data; fit; the best model written out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from qa_lightning.callbacks import default_callbacks
+from qa_lightning.cli import ask_command
+from qa_lightning.datamodule import SquadDataModule
+from qa_lightning.errors import InputError
+from qa_lightning.export import save_model
+from qa_lightning.models import max_positions
+from qa_lightning.module import QALightningModule
+from qa_lightning.pipeline import AnswerSettings
+
+log = logging.getLogger("qa_lightning")
+
+LOGS = "lightning_logs"
+
+
+class TrainCLI(LightningCLI):
+    """Flags, ``--config`` files and their defaults for `QALightningModule`, `SquadDataModule` and the Trainer.
+
+    Args:
+        args: flags; None takes the command line's.
+    """
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            QALightningModule,
+            SquadDataModule,
+            args=args,
+            run=False,
+            seed_everything_default=42,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "max_epochs": 3,
+                "devices": 1,
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+                "callbacks": default_callbacks(interactive=sys.stdout.isatty()),
+            },
+            parser_kwargs={
+                "prog": "train.py",
+                "usage": "train.py [--help] [--config FILE] [--GROUP.FLAG VALUE ...]",
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the flags of the run itself, and tie those that must agree."""
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to go on from; `last` is that of the newest run here, which then goes on in its folder.",
+        )
+        parser.add_argument(
+            "--validate_first",
+            type=bool,
+            default=False,
+            help="Whether to validate before the first step too.",
+        )
+        parser.link_arguments("model.model_name", "data.model_name")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        """Choose what was left open: precision for the hardware, the logger, the checkpoint that is meant."""
+        trainer = self.config.trainer
+        if trainer.precision is None:
+            trainer.precision = default_precision(str(trainer.accelerator))
+        root = Path(trainer.default_root_dir or ".")
+        self.ckpt_path = resolve_checkpoint(self.config.ckpt_path, root / LOGS)
+        self._version = (
+            self.ckpt_path.parent.parent.name if self.config.ckpt_path == "last" and self.ckpt_path else None
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Log to TensorBoard, in the resumed run's own folder, unless another logger is configured."""
+        root = Path(self.config.trainer.default_root_dir or ".")
+        if self.config.trainer.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(root, name=LOGS, version=self._version, default_hp_metric=False)
+        return super().instantiate_trainer(**kwargs)
+
+    def run(self) -> int:
+        """Fit, validate the best checkpoint, write the model. Returns the exit status."""
+        limit = max_positions(self.model.model)
+        if limit and self.datamodule.settings.max_length > limit:
+            raise InputError(
+                f"--data.max_length {self.datamodule.settings.max_length} is more than the {limit} positions of "
+                f"{self.config.model.model_name}; pass --data.max_length {limit} or less"
+            )
+        self._announce()
+        if self.config.validate_first and not self.ckpt_path:
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+        if not self.trainer.state.finished:
+            return 130
+        self._finish()
+        return 0
+
+    def _announce(self) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        trainer, data = self.trainer, self.datamodule
+        kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
+        parameters = sum(parameter.numel() for parameter in self.model.model.parameters())
+        log.info(
+            f"model: {self.config.model.model_name}, {parameters / 1e6:.1f} M parameters, "
+            f"precision {trainer.precision} on {trainer.world_size} x {kind}"
+        )
+        log.info(
+            f"steps: {trainer.world_size} devices x {data.batch_size} windows x {trainer.accumulate_grad_batches} "
+            f"accumulated = {trainer.world_size * data.batch_size * trainer.accumulate_grad_batches} windows a step, "
+            f"{trainer.max_epochs} epochs"
+        )
+        if self.ckpt_path:
+            log.info(f"going on from {self.ckpt_path}")
+
+    def _finish(self) -> None:
+        trainer = self.trainer
+        best = next(
+            callback
+            for callback in trainer.checkpoint_callbacks
+            if isinstance(callback, ModelCheckpoint) and callback.monitor == "val/f1"
+        )
+        if best.best_model_path:
+            trainer.validate(
+                self.model,
+                datamodule=self.datamodule,
+                ckpt_path=best.best_model_path,
+                verbose=False,
+                weights_only=True,
+            )
+        if not trainer.is_global_zero or trainer.log_dir is None:
+            return
+        folder = Path(trainer.log_dir) / "model"
+        version_2 = self.datamodule.validation_set.version_2
+        settings = AnswerSettings(
+            **asdict(self.datamodule.settings),
+            max_answer_length=self.model.max_answer_length,
+            version_2=version_2,
+            null_score_diff_threshold=self.model.threshold,
+        )
+        save_model(self.model.model, self.datamodule.tokenizer, settings, folder)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                scores = {
+                    f"best/{name}": float(trainer.callback_metrics[f"val/{name}"]) for name in ("exact_match", "f1")
+                }
+                logger.log_hyperparams(dict(self.model.hparams) | dict(self.datamodule.hparams), scores)
+        shown = _relative(folder)
+        log.info(f"\nthe best checkpoint is written as a model for transformers: {shown}")
+        log.info(f"curves:    tensorboard --logdir {_relative(Path(trainer.log_dir).parent)}")
+        question, context = self._sample()
+        log.info(f"ask it:    {ask_command(shown, question, context)}")
+
+    def _sample(self) -> tuple[str, str]:
+        """The validation question whose context is shortest, among the first hundred."""
+        examples = self.datamodule.validation_set.examples
+        rows = [examples[row] for row in range(min(100, len(examples)))]
+        row = min(
+            (row for row in rows if row["answers"]["text"]),
+            key=lambda row: len(row["context"]),
+            default=rows[0],
+        )
+        return row["question"].strip(), row["context"]
+
+
+def default_precision(accelerator: str) -> str:
+    """bf16-mixed on GPUs that have it, fp16-mixed on older ones, float32 on a CPU."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def resolve_checkpoint(given: str | None, logs: Path) -> Path | None:
+    """The checkpoint that ``--ckpt_path`` means.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if given is None:
+        return None
+    if given == "last":
+        found = sorted(logs.glob("version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise InputError(f"--ckpt_path last: no run in {logs} has a checkpoints/last.ckpt; start without the flag")
+        return found[-1]
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise InputError(f"--ckpt_path {given}: no such file; give the path of a .ckpt file, or `last`")
+    return path
+
+
+def _relative(path: Path) -> Path:
+    absolute = path.resolve()
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
