@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -139,11 +138,7 @@ class QALightningModule(LightningModule):
         }
         values["val/loss"] = float(logits.loss.astype("float64").mean())
         for name, value in values.items():
-            self.log(name, value, prog_bar=name == "val/f1", logger=False, batch_size=1)
-        # Once training is over the curves hold the best checkpoint's point already: nothing more is drawn.
-        if self.trainer.state.fn == TrainerFn.FITTING or self.trainer.global_step == 0:
-            for logger in self.loggers:
-                logger.log_metrics(values, step=self.trainer.global_step)
+            self.log(name, value, prog_bar=name == "val/f1", batch_size=1)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear schedule over the whole run."""

@@ -136,14 +136,10 @@ class TrainCLI(LightningCLI):
             for callback in trainer.checkpoint_callbacks
             if isinstance(callback, ModelCheckpoint) and callback.monitor == "val/f1"
         )
-        if best.best_model_path:
-            trainer.validate(
-                self.model,
-                datamodule=self.datamodule,
-                ckpt_path=best.best_model_path,
-                verbose=False,
-                weights_only=True,
-            )
+        loggers = trainer.loggers
+        trainer.loggers = []  # the curves hold the best checkpoint's point already
+        trainer.validate(self.model, self.datamodule, ckpt_path=best.best_model_path, verbose=False, weights_only=True)
+        trainer.loggers = loggers
         if not trainer.is_global_zero or trainer.log_dir is None:
             return
         folder = Path(trainer.log_dir) / "model"

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_config
+from data import make_rows, write_json
+from lightning.pytorch import Callback, Trainer
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering, BertTokenizer
+
+from qa_lightning import QALightningModule, SquadDataModule
+from qa_lightning.batching import PaddingCollator
+from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.evaluation import FeatureLogits, join_windows
+from qa_lightning.module import span_loss
+
+SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+}
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:"),
+]
+
+
+@pytest.fixture
+def data(tmp_path, model_folder) -> SquadDataModule:
+    train = write_json(tmp_path / "train.json", make_rows(20, unanswerable=4, long=2))
+    validation = write_json(tmp_path / "validation.json", make_rows(11, long=3))
+    return SquadDataModule(train, validation, model_folder, **SMALL)
+
+
+class PointsAtGold(QALightningModule):
+    """Logits that are the labels themselves, one-hot."""
+
+    def forward(self, batch):
+        shape = batch["input_ids"].shape
+        return tuple(
+            10.0 * torch.nn.functional.one_hot(batch[f"{name}_positions"], shape[1]).float()
+            for name in ("start", "end")
+        )
+
+
+def batch_of(data: SquadDataModule, count: int) -> dict[str, torch.Tensor]:
+    data.prepare_data()
+    data.setup("fit")
+    return data._loader(data.train_set, count, torch.utils.data.SequentialSampler(data.train_set)).__iter__().__next__()
+
+
+def test_loss_does_not_depend_on_how_far_a_batch_is_padded(data, model_folder) -> None:
+    module = QALightningModule(model_folder).eval()
+    batch = batch_of(data, 4)
+    rows = [span_loss(*module(single), single) for single in (_row(batch, row) for row in range(4))]
+    together = span_loss(*module(batch), batch)
+    torch.testing.assert_close(torch.cat(rows), together, rtol=1e-5, atol=1e-6)
+
+
+def _row(batch: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
+    length = int(batch["attention_mask"][row].sum())
+    return {
+        name: value[row : row + 1, :length] if value.ndim == 2 else value[row : row + 1]
+        for name, value in batch.items()
+    }
+
+
+def test_loss_is_the_mean_of_both_cross_entropies() -> None:
+    start, end = torch.randn(2, 3, 7)
+    batch = {
+        "attention_mask": torch.ones(3, 7, dtype=torch.int64),
+        "start_positions": torch.tensor([0, 3, 6]),
+        "end_positions": torch.tensor([0, 4, 6]),
+    }
+    expected = (
+        cross_entropy(start, batch["start_positions"], reduction="none")
+        + cross_entropy(end, batch["end_positions"], reduction="none")
+    ) / 2
+    torch.testing.assert_close(span_loss(start, end, batch), expected)
+    batch["attention_mask"][:, 5:] = 0
+    batch["start_positions"][2] = batch["end_positions"][2] = 1
+    torch.testing.assert_close(
+        span_loss(start, end, batch), span_loss(start[:, :5], end[:, :5], batch | {"attention_mask": torch.ones(3, 5)})
+    )
+
+
+def test_dropout_is_on_in_training_and_off_in_validation(data, model_folder) -> None:
+    seen: dict[str, list[bool]] = {"training": [], "validation": []}
+
+    class Watched(QALightningModule):
+        def training_step(self, batch, batch_idx):
+            first, second = self(batch)[0], self(batch)[0]
+            seen["training"].append(bool(torch.equal(first, second)))
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            seen["validation"].append(bool(torch.equal(self(batch)[0], self(batch)[0])))
+            super().validation_step(batch, batch_idx)
+
+    Trainer(max_epochs=2, num_sanity_val_steps=1, **QUIET).fit(Watched(model_folder), data)
+    assert seen["training"]
+    assert not any(seen["training"])  # two passes over one batch differ
+    assert seen["validation"]
+    assert all(seen["validation"])
+
+
+def test_a_half_precision_checkpoint_is_trained_in_float32(tmp_path, model_folder) -> None:
+    model = AutoModelForQuestionAnswering.from_pretrained(model_folder)
+    model.half().save_pretrained(tmp_path)
+    BertTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path)
+    assert {parameter.dtype for parameter in QALightningModule(str(tmp_path)).parameters()} == {torch.float32}
+
+
+def test_training_learns(data, model_folder) -> None:
+    torch.manual_seed(0)
+    module = QALightningModule(model_folder, learning_rate=1e-3)
+    losses = []
+
+    class Record(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            losses.append(outputs["loss"].item())
+
+    trainer = Trainer(max_epochs=6, gradient_clip_val=1.0, callbacks=Record(), **QUIET)
+    trainer.fit(module, data)
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
+    assert trainer.lr_scheduler_configs[0].scheduler.get_last_lr() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_gold_labels_score_the_ceiling_through_the_whole_validation_path(data, model_folder, precision) -> None:
+    """Also: many windows an example, sorted by length, in a precision that cannot count to 300."""
+    trainer = Trainer(precision=precision, **QUIET)
+    (scores,) = trainer.validate(PointsAtGold(model_folder), data, verbose=False)
+    assert (scores["val/exact_match"], scores["val/f1"]) == (100.0, 100.0)
+
+
+def test_version_2_ceiling_counts_both_kinds(tmp_path, model_folder) -> None:
+    path = write_json(tmp_path / "v2.json", make_rows(13, unanswerable=5, long=2))
+    data = SquadDataModule(None, path, model_folder, **SMALL)
+    module = PointsAtGold(model_folder)
+    (scores,) = Trainer(**QUIET).validate(module, data, verbose=False)
+    assert {name: scores[f"val/{name}"] for name in ("exact_match", "f1", "HasAns_f1", "NoAns_f1")} == dict.fromkeys(
+        ("exact_match", "f1", "HasAns_f1", "NoAns_f1"), 100.0
+    )
+    assert sum(answer.text == "" for _, _, answer in module.predictions.rows()) == 5
+
+
+def test_a_cut_validation_scores_only_examples_whose_every_window_was_seen(data, model_folder) -> None:
+    module = PointsAtGold(model_folder)
+    (scores,) = Trainer(limit_val_batches=5, **QUIET).validate(module, data, verbose=False)
+    store = data.validation_set.store
+    seen = set(list(data.val_dataloader().sampler)[: 5 * 4])
+    complete = [
+        example for example in range(11) if set(np.flatnonzero(store.windows["example"] == example).tolist()) <= seen
+    ]
+    assert 0 < len(complete) < 11
+    assert module.predictions.index.tolist() == complete
+    assert scores["val/exact_match"] == 100.0
+
+
+def test_logits_are_joined_by_feature_in_whatever_order_and_however_often_they_come(data, model_folder) -> None:
+    data.prepare_data()
+    data.setup("validate")
+    store = data.validation_set.store
+    random = np.random.default_rng(0)
+
+    def logits(feature: int) -> FeatureLogits:
+        length = int(store.windows["context_length"][feature])
+        values = np.full(length, float(feature), np.float32)
+        one = np.array([feature])
+        return FeatureLogits(one, np.array([length]), values, values + 0.5, one * 2.0, one * 1.0)
+
+    order = [*random.permutation(len(store)), 3, 5]
+    joined = FeatureLogits.concatenate([logits(feature) for feature in order]).once_each()
+    assert joined.feature.tolist() == list(range(len(store)))
+    index, windows = join_windows(joined, store)
+    assert index.tolist() == list(range(11))
+    np.testing.assert_array_equal(windows.start, np.repeat(np.arange(len(store)), store.windows["context_length"]))
+    np.testing.assert_array_equal(windows.char_start, store.char_start)
+    np.testing.assert_array_equal(windows.null, np.arange(len(store)) * 2.0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data, model_folder) -> None:
+    module = QALightningModule(model_folder)
+    with torch.no_grad():
+        module.model.qa_outputs.weight.fill_(math.nan)
+    with pytest.raises(DivergedError, match="nan at step 0"):
+        Trainer(max_epochs=1, num_sanity_val_steps=0, **QUIET).fit(module, data)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_with_the_fused_optimizer(data, model_folder, precision) -> None:
+    norms = []
+
+    class Watched(QALightningModule):
+        def on_before_optimizer_step(self, optimizer):
+            assert optimizer.defaults["fused"]
+
+        def configure_gradient_clipping(self, optimizer, **kwargs):
+            super().configure_gradient_clipping(optimizer, **kwargs)
+            grads = [p.grad for p in self.parameters() if p.grad is not None]
+            norms.append(float(torch.nn.utils.get_total_norm(grads)))
+
+    Trainer(max_epochs=1, precision=precision, gradient_clip_val=0.01, limit_val_batches=0, **QUIET).fit(
+        Watched(model_folder), data
+    )
+    assert norms
+    assert max(norms) <= 0.01 * 1.001
+
+
+def test_norms_and_biases_do_not_decay(model_folder) -> None:
+    from qa_lightning.optim import parameter_groups
+
+    model = BertForQuestionAnswering.from_pretrained(model_folder)
+    decayed, plain = parameter_groups(model, 0.01)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
+    assert all("bias" in names[id(p)] or "LayerNorm" in names[id(p)] for p in plain["params"])
+    assert not any("bias" in names[id(p)] or "LayerNorm" in names[id(p)] for p in decayed["params"])
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+
+def test_schedule_rises_then_falls_to_zero() -> None:
+    from qa_lightning.optim import linear_schedule
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = linear_schedule(optimizer, 10, 0.2)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    np.testing.assert_allclose(rates, [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"learning_rate": -1.0, "n_best": 0}, ["--model.learning_rate is -1.0", "--model.n_best is 0"]),
+        ({"warmup_ratio": 2.0}, ["--model.warmup_ratio is 2.0"]),
+        ({"weight_decay": -0.1, "max_answer_length": 0}, ["weight_decay is -0.1", "max_answer_length is 0"]),
+    ],
+)
+def test_bad_flags_are_named_together(model_folder, flags, words) -> None:
+    with pytest.raises(InputError) as caught:
+        QALightningModule(model_folder, **flags)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_padding_collator_and_model_agree_on_left_padding(data, model_folder, tokenizer) -> None:
+    data.prepare_data()
+    data.setup("fit")
+    left = copy.deepcopy(tokenizer)
+    left.padding_side = "left"
+    batch = PaddingCollator(left)([data.train_set[index] for index in range(4)])
+    assert (batch["attention_mask"][:, -1] == 1).all()
+
+
+@pytest.mark.parametrize(
+    # In cased tokens one gold answer is longer than the usual longest answer of 30 tokens.
+    ("vocabulary", "max_answer_length"),
+    [("uncased", 30), ("cased", 40)],
+)
+def test_real_gold_labels_score_the_ceiling(shared_data, tmp_path, capsys, vocabulary, max_answer_length) -> None:
+    vocab = str(shared_data / "vocab" / f"bert-base-{vocabulary}-vocab.txt")
+    tokenizer = BertTokenizer(vocab=vocab, do_lower_case=vocabulary == "uncased")
+    tokenizer.save_pretrained(tmp_path)
+    BertForQuestionAnswering(small_config(len(tokenizer), max_position_embeddings=384)).save_pretrained(tmp_path)
+    data = SquadDataModule(None, str(shared_data / "squad" / "validation-8-articles.json"), str(tmp_path))
+    module = PointsAtGold(str(tmp_path), max_answer_length=max_answer_length)
+    (scores,) = Trainer(**QUIET).validate(module, data, verbose=False)
+    with capsys.disabled():
+        print(f"\nceiling, {vocabulary}: EM {scores['val/exact_match']:.2f}, F1 {scores['val/f1']:.2f}")
+    assert scores["val/exact_match"] >= 99.0
+    assert scores["val/f1"] >= 99.5
