@@ -65,9 +65,9 @@ def train_main() -> None:
 
 def train(args: Sequence[str] | None = None) -> int:
     """Fine-tune, validate the best checkpoint and write it as a transformers folder."""
-    quiet_libraries()
     from qa_lightning.training import TrainCLI
 
+    quiet_libraries()
     return TrainCLI(list(args) if args is not None else None).run()
 
 
@@ -92,8 +92,9 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=32, help="windows a step")
     parser.add_argument("--max-examples", type=int, help="only the first so many questions")
     options = parser.parse_args(args)
-    quiet_libraries()
     from qa_lightning import scoring
+
+    quiet_libraries()
 
     if options.predictions:
         result = scoring.score_file(options.predictions, options.data, options.max_examples)
@@ -120,8 +121,9 @@ def predict(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--context", required=True, help="the text that holds the answer")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(args)
-    quiet_libraries()
     from qa_lightning.pipeline import Reader
+
+    quiet_libraries()
 
     answer = Reader.load(options.model).answer([options.question], [options.context])[0]
     if options.json:
@@ -133,12 +135,12 @@ def predict(args: Sequence[str] | None = None) -> int:
 
 
 def quiet_libraries() -> None:
-    """Show this project's lines, and from the libraries only what a person can act on."""
+    """Show this project's lines, and from the libraries, once they are imported, what a person can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     logger = logging.getLogger("qa_lightning")
     if not logger.handlers:

@@ -97,6 +97,7 @@ class SquadDataModule(LightningDataModule):
         Windower(self.tokenizer, self.settings)  # refuses settings that cannot work before any data is read
         self.train_set: FeatureDataset | None = None
         self.validation_set: FeatureDataset | None = None
+        self._described: set[Split] = set()
 
     def _check_flags(self) -> None:
         values = {
@@ -136,6 +137,9 @@ class SquadDataModule(LightningDataModule):
             )
             seconds = time.perf_counter() - started
             how = f"prepared in {seconds:.1f} s" if fresh else "prepared before, reused"
+            if split in self._described:
+                continue
+            self._described.add(split)
             for line in _describe(split, examples_folder, features_folder, how):
                 log.info(line)
 

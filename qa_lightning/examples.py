@@ -25,6 +25,7 @@ from qa_lightning.errors import InputError
 Split = Literal["train", "validation"]
 OnBadRows = Literal["error", "skip"]
 FILE_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
+_OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".gz", ".zip", ".arrow", ".xlsx")  # surely no names on the Hub either
 EMBEDDED = "synthetic"
 EMBEDDED_SIZES = {"train": 20_000, "validation": 1_000}
 EMBEDDED_VERSION = 1  # raise it when synthetic.py gives other rows
@@ -76,7 +77,7 @@ def source_kind(source: str) -> Literal["embedded", "file", "hub"]:
         return "file"
     if path.is_dir():
         raise InputError(f"{source}: is a folder; name a file ({', '.join(FILE_SUFFIXES)}) in it")
-    if path.suffix in FILE_SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1:
+    if path.suffix in FILE_SUFFIXES + _OTHER_SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise InputError(
             f"{source}: no such file (looked in {Path.cwd()}); give the path of a SQuAD JSON, "
             "JSON lines or Parquet file, or the name of a dataset on the Hub"

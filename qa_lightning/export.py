@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from qa_lightning.models import quiet_transformers
 from qa_lightning.pipeline import CONFIG_KEY, AnswerSettings
 
 
@@ -15,5 +16,6 @@ def save_model(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Pat
     ``AutoModelForQuestionAnswering.from_pretrained(folder)`` loads it, with or without this package.
     """
     setattr(model.config, CONFIG_KEY, asdict(settings))
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -30,7 +30,7 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         InputError: not to be had, or a slow tokenizer.
     """
-    with _loading(name), _quiet():
+    with _loading(name), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
     if not tokenizer.is_fast:
         raise InputError(
@@ -52,7 +52,7 @@ def load_model(name: str, attn_implementation: str | None = None) -> Any:
     Raises:
         InputError: not to be had, or no such head.
     """
-    with _loading(name), _quiet():
+    with _loading(name), quiet_transformers():
         model = AutoModelForQuestionAnswering.from_pretrained(
             resolve(name), dtype=torch.float32, attn_implementation=attn_implementation
         )
@@ -108,8 +108,8 @@ def _loading(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from reporting the new head's missing weights, which is what fine-tuning is about."""
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from reporting the new head's missing weights, and from drawing bars over a line or two."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

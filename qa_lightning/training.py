@@ -51,6 +51,7 @@ class TrainCLI(LightningCLI):
                 "gradient_clip_val": 1.0,
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
+                "enable_progress_bar": sys.stdout.isatty(),
                 "callbacks": default_callbacks(interactive=sys.stdout.isatty()),
             },
             parser_kwargs={

@@ -207,6 +207,12 @@ def test_written_rows_come_back_from_the_arrow_file(tmp_path, batch_rows):
     assert dataset[2:]["answers"] == [ROWS[2]["answers"], ROWS[3]["answers"]]
 
 
+def test_an_answer_far_into_a_long_context_keeps_its_place(tmp_path):
+    far = row(context="x" * 100_000 + "Ada", answers={"text": ["Ada"], "answer_start": [100_000]})
+    write_examples([far], tmp_path / "examples.arrow")
+    assert Dataset.from_file(str(tmp_path / "examples.arrow"))[0] == far
+
+
 # --- the split by context ---
 
 
@@ -504,6 +510,13 @@ def test_skipping_bad_rows_is_still_an_error_when_no_row_is_left(tmp_path):
     path.write_bytes(as_json([row(question=""), row(context="")]))
     with pytest.raises(InputError, match=r"(?s)question is empty.*context is empty"):
         read(path, "skip")
+
+
+@PENDING
+def test_bad_rows_left_out_are_no_error_of_a_part_that_no_valid_row_belongs_to():
+    rows = [("row 1", row(question="")), ("row 2", row())]
+    with pytest.raises(InputError, match=r"^the data has no questions$"):
+        list(read_examples(rows, "skip", [], keep=lambda _: False))
 
 
 # --- the real data ---

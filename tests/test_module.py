@@ -26,10 +26,6 @@ QUIET = {
     "enable_model_summary": False,
     "accelerator": "cpu",
 }
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:"),
-]
 
 
 @pytest.fixture
