@@ -89,8 +89,8 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="file (SQuAD JSON, JSON lines, Parquet) or dataset on the Hub")
     parser.add_argument("--output-dir", type=Path, help="write metrics.json, predictions.json, nbest_predictions.json")
     parser.add_argument("--official", action="store_true", help="compare with evaluate.load('squad' or 'squad_v2')")
-    parser.add_argument("--batch-size", type=int, default=32, help="windows a step")
-    parser.add_argument("--max-examples", type=int, help="only the first so many questions")
+    parser.add_argument("--batch-size", type=_positive, default=32, help="windows a step")
+    parser.add_argument("--max-examples", type=_positive, help="only the first so many questions")
     options = parser.parse_args(args)
     from qa_lightning import scoring
 
@@ -106,6 +106,13 @@ def evaluate(args: Sequence[str] | None = None) -> int:
         scoring.write(result, options.output_dir)
         print(f"written to {options.output_dir}: {', '.join(sorted(result.files))}")
     return scoring.compare_with_official(result) if options.official else 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def predict_main() -> None:

@@ -27,7 +27,7 @@ OnBadRows = Literal["error", "skip"]
 FILE_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
 _OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".gz", ".zip", ".arrow", ".xlsx")  # surely no names on the Hub either
 EMBEDDED = "synthetic"
-EMBEDDED_SIZES = {"train": 20_000, "validation": 1_000}
+EMBEDDED_SIZES = {"train": 10_000, "validation": 500}
 EMBEDDED_VERSION = 1  # raise it when synthetic.py gives other rows
 COLUMNS = ("id", "question", "context", "answers")
 SCHEMA = pa.schema(
@@ -67,15 +67,19 @@ def source_kind(source: str) -> Literal["embedded", "file", "hub"]:
     """
     if source == EMBEDDED:
         return "embedded"
-    path = Path(source).expanduser()
-    if path.is_file():
+    try:
+        path = Path(source).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (RuntimeError, OSError) as error:  # no such user, a name that is too long
+        raise InputError(f"{source}: not a usable path ({error})") from None
+    if is_file:
         if path.suffix not in FILE_SUFFIXES:
             raise InputError(
                 f"{source}: cannot tell the format from the ending '{path.suffix}'; "
                 f"known are {', '.join(FILE_SUFFIXES)}"
             )
         return "file"
-    if path.is_dir():
+    if is_folder:
         raise InputError(f"{source}: is a folder; name a file ({', '.join(FILE_SUFFIXES)}) in it")
     if path.suffix in FILE_SUFFIXES + _OTHER_SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise InputError(
@@ -149,15 +153,19 @@ def check_row(place: str, row: dict[str, Any]) -> tuple[Example | None, list[str
             problems.append(f"{place}: {column} is {_shown(value)}, not a text")
         elif not value.strip():
             problems.append(f"{place}: {column} is empty; fill it in or leave the row out")
-        elif any("\ud800" <= character <= "\udfff" for character in value):
+        elif has_surrogates(value):
             problems.append(f"{place}: {column} holds half of a surrogate pair; save the file as valid UTF-8")
     if not isinstance(row["id"], (str, int)) or isinstance(row["id"], bool) or row["id"] == "":
         problems.append(f"{place}: id is {_shown(row['id'])}; give every question a text or number of its own")
+    elif has_surrogates(str(row["id"])):
+        problems.append(f"{place}: id holds half of a surrogate pair; save the file as valid UTF-8")
     if problems:
         return None, problems
     place = f"{place} (id {row['id']})"
     answers, problems = _check_answers(place, row.get("answers"), row["context"])
     is_impossible = row.get("is_impossible")
+    if is_impossible is not None and not isinstance(is_impossible, bool):
+        problems.append(f"{place}: is_impossible is {_shown(is_impossible)}, neither true nor false")
     if not problems and is_impossible is True and answers["text"]:
         problems.append(f"{place}: is_impossible is true, yet there are answers; correct one of the two")
     if not problems and is_impossible is False and not answers["text"]:
@@ -167,12 +175,18 @@ def check_row(place: str, row: dict[str, Any]) -> tuple[Example | None, list[str
     return Example(id=str(row["id"]), question=row["question"], context=row["context"], answers=answers), []
 
 
+def has_surrogates(text: str) -> bool:
+    """Whether ``text`` holds half of a surrogate pair, which no UTF-8 file can hold."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def read_examples(
     rows: Iterable[PlacedRow],
     on_bad_rows: OnBadRows,
     skipped: list[str],
     keep: Callable[[Example], bool] = lambda _: True,
     most: int | None = None,
+    cure: str = "correct them, or pass --data.on_bad_rows skip to leave such rows out",
 ) -> Iterator[Example]:
     """Stream valid examples.
 
@@ -182,13 +196,14 @@ def read_examples(
         skipped: with ``skip``, what is wrong with the rows left out is appended here.
         keep: which of the valid examples are wanted.
         most: stop reading after so many wanted ones.
+        cure: what a person can do about bad rows.
 
     Raises:
         InputError: with ``error``, after the last row, listing all problems; for both, when no row was valid.
     """
     problems: list[str] = []
     place_of_id: dict[str, str] = {}
-    found = 0
+    found = valid = 0
     for place, row in rows:
         if found == most:
             break
@@ -199,14 +214,14 @@ def read_examples(
                 wrong = [f"{place}: id {example['id']!r} stands already at {first}; ids must be unique"]
         if wrong:
             problems += wrong
-        elif example is not None and keep(example):
-            found += 1
-            yield example
-    if problems and (on_bad_rows == "error" or not found):
+        elif example is not None:
+            valid += 1
+            if keep(example):
+                found += 1
+                yield example
+    if problems and (on_bad_rows == "error" or not valid):
         count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''} in the data"
-        raise InputError(
-            [f"{count} (correct them, or pass --data.on_bad_rows skip to leave such rows out):", *problems]
-        )
+        raise InputError([f"{count} ({cure}):", *problems])
     if not found:
         raise InputError("the data has no questions")
     skipped += problems
@@ -282,6 +297,10 @@ def _read_json(path: Path) -> Iterator[PlacedRow]:
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond what Python reads
+        raise InputError(f"{path}: not valid JSON that can be read ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
     articles = data.get("data") if isinstance(data, dict) else data
     if not isinstance(articles, list) or not all(isinstance(article, dict) for article in articles):
         raise InputError(
@@ -317,7 +336,7 @@ def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
                 continue
             try:
                 row = json.loads(line.decode("utf-8-sig"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{path} line {number}: not one JSON object in UTF-8 ({error})") from None
             if not isinstance(row, dict):
                 raise InputError(f"{path} line {number}: {_shown(row)} is not a JSON object with {', '.join(COLUMNS)}")
@@ -326,14 +345,13 @@ def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
 
 def _read_parquet(path: Path) -> Iterator[PlacedRow]:
     try:
-        table = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        number = 0
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1000):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path} row {number}", row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the footer, or a page further on
         raise InputError(f"{path}: not a readable Parquet file ({error})") from None
-    number = 0
-    for batch in table.iter_batches(batch_size=1000):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path} row {number}", row
 
 
 @cache

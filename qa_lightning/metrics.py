@@ -86,6 +86,10 @@ class SquadMetric(Metric):
         # rows: questions with an answer, questions without; columns: exact matches, F1 in units, questions
         self.add_state("sums", torch.zeros(2, 3, dtype=torch.int64), dist_reduce_fx="sum")
 
+    def set_dtype(self, dst_type: Any) -> SquadMetric:
+        """Stay in integers: there is no floating-point state to convert."""
+        return self
+
     def update(
         self,
         preds: Mapping[str, Any] | Sequence[Mapping[str, Any]],

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    RoFormerConfig,
+    RoFormerForQuestionAnswering,
+)
 from transformers.utils import logging as transformers_logging
 
-from qa_lightning import examples
+from qa_lightning import examples, synthetic
 from qa_lightning.cache import build_once, default_cache_dir
 from qa_lightning.errors import InputError
 
-TINY_CONFIG: dict[str, int] = {}
 TINY = "tiny"  # a name of ours: untrained weights and a vocabulary learned from the embedded dataset
+TINY_CONFIG: dict[str, Any] = {
+    "hidden_size": 128,
+    "embedding_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "intermediate_size": 256,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.1,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 
 
 def load_tokenizer(name: str) -> Any:
@@ -84,7 +101,38 @@ def resolve(name: str) -> str:
 
 
 def create_tiny_model(folder: Path) -> None:
-    """TBD"""
+    """Write an untrained three-layer RoFormer and a WordPiece tokenizer learned from the embedded dataset's texts.
+
+    RoFormer (Su et al., 2021) is a BERT with rotary positions. With these, and with weights that start out larger
+    than usual, it learns to match a question with its sentence in about two thousand steps; a plain BERT of its
+    size has not done so by then.
+    """
+    rows = synthetic.generate_examples("train", examples.EMBEDDED_SIZES["train"])
+    tokenizer = _train_wordpiece(text for row in rows for text in (row["question"], row["context"]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = RoFormerForQuestionAnswering(RoFormerConfig(vocab_size=len(tokenizer), **TINY_CONFIG))
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _train_wordpiece(texts: Iterable[str]) -> Any:
+    """A lower-casing WordPiece tokenizer in BERT's format, its vocabulary learned from ``texts``."""
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=2000, min_frequency=2, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=TINY_CONFIG["max_position_embeddings"],
+        **{f"{name.strip('[]').lower()}_token": name for name in special},
+    )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,12 +56,15 @@ def score_file(path: Path, data: str, most: int | None = None) -> ScoreResult:
         InputError: no such file, another layout, or ids of ``data`` that it lacks.
     """
     try:
-        predictions = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        predictions = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--predictions {path}: cannot be read as JSON ({error})") from None
     if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
         raise InputError(f'--predictions {path}: expected one object {{"id": "answer", ...}} with texts as answers')
-    rows = sources.read_examples(sources.read_rows(data, "validation"), "error", [], most=most)
+    broken = [key for key, text in predictions.items() if sources.has_surrogates(key + text)]
+    if broken:
+        raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
+    rows = sources.read_examples(sources.read_rows(data, "validation"), "error", [], most=most, cure="correct them")
     references: list[dict[str, Any]] = [{"id": row["id"], "answers": row["answers"]} for row in rows]
     missing = [row["id"] for row in references if row["id"] not in predictions]
     if missing:
@@ -156,9 +160,9 @@ def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
         references=result.references,
     )
     differing = [
-        f"{key}: here {value}, there {official[key]}"
+        f"{key}: here {value}, there {official.get(key, 'nothing')}"
         for key, value in result.metrics.items()
-        if key not in official or abs(official[key] - value) > tolerance
+        if not abs(official.get(key, math.nan) - value) <= tolerance  # so that NaN, too, differs
     ]
     if differing:
         log.info(f"official   evaluate.load('{name}') DISAGREES: {'; '.join(differing)}")
