@@ -7,10 +7,13 @@ import json
 import logging
 import os
 import shlex
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
 TRAIN_HELP = """\
 Fine-tune a question answering model and score it every epoch.
@@ -43,6 +46,8 @@ def run_command(command: Callable[[], int]) -> None:
     """Run a command and exit; bad input gives its message on stderr and status 2, never a traceback."""
     from qa_lightning.errors import DivergedError, InputError
 
+    _forget_script_folder()
+    _use_cache_without_network()
     try:
         status = command()
     except InputError as error:
@@ -54,6 +59,25 @@ def run_command(command: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _forget_script_folder() -> None:
+    """Take the script's own folder off the import path: its evaluate.py would hide the library of that name."""
+    folder = Path(sys.argv[0]).resolve().parent
+    sys.path[:] = [place for place in sys.path if not place or Path(place).resolve() != folder]
+
+
+def _use_cache_without_network() -> None:
+    """Where the Hub has no address, go by its cache at once, not after half a minute of retries.
+
+    The Hub's client reads the variable when it is imported, so this comes first.
+    """
+    if "HF_HUB_OFFLINE" in os.environ or getproxies():
+        return
+    try:
+        socket.getaddrinfo(urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname, 443)
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def train_main() -> None:

@@ -234,7 +234,11 @@ class SquadDataModule(LightningDataModule):
         skipped: list[str] = []
         rows = sources.read_rows(source, "train" if divided else split)
         examples = sources.read_examples(rows, self.on_bad_rows, skipped, wanted, self.limits[split])
-        count = sources.write_examples(examples, folder / "examples.arrow")
+        try:
+            count = sources.write_examples(examples, folder / "examples.arrow")
+        except InputError as error:
+            part = f", of which {split} gets a part by context," if divided else ""
+            raise InputError([f"{source}{part}: {error.problems[0]}", *error.problems[1:]]) from None
         summary: dict[str, Any] = {"source": source, "rows": count, **counts, "skipped": skipped}
         if divided:
             summary["divided"] = {"validation_fraction": self.validation_fraction, "seed": self.seed}

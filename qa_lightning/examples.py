@@ -193,7 +193,7 @@ def read_examples(
     Args:
         rows: what `read_rows` gives.
         on_bad_rows: ``error`` raises, ``skip`` leaves bad rows out.
-        skipped: with ``skip``, what is wrong with the rows left out is appended here.
+        skipped: with ``skip``, what is wrong with each row left out is appended here, one line a row.
         keep: which of the valid examples are wanted.
         most: stop reading after so many wanted ones.
         cure: what a person can do about bad rows.
@@ -202,6 +202,7 @@ def read_examples(
         InputError: with ``error``, after the last row, listing all problems; for both, when no row was valid.
     """
     problems: list[str] = []
+    bad_rows: list[str] = []
     place_of_id: dict[str, str] = {}
     found = valid = 0
     for place, row in rows:
@@ -214,6 +215,7 @@ def read_examples(
                 wrong = [f"{place}: id {example['id']!r} stands already at {first}; ids must be unique"]
         if wrong:
             problems += wrong
+            bad_rows.append("; ".join(wrong))
         elif example is not None:
             valid += 1
             if keep(example):
@@ -224,7 +226,7 @@ def read_examples(
         raise InputError([f"{count} ({cure}):", *problems])
     if not found:
         raise InputError("the data has no questions")
-    skipped += problems
+    skipped += bad_rows
 
 
 def write_examples(examples: Iterable[Example], path: Path, batch_rows: int = 1000) -> int:
