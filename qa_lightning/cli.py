@@ -175,11 +175,19 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     logger = logging.getLogger("qa_lightning")
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stdout)
+        handler = _PrintHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+class _PrintHandler(logging.Handler):
+    """Prints to what ``sys.stdout`` is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record."""
+        print(self.format(record), flush=True)
 
 
 def ask_command(model: Path, question: str, context: str) -> str:

@@ -92,37 +92,24 @@ class SquadDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self.settings = WindowSettings(max_length, doc_stride, max_question_length)
-        self._check_flags()
+        problems = data_problems(
+            dataset,
+            validation,
+            validation_fraction,
+            {
+                "batch_size": batch_size,
+                "eval_batch_size": eval_batch_size,
+                "max_train_examples": max_train_examples,
+                "max_validation_examples": max_validation_examples,
+            },
+        )
+        if problems:
+            raise InputError(problems)
         self.tokenizer = load_tokenizer(model_name)
         Windower(self.tokenizer, self.settings)  # refuses settings that cannot work before any data is read
         self.train_set: FeatureDataset | None = None
         self.validation_set: FeatureDataset | None = None
         self._described: set[Split] = set()
-
-    def _check_flags(self) -> None:
-        values = {
-            "batch_size": self.batch_size,
-            "eval_batch_size": self.eval_batch_size,
-            "max_train_examples": self.limits["train"],
-            "max_validation_examples": self.limits["validation"],
-        }
-        problems = [
-            f"--data.{name} is {value}; it must be at least 1"
-            for name, value in values.items()
-            if value is not None and value < 1
-        ]
-        if not 0 < self.validation_fraction < 1:
-            problems.append(f"--data.validation_fraction is {self.validation_fraction}; it lies between 0 and 1")
-        if self.dataset is None and self.validation is None:
-            problems.append("neither --data.dataset nor --data.validation names any data")
-        for flag, source in (("dataset", self.dataset), ("validation", self.validation)):
-            try:
-                if source is not None:
-                    sources.source_kind(source)
-            except InputError as error:
-                problems += [f"--data.{flag} {problem}" for problem in error.problems]
-        if problems:
-            raise InputError(problems)
 
     def prepare_data(self) -> None:
         """Read, check, window and cache what is not cached yet. Lightning calls it once a machine."""
@@ -187,7 +174,7 @@ class SquadDataModule(LightningDataModule):
     def _source(self, split: Split) -> tuple[str, bool]:
         """What ``split`` is read from, and whether that is to be divided between the splits by context."""
         if self.dataset is None:
-            assert self.validation is not None  # _check_flags saw to it
+            assert self.validation is not None  # data_problems saw to it
             return self.validation, False
         if split == "validation" and self.validation is not None:
             return self.validation, False
@@ -265,6 +252,33 @@ class SquadDataModule(LightningDataModule):
             _open_examples(folder),
             summary["unanswerable"] > 0,
         )
+
+
+def data_problems(
+    dataset: str | None, validation: str | None, validation_fraction: float, counts: dict[str, int | None]
+) -> list[str]:
+    """All that is wrong with the values of the flags, before anything is loaded.
+
+    Args:
+        dataset, validation, validation_fraction: see `SquadDataModule`.
+        counts: flags that must be at least 1, or None.
+    """
+    problems = [
+        f"--data.{name} is {value}; it must be at least 1"
+        for name, value in counts.items()
+        if value is not None and value < 1
+    ]
+    if not 0 < validation_fraction < 1:
+        problems.append(f"--data.validation_fraction is {validation_fraction}; it lies between 0 and 1")
+    if dataset is None and validation is None:
+        problems.append("neither --data.dataset nor --data.validation names any data")
+    for flag, source in (("dataset", dataset), ("validation", validation)):
+        try:
+            if source is not None:
+                sources.source_kind(source)
+        except InputError as error:
+            problems += [f"--data.{flag} {problem}" for problem in error.problems]
+    return problems
 
 
 def _key(parts: list[Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def create_tiny_model(folder: Path) -> None:
     size has not done so by then.
     """
     rows = synthetic.generate_examples("train", examples.EMBEDDED_SIZES["train"])
-    tokenizer = _train_wordpiece(text for row in rows for text in (row["question"], row["context"]))
+    tokenizer = _train_wordpiece([text for row in rows for text in (row["question"], row["context"])])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = RoFormerForQuestionAnswering(RoFormerConfig(vocab_size=len(tokenizer), **TINY_CONFIG))
@@ -117,14 +117,22 @@ def create_tiny_model(folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _train_wordpiece(texts: Iterable[str]) -> Any:
-    """A lower-casing WordPiece tokenizer in BERT's format, its vocabulary learned from ``texts``."""
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+def _train_wordpiece(texts: list[str]) -> Any:
+    """A lower-casing WordPiece tokenizer in BERT's format, its vocabulary learned from ``texts``.
+
+    The trainer numbers its pieces, and breaks ties between them, differently in every process. Of what it learned
+    only the pieces that the texts need and the alphabet are kept, in order: equal texts give an equal tokenizer.
+    """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    learned = _bert_backend(models.WordPiece(unk_token="[UNK]"))
     trainer = trainers.WordPieceTrainer(vocab_size=2000, min_frequency=2, special_tokens=special, show_progress=False)
-    backend.train_from_iterator(texts, trainer)
+    learned.train_from_iterator(texts, trainer)
+    used = {token for encoding in learned.encode_batch(texts, add_special_tokens=False) for token in encoding.tokens}
+    alphabet = {token for token in learned.get_vocab() if len(token.removeprefix("##")) == 1}
+    pieces = [*special, *sorted((used | alphabet) - set(special))]
+    vocab = {piece: number for number, piece in enumerate(pieces)}
+    backend = _bert_backend(models.WordPiece(vocab, unk_token="[UNK]"))
+    backend.add_special_tokens(special)
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -133,6 +141,13 @@ def _train_wordpiece(texts: Iterable[str]) -> Any:
         model_max_length=TINY_CONFIG["max_position_embeddings"],
         **{f"{name.strip('[]').lower()}_token": name for name in special},
     )
+
+
+def _bert_backend(model: models.WordPiece) -> Tokenizer:
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return backend
 
 
 @contextmanager

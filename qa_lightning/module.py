@@ -75,7 +75,8 @@ class QALightningModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        _check_flags(learning_rate, weight_decay, warmup_ratio, max_answer_length, n_best)
+        if problems := model_problems(learning_rate, weight_decay, warmup_ratio, max_answer_length, n_best):
+            raise InputError(problems)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_ratio = warmup_ratio
@@ -178,9 +179,10 @@ class QALightningModule(LightningModule):
         return FeatureLogits.concatenate(parts)
 
 
-def _check_flags(
+def model_problems(
     learning_rate: float, weight_decay: float, warmup_ratio: float, max_answer_length: int, n_best: int
-) -> None:
+) -> list[str]:
+    """All that is wrong with the values of the flags, before anything is loaded."""
     problems = []
     if not learning_rate > 0:
         problems.append(f"--model.learning_rate is {learning_rate}; it must be above 0, 2e-5 to 1e-4 are usual")
@@ -192,5 +194,4 @@ def _check_flags(
         problems.append(f"--model.max_answer_length is {max_answer_length}; it must be at least 1")
     if n_best < 1:
         problems.append(f"--model.n_best is {n_best}; it must be at least 1")
-    if problems:
-        raise InputError(problems)
+    return problems

@@ -16,11 +16,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from qa_lightning.callbacks import default_callbacks
 from qa_lightning.cli import ask_command
-from qa_lightning.datamodule import SquadDataModule
+from qa_lightning.datamodule import SquadDataModule, data_problems
 from qa_lightning.errors import InputError
 from qa_lightning.export import save_model
 from qa_lightning.models import max_positions
-from qa_lightning.module import QALightningModule
+from qa_lightning.module import QALightningModule, model_problems
 from qa_lightning.pipeline import AnswerSettings
 
 log = logging.getLogger("qa_lightning")
@@ -78,8 +78,17 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
-        """Choose what was left open: precision for the hardware, the logger, the checkpoint that is meant."""
-        trainer = self.config.trainer
+        """Refuse bad flags, all at once; choose what was left open: precision, checkpoint, the folder to log to."""
+        trainer, model, data = self.config.trainer, self.config.model, self.config.data
+        counts = ("batch_size", "eval_batch_size", "max_train_examples", "max_validation_examples")
+        problems = data_problems(
+            data.dataset, data.validation, data.validation_fraction, {name: data[name] for name in counts}
+        )
+        problems += model_problems(
+            model.learning_rate, model.weight_decay, model.warmup_ratio, model.max_answer_length, model.n_best
+        )
+        if problems:
+            raise InputError(problems)
         if trainer.precision is None:
             trainer.precision = default_precision(str(trainer.accelerator))
         root = Path(trainer.default_root_dir or ".")

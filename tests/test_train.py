@@ -333,7 +333,7 @@ def test_a_flag_overrides_a_config_file(capsys) -> None:
     quickstart = ["--config", str(ROOT / "configs" / "quickstart.yaml")]
     assert config_of(capsys, *quickstart)["data"]["dataset"] == "synthetic"
     changed = config_of(capsys, *quickstart, "--trainer.devices", "4", "--trainer.precision", "16-mixed")
-    assert (changed["trainer"]["devices"], changed["trainer"]["precision"]) == (4, "16-mixed")
+    assert (int(changed["trainer"]["devices"]), changed["trainer"]["precision"]) == (4, "16-mixed")
 
 
 def test_export_holds_what_safetensors_holds(run) -> None:
