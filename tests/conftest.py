@@ -37,7 +37,8 @@ def shared_data() -> Path:
 def tokenizer():
     """WordPiece with the letters and a few words: any Latin text splits into known pieces."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    vocab = {token: index for index, token in enumerate([*WORDS, *letters, *("##" + letter for letter in letters)])}
+    pieces = dict.fromkeys([*WORDS, *letters, *("##" + letter for letter in letters)])
+    vocab = {piece: index for index, piece in enumerate(pieces)}
     return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=512)
 
 
