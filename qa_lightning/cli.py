@@ -19,7 +19,7 @@ TRAIN_HELP = """\
 Fine-tune a question answering model and score it every epoch.
 
   python scripts/train.py                                   bert-base-cased on SQuAD v1.1 from the Hub
-  python scripts/train.py --config configs/quickstart.yaml  a small model on the embedded data: no network, 2 minutes
+  python scripts/train.py --config configs/quickstart.yaml  a small model on embedded data: no network, a minute or two
 
 Flags that people use:
   --data.dataset NAME_OR_FILE      Hub dataset, SQuAD JSON, JSON lines, Parquet, or "synthetic"  [rajpurkar/squad]

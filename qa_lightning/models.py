@@ -103,15 +103,19 @@ def resolve(name: str) -> str:
 def create_tiny_model(folder: Path) -> None:
     """Write an untrained three-layer RoFormer and a WordPiece tokenizer learned from the embedded dataset's texts.
 
-    RoFormer (Su et al., 2021) is a BERT with rotary positions. With these, and with weights that start out larger
-    than usual, it learns to match a question with its sentence in about two thousand steps; a plain BERT of its
-    size has not done so by then.
+    Two things make it learn in a minute on a CPU what plain BERTs of its size did not learn in several: positions
+    that are rotary (RoFormer, Su et al., 2021), and a first layer whose query and key weights start out equal, so
+    that there every token attends to its like. A name in the context then sees at once whether the question names
+    it; which words matter, and what to point at, is all left to learn.
     """
     rows = synthetic.generate_examples("train", examples.EMBEDDED_SIZES["train"])
     tokenizer = _train_wordpiece([text for row in rows for text in (row["question"], row["context"])])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = RoFormerForQuestionAnswering(RoFormerConfig(vocab_size=len(tokenizer), **TINY_CONFIG))
+    attention = model.roformer.encoder.layer[0].attention.self
+    with torch.no_grad():
+        attention.key.weight.copy_(attention.query.weight)
     with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -139,6 +143,7 @@ def _train_wordpiece(texts: list[str]) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=TINY_CONFIG["max_position_embeddings"],
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],  # question and context must be told apart
         **{f"{name.strip('[]').lower()}_token": name for name in special},
     )
 

@@ -37,6 +37,7 @@ def test_the_tiny_model_knows_every_word_of_the_embedded_dataset() -> None:
     texts = [text for row in rows for text in (row["question"], row["context"])]
     ids = [number for encoded in tokenizer(texts)["input_ids"] for number in encoded]
     assert tokenizer.unk_token_id not in ids
+    assert set(tokenizer("a", "b")["token_type_ids"]) == {0, 1}
     assert max(ids) < load_model("tiny").config.vocab_size == len(tokenizer)
 
 
