@@ -25,6 +25,7 @@ from qa_lightning.cache import build_once, default_cache_dir
 from qa_lightning.errors import InputError
 
 TINY = "tiny"  # a name of ours: untrained weights and a vocabulary learned from the embedded dataset
+_TINY_VERSION = 2  # raise it when create_tiny_model writes something else
 TINY_CONFIG: dict[str, Any] = {
     "hidden_size": 128,
     "embedding_size": 128,
@@ -94,7 +95,8 @@ def resolve(name: str) -> str:
     """The folder or Hub name to load; makes the folder of ``tiny`` when it is first asked for."""
     if name != TINY:
         return str(Path(name).expanduser()) if name.startswith("~") else name
-    key = hashlib.sha256(json.dumps([TINY_CONFIG, examples.EMBEDDED_VERSION], sort_keys=True).encode()).hexdigest()[:16]
+    parts = [_TINY_VERSION, TINY_CONFIG, examples.EMBEDDED_VERSION, examples.EMBEDDED_SIZES]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     folder = default_cache_dir() / "models" / f"{TINY}-{key}"
     build_once(folder, create_tiny_model)
     return str(folder)

@@ -20,9 +20,10 @@ carl dora . , ? ! ' - and at to for 1 2 3 19 20 ##s ##ed ##ing ##er ##1 ##2 ##3 
 """.split()
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """For the whole session, so that fixtures of any scope, too, find nothing that an earlier run prepared."""
+    os.environ["QA_LIGHTNING_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
