@@ -74,6 +74,9 @@ def load_model(name: str, attn_implementation: str | None = None) -> Any:
         model = AutoModelForQuestionAnswering.from_pretrained(
             resolve(name), dtype=torch.float32, attn_implementation=attn_implementation
         )
+    for module in model.modules():
+        if "Sinusoidal" in type(module).__name__:  # a table of constants, which from_pretrained marks as trained
+            module.requires_grad_(False)
     return model.train()
 
 

@@ -150,9 +150,10 @@ class TrainCLI(LightningCLI):
         trainer.loggers = []  # the curves hold the best checkpoint's point already
         trainer.validate(self.model, self.datamodule, ckpt_path=best.best_model_path, verbose=False, weights_only=True)
         trainer.loggers = loggers
-        if not trainer.is_global_zero or trainer.log_dir is None:
+        log_dir = trainer.log_dir  # asks the other processes too, so all must come by here
+        if not trainer.is_global_zero or log_dir is None:
             return
-        folder = Path(trainer.log_dir) / "model"
+        folder = Path(log_dir) / "model"
         version_2 = self.datamodule.validation_set.version_2
         settings = AnswerSettings(
             **asdict(self.datamodule.settings),
@@ -169,7 +170,7 @@ class TrainCLI(LightningCLI):
                 logger.log_hyperparams(dict(self.model.hparams) | dict(self.datamodule.hparams), scores)
         shown = _relative(folder)
         log.info(f"\nthe best checkpoint is written as a model for transformers: {shown}")
-        log.info(f"curves:    tensorboard --logdir {_relative(Path(trainer.log_dir).parent)}")
+        log.info(f"curves:    tensorboard --logdir {_relative(Path(log_dir).parent)}")
         question, context = self._sample()
         log.info(f"ask it:    {ask_command(shown, question, context)}")
 
