@@ -12,13 +12,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tqdm import tqdm
 
 from qa_lightning.evaluation import Answer, Predictions
+from qa_lightning.throughput import StepCounter, Throughput, peak_flops, training_flops
 
 
 class EpochLines(Callback):
-    """Prints a line after each validation in training: losses, EM, F1 and features/s.
+    """Prints a line after each validation in training: losses, EM, F1 and throughput.
 
-    Features/s counts the training steps alone, over all processes, and goes to TensorBoard as
-    ``train/features_per_second``.
+    Throughput counts the training steps alone, over all processes. It goes to TensorBoard every
+    ``log_every_n_steps`` steps, and for the steps that are left before a validation.
     """
 
     def __init__(self) -> None:
@@ -28,8 +29,8 @@ class EpochLines(Callback):
     def _clear(self) -> None:
         self._loss = torch.zeros(())
         self._steps = 0
-        self._features = 0
-        self._seconds = 0.0
+        self._parts: list[Throughput] = []
+        self._counter = StepCounter()
         self._running_since: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,13 +48,36 @@ class EpochLines(Callback):
         """Count a step."""
         self._loss = self._loss.to(outputs["loss"].device) + outputs["loss"].detach()
         self._steps += 1
-        self._features += len(batch["input_ids"]) * trainer.world_size
+        self._counter.add(batch["attention_mask"])
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and self._steps % every == 0:
+            self._measure(trainer, pl_module)
+            self._running_since = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the steps' clock."""
-        if self._running_since is not None:
-            self._seconds += time.perf_counter() - self._running_since
-            self._running_since = None
+        if self._running_since is not None and self._counter.sums is not None:
+            self._measure(trainer, pl_module)
+        self._running_since = None
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close a stretch of steps: sum over all processes, and log."""
+        assert self._running_since is not None
+        sums = trainer.strategy.reduce(self._counter.take(pl_module.device), reduce_op="sum")
+        features, tokens, padded, squared = (float(value) for value in sums)  # waits for the device to finish
+        peak = peak_flops(pl_module.device, str(trainer.precision))
+        model: Any = pl_module.model
+        part = Throughput(
+            features,
+            tokens,
+            padded,
+            time.perf_counter() - self._running_since,
+            training_flops(model, tokens, squared),
+            peak and peak * trainer.world_size,
+        )
+        self._parts.append(part)
+        for logger in trainer.loggers:
+            logger.log_metrics(part.metrics, step=trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line."""
@@ -65,16 +89,13 @@ class EpochLines(Callback):
             when = "before training" if trainer.global_step == 0 else "best checkpoint"
             _say(trainer, f"{when:<15} {scores}")
             return
-        rate = self._features / max(self._seconds, 1e-9)
         loss = float(self._loss) / self._steps
         done = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         minutes, seconds = divmod(round(time.perf_counter() - self._started), 60)
         _say(
             trainer,
-            f"{done:<15} {scores}  train loss {loss:.2f}  {rate:,.0f} features/s  {minutes}:{seconds:02d}",
+            f"{done:<15} {scores}  train loss {loss:.2f}  {Throughput.total(self._parts)}  {minutes}:{seconds:02d}",
         )
-        for logger in trainer.loggers:
-            logger.log_metrics({"train/features_per_second": rate}, step=trainer.global_step)
         self._clear()
 
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from qa_lightning.metrics import SquadMetric
+from qa_lightning.pairs import ragged
 from qa_lightning.spans import Floats, Ints, Spans, WindowLogits, decode_spans
 from qa_lightning.store import FeatureStore
 
@@ -64,60 +65,75 @@ class FeatureLogits:
         """Join the results of batches or processes."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
-    def once_each(self) -> FeatureLogits:
-        """Sort by feature and keep the first of repeats."""
-        feature, order = np.unique(self.feature, return_index=True)
-        tokens = _ragged(np.cumsum(self.length) - self.length, self.length, order)
-        return FeatureLogits(
-            feature,
-            self.length[order],
-            self.start[tokens],
-            self.end[tokens],
-            self.null[order],
-            self.loss[order],
-        )
+    @property
+    def mean_loss(self) -> float:
+        """Mean over the features, each counted once."""
+        return float(self.loss[_once_each(self.feature)].astype(np.float64).mean())
 
 
-def join_windows(logits: FeatureLogits, store: FeatureStore) -> tuple[NDArray[np.int64], WindowLogits]:
-    """Find the examples whose every window was seen, and put their logits and offsets side by side.
+def _once_each(feature: Ints) -> NDArray[np.intp]:
+    """Rows that hold each feature once, ascending by feature; of repeats the first."""
+    rows: NDArray[np.intp] = np.unique(feature, return_index=True)[1]
+    return rows
 
-    Args:
-        logits: each feature once, sorted (`FeatureLogits.once_each`).
-        store: the features.
 
-    Returns:
-        [N] indices of the complete examples, ascending, and their windows, numbered 0 to N - 1.
+def complete_rows(logits: FeatureLogits, store: FeatureStore) -> NDArray[np.intp]:
+    """Rows of ``logits`` of the examples whose every window was seen: each feature once, in order of ``store``.
+
+    Raises:
+        ValueError: the logits are of other features.
     """
+    once = _once_each(logits.feature)
     example = np.asarray(store.windows["example"])
     windows_of = np.bincount(example)
-    seen = np.bincount(example[logits.feature], minlength=len(windows_of))
-    complete = (seen == windows_of) & (windows_of > 0)
-    rows = np.flatnonzero(complete[example[logits.feature]])
-    feature, length = logits.feature[rows], logits.length[rows]
-    if not np.array_equal(length, store.windows["context_length"][feature]):
+    seen = np.bincount(example[logits.feature[once]], minlength=len(windows_of))
+    whole: NDArray[np.bool_] = seen == windows_of
+    rows: NDArray[np.intp] = once[whole[example[logits.feature[once]]]]
+    if not np.array_equal(logits.length[rows], store.windows["context_length"][logits.feature[rows]]):
         raise ValueError("the logits are not those of these features: context lengths differ")
-    tokens = _ragged(np.cumsum(logits.length) - logits.length, logits.length, rows)
-    places = _ragged(store.context_offset, store.windows["context_length"], feature)
-    indices, number = np.unique(example[feature], return_inverse=True)
-    return indices.astype(np.int64), WindowLogits(
-        example=number,
-        length=length,
-        start=logits.start[tokens],
-        end=logits.end[tokens],
-        char_start=store.char_start[places],
-        char_end=store.char_end[places],
-        null=logits.null[rows],
-    )
+    return rows
 
 
-def _ragged(offset: Ints, length: Ints, rows: Ints) -> NDArray[np.int64]:
-    """Flat indices of the values of ``rows``, in their order, where row i holds ``length[i]`` from ``offset[i]`` on."""
-    lengths = length[rows].astype(np.int64)
-    ends = np.cumsum(lengths)
-    places: NDArray[np.int64] = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
-        offset[rows] - (ends - lengths), lengths
-    )
-    return places
+def join_windows(
+    logits: FeatureLogits, store: FeatureStore, rows: NDArray[np.intp], most_tokens: int = 1 << 20
+) -> Iterator[tuple[NDArray[np.int64], WindowLogits]]:
+    """Put logits and offsets of whole examples side by side, some at a time, so that memory is bounded.
+
+    Args:
+        logits, store, rows: see `complete_rows`, which gives the rows.
+        most_tokens: context tokens at a time; more only where one example has more.
+
+    Yields:
+        [N] indices of the examples, ascending, and their windows, numbered 0 to N - 1.
+    """
+    token_offset = np.cumsum(logits.length, dtype=np.int64) - logits.length
+    examples = store.windows["example"][logits.feature[rows]]
+    tokens_until = np.cumsum(logits.length[rows], dtype=np.int64)
+    first = 0
+    while first < len(rows):
+        done = tokens_until[first - 1] if first else 0
+        stop = max(int(np.searchsorted(tokens_until, done + most_tokens, side="right")), first + 1)
+        if stop < len(rows):  # not within an example: back to where it begins, or else on to its end
+            begin = int(np.searchsorted(examples, examples[stop]))
+            stop = begin if begin > first else int(np.searchsorted(examples, examples[first], side="right"))
+        part = rows[first:stop]
+        feature, length = logits.feature[part], logits.length[part]
+        tokens = ragged(token_offset[part], length)
+        places = ragged(store.context_offset[feature], length)
+        indices, number = np.unique(examples[first:stop], return_inverse=True)
+        yield (
+            indices.astype(np.int64),
+            WindowLogits(
+                example=number,
+                length=length,
+                start=logits.start[tokens],
+                end=logits.end[tokens],
+                char_start=store.char_start[places],
+                char_end=store.char_end[places],
+                null=logits.null[part],
+            ),
+        )
+        first = stop
 
 
 @dataclass(frozen=True)
@@ -234,8 +250,12 @@ def predict(
         version_2, threshold: see `Predictions`.
         n_best, max_answer_length: see `spans.decode_spans`.
     """
-    index, windows = join_windows(logits.once_each(), store)
-    return Predictions(examples, index, decode_spans(windows, n_best, max_answer_length), version_2, threshold)
+    index: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    spans = []
+    for indices, windows in join_windows(logits, store, complete_rows(logits, store)):
+        index.append(indices)
+        spans.append(decode_spans(windows, n_best, max_answer_length))
+    return Predictions(examples, np.concatenate(index), Spans.concatenate(spans), version_2, threshold)
 
 
 def score(predictions: Predictions, metric: SquadMetric, share: tuple[int, int] = (0, 1)) -> None:

@@ -10,7 +10,7 @@ between two windows and is then labelled nowhere (counted by `FeatureBatch.label
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from qa_lightning.errors import InputError
-
-IntArray = NDArray[np.integer[Any]]
+from qa_lightning.pairs import IntArray, PairLayout, cut, ragged
 
 WINDOW = np.dtype(
     [
@@ -99,7 +98,10 @@ class FeatureBatch:
 
 
 class Windower:
-    """Cuts examples into features.
+    """Cuts examples into features: the same windows as the tokenizer's own of a pair with stride.
+
+    Each text is tokenized once: in SQuAD five questions share a context, whose windows are then put together from
+    flat arrays.
 
     Args:
         tokenizer: a fast transformers tokenizer; its padding side decides whether question or context comes first.
@@ -118,21 +120,16 @@ class Windower:
                 "character offsets; choose a model that has a fast tokenizer (a tokenizer.json)"
             )
         settings.check(backend.num_special_tokens_to_add(True))
-        self._questions = Tokenizer.from_str(backend.to_str())  # a copy: truncation is state of the tokenizer
-        self._questions.no_padding()
-        self._questions.no_truncation()
-        self._pairs = Tokenizer.from_str(self._questions.to_str())
+        self._tokenizer = Tokenizer.from_str(backend.to_str())  # a copy: truncation is state of the tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._layout = PairLayout.of(self._tokenizer)
         self._context_first = tokenizer.padding_side == "left"
-        self._pairs.enable_truncation(
-            settings.max_length,
-            stride=settings.doc_stride,
-            strategy="only_first" if self._context_first else "only_second",
-            direction="right",
-        )
         self._settings = settings
         self._offsets = offsets
         # Not every family has a CLS token; the first token of a window is then the usual place for "no answer".
-        self._cls_id = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+        cls_id = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+        self._cls = self._layout.find(cls_id)
 
     def __call__(
         self,
@@ -149,118 +146,134 @@ class Windower:
                 exclusive; None for a question without an answer.
             first: the index of the first of these examples in the whole dataset.
         """
-        asked = [question.strip() for question in questions]
-        wanted = [span and _without_space(context, *span) for context, span in zip(contexts, spans, strict=True)]
-        cut = self._cut_questions(asked)
-        pairs = list(zip(contexts, asked, strict=True) if self._context_first else zip(asked, contexts, strict=True))
-        windows: list[tuple[int, ...]] = []
-        ids: list[list[int]] = []
-        types: list[list[int]] = []
-        char_start: list[NDArray[np.int32]] = []
-        char_end: list[NDArray[np.int32]] = []
-        labelled = np.zeros(len(asked), np.int32)
-        for index, encoding in enumerate(self._pairs.encode_batch(pairs)):
-            parts = [encoding, *encoding.overflowing]
-            for number, part in enumerate(parts):
-                begin, length = self._context_range(part)
-                cls = self._cls_index(part.ids)
-                edges = (number == 0, number == len(parts) - 1)
-                label = self._label(part, begin, length, wanted[index], len(contexts[index]), edges)
-                labelled[index] += label is not None
-                windows.append((first + index, len(part.ids), begin, length, cls, *(label or (cls, cls))))
-                ids.append(part.ids)
-                types.append(part.type_ids)
-                if self._offsets:
-                    starts, ends = _context_offsets(part, begin, length, contexts[index])
-                    char_start.append(starts)
-                    char_end.append(ends)
-        none = [np.zeros(0, np.int32)]
+        number_of = {text: number for number, text in enumerate(dict.fromkeys(contexts))}
+        texts = list(number_of)
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        question_ids, cut_questions = self._encode_questions(questions)
+        cuts: list[tuple[int, int, int, int]] = []  # example, number of its context, first token, end of the tokens
+        answers = np.full((len(question_ids), 2), -1, np.int64)  # first and last token in the context; -1: no answer
+        for example, (ids, context, span) in enumerate(zip(question_ids, contexts, spans, strict=True)):
+            number = number_of[context]
+            room = self._settings.max_length - self._layout.special_tokens - len(ids)
+            cuts += [(example, number, *ends) for ends in cut(len(encodings[number]), room, self._settings.doc_stride)]
+            if span is not None:
+                answers[example] = _answer_tokens(encodings[number], context, span) or (-1, -1)
+        example_of, context_of, begin, end = np.array(cuts, np.int64).reshape(-1, 4).T
+        size = np.array([len(encoding) for encoding in encodings], np.int64)
+        stretch = (np.cumsum(size) - size)[context_of] + begin  # of all contexts' tokens end to end
+        context_ids = list(chain.from_iterable(encoding.ids for encoding in encodings))
+        windows, ids_, types = self._assemble(question_ids, context_ids, example_of, stretch, end - begin)
+        start_token, end_token = answers[example_of].T
+        whole = (start_token >= begin) & (end_token < end) & (start_token >= 0)
+        for name, token in (("start", start_token), ("end", end_token)):
+            windows[name] = np.where(whole, windows["context_begin"] + token - begin, windows["cls"])
+        windows["example"] = first + example_of
+        char_start = char_end = np.zeros(0, np.int32)
+        if self._offsets:
+            places = ragged(stretch, end - begin)
+            char_start, char_end = (values[places] for values in _offsets_without_space(encodings, texts))
         return FeatureBatch(
-            windows=np.array(windows, WINDOW),
-            input_ids=np.fromiter(chain.from_iterable(ids), np.int32),
-            token_type_ids=np.fromiter(chain.from_iterable(types), np.int8),
-            char_start=np.concatenate(char_start or none),
-            char_end=np.concatenate(char_end or none),
-            cut_questions=cut,
-            labelled=labelled,
+            windows=windows,
+            input_ids=ids_,
+            token_type_ids=types,
+            char_start=char_start,
+            char_end=char_end,
+            cut_questions=cut_questions,
+            labelled=np.bincount(example_of[whole], minlength=len(question_ids)).astype(np.int32),
         )
 
-    def _cut_questions(self, questions: list[str]) -> int:
-        """Cut each question in place to at most ``max_question_length`` tokens; return how many were longer."""
+    def _encode_questions(self, questions: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Token ids of each question, at most ``max_question_length``; and how many questions were longer."""
         most = self._settings.max_question_length
-        lengths = [len(tokens.ids) for tokens in self._questions.encode_batch_fast(questions, add_special_tokens=False)]
-        long = [index for index, length in enumerate(lengths) if length > most]
-        for index in long:
-            tokens = self._questions.encode(questions[index], add_special_tokens=False)
-            keep = most
-            # Text that ends early may split into more tokens than it had before; then one token more goes.
-            while len(tokens.ids) > most:
-                questions[index] = questions[index][: tokens.offsets[keep - 1][1]] if keep else ""
-                keep -= 1
-                tokens = self._questions.encode(questions[index], add_special_tokens=False)
-        return len(long)
+        stripped = [question.strip() for question in questions]
+        ids = [tokens.ids for tokens in self._tokenizer.encode_batch_fast(stripped, add_special_tokens=False)]
+        return [tokens[:most] for tokens in ids], sum(len(tokens) > most for tokens in ids)
 
-    def _context_range(self, encoding: Encoding) -> tuple[int, int]:
-        """Index of the first context token and the number of them; (0, 0) when the window has none."""
-        sequence = 0 if self._context_first else 1
-        sequences = encoding.sequence_ids
-        length = sequences.count(sequence)
-        return (sequences.index(sequence), length) if length else (0, 0)
+    def _assemble(
+        self, questions: list[list[int]], contexts: list[int], example: IntArray, begin: IntArray, length: IntArray
+    ) -> tuple[NDArray[np.void], NDArray[np.int32], NDArray[np.int8]]:
+        """Put windows together from the five parts of a pair.
 
-    def _cls_index(self, ids: list[int]) -> int:
-        return ids.index(self._cls_id) if self._cls_id in ids else 0
+        Args:
+            questions: token ids of each question.
+            contexts: token ids of all contexts, end to end.
+            example: [W] whose question each window has.
+            begin, length: [W] which stretch of ``contexts`` it has.
 
-    def _label(
-        self,
-        encoding: Encoding,
-        begin: int,
-        length: int,
-        span: tuple[int, int] | None,
-        context_length: int,
-        edges: tuple[bool, bool],
-    ) -> tuple[int, int] | None:
-        """Tokens that cover the first and the last character of ``span``, or None where it is not whole."""
-        if span is None or length == 0:
-            return None
-        start, end = span
-        # The outer windows reach to the context's edges, whatever characters the tokenizer drops there.
-        first_chars = encoding.token_to_chars(begin)
-        last_chars = encoding.token_to_chars(begin + length - 1)
-        window_start = 0 if edges[0] or first_chars is None else first_chars[0]
-        window_end = context_length if edges[1] or last_chars is None else last_chars[1]
-        if start < window_start or end > window_end:
-            return None
-        sequence = 0 if self._context_first else 1
-        # Characters that no token covers (control characters, some accents) are stepped over.
-        first = last = None
-        while start < end and (first := encoding.char_to_token(start, sequence)) is None:
-            start += 1
-        while end > start and (last := encoding.char_to_token(end - 1, sequence)) is None:
-            end -= 1
-        return None if first is None or last is None else (first, last)
+        Returns:
+            Records without examples and labels; flat token ids and token types.
+        """
+        layout = self._layout
+        context_type, question_type = layout.text_types if self._context_first else layout.text_types[::-1]
+        flat_questions = list(chain.from_iterable(questions))
+        ids = _int32(chain(*layout.special, contexts, flat_questions))
+        types = np.concatenate(
+            [
+                _int32(chain(*layout.special_types)),
+                np.full(len(contexts), context_type),
+                np.full(len(flat_questions), question_type),
+            ]
+        ).astype(np.int8)
+        special_length = np.array([len(part) for part in layout.special])
+        question_length = np.array([len(part) for part in questions])
+        question_begin = layout.special_tokens + len(contexts) + np.cumsum(question_length) - question_length
+        texts = [(question_begin[example], question_length[example]), (layout.special_tokens + begin, length)]
+        context_part = 1 if self._context_first else 3
+        begins, lengths = np.empty((2, len(example), 5), np.int64)
+        begins[:, ::2], lengths[:, ::2] = np.cumsum(special_length) - special_length, special_length
+        begins[:, 4 - context_part], lengths[:, 4 - context_part] = texts[0]
+        begins[:, context_part], lengths[:, context_part] = texts[1]
+        place = np.cumsum(lengths, 1) - lengths  # of each part in its window
+        windows = np.zeros(len(example), WINDOW)
+        windows["length"] = lengths.sum(1)
+        windows["context_length"] = length
+        windows["context_begin"] = np.where(length > 0, place[:, context_part], 0)
+        windows["cls"] = 0 if self._cls is None else place[:, self._cls[0]] + self._cls[1]
+        flat = ragged(begins.ravel(), lengths.ravel())
+        return windows, ids[flat], types[flat]
 
 
-def _without_space(context: str, start: int, end: int) -> tuple[int, int]:
-    """Shrink a span to begin and end at characters that are not white space, which no token points at."""
-    text = context[start:end]
-    return start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+def _int32(values: Iterable[int]) -> NDArray[np.int32]:
+    return np.fromiter(values, np.int32)
 
 
-def _context_offsets(
-    encoding: Encoding, begin: int, length: int, context: str
+def _answer_tokens(encoding: Encoding, context: str, span: tuple[int, int]) -> tuple[int, int] | None:
+    """Tokens that cover the first and the last character of ``span``, white space at its edges left out.
+
+    Characters that no token covers (control characters, some accents) are stepped over; None if none is covered.
+    """
+    text = context[slice(*span)]
+    start, end = span[0] + len(text) - len(text.lstrip()), span[1] - len(text) + len(text.rstrip())
+    first = last = None
+    while start < end and (first := encoding.char_to_token(start)) is None:
+        start += 1
+    while end > start and (last := encoding.char_to_token(end - 1)) is None:
+        end -= 1
+    return None if first is None or last is None else (first, last)
+
+
+def _offsets_without_space(
+    encodings: Sequence[Encoding], texts: Sequence[str]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Characters that each context token covers, without white space at the edges, end exclusive."""
-    pairs = encoding.offsets[begin : begin + length]
-    flat = np.fromiter(chain.from_iterable(pairs), np.int32, 2 * length).reshape(length, 2)
-    starts, ends = flat[:, 0].copy(), flat[:, 1].copy()
-    codes = np.frombuffer(context.encode("utf-32-le"), np.uint32)
+    """Characters that each token covers, without white space at the edges, end exclusive.
+
+    Args:
+        encodings, texts: of the contexts; the result has the tokens of all of them, end to end.
+    """
+    parts = [np.fromiter(chain.from_iterable(encoding.offsets), np.int32, 2 * len(encoding)) for encoding in encodings]
+    flat = np.concatenate([*parts, np.zeros(0, np.int32)])
+    starts, ends = flat[::2].copy(), flat[1::2].copy()
+    codes = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)  # all texts end to end
+    sizes = np.array([len(text) for text in texts], np.int64)
+    shift = np.repeat(np.cumsum(sizes) - sizes, [len(encoding) for encoding in encodings])
     space = _SPACE[np.minimum(codes, len(_SPACE) - 1)]
+    first, last = shift + starts, shift + ends - 1
     covers = ends > starts
-    if space[starts[covers]].any() or space[ends[covers] - 1].any():  # SentencePiece and byte-level tokenizers
-        place = np.arange(len(codes), dtype=np.int32)
+    if space[first[covers]].any() or space[last[covers]].any():  # SentencePiece and byte-level tokenizers
+        place = np.arange(len(codes))
         next_start = np.minimum.accumulate(np.where(space, len(codes), place)[::-1])[::-1]
         previous_end = np.maximum.accumulate(np.where(space, 0, place + 1))
-        starts[covers] = next_start[starts[covers]]
-        ends[covers] = previous_end[ends[covers] - 1]
-        ends = np.maximum(starts, ends)  # a token of white space alone now covers nothing
+        # A token of white space alone finds no character of its own: its start moves up to its end.
+        starts[covers] = np.minimum(next_start[first[covers]] - shift[covers], ends[covers])
+        ends[covers] = np.maximum(previous_end[last[covers]] - shift[covers], starts[covers])
     return starts, ends

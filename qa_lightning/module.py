@@ -18,6 +18,7 @@ from qa_lightning.metrics import SquadMetric
 from qa_lightning.models import load_model
 from qa_lightning.optim import build_optimizer, linear_schedule
 
+COMPILE_OPTIONS: dict[str, Any] = {}  # of torch.compile
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -60,6 +61,8 @@ class QALightningModule(LightningModule):
         null_score_diff_threshold: for data with unanswerable questions, how much the null score must exceed the
             best span's for "no answer".
         attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers.
+        compile: compile the model in place with ``torch.compile``, once for training and once for validation,
+            for batches of any length.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class QALightningModule(LightningModule):
         n_best: int = 20,
         null_score_diff_threshold: float = 0.0,
         attn_implementation: str | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -84,6 +88,8 @@ class QALightningModule(LightningModule):
         self.n_best = n_best
         self.threshold = null_score_diff_threshold
         self.model = load_model(model_name, attn_implementation)
+        if compile:
+            self.model.compile(dynamic=True, **COMPILE_OPTIONS)  # in place: the names of the weights stay
         self.metrics = torch.nn.ModuleList([SquadMetric(version_2=False), SquadMetric(version_2=True)])
         self.predictions: Predictions | None = None
         self._collected: list[FeatureLogits] = []
@@ -114,7 +120,7 @@ class QALightningModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Join the logits of all processes by feature, decode, score, and log the same values everywhere."""
         dataset = self._validation_set()
-        logits = self._gather(FeatureLogits.concatenate(self._collected)).once_each()
+        logits = self._gather(FeatureLogits.concatenate(self._collected))
         self._collected = []
         self.predictions = predict(
             logits,
@@ -137,7 +143,7 @@ class QALightningModule(LightningModule):
             for name, value in scores.items()
             if not name.endswith("total")
         }
-        values["val/loss"] = float(logits.loss.astype("float64").mean())
+        values["val/loss"] = logits.mean_loss
         for name, value in values.items():
             self.log(name, value, prog_bar=name == "val/f1", batch_size=1)
 

@@ -54,7 +54,7 @@ class AnswerSettings:
         return WindowSettings(self.max_length, self.doc_stride, self.max_question_length)
 
 
-class _Columns:
+class Rows:
     """Rows in memory that can be read by columns, as a ``datasets.Dataset`` is."""
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -107,7 +107,7 @@ class Reader:
         if not rows:
             return []
         store = FeatureStore.of_batch(self._windower(questions, contexts, [None] * len(rows)))
-        dataset = FeatureDataset(store, _Columns(rows), self.settings.version_2)
+        dataset = FeatureDataset(store, Rows(rows), self.settings.version_2)
         loader = DataLoader(
             dataset,
             batch_size,

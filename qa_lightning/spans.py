@@ -14,7 +14,7 @@ places start in the n starts of highest best score, and only pairs that reach th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,14 @@ class Spans:
     null_score: NDArray[np.float64]
     null_probability: NDArray[np.float64]
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Spans]) -> Spans:
+        """The spans of several sets of examples as those of one."""
+        if not parts:
+            nothing, none = np.zeros(0), np.zeros(0, np.int32)
+            return cls(none, none, none, nothing, nothing, nothing, nothing)
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
     @property
     def offset(self) -> NDArray[np.int64]:
         """[N] where each example's spans begin."""
@@ -101,11 +109,7 @@ def decode_spans(logits: WindowLogits, n_best: int = 20, max_answer_length: int 
     step = np.diff(logits.example)
     if len(logits.example) and (logits.example[0] != 0 or (step < 0).any() or (step > 1).any()):
         raise ValueError("windows must be in order of example, each example from 0 on with at least one window")
-    parts = [_decode_chunk(chunk, n_best, max_answer_length) for chunk in _chunks(logits)]
-    if not parts:
-        nothing, none = np.zeros(0), np.zeros(0, np.int64)
-        return Spans(none, none, none, nothing, nothing, nothing, nothing)
-    return Spans(*(np.concatenate([getattr(part, name) for part in parts]) for name in Spans.__dataclass_fields__))
+    return Spans.concatenate([_decode_chunk(chunk, n_best, max_answer_length) for chunk in _chunks(logits)])
 
 
 def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
@@ -156,9 +160,9 @@ def _decode_chunk(logits: WindowLogits, n_best: int, longest: int) -> Spans:
     best = _first_of_each_place(example[token], logits.char_start[token], logits.char_end[token + reach], score, n_best)
     token, reach, score = token[best], reach[best], score[best]
     return Spans(
-        count=np.bincount(example[token], minlength=examples),
-        char_start=logits.char_start[token],
-        char_end=logits.char_end[token + reach],
+        count=np.bincount(example[token], minlength=examples).astype(np.int32),
+        char_start=logits.char_start[token].astype(np.int32),
+        char_end=logits.char_end[token + reach].astype(np.int32),
         score=score,
         probability=np.exp(score - log_total[example[token]]),
         null_score=null,

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_lightning.features import WINDOW, FeatureBatch, IntArray
+from qa_lightning.features import WINDOW, FeatureBatch
+from qa_lightning.pairs import IntArray
 
 
 def write_features(batches: Iterable[FeatureBatch], folder: Path, vocab_size: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from qa_lightning.pipeline import AnswerSettings
 log = logging.getLogger("qa_lightning")
 
 LOGS = "lightning_logs"
+COMPILED_MULTIPLE = 8  # lengths that compiled kernels need no second version for
 
 
 class TrainCLI(LightningCLI):
@@ -80,7 +81,13 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse bad flags, all at once; choose what was left open: precision, checkpoint, the folder to log to."""
         trainer, model, data = self.config.trainer, self.config.model, self.config.data
-        counts = ("batch_size", "eval_batch_size", "max_train_examples", "max_validation_examples")
+        counts = (
+            "batch_size",
+            "eval_batch_size",
+            "pad_to_multiple_of",
+            "max_train_examples",
+            "max_validation_examples",
+        )
         problems = data_problems(
             data.dataset, data.validation, data.validation_fraction, {name: data[name] for name in counts}
         )
@@ -89,6 +96,8 @@ class TrainCLI(LightningCLI):
         )
         if problems:
             raise InputError(problems)
+        if model.compile and data.pad_to_multiple_of == 1:
+            data.pad_to_multiple_of = COMPILED_MULTIPLE
         if trainer.precision is None:
             trainer.precision = default_precision(str(trainer.accelerator))
         root = Path(trainer.default_root_dir or ".")
@@ -115,7 +124,16 @@ class TrainCLI(LightningCLI):
         self._announce()
         if self.config.validate_first and not self.ckpt_path:
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+        from torch._dynamo.exc import BackendCompilerFailed  # imported late: --help does not wait for it
+
+        try:
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+        except BackendCompilerFailed as error:
+            reason = str(error).strip().split("\n")[0][:300]
+            raise InputError(
+                f"--model.compile true: torch.compile does not work here ({reason}); it needs a C++ compiler (and "
+                "Triton on a GPU). Install one, or leave the flag out"
+            ) from None
         if not self.trainer.state.finished:
             return 130
         self._finish()

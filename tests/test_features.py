@@ -123,6 +123,48 @@ def labelled_text(window, char_start, char_end, context: str) -> str:
 CONTEXT = "In 1999 Ben paid £20,980. " + "Anna lives in Oslo and works there. " * 12 + "Carl moved to Rome in 2001."
 
 
+alphabet = st.characters(codec="utf-8", exclude_characters="\x00")
+texts = st.text(st.one_of(st.sampled_from("ab .,é😀ß東\u0301\u200d\u00a0\t\n "), alphabet), min_size=1, max_size=120)
+
+
+def pair_windows(tokenizer, question: str, context: str, settings_: WindowSettings):
+    """The tokenizer's own windows of a pair: ids, token types, character spans of the context's tokens."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    asked = question.strip()
+    assume(len(backend.encode(asked, add_special_tokens=False)) <= settings_.max_question_length)
+    context_first = tokenizer.padding_side == "left"
+    backend.enable_truncation(
+        settings_.max_length, stride=settings_.doc_stride, strategy="only_first" if context_first else "only_second"
+    )
+    encoding = backend.encode(*((context, asked) if context_first else (asked, context)))
+    for part in (encoding, *encoding.overflowing):
+        owner = 0 if context_first else 1
+        yield part.ids, part.type_ids, [part.offsets[i] for i, of in enumerate(part.sequence_ids) if of == owner]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_windows_are_the_tokenizers_own_of_each_pair(family, data) -> None:
+    settings_ = WindowSettings(max_length=40, doc_stride=8, max_question_length=20)
+    contexts = data.draw(st.lists(texts.map(lambda text: text * 3), min_size=1, max_size=3))
+    pairs = [(data.draw(texts), data.draw(st.sampled_from(contexts))) for _ in range(4)]
+    batch = Windower(family, settings_)(*zip(*pairs, strict=True), [None] * len(pairs))
+    own = [(window, pair) for pair in pairs for window in pair_windows(family, *pair, settings_)]
+    assert len(batch.windows) == len(own)
+    store = FeatureStore.of_batch(batch)
+    for number, ((ids, types, offsets), (_, context)) in enumerate(own):
+        window = store.windows[number]
+        tokens = slice(store.token_offset[number], store.token_offset[number] + window["length"])
+        assert store.input_ids[tokens].tolist() == ids
+        assert store.token_type_ids[tokens].tolist() == types
+        begin = store.context_offset[number]
+        assert window["context_length"] == len(offsets)
+        for place, (start, end) in enumerate(offsets, begin):
+            found = context[store.char_start[place] : store.char_end[place]]
+            assert found == context[start:end].strip()
+
+
 @pytest.mark.parametrize("answer", ["Ben", "£20,980", "Anna lives in Oslo", "Rome", "Carl moved to Rome", "In 1999"])
 def test_windows_that_hold_the_answer_point_at_it_and_others_at_cls(family, answer: str) -> None:
     start = CONTEXT.index(answer)
@@ -178,10 +220,6 @@ def test_an_unanswerable_question_is_labelled_cls_in_every_window(family) -> Non
     batch = Windower(family, WindowSettings(60, 12, 16))(["Who?"], [CONTEXT], [None])
     assert (batch.windows["start"] == batch.windows["cls"]).all()
     assert batch.labelled.tolist() == [0]
-
-
-alphabet = st.characters(codec="utf-8", exclude_characters="\x00")
-texts = st.text(st.one_of(st.sampled_from("ab .,é😀ß東\u0301\u200d\u00a0\t\n "), alphabet), min_size=1, max_size=120)
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,7 +15,7 @@ from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering
 from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.batching import PaddingCollator
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.evaluation import FeatureLogits, join_windows
+from qa_lightning.evaluation import FeatureLogits, complete_rows, join_windows
 from qa_lightning.module import span_loss
 
 SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
@@ -174,13 +174,27 @@ def test_logits_are_joined_by_feature_in_whatever_order_and_however_often_they_c
         return FeatureLogits(one, np.array([length]), values, values + 0.5, one * 2.0, one * 1.0)
 
     order = [*random.permutation(len(store)), 3, 5]
-    joined = FeatureLogits.concatenate([logits(feature) for feature in order]).once_each()
-    assert joined.feature.tolist() == list(range(len(store)))
-    index, windows = join_windows(joined, store)
+    collected = FeatureLogits.concatenate([logits(feature) for feature in order])
+    assert collected.mean_loss == np.arange(len(store)).mean()
+    rows = complete_rows(collected, store)
+    ((index, windows),) = join_windows(collected, store, rows)
     assert index.tolist() == list(range(11))
     np.testing.assert_array_equal(windows.start, np.repeat(np.arange(len(store)), store.windows["context_length"]))
     np.testing.assert_array_equal(windows.char_start, store.char_start)
     np.testing.assert_array_equal(windows.null, np.arange(len(store)) * 2.0)
+    for most_tokens in (1, 40, 100, 500):  # the same in chunks, of whole examples
+        chunks = list(join_windows(collected, store, rows, most_tokens))
+        assert np.concatenate([index for index, _ in chunks]).tolist() == index.tolist()
+        for index_of, part in chunks:
+            assert (
+                part.example.tolist()
+                == (store.windows["example"][np.isin(store.windows["example"], index_of)] - index_of[0]).tolist()
+            )
+            assert len(part.start) <= most_tokens or len(index_of) == 1
+        for name in ("length", "start", "end", "char_start", "char_end", "null"):
+            np.testing.assert_array_equal(
+                np.concatenate([getattr(part, name) for _, part in chunks]), getattr(windows, name)
+            )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, model_folder) -> None:

@@ -1,0 +1,99 @@
+"""Logits to answers: the exact search over all windows, against the top 20 starts by the top 20 ends.
+
+    python benchmarks/decoding.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
+
+Logits are noise (the hardest case, in which the best spans lie anywhere) or, with ``--logits peaked``, noise with a
+clear answer. One thread. ``missed`` counts the questions whose best span, found by brute force over all pairs of all
+windows, was not the one given; ``brute_force`` is that search, and not meant to be fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import harness
+import material
+import numpy as np
+import peers
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    material.add_data_flags(parser, None)
+    parser.add_argument("--logits", choices=["noise", "peaked"], default="noise")
+    parser.add_argument("--n-best", type=int, default=20)
+
+
+def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
+    """Examples, their features, and logits of each context token."""
+    from qa_lightning.evaluation import FeatureLogits
+    from qa_lightning.features import Windower, WindowSettings
+    from qa_lightning.store import FeatureStore
+
+    rows = material.questions(options)
+    windower = Windower(material.load_tokenizer(options), WindowSettings(peers.MAX_LENGTH, peers.DOC_STRIDE))
+    batch = windower([row["question"] for row in rows], [row["context"] for row in rows], [None] * len(rows))
+    store = FeatureStore.of_batch(batch)
+    random = np.random.default_rng(0)
+    length = store.windows["context_length"]
+    start, end = (random.normal(size=length.sum()).astype(np.float32) for _ in range(2))
+    if options.logits == "peaked":
+        place = store.context_offset + (random.random(len(store)) * np.maximum(length - 5, 1)).astype(int)
+        start[place] += 8
+        end[np.minimum(place + random.integers(0, 5, len(store)), store.context_offset + length - 1)] += 8
+    null = random.normal(size=len(store)).astype(np.float32)
+    return rows, store, FeatureLogits(np.arange(len(store)), length, start, end, null, null)
+
+
+def ours(options: argparse.Namespace) -> harness.Figures:
+    """Join, decode, and take the texts."""
+    from qa_lightning.evaluation import predict
+    from qa_lightning.pipeline import Rows
+
+    rows, store, logits = _features(options)
+    started = time.perf_counter()
+    predictions = predict(logits, store, Rows(rows), False, options.n_best, 30)
+    seconds = time.perf_counter() - started
+    found = {example["id"]: predictions.spans.best_score[number] for number, example, _ in predictions.rows()}
+    return {"seconds": seconds, "windows": len(store), "missed": _missed(found, rows, store, logits)}
+
+
+def top_20(options: argparse.Namespace) -> harness.Figures:
+    """The peer, its inputs ready in memory."""
+    rows, store, logits = _features(options)
+    features: list[Any] = []
+    starts: list[Any] = []
+    ends: list[Any] = []
+    for number, window in enumerate(store.windows):
+        begin, length = int(window["context_begin"]), int(window["context_length"])
+        part = slice(int(store.context_offset[number]), int(store.context_offset[number]) + length)
+        pairs = zip(store.char_start[part].tolist(), store.char_end[part].tolist(), strict=True)
+        offsets: list[Any] = [None] * begin + list(pairs) + [None] * (peers.MAX_LENGTH - begin - length)
+        features.append({"example_id": rows[int(window["example"])]["id"], "offset_mapping": offsets})
+        for values, padded in ((logits.start, starts), (logits.end, ends)):
+            row = np.full(peers.MAX_LENGTH, -10.0, np.float32)
+            row[begin : begin + length] = values[part]
+            padded.append(row)
+    started = time.perf_counter()
+    answers = peers.top_20_answers(rows, features, starts, ends, options.n_best)
+    seconds = time.perf_counter() - started
+    found = {key: score for key, (_, score) in answers.items()}
+    return {"seconds": seconds, "windows": len(store), "missed": _missed(found, rows, store, logits)}
+
+
+def _missed(found: dict[str, Any], rows: list[Any], store: Any, logits: Any) -> int:
+    best = np.full(len(rows), -np.inf)
+    for number, window in enumerate(store.windows):
+        begin, length = int(store.context_offset[number]), int(window["context_length"])
+        start, end = (values[begin : begin + length].astype(np.float64) for values in (logits.start, logits.end))
+        pairs = start[:, None] + end[None, :]
+        allowed = np.tri(length, length, 29, dtype=bool) & ~np.tri(length, length, -1, dtype=bool)
+        best[window["example"]] = max(best[window["example"]], pairs[allowed].max())
+    return sum(bool(abs(found[row["id"]] - score) > 1e-5) for row, score in zip(rows, best, strict=True))
+
+
+VARIANTS: dict[str, harness.Variant] = {"top-20-by-top-20": top_20, "ours": ours}
+
+if __name__ == "__main__":
+    harness.main(__doc__.split("\n")[0], VARIANTS, "seconds", add_arguments, rounds=5)

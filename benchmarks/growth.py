@@ -1,0 +1,144 @@
+"""Time and memory at 1, 4 and 16 times the data: preparing, decoding, and a validation epoch.
+
+    python benchmarks/growth.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
+
+The questions are repeated under new ids. The validation epoch runs with random logits in place of a model, so that
+all that grows is ours. ``logits_mb`` is what the logits of the context tokens take, which must be kept until an
+epoch ends; ``rss_mb`` is what the process's memory grew by at its peak, mapped files included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import time
+from typing import Any
+
+import harness
+import material
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    material.add_data_flags(parser, None)
+    parser.set_defaults(shape="minilm-l6")
+
+
+def _file(options: argparse.Namespace, times: int) -> str:
+    path = options.scratch / f"times-{times}.jsonl"
+    if not path.exists():
+        rows = material.questions(options)
+        with path.open("w", encoding="utf-8") as file:
+            for number in range(times):
+                file.writelines(json.dumps({**row, "id": f"{number}-{row['id']}"}) + "\n" for row in rows)
+    return str(path)
+
+
+def _data(options: argparse.Namespace, times: int) -> Any:
+    from qa_lightning import SquadDataModule
+    from qa_lightning.cli import quiet_libraries
+
+    quiet_libraries()
+    logging.getLogger("qa_lightning").setLevel(logging.WARNING)
+    return SquadDataModule(None, _file(options, times), material.model_folder(options), eval_batch_size=32)
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def preparing(options: argparse.Namespace, times: int) -> harness.Figures:
+    """Read, check, cut and write."""
+    _data(options, times)
+    data = _data(options, times)
+    data.cache_dir = options.scratch / f"cache-{time.time_ns()}"
+    before = _peak()
+    started = time.perf_counter()
+    data.prepare_data()
+    seconds = time.perf_counter() - started
+    data.setup("validate")
+    return {"seconds": seconds, "questions": len(data.validation_set.examples), "rss_mb": _peak() - before}
+
+
+def decoding(options: argparse.Namespace, times: int) -> harness.Figures:
+    """Join and decode."""
+    import numpy as np
+
+    from qa_lightning.evaluation import FeatureLogits, predict
+
+    data = _data(options, times)
+    data.prepare_data()
+    data.setup("validate")
+    store = data.validation_set.store
+    random = np.random.default_rng(0)
+    length = np.asarray(store.windows["context_length"])
+    start, end = (random.standard_normal(length.sum(), np.float32) for _ in range(2))
+    null = random.standard_normal(len(store), np.float32)
+    logits = FeatureLogits(np.arange(len(store)), length, start, end, null, null)
+    before = _peak()
+    started = time.perf_counter()
+    predict(logits, store, data.validation_set.examples, False, 20, 30)
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "questions": len(data.validation_set.examples),
+        "rss_mb": _peak() - before,
+        "logits_mb": (start.nbytes + end.nbytes) / 2**20,
+    }
+
+
+def epoch(options: argparse.Namespace, times: int) -> harness.Figures:
+    """A validation epoch, random logits for a model."""
+    import torch
+    from lightning.pytorch import Callback, Trainer
+
+    from qa_lightning import QALightningModule
+
+    class Random(QALightningModule):
+        def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            start, end = torch.randn(2, *batch["input_ids"].shape)
+            return start, end
+
+    marks: list[tuple[float, float]] = []
+
+    class Clock(Callback):
+        def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            marks.append((time.perf_counter(), _peak()))
+
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            marks.append((time.perf_counter(), _peak()))
+
+    data = _data(options, times)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=Clock(),
+    )
+    trainer.validate(Random(material.model_folder(options)), data, verbose=False)
+    (started, before), (ended, after) = marks
+    tokens = int(data.validation_set.store.windows["context_length"].sum())
+    return {
+        "seconds": ended - started,
+        "questions": len(data.validation_set.examples),
+        "rss_mb": after - before,
+        "logits_mb": 8 * tokens / 2**20,
+    }
+
+
+def _at(measure: Any, times: int) -> harness.Variant:
+    return lambda options: measure(options, times)
+
+
+VARIANTS: dict[str, harness.Variant] = {
+    f"{measure.__name__}-x{times}": _at(measure, times)
+    for measure in (preparing, decoding, epoch)
+    for times in (1, 4, 16)
+}
+
+if __name__ == "__main__":
+    harness.main(__doc__.split("\n")[0], VARIANTS, "seconds", add_arguments, rounds=3)

@@ -1,0 +1,84 @@
+"""What benchmarks work on: questions of a SQuAD file, and models of a known shape with weights that speed ignores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from qa_lightning.examples import Example, read_examples, read_rows
+
+SHAPES: dict[str, dict[str, int]] = {  # hidden units, layers, heads, inner units
+    "minilm-l6": {
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    },
+    "bert-base": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    },
+    "bert-large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+}
+
+
+def add_data_flags(parser: argparse.ArgumentParser, questions: int | None) -> None:
+    """Add ``--data``, ``--vocab`` and ``--questions``."""
+    parser.add_argument("--data", type=Path, required=True, help="SQuAD v1.1 JSON file, such as dev-v1.1.json")
+    parser.add_argument("--vocab", type=Path, required=True, help="BERT's vocab.txt, such as bert-base-uncased's")
+    parser.add_argument("--questions", type=int, default=questions, help="a random sample of so many; None: all")
+
+
+def add_shape_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--shape``."""
+    parser.add_argument(
+        "--shape", choices=list(SHAPES), default="minilm-l6", help="of the model; its weights are random"
+    )
+
+
+def questions(options: argparse.Namespace) -> list[Example]:
+    """The questions, a seeded sample of them where ``--questions`` asks for one."""
+    rows = list(read_examples(read_rows(str(options.data), "validation"), "error", []))
+    count = options.questions
+    return rows if count is None or count >= len(rows) else random.Random(0).sample(rows, count)
+
+
+def question_file(options: argparse.Namespace) -> str:
+    """The same as a JSON lines file, written once a benchmark."""
+    path: Path = options.scratch / "questions.jsonl"
+    if not path.exists():
+        path.write_text("".join(json.dumps(row) + "\n" for row in questions(options)), encoding="utf-8")
+    return str(path)
+
+
+def load_tokenizer(options: argparse.Namespace) -> Any:
+    """A fast BERT tokenizer, lower-casing if its vocabulary has no upper case."""
+    from transformers import BertTokenizer
+
+    lower = not any(line.strip() == "The" for line in options.vocab.open(encoding="utf-8"))
+    return BertTokenizer(vocab=str(options.vocab), do_lower_case=lower, model_max_length=512)
+
+
+def model_folder(options: argparse.Namespace) -> str:
+    """A model of ``--shape`` with random weights, and its tokenizer, as a folder."""
+    import torch
+    from transformers import BertConfig, BertForQuestionAnswering
+
+    folder: Path = options.scratch / options.shape
+    if not folder.exists():
+        tokenizer = load_tokenizer(options)
+        torch.manual_seed(0)
+        config = BertConfig(vocab_size=len(tokenizer), **SHAPES[options.shape])
+        BertForQuestionAnswering(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return str(folder)

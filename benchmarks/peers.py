@@ -1,0 +1,114 @@
+"""The usual ways, written afresh from their published descriptions, to be measured against.
+
+Sources: the question answering chapter of the Hugging Face course (every window padded to 384 tokens, labels by a
+Python loop over offsets, a plain training loop) and the post-processing of the ``run_qa.py`` example of transformers
+(the top 20 starts by the top 20 ends of each window, in NumPy and Python loops).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_LENGTH = 384
+DOC_STRIDE = 128
+
+
+def padded_features(tokenizer: Any, rows: Mapping[str, Sequence[Any]], training: bool) -> dict[str, Any]:
+    """Windows padded to `MAX_LENGTH`, with labels for training, with example ids and offsets for validation."""
+    encoded = tokenizer(
+        [question.strip() for question in rows["question"]],
+        rows["context"],
+        max_length=MAX_LENGTH,
+        stride=DOC_STRIDE,
+        truncation="only_second",
+        padding="max_length",
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    owners = encoded.pop("overflow_to_sample_mapping")
+    if not training:
+        ids, kept = [], []
+        for number, offsets in enumerate(encoded["offset_mapping"]):
+            sequence = encoded.sequence_ids(number)
+            ids.append(rows["id"][owners[number]])
+            kept.append([pair if sequence[place] == 1 else None for place, pair in enumerate(offsets)])
+        return dict(encoded) | {"example_id": ids, "offset_mapping": kept}
+    starts, ends = [], []
+    for number, offsets in enumerate(encoded.pop("offset_mapping")):
+        answers = rows["answers"][owners[number]]
+        start, end = _label(offsets, encoded.sequence_ids(number), answers)
+        starts.append(start)
+        ends.append(end)
+    return dict(encoded) | {"start_positions": starts, "end_positions": ends}
+
+
+def _label(
+    offsets: Sequence[tuple[int, int]], sequence: Sequence[int | None], answers: Mapping[str, Any]
+) -> tuple[int, int]:
+    if not answers["text"]:
+        return 0, 0
+    begin = answers["answer_start"][0]
+    finish = begin + len(answers["text"][0])
+    first = 0
+    while sequence[first] != 1:
+        first += 1
+    last = len(sequence) - 1
+    while sequence[last] != 1:
+        last -= 1
+    if offsets[first][0] > begin or offsets[last][1] < finish:
+        return 0, 0
+    start = first
+    while start <= last and offsets[start][0] <= begin:
+        start += 1
+    end = last
+    while end >= first and offsets[end][1] >= finish:
+        end -= 1
+    return start - 1, end + 1
+
+
+def top_20_answers(
+    examples: Sequence[Mapping[str, Any]],
+    features: Sequence[Mapping[str, Any]],
+    start_logits: Sequence[NDArray[np.float32]],
+    end_logits: Sequence[NDArray[np.float32]],
+    n_best: int = 20,
+    max_answer_length: int = 30,
+) -> dict[str, tuple[str, float]]:
+    """Id -> answer and its start + end logit.
+
+    Args:
+        examples: with ``id`` and ``context``.
+        features: with ``example_id`` and ``offset_mapping``, None outside the context.
+        start_logits, end_logits: [T] of each feature.
+    """
+    of_example = defaultdict(list)
+    for number, feature in enumerate(features):
+        of_example[feature["example_id"]].append(number)
+    answers = {}
+    for example in examples:
+        candidates = []
+        for number in of_example[example["id"]]:
+            start, end = start_logits[number], end_logits[number]
+            offsets = features[number]["offset_mapping"]
+            starts = np.argsort(start)[-1 : -n_best - 1 : -1].tolist()
+            ends = np.argsort(end)[-1 : -n_best - 1 : -1].tolist()
+            for first in starts:
+                for last in ends:
+                    if first >= len(offsets) or last >= len(offsets) or not offsets[first] or not offsets[last]:
+                        continue
+                    if last < first or last - first + 1 > max_answer_length:
+                        continue
+                    score = start[first] + end[last]
+                    candidates.append((score, offsets[first][0], offsets[last][1]))
+        best = sorted(candidates, key=lambda candidate: candidate[0], reverse=True)[:n_best]
+        texts = [example["context"][begin:finish] for _, begin, finish in best]
+        scores = np.array([score for score, _, _ in best] or [0.0])
+        probabilities = np.exp(scores - scores.max())
+        probabilities /= probabilities.sum()
+        answers[example["id"]] = (texts[0], float(scores[0])) if texts else ("", 0.0)
+    return answers

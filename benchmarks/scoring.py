@@ -1,0 +1,50 @@
+"""Answers to EM and F1: our metric, against torchmetrics' `SQuAD`.
+
+python benchmarks/scoring.py --data dev-v1.1.json --predictions predictions.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="SQuAD v1.1 JSON file")
+    parser.add_argument("--predictions", type=Path, required=True, help='JSON file {"id": "answer", ...}')
+
+
+def _score(metric: Any, options: argparse.Namespace) -> harness.Figures:
+    from qa_lightning.examples import read_examples, read_rows
+
+    answers = json.loads(options.predictions.read_text(encoding="utf-8"))
+    rows = list(read_examples(read_rows(str(options.data), "validation"), "error", []))
+    predictions = [{"id": row["id"], "prediction_text": answers[row["id"]]} for row in rows]
+    references = [{"id": row["id"], "answers": row["answers"]} for row in rows]
+    started = time.perf_counter()
+    metric.update(predictions, references)
+    scores = {name: float(value) for name, value in metric.compute().items()}
+    return {"seconds": time.perf_counter() - started, "questions": len(rows), **scores}
+
+
+def ours(options: argparse.Namespace) -> harness.Figures:
+    from qa_lightning import SquadMetric
+
+    return _score(SquadMetric(), options)
+
+
+def torchmetrics(options: argparse.Namespace) -> harness.Figures:
+    from torchmetrics.text import SQuAD
+
+    return _score(SQuAD(), options)
+
+
+VARIANTS: dict[str, harness.Variant] = {"torchmetrics": torchmetrics, "ours": ours}
+
+if __name__ == "__main__":
+    harness.main(__doc__.split("\n")[0], VARIANTS, "seconds", add_arguments, rounds=5)

@@ -1,0 +1,164 @@
+"""Training steps: features/s of length-grouped batches, against batches padded to 384 tokens.
+
+    python benchmarks/training.py --data dev-v1.1.json --vocab bert-base-uncased-vocab.txt
+
+Ours is `Trainer.fit` as ``scripts/train.py`` runs it; the peer is the course's plain loop (AdamW as torch gives it,
+linear schedule; on a GPU under fp16 with a scaler). Steps of the start are left out. ``tokens_per_second`` counts
+real tokens; ``utilization`` is shown where the device's peak is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from typing import Any
+
+import harness
+import material
+import peers
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    material.add_data_flags(parser, 400)
+    material.add_shape_flag(parser)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--peer-batch-size", type=int, default=8)
+    parser.add_argument("--warmup-steps", type=int, default=3, help="not counted")
+    parser.add_argument("--peer-steps", type=int, default=10, help="a padded step costs the same every time")
+    parser.add_argument("--attn-implementation", help="sdpa, flash_attention_2 or eager")
+
+
+def padded(options: argparse.Namespace) -> harness.Figures:
+    """The peer: shuffled batches of windows padded to 384 tokens."""
+    import torch
+    from transformers import BertForQuestionAnswering, get_linear_schedule_with_warmup
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    rows = material.questions(options)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}  # type: ignore[literal-required]
+    features = peers.padded_features(material.load_tokenizer(options), columns, training=True)
+    tensors = {name: torch.tensor(values) for name, values in features.items()}
+    order = torch.randperm(len(tensors["input_ids"]))
+    model = BertForQuestionAnswering.from_pretrained(material.model_folder(options)).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, 1000)
+    half = device.type == "cuda"
+    scaler = torch.amp.GradScaler(enabled=half)
+    size, seconds, counted, tokens = options.peer_batch_size, 0.0, 0, 0
+    for step in range(options.warmup_steps + options.peer_steps):
+        chosen = order[torch.arange(step * size, (step + 1) * size) % len(order)]
+        batch = {name: values[chosen].to(device) for name, values in tensors.items()}
+        started = time.perf_counter()
+        with torch.autocast(device.type, torch.float16, enabled=half):
+            loss = model(**batch).loss
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        optimizer.zero_grad()
+        loss.item()
+        if step >= options.warmup_steps:
+            seconds += time.perf_counter() - started
+            counted += size
+            tokens += int(batch["attention_mask"].sum())
+    return {
+        "features_per_second": counted / seconds,
+        "tokens_per_second": tokens / seconds,
+        "padding_share": 1 - tokens / (counted * peers.MAX_LENGTH),
+        "mean_tokens": tokens / counted,
+    } | _utilization(model, tokens, counted * (tokens / counted) ** 2, seconds, device, "16-mixed")
+
+
+def ours(
+    options: argparse.Namespace, precision: str, batching: Any = "length", compile: bool = False
+) -> harness.Figures:
+    """`Trainer.fit` over the sample, once."""
+    import torch
+    from lightning.pytorch import Callback, Trainer
+
+    from qa_lightning import QALightningModule, SquadDataModule
+    from qa_lightning.cli import quiet_libraries
+    from qa_lightning.throughput import StepCounter
+
+    quiet_libraries()
+    logging.getLogger("qa_lightning").setLevel(logging.WARNING)
+
+    class Clock(Callback):
+        """Times the steps after the first ones."""
+
+        def __init__(self) -> None:
+            self.counter = StepCounter()
+            self.seconds = self.started = 0.0
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if torch.cuda.is_available() and batch_idx % 10 == options.warmup_steps % 10:
+                torch.cuda.synchronize()
+            if batch_idx >= options.warmup_steps:
+                self.counter.add(batch["attention_mask"])
+                self.seconds = time.perf_counter() - self.started
+            elif batch_idx == options.warmup_steps - 1:
+                self.started = time.perf_counter()
+
+    torch.manual_seed(0)
+    folder, path = material.model_folder(options), material.question_file(options)
+    warm = options.warmup_steps if not compile else 2 * options.warmup_steps
+    options.warmup_steps = warm
+    data = SquadDataModule(
+        path,
+        path,
+        folder,
+        batch_size=options.batch_size,
+        batching=batching,
+        max_validation_examples=1,
+        pad_to_multiple_of=8 if compile else 1,
+    )
+    module = QALightningModule(folder, attn_implementation=options.attn_implementation, compile=compile)
+    clock = Clock()
+    trainer = Trainer(
+        max_epochs=1,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        gradient_clip_val=1.0,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=clock,
+    )
+    trainer.fit(module, data)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        clock.seconds = time.perf_counter() - clock.started
+    device = trainer.strategy.root_device
+    features, tokens, padded_tokens, squared = (float(value) for value in clock.counter.take(device))
+    return {
+        "features_per_second": features / clock.seconds,
+        "tokens_per_second": tokens / clock.seconds,
+        "padding_share": 1 - tokens / padded_tokens,
+        "mean_tokens": tokens / features,
+    } | _utilization(module.model, tokens, squared, clock.seconds, device, precision)
+
+
+def _utilization(
+    model: Any, tokens: float, squared: float, seconds: float, device: Any, precision: str
+) -> harness.Figures:
+    from qa_lightning.throughput import peak_flops, training_flops
+
+    peak = peak_flops(device, precision)
+    return {"utilization": training_flops(model, tokens, squared) / seconds / peak} if peak else {}
+
+
+VARIANTS: dict[str, harness.Variant] = {
+    "padded-384": padded,
+    "ours-float32": lambda options: ours(options, "32-true"),
+    "ours-bf16": lambda options: ours(options, "bf16-mixed"),
+    "ours-random-float32": lambda options: ours(options, "32-true", batching="random"),
+    "ours-compiled-float32": lambda options: ours(options, "32-true", compile=True),
+    "ours-compiled-bf16": lambda options: ours(options, "bf16-mixed", compile=True),
+}
+
+if __name__ == "__main__":
+    harness.main(__doc__.split("\n")[0], VARIANTS, "features_per_second", add_arguments, rounds=3, more_is_better=True)

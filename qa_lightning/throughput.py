@@ -1,0 +1,128 @@
+"""How fast a run is: features/s, real tokens/s, padding share and, where the device's peak is known, utilisation.
+
+Everything is counted from real tokens. Padding is work that was done for nothing: it lowers utilisation.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What some training steps got done, over all processes.
+
+    Attributes:
+        features: windows.
+        tokens: tokens of these windows, without padding.
+        padded_tokens: the same with padding.
+        seconds: wall time.
+        flops: floating-point operations that the real tokens need, forward and backward.
+        peak_flops: what all devices together can do in a second; None where that is not known.
+    """
+
+    features: float
+    tokens: float
+    padded_tokens: float
+    seconds: float
+    flops: float = 0.0
+    peak_flops: float | None = None
+
+    @classmethod
+    def total(cls, parts: Sequence[Throughput]) -> Throughput:
+        """Several stretches of steps as one."""
+        names = ("features", "tokens", "padded_tokens", "seconds", "flops")
+        sums = {name: sum(getattr(part, name) for part in parts) for name in names}
+        return cls(**sums, peak_flops=parts[-1].peak_flops if parts else None)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures by their names in TensorBoard; ``train/utilization`` only where the peak is known."""
+        seconds = max(self.seconds, 1e-9)
+        figures = {
+            "train/features_per_second": self.features / seconds,
+            "train/tokens_per_second": self.tokens / seconds,
+            "train/padding_share": 1 - self.tokens / max(self.padded_tokens, 1),
+        }
+        if self.peak_flops:
+            figures["train/utilization"] = self.flops / seconds / self.peak_flops
+        return figures
+
+    def __str__(self) -> str:
+        figures = self.metrics
+        line = (
+            f"{figures['train/features_per_second']:,.0f} features/s  "
+            f"{figures['train/tokens_per_second']:,.0f} tokens/s  {figures['train/padding_share']:.1%} padding"
+        )
+        return line + (f"  {figures['train/utilization']:.0%} of peak" if self.peak_flops else "")
+
+
+class StepCounter:
+    """Sums what batches hold, on their own device, so that counting waits for nothing.
+
+    Columns: features, real tokens, tokens with padding, sum of squared real lengths (attention grows with it).
+    """
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+
+    def add(self, attention_mask: Tensor) -> None:
+        """Count a batch by its mask, [B, T]."""
+        lengths = attention_mask.sum(1)
+        batch = torch.stack(
+            [
+                torch.full_like(lengths, 1),
+                lengths,
+                torch.full_like(lengths, attention_mask.shape[1]),
+                lengths.square(),
+            ]
+        ).sum(1)
+        self.sums = batch if self.sums is None else self.sums + batch
+
+    def take(self, device: torch.device) -> Tensor:
+        """[4] int64, the sums since the last call."""
+        sums = self.sums if self.sums is not None else torch.zeros(4, dtype=torch.int64, device=device)
+        self.sums = None
+        return sums
+
+
+def training_flops(model: nn.Module, tokens: float, squared_lengths: float) -> float:
+    """Floating-point operations of a forward and backward pass of an encoder.
+
+    6 a weight and token, embeddings left out since they are looked up, and 12 a layer, hidden unit and pair of
+    tokens for attention (Chowdhery et al., 2022, PaLM, appendix B).
+
+    Args:
+        model: a transformers model.
+        tokens: real tokens.
+        squared_lengths: sum of the squared real lengths of the sequences.
+    """
+    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    weights = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in looked_up)
+    config: Any = model.config
+    layers, hidden = (getattr(config, name, 0) or 0 for name in ("num_hidden_layers", "hidden_size"))
+    return 6.0 * weights * tokens + 12.0 * layers * hidden * squared_lengths
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """What a device can do in a second, by Lightning's table; None for a CPU and for devices it does not know.
+
+    Args:
+        device: where the model is.
+        precision: the Trainer's, such as ``bf16-mixed``.
+    """
+    if device.type == "cpu":
+        return None
+    kinds = {"bf16": torch.bfloat16, "16": torch.float16}
+    dtype = next((kind for prefix, kind in kinds.items() if precision.startswith(prefix)), torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of what it does not know
+        peak = get_available_flops(device, dtype)
+    return float(peak) if peak else None
