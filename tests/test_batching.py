@@ -113,3 +113,37 @@ def test_token_types_only_where_the_models_take_them(tokenizer) -> None:
     without = copy.deepcopy(tokenizer)
     without.model_input_names = ["input_ids", "attention_mask"]
     assert "token_type_ids" not in PaddingCollator(without)([dataset[0]])
+
+
+@pytest.mark.parametrize(("multiple", "most", "width"), [(1, None, 40), (16, None, 48), (16, 44, 44), (8, 44, 40)])
+def test_batches_are_padded_on_to_a_multiple_but_never_beyond_the_longest_window(
+    tokenizer, multiple: int, most: int | None, width: int
+) -> None:
+    dataset = make_dataset(tokenizer)
+    assert dataset.store.windows["length"].max() == 40
+    batch = PaddingCollator(tokenizer, multiple, most)([dataset[index] for index in range(len(dataset))])
+    assert batch["input_ids"].shape[1] == width
+    assert batch["attention_mask"].sum() == dataset.store.windows["length"].sum()
+
+
+def test_real_tokens_are_nearly_all_that_is_computed_on_squad(tokenizer, shared_data, capsys) -> None:
+    """Over whole epochs of real windows: training in batches of 8 to 32, validation in batches of 32."""
+    from transformers import BertTokenizer
+
+    from qa_lightning.examples import read_examples, read_rows
+
+    uncased = BertTokenizer(vocab=str(shared_data / "vocab" / "bert-base-uncased-vocab.txt"))
+    path = shared_data / "squad" / "train-40-articles.json"
+    rows = list(read_examples(read_rows(str(path), "train"), "error", []))
+    windower = Windower(uncased, WindowSettings(), offsets=False)
+    batch = windower([row["question"] for row in rows], [row["context"] for row in rows], [None] * len(rows))
+    sizes = batch.windows["length"]
+    shares = {
+        "training, 8": padding_share(list(TrainingSampler(sizes, 8)), sizes, 8),
+        "training, 32": padding_share(list(TrainingSampler(sizes, 32)), sizes, 32),
+        "training, 2 processes of 8": padding_share(list(TrainingSampler(sizes, 8, "length", 2, 1)), sizes[:], 8),
+        "validation, 32": padding_share(list(EvaluationSampler(sizes, 32)), sizes, 32),
+    }
+    with capsys.disabled():
+        print("\nreal tokens:", ", ".join(f"{name} {1 - share:.1%}" for name, share in shares.items()))
+    assert max(shares.values()) <= 0.03

@@ -9,6 +9,7 @@ import torch
 from conftest import small_config
 from data import make_rows, write_json
 from lightning.pytorch import Callback, Trainer
+from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering, BertTokenizer
 
@@ -223,6 +224,38 @@ def test_gradients_are_clipped_with_the_fused_optimizer(data, model_folder, prec
     )
     assert norms
     assert max(norms) <= 0.01 * 1.001
+
+
+def test_compiling_is_done_once_for_training_and_once_for_validation_and_changes_nothing(
+    data, model_folder, monkeypatch
+) -> None:
+    torch._dynamo.reset()
+    graphs = CompileCounter()
+    monkeypatch.setattr("qa_lightning.module.COMPILE_OPTIONS", {"backend": graphs})
+
+    def train(compile: bool) -> tuple[dict[str, torch.Tensor], set[int]]:
+        torch.manual_seed(0)
+        widths = set()
+
+        class Widths(Callback):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+                widths.add(batch["input_ids"].shape[1])
+
+        module = QALightningModule(model_folder, compile=compile)
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = 0.0
+        Trainer(max_epochs=2, callbacks=Widths(), **QUIET).fit(module, data)
+        return module.state_dict(), widths
+
+    plain, widths = train(False)
+    assert graphs.frame_count == 0
+    compiled, _ = train(True)
+    assert len(widths) > 3
+    assert 1 <= graphs.frame_count <= 4
+    assert plain.keys() == compiled.keys()  # compiled in place: the names of the weights stay
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_norms_and_biases_do_not_decay(model_folder) -> None:

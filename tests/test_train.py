@@ -76,9 +76,8 @@ def test_one_line_an_epoch_and_how_to_go_on_are_printed(run) -> None:
     epochs = [line for line in lines if line.startswith("epoch ")]
     assert len(epochs) == 3
     for place, line in enumerate(epochs, 1):
-        assert re.fullmatch(rf"epoch {place}/3 +{scores}  train loss {number}  {number} features/s  \d+:\d\d", line), (
-            line
-        )
+        speed = rf"{number} features/s  {number} tokens/s  [\d.]+% padding"
+        assert re.fullmatch(rf"epoch {place}/3 +{scores}  train loss {number}  {speed}  \d+:\d\d", line), line
     assert any("60 questions" in line and "windows" in line for line in lines)
     assert any("1 devices x 8 windows x 1 accumulated = 8 windows a step" in line for line in lines)
     assert any(line.startswith("ask it:") and "scripts/predict.py" in line for line in lines)
@@ -100,7 +99,14 @@ def test_tensorboard_holds_the_curves_the_samples_and_the_hyperparameters(run) -
     assert len(events.Scalars("train/loss")) >= 3
     rates = [point.value for point in events.Scalars("lr-AdamW/pg1")]
     assert rates == sorted(rates, reverse=True)
-    assert "train/features_per_second" in events.Tags()["scalars"]
+    for name in ("train/features_per_second", "train/tokens_per_second", "train/padding_share"):
+        points = events.Scalars(name)
+        # 11 steps an epoch: every second one, and the one that is left over
+        assert [point.step for point in points] == [
+            11 * epoch + step for epoch in range(3) for step in (2, 4, 6, 8, 10, 11)
+        ]
+        assert all(point.value > 0 for point in points)
+    assert "train/utilization" not in events.Tags()["scalars"]  # nobody knows a CPU's peak
     (samples, *_) = [events.Tensors(tag) for tag in events.Tags()["tensors"] if tag.startswith("val/samples")]
     table = samples[-1].tensor_proto.string_val[0].decode()
     assert table.startswith("| question | gold answers | prediction | score |")
