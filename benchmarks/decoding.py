@@ -3,8 +3,9 @@
     python benchmarks/decoding.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
 
 Logits are noise (the hardest case, in which the best spans lie anywhere) or, with ``--logits peaked``, noise with a
-clear answer. One thread. ``missed`` counts the questions whose best span, found by brute force over all pairs of all
-windows, was not the one given; ``brute_force`` is that search, and not meant to be fast.
+clear answer. One thread. Ours has its features mapped from disk, the peer its own in an Arrow file, as in
+``run_qa.py``, of which it is the search alone, without the n-best file. ``missed`` counts the questions whose best
+span, found by brute force over all pairs of all windows, was not the one given.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
     """Examples, their features, and logits of each context token."""
     from qa_lightning.evaluation import FeatureLogits
     from qa_lightning.features import Windower, WindowSettings
-    from qa_lightning.store import FeatureStore
+    from qa_lightning.store import FeatureStore, write_features
 
     rows = material.questions(options)
     windower = Windower(material.load_tokenizer(options), WindowSettings(peers.MAX_LENGTH, peers.DOC_STRIDE))
@@ -37,12 +38,17 @@ def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
     store = FeatureStore.of_batch(batch)
     random = np.random.default_rng(0)
     length = store.windows["context_length"]
-    start, end = (random.normal(size=length.sum()).astype(np.float32) for _ in range(2))
+    start, end = (random.standard_normal(int(length.sum()), np.float32) for _ in range(2))
     if options.logits == "peaked":
         place = store.context_offset + (random.random(len(store)) * np.maximum(length - 5, 1)).astype(int)
         start[place] += 8
         end[np.minimum(place + random.integers(0, 5, len(store)), store.context_offset + length - 1)] += 8
-    null = random.normal(size=len(store)).astype(np.float32)
+    null = random.standard_normal(len(store), np.float32)
+    folder = options.scratch / "features"
+    if not folder.exists():
+        folder.mkdir()
+        write_features([batch], folder, 30522)
+    store = FeatureStore.open(folder)
     return rows, store, FeatureLogits(np.arange(len(store)), length, start, end, null, null)
 
 
@@ -60,21 +66,26 @@ def ours(options: argparse.Namespace) -> harness.Figures:
 
 
 def top_20(options: argparse.Namespace) -> harness.Figures:
-    """The peer, its inputs ready in memory."""
+    """The peer; its features lie in an Arrow file and its logits in memory, as in ``run_qa.py``."""
+    import datasets
+
+    datasets.disable_progress_bars()
     rows, store, logits = _features(options)
-    features: list[Any] = []
-    starts: list[Any] = []
-    ends: list[Any] = []
+    tokenizer = material.load_tokenizer(options)
+    path = options.scratch / "padded.arrow"
+    examples = datasets.Dataset.from_list(rows)
+    features = examples.map(
+        lambda columns: peers.padded_features(tokenizer, columns, training=False),
+        batched=True,
+        remove_columns=examples.column_names,
+        cache_file_name=str(path),
+    )
+    starts, ends = np.full((2, len(store), peers.MAX_LENGTH), -10.0, np.float32)
     for number, window in enumerate(store.windows):
         begin, length = int(window["context_begin"]), int(window["context_length"])
         part = slice(int(store.context_offset[number]), int(store.context_offset[number]) + length)
-        pairs = zip(store.char_start[part].tolist(), store.char_end[part].tolist(), strict=True)
-        offsets: list[Any] = [None] * begin + list(pairs) + [None] * (peers.MAX_LENGTH - begin - length)
-        features.append({"example_id": rows[int(window["example"])]["id"], "offset_mapping": offsets})
-        for values, padded in ((logits.start, starts), (logits.end, ends)):
-            row = np.full(peers.MAX_LENGTH, -10.0, np.float32)
-            row[begin : begin + length] = values[part]
-            padded.append(row)
+        starts[number, begin : begin + length] = logits.start[part]
+        ends[number, begin : begin + length] = logits.end[part]
     started = time.perf_counter()
     answers = peers.top_20_answers(rows, features, starts, ends, options.n_best)
     seconds = time.perf_counter() - started

@@ -73,9 +73,9 @@ def _label(
 
 def top_20_answers(
     examples: Sequence[Mapping[str, Any]],
-    features: Sequence[Mapping[str, Any]],
-    start_logits: Sequence[NDArray[np.float32]],
-    end_logits: Sequence[NDArray[np.float32]],
+    features: Any,
+    start_logits: NDArray[np.float32],
+    end_logits: NDArray[np.float32],
     n_best: int = 20,
     max_answer_length: int = 30,
 ) -> dict[str, tuple[str, float]]:
@@ -83,18 +83,19 @@ def top_20_answers(
 
     Args:
         examples: with ``id`` and ``context``.
-        features: with ``example_id`` and ``offset_mapping``, None outside the context.
-        start_logits, end_logits: [T] of each feature.
+        features: a ``datasets.Dataset`` of ``example_id`` and ``offset_mapping``, None outside the context.
+        start_logits, end_logits: [F, T].
     """
     of_example = defaultdict(list)
-    for number, feature in enumerate(features):
-        of_example[feature["example_id"]].append(number)
+    owners = features["example_id"] if hasattr(features, "features") else [row["example_id"] for row in features]
+    for number, owner in enumerate(owners):
+        of_example[owner].append(number)
     answers = {}
     for example in examples:
         candidates = []
         for number in of_example[example["id"]]:
             start, end = start_logits[number], end_logits[number]
-            offsets = features[number]["offset_mapping"]
+            offsets = features[number]["offset_mapping"]  # one row from disk
             starts = np.argsort(start)[-1 : -n_best - 1 : -1].tolist()
             ends = np.argsort(end)[-1 : -n_best - 1 : -1].tolist()
             for first in starts:

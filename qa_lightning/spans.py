@@ -269,27 +269,45 @@ def _candidates(
 
 def _nth_largest(values: NDArray[np.float64], segment: Ints, segments: int, n: int) -> NDArray[np.float64]:
     """The n-th largest value of each segment; -inf where it has fewer. ``segment`` is non-decreasing."""
-    by_value = np.argsort(-values)
-    # Chunk-local segment numbers fit into 32 bits; the second, stable sort keeps values descending within each.
-    order = by_value[np.argsort(segment[by_value].astype(np.int32), kind="stable")]
     count = np.bincount(segment, minlength=segments)
     offset = np.cumsum(count) - count
     bound = np.full(segments, -np.inf)
-    enough = count >= n
-    bound[enough] = values[order[offset[enough] + n - 1]]
+    # Segments of like size, as rows of one matrix, are partitioned together; a size class at most doubles the work.
+    sizes = np.where(count >= n, np.ceil(np.log2(np.maximum(count, 1))), -1).astype(np.int64)
+    for size in np.unique(sizes[sizes >= 0]):
+        rows = np.flatnonzero(sizes == size)
+        column = np.arange(count[rows].max())
+        inside = column < count[rows][:, None]
+        matrix = np.where(inside, values[np.minimum(offset[rows][:, None] + column, len(values) - 1)], -np.inf)
+        bound[rows] = np.partition(matrix, len(column) - n, axis=1)[:, len(column) - n]
     return bound
 
 
 def _first_of_each_place(
     example: Ints, char_start: Ints, char_end: Ints, score: NDArray[np.float64], n_best: int
 ) -> Ints:
-    """Indices of the n best distinct places of each example, best first, ties in reading order."""
-    order = np.lexsort((-score, char_end, char_start, example))
-    same = np.zeros(len(order), bool)
-    same[1:] = (np.diff(example[order]) == 0) & (np.diff(char_start[order]) == 0) & (np.diff(char_end[order]) == 0)
-    order = order[~same]  # the best of each place, in reading order
-    order = order[np.argsort(-score[order], kind="stable")]
-    order = order[np.argsort(example[order], kind="stable")]
-    count = np.bincount(example[order], minlength=int(example.max(initial=-1)) + 1)
+    """Indices of the n best distinct places of each example, best first, ties in reading order.
+
+    Candidates come by window, in reading order. Only those of examples with several windows, or with several tokens
+    for one character, have to be put in order and freed of repeats.
+    """
+    order = np.arange(len(example))
+    same_start = np.diff(char_start) == 0
+    rising = (np.diff(char_start) > 0) | (same_start & (np.diff(char_end) > 0))
+    mixed = np.zeros(int(example.max(initial=-1)) + 1, bool)
+    mixed[example[1:][(np.diff(example) == 0) & ~rising]] = True
+    rows = np.flatnonzero(mixed[example])
+    if len(rows):
+        sorted_rows = rows[np.lexsort((-score[rows], char_end[rows], char_start[rows], example[rows]))]
+        repeated = np.zeros(len(rows), bool)
+        repeated[1:] = np.logical_and.reduce(
+            [np.diff(values[sorted_rows]) == 0 for values in (example, char_start, char_end)]
+        )
+        order[rows] = sorted_rows  # examples come in order, so each keeps its stretch of rows
+        keep = np.ones(len(order), bool)
+        keep[rows] = ~repeated
+        order = order[keep]
+    order = order[np.lexsort((-score[order], example[order]))]
+    count = np.bincount(example[order], minlength=len(mixed))
     rank = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
     return order[rank < n_best]
