@@ -31,6 +31,7 @@ Flags that people use:
   --trainer.max_epochs N           [3]
   --trainer.devices N              GPUs (or processes on a CPU) to train on  [1]
   --trainer.precision P            32-true, bf16-mixed, 16-mixed  [the best that the hardware has]
+  --model.compile true             compile the model first: slower to start, faster from then on
   --config FILE.yaml               flags from a file; a run's own stands in lightning_logs/version_N/config.yaml
   --ckpt_path last                 go on with the newest run; or the path of a checkpoint
   --seed_everything N              [42]

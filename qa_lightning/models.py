@@ -68,9 +68,9 @@ def load_model(name: str, attn_implementation: str | None = None) -> Any:
         attn_implementation: ``sdpa``, ``flash_attention_2``, ``eager``; None leaves the choice to transformers.
 
     Raises:
-        InputError: not to be had, or no such head.
+        InputError: not to be had, no such head, or an attention that it does not have here.
     """
-    with _loading(name), quiet_transformers():
+    with _loading(name, attn_implementation), quiet_transformers():
         model = AutoModelForQuestionAnswering.from_pretrained(
             resolve(name), dtype=torch.float32, attn_implementation=attn_implementation
         )
@@ -161,13 +161,18 @@ def _bert_backend(model: models.WordPiece) -> Tokenizer:
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def _loading(name: str, attn_implementation: str | None = None) -> Iterator[None]:
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # the Hub's client, the config and the weights each raise kinds of their own
         reason = str(error).strip().split("\n")[0][:300]
+        if attn_implementation and any(word in reason.lower() for word in ("attn_implementation", "flash", "sdpa")):
+            raise InputError(
+                f"--model.attn_implementation {attn_implementation}: not to be had for model {name!r} here; choose "
+                f"sdpa or eager, or leave the flag out ({type(error).__name__}: {reason})"
+            ) from None
         if "Unrecognized configuration class" in reason:
             cure = "this kind of model has no question answering head; choose an encoder such as bert-base-cased"
         elif Path(name).expanduser().is_dir():

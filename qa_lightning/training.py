@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -122,18 +124,10 @@ class TrainCLI(LightningCLI):
                 f"{self.config.model.model_name}; pass --data.max_length {limit} or less"
             )
         self._announce()
-        if self.config.validate_first and not self.ckpt_path:
-            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        from torch._dynamo.exc import BackendCompilerFailed  # imported late: --help does not wait for it
-
-        try:
+        with _explained_compiler_failure():
+            if self.config.validate_first and not self.ckpt_path:
+                self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
             self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
-        except BackendCompilerFailed as error:
-            reason = str(error).strip().split("\n")[0][:300]
-            raise InputError(
-                f"--model.compile true: torch.compile does not work here ({reason}); it needs a C++ compiler (and "
-                "Triton on a GPU). Install one, or leave the flag out"
-            ) from None
         if not self.trainer.state.finished:
             return 130
         self._finish()
@@ -202,6 +196,20 @@ class TrainCLI(LightningCLI):
             default=rows[0],
         )
         return row["question"].strip(), row["context"]
+
+
+@contextmanager
+def _explained_compiler_failure() -> Iterator[None]:
+    from torch._dynamo.exc import BackendCompilerFailed  # imported late: --help does not wait for it
+
+    try:
+        yield
+    except BackendCompilerFailed as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"--model.compile true: torch.compile does not work here ({reason}); it needs a C++ compiler, and Triton "
+            "on a GPU. Install what is missing, or leave the flag out"
+        ) from None
 
 
 def default_precision(accelerator: str) -> str:

@@ -76,3 +76,14 @@ def test_a_slow_tokenizer_is_refused(monkeypatch, model_folder) -> None:
     monkeypatch.setattr("qa_lightning.models.AutoTokenizer.from_pretrained", lambda *_, **__: Slow())
     with pytest.raises(InputError, match=r"slow one and gives no character offsets; choose"):
         load_tokenizer(model_folder)
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "nonsense"])
+def test_an_attention_that_is_not_there_is_named_with_its_flag(model_folder, attention: str) -> None:
+    with pytest.raises(InputError, match=rf"^--model.attn_implementation {attention}: .*choose sdpa or eager"):
+        load_model(model_folder, attention)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_attention_is_the_one_asked_for(model_folder, attention: str) -> None:
+    assert load_model(model_folder, attention).config._attn_implementation == attention

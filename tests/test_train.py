@@ -344,3 +344,28 @@ def test_a_flag_overrides_a_config_file(capsys) -> None:
 
 def test_export_holds_what_safetensors_holds(run) -> None:
     assert load_file(version(run) / "model" / "model.safetensors")["qa_outputs.weight"].dtype == torch.float32
+
+
+def test_a_compiler_that_is_missing_is_named_with_the_flag(tmp_path, model_folder, monkeypatch) -> None:
+    def without_compiler(graph, inputs):
+        raise RuntimeError("no C++ compiler found")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr("qa_lightning.module.COMPILE_OPTIONS", {"backend": without_compiler})
+    train = write_json(tmp_path / "train.json", make_rows(10))
+    with pytest.raises(InputError, match=r"^--model.compile true: .*no C\+\+ compiler found.*leave the flag out"):
+        cli.train([*flags(tmp_path, model_folder, train, train), "--model.compile", "true"])
+
+
+def test_compiled_runs_round_lengths_and_export_plain_names(tmp_path, model_folder, monkeypatch) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr("qa_lightning.module.COMPILE_OPTIONS", {"backend": "eager"})
+    train = write_json(tmp_path / "train.json", make_rows(40, long=4))
+    assert cli.train([*flags(tmp_path, model_folder, train, train), "--model.compile", "true"]) == 0
+    folder = tmp_path / "lightning_logs" / "version_0"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["data"]["pad_to_multiple_of"] == 8
+    assert (
+        load_file(folder / "model" / "model.safetensors").keys()
+        == load_file(Path(model_folder) / "model.safetensors").keys()
+    )
