@@ -8,7 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.examples import Example, read_examples, read_rows
+from qa_lightning.examples import Example, read_examples
+from qa_lightning.sources import read_rows
 
 SHAPES: dict[str, dict[str, int]] = {  # hidden units, layers, heads, inner units
     "minilm-l6": {

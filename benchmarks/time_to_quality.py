@@ -113,7 +113,8 @@ def padded(options: argparse.Namespace) -> harness.Figures:
     import torch
     from transformers import get_linear_schedule_with_warmup
 
-    from qa_lightning.examples import read_examples, read_rows
+    from qa_lightning.examples import read_examples
+    from qa_lightning.sources import read_rows
 
     module, data = _module(options)
     data.prepare_data()

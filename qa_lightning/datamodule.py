@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from qa_lightning import examples as sources
 from qa_lightning.batching import (
     Batching,
     EvaluationSampler,
@@ -24,9 +23,10 @@ from qa_lightning.batching import (
 )
 from qa_lightning.cache import build_once, default_cache_dir
 from qa_lightning.errors import InputError
-from qa_lightning.examples import Example, OnBadRows, Split
+from qa_lightning.examples import Example, OnBadRows, in_validation, read_examples, write_examples
 from qa_lightning.features import FeatureBatch, Windower, WindowSettings
 from qa_lightning.models import load_tokenizer
+from qa_lightning.sources import Split, has_split, read_rows, source_fingerprint, source_kind
 from qa_lightning.store import FeatureStore, write_features
 
 log = logging.getLogger("qa_lightning")
@@ -183,14 +183,14 @@ class SquadDataModule(LightningDataModule):
             return self.validation, False
         if split == "validation" and self.validation is not None:
             return self.validation, False
-        return self.dataset, self.validation is None and not sources.has_split(self.dataset, "validation")
+        return self.dataset, self.validation is None and not has_split(self.dataset, "validation")
 
     def _examples_folder(self, split: Split) -> Path:
         source, divided = self._source(split)
         part: Split = "train" if divided else split
         parts = [
             _FORMAT,
-            sources.source_fingerprint(source, part),
+            source_fingerprint(source, part),
             split if divided else None,
             [self.validation_fraction, self.seed] if divided else None,
             self.limits[split],
@@ -217,17 +217,17 @@ class SquadDataModule(LightningDataModule):
 
         def wanted(example: Example) -> bool:
             if divided:
-                held_out = sources.in_validation(example["context"], self.validation_fraction, self.seed)
+                held_out = in_validation(example["context"], self.validation_fraction, self.seed)
                 if held_out != (split == "validation"):
                     return False
             counts["unanswerable"] += not example["answers"]["text"]
             return True
 
         skipped: list[str] = []
-        rows = sources.read_rows(source, "train" if divided else split)
-        examples = sources.read_examples(rows, self.on_bad_rows, skipped, wanted, self.limits[split])
+        rows = read_rows(source, "train" if divided else split)
+        examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.limits[split])
         try:
-            count = sources.write_examples(examples, folder / "examples.arrow")
+            count = write_examples(examples, folder / "examples.arrow")
         except InputError as error:
             part = f", of which {split} gets a part by context," if divided else ""
             raise InputError([f"{source}{part}: {error.problems[0]}", *error.problems[1:]]) from None
@@ -281,7 +281,7 @@ def data_problems(
     for flag, source in (("dataset", dataset), ("validation", validation)):
         try:
             if source is not None:
-                sources.source_kind(source)
+                source_kind(source)
         except InputError as error:
             problems += [f"--data.{flag} {problem}" for problem in error.problems]
     return problems

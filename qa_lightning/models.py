@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from qa_lightning import examples, synthetic
+from qa_lightning import sources, synthetic
 from qa_lightning.cache import build_once, default_cache_dir
 from qa_lightning.errors import InputError
 
@@ -98,7 +98,7 @@ def resolve(name: str) -> str:
     """The folder or Hub name to load; makes the folder of ``tiny`` when it is first asked for."""
     if name != TINY:
         return str(Path(name).expanduser()) if name.startswith("~") else name
-    parts = [_TINY_VERSION, TINY_CONFIG, examples.EMBEDDED_VERSION, examples.EMBEDDED_SIZES]
+    parts = [_TINY_VERSION, TINY_CONFIG, sources.EMBEDDED_VERSION, sources.EMBEDDED_SIZES]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     folder = default_cache_dir() / "models" / f"{TINY}-{key}"
     build_once(folder, create_tiny_model)
@@ -113,7 +113,7 @@ def create_tiny_model(folder: Path) -> None:
     that there every token attends to its like. A name in the context then sees at once whether the question names
     it; which words matter, and what to point at, is all left to learn.
     """
-    rows = synthetic.generate_examples("train", examples.EMBEDDED_SIZES["train"])
+    rows = synthetic.generate_examples("train", sources.EMBEDDED_SIZES["train"])
     tokenizer = _train_wordpiece([text for row in rows for text in (row["question"], row["context"])])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -12,14 +12,15 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from qa_lightning import examples as sources
 from qa_lightning.datamodule import SquadDataModule
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation import Predictions
+from qa_lightning.examples import has_surrogates, read_examples
 from qa_lightning.metrics import SquadMetric
 from qa_lightning.models import load_model
 from qa_lightning.module import QALightningModule
 from qa_lightning.pipeline import AnswerSettings
+from qa_lightning.sources import read_rows
 
 log = logging.getLogger("qa_lightning")
 
@@ -61,10 +62,10 @@ def score_file(path: Path, data: str, most: int | None = None) -> ScoreResult:
         raise InputError(f"--predictions {path}: cannot be read as JSON ({error})") from None
     if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
         raise InputError(f'--predictions {path}: expected one object {{"id": "answer", ...}} with texts as answers')
-    broken = [key for key, text in predictions.items() if sources.has_surrogates(key + text)]
+    broken = [key for key, text in predictions.items() if has_surrogates(key + text)]
     if broken:
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
-    rows = sources.read_examples(sources.read_rows(data, "validation"), "error", [], most=most, cure="correct them")
+    rows = read_examples(read_rows(data, "validation"), "error", [], most=most, cure="correct them")
     references: list[dict[str, Any]] = [{"id": row["id"], "answers": row["answers"]} for row in rows]
     missing = [row["id"] for row in references if row["id"] not in predictions]
     if missing:

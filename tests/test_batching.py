@@ -130,7 +130,8 @@ def test_real_tokens_are_nearly_all_that_is_computed_on_squad(tokenizer, shared_
     """Over whole epochs of real windows: training in batches of 8 to 32, validation in batches of 32."""
     from transformers import BertTokenizer
 
-    from qa_lightning.examples import read_examples, read_rows
+    from qa_lightning.examples import read_examples
+    from qa_lightning.sources import read_rows
 
     uncased = BertTokenizer(vocab=str(shared_data / "vocab" / "bert-base-uncased-vocab.txt"))
     path = shared_data / "squad" / "train-40-articles.json"

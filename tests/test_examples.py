@@ -12,16 +12,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from qa_lightning.errors import InputError
-from qa_lightning.examples import (
-    EMBEDDED_SIZES,
-    has_split,
-    in_validation,
-    read_examples,
-    read_rows,
-    source_fingerprint,
-    source_kind,
-    write_examples,
-)
+from qa_lightning.examples import in_validation, read_examples, write_examples
+from qa_lightning.sources import EMBEDDED_SIZES, has_split, read_rows, source_fingerprint, source_kind
 
 SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside this checkout")

@@ -288,7 +288,8 @@ def cased(shared_data) -> BertTokenizer:
 
 
 def real_windows(tokenizer, path):
-    from qa_lightning.examples import read_examples, read_rows
+    from qa_lightning.examples import read_examples
+    from qa_lightning.sources import read_rows
 
     rows = list(read_examples(read_rows(str(path), "train"), "error", []))
     spans = [

@@ -14,8 +14,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qa_lightning.examples import read_examples, read_rows
+from qa_lightning.examples import read_examples
 from qa_lightning.metrics import SquadMetric, answer_scores, normalize_answer, squad_f1
+from qa_lightning.sources import read_rows
 
 SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside this checkout")

@@ -9,8 +9,8 @@ from conftest import small_config
 from transformers import BertConfig, BertForQuestionAnswering, RobertaConfig, RobertaForQuestionAnswering
 
 from qa_lightning.errors import InputError
-from qa_lightning.examples import EMBEDDED_SIZES
 from qa_lightning.models import create_tiny_model, load_model, load_tokenizer, max_positions
+from qa_lightning.sources import EMBEDDED_SIZES
 from qa_lightning.synthetic import generate_examples
 
 

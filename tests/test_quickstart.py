@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from qa_lightning import Reader, cli
-from qa_lightning.examples import EMBEDDED_SIZES
 from qa_lightning.metrics import SquadMetric
+from qa_lightning.sources import EMBEDDED_SIZES
 from qa_lightning.synthetic import generate_examples
 
 ROOT = Path(__file__).parents[1]
