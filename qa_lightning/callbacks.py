@@ -161,7 +161,7 @@ def default_callbacks(interactive: bool) -> list[Callback]:
         *checkpoints(),
     ]
     if interactive:
-        callbacks.append(TQDMProgressBar())
+        callbacks.append(TQDMProgressBar(refresh_rate=10))  # each refresh waits for the device
     return callbacks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,31 @@ def span_loss(start: Tensor, end: Tensor, batch: Mapping[str, Tensor]) -> Tensor
         for name, logits in (("start", start), ("end", end))
     ]
     return (losses[0] + losses[1]) / 2
+
+
+class WatchedLoss:
+    """A loss on its way from the device: looked at after the backward pass is queued, so the device never waits.
+
+    Args:
+        loss: scalar.
+        features: [B] that it is of.
+    """
+
+    def __init__(self, loss: Tensor, features: Tensor) -> None:
+        self.features = features
+        self._loss = loss
+        self._arrived = None
+        if loss.is_cuda:
+            self._loss = torch.empty((), dtype=loss.dtype, pin_memory=True)
+            self._loss.copy_(loss, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def value(self) -> float:
+        """The loss, once it is there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._loss.item()
 
 
 class QALightningModule(LightningModule):
@@ -93,6 +119,7 @@ class QALightningModule(LightningModule):
         self.metrics = torch.nn.ModuleList([SquadMetric(version_2=False), SquadMetric(version_2=True)])
         self.predictions: Predictions | None = None
         self._collected: list[FeatureLogits] = []
+        self._watched: WatchedLoss | None = None
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Start and end logits, [B, T] each; see `model_logits`."""
@@ -102,11 +129,16 @@ class QALightningModule(LightningModule):
         """Loss of a batch."""
         start, end = self(batch)
         loss = span_loss(start, end, batch).mean()
-        if not torch.isfinite(loss):
-            features = batch["feature"].tolist()
-            raise DivergedError(f"the loss is {loss.item()} at step {self.global_step} (features {features})")
+        self._watched = WatchedLoss(loss.detach(), batch["feature"])
         self.log("train/loss", loss, prog_bar=True, batch_size=len(start))
         return loss
+
+    def on_after_backward(self) -> None:
+        """Stop before the weights are touched by a loss that is not finite."""
+        if self._watched is None or math.isfinite(value := self._watched.value()):
+            return
+        features = self._watched.features.tolist()
+        raise DivergedError(f"the loss is {value} at step {self.global_step} (features {features})")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the context tokens' logits of a batch."""
