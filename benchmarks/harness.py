@@ -32,17 +32,19 @@ def main(
     add_arguments: Callable[[argparse.ArgumentParser], None],
     rounds: int = 3,
     more_is_better: bool = False,
+    baseline: str | None = None,
 ) -> None:
     """Run a benchmark's command line.
 
     Args:
         description: what is compared.
-        variants: name -> function that measures once; the first is the one that the others are compared with.
+        variants: name -> function that measures once.
         figure: which of the figures that a variant returns is compared.
         add_arguments: adds the flags of the benchmark.
         rounds: how often each variant runs, unless ``--rounds`` says otherwise.
-        more_is_better: whether the figure is a rate; ratios then are variant / first, and else first / variant, so
-            that a ratio above 1 always means "better than the first".
+        more_is_better: whether the figure is a rate; ratios then are variant / baseline, and else baseline / variant,
+            so that a ratio above 1 always means "better than the baseline".
+        baseline: the variant that the others are compared with; None: the first one.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_arguments(parser)
@@ -66,7 +68,7 @@ def main(
                 found[name].append(figures)
                 shown = ", ".join(f"{key} {value:,.4g}" for key, value in figures.items())
                 print(f"round {number}  {name}: {shown}", flush=True)
-    print(table(found, figure, more_is_better))
+    print(table(found, figure, more_is_better, baseline if baseline in found else chosen[0]))
 
 
 def _run(variant: str, scratch: Path) -> Figures:
@@ -79,17 +81,16 @@ def _run(variant: str, scratch: Path) -> Figures:
     return figures
 
 
-def table(found: Mapping[str, list[Figures]], figure: str, more_is_better: bool) -> str:
+def table(found: Mapping[str, list[Figures]], figure: str, more_is_better: bool, baseline: str) -> str:
     """A Markdown table: medians with the range of the compared figure, and the median of the ratios of each round."""
-    first = next(iter(found))
-    others = [key for key in found[first][0] if key != figure]
+    others = list(dict.fromkeys(key for runs in found.values() for key in runs[0] if key != figure))
     lines = [
-        f"| variant | {figure} (min to max) | {' | '.join(others)} | ratio to {first} |",
+        f"| variant | {figure} (min to max) | {' | '.join(others)} | ratio to {baseline} |",
         "|---" * (3 + len(others)) + "|",
     ]
     for name, runs in found.items():
         values = [run[figure] for run in runs]
-        pairs = zip(values, (run[figure] for run in found[first]), strict=True)
+        pairs = zip(values, (run[figure] for run in found[baseline]), strict=True)
         ratio = statistics.median(own / base if more_is_better else base / own for own, base in pairs)
         cells = [f"{statistics.median(values):,.4g} ({min(values):,.4g} to {max(values):,.4g})"]
         cells += [f"{statistics.median(run[key] for run in runs):,.4g}" if key in runs[0] else "" for key in others]
