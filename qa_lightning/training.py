@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from qa_lightning.callbacks import default_callbacks
+from qa_lightning.checkpoints import AtomicCheckpointIO
 from qa_lightning.cli import ask_command
 from qa_lightning.datamodule import SquadDataModule, data_problems
 from qa_lightning.errors import InputError
@@ -113,6 +117,8 @@ class TrainCLI(LightningCLI):
         root = Path(self.config.trainer.default_root_dir or ".")
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(root, name=LOGS, version=self._version, default_hp_metric=False)
+        plugins = self.config_init.trainer.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def run(self) -> int:
@@ -127,11 +133,31 @@ class TrainCLI(LightningCLI):
         with _explained_compiler_failure():
             if self.config.validate_first and not self.ckpt_path:
                 self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
-        if not self.trainer.state.finished:
-            return 130
+            _stop_on_sigusr1()
+            try:
+                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+            except SystemExit:  # how Lightning ends a fit after a signal; its own status would read as success
+                return self._stopped()
         self._finish()
         return 0
+
+    def _stopped(self) -> int:
+        """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect."""
+        by_signal = self.trainer.received_sigterm
+        if self.trainer.is_global_zero:
+            last = self._checkpoint(monitor=None).best_model_path
+            saved = f"saved to {_relative(Path(last))}; go on with --ckpt_path last" if last else "nothing is saved yet"
+            cause = "SIGTERM" if by_signal else "Ctrl-C"
+            log.info(f"\nstopped by {cause} after step {self.trainer.global_step}: {saved}")
+        return 128 + (signal.SIGTERM if by_signal else signal.SIGINT)
+
+    def _checkpoint(self, monitor: str | None) -> ModelCheckpoint:
+        """The callback that keeps the checkpoint which is best by ``monitor``, or the last one."""
+        return next(
+            callback
+            for callback in self.trainer.checkpoint_callbacks
+            if isinstance(callback, ModelCheckpoint) and callback.monitor == monitor
+        )
 
     def _announce(self) -> None:
         if not self.trainer.is_global_zero:
@@ -153,14 +179,14 @@ class TrainCLI(LightningCLI):
 
     def _finish(self) -> None:
         trainer = self.trainer
-        best = next(
-            callback
-            for callback in trainer.checkpoint_callbacks
-            if isinstance(callback, ModelCheckpoint) and callback.monitor == "val/f1"
-        )
+        best = self._checkpoint("val/f1")
         loggers = trainer.loggers
         trainer.loggers = []  # the curves hold the best checkpoint's point already
-        trainer.validate(self.model, self.datamodule, ckpt_path=best.best_model_path, verbose=False, weights_only=True)
+        path: str | None = best.best_model_path
+        if not trainer.strategy.broadcast(Path(best.best_model_path).is_file()):
+            log.warning("there is no best checkpoint: the model as it is now is written")
+            path = None
+        trainer.validate(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         trainer.loggers = loggers
         log_dir = trainer.log_dir  # asks the other processes too, so all must come by here
         if not trainer.is_global_zero or log_dir is None:
@@ -196,6 +222,12 @@ class TrainCLI(LightningCLI):
             default=rows[0],
         )
         return row["question"].strip(), row["context"]
+
+
+def _stop_on_sigusr1() -> None:
+    """Treat SIGUSR1, by which some schedulers announce preemption, as SIGTERM; under SLURM Lightning requeues on it."""
+    if hasattr(signal, "SIGUSR1") and not SLURMEnvironment.detect():
+        signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 @contextmanager

@@ -1,0 +1,172 @@
+"""A checkpoint is whole or not there, whatever happens while it is written."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from data import make_rows, write_json
+from test_train import flags
+
+from qa_lightning import cli
+from qa_lightning.checkpoints import AtomicCheckpointIO
+
+
+def save(path: Path, value: float, size: int = 1000) -> None:
+    AtomicCheckpointIO().save_checkpoint({"weights": torch.full((size,), value)}, path)
+
+
+def load(path: Path) -> torch.Tensor:
+    return torch.load(path, weights_only=True)["weights"]
+
+
+def test_what_is_written_comes_back_and_nothing_else_lies_beside_it(tmp_path) -> None:
+    path = tmp_path / "deep" / "last.ckpt"
+    save(path, 1.0)
+    save(path, 2.0)
+    assert (load(path) == 2.0).all()
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.fixture
+def warnings_of_the_project():
+    """What the project's logger says; its handlers may have been set up by another test."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logging.getLogger("qa_lightning").addHandler(handler)
+    yield lines
+    logging.getLogger("qa_lightning").removeHandler(handler)
+
+
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, warnings_of_the_project) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        save(disk / "last.ckpt", 1.0)
+        save(disk / "last.ckpt", 2.0, size=10**6)
+        assert (load(disk / "last.ckpt") == 1.0).all()
+        assert [file.name for file in disk.iterdir()] == ["last.ckpt"]
+        assert "the one before stays and training goes on; free some space" in warnings_of_the_project[-1]
+        save(disk / "last.ckpt", 3.0)  # and there is room again
+        assert (load(disk / "last.ckpt") == 3.0).all()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def _save_under_a_limit(path: Path, queue) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    save(path, 2.0, size=10**6)
+    queue.put((bool((load(path) == 1.0).all()), [file.name for file in path.parent.iterdir()]))
+
+
+def test_a_write_that_fails_half_way_leaves_the_checkpoint_before(tmp_path) -> None:
+    save(tmp_path / "best.ckpt", 1.0)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=_save_under_a_limit, args=(tmp_path / "best.ckpt", queue))
+    process.start()
+    assert queue.get(timeout=60) == (True, ["best.ckpt"])
+    process.join()
+
+
+def _save_on_and_on(path: Path) -> None:
+    torch.set_num_threads(1)
+    value = 0.0
+    while True:
+        value += 1
+        save(path, value, size=500_000)
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path) -> None:
+    path = tmp_path / "last.ckpt"
+    save(path, 0.0, size=500_000)
+    moments = random.Random(0)
+    seen = set()
+    for _ in range(15):
+        process = multiprocessing.get_context("fork").Process(target=_save_on_and_on, args=(path,))
+        process.start()
+        time.sleep(moments.uniform(0.02, 0.12))
+        process.kill()
+        process.join()
+        weights = load(path)
+        assert len(weights) == 500_000
+        assert (weights == weights[0]).all()
+        seen.add(float(weights[0]))
+    assert len(seen) > 1
+    save(path, 1.0)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_run_whose_checkpoints_cannot_be_written_goes_on_and_says_so(tmp_path, model_folder, monkeypatch, capsys):
+    def full(checkpoint, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qa_lightning.checkpoints._write", full)
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    assert cli.train([*flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "best.ckpt could not be written, there is none before it and training goes on" in printed
+    assert "No space left on device" in printed
+    assert "the model as it is now is written" in printed
+    assert (tmp_path / "lightning_logs" / "version_0" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130)])
+def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, name: str, status: int) -> None:
+    train = write_json(tmp_path / "train.json", make_rows(60))
+    script = Path(__file__).parents[1] / "scripts" / "train.py"
+    command = [sys.executable, str(script), *flags(tmp_path, model_folder, train, train)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, "--trainer.max_epochs", "100000"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("epoch 2/"):
+                process.send_signal(getattr(signal, name))
+        assert process.wait(timeout=60) == status
+    said = "".join(lines)
+    cause = "Ctrl-C" if name == "SIGINT" else "SIGTERM"
+    (step,) = re.findall(
+        rf"stopped by {cause} after step (\d+): saved to .*last.ckpt; go on with --ckpt_path last", said
+    )
+    saved = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == int(step) > 0
+    epochs = str(saved["epoch"] + 2)
+    ended = subprocess.run(
+        [*command, "--trainer.max_epochs", epochs, "--ckpt_path", "last"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"epoch {epochs}/{epochs}" in ended.stdout
+
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, signals and limits of POSIX")
