@@ -119,11 +119,11 @@ class Windower:
                 f"the tokenizer of {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) is a slow one and gives no "
                 "character offsets; choose a model that has a fast tokenizer (a tokenizer.json)"
             )
-        settings.check(backend.num_special_tokens_to_add(True))
         self._tokenizer = Tokenizer.from_str(backend.to_str())  # a copy: truncation is state of the tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._layout = PairLayout.of(self._tokenizer)
+        settings.check(self._layout.special_tokens)
         self._context_first = tokenizer.padding_side == "left"
         self._settings = settings
         self._offsets = offsets
