@@ -114,9 +114,9 @@ class SamplePredictions(Callback):
         predictions: Predictions | None = pl_module.predictions  # type: ignore[assignment]
         if not trainer.is_global_zero or trainer.sanity_checking or not predictions:
             return
-        every = max(1, len(predictions.index) // self.count)
-        rows = [(example, answer) for number, example, answer in predictions.rows() if number % every == 0]
-        table = sample_table(rows[: self.count])
+        every = max(1, len(predictions) // self.count)
+        numbers = range(0, len(predictions), every)[: self.count]
+        table = sample_table([(example, answer) for _, example, answer in predictions.rows(numbers)])
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("val/samples", table, trainer.global_step)

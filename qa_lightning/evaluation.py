@@ -174,17 +174,25 @@ class Predictions:
     version_2: bool
     threshold: float = 0.0
 
-    def rows(self) -> Iterator[tuple[int, dict[str, Any], Answer]]:
-        """Number, example and answer, in order of the dataset; read a thousand examples at a time."""
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def rows(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any], Answer]]:
+        """Number, example and answer, in order of the dataset; read a thousand examples at a time.
+
+        Args:
+            numbers: which of the N to give; None for all.
+        """
+        wanted = range(len(self)) if numbers is None else numbers
         null_odds = self.spans.null_score - self.spans.best_score
         no_answer = self.spans.count == 0
         if self.version_2:
             no_answer |= null_odds > self.threshold
         offset = self.spans.offset
-        for first in range(0, len(self.index), _ROWS):
-            columns = self.examples[self.index[first : first + _ROWS].tolist()]
-            for row in range(len(columns["id"])):
-                number = first + row
+        for first in range(0, len(wanted), _ROWS):
+            part = wanted[first : first + _ROWS]
+            columns = self.examples[self.index[list(part)].tolist()]
+            for row, number in enumerate(part):
                 example = {name: values[row] for name, values in columns.items()}
                 yield (
                     number,
@@ -261,8 +269,7 @@ def predict(
 def score(predictions: Predictions, metric: SquadMetric, share: tuple[int, int] = (0, 1)) -> None:
     """Update ``metric`` with every ``share[1]``-th prediction from ``share[0]`` on: one process's share."""
     answers, references = [], []
-    for number, example, answer in predictions.rows():
-        if number % share[1] == share[0]:
-            answers.append({"id": answer.id, "prediction_text": answer.text})
-            references.append({"id": example["id"], "answers": example["answers"]})
+    for _, example, answer in predictions.rows(range(share[0], len(predictions), share[1])):
+        answers.append({"id": answer.id, "prediction_text": answer.text})
+        references.append({"id": example["id"], "answers": example["answers"]})
     metric.update(answers, references)
