@@ -66,6 +66,10 @@ def ours(options: argparse.Namespace) -> harness.Figures:
     import torch
     from lightning.pytorch import Callback, Trainer
 
+    from qa_lightning.memory import keep_freed_memory
+
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     module, data = _module(options)
 
     class Check(Callback):
@@ -179,9 +183,7 @@ def _score(module: Any, data: Any) -> float:
             collected.append(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
     module.train()
     dataset = data.validation_set
-    predictions = predict(
-        FeatureLogits.concatenate(collected), dataset.store, dataset.examples, dataset.version_2, 1, 30
-    )
+    predictions = predict(FeatureLogits.join(collected), dataset.store, dataset.examples, dataset.version_2, 1, 30)
     metric = SquadMetric()
     score(predictions, metric)
     return metric.compute()["f1"]

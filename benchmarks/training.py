@@ -80,8 +80,11 @@ def ours(
 
     from qa_lightning import QALightningModule, SquadDataModule
     from qa_lightning.cli import quiet_libraries
+    from qa_lightning.memory import keep_freed_memory
     from qa_lightning.throughput import StepCounter
 
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     quiet_libraries()
     logging.getLogger("qa_lightning").setLevel(logging.WARNING)
 

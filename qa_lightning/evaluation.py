@@ -61,9 +61,14 @@ class FeatureLogits:
         return cls(*(part.detach().cpu().numpy() for part in parts))
 
     @classmethod
-    def concatenate(cls, parts: Sequence[FeatureLogits]) -> FeatureLogits:
-        """Join the results of batches or processes."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+    def join(cls, parts: list[FeatureLogits]) -> FeatureLogits:
+        """Put the results of batches or processes end to end.
+
+        Empties ``parts``, field by field, so that the logits never stand in memory twice.
+        """
+        fields = {name: [getattr(part, name) for part in parts] for name in cls.__dataclass_fields__}
+        parts.clear()
+        return cls(**{name: np.concatenate(fields.pop(name)) for name in tuple(fields)})
 
     @property
     def mean_loss(self) -> float:

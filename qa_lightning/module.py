@@ -83,7 +83,7 @@ class QALightningModule(LightningModule):
         weight_decay: of matrices; biases and norm layers have none.
         warmup_ratio: the part of the steps over which the learning rate rises from 0; it then falls linearly to 0.
         max_answer_length: the longest answer, in tokens.
-        n_best: candidates kept for each question.
+        n_best: candidates kept for each question in ``predictions``; the best alone is scored.
         null_score_diff_threshold: for data with unanswerable questions, how much the null score must exceed the
             best span's for "no answer".
         attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers.
@@ -98,7 +98,7 @@ class QALightningModule(LightningModule):
         weight_decay: float = 0.01,
         warmup_ratio: float = 0.0,
         max_answer_length: int = 30,
-        n_best: int = 20,
+        n_best: int = 1,
         null_score_diff_threshold: float = 0.0,
         attn_implementation: str | None = None,
         compile: bool = False,
@@ -152,8 +152,7 @@ class QALightningModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Join the logits of all processes by feature, decode, score, and log the same values everywhere."""
         dataset = self._validation_set()
-        logits = self._gather(FeatureLogits.concatenate(self._collected))
-        self._collected = []
+        logits = self._gather(FeatureLogits.join(self._collected))
         self.predictions = predict(
             logits,
             dataset.store,
@@ -214,7 +213,7 @@ class QALightningModule(LightningModule):
             return logits
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, logits)
-        return FeatureLogits.concatenate(parts)
+        return FeatureLogits.join(parts)
 
 
 def model_problems(

@@ -121,7 +121,7 @@ class Reader:
                 start, end = model_logits(self.model, placed)
                 collected.append(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
         predictions = predict(
-            FeatureLogits.concatenate(collected),
+            FeatureLogits.join(collected),
             store,
             dataset.examples,
             dataset.version_2,

@@ -99,6 +99,7 @@ def score_model(name: str, data: str, batch_size: int = 32, most: int | None = N
     module = QALightningModule(
         name,
         max_answer_length=settings.max_answer_length,
+        n_best=20,
         null_score_diff_threshold=settings.null_score_diff_threshold,
     )
     trainer = Trainer(

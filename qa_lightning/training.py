@@ -25,6 +25,7 @@ from qa_lightning.cli import ask_command
 from qa_lightning.datamodule import SquadDataModule, data_problems
 from qa_lightning.errors import InputError
 from qa_lightning.export import save_model
+from qa_lightning.memory import keep_freed_memory
 from qa_lightning.models import max_positions
 from qa_lightning.module import QALightningModule, model_problems
 from qa_lightning.pipeline import AnswerSettings
@@ -130,6 +131,8 @@ class TrainCLI(LightningCLI):
                 f"{self.config.model.model_name}; pass --data.max_length {limit} or less"
             )
         self._announce()
+        if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         with _explained_compiler_failure():
             if self.config.validate_first and not self.ckpt_path:
                 self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)

@@ -175,7 +175,7 @@ def test_logits_are_joined_by_feature_in_whatever_order_and_however_often_they_c
         return FeatureLogits(one, np.array([length]), values, values + 0.5, one * 2.0, one * 1.0)
 
     order = [*random.permutation(len(store)), 3, 5]
-    collected = FeatureLogits.concatenate([logits(feature) for feature in order])
+    collected = FeatureLogits.join([logits(feature) for feature in order])
     assert collected.mean_loss == np.arange(len(store)).mean()
     rows = complete_rows(collected, store)
     ((index, windows),) = join_windows(collected, store, rows)

@@ -74,3 +74,15 @@ def test_the_peak_is_looked_up_for_the_precision_that_computes(monkeypatch) -> N
     precisions = ("bf16-mixed", "bf16-true", "16-mixed", "32-true")
     assert [peak_flops(gpu, name) for name in precisions] == [1e15, 1e15, 1e15, None]
     assert asked == [torch.bfloat16, torch.bfloat16, torch.float16, torch.float32]
+
+
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise(monkeypatch) -> None:
+    import sys
+
+    from qa_lightning.memory import keep_freed_memory
+
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert not keep_freed_memory()
+    monkeypatch.delenv("MALLOC_ARENA_MAX")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not keep_freed_memory()
