@@ -74,7 +74,9 @@ def model_folder(options: argparse.Namespace) -> str:
     """A model of ``--shape`` with random weights, and its tokenizer, as a folder."""
     import torch
     from transformers import BertConfig, BertForQuestionAnswering
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     folder: Path = options.scratch / options.shape
     if not folder.exists():
         tokenizer = load_tokenizer(options)

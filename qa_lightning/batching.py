@@ -165,17 +165,28 @@ class EvaluationSampler(DistributedSampler[int]):
     Whole batches are dealt to the processes in turn, so a batch gives the same logits wherever it is computed.
     All processes take the same number of batches (a wrapped forward may hold collectives); those left over
     repeat a batch, and whoever joins the results by feature index counts it once.
+
+    Args:
+        lengths: tokens of each feature.
+        batch_size: features a batch and process.
+        num_replicas, rank: how many processes there are, and which of them this one is.
+        most_batches: take only the first so many batches, over all processes; None takes all.
     """
 
     def __init__(
-        self, lengths: NDArray[np.integer[Any]], batch_size: int, num_replicas: int = 1, rank: int = 0
+        self,
+        lengths: NDArray[np.integer[Any]],
+        batch_size: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        most_batches: int | None = None,
     ) -> None:
         order = np.argsort(-np.asarray(lengths), kind="stable")
-        batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+        batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)][:most_batches]
         rounds = -(-len(batches) // num_replicas)
         numbers = [(turn * num_replicas + rank) for turn in range(rounds)]
         mine = [batches[number if number < len(batches) else 0] for number in numbers]
-        self.order = np.concatenate(mine) if mine else order
+        self.order = np.concatenate(mine) if mine else order[:0]
         self.num_replicas = num_replicas
         self.rank = rank
         self.epoch = 0

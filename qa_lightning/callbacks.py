@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tqdm import tqdm
 
 from qa_lightning.evaluation import Answer, Predictions
+from qa_lightning.signals import StopSignals
 from qa_lightning.throughput import StepCounter, Throughput, peak_flops, training_flops
 
 
@@ -89,7 +90,7 @@ class EpochLines(Callback):
             when = "before training" if trainer.global_step == 0 else "best checkpoint"
             _say(trainer, f"{when:<15} {scores}")
             return
-        loss = float(self._loss) / self._steps
+        loss = float(trainer.strategy.reduce(self._loss, reduce_op="mean")) / self._steps
         done = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         minutes, seconds = divmod(round(time.perf_counter() - self._started), 60)
         _say(
@@ -158,6 +159,7 @@ def default_callbacks(interactive: bool) -> list[Callback]:
         EpochLines(),
         SamplePredictions(),
         LearningRateMonitor("step"),
+        StopSignals(),
         *checkpoints(),
     ]
     if interactive:

@@ -154,8 +154,22 @@ class SquadDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches for this process; see `EvaluationSampler` for who gets what."""
         assert self.validation_set is not None, "call setup() first"
-        sampler = EvaluationSampler(self.validation_set.store.windows["length"], self.eval_batch_size, *self._world())
+        lengths = self.validation_set.store.windows["length"]
+        sampler = EvaluationSampler(lengths, self.eval_batch_size, *self._world(), self._most_batches(len(lengths)))
         return self._loader(self.validation_set, self.eval_batch_size, sampler)
+
+    def _most_batches(self, features: int) -> int | None:
+        """What ``limit_val_batches`` asks for, counted over all processes: the same features for any number of them."""
+        limit = self.trainer.limit_val_batches if self.trainer else 1.0
+        if limit is None or (isinstance(limit, float) and limit == 1.0):
+            return None
+        assert self.trainer is not None
+        if isinstance(limit, float):  # a part of each process's batches, as the Trainer counts; 1.0 was dealt with
+            limit = int(-(-features // self.eval_batch_size) * limit)
+            if limit == 0:
+                return None  # the Trainer refuses it
+            self.trainer.limit_val_batches = limit
+        return limit
 
     def _loader(
         self, dataset: FeatureDataset, batch_size: int, sampler: TrainingSampler | EvaluationSampler

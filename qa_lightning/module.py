@@ -130,15 +130,15 @@ class QALightningModule(LightningModule):
         start, end = self(batch)
         loss = span_loss(start, end, batch).mean()
         self._watched = WatchedLoss(loss.detach(), batch["feature"])
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(start))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(start), sync_dist=True)
         return loss
 
     def on_after_backward(self) -> None:
         """Stop before the weights are touched by a loss that is not finite."""
         if self._watched is None or math.isfinite(value := self._watched.value()):
             return
-        features = self._watched.features.tolist()
-        raise DivergedError(f"the loss is {value} at step {self.global_step} (features {features})")
+        ids = ", ".join(self._example_ids(self._watched.features))
+        raise DivergedError(f"the loss is {value} at step {self.global_step} (questions {ids})")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the context tokens' logits of a batch."""
@@ -197,6 +197,13 @@ class QALightningModule(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def _example_ids(self, features: Tensor) -> list[str]:
+        """The questions that some training features are windows of."""
+        dataset = getattr(self.trainer.train_dataloader, "dataset", None)
+        assert isinstance(dataset, FeatureDataset)
+        examples = sorted(set(dataset.store.windows["example"][features.cpu().numpy()].tolist()))
+        return [repr(example_id) for example_id in dataset.examples[examples]["id"]]
 
     def _validation_set(self) -> FeatureDataset:
         loader = self.trainer.val_dataloaders

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -23,12 +21,13 @@ from qa_lightning.callbacks import default_callbacks
 from qa_lightning.checkpoints import AtomicCheckpointIO
 from qa_lightning.cli import ask_command
 from qa_lightning.datamodule import SquadDataModule, data_problems
-from qa_lightning.errors import InputError
+from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.export import save_model
 from qa_lightning.memory import keep_freed_memory
 from qa_lightning.models import max_positions
 from qa_lightning.module import QALightningModule, model_problems
 from qa_lightning.pipeline import AnswerSettings
+from qa_lightning.signals import StopSignals
 
 log = logging.getLogger("qa_lightning")
 
@@ -133,26 +132,30 @@ class TrainCLI(LightningCLI):
         self._announce()
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-        with _explained_compiler_failure():
-            if self.config.validate_first and not self.ckpt_path:
-                self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-            _stop_on_sigusr1()
-            try:
+        try:
+            with _explained_compiler_failure():
+                if self.config.validate_first and not self.ckpt_path:
+                    self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
-            except SystemExit:  # how Lightning ends a fit after a signal; its own status would read as success
-                return self._stopped()
-        self._finish()
+                self._finish()
+        except DivergedError as error:
+            last = self._checkpoint(monitor=None).best_model_path
+            where = f"the weights before this step are in {_relative(Path(last))}" if last else "nothing is saved yet"
+            raise DivergedError(f"{error}; {where}") from None
+        except SystemExit:  # how Lightning ends on a signal; its own status would read as success
+            return self._stopped()
         return 0
 
     def _stopped(self) -> int:
         """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect."""
-        by_signal = self.trainer.received_sigterm
+        stops = (callback for callback in self.trainer.callbacks if isinstance(callback, StopSignals))  # type: ignore[attr-defined]
+        interrupted = any(callback.interrupted for callback in stops) or not self.trainer.received_sigterm
         if self.trainer.is_global_zero:
             last = self._checkpoint(monitor=None).best_model_path
             saved = f"saved to {_relative(Path(last))}; go on with --ckpt_path last" if last else "nothing is saved yet"
-            cause = "SIGTERM" if by_signal else "Ctrl-C"
+            cause = "Ctrl-C" if interrupted else "SIGTERM"
             log.info(f"\nstopped by {cause} after step {self.trainer.global_step}: {saved}")
-        return 128 + (signal.SIGTERM if by_signal else signal.SIGINT)
+        return 128 + (signal.SIGINT if interrupted else signal.SIGTERM)
 
     def _checkpoint(self, monitor: str | None) -> ModelCheckpoint:
         """The callback that keeps the checkpoint which is best by ``monitor``, or the last one."""
@@ -225,12 +228,6 @@ class TrainCLI(LightningCLI):
             default=rows[0],
         )
         return row["question"].strip(), row["context"]
-
-
-def _stop_on_sigusr1() -> None:
-    """Treat SIGUSR1, by which some schedulers announce preemption, as SIGTERM; under SLURM Lightning requeues on it."""
-    if hasattr(signal, "SIGUSR1") and not SLURMEnvironment.detect():
-        signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 @contextmanager

@@ -1,0 +1,87 @@
+"""Runs a scenario on several processes, for `test_processes.py`; every process writes what it saw.
+
+python several_processes.py '{"scenario": "validate", "devices": 2, ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from qa_lightning import QALightningModule, SquadDataModule
+
+SIZES = {"max_length": 48, "doc_stride": 12, "max_question_length": 12}
+
+
+class Record(Callback):
+    """Writes, from each process, the logged values, the answers and the losses."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.losses: list[float] = []
+        self.validations = 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean")))
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if trainer.sanity_checking:
+            return
+        self.validations += 1
+        predictions = [vars(answer) for _, _, answer in pl_module.predictions.rows()]
+        self.write(trainer, {name: float(value) for name, value in trainer.callback_metrics.items()}, predictions)
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        if trainer.is_global_zero:
+            torch.save(pl_module.model.state_dict(), self.folder / "weights.pt")
+
+    def write(self, trainer, scores, predictions) -> None:
+        seen = {"scores": scores, "predictions": predictions, "losses": self.losses}
+        path = self.folder / f"validation-{self.validations}-rank-{trainer.global_rank}.json"
+        path.write_text(json.dumps(seen))
+
+
+def main(options: dict) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    seed_everything(7, verbose=False)
+    devices = options["devices"]
+    data = SquadDataModule(
+        options["train"],
+        options["validation"],
+        options["model"],
+        **SIZES,
+        batch_size=options["batch_size"] // devices,
+        eval_batch_size=4,
+        cache_dir=options["cache"],
+    )
+    module = QALightningModule(options["model"], learning_rate=1e-3)
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp_fork" if devices > 1 else "auto",
+        max_epochs=2,
+        limit_val_batches=options["limit_val_batches"],
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=Record(Path(options["folder"])),
+    )
+    if options["scenario"] == "validate":
+        trainer.validate(module, data, verbose=False)
+    else:
+        trainer.fit(module, data)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
