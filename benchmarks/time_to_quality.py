@@ -168,22 +168,22 @@ def _score(module: Any, data: Any) -> float:
     import torch
 
     from qa_lightning import SquadMetric
-    from qa_lightning.evaluation import FeatureLogits, predict, score
+    from qa_lightning.evaluation import FeatureLogits, LogitsCollector, predict, score
     from qa_lightning.module import span_loss
 
     if data.validation_set is None:
         data.setup("validate")
     device = next(module.parameters()).device
     module.eval()
-    collected = []
+    collected = LogitsCollector()
     with torch.inference_mode():
         for batch in data.val_dataloader():
             placed = {name: values.to(device) for name, values in batch.items()}
             start, end = module(placed)
-            collected.append(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
+            collected.add(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
     module.train()
     dataset = data.validation_set
-    predictions = predict(FeatureLogits.join(collected), dataset.store, dataset.examples, dataset.version_2, 1, 30)
+    predictions = predict(collected.take(), dataset.store, dataset.examples, dataset.version_2, 1, 30)
     metric = SquadMetric()
     score(predictions, metric)
     return metric.compute()["f1"]

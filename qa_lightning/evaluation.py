@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,27 @@ class FeatureLogits:
     def mean_loss(self) -> float:
         """Mean over the features, each counted once."""
         return float(self.loss[_once_each(self.feature)].astype(np.float64).mean())
+
+
+class LogitsCollector:
+    """Takes in the logits of batch after batch; small arrays are merged on the way, for they tear memory to pieces."""
+
+    batches_merged = 64
+
+    def __init__(self) -> None:
+        self._recent: list[FeatureLogits] = []
+        self._merged: list[FeatureLogits] = []
+
+    def add(self, logits: FeatureLogits) -> None:
+        """Take in a batch."""
+        self._recent.append(logits)
+        if len(self._recent) == self.batches_merged:
+            self._merged.append(FeatureLogits.join(self._recent))
+
+    def take(self) -> FeatureLogits:
+        """All that was taken in since the last call."""
+        parts, self._merged, self._recent = self._merged + self._recent, [], []
+        return FeatureLogits.join(parts)
 
 
 def _once_each(feature: Ints) -> NDArray[np.intp]:
@@ -273,8 +295,9 @@ def predict(
 
 def score(predictions: Predictions, metric: SquadMetric, share: tuple[int, int] = (0, 1)) -> None:
     """Update ``metric`` with every ``share[1]``-th prediction from ``share[0]`` on: one process's share."""
-    answers, references = [], []
-    for _, example, answer in predictions.rows(range(share[0], len(predictions), share[1])):
-        answers.append({"id": answer.id, "prediction_text": answer.text})
-        references.append({"id": example["id"], "answers": example["answers"]})
-    metric.update(answers, references)
+    rows = predictions.rows(range(share[0], len(predictions), share[1]))
+    while some := list(islice(rows, _ROWS)):
+        metric.update(
+            [{"id": answer.id, "prediction_text": answer.text} for _, _, answer in some],
+            [{"id": example["id"], "answers": example["answers"]} for _, example, _ in some],
+        )

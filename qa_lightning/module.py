@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from qa_lightning.batching import Batch, FeatureDataset
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.evaluation import FeatureLogits, Predictions, predict, score
+from qa_lightning.evaluation import FeatureLogits, LogitsCollector, Predictions, predict, score
 from qa_lightning.metrics import SquadMetric
 from qa_lightning.models import load_model
 from qa_lightning.optim import build_optimizer, linear_schedule
@@ -118,7 +118,7 @@ class QALightningModule(LightningModule):
             self.model.compile(dynamic=True, **COMPILE_OPTIONS)  # in place: the names of the weights stay
         self.metrics = torch.nn.ModuleList([SquadMetric(version_2=False), SquadMetric(version_2=True)])
         self.predictions: Predictions | None = None
-        self._collected: list[FeatureLogits] = []
+        self._collected = LogitsCollector()
         self._watched: WatchedLoss | None = None
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -143,16 +143,16 @@ class QALightningModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the context tokens' logits of a batch."""
         start, end = self(batch)
-        self._collected.append(FeatureLogits.of_batch(batch, start, end, span_loss(start, end, batch)))
+        self._collected.add(FeatureLogits.of_batch(batch, start, end, span_loss(start, end, batch)))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's logits."""
-        self._collected = []
+        self._collected = LogitsCollector()
 
     def on_validation_epoch_end(self) -> None:
         """Join the logits of all processes by feature, decode, score, and log the same values everywhere."""
         dataset = self._validation_set()
-        logits = self._gather(FeatureLogits.join(self._collected))
+        logits = self._gather(self._collected.take())
         self.predictions = predict(
             logits,
             dataset.store,

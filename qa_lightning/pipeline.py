@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from qa_lightning.batching import EvaluationSampler, FeatureDataset, PaddingCollator
 from qa_lightning.errors import InputError
-from qa_lightning.evaluation import Answer, FeatureLogits, predict
+from qa_lightning.evaluation import Answer, FeatureLogits, LogitsCollector, predict
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.models import load_model, load_tokenizer, max_positions
 from qa_lightning.module import model_logits, span_loss
@@ -114,14 +114,14 @@ class Reader:
             sampler=EvaluationSampler(store.windows["length"], batch_size),
             collate_fn=PaddingCollator(self.tokenizer),
         )
-        collected = []
+        collected = LogitsCollector()
         with torch.inference_mode():
             for batch in loader:
                 placed = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
                 start, end = model_logits(self.model, placed)
-                collected.append(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
+                collected.add(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
         predictions = predict(
-            FeatureLogits.join(collected),
+            collected.take(),
             store,
             dataset.examples,
             dataset.version_2,

@@ -16,7 +16,8 @@ from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering
 from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.batching import PaddingCollator
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.evaluation import FeatureLogits, complete_rows, join_windows
+from qa_lightning.evaluation import FeatureLogits, LogitsCollector, complete_rows, join_windows, score
+from qa_lightning.metrics import SquadMetric
 from qa_lightning.module import span_loss
 
 SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
@@ -149,6 +150,20 @@ def test_version_2_ceiling_counts_both_kinds(tmp_path, model_folder) -> None:
     assert sum(answer.text == "" for _, _, answer in module.predictions.rows()) == 5
 
 
+def test_scores_do_not_depend_on_how_many_examples_are_read_at_a_time(data, model_folder, monkeypatch) -> None:
+    module = PointsAtGold(model_folder)
+    with torch.no_grad():
+        (scores,) = Trainer(**QUIET).validate(module, data, verbose=False)
+    for rows in (1, 3, 11):
+        monkeypatch.setattr("qa_lightning.evaluation._ROWS", rows)
+        for share in ((0, 1), (1, 2)):
+            metric = SquadMetric()
+            score(module.predictions, metric, share)
+            assert metric.compute() == {"exact_match": 100.0, "f1": 100.0}
+            assert int(metric.sums[0, 2]) == len(range(share[0], 11, share[1]))
+    assert scores["val/exact_match"] == 100.0
+
+
 def test_a_cut_validation_scores_only_examples_whose_every_window_was_seen(data, model_folder) -> None:
     module = PointsAtGold(model_folder)
     (scores,) = Trainer(limit_val_batches=5, **QUIET).validate(module, data, verbose=False)
@@ -162,7 +177,9 @@ def test_a_cut_validation_scores_only_examples_whose_every_window_was_seen(data,
     assert scores["val/exact_match"] == 100.0
 
 
-def test_logits_are_joined_by_feature_in_whatever_order_and_however_often_they_come(data, model_folder) -> None:
+def test_logits_are_joined_by_feature_in_whatever_order_and_however_often_they_come(
+    data, model_folder, monkeypatch
+) -> None:
     data.prepare_data()
     data.setup("validate")
     store = data.validation_set.store
@@ -183,6 +200,13 @@ def test_logits_are_joined_by_feature_in_whatever_order_and_however_often_they_c
     np.testing.assert_array_equal(windows.start, np.repeat(np.arange(len(store)), store.windows["context_length"]))
     np.testing.assert_array_equal(windows.char_start, store.char_start)
     np.testing.assert_array_equal(windows.null, np.arange(len(store)) * 2.0)
+    monkeypatch.setattr(LogitsCollector, "batches_merged", 3)
+    collector = LogitsCollector()
+    for _ in range(2):  # and anew after it was emptied
+        for feature in order:
+            collector.add(logits(feature))
+        taken = collector.take()
+        assert all(np.array_equal(getattr(taken, name), getattr(collected, name)) for name in vars(collected))
     for most_tokens in (1, 40, 100, 500):  # the same in chunks, of whole examples
         chunks = list(join_windows(collected, store, rows, most_tokens))
         assert np.concatenate([index for index, _ in chunks]).tolist() == index.tolist()
