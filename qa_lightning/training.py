@@ -142,9 +142,35 @@ class TrainCLI(LightningCLI):
             last = self._checkpoint(monitor=None).best_model_path
             where = f"the weights before this step are in {_relative(Path(last))}" if last else "nothing is saved yet"
             raise DivergedError(f"{error}; {where}") from None
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise InputError(self._out_of_memory(error)) from None
         except SystemExit:  # how Lightning ends on a signal; its own status would read as success
             return self._stopped()
         return 0
+
+    def _out_of_memory(self, error: RuntimeError) -> list[str]:
+        """What ran out, and the flags that help, with values."""
+        batch, accumulated = self.datamodule.batch_size, self.trainer.accumulate_grad_batches
+        half = max(1, batch // 2)
+        problems = [
+            f"out of memory at step {self.trainer.global_step} with --data.batch_size {batch}, --data.max_length "
+            f"{self.datamodule.settings.max_length}, --data.eval_batch_size {self.datamodule.eval_batch_size} "
+            f"({' '.join(str(error).split())[:200]}). What helps:"
+        ]
+        if batch > 1:
+            problems.append(
+                f"--data.batch_size {half} --trainer.accumulate_grad_batches {accumulated * -(-batch // half)}: the "
+                "same number of windows a step, in smaller pieces"
+            )
+        if str(self.trainer.precision).startswith("32"):
+            problems.append("--trainer.precision bf16-mixed: activations take half the memory")
+        if self.datamodule.settings.max_length > 256:
+            problems.append("--data.max_length 256 --data.doc_stride 64: shorter windows")
+        if self.datamodule.eval_batch_size > batch:
+            problems.append(f"--data.eval_batch_size {batch}: if it happened in validation")
+        return problems
 
     def _stopped(self) -> int:
         """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect."""
@@ -242,6 +268,10 @@ def _explained_compiler_failure() -> Iterator[None]:
             f"--model.compile true: torch.compile does not work here ({reason}); it needs a C++ compiler, and Triton "
             "on a GPU. Install what is missing, or leave the flag out"
         ) from None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def default_precision(accelerator: str) -> str:

@@ -369,3 +369,37 @@ def test_compiled_runs_round_lengths_and_export_plain_names(tmp_path, model_fold
         load_file(folder / "model" / "model.safetensors").keys()
         == load_file(Path(model_folder) / "model.safetensors").keys()
     )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_running_out_of_memory_names_the_flags_that_help_with_values(
+    tmp_path, model_folder, monkeypatch, error
+) -> None:
+    def fail(self, batch, batch_idx):
+        raise error
+
+    monkeypatch.setattr(QALightningModule, "training_step", fail)
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    with pytest.raises(InputError) as caught:
+        cli.train([*flags(tmp_path, model_folder, train, train), "--trainer.accumulate_grad_batches", "3"])
+    text = str(caught.value)
+    assert "out of memory at step 0 with --data.batch_size 8, --data.max_length 48" in text
+    assert "--data.batch_size 4 --trainer.accumulate_grad_batches 6" in text
+    assert "--trainer.precision bf16-mixed" in text
+    assert str(error)[:30] in text
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, model_folder, monkeypatch) -> None:
+    def fail(self, batch, batch_idx):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(QALightningModule, "training_step", fail)
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    with pytest.raises(RuntimeError, match="something else"):
+        cli.train(flags(tmp_path, model_folder, train, train))
