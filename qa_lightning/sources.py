@@ -86,11 +86,19 @@ def source_fingerprint(source: str, split: Split) -> str:
         return f"synthetic-{EMBEDDED_VERSION}-{split}-{EMBEDDED_SIZES[split]}"
     if kind == "hub":
         return f"hub-{_hub_split(source, split)._fingerprint}"
+    path = Path(source).expanduser().resolve()
+    state = path.stat()
+    return f"file-{path.suffix}-{_digest(path, state.st_size, state.st_mtime_ns)}"
+
+
+@cache
+def _digest(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file, read once a process for each state that its size and time of change tell apart."""
     digest = hashlib.sha256()
-    with Path(source).expanduser().open("rb") as file:
+    with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return f"file-{Path(source).suffix}-{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def has_split(source: str, split: Split) -> bool:
