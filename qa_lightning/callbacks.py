@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tqdm import tqdm
 
 from qa_lightning.evaluation import Answer, Predictions
+from qa_lightning.provenance import append_run, describe_run
 from qa_lightning.signals import StopSignals
 from qa_lightning.throughput import StepCounter, Throughput, peak_flops, training_flops
 
@@ -98,6 +100,35 @@ class EpochLines(Callback):
             f"{done:<15} {scores}  train loss {loss:.2f}  {Throughput.total(self._parts)}  {minutes}:{seconds:02d}",
         )
         self._clear()
+
+
+class RunRecord(Callback):
+    """Writes ``run.json`` into the run's folder when a fit starts; see `provenance.describe_run`.
+
+    Args:
+        seed: of everything.
+        resumed_from: the checkpoint that the run goes on from.
+    """
+
+    def __init__(self, seed: int, resumed_from: Path | None) -> None:
+        self.seed = seed
+        self.resumed_from = resumed_from
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write."""
+        folder = trainer.log_dir  # asks the other processes too, so all must come by here
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if folder is None or not trainer.is_global_zero:
+            return
+        kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
+        run = describe_run(
+            self.seed,
+            f"{trainer.world_size} x {kind}",
+            str(trainer.precision),
+            data.describe(),
+            str(self.resumed_from) if self.resumed_from else None,
+        )
+        append_run(Path(folder) / "run.json", run)
 
 
 class SamplePredictions(Callback):

@@ -141,6 +141,21 @@ class SquadDataModule(LightningDataModule):
             self.train_set = self._open("train")
         self.validation_set = self._open("validation")
 
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Of each prepared split: its source, a fingerprint of its rows, and how many questions and windows it has."""
+        described: dict[str, dict[str, Any]] = {}
+        for split in self._splits():
+            folders = self._examples_folder(split), self._features_folder(split)
+            rows, windows = (json.loads((folder / "summary.json").read_text()) for folder in folders)
+            described[split] = {
+                "source": rows["source"],
+                "fingerprint": folders[0].name,
+                "questions": rows["rows"],
+                "unanswerable": rows["unanswerable"],
+                "windows": windows["features"],
+            }
+        return described
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches for this process; see `TrainingSampler` for their order."""
         if self.train_set is None:

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from qa_lightning.callbacks import default_callbacks
+from qa_lightning.callbacks import RunRecord, default_callbacks
 from qa_lightning.checkpoints import AtomicCheckpointIO
 from qa_lightning.cli import ask_command
 from qa_lightning.datamodule import SquadDataModule, data_problems
@@ -130,6 +130,8 @@ class TrainCLI(LightningCLI):
                 f"{self.config.model.model_name}; pass --data.max_length {limit} or less"
             )
         self._announce()
+        seed = int(self.config.seed_everything)
+        self.trainer.callbacks.append(RunRecord(seed, self.ckpt_path))  # type: ignore[attr-defined]
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         try:

@@ -59,6 +59,7 @@ def test_a_run_leaves_exactly_these_files(run) -> None:
     assert files - events == {
         "config.yaml",
         "hparams.yaml",
+        "run.json",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "model/config.json",
@@ -121,6 +122,19 @@ def test_config_is_saved_with_the_precision_that_was_chosen(run) -> None:
     assert config["trainer"]["precision"] == "32-true"
     assert config["seed_everything"] == 42
     assert config["data"]["max_length"] == 48
+
+
+def test_run_json_says_what_the_run_was(run) -> None:
+    (start,) = json.loads((version(run) / "run.json").read_text())
+    assert start["seed"] == 42
+    assert start["devices"] == "1 x CPU"
+    assert start["precision"] == "32-true"
+    assert start["resumed_from"] is None
+    assert start["data"]["train"]["questions"] == 60
+    assert start["data"]["validation"]["source"] == run[1]
+    assert len(start["data"]["validation"]["fingerprint"]) == 20
+    assert start["versions"]["torch"] == torch.__version__
+    assert {"started", "command", "git"} <= start.keys()
 
 
 def test_the_exported_model_gives_the_best_checkpoints_logits(run) -> None:
