@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from qa_lightning.callbacks import RunRecord, default_callbacks
-from qa_lightning.checkpoints import AtomicCheckpointIO
+from qa_lightning.checkpoints import AtomicCheckpointIO, resolve_checkpoint
 from qa_lightning.cli import ask_command
 from qa_lightning.datamodule import SquadDataModule, data_problems
 from qa_lightning.errors import DivergedError, InputError
@@ -281,25 +281,6 @@ def default_precision(accelerator: str) -> str:
     if accelerator == "cpu" or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-
-
-def resolve_checkpoint(given: str | None, logs: Path) -> Path | None:
-    """The checkpoint that ``--ckpt_path`` means.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    if given is None:
-        return None
-    if given == "last":
-        found = sorted(logs.glob("version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise InputError(f"--ckpt_path last: no run in {logs} has a checkpoints/last.ckpt; start without the flag")
-        return found[-1]
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise InputError(f"--ckpt_path {given}: no such file; give the path of a .ckpt file, or `last`")
-    return path
 
 
 def _relative(path: Path) -> Path:

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from data import make_rows, write_json
 from test_train import flags
 
 from qa_lightning import cli
-from qa_lightning.checkpoints import AtomicCheckpointIO
+from qa_lightning.checkpoints import AtomicCheckpointIO, load_problem
+from qa_lightning.errors import InputError
+from qa_lightning.models import load_model
 
 
 def save(path: Path, value: float, size: int = 1000) -> None:
@@ -167,6 +170,68 @@ def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, name: s
     )
     assert ended.returncode == 0, ended.stderr
     assert f"epoch {epochs}/{epochs}" in ended.stdout
+
+
+class Evil:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (self.marker,))
+
+
+def finished_run(tmp_path, model_folder, capsys) -> list[str]:
+    """The flags of a run that is done."""
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    arguments = [*flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]
+    assert cli.train(arguments) == 0
+    capsys.readouterr()
+    return arguments
+
+
+def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, model_folder, capsys) -> None:
+    arguments = finished_run(tmp_path, model_folder, capsys)
+    marker = tmp_path / "executed"
+    good = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save(good | {"callbacks": Evil(marker)}, tmp_path / "evil.ckpt")
+    with pytest.raises(InputError, match=r"^--ckpt_path .*evil.ckpt: holds more than tensors .* could run code"):
+        cli.train([*arguments, "--ckpt_path", str(tmp_path / "evil.ckpt")])
+    assert not marker.exists()
+    torch.load(tmp_path / "evil.ckpt", weights_only=False)
+    assert marker.exists()  # it is one that would have
+
+
+def test_a_model_folder_with_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, model_folder) -> None:
+    evil = tmp_path / "evil"
+    shutil.copytree(model_folder, evil)
+    (evil / "model.safetensors").unlink()
+    torch.save({"weights": Evil(tmp_path / "executed")}, evil / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"evil' cannot be loaded"):
+        load_model(str(evil))
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "other"])
+def test_a_damaged_last_checkpoint_is_told_and_the_best_one_taken(tmp_path, model_folder, capsys, damage) -> None:
+    arguments = finished_run(tmp_path, model_folder, capsys)
+    last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    whole = last.read_bytes()
+    last.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "other": b"not a checkpoint"}[damage])
+    assert cli.train([*arguments, "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
+    printed = capsys.readouterr().out
+    assert "last.ckpt: is " in printed
+    assert "going on from best.ckpt, the best one of that run, instead" in printed
+    assert "epoch 2/2" in printed
+    last.write_bytes(b"")
+    last.with_name("best.ckpt").write_bytes(b"x")
+    with pytest.raises(InputError) as caught:
+        cli.train([*arguments, "--ckpt_path", "last"])
+    assert len(caught.value.problems) == 2
+
+
+def test_tensors_alone_are_no_checkpoint(tmp_path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
+    assert load_problem(tmp_path / "weights.ckpt") == "is no checkpoint of a training run: it lacks loops, global_step"
 
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, signals and limits of POSIX")

@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_lightning import QALightningModule, Reader, cli
+from qa_lightning.checkpoints import resolve_checkpoint
 from qa_lightning.errors import InputError
-from qa_lightning.training import default_precision, resolve_checkpoint
+from qa_lightning.training import default_precision
 
 ROOT = Path(__file__).parents[1]
 
@@ -300,7 +301,7 @@ def test_last_is_the_newest_runs_checkpoint(tmp_path) -> None:
     for number, age in ((0, 10), (1, 0), (2, 5)):
         folder = tmp_path / f"version_{number}" / "checkpoints"
         folder.mkdir(parents=True)
-        (folder / "last.ckpt").touch()
+        torch.save({"state_dict": {}, "loops": {}, "global_step": number}, folder / "last.ckpt")
         os.utime(folder / "last.ckpt", (1000 - age, 1000 - age))
     assert resolve_checkpoint("last", tmp_path) == tmp_path / "version_1" / "checkpoints" / "last.ckpt"
     assert resolve_checkpoint(None, tmp_path) is None
