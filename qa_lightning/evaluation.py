@@ -296,6 +296,7 @@ def predict(
 def score(predictions: Predictions, metric: SquadMetric, share: tuple[int, int] = (0, 1)) -> None:
     """Update ``metric`` with every ``share[1]``-th prediction from ``share[0]`` on: one process's share."""
     rows = predictions.rows(range(share[0], len(predictions), share[1]))
+    metric.update([], [])  # a share may be empty, and a metric wants to have been asked
     while some := list(islice(rows, _ROWS)):
         metric.update(
             [{"id": answer.id, "prediction_text": answer.text} for _, _, answer in some],

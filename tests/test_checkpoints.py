@@ -79,6 +79,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, warnings_of
 
 
 def _save_under_a_limit(path: Path, queue) -> None:
+    torch.set_num_threads(1)  # the parent's threads are not here
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     save(path, 2.0, size=10**6)
