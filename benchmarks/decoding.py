@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
     """Examples, their features, and logits of each context token."""
-    from qa_lightning.evaluation import FeatureLogits
     from qa_lightning.features import Windower, WindowSettings
+    from qa_lightning.logits import FeatureLogits
     from qa_lightning.store import FeatureStore, write_features
 
     rows = material.questions(options)

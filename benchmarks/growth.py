@@ -94,7 +94,8 @@ def decoding(options: argparse.Namespace, times: int) -> harness.Figures:
     """Join and decode."""
     import numpy as np
 
-    from qa_lightning.evaluation import FeatureLogits, predict
+    from qa_lightning.evaluation import predict
+    from qa_lightning.logits import FeatureLogits
 
     data = _data(options, times)
     data.prepare_data()
@@ -143,11 +144,7 @@ def epoch(options: argparse.Namespace, times: int) -> harness.Figures:
     module = Random(material.model_folder(options))
     trainer = Trainer(
         accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **material.BARE_TRAINER,
         callbacks=Clock(),
     )
     with Memory() as memory:

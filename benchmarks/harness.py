@@ -21,6 +21,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+from qa_lightning.errors import InputError
+
 Figures = dict[str, float]
 Variant = Callable[[argparse.Namespace], Figures]
 
@@ -54,7 +56,10 @@ def main(
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant:
-        figures = variants[options.variant](options)
+        try:
+            figures = variants[options.variant](options)
+        except InputError as error:
+            sys.exit(f"error: {error}")
         figures["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(figures))
         return

@@ -11,6 +11,13 @@ from typing import Any
 from qa_lightning.examples import Example, read_examples
 from qa_lightning.sources import read_rows
 
+BARE_TRAINER: dict[str, Any] = {  # nothing but the loop
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 SHAPES: dict[str, dict[str, int]] = {  # hidden units, layers, heads, inner units
     "minilm-l6": {
         "hidden_size": 384,
@@ -33,10 +40,18 @@ SHAPES: dict[str, dict[str, int]] = {  # hidden units, layers, heads, inner unit
 }
 
 
+def existing_file(text: str) -> Path:
+    """A flag's value that must be a file."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"no such file: {text}")
+    return path
+
+
 def add_data_flags(parser: argparse.ArgumentParser, questions: int | None) -> None:
     """Add ``--data``, ``--vocab`` and ``--questions``."""
-    parser.add_argument("--data", type=Path, required=True, help="SQuAD v1.1 JSON file, such as dev-v1.1.json")
-    parser.add_argument("--vocab", type=Path, required=True, help="BERT's vocab.txt, such as bert-base-uncased's")
+    parser.add_argument("--data", type=existing_file, required=True, help="SQuAD v1.1 JSON file, such as dev-v1.1.json")
+    parser.add_argument("--vocab", type=existing_file, required=True, help="BERT's vocab.txt")
     parser.add_argument("--questions", type=int, default=questions, help="a random sample of so many; None: all")
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import harness
+import material
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="SQuAD v1.1 JSON file")
-    parser.add_argument("--predictions", type=Path, required=True, help='JSON file {"id": "answer", ...}')
+    parser.add_argument("--data", type=material.existing_file, required=True, help="SQuAD v1.1 JSON file")
+    parser.add_argument(
+        "--predictions", type=material.existing_file, required=True, help='JSON file {"id": "answer", ...}'
+    )
 
 
 def _score(metric: Any, options: argparse.Namespace) -> harness.Figures:

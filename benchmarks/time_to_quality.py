@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 import harness
+import material
 import peers
 
 
@@ -98,14 +99,10 @@ def ours(options: argparse.Namespace) -> harness.Figures:
     check = Check()
     trainer = Trainer(
         max_epochs=options.epochs,
-        devices=1,
         precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
         gradient_clip_val=1.0,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **material.BARE_TRAINER,
         callbacks=check,
     )
     trainer.fit(module, data)
@@ -168,7 +165,8 @@ def _score(module: Any, data: Any) -> float:
     import torch
 
     from qa_lightning import SquadMetric
-    from qa_lightning.evaluation import FeatureLogits, LogitsCollector, predict, score
+    from qa_lightning.evaluation import predict, score
+    from qa_lightning.logits import FeatureLogits, LogitsCollector
     from qa_lightning.module import span_loss
 
     if data.validation_set is None:

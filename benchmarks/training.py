@@ -121,14 +121,10 @@ def ours(
     clock = Clock()
     trainer = Trainer(
         max_epochs=1,
-        devices=1,
         precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=1.0,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **material.BARE_TRAINER,
         callbacks=clock,
     )
     trainer.fit(module, data)

@@ -37,10 +37,7 @@ def _parts(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     data = SquadDataModule(None, path, folder, eval_batch_size=options.batch_size)
     data.prepare_data()
     data.setup("validate")
-    trainer = Trainer(
-        devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
-    )
-    return QALightningModule(folder), data, trainer
+    return QALightningModule(folder), data, Trainer(**material.BARE_TRAINER)
 
 
 def _forward(module: Any, batches: list[Any]) -> float:

@@ -52,8 +52,8 @@ def encode_batch(options: argparse.Namespace) -> harness.Figures:
 
 def ours(options: argparse.Namespace, training: bool) -> harness.Figures:
     """Examples on disk to features on disk."""
-    from qa_lightning.datamodule import cut_examples
     from qa_lightning.features import Windower, WindowSettings
+    from qa_lightning.prepared import cut_examples
     from qa_lightning.store import FeatureStore, write_features
 
     examples = _examples(options)

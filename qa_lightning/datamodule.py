@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,15 @@ from qa_lightning.batching import (
 from qa_lightning.cache import build_once, default_cache_dir
 from qa_lightning.errors import InputError
 from qa_lightning.examples import Example, OnBadRows, in_validation, read_examples, write_examples
-from qa_lightning.features import FeatureBatch, Windower, WindowSettings
+from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.models import load_tokenizer
+from qa_lightning.prepared import cut_examples, describe_split, open_examples
 from qa_lightning.sources import Split, has_split, read_rows, source_fingerprint, source_kind
 from qa_lightning.store import FeatureStore, write_features
 
 log = logging.getLogger("qa_lightning")
 
 _FORMAT = 2  # of the prepared files; raise it when what stands in them changes
-_ROWS = 1000  # examples tokenized at a time
 
 
 class SquadDataModule(LightningDataModule):
@@ -132,7 +131,7 @@ class SquadDataModule(LightningDataModule):
             if split in self._described:
                 continue
             self._described.add(split)
-            for line in _describe(split, examples_folder, features_folder, how):
+            for line in describe_split(split, examples_folder, features_folder, how):
                 log.info(line)
 
     def setup(self, stage: str) -> None:
@@ -266,7 +265,7 @@ class SquadDataModule(LightningDataModule):
         (folder / "summary.json").write_text(json.dumps(summary))
 
     def _write_features(self, folder: Path, split: Split) -> None:
-        examples = _open_examples(self._examples_folder(split))
+        examples = open_examples(self._examples_folder(split))
         log.info(f"{split}: tokenizing {len(examples):,} questions ...")
         windower = Windower(self.tokenizer, self.settings, offsets=split == "validation")
         write_features(cut_examples(examples, windower), folder, len(self.tokenizer))
@@ -276,17 +275,9 @@ class SquadDataModule(LightningDataModule):
         summary = json.loads((folder / "summary.json").read_text())
         return FeatureDataset(
             FeatureStore.open(self._features_folder(split)),
-            _open_examples(folder),
+            open_examples(folder),
             summary["unanswerable"] > 0,
         )
-
-
-def cut_examples(examples: Any, windower: Windower) -> Iterator[FeatureBatch]:
-    """Cut a ``datasets.Dataset`` of examples into features, a thousand examples at a time."""
-    for first in range(0, len(examples), _ROWS):
-        rows = examples[first : first + _ROWS]
-        spans = [_first_span(answers) for answers in rows["answers"]]
-        yield windower(rows["question"], rows["context"], spans, first)
 
 
 def data_problems(
@@ -318,39 +309,3 @@ def data_problems(
 
 def _key(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
-
-
-def _open_examples(folder: Path) -> Any:
-    from datasets import Dataset  # imported late: --help does not wait for it
-
-    return Dataset.from_file(str(folder / "examples.arrow"))
-
-
-def _first_span(answers: dict[str, Any]) -> tuple[int, int] | None:
-    """The answer to train on, in characters: the first annotator's."""
-    if not answers["text"]:
-        return None
-    start = int(answers["answer_start"][0])
-    return start, start + len(answers["text"][0])
-
-
-def _describe(split: Split, examples_folder: Path, features_folder: Path, how: str) -> Iterator[str]:
-    rows = json.loads((examples_folder / "summary.json").read_text())
-    windows = json.loads((features_folder / "summary.json").read_text())
-    answered = f", {rows['unanswerable']:,} of them without an answer" if rows["unanswerable"] else ""
-    yield (
-        f"{split}: {rows['source']}: {rows['rows']:,} questions{answered}, in {windows['features']:,} windows of "
-        f"{windows['tokens'] / max(1, windows['features']):.0f} tokens on average ({how})"
-    )
-    if divided := rows.get("divided"):
-        yield (
-            f"{split}: no validation data given, so the file is split by context: "
-            f"{divided['validation_fraction']:.0%} of the contexts validate (seed {divided['seed']})"
-        )
-    if rows["skipped"]:
-        yield f"{split}: left out {len(rows['skipped']):,} bad rows, the first: {rows['skipped'][0]}"
-    if windows["cut_questions"]:
-        yield f"{split}: {windows['cut_questions']:,} questions were longer than --data.max_question_length and cut"
-    lost = windows["unlabelled"] - rows["unanswerable"]
-    if lost > 0:
-        yield f"{split}: {lost:,} answers stand whole in no window; a larger --data.doc_stride may hold them"

@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from qa_lightning.batching import Batch, FeatureDataset
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.evaluation import FeatureLogits, LogitsCollector, Predictions, predict, score
+from qa_lightning.evaluation import Predictions, predict, score
+from qa_lightning.logits import FeatureLogits, LogitsCollector
 from qa_lightning.metrics import SquadMetric
 from qa_lightning.models import load_model
 from qa_lightning.optim import build_optimizer, linear_schedule

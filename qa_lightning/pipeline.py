@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from qa_lightning.batching import EvaluationSampler, FeatureDataset, PaddingCollator
 from qa_lightning.errors import InputError
-from qa_lightning.evaluation import Answer, FeatureLogits, LogitsCollector, predict
+from qa_lightning.evaluation import Answer, predict
 from qa_lightning.features import Windower, WindowSettings
+from qa_lightning.logits import FeatureLogits, LogitsCollector
 from qa_lightning.models import load_model, load_tokenizer, max_positions
 from qa_lightning.module import model_logits, span_loss
 from qa_lightning.store import FeatureStore

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from data import make_rows
 
-from qa_lightning.evaluation import FeatureLogits, predict
+from qa_lightning.evaluation import predict
 from qa_lightning.features import Windower, WindowSettings
+from qa_lightning.logits import FeatureLogits
 from qa_lightning.pipeline import Rows
 from qa_lightning.store import FeatureStore
 

@@ -16,7 +16,8 @@ from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering
 from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.batching import PaddingCollator
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.evaluation import FeatureLogits, LogitsCollector, complete_rows, join_windows, score
+from qa_lightning.evaluation import score
+from qa_lightning.logits import FeatureLogits, LogitsCollector, complete_rows, join_windows
 from qa_lightning.metrics import SquadMetric
 from qa_lightning.module import span_loss
 
