@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PACKAGES = (
     "qa-lightning",
     "torch",
@@ -60,7 +62,7 @@ def package_versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:  # a source tree on the path
             continue
-    return found
+    return found | {"torch": str(torch.__version__)}  # with its build, which the package's metadata may leave out
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:
