@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from qa_lightning.store import FeatureStore
 
@@ -104,9 +104,10 @@ class PaddingCollator:
 class TrainingSampler(DistributedSampler[int]):
     """Every feature once an epoch, in an order that only ``seed`` and the epoch decide.
 
-    The W processes together take groups of ``batch_size * W`` features, and each its strided share of a group:
-    one process with batch size ``2 * B`` and two with ``B`` see the same groups in the same order. The last,
-    partial group is filled up to a multiple of W by repeating some of it, so that all processes take equal steps.
+    The W processes together take groups of ``batch_size * W * accumulated`` features for a step of the optimizer,
+    and each its strided share of a group: one process with batch size ``2 * B``, two with ``B``, and one that
+    accumulates ``B`` twice see the same groups in the same order. The last, partial group is filled up to a multiple
+    of W by repeating some of it, so that all processes take equal steps.
 
     Args:
         lengths: tokens of each feature.
@@ -114,6 +115,10 @@ class TrainingSampler(DistributedSampler[int]):
         batching: ``length`` sorts by length within 50 groups; ``random`` shuffles only.
         num_replicas, rank: W, and which of them this process is.
         seed: with the epoch, fixes the order.
+        accumulated: batches a step of the optimizer.
+
+    Attributes:
+        start: (epoch, batches): of that epoch so many batches are done already, and left out.
     """
 
     groups_sorted_together = 50
@@ -126,14 +131,17 @@ class TrainingSampler(DistributedSampler[int]):
         num_replicas: int = 1,
         rank: int = 0,
         seed: int = 0,
+        accumulated: int = 1,
     ) -> None:
         self.lengths = np.asarray(lengths)
-        self.group = batch_size * num_replicas
+        self.batch_size = batch_size
+        self.group = batch_size * num_replicas * accumulated
         self.batching = batching
         self.num_replicas = num_replicas
         self.rank = rank
         self.seed = seed
         self.epoch = 0
+        self.start = (0, 0)
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.num_replicas)
@@ -146,7 +154,24 @@ class TrainingSampler(DistributedSampler[int]):
         missing = -len(order) % self.num_replicas
         partial = order[len(order) // self.group * self.group :] if missing else order[:0]
         order = np.concatenate([order, np.resize(partial, missing)])
-        return iter(order[self.rank :: self.num_replicas].tolist())
+        mine = order[self.rank :: self.num_replicas]
+        epoch, batches = self.start
+        return iter((mine[batches * self.batch_size :] if epoch == self.epoch else mine).tolist())
+
+    def weight(self, batch: int) -> float:
+        """What a loss in this process's batch number ``batch`` counts, for a step to be the mean over all its features.
+
+        The mean over processes and accumulated batches is taken by others: of full batches each loss counts
+        1 / batch_size, of the last, partial step more.
+        """
+        step = batch * self.batch_size * self.num_replicas // self.group
+        features = min(self.group, len(self.lengths) - step * self.group)
+        return self.group / self.batch_size / features
+
+    def repeats(self, batch: int) -> int:
+        """How many features at the end of this process's batch only fill it up, and count nothing: 0 or 1."""
+        last = -(-len(self) // self.batch_size) - 1
+        return int(batch == last and (len(self) - 1) * self.num_replicas + self.rank >= len(self.lengths))
 
     def _group_by_length(self, order: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
         together = self.group * self.groups_sorted_together
@@ -157,6 +182,16 @@ class TrainingSampler(DistributedSampler[int]):
         full = len(ordered) // self.group
         groups = ordered[: full * self.group].reshape(full, self.group)
         return np.concatenate([groups[random.permutation(full)].ravel(), ordered[full * self.group :]])
+
+
+class LazyLoader(DataLoader[Any]):
+    """Asks its sampler, and starts its workers, only when the first batch is wanted.
+
+    Lightning makes the iterator before it tells the sampler the epoch that a resumed run is in.
+    """
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
 
 
 class EvaluationSampler(DistributedSampler[int]):

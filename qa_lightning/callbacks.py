@@ -10,11 +10,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
+from qa_lightning.curves import CurveLogger
 from qa_lightning.evaluation import Answer, Predictions
 from qa_lightning.provenance import append_run, describe_run
-from qa_lightning.signals import StopSignals
 from qa_lightning.throughput import StepCounter, Throughput, peak_flops, training_flops
 
 
@@ -22,7 +23,7 @@ class EpochLines(Callback):
     """Prints a line after each validation in training: losses, EM, F1 and throughput.
 
     Throughput counts the training steps alone, over all processes. It goes to TensorBoard every
-    ``log_every_n_steps`` steps, and for the steps that are left before a validation.
+    ``log_every_n_steps`` steps of the optimizer, and for those that are left before a validation.
     """
 
     def __init__(self) -> None:
@@ -30,11 +31,12 @@ class EpochLines(Callback):
         self._started = time.perf_counter()
 
     def _clear(self) -> None:
-        self._loss = torch.zeros(())
-        self._steps = 0
+        self._loss = torch.zeros((), dtype=torch.float64)
+        self._batches = 0
         self._parts: list[Throughput] = []
         self._counter = StepCounter()
         self._running_since: float | None = None
+        self._before = torch.zeros(4, dtype=torch.int64)  # counted by a run that this one goes on with
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the run's clock."""
@@ -48,12 +50,15 @@ class EpochLines(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a step."""
-        self._loss = self._loss.to(outputs["loss"].device) + outputs["loss"].detach()
-        self._steps += 1
+        """Count a batch."""
+        loss = pl_module.step_loss
+        assert isinstance(loss, torch.Tensor)
+        self._loss = self._loss.to(loss.device) + loss
+        self._batches += 1
         self._counter.add(batch["attention_mask"])
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and self._steps % every == 0:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if every and stepped and trainer.global_step % every == 0:
             self._measure(trainer, pl_module)
             self._running_since = time.perf_counter()
 
@@ -79,8 +84,28 @@ class EpochLines(Callback):
             peak and peak * trainer.world_size,
         )
         self._parts.append(part)
+        _, tokens_before, padded_before, _ = (float(value) for value in self._before)
+        share = 1 - (tokens + tokens_before) / max(padded + padded_before, 1)
         for logger in trainer.loggers:
-            logger.log_metrics(part.metrics, step=trainer.global_step)
+            logger.log_metrics(part.metrics | {"train/padding_share": share}, step=last_step(trainer))
+        self._before = torch.zeros_like(self._before)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the epoch's losses, and the tokens since the last point: all but speed, which is one process's own."""
+        tokens = trainer.strategy.reduce(self._counter.peek(pl_module.device).clone(), reduce_op="sum").cpu()
+        checkpoint["epoch_so_far"] = {
+            "loss": float(self._loss),
+            "batches": self._batches,
+            "counted": (tokens + self._before).tolist(),
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with them."""
+        so_far = checkpoint.get("epoch_so_far")
+        if so_far is not None and trainer.state.fn == TrainerFn.FITTING:
+            self._loss = torch.tensor(so_far["loss"], dtype=torch.float64)
+            self._batches = so_far["batches"]
+            self._before = torch.tensor(so_far["counted"], dtype=torch.int64)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line."""
@@ -88,16 +113,17 @@ class EpochLines(Callback):
             return
         shown = {name: f"{float(value):.2f}" for name, value in trainer.callback_metrics.items()}
         scores = f"EM {shown['val/exact_match']:>6}  F1 {shown['val/f1']:>6}  val loss {shown['val/loss']}"
-        if self._steps == 0:
+        if trainer.state.fn != TrainerFn.FITTING:
             when = "before training" if trainer.global_step == 0 else "best checkpoint"
             _say(trainer, f"{when:<15} {scores}")
             return
-        loss = float(trainer.strategy.reduce(self._loss, reduce_op="mean")) / self._steps
+        loss = float(self._loss) / max(self._batches, 1)
         done = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         minutes, seconds = divmod(round(time.perf_counter() - self._started), 60)
+        speed = f"{Throughput.total(self._parts)}  " if self._parts else ""  # none, if gone on with at the validation
         _say(
             trainer,
-            f"{done:<15} {scores}  train loss {loss:.2f}  {Throughput.total(self._parts)}  {minutes}:{seconds:02d}",
+            f"{done:<15} {scores}  train loss {loss:.2f}  {speed}{minutes}:{seconds:02d}",
         )
         self._clear()
 
@@ -150,8 +176,10 @@ class SamplePredictions(Callback):
         numbers = range(0, len(predictions), every)[: self.count]
         table = sample_table([(example, answer) for _, example, answer in predictions.rows(numbers)])
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("val/samples", table, trainer.global_step)
+            if isinstance(logger, CurveLogger):
+                logger.log_text("val/samples", table, last_step(trainer))
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("val/samples", table, last_step(trainer))
 
 
 def sample_table(rows: list[tuple[dict[str, Any], Answer]]) -> str:
@@ -164,20 +192,16 @@ def sample_table(rows: list[tuple[dict[str, Any], Answer]]) -> str:
     return "\n".join(lines)
 
 
-def checkpoints() -> list[ModelCheckpoint]:
-    """``best.ckpt`` by ``val/f1`` and ``last.ckpt``, both always current.
-
-    Two callbacks, since ``save_last`` of one goes stale when its score falls.
-    """
-    shared: dict[str, Any] = {
-        "save_top_k": 1,
-        "auto_insert_metric_name": False,
-        "enable_version_counter": False,
-    }
-    return [
-        ModelCheckpoint(filename="best", monitor="val/f1", mode="max", **shared),
-        ModelCheckpoint(filename="last", monitor=None, save_on_exception=True, **shared),
-    ]
+def best_checkpoint() -> ModelCheckpoint:
+    """``best.ckpt`` by ``val/f1``; `resume.LastCheckpoint` keeps the last one."""
+    return ModelCheckpoint(
+        filename="best",
+        monitor="val/f1",
+        mode="max",
+        save_top_k=1,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
 
 
 def default_callbacks(interactive: bool) -> list[Callback]:
@@ -190,12 +214,16 @@ def default_callbacks(interactive: bool) -> list[Callback]:
         EpochLines(),
         SamplePredictions(),
         LearningRateMonitor("step"),
-        StopSignals(),
-        *checkpoints(),
+        best_checkpoint(),
     ]
     if interactive:
         callbacks.append(TQDMProgressBar(refresh_rate=10))  # each refresh waits for the device
     return callbacks
+
+
+def last_step(trainer: Trainer) -> int:
+    """The number, from 0, of the optimizer's last step, by which Lightning logs what comes of it."""
+    return max(trainer.global_step - 1, 0)
 
 
 def _say(trainer: Trainer, line: str) -> None:

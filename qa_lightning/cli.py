@@ -35,6 +35,7 @@ Flags that people use:
   --model.compile true             compile the model first: slower to start, faster from then on
   --config FILE.yaml               flags from a file; a run's own stands in lightning_logs/version_N/config.yaml
   --ckpt_path last                 go on with the newest run; or the path of a checkpoint
+  --save_every_minutes N           how much training a crash may cost  [15]
   --seed_everything N              [42]
 
 What you get, in lightning_logs/version_N: checkpoints/best.ckpt and last.ckpt, model/ (for transformers and for
@@ -177,6 +178,9 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # the data module is
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message="The dirpath has changed.*")  # a finished run, gone on with elsewhere
     logger = logging.getLogger("qa_lightning")
     if not logger.handlers:
         handler = _PrintHandler()

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from qa_lightning.batching import (
     Batching,
     EvaluationSampler,
     FeatureDataset,
+    LazyLoader,
     PaddingCollator,
     TrainingSampler,
 )
@@ -114,6 +116,7 @@ class SquadDataModule(LightningDataModule):
         self.train_set: FeatureDataset | None = None
         self.validation_set: FeatureDataset | None = None
         self._described: set[Split] = set()
+        self._start = (0, 0)  # epoch, and batches of it that are done: where training goes on
 
     def prepare_data(self) -> None:
         """Read, check, window and cache what is not cached yet. Lightning calls it once a machine."""
@@ -160,9 +163,10 @@ class SquadDataModule(LightningDataModule):
         if self.train_set is None:
             raise InputError("there is nothing to train on: --data.dataset is not given")
         world, rank = self._world()
-        sampler = TrainingSampler(
-            self.train_set.store.windows["length"], self.batch_size, self.batching, world, rank, self.seed
-        )
+        accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
+        lengths = self.train_set.store.windows["length"]
+        sampler = TrainingSampler(lengths, self.batch_size, self.batching, world, rank, self.seed, accumulated)
+        sampler.start = self._start
         return self._loader(self.train_set, self.batch_size, sampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -171,6 +175,55 @@ class SquadDataModule(LightningDataModule):
         lengths = self.validation_set.store.windows["length"]
         sampler = EvaluationSampler(lengths, self.eval_batch_size, *self._world(), self._most_batches(len(lengths)))
         return self._loader(self.validation_set, self.eval_batch_size, sampler)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands: epoch, batches of it that are done, and what decides which batches those were."""
+        if self.trainer is None or self.dataset is None:
+            return {}
+        loop = self.trainer.fit_loop
+        progress: Any = loop.epoch_progress.current
+        batches: Any = loop.epoch_loop.batch_progress.current
+        within = progress.ready > progress.processed
+        return {
+            "epoch": progress.processed,
+            "batches": batches.processed if within else 0,
+            "order": self._order(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the batches that are done.
+
+        Raises:
+            InputError: in the midst of an epoch, with flags that make its batches others.
+        """
+        assert self.trainer is not None
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        epoch, batches, order = (state_dict[name] for name in ("epoch", "batches", "order"))
+        changed = [
+            f"{name} was {order.get(name)}, is {now}" for name, now in self._order().items() if order.get(name) != now
+        ]
+        if batches and changed:
+            raise InputError(
+                f"--ckpt_path: the checkpoint stands after batch {batches:,} of epoch {epoch + 1}, and the batches are "
+                f"others now ({'; '.join(changed)}); go on with the flags it was made with, or from the end of an epoch"
+            )
+        self._start = (epoch, batches)
+        sampler = getattr(self.trainer.train_dataloader, "sampler", None)
+        if isinstance(sampler, TrainingSampler):  # strategies that restore late have made it by now
+            sampler.start = self._start
+
+    def _order(self) -> dict[str, Any]:
+        """All that decides which windows a batch of an epoch holds; by the flags' names where there are flags."""
+        assert self.trainer is not None
+        return {
+            "training data": self._features_folder("train").name,
+            "--data.batch_size": self.batch_size,
+            "--data.batching": self.batching,
+            "seed": self.seed,
+            "processes": self.trainer.world_size,
+            "--trainer.accumulate_grad_batches": self.trainer.accumulate_grad_batches,
+        }
 
     def _most_batches(self, features: int) -> int | None:
         """What ``limit_val_batches`` asks for, counted over all processes: the same features for any number of them."""
@@ -188,7 +241,7 @@ class SquadDataModule(LightningDataModule):
     def _loader(
         self, dataset: FeatureDataset, batch_size: int, sampler: TrainingSampler | EvaluationSampler
     ) -> DataLoader[dict[str, Any]]:
-        return DataLoader(
+        return LazyLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from qa_lightning.batching import Batch, FeatureDataset
+from qa_lightning.batching import Batch, FeatureDataset, TrainingSampler
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.evaluation import Predictions, predict, score
 from qa_lightning.logits import FeatureLogits, LogitsCollector
@@ -49,34 +50,38 @@ def span_loss(start: Tensor, end: Tensor, batch: Mapping[str, Tensor]) -> Tensor
 
 
 class WatchedLoss:
-    """A loss on its way from the device: looked at after the backward pass is queued, so the device never waits.
+    """Losses on their way from the device: looked at after the backward pass is queued, so the device never waits.
 
     Args:
-        loss: scalar.
-        features: [B] that it is of.
+        own: scalar, the mean loss of a batch.
+        mean: scalar, the mean of it over all processes.
+        features: [B] that ``own`` is of.
     """
 
-    def __init__(self, loss: Tensor, features: Tensor) -> None:
+    def __init__(self, own: Tensor, mean: Tensor, features: Tensor) -> None:
         self.features = features
-        self._loss = loss
+        self._losses = torch.stack([own, mean])
         self._arrived = None
-        if loss.is_cuda:
-            self._loss = torch.empty((), dtype=loss.dtype, pin_memory=True)
-            self._loss.copy_(loss, non_blocking=True)
+        if own.is_cuda:
+            losses, self._losses = self._losses, torch.empty(2, dtype=own.dtype, pin_memory=True)
+            self._losses.copy_(losses, non_blocking=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
-    def value(self) -> float:
-        """The loss, once it is there."""
+    def values(self) -> tuple[float, float]:
+        """The losses, once they are there."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return self._loss.item()
+        own, mean = self._losses.tolist()
+        return own, mean
 
 
 class QALightningModule(LightningModule):
     """A question answering model that trains, and scores itself in every validation epoch.
 
-    After a validation epoch ``predictions`` holds its answers, on every process.
+    After a validation epoch ``predictions`` holds its answers, on every process. What is random in a training step is
+    drawn from a seed of its own, made of the run's seed, epoch, batch and process: a run that goes on from a
+    checkpoint draws what it would have drawn.
 
     Args:
         model_name: a name on the Hub, a folder, or ``tiny``, an untrained model for the embedded dataset.
@@ -121,25 +126,60 @@ class QALightningModule(LightningModule):
         self.predictions: Predictions | None = None
         self._collected = LogitsCollector()
         self._watched: WatchedLoss | None = None
+        self._seed: int | None = None
+        self.step_loss = torch.zeros(())
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Start and end logits, [B, T] each; see `model_logits`."""
         return model_logits(self.model, batch)
 
+    def on_train_start(self) -> None:
+        """Take the seed that everything was seeded with, unless a checkpoint gave one."""
+        if self._seed is None:
+            self._seed = torch.initial_seed()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seed."""
+        checkpoint["step_seed"] = self._seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the seed."""
+        self._seed = checkpoint.get("step_seed")
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout for this batch."""
+        place = [self._seed or 0, self.trainer.current_epoch, batch_idx, self.trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch."""
+        """What of the loss is to be descended: its mean over the features of the whole step of the optimizer.
+
+        ``step_loss`` then holds the mean over this batch, on all processes.
+        """
         start, end = self(batch)
-        loss = span_loss(start, end, batch).mean()
-        self._watched = WatchedLoss(loss.detach(), batch["feature"])
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(start), sync_dist=True)
-        return loss
+        losses = span_loss(start, end, batch)
+        own = losses.detach().mean()
+        self.step_loss = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        self._watched = WatchedLoss(own, self.step_loss, batch["feature"])
+        self.log("train/loss", self.step_loss, prog_bar=True, batch_size=len(start))
+        sampler = getattr(self.trainer.train_dataloader, "sampler", None)
+        if not isinstance(sampler, TrainingSampler):
+            return losses.mean()
+        return losses[: len(losses) - sampler.repeats(batch_idx)].sum() * sampler.weight(batch_idx)
 
     def on_after_backward(self) -> None:
-        """Stop before the weights are touched by a loss that is not finite."""
-        if self._watched is None or math.isfinite(value := self._watched.value()):
+        """Stop, on all processes, before the weights are touched by a loss that is not finite."""
+        if self._watched is None:
             return
-        ids = ", ".join(self._example_ids(self._watched.features))
-        raise DivergedError(f"the loss is {value} at step {self.global_step} (questions {ids})")
+        own, mean = self._watched.values()
+        if math.isfinite(mean):
+            return
+        ids = [] if math.isfinite(own) else self._example_ids(self._watched.features)
+        if self.trainer.world_size > 1:
+            parts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, ids)
+            ids = list(dict.fromkeys(name for part in parts for name in part))
+        raise DivergedError(f"the loss is {mean} at step {self.global_step} (questions {', '.join(ids)})")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the context tokens' logits of a batch."""

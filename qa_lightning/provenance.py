@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from qa_lightning.signals import slurm_job
+
 PACKAGES = (
     "qa-lightning",
     "torch",
@@ -42,9 +44,10 @@ def describe_run(
         resumed_from: the checkpoint that it went on from.
     """
     return {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": _now(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "resumed_from": resumed_from,
+        "slurm_job": slurm_job(),
         "seed": seed,
         "devices": devices,
         "precision": precision,
@@ -89,8 +92,36 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
 
 def append_run(path: Path, run: Mapping[str, Any]) -> None:
     """Add a run to the list in ``path``: a folder that is gone on with holds one entry a start."""
-    runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, [*_read(path), dict(run)])
+
+
+def mark_finished(path: Path, scores: Mapping[str, float]) -> None:
+    """Say in ``path`` that the last start came to its end, and with what scores."""
+    *before, last = _read(path)
+    finished = {"finished": _now(), "scores": dict(scores)}
+    _write(path, [*before, last | finished])
+
+
+def last_start(path: Path) -> dict[str, Any]:
+    """The last entry in ``path``; empty where there is none that can be read."""
+    try:
+        runs = _read(path)
+    except (OSError, ValueError):
+        return {}
+    return runs[-1] if runs else {}
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    runs: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return runs
+
+
+def _write(path: Path, runs: list[dict[str, Any]]) -> None:
     part = path.with_suffix(".part")
-    part.write_text(json.dumps([*runs, run], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(runs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

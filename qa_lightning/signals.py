@@ -1,63 +1,92 @@
-"""Signals that end a run: at the end of a step, with a checkpoint of exactly that step."""
+"""Signals that end a run: noted when they come, acted on between two batches, where a checkpoint is exact."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Callable
+from enum import IntEnum
 from types import FrameType
 from typing import Any
 
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-class StopSignals(Callback):
-    """Treats SIGUSR1, and a first Ctrl-C, as SIGTERM, on which Lightning ends a fit after the step that runs.
+class Stop(IntEnum):
+    """Why a run is to end; the highest of what several processes were told counts."""
 
-    A KeyboardInterrupt would come in the middle of a step, and what is saved then is half of one. A second Ctrl-C
-    does that all the same. Under SLURM SIGUSR1 is left to Lightning, which requeues the job.
+    NO = 0
+    TERMINATE = 1
+    REQUEUE = 2
+    INTERRUPT = 3
+
+    @property
+    def status(self) -> int:
+        """The exit status that shells and schedulers expect."""
+        return 128 + (signal.SIGINT if self is Stop.INTERRUPT else signal.SIGTERM)
+
+    @property
+    def cause(self) -> str:
+        """For people."""
+        return {Stop.INTERRUPT: "Ctrl-C", Stop.REQUEUE: "SLURM (the job is requeued)"}.get(self, "SIGTERM")
+
+
+class StopSignals:
+    """Takes SIGTERM, SIGUSR1 and a first Ctrl-C as the wish to stop; a second Ctrl-C interrupts at once.
+
+    Lightning's own handlers do what they do in the midst of a step: a checkpoint of half a step, or a broadcast
+    between two others.
 
     Attributes:
-        interrupted: whether there was a Ctrl-C.
+        asked: what was asked for.
     """
 
     def __init__(self) -> None:
-        self.interrupted = False
+        self.asked = Stop.NO
         self._before: dict[int, Handler] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen."""
-        self.interrupted = False
-        self._listen(signal.SIGINT, self._on_interrupt)
-        if hasattr(signal, "SIGUSR1") and not SLURMEnvironment.detect():
-            self._listen(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    def listen(self) -> None:
+        """Note signals from now on; does nothing outside of the main thread, where handlers cannot be set."""
+        self.asked = Stop.NO
+        self._set(signal.SIGINT, self._on_interrupt)
+        self._set(signal.SIGTERM, lambda *_: self._ask(Stop.TERMINATE))
+        if hasattr(signal, "SIGUSR1"):
+            self._set(signal.SIGUSR1, lambda *_: self._ask(Stop.REQUEUE if slurm_requeues() else Stop.TERMINATE))
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen no more."""
-        self._restore()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Listen no more."""
-        self._restore()
-
-    def _listen(self, number: int, handler: Handler) -> None:
-        try:
-            self._before[number] = signal.signal(number, handler)
-        except ValueError:  # not in the main thread, where alone handlers can be set
-            return
-
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Put back the handlers that were there."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
+    def _set(self, number: int, handler: Handler) -> None:
+        try:
+            before = signal.signal(number, handler)
+        except ValueError:
+            return
+        self._before.setdefault(number, before)
+
+    def _ask(self, stop: Stop) -> None:
+        self.asked = max(self.asked, stop)
+
     def _on_interrupt(self, *_: Any) -> None:
-        if self.interrupted:
+        if self.asked is Stop.INTERRUPT:
             raise KeyboardInterrupt
-        self.interrupted = True
-        tqdm.write("stopping after this step; Ctrl-C once more stops at once")
-        os.kill(os.getpid(), signal.SIGTERM)
+        self.asked = Stop.INTERRUPT
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            tqdm.write("stopping after this batch; Ctrl-C once more stops at once")
+
+
+def slurm_job() -> str | None:
+    """This SLURM job, as ``scontrol`` names it, the same after a requeue; None outside of a batch job."""
+    if os.environ.get("SLURM_JOB_NAME") in (None, "bash", "interactive"):
+        return None
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def slurm_requeues() -> bool:
+    """Whether SIGUSR1 means that SLURM's time is up and the job is to be requeued."""
+    return slurm_job() is not None

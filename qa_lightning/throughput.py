@@ -86,10 +86,13 @@ class StepCounter:
         ).sum(1)
         self.sums = batch if self.sums is None else self.sums + batch
 
+    def peek(self, device: torch.device) -> Tensor:
+        """[4] int64, the sums since `take` was called."""
+        return self.sums if self.sums is not None else torch.zeros(4, dtype=torch.int64, device=device)
+
     def take(self, device: torch.device) -> Tensor:
-        """[4] int64, the sums since the last call."""
-        sums = self.sums if self.sums is not None else torch.zeros(4, dtype=torch.int64, device=device)
-        self.sums = None
+        """The same, and begin anew."""
+        sums, self.sums = self.peek(device), None
         return sums
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +15,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from safetensors import SafetensorError
 
 from qa_lightning.callbacks import RunRecord, default_callbacks
-from qa_lightning.checkpoints import AtomicCheckpointIO, resolve_checkpoint
+from qa_lightning.checkpoints import AtomicCheckpointIO, find_beginning, write_problem
 from qa_lightning.cli import ask_command
+from qa_lightning.curves import CurveLogger
 from qa_lightning.datamodule import SquadDataModule, data_problems
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.export import save_model
@@ -27,7 +29,9 @@ from qa_lightning.memory import keep_freed_memory
 from qa_lightning.models import max_positions
 from qa_lightning.module import QALightningModule, model_problems
 from qa_lightning.pipeline import AnswerSettings
-from qa_lightning.signals import StopSignals
+from qa_lightning.provenance import mark_finished
+from qa_lightning.resume import LastCheckpoint, Stopped
+from qa_lightning.signals import Stop, slurm_job
 
 log = logging.getLogger("qa_lightning")
 
@@ -76,6 +80,12 @@ class TrainCLI(LightningCLI):
             help="Checkpoint to go on from; `last` is that of the newest run here, which then goes on in its folder.",
         )
         parser.add_argument(
+            "--save_every_minutes",
+            type=float,
+            default=15.0,
+            help="Minutes of training after which checkpoints/last.ckpt is written again, besides each epoch.",
+        )
+        parser.add_argument(
             "--validate_first",
             type=bool,
             default=False,
@@ -106,17 +116,25 @@ class TrainCLI(LightningCLI):
             data.pad_to_multiple_of = COMPILED_MULTIPLE
         if trainer.precision is None:
             trainer.precision = default_precision(str(trainer.accelerator))
-        root = Path(trainer.default_root_dir or ".")
-        self.ckpt_path = resolve_checkpoint(self.config.ckpt_path, root / LOGS)
-        self._version = (
-            self.ckpt_path.parent.parent.name if self.config.ckpt_path == "last" and self.ckpt_path else None
-        )
+        logs = Path(trainer.default_root_dir or ".") / LOGS
+        if problem := write_problem(logs):
+            raise InputError(f"runs go to {logs}, {problem}; choose another folder with --trainer.default_root_dir")
+        self.beginning = begun = find_beginning(self.config.ckpt_path, logs, slurm_job())
+        if self.config.ckpt_path == "last" and begun.folder is None and 0 <= trainer.max_epochs <= begun.epochs:
+            raise InputError(
+                f"--ckpt_path last: that run is finished, with {begun.epochs} epochs; to train it further, pass "
+                f"--trainer.max_epochs {begun.epochs + 1} or more"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log to TensorBoard, in the resumed run's own folder, unless another logger is configured."""
         root = Path(self.config.trainer.default_root_dir or ".")
         if self.config.trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(root, name=LOGS, version=self._version, default_hp_metric=False)
+            begun = self.beginning
+            rank_zero_only(begun.cut_curves)()
+            # A TensorBoard that is open has read what was cut off already: it is told to forget it.
+            again: dict[str, Any] = {"version": begun.folder.name, "purge_step": begun.step} if begun.folder else {}
+            kwargs["logger"] = CurveLogger(root, name=LOGS, default_hp_metric=False, **again)
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
@@ -130,26 +148,30 @@ class TrainCLI(LightningCLI):
                 f"{self.config.model.model_name}; pass --data.max_length {limit} or less"
             )
         self._announce()
-        seed = int(self.config.seed_everything)
-        self.trainer.callbacks.append(RunRecord(seed, self.ckpt_path))  # type: ignore[attr-defined]
+        seed, begun = int(self.config.seed_everything), self.beginning
+        self.last = LastCheckpoint(self.config.save_every_minutes)
+        self.trainer.callbacks += [RunRecord(seed, begun.checkpoint), self.last]  # type: ignore[attr-defined]
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
+        rank_zero_only(self.datamodule.prepare_data)()  # what is wrong with the data is said before others are started
         try:
             with _explained_compiler_failure():
-                if self.config.validate_first and not self.ckpt_path:
+                if self.config.validate_first and not begun.checkpoint:
                     self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
                 self._finish()
         except DivergedError as error:
-            last = self._checkpoint(monitor=None).best_model_path
-            where = f"the weights before this step are in {_relative(Path(last))}" if last else "nothing is saved yet"
-            raise DivergedError(f"{error}; {where}") from None
+            raise DivergedError(f"{error}; {self._saved()}") from None
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise InputError(self._out_of_memory(error)) from None
-        except SystemExit:  # how Lightning ends on a signal; its own status would read as success
-            return self._stopped()
+            if _is_out_of_memory(error):
+                raise InputError(self._out_of_memory(error)) from None
+            if self.trainer.world_size > 1 and _lost_a_process(error):
+                raise InputError("another process of this run ended; what it said stands above") from None
+            raise
+        except Stopped as error:
+            return self._stopped(error.stop)
+        except SystemExit:  # how Lightning ends outside of training, and on a second Ctrl-C
+            return self._stopped(Stop.TERMINATE if self.trainer.received_sigterm else Stop.INTERRUPT)
         return 0
 
     def _out_of_memory(self, error: RuntimeError) -> list[str]:
@@ -174,24 +196,18 @@ class TrainCLI(LightningCLI):
             problems.append(f"--data.eval_batch_size {batch}: if it happened in validation")
         return problems
 
-    def _stopped(self) -> int:
+    def _stopped(self, stop: Stop) -> int:
         """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect."""
-        stops = (callback for callback in self.trainer.callbacks if isinstance(callback, StopSignals))  # type: ignore[attr-defined]
-        interrupted = any(callback.interrupted for callback in stops) or not self.trainer.received_sigterm
-        if self.trainer.is_global_zero:
-            last = self._checkpoint(monitor=None).best_model_path
-            saved = f"saved to {_relative(Path(last))}; go on with --ckpt_path last" if last else "nothing is saved yet"
-            cause = "Ctrl-C" if interrupted else "SIGTERM"
-            log.info(f"\nstopped by {cause} after step {self.trainer.global_step}: {saved}")
-        return 128 + (signal.SIGINT if interrupted else signal.SIGTERM)
+        if not self.trainer.is_global_zero:
+            return 0  # a status of its own would make the launcher kill the first process, which has more to say
+        log.info(f"\nstopped by {stop.cause} after step {self.trainer.global_step}: {self._saved()}")
+        return stop.status
 
-    def _checkpoint(self, monitor: str | None) -> ModelCheckpoint:
-        """The callback that keeps the checkpoint which is best by ``monitor``, or the last one."""
-        return next(
-            callback
-            for callback in self.trainer.checkpoint_callbacks
-            if isinstance(callback, ModelCheckpoint) and callback.monitor == monitor
-        )
+    def _saved(self) -> str:
+        """What there is to go on from."""
+        if self.last.path is None:
+            return "nothing is saved yet"
+        return f"step {self.last.step} is saved in {_relative(self.last.path)}; go on with --ckpt_path last"
 
     def _announce(self) -> None:
         if not self.trainer.is_global_zero:
@@ -208,12 +224,12 @@ class TrainCLI(LightningCLI):
             f"accumulated = {trainer.world_size * data.batch_size * trainer.accumulate_grad_batches} windows a step, "
             f"{trainer.max_epochs} epochs"
         )
-        if self.ckpt_path:
-            log.info(f"going on from {self.ckpt_path}")
+        if self.beginning.checkpoint:
+            log.info(f"going on from {self.beginning.checkpoint}, after step {self.beginning.step}")
 
     def _finish(self) -> None:
         trainer = self.trainer
-        best = self._checkpoint("val/f1")
+        best = next(one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint))
         loggers = trainer.loggers
         trainer.loggers = []  # the curves hold the best checkpoint's point already
         path: str | None = best.best_model_path
@@ -222,7 +238,8 @@ class TrainCLI(LightningCLI):
             path = None
         trainer.validate(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         trainer.loggers = loggers
-        log_dir = trainer.log_dir  # asks the other processes too, so all must come by here
+        # Both ask the other processes too, so all must come by here.
+        log_dir, weights = trainer.log_dir, trainer.strategy.lightning_module_state_dict()
         if not trainer.is_global_zero or log_dir is None:
             return
         folder = Path(log_dir) / "model"
@@ -233,13 +250,18 @@ class TrainCLI(LightningCLI):
             version_2=version_2,
             null_score_diff_threshold=self.model.threshold,
         )
-        save_model(self.model.model, self.datamodule.tokenizer, settings, folder)
+        try:
+            save_model(self.model.model, self.datamodule.tokenizer, settings, folder, weights, "model.")
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"the model could not be written to {_relative(folder)} ({error}); free some space or make the folder "
+                "writable, then --ckpt_path last writes it"
+            ) from None
+        scores = {f"best/{name}": float(trainer.callback_metrics[f"val/{name}"]) for name in ("exact_match", "f1")}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                scores = {
-                    f"best/{name}": float(trainer.callback_metrics[f"val/{name}"]) for name in ("exact_match", "f1")
-                }
                 logger.log_hyperparams(dict(self.model.hparams) | dict(self.datamodule.hparams), scores)
+        mark_finished(Path(log_dir) / "run.json", scores)
         shown = _relative(folder)
         log.info(f"\nthe best checkpoint is written as a model for transformers: {shown}")
         log.info(f"curves:    tensorboard --logdir {_relative(Path(log_dir).parent)}")
@@ -274,6 +296,11 @@ def _explained_compiler_failure() -> Iterator[None]:
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _lost_a_process(error: RuntimeError) -> bool:
+    """Whether this is what the processes that are left see when one ends."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 def default_precision(accelerator: str) -> str:

@@ -34,13 +34,18 @@ def shared_data() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="session")
-def tokenizer():
+def small_tokenizer() -> BertTokenizer:
     """WordPiece with the letters and a few words: any Latin text splits into known pieces."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     pieces = dict.fromkeys([*WORDS, *letters, *("##" + letter for letter in letters)])
     vocab = {piece: index for index, piece in enumerate(pieces)}
     return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=512)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> BertTokenizer:
+    """The small WordPiece tokenizer."""
+    return small_tokenizer()
 
 
 def small_config(vocab_size: int, **changes) -> BertConfig:

@@ -75,12 +75,20 @@ def main(options: dict) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=Record(Path(options["folder"])),
+        callbacks=[Record(Path(options["folder"])), *([Poison()] if options["scenario"] == "diverge" else [])],
     )
     if options["scenario"] == "validate":
         trainer.validate(module, data, verbose=False)
     else:
         trainer.fit(module, data)
+
+
+class Poison(Callback):
+    """The last process's third batch gives a loss that is not a number."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if batch_idx == 2 and trainer.global_rank == trainer.world_size - 1:
+            pl_module.model.qa_outputs.register_forward_hook(lambda module, inputs, output: output * torch.nan)
 
 
 if __name__ == "__main__":

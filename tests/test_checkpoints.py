@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -18,10 +19,12 @@ from pathlib import Path
 import pytest
 import torch
 from data import make_rows, write_json
+from kill_and_resume import curves
+from lightning.pytorch import Callback
 from test_train import flags
 
-from qa_lightning import cli
-from qa_lightning.checkpoints import AtomicCheckpointIO, load_problem
+from qa_lightning import cli, training
+from qa_lightning.checkpoints import AtomicCheckpointIO, read_beginning
 from qa_lightning.errors import InputError
 from qa_lightning.models import load_model
 
@@ -138,6 +141,51 @@ def test_a_run_whose_checkpoints_cannot_be_written_goes_on_and_says_so(tmp_path,
     assert (tmp_path / "lightning_logs" / "version_0" / "model" / "model.safetensors").is_file()
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path, model_folder) -> None:
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"runs go to .*, where nothing can be written .* --trainer.default_root_dir"):
+        cli.train(flags(tmp_path / "file", model_folder, train, train))
+
+
+def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_folder, capsys, monkeypatch) -> None:
+    """Filled after the first epoch; with room again the run is gone on with, and ends."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    arguments = [*flags(disk, model_folder, train, train), "--trainer.log_every_n_steps", "1"]
+
+    class Fill(Callback):
+        def on_train_epoch_start(self, trainer, pl_module) -> None:
+            if trainer.current_epoch == 1:
+                fill = (disk / "fill").open("wb", buffering=0)
+                with contextlib.suppress(OSError):
+                    while True:
+                        fill.write(bytes(1024))
+
+    try:
+        default = training.default_callbacks
+        monkeypatch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), Fill()])
+        with pytest.raises(InputError, match=r"the model could not be written to .*free some space"):
+            cli.train(arguments)
+        printed = capsys.readouterr().out
+        assert "epoch 3/3" in printed
+        assert printed.count("curves could not be written to") == 1
+        assert "last.ckpt could not be written, the one before stays" in printed
+        monkeypatch.undo()
+        (disk / "fill").unlink()
+        assert cli.train([*arguments, "--ckpt_path", "last"]) == 0
+        printed = capsys.readouterr().out
+        assert "epoch 2/3" in printed  # from the first epoch's checkpoint
+        (run,) = (disk / "lightning_logs").iterdir()
+        assert (run / "model" / "model.safetensors").is_file()
+        assert [step for step, _ in curves(run)["val/f1"]] == [2, 5, 8]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130)])
 def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, name: str, status: int) -> None:
@@ -157,7 +205,7 @@ def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, name: s
     said = "".join(lines)
     cause = "Ctrl-C" if name == "SIGINT" else "SIGTERM"
     (step,) = re.findall(
-        rf"stopped by {cause} after step (\d+): saved to .*last.ckpt; go on with --ckpt_path last", said
+        rf"stopped by {cause} after step (\d+): step \1 is saved in .*last.ckpt; go on with --ckpt_path last", said
     )
     saved = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == int(step) > 0
@@ -223,8 +271,9 @@ def test_a_damaged_last_checkpoint_is_told_and_the_best_one_taken(tmp_path, mode
     assert "last.ckpt: is " in printed
     assert "going on from best.ckpt, the best one of that run, instead" in printed
     assert "epoch 2/2" in printed
-    last.write_bytes(b"")
-    last.with_name("best.ckpt").write_bytes(b"x")
+    newest = tmp_path / "lightning_logs" / "version_1" / "checkpoints"  # the first run was finished
+    (newest / "last.ckpt").write_bytes(b"")
+    (newest / "best.ckpt").write_bytes(b"x")
     with pytest.raises(InputError) as caught:
         cli.train([*arguments, "--ckpt_path", "last"])
     assert len(caught.value.problems) == 2
@@ -232,7 +281,9 @@ def test_a_damaged_last_checkpoint_is_told_and_the_best_one_taken(tmp_path, mode
 
 def test_tensors_alone_are_no_checkpoint(tmp_path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
-    assert load_problem(tmp_path / "weights.ckpt") == "is no checkpoint of a training run: it lacks loops, global_step"
+    assert (
+        read_beginning(tmp_path / "weights.ckpt") == "is no checkpoint of a training run: it lacks loops, global_step"
+    )
 
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, signals and limits of POSIX")
