@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_lightning.logits import FeatureLogits, complete_rows, join_windows
+from qa_lightning.decoder import Decoder
+from qa_lightning.logits import FeatureLogits
 from qa_lightning.metrics import SquadMetric
-from qa_lightning.spans import Floats, Spans, decode_spans
+from qa_lightning.spans import Floats, Spans
 from qa_lightning.store import FeatureStore
 
 _ROWS = 1000  # examples read at a time
@@ -143,13 +144,16 @@ def predict(
         store, examples: the features and the examples that they are windows of.
         version_2, threshold: see `Predictions`.
         n_best, max_answer_length: see `spans.decode_spans`.
+
+    Raises:
+        ValueError: logits that are not numbers.
     """
-    index: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    spans = []
-    for indices, windows in join_windows(logits, store, complete_rows(logits, store)):
-        index.append(indices)
-        spans.append(decode_spans(windows, n_best, max_answer_length))
-    return Predictions(examples, np.concatenate(index), Spans.concatenate(spans), version_2, threshold)
+    decoder = Decoder(store, n_best, max_answer_length)
+    decoder.add(logits)
+    decoded = decoder.take()
+    if len(decoded.broken):
+        raise ValueError(f"the logits of {len(decoded.broken)} features are not numbers")
+    return Predictions(examples, decoded.index, decoded.spans, version_2, threshold)
 
 
 def score(predictions: Predictions, metric: SquadMetric, share: tuple[int, int] = (0, 1)) -> None:

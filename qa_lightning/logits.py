@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,12 +61,38 @@ class FeatureLogits:
         """
         fields = {name: [getattr(part, name) for part in parts] for name in cls.__dataclass_fields__}
         parts.clear()
-        return cls(**{name: np.concatenate(fields.pop(name)) for name in tuple(fields)})
+        return cls(**{name: np.concatenate([empty, *fields.pop(name)]) for name, empty in _NOTHING.items()})
 
-    @property
-    def mean_loss(self) -> float:
-        """Mean over the features, each counted once."""
-        return float(self.loss[_once_each(self.feature)].astype(np.float64).mean())
+    def broken_rows(self) -> NDArray[np.bool_]:
+        """[F] where some logit is not a number."""
+        if not (np.isnan(self.start).any() or np.isnan(self.end).any() or np.isnan(self.null).any()):
+            return np.zeros(len(self.feature), bool)
+        owner = np.repeat(np.arange(len(self.feature)), self.length)
+        broken = np.isnan(self.null)
+        broken[owner[np.isnan(self.start) | np.isnan(self.end)]] = True
+        return broken
+
+    def without(self, rows: NDArray[np.bool_]) -> FeatureLogits:
+        """All features but those where ``rows``, [F], is true."""
+        if not rows.any():
+            return self
+        kept = ~rows
+        tokens = np.repeat(kept, self.length)
+        return FeatureLogits(
+            self.feature[kept],
+            self.length[kept],
+            self.start[tokens],
+            self.end[tokens],
+            self.null[kept],
+            self.loss[kept],
+        )
+
+
+_NOTHING: dict[str, NDArray[Any]] = {
+    "feature": np.zeros(0, np.int64),
+    "length": np.zeros(0, np.int64),
+    **{name: np.zeros(0, np.float32) for name in ("start", "end", "null", "loss")},
+}
 
 
 class LogitsCollector:
@@ -89,7 +116,7 @@ class LogitsCollector:
         return FeatureLogits.join(parts)
 
 
-def _once_each(feature: Ints) -> NDArray[np.intp]:
+def once_each(feature: Ints) -> NDArray[np.intp]:
     """Rows that hold each feature once, ascending by feature; of repeats the first."""
     rows: NDArray[np.intp] = np.unique(feature, return_index=True)[1]
     return rows
@@ -101,12 +128,11 @@ def complete_rows(logits: FeatureLogits, store: FeatureStore) -> NDArray[np.intp
     Raises:
         ValueError: the logits are of other features.
     """
-    once = _once_each(logits.feature)
-    example = np.asarray(store.windows["example"])
-    windows_of = np.bincount(example)
-    seen = np.bincount(example[logits.feature[once]], minlength=len(windows_of))
-    whole: NDArray[np.bool_] = seen == windows_of
-    rows: NDArray[np.intp] = once[whole[example[logits.feature[once]]]]
+    once = once_each(logits.feature)
+    every = store.example
+    example, place, seen = np.unique(every[logits.feature[once]], return_inverse=True, return_counts=True)
+    windows_of = np.searchsorted(every, example, side="right") - np.searchsorted(every, example)
+    rows: NDArray[np.intp] = once[(seen == windows_of)[place]]
     if not np.array_equal(logits.length[rows], store.windows["context_length"][logits.feature[rows]]):
         raise ValueError("the logits are not those of these features: context lengths differ")
     return rows

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from qa_lightning.batching import Batch, FeatureDataset, TrainingSampler
+from qa_lightning.decoder import Decoder
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.evaluation import Predictions, predict, score
-from qa_lightning.logits import FeatureLogits, LogitsCollector
+from qa_lightning.evaluation import Predictions, score
+from qa_lightning.logits import FeatureLogits
 from qa_lightning.metrics import SquadMetric
 from qa_lightning.models import load_model
 from qa_lightning.optim import build_optimizer, linear_schedule
@@ -124,7 +126,7 @@ class QALightningModule(LightningModule):
             self.model.compile(dynamic=True, **COMPILE_OPTIONS)  # in place: the names of the weights stay
         self.metrics = torch.nn.ModuleList([SquadMetric(version_2=False), SquadMetric(version_2=True)])
         self.predictions: Predictions | None = None
-        self._collected = LogitsCollector()
+        self._decoder: Decoder | None = None
         self._watched: WatchedLoss | None = None
         self._seed: int | None = None
         self.step_loss = torch.zeros(())
@@ -174,34 +176,37 @@ class QALightningModule(LightningModule):
         own, mean = self._watched.values()
         if math.isfinite(mean):
             return
-        ids = [] if math.isfinite(own) else self._example_ids(self._watched.features)
-        if self.trainer.world_size > 1:
-            parts: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, ids)
-            ids = list(dict.fromkeys(name for part in parts for name in part))
+        dataset = getattr(self.trainer.train_dataloader, "dataset", None)
+        assert isinstance(dataset, FeatureDataset)
+        ids = [] if math.isfinite(own) else _example_ids(dataset, self._watched.features.cpu().numpy())
+        ids = list(dict.fromkeys(name for part in self._gather(ids) for name in part))
         raise DivergedError(f"the loss is {mean} at step {self.global_step} (questions {', '.join(ids)})")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the context tokens' logits of a batch."""
+        """Decode what can be decoded by now, from the context tokens' logits."""
         start, end = self(batch)
-        self._collected.add(FeatureLogits.of_batch(batch, start, end, span_loss(start, end, batch)))
+        assert self._decoder is not None
+        self._decoder.add(FeatureLogits.of_batch(batch, start, end, span_loss(start, end, batch)))
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last epoch's logits."""
-        self._collected = LogitsCollector()
+        """Begin anew."""
+        self.predictions = None
+        self._decoder = Decoder(self._validation_set().store, self.n_best, self.max_answer_length)
 
     def on_validation_epoch_end(self) -> None:
-        """Join the logits of all processes by feature, decode, score, and log the same values everywhere."""
+        """Join what all processes decoded, by example, score it, and log the same values everywhere.
+
+        Raises:
+            DivergedError: the logits of some questions are not numbers.
+        """
         dataset = self._validation_set()
-        logits = self._gather(self._collected.take())
-        self.predictions = predict(
-            logits,
-            dataset.store,
-            dataset.examples,
-            dataset.version_2,
-            self.n_best,
-            self.max_answer_length,
-            self.threshold,
+        assert self._decoder is not None
+        decoded = self._decoder.join(self._gather(self._decoder.take()))
+        if len(decoded.broken):
+            ids = ", ".join(_example_ids(dataset, decoded.broken))
+            raise DivergedError(f"validation at step {self.global_step}: logits are not numbers (questions {ids})")
+        self.predictions = Predictions(
+            dataset.examples, decoded.index, decoded.spans, dataset.version_2, self.threshold
         )
         metric = self.metrics[int(dataset.version_2)]
         assert isinstance(metric, SquadMetric)
@@ -215,7 +220,7 @@ class QALightningModule(LightningModule):
             for name, value in scores.items()
             if not name.endswith("total")
         }
-        values["val/loss"] = logits.mean_loss
+        values["val/loss"] = decoded.mean_loss
         for name, value in values.items():
             self.log(name, value, prog_bar=name == "val/f1", batch_size=1)
 
@@ -239,13 +244,6 @@ class QALightningModule(LightningModule):
         elif gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
-    def _example_ids(self, features: Tensor) -> list[str]:
-        """The questions that some training features are windows of."""
-        dataset = getattr(self.trainer.train_dataloader, "dataset", None)
-        assert isinstance(dataset, FeatureDataset)
-        examples = sorted(set(dataset.store.windows["example"][features.cpu().numpy()].tolist()))
-        return [repr(example_id) for example_id in dataset.examples[examples]["id"]]
-
     def _validation_set(self) -> FeatureDataset:
         loader = self.trainer.val_dataloaders
         dataset = getattr(loader, "dataset", None)
@@ -256,12 +254,20 @@ class QALightningModule(LightningModule):
             )
         return dataset
 
-    def _gather(self, logits: FeatureLogits) -> FeatureLogits:
+    def _gather(self, part: Any) -> list[Any]:
+        """What each process has, on all of them."""
         if self.trainer.world_size == 1:
-            return logits
+            return [part]
         parts: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(parts, logits)
-        return FeatureLogits.join(parts)
+        torch.distributed.all_gather_object(parts, part)
+        return parts
+
+
+def _example_ids(dataset: FeatureDataset, features: NDArray[Any], most: int = 32) -> list[str]:
+    """The questions that some features are windows of; the first of them, if they are many."""
+    examples = sorted(set(dataset.store.windows["example"][features].tolist()))
+    more = [f"and {len(examples) - most} more"] if len(examples) > most else []
+    return [repr(example_id) for example_id in dataset.examples[examples[:most]]["id"]] + more
 
 
 def model_problems(

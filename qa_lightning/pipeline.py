@@ -11,10 +11,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from qa_lightning.batching import EvaluationSampler, FeatureDataset, PaddingCollator
+from qa_lightning.decoder import Decoder
 from qa_lightning.errors import InputError
-from qa_lightning.evaluation import Answer, predict
+from qa_lightning.evaluation import Answer, Predictions
 from qa_lightning.features import Windower, WindowSettings
-from qa_lightning.logits import FeatureLogits, LogitsCollector
+from qa_lightning.logits import FeatureLogits
 from qa_lightning.models import load_model, load_tokenizer, max_positions
 from qa_lightning.module import model_logits, span_loss
 from qa_lightning.store import FeatureStore
@@ -91,7 +92,7 @@ class Reader:
         """Answer each question from its own context.
 
         Raises:
-            InputError: an empty question or context.
+            InputError: an empty question or context, or a model whose logits are not numbers.
         """
         rows = [
             {"id": str(number), "question": question, "context": context}
@@ -115,19 +116,16 @@ class Reader:
             sampler=EvaluationSampler(store.windows["length"], batch_size),
             collate_fn=PaddingCollator(self.tokenizer),
         )
-        collected = LogitsCollector()
+        decoder = Decoder(store, 1, self.settings.max_answer_length)
         with torch.inference_mode():
             for batch in loader:
                 placed = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
                 start, end = model_logits(self.model, placed)
-                collected.add(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
-        predictions = predict(
-            collected.take(),
-            store,
-            dataset.examples,
-            dataset.version_2,
-            n_best=1,
-            max_answer_length=self.settings.max_answer_length,
-            threshold=self.settings.null_score_diff_threshold,
-        )
+                decoder.add(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
+        decoded = decoder.join([decoder.take()])
+        if len(decoded.broken):
+            numbers = ", ".join(map(str, sorted({*store.example[decoded.broken].tolist()})))
+            raise InputError(f"the model's logits are not numbers (questions {numbers}): its weights are broken")
+        threshold = self.settings.null_score_diff_threshold
+        predictions = Predictions(dataset.examples, decoded.index, decoded.spans, dataset.version_2, threshold)
         return [answer for _, _, answer in predictions.rows()]

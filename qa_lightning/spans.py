@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qa_lightning.pairs import ragged
+
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
@@ -77,6 +79,20 @@ class Spans:
             nothing, none = np.zeros(0), np.zeros(0, np.int32)
             return cls(none, none, none, nothing, nothing, nothing, nothing)
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
+    def take(self, rows: NDArray[np.intp]) -> Spans:
+        """The spans of some of the examples, in the order of ``rows``."""
+        count = self.count[rows]
+        flat = ragged(self.offset[rows], count)
+        return Spans(
+            count,
+            self.char_start[flat],
+            self.char_end[flat],
+            self.score[flat],
+            self.probability[flat],
+            self.null_score[rows],
+            self.null_probability[rows],
+        )
 
     @property
     def offset(self) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,11 @@ class FeatureStore:
             batch.char_end,
             *(_offsets(batch.windows[name]) for name in ("length", "context_length")),
         )
+
+    @cached_property
+    def example(self) -> NDArray[np.int32]:
+        """[F] which example each window is of, non-decreasing; in memory, 4 bytes a window."""
+        return np.ascontiguousarray(self.windows["example"], np.int32)
 
     def __len__(self) -> int:
         return len(self.windows)
