@@ -1,13 +1,15 @@
 """Raw rows -> validated examples ``id, question, context, answers{text, answer_start}``.
 
 A question without an answer has empty ``answers`` (v2.0's ``is_impossible`` is read, and held against the answers).
-Rows are streamed; ids are remembered to find duplicates (about 150 bytes a row).
+Rows are streamed; ids are remembered to find duplicates, in a temporary file (`IdPlaces`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -117,30 +119,53 @@ def read_examples(
     """
     problems: list[str] = []
     bad_rows: list[str] = []
-    place_of_id: dict[str, str] = {}
     found = valid = 0
-    for place, row in rows:
-        if found == most:
-            break
-        example, wrong = check_row(place, row)
-        if example is not None:
-            first = place_of_id.setdefault(example["id"], place)
-            if first != place:
+    with closing(IdPlaces()) as places:
+        for place, row in rows:
+            if found == most:
+                break
+            example, wrong = check_row(place, row)
+            if example is not None and (first := places.add(example["id"], place)):
                 wrong = [f"{place}: id {example['id']!r} stands already at {first}; ids must be unique"]
-        if wrong:
-            problems += wrong
-            bad_rows.append("; ".join(wrong))
-        elif example is not None:
-            valid += 1
-            if keep(example):
-                found += 1
-                yield example
+            if wrong:
+                problems += wrong
+                bad_rows.append("; ".join(wrong))
+            elif example is not None:
+                valid += 1
+                if keep(example):
+                    found += 1
+                    yield example
     if problems and (on_bad_rows == "error" or not valid):
         count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''} in the data"
         raise InputError([f"{count} ({cure}):", *problems])
     if not found:
         raise InputError("the data has no questions")
     skipped += bad_rows
+
+
+class IdPlaces:
+    """Which ids there were, and where, in a temporary database: memory stays at some megabytes for any number."""
+
+    def __init__(self) -> None:
+        self._base = sqlite3.connect("", isolation_level=None)  # a file that goes with the connection
+        for command in (
+            "PRAGMA cache_size = -16384",  # KiB
+            "PRAGMA journal_mode = OFF",
+            "CREATE TABLE places (id TEXT PRIMARY KEY, place TEXT) WITHOUT ROWID",
+            "BEGIN",
+        ):
+            self._base.execute(command)
+
+    def add(self, name: str, place: str) -> str | None:
+        """Remember an id; where it stood before, if it did."""
+        if self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (name, place)).rowcount:
+            return None
+        (first,) = self._base.execute("SELECT place FROM places WHERE id = ?", (name,)).fetchone()
+        return str(first)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._base.close()
 
 
 def write_examples(examples: Iterable[Example], path: Path, batch_rows: int = 1000) -> int:

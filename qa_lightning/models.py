@@ -49,7 +49,7 @@ def load_tokenizer(name: str) -> Any:
         InputError: not to be had, or a slow tokenizer.
     """
     with _loading(name), quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False)
     if not tokenizer.is_fast:
         raise InputError(
             f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is a slow one and gives no character offsets; "
@@ -72,7 +72,10 @@ def load_model(name: str, attn_implementation: str | None = None) -> Any:
     """
     with _loading(name, attn_implementation), quiet_transformers():
         model = AutoModelForQuestionAnswering.from_pretrained(
-            resolve(name), dtype=torch.float32, attn_implementation=attn_implementation
+            resolve(name),
+            trust_remote_code=False,  # and no question on the terminal whether to
+            dtype=torch.float32,
+            attn_implementation=attn_implementation,
         )
     for module in model.modules():
         if "Sinusoidal" in type(module).__name__:  # a table of constants, which from_pretrained marks as trained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import multiprocessing
 import os
@@ -254,6 +255,20 @@ def test_a_model_folder_with_a_pickle_that_runs_code_is_refused_and_runs_nothing
     shutil.copytree(model_folder, evil)
     (evil / "model.safetensors").unlink()
     torch.save({"weights": Evil(tmp_path / "executed")}, evil / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"evil' cannot be loaded"):
+        load_model(str(evil))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_model_that_brings_code_of_its_own_is_refused_and_runs_nothing(tmp_path, model_folder) -> None:
+    evil = tmp_path / "evil"
+    shutil.copytree(model_folder, evil)
+    config = json.loads((evil / "config.json").read_text())
+    names = {"AutoConfig": "own.OwnConfig", "AutoModelForQuestionAnswering": "own.OwnModel"}
+    (evil / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": names}))
+    (evil / "own.py").write_text(
+        f"open({str(tmp_path / 'executed')!r}, 'w')\nclass OwnConfig: pass\nclass OwnModel: pass\n"
+    )
     with pytest.raises(InputError, match=r"evil' cannot be loaded"):
         load_model(str(evil))
     assert not (tmp_path / "executed").exists()

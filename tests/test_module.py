@@ -232,6 +232,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, model_folder) -> None:
     assert all(values.isfinite().all() for values in others)  # stopped before the optimizer touched them
 
 
+def test_validation_logits_that_are_no_numbers_name_their_questions(data, model_folder) -> None:
+    class Broken(QALightningModule):
+        def forward(self, batch):
+            start, end = super().forward(batch)
+            return start, end.masked_fill((batch["feature"] == 2)[:, None], math.nan)
+
+    with pytest.raises(DivergedError, match=r"validation at step 0: logits are not numbers \(questions 'q\d+'\)"):
+        Trainer(**QUIET).validate(Broken(model_folder), data, verbose=False)
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradients_are_clipped_with_the_fused_optimizer(data, model_folder, precision) -> None:
     norms = []

@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
 COMMANDS = [
-    shlex.split(line, comments=True)
+    words
     for language, block in BLOCKS
     if language == "bash"
     for line in block.replace("\\\n", " ").splitlines()
-    if line.strip()
+    if (words := shlex.split(line, comments=True))
 ]
 
 
@@ -52,6 +52,15 @@ def test_scripts_configs_and_pictures_that_it_names_exist() -> None:
     named = set(re.findall(r"(?:scripts|configs|docs)/[\w.]+\.(?:py|yaml|png|md)", README))
     assert len(named) >= 5
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_the_fault_table_names_tests_that_exist() -> None:
+    table = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", table))
+    assert len(named) > 12
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
+    assert all((ROOT / "tests" / name).is_file() for name in re.findall(r"`(\w+\.py)`", table))
 
 
 def test_the_python_blocks_run(tmp_path, monkeypatch, model_folder) -> None:
