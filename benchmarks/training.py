@@ -144,10 +144,14 @@ def ours(
 def _utilization(
     model: Any, tokens: float, squared: float, seconds: float, device: Any, precision: str
 ) -> harness.Figures:
-    from qa_lightning.throughput import peak_flops, training_flops
+    from qa_lightning.throughput import computing_weights, peak_flops, training_flops
 
     peak = peak_flops(device, precision)
-    return {"utilization": training_flops(model, tokens, squared) / seconds / peak} if peak else {}
+    return (
+        {"utilization": training_flops(model.config, computing_weights(model), tokens, squared) / seconds / peak}
+        if peak
+        else {}
+    )
 
 
 VARIANTS: dict[str, harness.Variant] = {

@@ -74,13 +74,13 @@ class EpochLines(Callback):
         sums = trainer.strategy.reduce(self._counter.take(pl_module.device), reduce_op="sum")
         features, tokens, padded, squared = (float(value) for value in sums)  # waits for the device to finish
         peak = peak_flops(pl_module.device, str(trainer.precision))
-        model: Any = pl_module.model
+        module: Any = pl_module
         part = Throughput(
             features,
             tokens,
             padded,
             time.perf_counter() - self._running_since,
-            training_flops(model, tokens, squared),
+            training_flops(module.model.config, module.computing_weights, tokens, squared),
             peak and peak * trainer.world_size,
         )
         self._parts.append(part)

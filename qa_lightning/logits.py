@@ -59,6 +59,8 @@ class FeatureLogits:
 
         Empties ``parts``, field by field, so that the logits never stand in memory twice.
         """
+        if len(parts) == 1:
+            return parts.pop()
         fields = {name: [getattr(part, name) for part in parts] for name in cls.__dataclass_fields__}
         parts.clear()
         return cls(**{name: np.concatenate([empty, *fields.pop(name)]) for name, empty in _NOTHING.items()})

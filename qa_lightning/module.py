@@ -22,6 +22,7 @@ from qa_lightning.logits import FeatureLogits
 from qa_lightning.metrics import SquadMetric
 from qa_lightning.models import load_model
 from qa_lightning.optim import build_optimizer, linear_schedule
+from qa_lightning.throughput import computing_weights
 
 COMPILE_OPTIONS: dict[str, Any] = {}  # of torch.compile
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -122,6 +123,7 @@ class QALightningModule(LightningModule):
         self.n_best = n_best
         self.threshold = null_score_diff_threshold
         self.model = load_model(model_name, attn_implementation)
+        self.computing_weights = computing_weights(self.model)
         if compile:
             self.model.compile(dynamic=True, **COMPILE_OPTIONS)  # in place: the names of the weights stay
         self.metrics = torch.nn.ModuleList([SquadMetric(version_2=False), SquadMetric(version_2=True)])

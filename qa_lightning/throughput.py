@@ -96,20 +96,27 @@ class StepCounter:
         return sums
 
 
-def training_flops(model: nn.Module, tokens: float, squared_lengths: float) -> float:
+def computing_weights(model: nn.Module) -> int:
+    """How many weights compute with a token: all but embeddings, which are looked up.
+
+    To be counted before a strategy shards the model: a process then holds a part of them.
+    """
+    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in looked_up)
+
+
+def training_flops(config: Any, weights: int, tokens: float, squared_lengths: float) -> float:
     """Floating-point operations of a forward and backward pass of an encoder.
 
-    6 a weight and token, embeddings left out since they are looked up, and 12 a layer, hidden unit and pair of
-    tokens for attention (Chowdhery et al., 2022, PaLM, appendix B).
+    6 a weight and token, and 12 a layer, hidden unit and pair of tokens for attention (Chowdhery et al., 2022, PaLM,
+    appendix B).
 
     Args:
-        model: a transformers model.
+        config: of a transformers model.
+        weights: see `computing_weights`.
         tokens: real tokens.
         squared_lengths: sum of the squared real lengths of the sequences.
     """
-    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    weights = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in looked_up)
-    config: Any = model.config
     layers, hidden = (getattr(config, name, 0) or 0 for name in ("num_hidden_layers", "hidden_size"))
     return 6.0 * weights * tokens + 12.0 * layers * hidden * squared_lengths
 
