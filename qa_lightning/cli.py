@@ -23,8 +23,10 @@ Fine-tune a question answering model and score it every epoch.
   python scripts/train.py --config configs/quickstart.yaml  a small model on embedded data: no network, a minute or two
 
 Flags that people use:
-  --data.dataset NAME_OR_FILE      Hub dataset, SQuAD JSON, JSON lines, Parquet, or "synthetic"  [rajpurkar/squad]
+  --data.dataset NAME_OR_FILE      Hub dataset, SQuAD JSON, JSON lines, CSV, Parquet, or "synthetic"  [rajpurkar/squad]
   --data.validation NAME_OR_FILE   what to validate on  [the dataset's validation split, or a part of the file]
+  --data.columns.question NAME     what a column of your file is called, where that is not guessed
+  --data.on_bad_rows skip          leave bad rows out; `repair` moves answers that can only be meant elsewhere  [error]
   --data.batch_size N              windows a step and device  [8]
   --data.max_length N              tokens a window, question included  [384]
   --model.model_name NAME          name on the Hub, or a folder  [bert-base-cased]
@@ -100,6 +102,54 @@ def train(args: Sequence[str] | None = None) -> int:
     return TrainCLI(list(args) if args is not None else None).run()
 
 
+def check_data_main() -> None:
+    """``scripts/check_data.py``."""
+    run_command(check_data)
+
+
+def check_data(args: Sequence[str] | None = None) -> int:
+    """Say what is wrong with data; status 1 if training would stop at it."""
+    parser = argparse.ArgumentParser(
+        prog="check_data.py",
+        description="Look through questions before training on them: what is wrong, how often, where, and what helps.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("data", help="file, files or dataset, as --data.dataset of train.py takes them")
+    parser.add_argument("--validation", help="what is validated on, to find contexts that stand on both sides")
+    parser.add_argument("--model", help="name or folder; its tokenizer tells what is cut, lost or unknown")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
+    parser.add_argument("--rows", type=_positive, default=5, help="rows to list of each finding")
+    parser.add_argument("--max-length", type=_positive, default=384, help="tokens a window, question included")
+    parser.add_argument("--doc-stride", type=_positive, default=128, help="tokens that two windows share")
+    parser.add_argument("--max-question-length", type=_positive, default=64, help="longer questions are cut, in tokens")
+    parser.add_argument("--max-answer-length", type=_positive, default=30, help="longest answer given, in tokens")
+    names = ("id", "question", "context", "answers", "answer_text", "answer_start", "is_impossible")
+    for name in names:
+        parser.add_argument(f"--columns.{name}", metavar="NAME", help=f"the column that is the {name}")
+    options = parser.parse_args(args)
+    from rich.console import Console
+
+    from qa_lightning import reports
+    from qa_lightning.columns import Columns
+    from qa_lightning.features import WindowSettings
+
+    quiet_libraries()
+    report = reports.check_source(
+        options.data,
+        options.validation,
+        Columns(**{name: getattr(options, f"columns.{name}") for name in names}),
+        options.model,
+        WindowSettings(options.max_length, options.doc_stride, options.max_question_length),
+        options.max_answer_length,
+        options.rows,
+    )
+    reports.show(report, Console())
+    if options.json:
+        options.json.write_text(json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"written to {options.json}")
+    return 1 if report.errors else 0
+
+
 def evaluate_main() -> None:
     """``scripts/evaluate.py``."""
     run_command(evaluate)
@@ -118,17 +168,22 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="file (SQuAD JSON, JSON lines, Parquet) or dataset on the Hub")
     parser.add_argument("--output-dir", type=Path, help="write metrics.json, predictions.json, nbest_predictions.json")
     parser.add_argument("--official", action="store_true", help="compare with evaluate.load('squad' or 'squad_v2')")
+    parser.add_argument("--mixed-script", action="store_true", help="F1 by ideographs for Chinese, as MLQA counts")
     parser.add_argument("--batch-size", type=_positive, default=32, help="windows a step")
     parser.add_argument("--max-examples", type=_positive, help="only the first so many questions")
     options = parser.parse_args(args)
+    if options.official and options.mixed_script:
+        parser.error("--official compares with the SQuAD scorer, which knows no --mixed-script")
     from qa_lightning import scoring
 
     quiet_libraries()
 
     if options.predictions:
-        result = scoring.score_file(options.predictions, options.data, options.max_examples)
+        result = scoring.score_file(options.predictions, options.data, options.max_examples, options.mixed_script)
     else:
-        result = scoring.score_model(options.model, options.data, options.batch_size, options.max_examples)
+        result = scoring.score_model(
+            options.model, options.data, options.batch_size, options.max_examples, options.mixed_script
+        )
     for name, value in result.metrics.items():
         print(f"{name:<14} {value:,}" if name.endswith("total") else f"{name:<14} {value:.4f}")
     if options.output_dir:
@@ -179,6 +234,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # the data module is
+    warnings.filterwarnings("ignore", message=".*accumulate the metric across devices.*")  # all have the same value
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="The dirpath has changed.*")  # a finished run, gone on with elsewhere
     logger = logging.getLogger("qa_lightning")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from qa_lightning.batching import (
     TrainingSampler,
 )
 from qa_lightning.cache import build_once, default_cache_dir
+from qa_lightning.columns import Columns, with_usual_columns
 from qa_lightning.errors import InputError
 from qa_lightning.examples import Example, OnBadRows, in_validation, read_examples, write_examples
 from qa_lightning.features import Windower, WindowSettings
@@ -33,14 +35,15 @@ from qa_lightning.store import FeatureStore, write_features
 
 log = logging.getLogger("qa_lightning")
 
-_FORMAT = 2  # of the prepared files; raise it when what stands in them changes
+_FORMAT = 5  # of the prepared files; raise it when what stands in them changes
 
 
 class SquadDataModule(LightningDataModule):
     """Questions with contexts, for training and validation.
 
     Args:
-        dataset: what to train on: a dataset on the Hub, a file (SQuAD JSON, JSON lines, Parquet), or ``synthetic``,
+        dataset: what to train on: a dataset on the Hub, files (SQuAD JSON, JSON lines, CSV, TSV, Parquet, also with
+            .gz; one, several with commas between, or a pattern), a folder that ``datasets`` saved, or ``synthetic``,
             the embedded dataset. None: only validate.
         validation: what to validate on: a file or dataset. None: the validation split of ``dataset``, or, for a
             file, the questions of a part of its contexts (``validation_fraction``), which are then not trained on.
@@ -56,7 +59,9 @@ class SquadDataModule(LightningDataModule):
         validation_fraction: the part of a file's contexts to validate on, where there is no ``validation``.
         max_train_examples: train on the first so many questions.
         max_validation_examples: validate on the first so many questions.
-        on_bad_rows: ``error`` stops and lists every bad row; ``skip`` leaves them out and says how many.
+        on_bad_rows: ``error`` stops and lists every bad row; ``skip`` leaves them out and says how many; ``repair``
+            moves answers to where their text can only be meant, says which, and stops at what is left.
+        columns: what the columns of your files are called, where that is not to be guessed.
         seed: decides the order of batches and the split by context.
         num_workers: processes that load data; 0 loads in the main one, which is enough for mapped files.
         cache_dir: where prepared data goes; None for ``$QA_LIGHTNING_CACHE`` or the user's cache folder.
@@ -78,12 +83,16 @@ class SquadDataModule(LightningDataModule):
         max_train_examples: int | None = None,
         max_validation_examples: int | None = None,
         on_bad_rows: OnBadRows = "error",
+        columns: Columns = Columns(),  # noqa: B008 - frozen, and shown as flags
         seed: int = 42,
         num_workers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        given: Any = columns
+        self.columns = given if isinstance(given, Columns) else Columns(**given)  # a checkpoint gives plain values
+        self.save_hyperparameters(ignore=["columns"])
+        self.save_hyperparameters({"columns": asdict(self.columns)})  # plain values, which any checkpoint can hold
         self.dataset = dataset
         self.validation = validation
         self.batch_size = batch_size
@@ -152,6 +161,7 @@ class SquadDataModule(LightningDataModule):
             described[split] = {
                 "source": rows["source"],
                 "fingerprint": folders[0].name,
+                "features": folders[1].name,
                 "questions": rows["rows"],
                 "unanswerable": rows["unanswerable"],
                 "windows": windows["features"],
@@ -196,8 +206,7 @@ class SquadDataModule(LightningDataModule):
         Raises:
             InputError: in the midst of an epoch, with flags that make its batches others.
         """
-        assert self.trainer is not None
-        if self.trainer.state.fn != TrainerFn.FITTING:
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         epoch, batches, order = (state_dict[name] for name in ("epoch", "batches", "order"))
         changed = [
@@ -276,6 +285,7 @@ class SquadDataModule(LightningDataModule):
             [self.validation_fraction, self.seed] if divided else None,
             self.limits[split],
             self.on_bad_rows,
+            asdict(self.columns),
         ]
         return self.cache_dir / "examples" / _key(parts)
 
@@ -304,18 +314,30 @@ class SquadDataModule(LightningDataModule):
             counts["unanswerable"] += not example["answers"]["text"]
             return True
 
+        told: list[str] = []
         skipped: list[str] = []
-        rows = read_rows(source, "train" if divided else split)
-        examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.limits[split])
+        repairs: list[str] = []
+        raw = read_rows(source, "train" if divided else split)
+        rows = with_usual_columns(raw, self.columns, told.append)
+        examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.limits[split], repairs=repairs)
         try:
             count = write_examples(examples, folder / "examples.arrow")
         except InputError as error:
+            for line in told:
+                log.info(f"{split}: {line}")
+            if source in error.problems[0]:
+                raise
             part = f", of which {split} gets a part by context," if divided else ""
             raise InputError([f"{source}{part}: {error.problems[0]}", *error.problems[1:]]) from None
-        summary: dict[str, Any] = {"source": source, "rows": count, **counts, "skipped": skipped}
+        summary: dict[str, Any] = {
+            **{"source": source, "rows": count, **counts},
+            **{"columns": told, "skipped": skipped, "repaired": repairs},
+        }
         if divided:
             summary["divided"] = {"validation_fraction": self.validation_fraction, "seed": self.seed}
         (folder / "summary.json").write_text(json.dumps(summary))
+        if repairs:
+            (folder / "repaired.txt").write_text("\n".join(repairs) + "\n", encoding="utf-8", errors="backslashreplace")
 
     def _write_features(self, folder: Path, split: Split) -> None:
         examples = open_examples(self._examples_folder(split))

@@ -10,16 +10,22 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 
+from qa_lightning.answers import Answers, Problem, check_answers
+from qa_lightning.answers import has_surrogates as has_surrogates
+from qa_lightning.answers import occurrences as occurrences
+from qa_lightning.columns import MadeId
 from qa_lightning.errors import InputError
-from qa_lightning.sources import COLUMNS, PlacedRow, shown
+from qa_lightning.formats import COLUMNS, BrokenRow, PlacedRow, listed, shown
 
-OnBadRows = Literal["error", "skip"]
+OnBadRows = Literal["error", "skip", "repair"]
+_BATCH_CHARACTERS = 1 << 26  # of contexts that are written at a time; Arrow's texts of one batch end at 2 GiB
+_CURE = "correct them, or pass --data.on_bad_rows skip to leave such rows out"
+_MOVE = ", or repair to move answers to where their text can only be meant"
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -28,13 +34,6 @@ SCHEMA = pa.schema(
         ("answers", pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])),
     ]
 )
-
-
-class Answers(TypedDict):
-    """Gold answers: equally long lists, empty for a question without an answer."""
-
-    text: list[str]
-    answer_start: list[int]
 
 
 class Example(TypedDict):
@@ -55,45 +54,63 @@ def in_validation(context: str, fraction: float, seed: int) -> bool:
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def check_row(place: str, row: dict[str, Any]) -> tuple[Example | None, list[str]]:
-    """Turn a raw row into an `Example`, or say all that is wrong with it."""
+def check_row(
+    place: str, row: dict[str, Any], repairs: list[str] | None = None
+) -> tuple[Example | None, list[Problem]]:
+    """Turn a raw row into an `Example`, or say all that is wrong with it.
+
+    Args:
+        place: where the row stands.
+        row: with the usual columns.
+        repairs: None repairs nothing; else an answer that is not at its place is moved where it can only be that one
+            (see `answers.repaired_start`), and what was changed is appended, one line an answer.
+    """
+    if isinstance(row, BrokenRow):
+        return None, [Problem(row.kind, problem) for problem in row.problems]
     missing = [column for column in COLUMNS if column not in row]
     if missing == ["answers"] and row.get("is_impossible") is True:
         missing = []
     if missing:
-        return None, [f"{place}: no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, row))}"]
-    problems = []
+        return None, [Problem("columns", f"{place}: no column {listed(missing)}; it has {listed(row) or 'none'}")]
+    problems: list[Problem] = []
     for column in ("question", "context"):
         value = row[column]
         if not isinstance(value, str):
-            problems.append(f"{place}: {column} is {shown(value)}, not a text")
+            kind = "empty" if value is None else "type"
+            problems.append(Problem(kind, f"{place}: {column} is {shown(value)}, not a text"))
         elif not value.strip():
-            problems.append(f"{place}: {column} is empty; fill it in or leave the row out")
+            problems.append(Problem("empty", f"{place}: {column} is empty; fill it in or leave the row out"))
         elif has_surrogates(value):
-            problems.append(f"{place}: {column} holds half of a surrogate pair; save the file as valid UTF-8")
-    if not isinstance(row["id"], (str, int)) or isinstance(row["id"], bool) or row["id"] == "":
-        problems.append(f"{place}: id is {shown(row['id'])}; give every question a text or number of its own")
+            problems.append(
+                Problem("text", f"{place}: {column} holds half of a surrogate pair; save the file as valid UTF-8")
+            )
+    if not isinstance(row["id"], (str, int)) or isinstance(row["id"], bool) or not str(row["id"]).strip():
+        kind = "empty" if row["id"] is None or isinstance(row["id"], str) else "type"
+        what = f"{place}: id is {shown(row['id'])}; give every question a text or number of its own"
+        problems.append(Problem(kind, what))
     elif has_surrogates(str(row["id"])):
-        problems.append(f"{place}: id holds half of a surrogate pair; save the file as valid UTF-8")
+        problems.append(Problem("text", f"{place}: id holds half of a surrogate pair; save the file as valid UTF-8"))
     if problems:
         return None, problems
     place = f"{place} (id {row['id']})"
-    answers, problems = _check_answers(place, row.get("answers"), row["context"])
+    moved: list[str] = []
+    answers, problems = check_answers(place, row.get("answers"), row["context"], None if repairs is None else moved)
     is_impossible = row.get("is_impossible")
     if is_impossible is not None and not isinstance(is_impossible, bool):
-        problems.append(f"{place}: is_impossible is {shown(is_impossible)}, neither true nor false")
+        problems.append(Problem("type", f"{place}: is_impossible is {shown(is_impossible)}, neither true nor false"))
     if not problems and is_impossible is True and answers["text"]:
-        problems.append(f"{place}: is_impossible is true, yet there are answers; correct one of the two")
+        problems.append(
+            Problem("contradiction", f"{place}: is_impossible is true, yet there are answers; correct one of the two")
+        )
     if not problems and is_impossible is False and not answers["text"]:
-        problems.append(f"{place}: is_impossible is false, yet there is no answer; correct one of the two")
+        problems.append(
+            Problem("contradiction", f"{place}: is_impossible is false, yet there is no answer; correct one of the two")
+        )
     if problems:
         return None, problems
+    if repairs is not None:
+        repairs += moved
     return Example(id=str(row["id"]), question=row["question"], context=row["context"], answers=answers), []
-
-
-def has_surrogates(text: str) -> bool:
-    """Whether ``text`` holds half of a surrogate pair, which no UTF-8 file can hold."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def read_examples(
@@ -102,31 +119,35 @@ def read_examples(
     skipped: list[str],
     keep: Callable[[Example], bool] = lambda _: True,
     most: int | None = None,
-    cure: str = "correct them, or pass --data.on_bad_rows skip to leave such rows out",
+    cure: str | None = None,
+    repairs: list[str] | None = None,
 ) -> Iterator[Example]:
     """Stream valid examples.
 
     Args:
-        rows: what `read_rows` gives.
-        on_bad_rows: ``error`` raises, ``skip`` leaves bad rows out.
+        rows: with the usual columns.
+        on_bad_rows: ``error`` raises, ``skip`` leaves bad rows out, ``repair`` moves answers to where their text can
+            only be meant, and raises what is left.
         skipped: with ``skip``, what is wrong with each row left out is appended here, one line a row.
         keep: which of the valid examples are wanted.
         most: stop reading after so many wanted ones.
-        cure: what a person can do about bad rows.
+        cure: what a person can do about bad rows; None names the values of ``--data.on_bad_rows``.
+        repairs: with ``repair``, what was changed in the wanted ones is appended here, one line an answer.
 
     Raises:
-        InputError: with ``error``, after the last row, listing all problems; for both, when no row was valid.
+        InputError: but with ``skip``, after the last row, listing all problems; always, when no row was valid.
     """
     problems: list[str] = []
     bad_rows: list[str] = []
     found = valid = 0
     with closing(IdPlaces()) as places:
-        for place, row in rows:
+        for place, row in _until_broken(rows, problems if on_bad_rows != "skip" else []):
             if found == most:
                 break
-            example, wrong = check_row(place, row)
+            moved: list[str] | None = [] if on_bad_rows == "repair" else None
+            example, wrong = check_row(place, row, moved)
             if example is not None and (first := places.add(example["id"], place)):
-                wrong = [f"{place}: id {example['id']!r} stands already at {first}; ids must be unique"]
+                wrong = [_twice(place, row["id"], first)]
             if wrong:
                 problems += wrong
                 bad_rows.append("; ".join(wrong))
@@ -134,13 +155,35 @@ def read_examples(
                 valid += 1
                 if keep(example):
                     found += 1
+                    if repairs is not None:
+                        repairs += moved or []
                     yield example
-    if problems and (on_bad_rows == "error" or not valid):
-        count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''} in the data"
-        raise InputError([f"{count} ({cure}):", *problems])
+    if problems and (on_bad_rows != "skip" or not valid):
+        raise InputError(_summed_up(problems, cure or _CURE + (_MOVE if on_bad_rows == "error" else "")))
     if not found:
         raise InputError("the data has no questions")
     skipped += bad_rows
+
+
+def _until_broken(rows: Iterable[PlacedRow], problems: list[str]) -> Iterator[PlacedRow]:
+    """The rows; where the source breaks off, the problems of the rows before are said too."""
+    try:
+        yield from rows
+    except InputError as error:
+        raise InputError([*error.problems, *problems]) from None
+
+
+def _summed_up(problems: list[str], cure: str) -> list[str]:
+    count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''} in the data"
+    return [f"{count} ({cure}):", *problems]
+
+
+def _twice(place: str, name: Any, first: str) -> Problem:
+    if isinstance(name, MadeId):
+        what = f"{place}: has the question, context and answers of {first}; leave one of the two out"
+    else:
+        what = f"{place}: id {str(name)!r} stands already at {first}; ids must be unique"
+    return Problem("duplicate_id", what)
 
 
 class IdPlaces:
@@ -160,8 +203,12 @@ class IdPlaces:
         """Remember an id; where it stood before, if it did."""
         if self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (name, place)).rowcount:
             return None
-        (first,) = self._base.execute("SELECT place FROM places WHERE id = ?", (name,)).fetchone()
-        return str(first)
+        return self.find(name)
+
+    def find(self, name: str) -> str | None:
+        """Where an id stands."""
+        found = self._base.execute("SELECT place FROM places WHERE id = ?", (name,)).fetchone()
+        return None if found is None else str(found[0])
 
     def close(self) -> None:
         """Remove the file."""
@@ -170,54 +217,21 @@ class IdPlaces:
 
 def write_examples(examples: Iterable[Example], path: Path, batch_rows: int = 1000) -> int:
     """Write an Arrow stream that ``datasets.Dataset.from_file`` maps from disk; return the number of rows."""
-    rows = iter(examples)
-    count = 0
+    batch: list[Example] = []
+    count = characters = 0
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
-        while batch := list(islice(rows, batch_rows)):
+
+        def write() -> None:
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
-            count += len(batch)
+            batch.clear()
+
+        for example in examples:
+            batch.append(example)
+            count += 1
+            characters += len(example["context"])
+            if len(batch) == batch_rows or characters > _BATCH_CHARACTERS:
+                write()
+                characters = 0
+        if batch:
+            write()
     return count
-
-
-def _check_answers(place: str, answers: Any, context: str) -> tuple[Answers, list[str]]:
-    """Check both usual shapes: ``{"text": [...], "answer_start": [...]}`` and ``[{"text", "answer_start"}, ...]``."""
-    result = Answers(text=[], answer_start=[])
-    if answers is None:
-        return result, []
-    if isinstance(answers, dict):
-        if not all(isinstance(answers.get(key), list) for key in ("text", "answer_start")):
-            return result, [f"{place}: answers is {shown(answers)}; it needs the lists 'text' and 'answer_start'"]
-        if len(answers["text"]) != len(answers["answer_start"]):
-            return result, [
-                f"{place}: {len(answers['text'])} answer texts but "
-                f"{len(answers['answer_start'])} answer_start values; they go in pairs"
-            ]
-        pairs = list(zip(answers["text"], answers["answer_start"], strict=True))
-    elif isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
-        pairs = [(answer.get("text"), answer.get("answer_start")) for answer in answers]
-    else:
-        return result, [f"{place}: answers is {shown(answers)}, not a list of answers"]
-    problems = []
-    for text, start in pairs:
-        if not isinstance(text, str) or not text.strip():
-            problems.append(f"{place}: answer text is {shown(text)}; an unanswerable question has no answers at all")
-        elif not isinstance(start, int) or isinstance(start, bool) or start < 0:
-            problems.append(f"{place}: answer_start is {shown(start)}; it counts characters from 0")
-        elif context[start : start + len(text)] != text:
-            problems.append(
-                f"{place}: answer {shown(text)} is not at answer_start {start} "
-                f"(there: {shown(context[start : start + len(text)])}); {_where(text, context)}"
-            )
-        else:
-            result["text"].append(text)
-            result["answer_start"].append(start)
-    return result, problems
-
-
-def _where(text: str, context: str) -> str:
-    places: list[str] = []
-    place = context.find(text)
-    while place >= 0 and len(places) < 3:
-        places.append(str(place))
-        place = context.find(text, place + 1)
-    return f"it stands at {', '.join(places)}" if places else "the context does not hold it"

@@ -10,6 +10,7 @@ between two windows and is then labelled nowhere (counted by `FeatureBatch.label
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -82,8 +83,9 @@ class FeatureBatch:
         windows: records of `WINDOW`, one a feature, in order of example, then of place in the context.
         input_ids, token_type_ids: flat, ``windows["length"].sum()`` values each.
         char_start, char_end: flat, ``windows["context_length"].sum()`` values each: the characters of the
-            example's context that a context token covers, without white space at its edges, end exclusive;
-            start equals end for a token that covers none, which no answer may start or end at.
+            example's context that a context token covers, without white space at its edges, end exclusive, with the
+            accents and vowel signs behind its last letter that normalizers dropped or composed, which no token
+            covers; start equals end for a token that covers none, which no answer may start or end at.
         cut_questions: how many questions were longer than ``max_question_length``.
         labelled: for each example, how many of its windows hold its first answer whole.
     """
@@ -240,14 +242,14 @@ def _int32(values: Iterable[int]) -> NDArray[np.int32]:
 def _answer_tokens(encoding: Encoding, context: str, span: tuple[int, int]) -> tuple[int, int] | None:
     """Tokens that cover the first and the last character of ``span``, white space at its edges left out.
 
-    Characters that no token covers (control characters, some accents) are stepped over; None if none is covered.
+    Characters that no token covers (control characters, some accents) are stepped over, as is white space, also
+    where it follows on such; None if nothing is left.
     """
-    text = context[slice(*span)]
-    start, end = span[0] + len(text) - len(text.lstrip()), span[1] - len(text) + len(text.rstrip())
+    start, end = span
     first = last = None
-    while start < end and (first := encoding.char_to_token(start)) is None:
+    while start < end and (context[start].isspace() or (first := encoding.char_to_token(start)) is None):
         start += 1
-    while end > start and (last := encoding.char_to_token(end - 1)) is None:
+    while end > start and (context[end - 1].isspace() or (last := encoding.char_to_token(end - 1)) is None):
         end -= 1
     return None if first is None or last is None else (first, last)
 
@@ -276,4 +278,25 @@ def _offsets_without_space(
         # A token of white space alone finds no character of its own: its start moves up to its end.
         starts[covers] = np.minimum(next_start[first[covers]] - shift[covers], ends[covers])
         ends[covers] = np.maximum(previous_end[last[covers]] - shift[covers], starts[covers])
+    loose = _marks(codes)
+    if loose.any():
+        edges = np.zeros(len(codes) + 1, np.int64)
+        np.add.at(edges, first[covers], 1)
+        np.add.at(edges, last[covers] + 1, -1)
+        loose &= np.cumsum(edges[:-1]) == 0  # and what no token covers
+        loose[(np.cumsum(sizes) - sizes)[sizes > 0]] = False  # the first of a text stands behind no letter
+        kept = np.minimum.accumulate(np.where(np.append(loose, False), len(codes), np.arange(len(codes) + 1))[::-1])
+        covers = ends > starts
+        ends[covers] = kept[::-1][(shift + ends)[covers]] - shift[covers]
     return starts, ends
+
+
+def _marks(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Where a code point is a combining mark: an accent, a vowel sign, a variation selector."""
+    found = np.zeros(len(codes), bool)
+    if len(codes) and codes.max() >= 0x300:  # the first of them
+        distinct = np.unique(codes[codes >= 0x300])
+        marks = [code for code in distinct.tolist() if unicodedata.category(chr(code)).startswith("M")]
+        if marks:
+            found = np.isin(codes, marks)
+    return found

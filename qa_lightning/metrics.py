@@ -3,12 +3,17 @@
 Sources: ``evaluate-v1.1.py`` and ``evaluate-v2.0.py`` of the SQuAD project (Rajpurkar et al., 2016 and 2018).
 The two differ in empty texts: v1.1 gives F1 0 when prediction and gold answer both normalise to nothing, v2.0
 gives 1, and v2.0 leaves gold answers that normalise to nothing out of the comparison.
+
+``mixed_script`` counts as MLQA's scorer does for Chinese (Lewis et al., 2020, ``mlqa_evaluation_v1.py``): an ideograph
+is a token of its own and punctuation of any script is dropped. Without it an answer in a script without spaces is one
+token, and F1 is EM. English articles are dropped all the same.
 """
 
 from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,11 +24,21 @@ from torchmetrics import Metric
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
+_IDEOGRAPH = re.compile("[\u4e00-\u9fa5]")  # MLQA's range
 
 
-def normalize_answer(text: str) -> str:
-    """Lower-case, drop ASCII punctuation and English articles, and join what is left by single spaces."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+def normalize_answer(text: str, mixed_script: bool = False) -> str:
+    """Lower-case, drop ASCII punctuation and English articles, and join what is left by single spaces.
+
+    Args:
+        text: the answer.
+        mixed_script: drop punctuation of any script, and part ideographs by spaces; see the module.
+    """
+    text = text.lower().translate(_PUNCTUATION)
+    if mixed_script:
+        text = "".join(letter for letter in text if not unicodedata.category(letter).startswith("P"))
+        text = _IDEOGRAPH.sub(r" \g<0> ", text)
+    return " ".join(_ARTICLES.sub(" ", text).split())
 
 
 def squad_f1(prediction: str, gold: str, version_2: bool = False) -> float:
@@ -38,23 +53,26 @@ def squad_f1(prediction: str, gold: str, version_2: bool = False) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def answer_scores(prediction: str, gold_texts: Sequence[str], version_2: bool = False) -> tuple[int, float]:
+def answer_scores(
+    prediction: str, gold_texts: Sequence[str], version_2: bool = False, mixed_script: bool = False
+) -> tuple[int, float]:
     """Exact match (0 or 1) and F1 (0-1) of one answer: the best over its gold answers.
 
     Args:
         prediction: the answer, empty for "no answer".
         gold_texts: every annotator's answer; for v2.0 none means that the question has no answer.
         version_2: count as the v2.0 scorer does.
+        mixed_script: see `normalize_answer`.
 
     Raises:
         ValueError: v1.1 and no gold answer.
     """
-    golds = [normalize_answer(text) for text in gold_texts]
+    golds = [normalize_answer(text, mixed_script) for text in gold_texts]
     if version_2:
         golds = [gold for gold in golds if gold] or [""]
     if not golds:
         raise ValueError("SQuAD v1.1 scores need at least one gold answer; pass version_2=True for data without")
-    predicted = normalize_answer(prediction)
+    predicted = normalize_answer(prediction, mixed_script)
     exact = predicted in golds
     if exact and (predicted or version_2):
         return 1, 1.0
@@ -71,6 +89,7 @@ class SquadMetric(Metric):
     Args:
         version_2: score as SQuAD v2.0: questions without gold answers are right when the prediction is empty, and
             ``HasAns_*`` and ``NoAns_*`` are reported.
+        mixed_script: see `normalize_answer`.
     """
 
     is_differentiable = False
@@ -80,9 +99,10 @@ class SquadMetric(Metric):
     _unit = 2**38
     sums: Tensor
 
-    def __init__(self, version_2: bool = False, **kwargs: Any) -> None:
+    def __init__(self, version_2: bool = False, mixed_script: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.version_2 = version_2
+        self.mixed_script = mixed_script
         # rows: questions with an answer, questions without; columns: exact matches, F1 in units, questions
         self.add_state("sums", torch.zeros(2, 3, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -113,7 +133,7 @@ class SquadMetric(Metric):
         sums = [[0, 0, 0], [0, 0, 0]]
         for item in targets:
             gold = item["answers"]["text"]
-            exact, f1 = answer_scores(texts[item["id"]], gold, self.version_2)
+            exact, f1 = answer_scores(texts[item["id"]], gold, self.version_2, self.mixed_script)
             # The v2.0 scorer asks whether there are answers before it drops those that normalise to nothing.
             row = sums[0 if gold else 1]
             row[0] += exact

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForQuestionAnswering,
     AutoTokenizer,
     PreTrainedTokenizerFast,
@@ -42,6 +43,10 @@ TINY_CONFIG: dict[str, Any] = {
 def load_tokenizer(name: str) -> Any:
     """Load the fast tokenizer of a model.
 
+    transformers 5 forgot of some tokenizers (ALBERT's, XLNet's, RoFormer's) that their models read token types, which
+    tell question and context apart (huggingface/transformers#48128). Where a model has weights for them and the
+    tokenizer's own template tells the texts apart, its ``model_input_names`` name them, also once it is saved.
+
     Args:
         name: a name on the Hub, a folder, or ``tiny``.
 
@@ -55,7 +60,31 @@ def load_tokenizer(name: str) -> Any:
             f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is a slow one and gives no character offsets; "
             "choose a model that has a fast tokenizer (a tokenizer.json)"
         )
+    if _lacks_token_types(tokenizer) and _reads_token_types(name):
+        tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
     return tokenizer
+
+
+def _lacks_token_types(tokenizer: Any) -> bool:
+    """Whether a tokenizer gives question and context types of their own, but not to its model, and nobody said so."""
+    if "token_type_ids" in tokenizer.model_input_names or "model_input_names" in tokenizer.init_kwargs:
+        return False
+    return len(set(tokenizer("a", "a", return_token_type_ids=True)["token_type_ids"])) > 1
+
+
+def _reads_token_types(name: str) -> bool:
+    """Whether a model has weights for more than one token type; seen from its plan, without loading them."""
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
+            model = AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False)
+    except Exception:  # a folder without a model, or a model that `load_model` refuses and says why
+        return False
+    return any(
+        len(weight) > 1 and any(word in path for word in ("token_type_embeddings", "seg_embed"))
+        for path, weight in model.named_parameters()
+    )
 
 
 def load_model(name: str, attn_implementation: str | None = None) -> Any:
@@ -80,6 +109,9 @@ def load_model(name: str, attn_implementation: str | None = None) -> Any:
     for module in model.modules():
         if "Sinusoidal" in type(module).__name__:  # a table of constants, which from_pretrained marks as trained
             module.requires_grad_(False)
+    for path, weight in model.named_parameters():
+        if path.endswith("mask_emb") or ".pooler." in path:  # of pre-training (XLNet, FNet): DDP wants all used
+            weight.requires_grad_(False)
     return model.train()
 
 
@@ -95,6 +127,19 @@ def max_positions(model: Any) -> int | None:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
     ]
     return limit - max(skipped, default=0)
+
+
+def vocabulary_problem(model: Any, tokenizer: Any) -> str | None:
+    """Why a loaded model cannot read what a tokenizer writes: ids that it has no embedding for; None where it can."""
+    known = getattr(model.config.get_text_config(), "vocab_size", None)
+    needed = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if not isinstance(known, int) or needed <= known:
+        return None
+    return (
+        f"model {model.name_or_path!r} has a vocabulary of {known:,} tokens, its {type(tokenizer).__name__} one of "
+        f"{needed:,}: they do not belong together. Put the tokenizer that the model was trained with beside it; "
+        "if tokens were added, save the model again after model.resize_token_embeddings(len(tokenizer))"
+    )
 
 
 def resolve(name: str) -> str:

@@ -96,6 +96,7 @@ class QALightningModule(LightningModule):
         null_score_diff_threshold: for data with unanswerable questions, how much the null score must exceed the
             best span's for "no answer".
         attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers.
+        mixed_script: score answers with ideographs by each of them, as MLQA does; see `metrics`.
         compile: compile the model in place with ``torch.compile``, once for training and once for validation,
             for batches of any length.
     """
@@ -110,6 +111,7 @@ class QALightningModule(LightningModule):
         n_best: int = 1,
         null_score_diff_threshold: float = 0.0,
         attn_implementation: str | None = None,
+        mixed_script: bool = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -126,7 +128,7 @@ class QALightningModule(LightningModule):
         self.computing_weights = computing_weights(self.model)
         if compile:
             self.model.compile(dynamic=True, **COMPILE_OPTIONS)  # in place: the names of the weights stay
-        self.metrics = torch.nn.ModuleList([SquadMetric(version_2=False), SquadMetric(version_2=True)])
+        self.metrics = torch.nn.ModuleList([SquadMetric(version_2, mixed_script) for version_2 in (False, True)])
         self.predictions: Predictions | None = None
         self._decoder: Decoder | None = None
         self._watched: WatchedLoss | None = None

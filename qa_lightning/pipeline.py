@@ -14,9 +14,10 @@ from qa_lightning.batching import EvaluationSampler, FeatureDataset, PaddingColl
 from qa_lightning.decoder import Decoder
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation import Answer, Predictions
+from qa_lightning.examples import has_surrogates
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.logits import FeatureLogits
-from qa_lightning.models import load_model, load_tokenizer, max_positions
+from qa_lightning.models import load_model, load_tokenizer, max_positions, vocabulary_problem
 from qa_lightning.module import model_logits, span_loss
 from qa_lightning.store import FeatureStore
 
@@ -83,26 +84,34 @@ class Reader:
 
     @classmethod
     def load(cls, name: str) -> Reader:
-        """Load the model of a folder, or of a name on the Hub."""
+        """Load the model of a folder, or of a name on the Hub.
+
+        Raises:
+            InputError: it is not to be had, has no question answering head, or its tokenizer does not fit.
+        """
         if Path(name).is_file():
             raise InputError(f"--model {name} is a file; name the folder that holds config.json and model.safetensors")
-        return cls(load_model(name), load_tokenizer(name))
+        model, tokenizer = load_model(name), load_tokenizer(name)
+        if problem := vocabulary_problem(model, tokenizer):
+            raise InputError(problem)
+        return cls(model, tokenizer)
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32) -> list[Answer]:
         """Answer each question from its own context.
 
         Raises:
-            InputError: an empty question or context, or a model whose logits are not numbers.
+            InputError: an empty question or context, one that is no valid Unicode, or a model whose logits are not
+                numbers.
         """
         rows = [
             {"id": str(number), "question": question, "context": context}
             for number, (question, context) in enumerate(zip(questions, contexts, strict=True))
         ]
         problems = [
-            f"{name} {row['id'] if len(rows) > 1 else ''}".strip() + " is empty"
+            f"{name} {row['id'] if len(rows) > 1 else ''}".strip() + f" {problem}"
             for row in rows
             for name in ("question", "context")
-            if not row[name].strip()
+            if (problem := _text_problem(row[name]))
         ]
         if problems:
             raise InputError(problems)
@@ -129,3 +138,9 @@ class Reader:
         threshold = self.settings.null_score_diff_threshold
         predictions = Predictions(dataset.examples, decoded.index, decoded.spans, dataset.version_2, threshold)
         return [answer for _, _, answer in predictions.rows()]
+
+
+def _text_problem(text: str) -> str | None:
+    if not text.strip():
+        return "is empty"
+    return "holds half of a surrogate pair; pass it as valid UTF-8" if has_surrogates(text) else None

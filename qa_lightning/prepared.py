@@ -56,6 +56,11 @@ def describe_split(split: Split, examples_folder: Path, features_folder: Path, h
             f"{split}: no validation data given, so the file is split by context: "
             f"{divided['validation_fraction']:.0%} of the contexts validate (seed {divided['seed']})"
         )
+    for line in rows["columns"]:
+        yield f"{split}: {line}"
+    if rows["repaired"]:
+        listed = examples_folder / "repaired.txt"
+        yield f"{split}: moved {len(rows['repaired']):,} answers, all listed in {listed}: {rows['repaired'][0]}"
     if rows["skipped"]:
         yield f"{split}: left out {len(rows['skipped']):,} bad rows, the first: {rows['skipped'][0]}"
     if windows["cut_questions"]:

@@ -80,7 +80,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before a validation, if it is time: it may take long."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if _in_fit(trainer) and _between_steps(trainer):
             save, stop = self._agree(trainer)
             if save or stop:
                 self._save(trainer)
@@ -90,9 +90,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Stop in a validation, which is then begun again."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
-            return
-        if batch_idx % self.every_validation_batches == 0:
+        if batch_idx % self.every_validation_batches == 0 and _in_fit(trainer) and _between_steps(trainer):
             _, stop = self._agree(trainer)
             if stop:
                 self._save(trainer)
@@ -100,7 +98,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after a validation within an epoch."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not trainer.is_last_batch:
+        if _in_fit(trainer) and _between_steps(trainer) and not trainer.is_last_batch:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -183,6 +181,15 @@ def between_batches(loops: dict[str, Any], steps: int, validation_due: bool) -> 
         for name in ("total", "current"):
             validation[name] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
         validation["is_last_batch"] = False
+
+
+def _in_fit(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def _between_steps(trainer: Trainer) -> bool:
+    """Whether, in a validation, no gradients are half accumulated."""
+    return _place(trainer)[1] % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
 def _place(trainer: Trainer) -> tuple[int, int]:

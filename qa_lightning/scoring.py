@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from qa_lightning.columns import Columns, with_usual_columns
 from qa_lightning.datamodule import SquadDataModule
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation import Predictions
@@ -50,8 +51,8 @@ class ScoreResult:
         return files | ({"nbest_predictions.json": self.n_best} if self.n_best else {})
 
 
-def score_file(path: Path, data: str, most: int | None = None) -> ScoreResult:
-    """Score ``{"id": "answer"}`` of a JSON file as the official scripts do.
+def score_file(path: Path, data: str, most: int | None = None, mixed_script: bool = False) -> ScoreResult:
+    """Score ``{"id": "answer"}`` of a JSON file as the official scripts do; see `metrics` for ``mixed_script``.
 
     Raises:
         InputError: no such file, another layout, or ids of ``data`` that it lacks.
@@ -65,7 +66,13 @@ def score_file(path: Path, data: str, most: int | None = None) -> ScoreResult:
     broken = [key for key, text in predictions.items() if has_surrogates(key + text)]
     if broken:
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
-    rows = read_examples(read_rows(data, "validation"), "error", [], most=most, cure="correct them")
+    rows = read_examples(
+        with_usual_columns(read_rows(data, "validation"), Columns(), log.info),
+        "error",
+        [],
+        most=most,
+        cure="correct them",
+    )
     references: list[dict[str, Any]] = [{"id": row["id"], "answers": row["answers"]} for row in rows]
     missing = [row["id"] for row in references if row["id"] not in predictions]
     if missing:
@@ -73,10 +80,12 @@ def score_file(path: Path, data: str, most: int | None = None) -> ScoreResult:
             f"--predictions {path}: no answer for {len(missing):,} of the {len(references):,} questions of {data}, "
             f"the first: {', '.join(missing[:5])}; add them (an empty text for no answer)"
         )
-    return _result({row["id"]: predictions[row["id"]] for row in references}, references)
+    return _result({row["id"]: predictions[row["id"]] for row in references}, references, mixed_script=mixed_script)
 
 
-def score_model(name: str, data: str, batch_size: int = 32, most: int | None = None) -> ScoreResult:
+def score_model(
+    name: str, data: str, batch_size: int = 32, most: int | None = None, mixed_script: bool = False
+) -> ScoreResult:
     """Answer the questions of ``data`` by the validation path of training, and score the answers.
 
     Args:
@@ -84,6 +93,7 @@ def score_model(name: str, data: str, batch_size: int = 32, most: int | None = N
         data: file or dataset.
         batch_size: windows a step.
         most: only the first so many questions.
+        mixed_script: see `metrics`.
     """
     settings = AnswerSettings.of_model(load_model(name))
     datamodule = SquadDataModule(
@@ -119,16 +129,17 @@ def score_model(name: str, data: str, batch_size: int = 32, most: int | None = N
         n_best[answer.id] = predictions.n_best(number, example)
     if predictions.version_2 and not settings.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, and {data} has such questions")
-    return _result(texts, references, n_best)
+    return _result(texts, references, n_best, mixed_script)
 
 
 def _result(
     predictions: dict[str, str],
     references: list[dict[str, Any]],
     n_best: dict[str, list[dict[str, Any]]] | None = None,
+    mixed_script: bool = False,
 ) -> ScoreResult:
     version_2 = any(not row["answers"]["text"] for row in references)
-    metric = SquadMetric(version_2)
+    metric = SquadMetric(version_2, mixed_script)
     metric.update([{"id": key, "prediction_text": text} for key, text in predictions.items()], references)
     return ScoreResult(metric.compute(), predictions, references, version_2, n_best or {})
 

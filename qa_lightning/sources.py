@@ -1,82 +1,129 @@
-"""Any source -> raw rows, streamed, each with the place where it stands.
+"""What ``--data.dataset`` and ``--data.validation`` may name -> raw rows, streamed, each with its place.
 
-Sources: the embedded dataset (``synthetic``), official nested SQuAD JSON (v1.1 and v2.0), flat JSON, JSON lines,
-Parquet, and a dataset of the Hugging Face Hub. A ``.json`` file is read whole, which the format asks for.
+Sources: the embedded dataset (``synthetic``), files in the formats of `formats`, one, several (``a.json,b.json``) or a
+pattern (``data/*.jsonl``), a folder that ``datasets`` saved, and a dataset of the Hugging Face Hub.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from qa_lightning import synthetic
 from qa_lightning.errors import InputError
+from qa_lightning.formats import SUFFIXES, PlacedRow, file_format, read_file
 
 Split = Literal["train", "validation"]
-FILE_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
-_OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".gz", ".zip", ".arrow", ".xlsx")  # surely no names on the Hub either
+Kind = Literal["embedded", "files", "folder", "hub"]
+_OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".xls", ".ods")  # surely no names on the Hub either
 EMBEDDED = "synthetic"
 EMBEDDED_SIZES = {"train": 10_000, "validation": 500}
 EMBEDDED_VERSION = 1  # raise it when synthetic.py gives other rows
-COLUMNS = ("id", "question", "context", "answers")
+_CURES = {
+    ".xlsx": "save the sheet as CSV UTF-8",
+    ".xls": "save the sheet as CSV UTF-8",
+    ".ods": "save the sheet as CSV UTF-8",
+    ".zip": "unpack it",
+    ".arrow": "name the folder that datasets saved it in",
+}
 
-PlacedRow = tuple[str, dict[str, Any]]  # where the row stands, for messages, and the row
 
-
-def source_kind(source: str) -> Literal["embedded", "file", "hub"]:
+def source_kind(source: str) -> Kind:
     """Tell what ``source`` names.
 
     Raises:
-        InputError: it looks like a file, and there is none.
+        InputError: it looks like files, and one is not there, or is of no format that can be read.
     """
     if source == EMBEDDED:
         return "embedded"
+    if not source.strip():
+        raise InputError("'' names nothing; give a file, a folder or the name of a dataset on the Hub")
     try:
         path = Path(source).expanduser()
-        is_file, is_folder = path.is_file(), path.is_dir()
-    except (RuntimeError, OSError) as error:  # no such user, a name that is too long
+        is_folder = path.is_dir()
+        files = source_files(source)
+        missing = [] if files else [part for part in _parts(source) if not source_files(part)]
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, a name that is too long, a broken pattern
         raise InputError(f"{source}: not a usable path ({error})") from None
-    if is_file:
-        if path.suffix not in FILE_SUFFIXES:
-            raise InputError(
-                f"{source}: cannot tell the format from the ending '{path.suffix}'; "
-                f"known are {', '.join(FILE_SUFFIXES)}"
-            )
-        return "file"
+    if files:
+        problems = [_format_problem(file) for file in files if file_format(file) not in SUFFIXES]
+        if problems:
+            raise InputError(problems)
+        return "files"
     if is_folder:
-        raise InputError(f"{source}: is a folder; name a file ({', '.join(FILE_SUFFIXES)}) in it")
-    if path.suffix in FILE_SUFFIXES + _OTHER_SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise InputError(
-            f"{source}: no such file (looked in {Path.cwd()}); give the path of a SQuAD JSON, "
-            "JSON lines or Parquet file, or the name of a dataset on the Hub"
-        )
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            return "folder"
+        raise InputError(_folder_problem(source))
+    looks_like_a_file = (
+        path.suffix.lower() in SUFFIXES + _OTHER_SUFFIXES
+        or any(mark in source for mark in "*?[,")
+        or source.startswith((".", "/", "~"))
+        or source.count("/") > 1
+    )
+    if looks_like_a_file:
+        raise InputError([_missing_problem(part) for part in missing or [source]])
     return "hub"
+
+
+def source_files(source: str) -> list[Path]:
+    """The files that ``source`` names: itself, those of a pattern or of a list with commas; none if one is missing."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path]
+    if "," in source:
+        parts = [source_files(part) for part in _parts(source)]
+        return list(chain.from_iterable(parts)) if all(parts) else []
+    if any(mark in source for mark in "*?["):
+        base = Path(path.anchor or ".")
+        return sorted(file for file in base.glob(str(path.relative_to(path.anchor))) if file.is_file())
+    return []
+
+
+def _parts(source: str) -> list[str]:
+    return [part.strip() for part in source.split(",") if part.strip()]
+
+
+def _missing_problem(name: str) -> str:
+    if Path(name).expanduser().is_dir():
+        return _folder_problem(name)
+    what = "no file fits this pattern" if any(mark in name for mark in "*?[") else "no such file"
+    return (
+        f"{name}: {what} (looked in {Path.cwd()}); give the path of a SQuAD JSON, JSON lines, CSV, TSV or Parquet "
+        "file, or the name of a dataset on the Hub"
+    )
+
+
+def _folder_problem(name: str) -> str:
+    inside = f"{name.rstrip('/')}/*.json"
+    return f"{name}: is a folder; name a file ({', '.join(SUFFIXES)}) in it, or several: {inside}"
+
+
+def _format_problem(file: Path) -> str:
+    suffix = file_format(file)
+    known = f"known are {', '.join(SUFFIXES)}, each also with .gz"
+    if not suffix and file.suffix.lower() == ".gz":
+        return f"{file}: does not tell what is packed; name it .json.gz or the like ({known})"
+    return f"{file}: cannot read the format of the ending '{suffix}'; {_CURES.get(suffix, known)}"
 
 
 def read_rows(source: str, split: Split) -> Iterator[PlacedRow]:
     """Stream the raw rows of ``source`` with the place of each; a file has no splits, so ``split`` is not looked at.
 
     Raises:
-        InputError: the source cannot be reached or read at all. Bad rows are found by `check_row`.
+        InputError: the source cannot be reached or read at all. Bad rows are found by `examples.check_row`.
     """
     kind = source_kind(source)
     if kind == "embedded":
         rows = synthetic.generate_examples(split, EMBEDDED_SIZES[split])
         return ((f"synthetic row {number}", row) for number, row in enumerate(rows, 1))
-    if kind == "hub":
-        dataset = _hub_split(source, split)
-        return ((f"{source} [{split}] row {number}", row) for number, row in enumerate(dataset, 1))
-    path = Path(source).expanduser()
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    return _read_json(path) if path.suffix == ".json" else _read_json_lines(path)
+    if kind == "files":
+        return chain.from_iterable(read_file(file) for file in source_files(source))
+    dataset = _saved_split(source, split) if kind == "folder" else _hub_split(source, split)
+    return ((f"{source} [{split}] row {number}", row) for number, row in enumerate(dataset, 1))
 
 
 def source_fingerprint(source: str, split: Split) -> str:
@@ -86,9 +133,17 @@ def source_fingerprint(source: str, split: Split) -> str:
         return f"synthetic-{EMBEDDED_VERSION}-{split}-{EMBEDDED_SIZES[split]}"
     if kind == "hub":
         return f"hub-{_hub_split(source, split)._fingerprint}"
-    path = Path(source).expanduser().resolve()
-    state = path.stat()
-    return f"file-{path.suffix}-{_digest(path, state.st_size, state.st_mtime_ns)}"
+    if kind == "folder":
+        return f"folder-{_saved_split(source, split)._fingerprint}"
+    keys = []
+    for path in source_files(source):
+        try:
+            whole = path.resolve()
+            state = whole.stat()
+            keys.append(f"file-{file_format(path)}-{_digest(whole, state.st_size, state.st_mtime_ns)}")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return "+".join(keys)
 
 
 @cache
@@ -102,84 +157,35 @@ def _digest(path: Path, size: int, modified: int) -> str:
 
 
 def has_split(source: str, split: Split) -> bool:
-    """Whether ``source`` brings ``split`` itself; a single file brings only the split that it is given for."""
+    """Whether ``source`` brings ``split`` itself; files bring only the split that they are given for."""
     kind = source_kind(source)
-    if kind == "hub":
-        return split in _load_from_hub(source)
+    if kind in ("hub", "folder"):
+        splits = _load_saved(source) if kind == "folder" else _load_from_hub(source)
+        return isinstance(splits, dict) and split in splits
     return kind == "embedded"
 
 
-def shown(value: Any, limit: int = 60) -> str:
-    """A value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+@cache
+def _load_saved(folder: str) -> Any:
+    """A dataset, or a dictionary of splits, that ``datasets`` saved."""
+    from datasets import load_from_disk  # imported late: --help does not wait for it
 
-
-def _read_json(path: Path) -> Iterator[PlacedRow]:
     try:
-        data = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        hint = "; a file of one object a line is named .jsonl" if error.msg == "Extra data" else ""
+        return load_from_disk(str(Path(folder).expanduser()))
+    except Exception as error:  # a missing file, another version's format, damaged tables
+        reason = str(error).strip().split("\n")[0][:200]
         raise InputError(
-            f"{path}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}){hint}"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond what Python reads
-        raise InputError(f"{path}: not valid JSON that can be read ({error})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    articles = data.get("data") if isinstance(data, dict) else data
-    if not isinstance(articles, list) or not all(isinstance(article, dict) for article in articles):
-        raise InputError(
-            f'{path}: not a SQuAD file; expected {{"data": [articles with paragraphs]}} '
-            f"or a list of rows with {', '.join(COLUMNS)}"
-        )
-    for number, article in enumerate(articles, 1):
-        if "paragraphs" in article:
-            yield from _read_paragraphs(f"{path} article {number}", article["paragraphs"])
-        else:
-            yield f"{path} row {number}", article
-
-
-def _read_paragraphs(place: str, paragraphs: Any) -> Iterator[PlacedRow]:
-    try:
-        for number, paragraph in enumerate(paragraphs, 1):
-            for question_number, qa in enumerate(paragraph["qas"], 1):
-                yield (
-                    f"{place} paragraph {number} question {question_number}",
-                    {**qa, "context": paragraph["context"]},
-                )
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{place}: not SQuAD's layout ({type(error).__name__}: {error}); expected paragraphs with "
-            "'context' and 'qas', each of these with 'id', 'question' and 'answers'"
+            f"{folder}: not a dataset that `datasets` saved whole ({type(error).__name__}: {reason})"
         ) from None
 
 
-def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{path} line {number}: not one JSON object in UTF-8 ({error})") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{path} line {number}: {shown(row)} is not a JSON object with {', '.join(COLUMNS)}")
-            yield f"{path} line {number}", row
-
-
-def _read_parquet(path: Path) -> Iterator[PlacedRow]:
-    try:
-        number = 0
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1000):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path} row {number}", row
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the footer, or a page further on
-        raise InputError(f"{path}: not a readable Parquet file ({error})") from None
+def _saved_split(folder: str, split: Split) -> Any:
+    saved = _load_saved(folder)
+    if not isinstance(saved, dict):
+        return saved
+    if split not in saved:
+        raise InputError(f"{folder}: has no split {split!r}; it has {', '.join(map(repr, saved))}")
+    return saved[split]
 
 
 @cache
@@ -194,7 +200,7 @@ def _load_from_hub(name: str) -> Any:
         raise InputError(
             f"dataset {name!r} is neither a file here nor cached, and the Hugging Face Hub did not give it "
             f"({type(error).__name__}: {reason}). Check the name and the network; without a network pass "
-            "--data.dataset FILE (SQuAD JSON, JSON lines, Parquet), or run `make quickstart`, which needs none"
+            "--data.dataset FILE (SQuAD JSON, JSON lines, CSV, Parquet), or run `make quickstart`, which needs none"
         ) from None
 
 

@@ -26,10 +26,11 @@ from qa_lightning.datamodule import SquadDataModule, data_problems
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.export import save_model
 from qa_lightning.memory import keep_freed_memory
-from qa_lightning.models import max_positions
+from qa_lightning.models import max_positions, vocabulary_problem
 from qa_lightning.module import QALightningModule, model_problems
 from qa_lightning.pipeline import AnswerSettings
 from qa_lightning.provenance import mark_finished
+from qa_lightning.reports import check_prepared, short_lines
 from qa_lightning.resume import LastCheckpoint, Stopped
 from qa_lightning.signals import Stop, slurm_job
 
@@ -110,6 +111,8 @@ class TrainCLI(LightningCLI):
         problems += model_problems(
             model.learning_rate, model.weight_decay, model.warmup_ratio, model.max_answer_length, model.n_best
         )
+        if not self.config.save_every_minutes >= 0:
+            problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
         if problems:
             raise InputError(problems)
         if model.compile and data.pad_to_multiple_of == 1:
@@ -120,7 +123,8 @@ class TrainCLI(LightningCLI):
         if problem := write_problem(logs):
             raise InputError(f"runs go to {logs}, {problem}; choose another folder with --trainer.default_root_dir")
         self.beginning = begun = find_beginning(self.config.ckpt_path, logs, slurm_job())
-        if self.config.ckpt_path == "last" and begun.folder is None and 0 <= trainer.max_epochs <= begun.epochs:
+        epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+        if self.config.ckpt_path == "last" and begun.folder is None and 0 <= epochs <= begun.epochs:
             raise InputError(
                 f"--ckpt_path last: that run is finished, with {begun.epochs} epochs; to train it further, pass "
                 f"--trainer.max_epochs {begun.epochs + 1} or more"
@@ -131,8 +135,7 @@ class TrainCLI(LightningCLI):
         root = Path(self.config.trainer.default_root_dir or ".")
         if self.config.trainer.logger in (None, True):
             begun = self.beginning
-            rank_zero_only(begun.cut_curves)()
-            # A TensorBoard that is open has read what was cut off already: it is told to forget it.
+            # A TensorBoard that is open has read what is cut off before training: it is told to forget it.
             again: dict[str, Any] = {"version": begun.folder.name, "purge_step": begun.step} if begun.folder else {}
             kwargs["logger"] = CurveLogger(root, name=LOGS, default_hp_metric=False, **again)
         plugins = self.config_init.trainer.plugins or []
@@ -141,19 +144,17 @@ class TrainCLI(LightningCLI):
 
     def run(self) -> int:
         """Fit, validate the best checkpoint, write the model. Returns the exit status."""
-        limit = max_positions(self.model.model)
-        if limit and self.datamodule.settings.max_length > limit:
-            raise InputError(
-                f"--data.max_length {self.datamodule.settings.max_length} is more than the {limit} positions of "
-                f"{self.config.model.model_name}; pass --data.max_length {limit} or less"
-            )
+        if problems := self._model_problems():
+            raise InputError(problems)
         self._announce()
         seed, begun = int(self.config.seed_everything), self.beginning
         self.last = LastCheckpoint(self.config.save_every_minutes)
         self.trainer.callbacks += [RunRecord(seed, begun.checkpoint), self.last]  # type: ignore[attr-defined]
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-        rank_zero_only(self.datamodule.prepare_data)()  # what is wrong with the data is said before others are started
+        rank_zero_only(self._look_at_data)()  # what is wrong with it is said before other processes are started
+        if isinstance(self.trainer.logger, CurveLogger):
+            rank_zero_only(begun.cut_curves)()
         try:
             with _explained_compiler_failure():
                 if self.config.validate_first and not begun.checkpoint:
@@ -165,6 +166,11 @@ class TrainCLI(LightningCLI):
         except RuntimeError as error:
             if _is_out_of_memory(error):
                 raise InputError(self._out_of_memory(error)) from None
+            if "find_unused_parameters" in str(error):
+                raise InputError(
+                    f"{self.config.model.model_name} has weights that take no part in answering, which several devices "
+                    "must be told: pass --trainer.strategy ddp_find_unused_parameters_true"
+                ) from None
             if self.trainer.world_size > 1 and _lost_a_process(error):
                 raise InputError("another process of this run ended; what it said stands above") from None
             raise
@@ -173,6 +179,27 @@ class TrainCLI(LightningCLI):
         except SystemExit:  # how Lightning ends outside of training, and on a second Ctrl-C
             return self._stopped(Stop.TERMINATE if self.trainer.received_sigterm else Stop.INTERRUPT)
         return 0
+
+    def _model_problems(self) -> list[str]:
+        """Why the model that was loaded cannot work here."""
+        length, limit = self.datamodule.settings.max_length, max_positions(self.model.model)
+        problems = []
+        if limit and length > limit:
+            problems.append(
+                f"--data.max_length {length} is more than the {limit} positions of {self.config.model.model_name}; "
+                f"pass --data.max_length {limit} or less"
+            )
+        vocabulary = vocabulary_problem(self.model.model, self.datamodule.tokenizer)
+        return [*problems, f"--model.model_name: {vocabulary}"] if vocabulary else problems
+
+    def _look_at_data(self) -> None:
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        lines = list(short_lines(check_prepared(self.datamodule, self.model.max_answer_length)))
+        for line in lines:
+            log.info(line)
+        if lines:
+            log.info("scripts/check_data.py shows the rows")
 
     def _out_of_memory(self, error: RuntimeError) -> list[str]:
         """What ran out, and the flags that help, with values."""

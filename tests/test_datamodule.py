@@ -119,6 +119,21 @@ def test_bad_rows_stop_or_are_left_out_and_said(tmp_path, model_folder, said) ->
     assert "left out 2 bad rows" in said.text
 
 
+@pytest.mark.parametrize("validation", ["the same", None])
+def test_an_error_names_the_source_once(tmp_path, model_folder, validation) -> None:
+    path = write_json(tmp_path / "train.json", make_rows(10))
+    (tmp_path / "train.json").write_bytes(b"[")
+    with pytest.raises(InputError) as caught:
+        prepared(path, validation and path, model_folder)
+    assert str(caught.value).startswith(f"{path}: not valid JSON")
+    assert str(caught.value).count(path) == 1
+    write_json(tmp_path / "train.json", [])
+    with pytest.raises(InputError) as caught:
+        prepared(path, validation and path, model_folder)
+    part = "" if validation else ", of which train gets a part by context,"
+    assert str(caught.value) == f"{path}{part}: the data has no questions"
+
+
 def test_cut_questions_and_lost_answers_are_said(tmp_path, model_folder, said) -> None:
     rows = make_rows(4)
     rows[0]["question"] = "Where " * 40

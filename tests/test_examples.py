@@ -1,15 +1,14 @@
-"""Every source gives the same rows, and bad input one error that names the place, the value and the cure."""
+"""Sources and their fingerprints, rows that are checked, the split by context and the table on disk."""
 
-import json
 import os
 import random
 from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
+from forms import CONTEXT, ROWS, as_json, as_lines, as_parquet, nested, read, row
 
 from qa_lightning.errors import InputError
 from qa_lightning.examples import in_validation, read_examples, write_examples
@@ -18,124 +17,8 @@ from qa_lightning.sources import EMBEDDED_SIZES, has_split, read_rows, source_fi
 SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside this checkout")
 
-CONTEXT = "Ada Lovelace wrote the first program in 1843, for a machine of Charles Babbage."
-ASTRAL = "𝔸da 🚀 flew. Ⅳ — naïve «Ada» e\u0301te\u0301."
-ROWS = [
-    {
-        "id": "several golds",
-        "question": "When was the first program written?",
-        "context": CONTEXT,
-        "answers": {"text": ["1843", "in 1843", "1843"], "answer_start": [40, 37, 40]},
-    },
-    {
-        "id": "one gold",
-        "question": "Who wrote it?",
-        "context": CONTEXT,
-        "answers": {"text": ["Ada Lovelace"], "answer_start": [0]},
-    },
-    {
-        "id": "code points, not UTF-16 units or bytes",
-        "question": "Qu’est-ce que «Ada» ?",
-        "context": ASTRAL,
-        "answers": {"text": ["«Ada»", "e\u0301te\u0301"], "answer_start": [22, 28]},
-    },
-    {
-        "id": "no answer",
-        "question": "Who landed? ",
-        "context": ASTRAL,
-        "answers": {"text": [], "answer_start": []},
-    },
-]
 
-
-def read(path, on_bad_rows="error", **options):
-    skipped = []
-    examples = list(read_examples(read_rows(str(path), "train"), on_bad_rows, skipped, **options))
-    return (examples, skipped) if on_bad_rows == "skip" else examples
-
-
-def row(**changes):
-    return {**ROWS[1], "id": "q1", **changes}
-
-
-def cases(table):
-    """Name -> arguments, or `pytest.param` of them: the same under these names as ids."""
-    parts = {name: (case.values, case.marks) if hasattr(case, "marks") else (case, ()) for name, case in table.items()}
-    return [pytest.param(*values, marks=marks, id=name) for name, (values, marks) in parts.items()]
-
-
-# --- the same rows from every form ---
-
-
-def nested(rows, version=None):
-    """Rows -> the official nested layout, with v2.0's extra keys where ``version`` asks for them."""
-    paragraphs = {}
-    for item in rows:
-        answers = [
-            {"text": text, "answer_start": start}
-            for text, start in zip(item["answers"]["text"], item["answers"]["answer_start"], strict=True)
-        ]
-        qa = {"id": item["id"], "question": item["question"], "answers": answers}
-        if version == "v2.0":
-            qa["is_impossible"] = not answers
-            qa |= {} if answers else {"plausible_answers": [{"text": "flew", "answer_start": 7}]}
-        paragraphs.setdefault(item["context"], []).append(qa)
-    articles = [
-        {"title": f"article {context[:3]}", "paragraphs": [{"context": context, "qas": qas}]}
-        for context, qas in paragraphs.items()
-    ]
-    return {"version": version, "data": articles}
-
-
-def listed_answers(rows):
-    return [item | {"answers": nested([item])["data"][0]["paragraphs"][0]["qas"][0]["answers"]} for item in rows]
-
-
-def as_json(data):
-    return json.dumps(data, ensure_ascii=False).encode()
-
-
-def as_lines(rows, between=b"\n"):
-    return between.join(as_json(item) for item in rows)
-
-
-def as_parquet(rows):
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=3)
-    return sink.getvalue().to_pybytes()
-
-
-FORMS = {
-    "SQuAD v1.1": (".json", as_json(nested(ROWS, "1.1"))),
-    "SQuAD v2.0": (".json", as_json(nested(ROWS, "v2.0"))),
-    "SQuAD with escapes": (".json", json.dumps(nested(ROWS, "v2.0")).encode("ascii")),
-    "list of articles": (".json", as_json(nested(ROWS)["data"])),
-    "list of rows": (".json", as_json(ROWS)),
-    "list of rows with listed answers": (".json", as_json(listed_answers(ROWS))),
-    "rows under data": (".json", as_json({"data": ROWS})),
-    "extra columns": (".json", as_json([{"title": "t", **item, "is_impossible": None} for item in ROWS])),
-    "no answers column, but is_impossible": (
-        ".json",
-        as_json([*ROWS[:3], {key: ROWS[3][key] for key in ("id", "question", "context")} | {"is_impossible": True}]),
-    ),
-    "JSON lines": (".jsonl", as_lines(ROWS) + b"\n"),
-    "JSON lines without the last line end": (".ndjson", as_lines(ROWS)),
-    "JSON lines with CRLF and blank lines": (".jsonl", as_lines(ROWS, b"\r\n\r\n  \r\n")),
-    "JSON lines with listed answers": (".jsonl", as_lines(listed_answers(ROWS))),
-    "JSON with a byte order mark": (".json", b"\xef\xbb\xbf" + as_json(nested(ROWS, "v2.0"))),
-    "JSON lines with a byte order mark": (".jsonl", b"\xef\xbb\xbf" + as_lines(ROWS)),
-    "Parquet": (".parquet", as_parquet(ROWS)),
-    "Parquet with listed answers": (".parquet", as_parquet(listed_answers(ROWS))),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_source_reads_the_same_rows(tmp_path, form):
-    suffix, content = FORMS[form]
-    path = tmp_path / f"questions{suffix}"
-    path.write_bytes(content)
-    assert source_kind(str(path)) == "file"
-    assert read(path) == ROWS
+# --- sources ---
 
 
 def test_a_dataset_of_the_hub_reads_the_same_rows_and_knows_its_splits(monkeypatch):
@@ -204,6 +87,15 @@ def test_an_answer_far_into_a_long_context_keeps_its_place(tmp_path):
     assert Dataset.from_file(str(tmp_path / "examples.arrow"))[0] == far
 
 
+def test_long_contexts_are_written_in_smaller_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr("qa_lightning.examples._BATCH_CHARACTERS", 250)
+    rows = [row(id=str(number), context="x" * 100, answers=ROWS[3]["answers"]) for number in range(7)]
+    assert write_examples(iter(rows), tmp_path / "examples.arrow") == 7
+    with pa.OSFile(str(tmp_path / "examples.arrow")) as file:
+        assert [batch.num_rows for batch in pa.ipc.open_stream(file)] == [3, 3, 1]
+    assert list(Dataset.from_file(str(tmp_path / "examples.arrow"))) == rows
+
+
 # --- the split by context ---
 
 
@@ -258,67 +150,6 @@ def test_the_embedded_dataset_has_a_fingerprint_a_split():
 # --- sources that cannot be read ---
 
 
-def damaged_parquet():
-    content = bytearray(as_parquet([row(id=number) for number in range(50)]))
-    content[4:40] = b"\xff" * 36  # the first page; the footer stays
-    return bytes(content)
-
-
-UNREADABLE = {
-    "missing file": ("absent.json", None, ["absent.json: no such file", "looked in", "JSON lines or Parquet"]),
-    "missing file, other form": ("absent.parquet", None, ["absent.parquet: no such file"]),
-    "unknown ending": ("q.csv", b"id,question", ["q.csv", "ending '.csv'", ".json, .jsonl, .ndjson, .parquet"]),
-    "no ending": ("squad", b"{}", ["squad", "ending ''"]),
-    "invalid JSON": ("q.json", b'[\n {"id": }]', ["q.json: not valid JSON", "line 2, column 9", "Expecting value"]),
-    "empty file": ("q.json", b"", ["q.json: not valid JSON", "line 1, column 1"]),
-    "cut file": ("q.json", as_json(nested(ROWS))[:-20], ["q.json: not valid JSON"]),
-    "JSON lines named .json": ("q.json", as_lines(ROWS), ["not valid JSON", "line 2", "is named .jsonl"]),
-    "absurdly deep JSON": pytest.param("q.json", b"[" * 200_000, ["q.json: not valid JSON"]),
-    "absurdly long number": pytest.param("q.json", b"[" + b"9" * 5000 + b"]", ["q.json: not valid"]),
-    "not UTF-8": ("q.json", "[é".encode("latin-1"), ["q.json: not UTF-8", "byte 1", "save it as UTF-8"]),
-    "not SQuAD's layout": (
-        "q.json",
-        b'{"questions": []}',
-        ["not a SQuAD file", '"data"', "paragraphs", "id, question"],
-    ),
-    "a number": ("q.json", b"3", ["q.json: not a SQuAD file"]),
-    "a list of texts": ("q.json", b'["a"]', ["q.json: not a SQuAD file"]),
-    "paragraph without qas": (
-        "q.json",
-        as_json({"data": [{"paragraphs": []}, {"paragraphs": [{"context": "x"}]}]}),
-        ["q.json article 2: not SQuAD's layout", "KeyError: 'qas'", "'context' and 'qas'"],
-    ),
-    "paragraphs of no list": ("q.json", b'{"data": [{"paragraphs": null}]}', ["q.json article 1: not SQuAD's layout"]),
-    "question of no object": (
-        "q.json",
-        as_json({"data": [{"paragraphs": [{"context": "x", "qas": ["Who?"]}]}]}),
-        ["q.json article 1: not SQuAD's layout", "'id', 'question' and 'answers'"],
-    ),
-    "broken line": ("q.jsonl", as_lines(ROWS[:2]) + b'\n{"id": 1', ["q.jsonl line 3: not one JSON object"]),
-    "line not in UTF-8": ("q.jsonl", b'\n{"id": "\xe9"}', ["q.jsonl line 2: not one JSON object in UTF-8"]),
-    "line of no object": ("q.jsonl", b"[1]", ["q.jsonl line 1: [1] is not a JSON object", "id, question"]),
-    "absurdly long number in a line": pytest.param("q.jsonl", b"9" * 5000, ["q.jsonl line 1"]),
-    "not Parquet": ("q.parquet", as_json(ROWS), ["q.parquet: not a readable Parquet file"]),
-    "empty Parquet file": ("q.parquet", b"", ["q.parquet: not a readable Parquet file"]),
-    "damaged Parquet": pytest.param("q.parquet", damaged_parquet(), ["q.parquet: not a readable"]),
-    "no articles": ("q.json", b'{"data": []}', ["no questions"]),
-    "no lines": ("q.jsonl", b"\n\n", ["no questions"]),
-    "paragraphs without questions": ("q.json", as_json(nested([])), ["no questions"]),
-}
-
-
-@pytest.mark.parametrize(("name", "content", "words"), cases(UNREADABLE))
-@pytest.mark.parametrize("on_bad_rows", ["error", "skip"])
-def test_a_source_that_cannot_be_read_is_one_clear_error(tmp_path, name, content, words, on_bad_rows):
-    path = tmp_path / name
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError) as caught:
-        read(path, on_bad_rows)
-    assert len(caught.value.problems) == 1
-    assert [word for word in words if word not in str(caught.value)] == []
-
-
 def test_a_folder_is_told_from_a_file(tmp_path):
     (tmp_path / "data.json").mkdir()
     with pytest.raises(InputError, match=r"data\.json: is a folder; name a file \(\.json, \.jsonl"):
@@ -352,94 +183,6 @@ def test_a_hub_name_without_a_network_is_one_error_with_the_way_out(name, use, m
 
 
 # --- bad rows ---
-
-BAD_ROWS = {
-    "no question": (
-        {"id": 1, "context": "x", "answers": []},
-        ["no column 'question'; it has 'id', 'context', 'answers'"],
-    ),
-    "several columns": ({"question": "q"}, ["no column 'id', 'context', 'answers'; it has 'question'"]),
-    "no answers": ({"id": 1, "question": "q", "context": "x"}, ["no column 'answers'"]),
-    "no answers, not impossible": (
-        {"id": 1, "question": "q", "context": "x", "is_impossible": False},
-        ["no column 'answers'"],
-    ),
-    "answer elsewhere": (
-        row(answers={"text": ["1843"], "answer_start": [41]}),
-        ["(id q1): answer '1843' is not at answer_start 41 (there: '843,')", "it stands at 40"],
-    ),
-    "answer at several places": (
-        row(context="aa x aa y aa z aa", answers={"text": ["aa"], "answer_start": [1]}),
-        ["answer 'aa' is not at answer_start 1 (there: 'a ')", "it stands at 0, 5, 10"],
-    ),
-    "answer nowhere": (
-        row(answers={"text": ["ada lovelace"], "answer_start": [0]}),
-        ["answer 'ada lovelace' is not at answer_start 0 (there: 'Ada Lovelace')", "the context does not hold it"],
-    ),
-    "answer past the end": (
-        row(answers={"text": ["Babbage."], "answer_start": [len(CONTEXT) - 3]}),
-        ["is not at answer_start", "(there: 'ge.')", f"it stands at {len(CONTEXT) - 8}"],
-    ),
-    "start in UTF-16 units": (
-        row(context=ASTRAL, answers={"text": ["«Ada»"], "answer_start": [24]}),
-        ["is not at answer_start 24", "it stands at 22"],
-    ),
-    "one of two answers": (
-        row(answers={"text": ["1843", "Ada"], "answer_start": [40, 5]}),
-        ["answer 'Ada' is not at answer_start 5"],
-    ),
-    "negative start": (row(answers={"text": ["."], "answer_start": [-1]}), ["answer_start is -1", "from 0"]),
-    "fractional start": (row(answers={"text": ["Ada"], "answer_start": [0.0]}), ["answer_start is 0.0", "from 0"]),
-    "bool start": (row(answers={"text": ["Ada"], "answer_start": [False]}), ["answer_start is False", "from 0"]),
-    "text start": (row(answers=[{"text": "Ada", "answer_start": "0"}]), ["answer_start is '0'", "from 0"]),
-    "no start": (row(answers=[{"text": "Ada"}]), ["answer_start is None", "from 0"]),
-    "huge start": (row(answers={"text": ["Ada"], "answer_start": [10**30]}), [f"not at answer_start {10**30}"]),
-    "answer of no text": (row(answers=[{"text": 1843, "answer_start": 40}]), ["answer text is 1843"]),
-    "empty answer": (
-        row(answers={"text": [""], "answer_start": [0]}),
-        ["answer text is ''", "an unanswerable question has no answers at all"],
-    ),
-    "blank answer": (row(answers={"text": [" "], "answer_start": [3]}), ["answer text is ' '"]),
-    "uneven lists": (
-        row(answers={"text": ["Ada"], "answer_start": [0, 40]}),
-        ["1 answer texts but 2 answer_start values", "in pairs"],
-    ),
-    "answers of no list": (row(answers="1843"), ["answers is '1843', not a list of answers"]),
-    "answers as texts": (row(answers=["1843"]), ["answers is ['1843'], not a list of answers"]),
-    "one text": (row(answers={"text": "Ada", "answer_start": 0}), ["the lists 'text' and 'answer_start'"]),
-    "answers without starts": (row(answers={"text": ["Ada"]}), ["the lists 'text' and 'answer_start'"]),
-    "empty context": (row(context=""), ["context is empty; fill it in or leave the row out"]),
-    "blank context": (row(context=" \n\u00a0"), ["context is empty"]),
-    "empty question": (row(question=""), ["question is empty; fill it in or leave the row out"]),
-    "context of no text": (row(context=None), ["context is None, not a text"]),
-    "question of no text": (row(question=["Who?"]), ["question is ['Who?'], not a text"]),
-    "long value": (row(question=["x" * 500]), ["question is ['" + "x" * 55 + "..., not a text"]),
-    "surrogate in the context": (row(context="a \ud83d b"), ["context holds half of a surrogate pair", "UTF-8"]),
-    "surrogate in the question": (row(question="\udc00?"), ["question holds half of a surrogate pair", "UTF-8"]),
-    "surrogate in an answer": (row(answers=[{"text": "\ud83d", "answer_start": 0}]), ["the context does not hold it"]),
-    "surrogate in the id": pytest.param(row(id="\ud83d"), ["id", "half of a surrogate pair"]),
-    "id of no text": (row(id=None), ["id is None; give every question a text or number of its own"]),
-    "empty id": (row(id=""), ["id is ''"]),
-    "bool id": (row(id=True), ["id is True"]),
-    "fractional id": (row(id=1.5), ["id is 1.5"]),
-    "impossible with answers": (row(is_impossible=True), ["(id q1): is_impossible is true, yet there are answers"]),
-    "possible without": (row(is_impossible=False, answers=[]), ["is_impossible is false, yet there is no answer"]),
-    "is_impossible as a text": pytest.param(row(is_impossible="true"), ["is_impossible is 'true'"]),
-}
-
-
-@pytest.mark.parametrize(("bad", "words"), cases(BAD_ROWS))
-def test_a_bad_row_is_one_problem_with_its_place_and_is_left_out_when_asked(tmp_path, bad, words):
-    path = tmp_path / "questions.jsonl"
-    path.write_text("\n".join(map(json.dumps, [ROWS[0], bad, ROWS[3]])))
-    with pytest.raises(InputError) as caught:
-        read(path)
-    summary, problem = caught.value.problems
-    assert "1 problem in the data" in summary
-    assert "--data.on_bad_rows skip" in summary
-    assert problem.startswith(f"{path} line 2")
-    assert [word for word in words if word not in problem] == []
-    assert read(path, "skip") == ([ROWS[0], ROWS[3]], [problem])
 
 
 @pytest.mark.parametrize(
@@ -483,6 +226,28 @@ def test_all_problems_of_a_file_are_collected_in_one_error(tmp_path):
     assert places == ["row 1", "row 1", "row 3 (id q1)", "row 3 (id q1)", "row 3 (id q1)", "row 4", "row 5"]
     assert caught.value.problems[0].startswith("7 problems in the data")
     assert all(problem in str(caught.value) for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(("on_bad_rows", "count"), [("error", 3), ("repair", 3), ("skip", 1)])
+def test_problems_before_the_place_where_a_file_breaks_off_are_said_too(tmp_path, on_bad_rows, count):
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(as_lines([row(question=""), ROWS[0], row(id=None)]) + b'\n{"id"')
+    with pytest.raises(InputError) as caught:
+        read(path, on_bad_rows)
+    assert "line 4: not one JSON object" in caught.value.problems[0]
+    assert len(caught.value.problems) == count
+
+
+def test_rows_that_are_alike_and_have_no_id_are_told_so(tmp_path):
+    item = {key: value for key, value in ROWS[0].items() if key != "id"}
+    path = tmp_path / "questions.json"
+    path.write_bytes(as_json([item, item | {"question": "When?"}, item]))
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert caught.value.problems[1:] == [
+        f"{path} row 3: has the question, context and answers of {path} row 1; leave one of the two out"
+    ]
+    assert len(read(path, "skip")[0]) == 2
 
 
 def test_a_long_list_of_problems_is_cut_and_the_rest_counted(tmp_path):

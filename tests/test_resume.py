@@ -77,6 +77,7 @@ KINDS = {
     "plain": [],
     "accumulated": ["--trainer.accumulate_grad_batches", "2", "--data.batch_size", "4"],
     "validated_within_epochs": ["--trainer.val_check_interval", "0.3", "--data.batching", "random"],
+    "validated_within_steps": ["--trainer.val_check_interval", "5", "--trainer.accumulate_grad_batches", "2"],
     "with_workers": ["--data.num_workers", "1"],
 }
 
@@ -123,6 +124,9 @@ def crash(monkeypatch, callback: Callback, given: list[str]) -> None:
         ("validated_within_epochs", "batch", 0, 5),
         ("validated_within_epochs", "batch", 1, 4),
         ("validated_within_epochs", "epoch", 0, 0),
+        ("validated_within_steps", "validation", 0, 1),
+        ("validated_within_steps", "batch", 0, 5),
+        ("validated_within_steps", "batch", 1, 10),
         ("with_workers", "batch", 1, 5),
     ],
 )

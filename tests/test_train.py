@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -403,3 +404,16 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, model_folder,
     train = write_json(tmp_path / "train.json", make_rows(20))
     with pytest.raises(RuntimeError, match="something else"):
         cli.train(flags(tmp_path, model_folder, train, train))
+
+
+def test_a_tokenizer_that_knows_more_than_its_model_is_refused_before_data_is_read(tmp_path, model_folder) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder)
+    train = write_json(tmp_path / "train.json", make_rows(8))
+    with pytest.raises(
+        InputError, match=r"^--model.model_name: .* they do not belong together.*resize_token_embeddings"
+    ):
+        cli.train(flags(tmp_path, str(folder), train, train))
