@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from dataclasses import asdict
@@ -23,19 +21,16 @@ from qa_lightning.batching import (
     PaddingCollator,
     TrainingSampler,
 )
-from qa_lightning.cache import build_once, default_cache_dir
-from qa_lightning.columns import Columns, with_usual_columns
+from qa_lightning.cache import default_cache_dir
+from qa_lightning.columns import Columns
 from qa_lightning.errors import InputError
-from qa_lightning.examples import Example, OnBadRows, in_validation, read_examples, write_examples
+from qa_lightning.examples import OnBadRows
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.models import load_tokenizer
-from qa_lightning.prepared import cut_examples, describe_split, open_examples
-from qa_lightning.sources import Split, has_split, read_rows, source_fingerprint, source_kind
-from qa_lightning.store import FeatureStore, write_features
+from qa_lightning.prepared import PreparedSplit, describe_split
+from qa_lightning.sources import Split, has_split, source_kind
 
 log = logging.getLogger("qa_lightning")
-
-_FORMAT = 5  # of the prepared files; raise it when what stands in them changes
 
 
 class SquadDataModule(LightningDataModule):
@@ -131,42 +126,52 @@ class SquadDataModule(LightningDataModule):
         """Read, check, window and cache what is not cached yet. Lightning calls it once a machine."""
         for split in self._splits():
             started = time.perf_counter()
-            examples_folder = self._examples_folder(split)
-            build_once(examples_folder, lambda folder, split=split: self._write_examples(folder, split))  # type: ignore[misc]
-            features_folder = self._features_folder(split)
-            fresh = build_once(
-                features_folder,
-                lambda folder, split=split: self._write_features(folder, split),  # type: ignore[misc]
-            )
+            prepared = self.prepared(split)
+            fresh = prepared.prepare()
             seconds = time.perf_counter() - started
             how = f"prepared in {seconds:.1f} s" if fresh else "prepared before, reused"
             if split in self._described:
                 continue
             self._described.add(split)
-            for line in describe_split(split, examples_folder, features_folder, how):
+            for line in describe_split(prepared, how):
                 log.info(line)
 
     def setup(self, stage: str) -> None:
         """Map what `prepare_data` left on disk."""
         if "train" in self._splits() and stage == "fit":
-            self.train_set = self._open("train")
-        self.validation_set = self._open("validation")
+            self.train_set = FeatureDataset(*self.prepared("train").open())
+        self.validation_set = FeatureDataset(*self.prepared("validation").open())
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Of each prepared split: its source, a fingerprint of its rows, and how many questions and windows it has."""
         described: dict[str, dict[str, Any]] = {}
         for split in self._splits():
-            folders = self._examples_folder(split), self._features_folder(split)
-            rows, windows = (json.loads((folder / "summary.json").read_text()) for folder in folders)
+            prepared = self.prepared(split)
+            rows, windows = prepared.summaries()
             described[split] = {
                 "source": rows["source"],
-                "fingerprint": folders[0].name,
-                "features": folders[1].name,
+                "fingerprint": prepared.examples_folder.name,
+                "features": prepared.features_folder.name,
                 "questions": rows["rows"],
                 "unanswerable": rows["unanswerable"],
                 "windows": windows["features"],
             }
         return described
+
+    def prepared(self, split: Split) -> PreparedSplit:
+        """Where a split lies, or will."""
+        source, divided = self._source(split)
+        return PreparedSplit(
+            split,
+            source,
+            (self.validation_fraction, self.seed) if divided else None,
+            self.limits[split],
+            self.on_bad_rows,
+            self.columns,
+            self.tokenizer,
+            self.settings,
+            self.cache_dir,
+        )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches for this process; see `TrainingSampler` for their order."""
@@ -226,7 +231,7 @@ class SquadDataModule(LightningDataModule):
         """All that decides which windows a batch of an epoch holds; by the flags' names where there are flags."""
         assert self.trainer is not None
         return {
-            "training data": self._features_folder("train").name,
+            "training data": self.prepared("train").features_folder.name,
             "--data.batch_size": self.batch_size,
             "--data.batching": self.batching,
             "seed": self.seed,
@@ -275,85 +280,6 @@ class SquadDataModule(LightningDataModule):
             return self.validation, False
         return self.dataset, self.validation is None and not has_split(self.dataset, "validation")
 
-    def _examples_folder(self, split: Split) -> Path:
-        source, divided = self._source(split)
-        part: Split = "train" if divided else split
-        parts = [
-            _FORMAT,
-            source_fingerprint(source, part),
-            split if divided else None,
-            [self.validation_fraction, self.seed] if divided else None,
-            self.limits[split],
-            self.on_bad_rows,
-            asdict(self.columns),
-        ]
-        return self.cache_dir / "examples" / _key(parts)
-
-    def _features_folder(self, split: Split) -> Path:
-        settings = self.settings
-        parts = [
-            _FORMAT,
-            self._examples_folder(split).name,
-            self.tokenizer.backend_tokenizer.to_str(),
-            self.tokenizer.padding_side,
-            [settings.max_length, settings.doc_stride, settings.max_question_length],
-            split == "validation",
-        ]
-        return self.cache_dir / "features" / _key(parts)
-
-    def _write_examples(self, folder: Path, split: Split) -> None:
-        source, divided = self._source(split)
-        log.info(f"{split}: reading {source} ...")
-        counts = {"unanswerable": 0}
-
-        def wanted(example: Example) -> bool:
-            if divided:
-                held_out = in_validation(example["context"], self.validation_fraction, self.seed)
-                if held_out != (split == "validation"):
-                    return False
-            counts["unanswerable"] += not example["answers"]["text"]
-            return True
-
-        told: list[str] = []
-        skipped: list[str] = []
-        repairs: list[str] = []
-        raw = read_rows(source, "train" if divided else split)
-        rows = with_usual_columns(raw, self.columns, told.append)
-        examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.limits[split], repairs=repairs)
-        try:
-            count = write_examples(examples, folder / "examples.arrow")
-        except InputError as error:
-            for line in told:
-                log.info(f"{split}: {line}")
-            if source in error.problems[0]:
-                raise
-            part = f", of which {split} gets a part by context," if divided else ""
-            raise InputError([f"{source}{part}: {error.problems[0]}", *error.problems[1:]]) from None
-        summary: dict[str, Any] = {
-            **{"source": source, "rows": count, **counts},
-            **{"columns": told, "skipped": skipped, "repaired": repairs},
-        }
-        if divided:
-            summary["divided"] = {"validation_fraction": self.validation_fraction, "seed": self.seed}
-        (folder / "summary.json").write_text(json.dumps(summary))
-        if repairs:
-            (folder / "repaired.txt").write_text("\n".join(repairs) + "\n", encoding="utf-8", errors="backslashreplace")
-
-    def _write_features(self, folder: Path, split: Split) -> None:
-        examples = open_examples(self._examples_folder(split))
-        log.info(f"{split}: tokenizing {len(examples):,} questions ...")
-        windower = Windower(self.tokenizer, self.settings, offsets=split == "validation")
-        write_features(cut_examples(examples, windower), folder, len(self.tokenizer))
-
-    def _open(self, split: Split) -> FeatureDataset:
-        folder = self._examples_folder(split)
-        summary = json.loads((folder / "summary.json").read_text())
-        return FeatureDataset(
-            FeatureStore.open(self._features_folder(split)),
-            open_examples(folder),
-            summary["unanswerable"] > 0,
-        )
-
 
 def data_problems(
     dataset: str | None, validation: str | None, validation_fraction: float, counts: dict[str, int | None]
@@ -380,7 +306,3 @@ def data_problems(
         except InputError as error:
             problems += [f"--data.{flag} {problem}" for problem in error.problems]
     return problems
-
-
-def _key(parts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]

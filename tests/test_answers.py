@@ -214,7 +214,7 @@ def test_a_run_writes_what_it_moved_and_says_it_in_one_line(tmp_path, model_fold
     data.prepare_data()
     data.setup("fit")
     assert list(data.train_set.examples["answers"][:]) == [item["answers"] for item in make_rows(10)]
-    (listed,) = (data._examples_folder("train")).glob("repaired.txt")
+    (listed,) = (data.prepared("train").examples_folder).glob("repaired.txt")
     lines = listed.read_text(encoding="utf-8").splitlines()
     assert [line.split(":")[0] for line in lines] == [f"{path} row {n} (id q{n - 1})" for n in (1, 2, 3)]
     assert all("moved from answer_start" in line for line in lines)
@@ -222,7 +222,7 @@ def test_a_run_writes_what_it_moved_and_says_it_in_one_line(tmp_path, model_fold
     assert summary["repaired"] == lines
     told = [record.getMessage() for record in said.records if "moved" in record.getMessage()]
     assert told == [
-        f"{split}: moved 3 answers, all listed in {data._examples_folder(split) / 'repaired.txt'}: {lines[0]}"
+        f"{split}: moved 3 answers, all listed in {data.prepared(split).examples_folder / 'repaired.txt'}: {lines[0]}"
         for split in ("train", "validation")
     ]
     said.clear()
@@ -235,7 +235,8 @@ def test_parts_of_one_file_each_list_their_own_repairs(tmp_path, model_folder, s
     data = SquadDataModule(path, None, model_folder, validation_fraction=0.3, **SMALL)
     data.prepare_data()
     lines = {
-        split: (data._examples_folder(split) / "repaired.txt").read_text().splitlines() for split in data._splits()
+        split: (data.prepared(split).examples_folder / "repaired.txt").read_text().splitlines()
+        for split in data._splits()
     }
     assert sum(map(len, lines.values())) == 40
     assert not set(lines["train"]) & set(lines["validation"])

@@ -67,7 +67,7 @@ def test_a_killed_preparation_leaves_nothing_that_looks_ready(tmp_path, model_fo
     def dies(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qa_lightning.datamodule.write_features", dies)
+    monkeypatch.setattr("qa_lightning.prepared.write_features", dies)
     with pytest.raises(KeyboardInterrupt):
         prepared(path, path, model_folder)
     monkeypatch.undo()
