@@ -13,9 +13,14 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
+if TYPE_CHECKING:
+    from qa_lightning.columns import Columns
+
+COLUMN_NAMES = ("id", "question", "context", "answers", "answer_text", "answer_start", "is_impossible")
 TRAIN_HELP = """\
 Fine-tune a question answering model and score it every epoch.
 
@@ -123,21 +128,18 @@ def check_data(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--doc-stride", type=_positive, default=128, help="tokens that two windows share")
     parser.add_argument("--max-question-length", type=_positive, default=64, help="longer questions are cut, in tokens")
     parser.add_argument("--max-answer-length", type=_positive, default=30, help="longest answer given, in tokens")
-    names = ("id", "question", "context", "answers", "answer_text", "answer_start", "is_impossible")
-    for name in names:
-        parser.add_argument(f"--columns.{name}", metavar="NAME", help=f"the column that is the {name}")
+    _add_columns(parser)
     options = parser.parse_args(args)
     from rich.console import Console
 
     from qa_lightning import reports
-    from qa_lightning.columns import Columns
     from qa_lightning.features import WindowSettings
 
     quiet_libraries()
     report = reports.check_source(
         options.data,
         options.validation,
-        Columns(**{name: getattr(options, f"columns.{name}") for name in names}),
+        _columns(options),
         options.model,
         WindowSettings(options.max_length, options.doc_stride, options.max_question_length),
         options.max_answer_length,
@@ -148,6 +150,18 @@ def check_data(args: Sequence[str] | None = None) -> int:
         options.json.write_text(json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"written to {options.json}")
     return 1 if report.errors else 0
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    for name in COLUMN_NAMES:
+        flags = (f"--columns.{name}", f"--data.columns.{name}")  # the second as train.py has it
+        parser.add_argument(*flags, dest=name, metavar="NAME", help=f"the column that is the {name}")
+
+
+def _columns(options: argparse.Namespace) -> Columns:
+    from qa_lightning.columns import Columns
+
+    return Columns(**{name: getattr(options, name) for name in COLUMN_NAMES})
 
 
 def evaluate_main() -> None:
@@ -165,12 +179,15 @@ def evaluate(args: Sequence[str] | None = None) -> int:
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--model", help="folder of a trained model, or its name on the Hub")
     subject.add_argument("--predictions", type=Path, help='JSON file {"id": "answer", ...}')
-    parser.add_argument("--data", required=True, help="file (SQuAD JSON, JSON lines, Parquet) or dataset on the Hub")
+    parser.add_argument(
+        "--data", required=True, help="file (SQuAD JSON, JSON lines, CSV, Parquet), files, or dataset on the Hub"
+    )
     parser.add_argument("--output-dir", type=Path, help="write metrics.json, predictions.json, nbest_predictions.json")
     parser.add_argument("--official", action="store_true", help="compare with evaluate.load('squad' or 'squad_v2')")
     parser.add_argument("--mixed-script", action="store_true", help="F1 by ideographs for Chinese, as MLQA counts")
     parser.add_argument("--batch-size", type=_positive, default=32, help="windows a step")
     parser.add_argument("--max-examples", type=_positive, help="only the first so many questions")
+    _add_columns(parser)
     options = parser.parse_args(args)
     if options.official and options.mixed_script:
         parser.error("--official compares with the SQuAD scorer, which knows no --mixed-script")
@@ -178,12 +195,11 @@ def evaluate(args: Sequence[str] | None = None) -> int:
 
     quiet_libraries()
 
+    asked = (options.max_examples, options.mixed_script, _columns(options))
     if options.predictions:
-        result = scoring.score_file(options.predictions, options.data, options.max_examples, options.mixed_script)
+        result = scoring.score_file(options.predictions, options.data, *asked)
     else:
-        result = scoring.score_model(
-            options.model, options.data, options.batch_size, options.max_examples, options.mixed_script
-        )
+        result = scoring.score_model(options.model, options.data, options.batch_size, *asked)
     for name, value in result.metrics.items():
         print(f"{name:<14} {value:,}" if name.endswith("total") else f"{name:<14} {value:.4f}")
     if options.output_dir:

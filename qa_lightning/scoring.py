@@ -51,8 +51,14 @@ class ScoreResult:
         return files | ({"nbest_predictions.json": self.n_best} if self.n_best else {})
 
 
-def score_file(path: Path, data: str, most: int | None = None, mixed_script: bool = False) -> ScoreResult:
-    """Score ``{"id": "answer"}`` of a JSON file as the official scripts do; see `metrics` for ``mixed_script``.
+def score_file(
+    path: Path,
+    data: str,
+    most: int | None = None,
+    mixed_script: bool = False,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+) -> ScoreResult:
+    """Score ``{"id": "answer"}`` of a JSON file as the official scripts do; for the rest see `score_model`.
 
     Raises:
         InputError: no such file, another layout, or ids of ``data`` that it lacks.
@@ -67,7 +73,7 @@ def score_file(path: Path, data: str, most: int | None = None, mixed_script: boo
     if broken:
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
     rows = read_examples(
-        with_usual_columns(read_rows(data, "validation"), Columns(), log.info),
+        with_usual_columns(read_rows(data, "validation"), columns, log.info),
         "error",
         [],
         most=most,
@@ -84,7 +90,12 @@ def score_file(path: Path, data: str, most: int | None = None, mixed_script: boo
 
 
 def score_model(
-    name: str, data: str, batch_size: int = 32, most: int | None = None, mixed_script: bool = False
+    name: str,
+    data: str,
+    batch_size: int = 32,
+    most: int | None = None,
+    mixed_script: bool = False,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
 ) -> ScoreResult:
     """Answer the questions of ``data`` by the validation path of training, and score the answers.
 
@@ -94,6 +105,7 @@ def score_model(
         batch_size: windows a step.
         most: only the first so many questions.
         mixed_script: see `metrics`.
+        columns: names of the data's columns, where they are not to be guessed.
     """
     settings = AnswerSettings.of_model(load_model(name))
     datamodule = SquadDataModule(
@@ -105,6 +117,7 @@ def score_model(
         max_question_length=settings.max_question_length,
         eval_batch_size=batch_size,
         max_validation_examples=most,
+        columns=columns,
     )
     module = QALightningModule(
         name,

@@ -424,3 +424,15 @@ def test_the_script_scores_a_file_in_a_process_of_its_own(files, tmp_path):
     }
     assert done.stdout.endswith("written to results: metrics.json, predictions.json\n")
     assert json.loads((tmp_path / "results" / "metrics.json").read_text()) == pytest.approx(V20, rel=0, abs=1e-9)
+
+
+def test_columns_of_a_table_can_be_named(tmp_path, capsys) -> None:
+    """By the flags' names here, and by those of training, which errors name."""
+    table = tmp_path / "questions.csv"
+    table.write_text("id,frage,query,text,answer\n1,Who ?,x,Ben lives .,Ben\n", encoding="utf-8")
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text('{"1": "Ben"}')
+    given = ["--predictions", str(predictions), "--data", str(table)]
+    for flag in ("--columns.question", "--data.columns.question"):
+        assert cli.evaluate([*given, flag, "frage"]) == 0
+        assert "exact_match    100.0000" in capsys.readouterr().out
