@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,4 @@ def last_step(trainer: Trainer) -> int:
 def _say(trainer: Trainer, line: str) -> None:
     if trainer.is_global_zero:
         tqdm.write(line)  # clears a progress bar before it prints, and draws it again below
+        sys.stdout.flush()  # into a file or a pipe, too, when it is said

@@ -417,3 +417,15 @@ def test_a_tokenizer_that_knows_more_than_its_model_is_refused_before_data_is_re
         InputError, match=r"^--model.model_name: .* they do not belong together.*resize_token_embeddings"
     ):
         cli.train(flags(tmp_path, str(folder), train, train))
+
+
+def test_lines_come_when_they_are_said_into_a_pipe_too(tmp_path, model_folder) -> None:
+    train = write_json(tmp_path / "train.json", make_rows(16))
+    script = ROOT / "scripts" / "train.py"
+    words = [sys.executable, str(script), *flags(tmp_path, model_folder, train, train)]
+    with subprocess.Popen([*words, "--trainer.max_epochs", "100000"], stdout=subprocess.PIPE, text=True) as process:
+        assert any(line.startswith("epoch 1/") for line in process.stdout)
+        last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+        epochs = torch.load(last, weights_only=True)["epoch"] if last.exists() else 0
+        process.kill()
+    assert epochs < 20  # a buffer holds some fifty lines
