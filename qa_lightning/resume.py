@@ -143,8 +143,10 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         path = self._folder(trainer) / "last.ckpt"
+        before = _written(path)
         trainer.save_checkpoint(path)
-        self.path, self.step = path, trainer.global_step
+        if _written(path) != before:  # a full disk is told by whoever writes, and the one before stays
+            self.path, self.step = path, trainer.global_step
         self._saved_at, self._saved_when = _place(trainer), time.monotonic()
 
     def _folder(self, trainer: Trainer) -> Path:
@@ -181,6 +183,11 @@ def between_batches(loops: dict[str, Any], steps: int, validation_due: bool) -> 
         for name in ("total", "current"):
             validation[name] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
         validation["is_last_batch"] = False
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    """Which file stands there: another after every write, since each is put in the place of the one before."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def _in_fit(trainer: Trainer) -> bool:

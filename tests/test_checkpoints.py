@@ -26,7 +26,7 @@ from test_train import flags
 
 from qa_lightning import cli, training
 from qa_lightning.checkpoints import AtomicCheckpointIO, read_beginning
-from qa_lightning.errors import InputError
+from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.models import load_model
 
 
@@ -184,6 +184,31 @@ def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_fold
         assert [step for step, _ in curves(run)["val/f1"]] == [2, 5, 8]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_checkpoint_that_could_not_be_written_is_not_called_saved(
+    tmp_path, model_folder, monkeypatch, capsys
+) -> None:
+    class Full(Callback):
+        """The disk is full from the second step on; the loss diverges after the fourth."""
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            if batch_idx == 1:
+                monkeypatch.setattr("qa_lightning.checkpoints._write", self.full)
+            if batch_idx == 3:
+                pl_module.model.qa_outputs.weight.data.fill_(torch.nan)
+
+        def full(self, checkpoint, target) -> None:
+            raise OSError(28, "No space left on device")
+
+    train = write_json(tmp_path / "train.json", make_rows(80))
+    default = training.default_callbacks
+    monkeypatch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), Full()])
+    arguments = [*flags(tmp_path, model_folder, train, train), "--save_every_minutes", "0"]
+    with pytest.raises(DivergedError, match=r"at step 4 .*; step 1 is saved in .*last.ckpt; go on with"):
+        cli.train(arguments)
+    saved = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    assert torch.load(saved, weights_only=True)["global_step"] == 1
 
 
 @pytest.mark.slow
