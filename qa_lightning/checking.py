@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from qa_lightning.examples import Example, IdPlaces, check_row, occurrences
+from qa_lightning.answers import occurrences
+from qa_lightning.examples import Example, IdPlaces, check_row
 from qa_lightning.formats import PlacedRow, shown
 
 Severity = Literal["error", "warning", "note"]

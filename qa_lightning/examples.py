@@ -15,9 +15,7 @@ from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 
-from qa_lightning.answers import Answers, Problem, check_answers
-from qa_lightning.answers import has_surrogates as has_surrogates
-from qa_lightning.answers import occurrences as occurrences
+from qa_lightning.answers import Answers, Problem, check_answers, has_surrogates
 from qa_lightning.columns import MadeId
 from qa_lightning.errors import InputError
 from qa_lightning.formats import COLUMNS, BrokenRow, PlacedRow, listed, shown

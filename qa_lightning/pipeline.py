@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from qa_lightning.answers import has_surrogates
 from qa_lightning.batching import EvaluationSampler, FeatureDataset, PaddingCollator
 from qa_lightning.decoder import Decoder
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation import Answer, Predictions
-from qa_lightning.examples import has_surrogates
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.logits import FeatureLogits
 from qa_lightning.models import load_model, load_tokenizer, max_positions, vocabulary_problem

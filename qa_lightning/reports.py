@@ -87,22 +87,23 @@ def check_prepared(data: SquadDataModule, max_answer_length: int) -> dict[str, R
         data: prepared and set up.
         max_answer_length: in tokens.
     """
-    key = "-".join([str(_FORMAT), str(max_answer_length), *(one["features"] for one in data.describe().values())])
+    described = data.describe()
+    key = "-".join([str(_FORMAT), str(max_answer_length), *(one["features"] for one in described.values())])
     folder = data.cache_dir / "checks" / key
-    build_once(folder, lambda part: _write_checks(part, data, max_answer_length))
+    sources = {split: about["source"] for split, about in described.items()}
+    build_once(folder, lambda part: _write_checks(part, data, sources, max_answer_length))
     return {
-        split: Report.of_json(json.loads((folder / f"{split}.json").read_text(encoding="utf-8")))
-        for split in data.describe()
+        split: Report.of_json(json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))) for split in described
     }
 
 
-def _write_checks(folder: Path, data: SquadDataModule, max_answer_length: int) -> None:
+def _write_checks(folder: Path, data: SquadDataModule, sources: dict[str, str], max_answer_length: int) -> None:
     assert data.validation_set is not None
     validation = data.validation_set
     sets = {"validation": validation} | ({"train": data.train_set} if data.train_set is not None else {})
     hashes = context_hashes(_placed(validation.examples)) if len(sets) > 1 else frozenset()
     for split, prepared in sets.items():
-        report = Report(data.describe()[split]["source"])
+        report = Report(sources[split])
         with closing(RowCheck(other_contexts=hashes if split == "train" else frozenset())) as check:
             for _ in check.valid(_placed(prepared.examples)):
                 pass

@@ -12,11 +12,12 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from qa_lightning.answers import has_surrogates
 from qa_lightning.columns import Columns, with_usual_columns
 from qa_lightning.datamodule import SquadDataModule
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation import Predictions
-from qa_lightning.examples import has_surrogates, read_examples
+from qa_lightning.examples import read_examples
 from qa_lightning.metrics import SquadMetric
 from qa_lightning.models import load_model
 from qa_lightning.module import QALightningModule
