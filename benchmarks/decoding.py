@@ -55,7 +55,7 @@ def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
 def ours(options: argparse.Namespace) -> harness.Figures:
     """Join, decode, and take the texts."""
     from qa_lightning.evaluation import predict
-    from qa_lightning.pipeline import Rows
+    from qa_lightning.reader import Rows
 
     rows, store, logits = _features(options)
     started = time.perf_counter()

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from qa_lightning.datamodule import SquadDataModule
     from qa_lightning.metrics import SquadMetric
     from qa_lightning.module import QALightningModule
-    from qa_lightning.pipeline import Reader
+    from qa_lightning.reader import Reader
     from qa_lightning.spans import Spans, WindowLogits, decode_spans
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
 
 _MODULES = {
     "QALightningModule": "module",
-    "Reader": "pipeline",
+    "Reader": "reader",
     "Spans": "spans",
     "SquadDataModule": "datamodule",
     "SquadMetric": "metrics",

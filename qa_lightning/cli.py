@@ -228,7 +228,7 @@ def predict(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--context", required=True, help="the text that holds the answer")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(args)
-    from qa_lightning.pipeline import Reader
+    from qa_lightning.reader import Reader
 
     quiet_libraries()
 

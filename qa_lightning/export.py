@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qa_lightning.checkpoints import new_file_mode
 from qa_lightning.models import quiet_transformers
-from qa_lightning.pipeline import CONFIG_KEY, AnswerSettings
+from qa_lightning.reader import CONFIG_KEY, AnswerSettings
 
 
 def save_model(

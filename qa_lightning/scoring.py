@@ -21,7 +21,7 @@ from qa_lightning.examples import read_examples
 from qa_lightning.metrics import SquadMetric
 from qa_lightning.models import load_model
 from qa_lightning.module import QALightningModule
-from qa_lightning.pipeline import AnswerSettings
+from qa_lightning.reader import AnswerSettings
 from qa_lightning.sources import read_rows
 
 log = logging.getLogger("qa_lightning")

@@ -28,7 +28,7 @@ from qa_lightning.export import save_model
 from qa_lightning.memory import keep_freed_memory
 from qa_lightning.models import max_positions, vocabulary_problem
 from qa_lightning.module import QALightningModule, model_problems
-from qa_lightning.pipeline import AnswerSettings
+from qa_lightning.reader import AnswerSettings
 from qa_lightning.provenance import mark_finished
 from qa_lightning.reports import check_prepared, short_lines
 from qa_lightning.resume import LastCheckpoint, Stopped

@@ -15,7 +15,7 @@ from data import make_rows
 from qa_lightning.evaluation import predict
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.logits import FeatureLogits
-from qa_lightning.pipeline import Rows
+from qa_lightning.reader import Rows
 from qa_lightning.store import FeatureStore
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"

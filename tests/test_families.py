@@ -32,7 +32,7 @@ from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.logits import FeatureLogits
 from qa_lightning.models import load_model, load_tokenizer, max_positions, quiet_transformers, vocabulary_problem
 from qa_lightning.module import model_logits, span_loss
-from qa_lightning.pipeline import AnswerSettings, Rows
+from qa_lightning.reader import AnswerSettings, Rows
 from qa_lightning.store import FeatureStore
 
 SETTINGS = WindowSettings(max_length=64, doc_stride=24, max_question_length=12)

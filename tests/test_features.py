@@ -139,9 +139,13 @@ def pair_windows(tokenizer, question: str, context: str, settings_: WindowSettin
         settings_.max_length, stride=settings_.doc_stride, strategy="only_first" if context_first else "only_second"
     )
     encoding = backend.encode(*((context, asked) if context_first else (asked, context)))
+    # A template that says nothing of token types means 0; in windows after the first the library then gives 1.
+    type_of = dict(zip(encoding.sequence_ids, encoding.type_ids, strict=True))
     for part in (encoding, *encoding.overflowing):
+        owners = part.sequence_ids
+        types = [own if of is None else type_of[of] for of, own in zip(owners, part.type_ids, strict=True)]
         owner = 0 if context_first else 1
-        yield part.ids, part.type_ids, [part.offsets[i] for i, of in enumerate(part.sequence_ids) if of == owner]
+        yield part.ids, types, [part.offsets[i] for i, of in enumerate(owners) if of == owner]
 
 
 @settings(max_examples=60, deadline=None)

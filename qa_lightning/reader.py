@@ -83,8 +83,13 @@ class Reader:
         self._windower = Windower(tokenizer, self.settings.windows)
 
     @classmethod
-    def load(cls, name: str) -> Reader:
+    def load(cls, name: str, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Reader:
         """Load the model of a folder, or of a name on the Hub.
+
+        Args:
+            name: of the model.
+            device: where it computes; None takes the first GPU, or else the CPU.
+            dtype: what it computes in; None keeps float32.
 
         Raises:
             InputError: it is not to be had, has no question answering head, or its tokenizer does not fit.
@@ -94,7 +99,8 @@ class Reader:
         model, tokenizer = load_model(name), load_tokenizer(name)
         if problem := vocabulary_problem(model, tokenizer):
             raise InputError(problem)
-        return cls(model, tokenizer)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(device, dtype or torch.float32), tokenizer)
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32) -> list[Answer]:
         """Answer each question from its own context.
