@@ -11,7 +11,7 @@ between two windows and is then labelled nowhere (counted by `FeatureBatch.label
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -109,12 +109,15 @@ class Windower:
         tokenizer: a fast transformers tokenizer; its padding side decides whether question or context comes first.
         settings: lengths in tokens.
         offsets: keep character offsets, which decoding needs and training does not.
+        yielding: take settings that leave no room beside the longest question. Where a question, and its context
+            does not fit into one window, takes more than half of a window it is cut to that, and where the rest
+            is no more than the overlap the overlap is half of the rest.
 
     Raises:
         InputError: slow tokenizer, or settings that leave no room for the context.
     """
 
-    def __init__(self, tokenizer: Any, settings: WindowSettings, offsets: bool = True) -> None:
+    def __init__(self, tokenizer: Any, settings: WindowSettings, offsets: bool = True, yielding: bool = False) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise InputError(
@@ -125,7 +128,8 @@ class Windower:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._layout = PairLayout.of(self._tokenizer)
-        settings.check(self._layout.special_tokens)
+        if not yielding:
+            settings.check(self._layout.special_tokens)
         self._context_first = tokenizer.padding_side == "left"
         self._settings = settings
         self._offsets = offsets
@@ -139,6 +143,7 @@ class Windower:
         contexts: Sequence[str],
         spans: Sequence[tuple[int, int] | None],
         first: int = 0,
+        encodings: Mapping[str, Encoding] | None = None,
     ) -> FeatureBatch:
         """Cut examples into features.
 
@@ -147,23 +152,30 @@ class Windower:
             spans: where the answer to train on stands in the context, ``(start, end)`` in characters, end
                 exclusive; None for a question without an answer.
             first: the index of the first of these examples in the whole dataset.
+            encodings: of the contexts, from `encode_contexts`, where a caller has them.
         """
         number_of = {text: number for number, text in enumerate(dict.fromkeys(contexts))}
         texts = list(number_of)
-        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        known = self.encode_contexts(texts) if encodings is None else encodings
+        encoded = [known[text] for text in texts]
         question_ids, cut_questions = self._encode_questions(questions)
         cuts: list[tuple[int, int, int, int]] = []  # example, number of its context, first token, end of the tokens
         answers = np.full((len(question_ids), 2), -1, np.int64)  # first and last token in the context; -1: no answer
         for example, (ids, context, span) in enumerate(zip(question_ids, contexts, spans, strict=True)):
             number = number_of[context]
             room = self._settings.max_length - self._layout.special_tokens - len(ids)
-            cuts += [(example, number, *ends) for ends in cut(len(encodings[number]), room, self._settings.doc_stride)]
+            stride = self._settings.doc_stride
+            if len(encoded[number]) > room and stride >= room:  # only where yielding
+                question_ids[example] = ids[: (self._settings.max_length - self._layout.special_tokens) // 2]
+                room += len(ids) - len(question_ids[example])
+                stride = min(stride, room // 2)
+            cuts += [(example, number, *ends) for ends in cut(len(encoded[number]), room, stride)]
             if span is not None:
-                answers[example] = _answer_tokens(encodings[number], context, span) or (-1, -1)
+                answers[example] = _answer_tokens(encoded[number], context, span) or (-1, -1)
         example_of, context_of, begin, end = np.array(cuts, np.int64).reshape(-1, 4).T
-        size = np.array([len(encoding) for encoding in encodings], np.int64)
+        size = np.array([len(encoding) for encoding in encoded], np.int64)
         stretch = (np.cumsum(size) - size)[context_of] + begin  # of all contexts' tokens end to end
-        context_ids = list(chain.from_iterable(encoding.ids for encoding in encodings))
+        context_ids = list(chain.from_iterable(encoding.ids for encoding in encoded))
         windows, ids_, types = self._assemble(question_ids, context_ids, example_of, stretch, end - begin)
         start_token, end_token = answers[example_of].T
         whole = (start_token >= begin) & (end_token < end) & (start_token >= 0)
@@ -173,7 +185,7 @@ class Windower:
         char_start = char_end = np.zeros(0, np.int32)
         if self._offsets:
             places = ragged(stretch, end - begin)
-            char_start, char_end = (values[places] for values in _offsets_without_space(encodings, texts))
+            char_start, char_end = (values[places] for values in _offsets_without_space(encoded, texts))
         return FeatureBatch(
             windows=windows,
             input_ids=ids_,
@@ -183,6 +195,11 @@ class Windower:
             cut_questions=cut_questions,
             labelled=np.bincount(example_of[whole], minlength=len(question_ids)).astype(np.int32),
         )
+
+    def encode_contexts(self, contexts: Sequence[str]) -> dict[str, Encoding]:
+        """Tokens of each distinct context, without special ones."""
+        texts = list(dict.fromkeys(contexts))
+        return dict(zip(texts, self._tokenizer.encode_batch(texts, add_special_tokens=False), strict=True))
 
     def _encode_questions(self, questions: Sequence[str]) -> tuple[list[list[int]], int]:
         """Token ids of each question, at most ``max_question_length``; and how many questions were longer."""

@@ -40,7 +40,7 @@ TINY_CONFIG: dict[str, Any] = {
 }
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
     """Load the fast tokenizer of a model.
 
     transformers 5 forgot of some tokenizers (ALBERT's, XLNet's, RoFormer's) that their models read token types, which
@@ -49,21 +49,28 @@ def load_tokenizer(name: str) -> Any:
 
     Args:
         name: a name on the Hub, a folder, or ``tiny``.
+        trust_remote_code: run code that comes with it.
 
     Raises:
         InputError: not to be had, or a slow tokenizer.
     """
-    with _loading(name), quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False)
+    with loading(name), quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
     if not tokenizer.is_fast:
         raise InputError(
             f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is a slow one and gives no character offsets; "
             "choose a model that has a fast tokenizer (a tokenizer.json)"
         )
-    if _lacks_token_types(tokenizer) and _reads_token_types(name):
+    if _lacks_token_types(tokenizer) and (model := _planned_model(name)) is not None:
+        name_token_types(tokenizer, model)
+    return tokenizer
+
+
+def name_token_types(tokenizer: Any, model: Any) -> None:
+    """Have the tokenizer name token types among its model's inputs, where the model has weights for them; see above."""
+    if _lacks_token_types(tokenizer) and _reads_token_types(model):
         tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
         tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
-    return tokenizer
 
 
 def _lacks_token_types(tokenizer: Any) -> bool:
@@ -73,14 +80,18 @@ def _lacks_token_types(tokenizer: Any) -> bool:
     return len(set(tokenizer("a", "a", return_token_type_ids=True)["token_type_ids"])) > 1
 
 
-def _reads_token_types(name: str) -> bool:
-    """Whether a model has weights for more than one token type; seen from its plan, without loading them."""
+def _planned_model(name: str) -> Any:
+    """A model without its weights; None where there is none to be had."""
     try:
         with quiet_transformers(), torch.device("meta"):
             config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
-            model = AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False)
+            return AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False)
     except Exception:  # a folder without a model, or a model that `load_model` refuses and says why
-        return False
+        return None
+
+
+def _reads_token_types(model: Any) -> bool:
+    """Whether a model has weights for more than one token type."""
     return any(
         len(weight) > 1 and any(word in path for word in ("token_type_embeddings", "seg_embed"))
         for path, weight in model.named_parameters()
@@ -99,7 +110,7 @@ def load_model(name: str, attn_implementation: str | None = None) -> Any:
     Raises:
         InputError: not to be had, no such head, or an attention that it does not have here.
     """
-    with _loading(name, attn_implementation), quiet_transformers():
+    with loading(name, attn_implementation), quiet_transformers():
         model = AutoModelForQuestionAnswering.from_pretrained(
             resolve(name),
             trust_remote_code=False,  # and no question on the terminal whether to
@@ -209,7 +220,8 @@ def _bert_backend(model: models.WordPiece) -> Tokenizer:
 
 
 @contextmanager
-def _loading(name: str, attn_implementation: str | None = None) -> Iterator[None]:
+def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]:
+    """Turn whatever goes wrong while a model or tokenizer is loaded into one `InputError`."""
     try:
         yield
     except InputError:

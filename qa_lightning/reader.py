@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from qa_lightning.answering_models import load_answering_model
 from qa_lightning.answers import has_surrogates
 from qa_lightning.batching import EvaluationSampler, FeatureDataset, PaddingCollator
 from qa_lightning.decoder import Decoder
@@ -17,7 +17,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.evaluation import Answer, Predictions
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.logits import FeatureLogits
-from qa_lightning.models import load_model, load_tokenizer, max_positions, vocabulary_problem
+from qa_lightning.models import max_positions
 from qa_lightning.module import model_logits, span_loss
 from qa_lightning.store import FeatureStore
 
@@ -94,13 +94,8 @@ class Reader:
         Raises:
             InputError: it is not to be had, has no question answering head, or its tokenizer does not fit.
         """
-        if Path(name).is_file():
-            raise InputError(f"--model {name} is a file; name the folder that holds config.json and model.safetensors")
-        model, tokenizer = load_model(name), load_tokenizer(name)
-        if problem := vocabulary_problem(model, tokenizer):
-            raise InputError(problem)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device, dtype or torch.float32), tokenizer)
+        model, tokenizer = load_answering_model(name, dtype)
+        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer)
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32) -> list[Answer]:
         """Answer each question from its own context.

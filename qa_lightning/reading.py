@@ -1,0 +1,200 @@
+"""Questions of one call -> windows -> logits -> answers, as `QuestionAnsweringPipeline` gives them.
+
+An answer is a place in the context. Its score is a probability: normalised over every span of every window and the
+null answer together, so scores of windows compare and those of one question never add up to more than 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tokenizers import Encoding
+from torch.utils.data import DataLoader
+
+from qa_lightning.batching import Batch, EvaluationSampler, FeatureDataset, PaddingCollator
+from qa_lightning.calls import Asked
+from qa_lightning.errors import InputError
+from qa_lightning.features import Windower
+from qa_lightning.logits import FeatureLogits, LogitsCollector, complete_rows, join_windows
+from qa_lightning.spans import Spans, WindowLogits, decode_spans
+from qa_lightning.store import FeatureStore
+
+AnswerDict = dict[str, Any]  # score, start, end, answer
+
+
+class Reading(Protocol):
+    """Some questions on their way from windows to answers.
+
+    Attributes:
+        store: their windows.
+    """
+
+    store: FeatureStore
+
+    def add(self, batch: Mapping[str, torch.Tensor], start: torch.Tensor, end: torch.Tensor) -> None:
+        """Take in a batch of `batching.PaddingCollator` and its logits, [B, T] each."""
+
+    def answers(self) -> list[list[AnswerDict]]:
+        """The answers to each question, best first, once all windows were added."""
+
+
+def window_batches(store: FeatureStore, collate: PaddingCollator, batch_size: int) -> Iterator[Batch]:
+    """All windows in batches, longest first, so that little is padded and too large a batch fails at once."""
+    yield from DataLoader(
+        FeatureDataset(store, None, False),
+        batch_size,
+        sampler=EvaluationSampler(store.windows["length"], batch_size),
+        collate_fn=collate,
+    )
+
+
+@dataclass(frozen=True)
+class CallSettings:
+    """How one call is answered.
+
+    Args:
+        top_k: answers to give, at most.
+        max_answer_len: the longest answer, in tokens, before it is widened to whole words.
+        handle_impossible_answer: whether "no answer" is one.
+        align_to_words: widen answers to whole words; of spans that widen to the same place the best counts.
+        threshold: how much the null score must exceed the best span's for "no answer" to come first.
+    """
+
+    top_k: int = 1
+    max_answer_len: int = 15
+    handle_impossible_answer: bool = False
+    align_to_words: bool = True
+    threshold: float = 0.0
+
+
+class ExactReading:
+    """Answers by exact decoding over all windows; see the module and `Reading`.
+
+    Args:
+        windower: cuts the windows.
+        settings: of the call.
+        asked: the questions.
+    """
+
+    def __init__(self, windower: Windower, settings: CallSettings, asked: Sequence[Asked]) -> None:
+        self._settings = settings
+        self._asked = asked
+        contexts = [one["context"] for one in asked]
+        self._encodings = windower.encode_contexts(contexts)
+        questions = [one["question"] for one in asked]
+        self.store = FeatureStore.of_batch(
+            windower(questions, contexts, [None] * len(asked), encodings=self._encodings)
+        )
+        self._logits = LogitsCollector()
+
+    def add(self, batch: Mapping[str, torch.Tensor], start: torch.Tensor, end: torch.Tensor) -> None:
+        """See `Reading`.
+
+        Raises:
+            InputError: logits that are not numbers.
+        """
+        logits = FeatureLogits.of_batch(batch, start.float(), end.float(), torch.zeros(len(start)))
+        if logits.broken_rows().any():
+            raise InputError("the model's logits are not numbers: its weights are broken, or its dtype is too narrow")
+        self._logits.add(logits)
+
+    def answers(self) -> list[list[AnswerDict]]:
+        """See `Reading`."""
+        logits = self._logits.take()
+        found: list[list[AnswerDict]] = []
+        for _, windows in join_windows(logits, self.store, complete_rows(logits, self.store)):
+            found += self._of_windows(windows, len(found))
+        return found
+
+    def _of_windows(self, windows: WindowLogits, first: int) -> list[list[AnswerDict]]:
+        """Answers to the questions of some windows, of which ``first`` is the first; as many candidates as needed."""
+        wanted = self._settings.top_k
+        candidates = 2 * wanted + 10 if self._settings.align_to_words else wanted
+        spans = decode_spans(windows, candidates, self._settings.max_answer_len)
+        found = [self._places(spans, number, first + number) for number in range(len(spans.count))]
+        short = [row for row, places in enumerate(found) if len(places) < wanted and spans.count[row] == candidates]
+        while short:
+            candidates *= 4
+            part = _of_examples(windows, short)
+            more = decode_spans(part, candidates, self._settings.max_answer_len)
+            for number, row in enumerate(short):
+                found[row] = self._places(more, number, first + row)
+            short = [
+                row for number, row in enumerate(short) if len(found[row]) < wanted and more.count[number] == candidates
+            ]
+        for number, answers in enumerate(found):
+            if self._settings.handle_impossible_answer:
+                _insert_null(answers, spans, number, self._settings.threshold)
+            del answers[wanted:]
+        return found
+
+    def _places(self, spans: Spans, number: int, asked: int) -> list[AnswerDict]:
+        """The distinct places of example ``number`` of ``spans``, which is question ``asked``, best first."""
+        context = self._asked[asked]["context"]
+        encoding = self._encodings[context]
+        answers: dict[tuple[int, int], AnswerDict] = {}
+        begin = int(spans.offset[number])
+        for span in range(begin, begin + int(spans.count[number])):
+            start, end = int(spans.char_start[span]), int(spans.char_end[span])
+            if self._settings.align_to_words:
+                start, end = whole_words(encoding, context, start, end)
+            answers.setdefault(
+                (start, end),
+                {
+                    "score": float(spans.probability[span]),
+                    "start": start,
+                    "end": end,
+                    "answer": context[start:end],
+                },
+            )
+        return list(answers.values())
+
+
+def _insert_null(answers: list[AnswerDict], spans: Spans, number: int, threshold: float) -> None:
+    """Put "no answer" at its place: first where the threshold says so, else behind the best answer or further down."""
+    score = float(spans.null_probability[number])
+    odds = spans.null_score[number] - spans.best_score[number]
+    place = 0
+    if answers and odds <= threshold:
+        place = next((at for at, answer in enumerate(answers) if at and answer["score"] < score), len(answers))
+    answers.insert(place, {"score": score, "start": 0, "end": 0, "answer": ""})
+
+
+def _of_examples(windows: WindowLogits, examples: Sequence[int]) -> WindowLogits:
+    """The windows of some examples, ascending, numbered anew."""
+    rows = np.isin(windows.example, examples)
+    tokens = np.repeat(rows, windows.length)
+    return WindowLogits(
+        example=np.searchsorted(examples, windows.example[rows]),
+        length=windows.length[rows],
+        start=windows.start[tokens],
+        end=windows.end[tokens],
+        char_start=windows.char_start[tokens],
+        char_end=windows.char_end[tokens],
+        null=windows.null[rows],
+    )
+
+
+def whole_words(encoding: Encoding, context: str, start: int, end: int) -> tuple[int, int]:
+    """Widen a place to the words, as the tokenizer parts them, that its first and last character are in.
+
+    White space at a word's edges stays out. A place whose edge is in no word stays as it is there.
+    """
+    first, last = (_word(encoding, place) for place in (start, end - 1))
+    begin = min(start, first[0]) if first else start
+    stop = max(end, last[1]) if last else end
+    while begin < start and context[begin].isspace():
+        begin += 1
+    while stop > end and context[stop - 1].isspace():
+        stop -= 1
+    return begin, stop
+
+
+def _word(encoding: Encoding, place: int) -> tuple[int, int] | None:
+    number = encoding.char_to_word(place)
+    span: tuple[int, int] | None = None if number is None else encoding.word_to_chars(number)
+    return span
