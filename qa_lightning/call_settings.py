@@ -106,5 +106,5 @@ def exact_settings(
         max_answer_len=given.get("max_answer_len", saved.max_answer_length if saved else defaults.max_answer_len),
         handle_impossible_answer=given.get("handle_impossible_answer", defaults.handle_impossible_answer),
         align_to_words=given.get("align_to_words", defaults.align_to_words),
-        threshold=saved.null_score_diff_threshold if saved else defaults.threshold,
+        scaling=saved.scaling if saved else defaults.scaling,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa_lightning.logits import FeatureLogits, LogitsCollector, complete_rows, join_windows, once_each
-from qa_lightning.spans import Floats, Ints, Spans, decode_spans
+from qa_lightning.spans import Floats, Ints, Scaling, Spans, decode_spans
 from qa_lightning.store import FeatureStore
 
 
@@ -48,14 +48,20 @@ class Decoder:
 
     Args:
         store: the features that logits are of.
-        n_best, max_answer_length: see `spans.decode_spans`.
+        n_best, max_answer_length, scaling: see `spans.decode_spans`.
     """
 
     batches_together = 64  # are decoded at once
 
-    def __init__(self, store: FeatureStore, n_best: int, max_answer_length: int) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        n_best: int,
+        max_answer_length: int,
+        scaling: Scaling = Scaling(),  # noqa: B008 - frozen
+    ) -> None:
         self._store = store
-        self._settings = (n_best, max_answer_length)
+        self._settings = (n_best, max_answer_length, scaling)
         self._clear()
 
     def _clear(self) -> None:

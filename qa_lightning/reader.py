@@ -19,6 +19,7 @@ from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.logits import FeatureLogits
 from qa_lightning.models import max_positions
 from qa_lightning.module import model_logits, span_loss
+from qa_lightning.spans import Scaling
 from qa_lightning.store import FeatureStore
 
 CONFIG_KEY = "qa_lightning"  # where a saved model's config.json keeps `AnswerSettings`
@@ -33,6 +34,7 @@ class AnswerSettings:
         max_answer_length: the longest answer, in tokens.
         version_2: whether the model may say that there is no answer.
         null_score_diff_threshold: how much the null score must exceed the best span's for that.
+        temperature: divides the scores before they become probabilities.
     """
 
     max_length: int = 384
@@ -41,6 +43,7 @@ class AnswerSettings:
     max_answer_length: int = 30
     version_2: bool = False
     null_score_diff_threshold: float = 0.0
+    temperature: float = 1.0
 
     @classmethod
     def of_model(cls, model: Any) -> AnswerSettings:
@@ -55,6 +58,11 @@ class AnswerSettings:
     def windows(self) -> WindowSettings:
         """The part that cutting windows needs."""
         return WindowSettings(self.max_length, self.doc_stride, self.max_question_length)
+
+    @property
+    def scaling(self) -> Scaling:
+        """The part that probabilities need."""
+        return Scaling(self.temperature, self.null_score_diff_threshold)
 
 
 class Rows:
@@ -126,7 +134,7 @@ class Reader:
             sampler=EvaluationSampler(store.windows["length"], batch_size),
             collate_fn=PaddingCollator(self.tokenizer),
         )
-        decoder = Decoder(store, 1, self.settings.max_answer_length)
+        decoder = Decoder(store, 1, self.settings.max_answer_length, self.settings.scaling)
         with torch.inference_mode():
             for batch in loader:
                 placed = {name: tensor.to(self.model.device) for name, tensor in batch.items()}

@@ -20,7 +20,7 @@ from qa_lightning.calls import Asked
 from qa_lightning.errors import InputError
 from qa_lightning.features import Windower
 from qa_lightning.logits import FeatureLogits, LogitsCollector, complete_rows, join_windows
-from qa_lightning.spans import Spans, WindowLogits, decode_spans
+from qa_lightning.spans import Scaling, Spans, WindowLogits, decode_spans
 from qa_lightning.store import FeatureStore
 
 AnswerDict = dict[str, Any]  # score, start, end, answer
@@ -61,14 +61,14 @@ class CallSettings:
         max_answer_len: the longest answer, in tokens, before it is widened to whole words.
         handle_impossible_answer: whether "no answer" is one.
         align_to_words: widen answers to whole words; of spans that widen to the same place the best counts.
-        threshold: how much the null score must exceed the best span's for "no answer" to come first.
+        scaling: how scores become probabilities, with the threshold above which "no answer" comes first.
     """
 
     top_k: int = 1
     max_answer_len: int = 15
     handle_impossible_answer: bool = False
     align_to_words: bool = True
-    threshold: float = 0.0
+    scaling: Scaling = Scaling()
 
 
 class ExactReading:
@@ -114,13 +114,13 @@ class ExactReading:
         """Answers to the questions of some windows, of which ``first`` is the first; as many candidates as needed."""
         wanted = self._settings.top_k
         candidates = 2 * wanted + 10 if self._settings.align_to_words else wanted
-        spans = decode_spans(windows, candidates, self._settings.max_answer_len)
+        spans = decode_spans(windows, candidates, self._settings.max_answer_len, self._settings.scaling)
         found = [self._places(spans, number, first + number) for number in range(len(spans.count))]
         short = [row for row, places in enumerate(found) if len(places) < wanted and spans.count[row] == candidates]
         while short:
             candidates *= 4
             part = _of_examples(windows, short)
-            more = decode_spans(part, candidates, self._settings.max_answer_len)
+            more = decode_spans(part, candidates, self._settings.max_answer_len, self._settings.scaling)
             for number, row in enumerate(short):
                 found[row] = self._places(more, number, first + row)
             short = [
@@ -128,7 +128,7 @@ class ExactReading:
             ]
         for number, answers in enumerate(found):
             if self._settings.handle_impossible_answer:
-                _insert_null(answers, spans, number, self._settings.threshold)
+                _insert_null(answers, spans, number, self._settings.scaling.threshold)
             del answers[wanted:]
         return found
 

@@ -3,9 +3,10 @@
 A span is a pair of context tokens of one window, ``start <= end``, at most ``max_answer_length`` tokens long, both
 covering at least one character; its score is start + end logit. A place (first and last character) is listed once,
 with its best score, however many windows show it. Ties go to the first in reading order: smaller first character,
-then smaller last one. Probabilities are normalised over every span of every window and the null answer together.
-The null score is the smallest over the windows, as in the original BERT code: the answer is missing only if it is
-missing everywhere.
+then smaller last one. Probabilities are normalised over every span of every window and the null answer together:
+the softmax of score / temperature, the null score lowered by the threshold above which it wins, so that the likelier
+of the best span and "no answer" is the one that the threshold decides for. The null score is the smallest over the
+windows, as in the original BERT code: the answer is missing only if it is missing everywhere.
 
 Everything is flat NumPy over the tokens of many windows: sliding maxima and sums by doubling, so the work grows with
 ``log2(max_answer_length)``; memory is bounded by chunks of examples. No cut "top 20 by top 20" is made: the n best
@@ -62,6 +63,7 @@ class Spans:
         probability: [sum(count)] normalised over all spans of the example and the null answer.
         null_score: [N] start + end logit of "no answer", the smallest over the windows.
         null_probability: [N] likewise normalised.
+        log_spans: [N, K] log of the sum of exp(score / T) over all spans, at K temperatures T that were asked for.
     """
 
     count: Ints
@@ -71,14 +73,16 @@ class Spans:
     probability: NDArray[np.float64]
     null_score: NDArray[np.float64]
     null_probability: NDArray[np.float64]
+    log_spans: NDArray[np.float64]
 
     @classmethod
     def concatenate(cls, parts: Sequence[Spans]) -> Spans:
         """The spans of several sets of examples as those of one."""
         if not parts:
             nothing, none = np.zeros(0), np.zeros(0, np.int32)
-            return cls(none, none, none, nothing, nothing, nothing, nothing)
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+            return cls(none, none, none, nothing, nothing, nothing, nothing, np.zeros((0, 0)))
+        some = [part for part in parts if len(part.count)] or parts[:1]  # of none, the K of log_spans is unknown
+        return cls(*(np.concatenate([getattr(part, name) for part in some]) for name in cls.__dataclass_fields__))
 
     def take(self, rows: NDArray[np.intp]) -> Spans:
         """The spans of some of the examples, in the order of ``rows``."""
@@ -92,6 +96,7 @@ class Spans:
             self.probability[flat],
             self.null_score[rows],
             self.null_probability[rows],
+            self.log_spans[rows],
         )
 
     @property
@@ -109,23 +114,46 @@ class Spans:
         return best
 
 
-def decode_spans(logits: WindowLogits, n_best: int = 20, max_answer_length: int = 30) -> Spans:
+@dataclass(frozen=True)
+class Scaling:
+    """How scores become probabilities.
+
+    Args:
+        temperature: above 1 makes them less certain, below more; greater than 0.
+        threshold: how much the null score must exceed the best span's to be the likelier.
+        temperatures: those to keep the sums over all spans for.
+    """
+
+    temperature: float = 1.0
+    threshold: float = 0.0
+    temperatures: tuple[float, ...] = ()
+
+
+def decode_spans(
+    logits: WindowLogits,
+    n_best: int = 20,
+    max_answer_length: int = 30,
+    scaling: Scaling = Scaling(),  # noqa: B008 - frozen
+) -> Spans:
     """Find the ``n_best`` spans of every example; see the module for what counts and how ties go.
 
     Args:
         logits: windows in order of example; every example from 0 to the last has at least one.
         n_best: places to list for each example, at least 1.
         max_answer_length: the longest span, in tokens of its window, at least 1.
+        scaling: of the probabilities; scores stay as they are.
 
     Raises:
         ValueError: an argument below 1, logits that are NaN, or examples out of order.
     """
     if n_best < 1 or max_answer_length < 1:
         raise ValueError(f"n_best {n_best} and max_answer_length {max_answer_length} must be at least 1")
+    if not all(0 < each < np.inf for each in (scaling.temperature, *scaling.temperatures)):
+        raise ValueError(f"temperatures must be finite and above 0: {scaling}")
     step = np.diff(logits.example)
     if len(logits.example) and (logits.example[0] != 0 or (step < 0).any() or (step > 1).any()):
         raise ValueError("windows must be in order of example, each example from 0 on with at least one window")
-    return Spans.concatenate([_decode_chunk(chunk, n_best, max_answer_length) for chunk in _chunks(logits)])
+    return Spans.concatenate([_decode_chunk(chunk, n_best, max_answer_length, scaling) for chunk in _chunks(logits)])
 
 
 def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
@@ -154,7 +182,7 @@ def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
         example = stop
 
 
-def _decode_chunk(logits: WindowLogits, n_best: int, longest: int) -> Spans:
+def _decode_chunk(logits: WindowLogits, n_best: int, longest: int, scaling: Scaling) -> Spans:
     if np.isnan(logits.start).any() or np.isnan(logits.end).any() or np.isnan(logits.null).any():
         raise ValueError("logits are NaN: the model has diverged")
     examples = int(logits.example[-1]) + 1
@@ -170,7 +198,13 @@ def _decode_chunk(logits: WindowLogits, n_best: int, longest: int) -> Spans:
 
     null = np.full(examples, np.inf)
     np.minimum.at(null, logits.example, logits.null)
-    log_total = _log_total(start, ends, place, example, row_best, null, longest)
+
+    def log_spans(temperature: float) -> NDArray[np.float64]:
+        scaled = (values / temperature for values in (start, ends, row_best))
+        return _log_sum(*scaled, place, example, examples, longest)
+
+    null_score = (null - scaling.threshold) / scaling.temperature
+    log_total = np.logaddexp(log_spans(scaling.temperature), null_score)
     token, reach = _candidates(example, logits.char_start, row_best, start, ends, place, examples, n_best, longest)
     score = start[token] + ends[place[token] + reach]
     best = _first_of_each_place(example[token], logits.char_start[token], logits.char_end[token + reach], score, n_best)
@@ -180,9 +214,10 @@ def _decode_chunk(logits: WindowLogits, n_best: int, longest: int) -> Spans:
         char_start=logits.char_start[token].astype(np.int32),
         char_end=logits.char_end[token + reach].astype(np.int32),
         score=score,
-        probability=np.exp(score - log_total[example[token]]),
+        probability=np.exp(score / scaling.temperature - log_total[example[token]]),
         null_score=null,
-        null_probability=np.exp(null - log_total),
+        null_probability=np.exp(null_score - log_total),
+        log_spans=np.array([log_spans(each) for each in scaling.temperatures]).reshape(-1, examples).T,
     )
 
 
@@ -216,32 +251,32 @@ def _sliding_sum(values: NDArray[np.float64], width: int, logs: bool = False) ->
     return out
 
 
-def _log_total(
+def _log_sum(
     start: NDArray[np.float64],
     ends: NDArray[np.float64],
+    row_best: NDArray[np.float64],
     place: Ints,
     example: Ints,
-    row_best: NDArray[np.float64],
-    null: NDArray[np.float64],
+    examples: int,
     longest: int,
 ) -> NDArray[np.float64]:
-    """[N] log of the sum of exp(score) over every span of every window of an example, and the null answer."""
-    top_start, top_end, best = (_largest(values, example, len(null)) for values in (start, ends[place], row_best))
+    """[N] log of the sum of exp(score) over every span of every window of an example."""
+    top_start, top_end, best = (_largest(values, example, examples) for values in (start, ends[place], row_best))
     # exp is scaled by the best start and the best end. Where these two are hundreds of nats better than any pair
     # that may stand together, all pairs would vanish; the slower sum of logarithms then takes over.
     if ((best > -np.inf) & (best < top_start + top_end - 600)).any():
         rows = start + _sliding_sum(ends, longest, logs=True)[place]
-        top = _largest(rows, example, len(null))
-        sums = np.bincount(example, np.exp(rows - _finite(top)[example]), minlength=len(null))
+        top = _largest(rows, example, examples)
+        sums = np.bincount(example, np.exp(rows - _finite(top)[example]), minlength=examples)
         shift = _finite(top)
     else:
         weights = np.zeros_like(ends)
         weights[place] = np.exp(ends[place] - _finite(top_end)[example])
         rows = np.exp(start - _finite(top_start)[example]) * _sliding_sum(weights, longest)[place]
-        sums = np.bincount(example, rows, minlength=len(null))
+        sums = np.bincount(example, rows, minlength=examples)
         shift = _finite(top_start) + _finite(top_end)
     with np.errstate(divide="ignore"):  # no valid span: log(0) = -inf
-        return np.asarray(np.logaddexp(np.log(sums) + shift, null))
+        return np.asarray(np.log(sums) + shift)
 
 
 def _largest(values: NDArray[np.float64], segment: Ints, segments: int) -> NDArray[np.float64]:

@@ -345,7 +345,7 @@ def test_a_context_of_a_megabyte_is_answered(ask) -> None:
 
 
 def test_a_saved_models_own_settings_are_the_defaults(model_folder, tmp_path) -> None:
-    saved = AnswerSettings(40, 10, 12, 3, version_2=True, null_score_diff_threshold=-1e6)
+    saved = AnswerSettings(40, 10, 12, 3, version_2=True)
     model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
     model.config.qa_lightning = vars(saved)
     ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
@@ -353,10 +353,16 @@ def test_a_saved_models_own_settings_are_the_defaults(model_folder, tmp_path) ->
     lengths = {"max_seq_len": 40, "doc_stride": 10, "max_question_len": 12, "max_answer_len": 3}
     asked = {"question": QUESTION * 4, "context": CONTEXT * 4}
     assert ask(**asked, top_k=5) == given(**asked, top_k=5, **lengths)
-    assert ask(**asked, handle_impossible_answer=True)["answer"] == ""  # the threshold says so
-    model.config.qa_lightning = vars(saved) | {"null_score_diff_threshold": 1e6}
-    ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
-    assert ask(**asked, handle_impossible_answer=True)["answer"]
+    plain = ask(**asked)
+    for threshold, answered in ((-50.0, False), (50.0, True)):
+        model.config.qa_lightning = vars(saved) | {"null_score_diff_threshold": threshold}
+        ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
+        answer = ask(**asked, handle_impossible_answer=True)
+        assert bool(answer["answer"]) == answered  # the threshold says so, without being told
+    model.config.qa_lightning = vars(saved) | {"temperature": 0.1}
+    hotter = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)(**asked)
+    assert hotter["answer"] == plain["answer"]
+    assert hotter["score"] > plain["score"]
 
 
 def test_the_three_steps_of_a_chunk_pipeline_make_the_same_answer(ask) -> None:

@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_lightning import spans
-from qa_lightning.spans import WindowLogits, decode_spans
+from qa_lightning.spans import Scaling, WindowLogits, decode_spans
+
+PLAIN = Scaling()
 
 
-def brute_force(logits: WindowLogits, n_best: int, max_answer_length: int):
+def brute_force(logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling = PLAIN):
     """Every pair of every window, one by one, as the definition says; probabilities over all of them and null."""
     offsets = np.cumsum(logits.length) - logits.length
     results = []
@@ -30,23 +32,36 @@ def brute_force(logits: WindowLogits, n_best: int, max_answer_length: int):
                     place = (int(logits.char_start[i]), int(logits.char_end[j]))
                     places[place] = max(places.get(place, -np.inf), score)
         null = min(nulls)
-        total = np.logaddexp.reduce([*scores, null])
+        heat = scaling.temperature
+        own = (null - scaling.threshold) / heat
+        total = np.logaddexp.reduce([*(score / heat for score in scores), own])
         best = sorted(places.items(), key=lambda item: (-item[1], item[0]))[:n_best]
-        results.append(([(*place, score, np.exp(score - total)) for place, score in best], null, np.exp(null - total)))
+        results.append(
+            (
+                [(*place, score, np.exp(score / heat - total)) for place, score in best],
+                null,
+                np.exp(own - total),
+                [np.logaddexp.reduce([-np.inf, *(score / each for score in scores)]) for each in scaling.temperatures],
+            )
+        )
     return results
 
 
-def assert_equal_to_brute_force(logits: WindowLogits, n_best: int, max_answer_length: int) -> None:
-    found = decode_spans(logits, n_best, max_answer_length)
-    expected = brute_force(logits, n_best, max_answer_length)
+def assert_equal_to_brute_force(
+    logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling = PLAIN
+) -> None:
+    found = decode_spans(logits, n_best, max_answer_length, scaling)
+    expected = brute_force(logits, n_best, max_answer_length, scaling)
     assert len(found.count) == len(expected)
-    for example, (best, null, null_probability) in enumerate(expected):
+    assert found.log_spans.shape == (len(expected), len(scaling.temperatures))
+    for example, (best, null, null_probability, log_spans) in enumerate(expected):
         own = slice(int(found.offset[example]), int(found.offset[example] + found.count[example]))
         assert list(zip(found.char_start[own], found.char_end[own], strict=True)) == [row[:2] for row in best]
         np.testing.assert_allclose(found.score[own], [row[2] for row in best], rtol=1e-12)
         np.testing.assert_allclose(found.probability[own], [row[3] for row in best], rtol=1e-9, atol=1e-300)
         assert found.null_score[example] == null
         assert found.null_probability[example] == pytest.approx(null_probability, rel=1e-9)
+        np.testing.assert_allclose(found.log_spans[example], log_spans, rtol=1e-9, atol=1e-9)
 
 
 @st.composite
@@ -85,10 +100,21 @@ def windows(draw: st.DrawFn) -> WindowLogits:
     )
 
 
-@settings(max_examples=400, deadline=None)
-@given(windows(), st.integers(1, 25), st.integers(1, 12))
-def test_equals_brute_force(logits: WindowLogits, n_best: int, max_answer_length: int) -> None:
-    assert_equal_to_brute_force(logits, n_best, max_answer_length)
+heats = st.floats(0.2, 8.0)
+scalings = st.builds(Scaling, heats, st.floats(-9, 9), st.lists(heats, max_size=3).map(tuple))
+
+
+@settings(max_examples=300, deadline=None)
+@given(windows(), st.integers(1, 25), st.integers(1, 12), st.one_of(st.just(Scaling()), scalings))
+def test_equals_brute_force(logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling) -> None:
+    assert_equal_to_brute_force(logits, n_best, max_answer_length, scaling)
+
+
+@pytest.mark.parametrize("broken", [0.0, -1.0, np.inf, np.nan])
+def test_temperatures_that_are_none_are_refused(broken: float) -> None:
+    for scaling in (Scaling(temperature=broken), Scaling(temperatures=(1.0, broken))):
+        with pytest.raises(ValueError, match="temperatures must be finite and above 0"):
+            decode_spans(random_windows(0, 1), scaling=scaling)
 
 
 def random_windows(seed: int, examples: int, scale: float = 1.0) -> WindowLogits:
