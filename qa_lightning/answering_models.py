@@ -10,6 +10,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from qa_lightning.errors import InputError
 from qa_lightning.models import load_tokenizer, loading, quiet_transformers, resolve, vocabulary_problem
+from qa_lightning.onnx import OnnxModel, is_onnx_folder
 
 
 def load_answering_model(
@@ -18,7 +19,7 @@ def load_answering_model(
     """Load a model to be asked, and its fast tokenizer.
 
     Args:
-        name: a folder, a name on the Hub, or ``tiny``.
+        name: a folder, also of an ONNX export, a name on the Hub, or ``tiny``.
         dtype: what it computes in; None takes float32.
         trust_remote_code: run code that comes with the model.
         use_safetensors: refuse pickled weights.
@@ -30,7 +31,11 @@ def load_answering_model(
     if Path(name).is_file():
         raise InputError(f"--model {name} is a file; name the folder that holds config.json and model.safetensors")
     tokenizer = load_tokenizer(name, trust_remote_code)
-    model = _load_weights(name, dtype or torch.float32, trust_remote_code, use_safetensors)
+    model: Any
+    if is_onnx_folder(resolve(name)):
+        model = OnnxModel.load(resolve(name)).to(dtype=dtype)
+    else:
+        model = _load_weights(name, dtype or torch.float32, trust_remote_code, use_safetensors)
     if problem := vocabulary_problem(model, tokenizer):
         raise InputError(problem)
     return model.eval(), tokenizer

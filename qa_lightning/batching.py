@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from qa_lightning.pairs import IntArray
 from qa_lightning.store import FeatureStore
 
 Batching = Literal["length", "random"]
@@ -44,12 +45,14 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         window = self.store.windows[index]
         begin = int(self.store.token_offset[index])
         end = begin + int(window["length"])
-        return {
+        feature = {
             "feature": index,
             "window": window,
             "input_ids": self.store.input_ids[begin:end],
             "token_type_ids": self.store.token_type_ids[begin:end],
         }
+        gold = self.store.gold(index)
+        return feature if gold is None else feature | {"gold": gold}
 
 
 class PaddingCollator:
@@ -62,7 +65,8 @@ class PaddingCollator:
 
     The batch holds int64 tensors: ``input_ids, attention_mask`` and, where the tokenizer's models take them,
     ``token_type_ids``, of shape [B, T]; ``feature, start_positions, end_positions, cls, context_begin,
-    context_length`` of shape [B], token indices counted with the padding.
+    context_length`` of shape [B], token indices counted with the padding. Where some feature holds several distinct
+    gold spans also ``gold_start, gold_end`` of shape [B, A], those of each feature, -1 behind the last of them.
     """
 
     def __init__(self, tokenizer: Any, multiple: int = 1, most: int | None = None) -> None:
@@ -88,7 +92,7 @@ class PaddingCollator:
             mask[row, begin : begin + length] = 1
             if types is not None:
                 types[row, begin : begin + length] = feature["token_type_ids"]
-        batch = {"input_ids": ids, "attention_mask": mask}
+        batch: dict[str, NDArray[np.int64]] = {"input_ids": ids, "attention_mask": mask}
         if types is not None:
             batch["token_type_ids"] = types
         batch["feature"] = np.array([feature["feature"] for feature in features], np.int64)
@@ -100,7 +104,22 @@ class PaddingCollator:
             ("context_begin", "context_begin"),
         ):
             batch[name] = windows[field] + shift
+        if any("gold" in feature for feature in features):
+            batch |= _gold(features, windows, shift)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def _gold(
+    features: Sequence[dict[str, Any]], windows: NDArray[np.void], shift: IntArray
+) -> dict[str, NDArray[np.int64]]:
+    """The gold spans of a batch; see `PaddingCollator`."""
+    # All others have one label, that of their record.
+    own = [([window["start"]], [window["end"]]) for window in windows]
+    spans = [feature.get("gold", one) for feature, one in zip(features, own, strict=True)]
+    gold = np.full((2, len(spans), max(len(starts) for starts, _ in spans)), -1, np.int64)
+    for row, labels in enumerate(spans):
+        gold[:, row, : len(labels[0])] = np.array(labels) + shift[row]
+    return {"gold_start": gold[0], "gold_end": gold[1]}
 
 
 class TrainingSampler(DistributedSampler[int]):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.utils import PaddingStrategy
+
 from qa_lightning.errors import InputError
 from qa_lightning.features import WindowSettings
 from qa_lightning.reader import AnswerSettings
@@ -32,7 +34,9 @@ def checked(settings: Mapping[str, Any], lenient: bool = False) -> dict[str, Any
     given = {name: value for name, value in settings.items() if value is not None}
     if "topk" in given:  # its name before 4.0
         given.setdefault("top_k", given.pop("topk"))
-    given.pop("padding", None)
+    padding = given.pop("padding", None)
+    if not isinstance(padding, bool) and padding is not None:
+        PaddingStrategy(padding)  # a ValueError that lists the values
     known = (*_LEAST, *_SWITCHES)
     unknown = [name for name in given if name not in known]
     if unknown and not lenient:
@@ -103,7 +107,7 @@ def exact_settings(
     defaults = CallSettings()
     return WindowSettings(longest, stride, min(question, longest - special - 1)), CallSettings(
         top_k=given.get("top_k", defaults.top_k),
-        max_answer_len=given.get("max_answer_len", saved.max_answer_length if saved else defaults.max_answer_len),
+        max_answer_len=given.get("max_answer_len", defaults.max_answer_len),
         handle_impossible_answer=given.get("handle_impossible_answer", defaults.handle_impossible_answer),
         align_to_words=given.get("align_to_words", defaults.align_to_words),
         scaling=saved.scaling if saved else defaults.scaling,

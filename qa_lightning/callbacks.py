@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from qa_lightning.curves import CurveLogger
 from qa_lightning.evaluation import Answer, Predictions
+from qa_lightning.models import TINY
 from qa_lightning.provenance import append_run, describe_run
 from qa_lightning.throughput import StepCounter, Throughput, peak_flops, training_flops
 
@@ -148,12 +149,14 @@ class RunRecord(Callback):
         if folder is None or not trainer.is_global_zero:
             return
         kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
+        name = str(pl_module.hparams["model_name"])
         run = describe_run(
             self.seed,
             f"{trainer.world_size} x {kind}",
             str(trainer.precision),
             data.describe(),
             str(self.resumed_from) if self.resumed_from else None,
+            {"name": name, "hub": name != TINY and not Path(name).expanduser().exists()},
         )
         append_run(Path(folder) / "run.json", run)
 

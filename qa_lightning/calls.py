@@ -62,6 +62,9 @@ def understand(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool = Fa
     items = _items(args, keywords, v4)
     if isinstance(items, _LAZY):
         return Call(_checked_one_by_one(items, v4), lazy=True, single=False)
+    if isinstance(items, Mapping) and isinstance(items.get("question"), list):  # one dict of several questions
+        pairs = create_sample(**items) if v4 else _paired(items["question"], items.get("context"), v4)
+        return Call([checked(item, v4) for item in pairs], lazy=False, single=False)
     if isinstance(items, Mapping):
         items = [items]
     elif isinstance(items, Iterable):

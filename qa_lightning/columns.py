@@ -182,6 +182,8 @@ def usual_row(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
         usual.pop(name, None)
     if "id" not in names:
         usual["id"] = made_id(usual)
+    if "title" in row and "title" not in names.values():
+        usual["title"] = row["title"]
     return usual
 
 

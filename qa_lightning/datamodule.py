@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -27,7 +27,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.examples import OnBadRows
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.models import load_tokenizer
-from qa_lightning.prepared import PreparedSplit, describe_split
+from qa_lightning.prepared import PreparedSplit, TrainAnswers, describe_split
 from qa_lightning.sources import Split, has_split, source_kind
 
 log = logging.getLogger("qa_lightning")
@@ -57,6 +57,8 @@ class SquadDataModule(LightningDataModule):
         on_bad_rows: ``error`` stops and lists every bad row; ``skip`` leaves them out and says how many; ``repair``
             moves answers to where their text can only be meant, says which, and stops at what is left.
         columns: what the columns of your files are called, where that is not to be guessed.
+        train_answers: ``first`` trains each question on its first answer; ``all`` on all annotators' answers, by the
+            probability that those which a window holds have together (marginal likelihood).
         seed: decides the order of batches and the split by context.
         num_workers: processes that load data; 0 loads in the main one, which is enough for mapped files.
         cache_dir: where prepared data goes; None for ``$QA_LIGHTNING_CACHE`` or the user's cache folder.
@@ -79,6 +81,7 @@ class SquadDataModule(LightningDataModule):
         max_validation_examples: int | None = None,
         on_bad_rows: OnBadRows = "error",
         columns: Columns = Columns(),  # noqa: B008 - frozen, and shown as flags
+        train_answers: TrainAnswers = "first",
         seed: int = 42,
         num_workers: int = 0,
         cache_dir: str | None = None,
@@ -97,6 +100,7 @@ class SquadDataModule(LightningDataModule):
         self.validation_fraction = validation_fraction
         self.limits = {"train": max_train_examples, "validation": max_validation_examples}
         self.on_bad_rows: OnBadRows = on_bad_rows
+        self.train_answers: TrainAnswers = train_answers
         self.seed = seed
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
@@ -113,6 +117,8 @@ class SquadDataModule(LightningDataModule):
                 "max_validation_examples": max_validation_examples,
             },
         )
+        if train_answers not in get_args(TrainAnswers):
+            problems.append(f"--data.train_answers is {train_answers!r}; it is first or all")
         if problems:
             raise InputError(problems)
         self.tokenizer = load_tokenizer(model_name)
@@ -150,6 +156,8 @@ class SquadDataModule(LightningDataModule):
             rows, windows = prepared.summaries()
             described[split] = {
                 "source": rows["source"],
+                "kind": source_kind(rows["source"]),
+                "held_out": self.validation_fraction if split == "validation" and self._source(split)[1] else None,
                 "fingerprint": prepared.examples_folder.name,
                 "features": prepared.features_folder.name,
                 "questions": rows["rows"],
@@ -171,6 +179,7 @@ class SquadDataModule(LightningDataModule):
             self.tokenizer,
             self.settings,
             self.cache_dir,
+            self.train_answers if split == "train" else "first",
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -215,7 +224,7 @@ class SquadDataModule(LightningDataModule):
             return
         epoch, batches, order = (state_dict[name] for name in ("epoch", "batches", "order"))
         changed = [
-            f"{name} was {order.get(name)}, is {now}" for name, now in self._order().items() if order.get(name) != now
+            f"{name} was {order[name]}, is {now}" for name, now in self._order().items() if order.get(name, now) != now
         ]
         if batches and changed:
             raise InputError(
@@ -232,6 +241,7 @@ class SquadDataModule(LightningDataModule):
         assert self.trainer is not None
         return {
             "training data": self.prepared("train").features_folder.name,
+            "--data.train_answers": self.train_answers,  # older checkpoints do not say
             "--data.batch_size": self.batch_size,
             "--data.batching": self.batching,
             "seed": self.seed,

@@ -97,6 +97,14 @@ class Predictions:
         text = example["context"][start:end]
         return Answer(example["id"], text, start, end, float(self.spans.probability[span]), odds)
 
+    def best_text(self, number: int, example: dict[str, Any]) -> str:
+        """The best span of example ``number``, whether or not it is given; empty where there is none."""
+        if not self.spans.count[number]:
+            return ""
+        span = int(self.spans.offset[number])
+        text: str = example["context"][int(self.spans.char_start[span]) : int(self.spans.char_end[span])]
+        return text
+
     def n_best(self, number: int, example: dict[str, Any]) -> list[dict[str, Any]]:
         """All candidates for example ``number``, likeliest first, as ``nbest_predictions.json`` holds them."""
         first = int(self.spans.offset[number])

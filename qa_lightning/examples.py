@@ -30,17 +30,22 @@ SCHEMA = pa.schema(
         ("question", pa.string()),
         ("context", pa.string()),
         ("answers", pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])),
+        ("title", pa.string()),
     ]
 )
 
 
-class Example(TypedDict):
-    """One question; ``answer_start`` counts characters (code points) of ``context``."""
+class Example(TypedDict, total=False):
+    """One question; ``answer_start`` counts characters (code points) of ``context``.
+
+    ``title`` is that of the article, where it has one.
+    """
 
     id: str
     question: str
     context: str
     answers: Answers
+    title: str
 
 
 def in_validation(context: str, fraction: float, seed: int) -> bool:
@@ -108,7 +113,11 @@ def check_row(
         return None, problems
     if repairs is not None:
         repairs += moved
-    return Example(id=str(row["id"]), question=row["question"], context=row["context"], answers=answers), []
+    example = Example(id=str(row["id"]), question=row["question"], context=row["context"], answers=answers)
+    title = row.get("title")
+    if isinstance(title, str) and not has_surrogates(title):
+        example["title"] = title
+    return example, []
 
 
 def read_examples(

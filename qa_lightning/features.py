@@ -5,14 +5,15 @@ context. Windows of one example overlap by ``doc_stride`` tokens. Everything fol
 description; no model name is looked at. Only fast tokenizers can do it: offsets come from the Rust library.
 
 Limits: an answer is labelled in every window that holds it whole; one that is longer than the overlap can fall
-between two windows and is then labelled nowhere (counted by `FeatureBatch.labelled`).
+between two windows and is then labelled nowhere (counted by `FeatureBatch.labelled`). Of several answers the first is
+the label, unless a caller asks for all (`Windower`, ``others``).
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from qa_lightning.errors import InputError
+from qa_lightning.gold import HeldSpans, gold_tokens, held_spans
 from qa_lightning.pairs import IntArray, PairLayout, cut, ragged
 
 WINDOW = np.dtype(
@@ -30,8 +32,8 @@ WINDOW = np.dtype(
         ("context_begin", np.int32),  # index of the first context token
         ("context_length", np.int32),  # context tokens
         ("cls", np.int32),  # index of the token that stands for "no answer in this window"
-        ("start", np.int32),  # label: index of the answer's first token, or cls
-        ("end", np.int32),  # label: index of the answer's last token, or cls
+        ("start", np.int32),  # label: index of the first token of the first gold answer in the window, or cls
+        ("end", np.int32),  # label: index of that answer's last token, or cls
     ]
 )
 
@@ -87,7 +89,11 @@ class FeatureBatch:
             accents and vowel signs behind its last letter that normalizers dropped or composed, which no token
             covers; start equals end for a token that covers none, which no answer may start or end at.
         cut_questions: how many questions were longer than ``max_question_length``.
-        labelled: for each example, how many of its windows hold its first answer whole.
+        labelled: for each example, how many of its windows hold an answer that it is trained on whole.
+        gold_window, gold_start, gold_end: flat, the labels of windows that hold several distinct gold spans, the one
+            in ``windows`` first: index of the window, ascending, and of the span's first and last token. Nothing for
+            windows with one span or none.
+        several: how many examples have a window that holds another answer than the first one.
     """
 
     windows: NDArray[np.void]
@@ -97,6 +103,10 @@ class FeatureBatch:
     char_end: NDArray[np.int32]
     cut_questions: int
     labelled: NDArray[np.int32]
+    gold_window: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    gold_start: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    gold_end: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    several: int = 0
 
 
 class Windower:
@@ -144,6 +154,7 @@ class Windower:
         spans: Sequence[tuple[int, int] | None],
         first: int = 0,
         encodings: Mapping[str, Encoding] | None = None,
+        others: Sequence[Sequence[tuple[int, int]]] | None = None,
     ) -> FeatureBatch:
         """Cut examples into features.
 
@@ -153,6 +164,8 @@ class Windower:
                 exclusive; None for a question without an answer.
             first: the index of the first of these examples in the whole dataset.
             encodings: of the contexts, from `encode_contexts`, where a caller has them.
+            others: where further answers to train on stand, in order; None for none. A window is then labelled with
+                the first answer that it holds whole, which need not be the example's first.
         """
         number_of = {text: number for number, text in enumerate(dict.fromkeys(contexts))}
         texts = list(number_of)
@@ -160,7 +173,7 @@ class Windower:
         encoded = [known[text] for text in texts]
         question_ids, cut_questions = self._encode_questions(questions)
         cuts: list[tuple[int, int, int, int]] = []  # example, number of its context, first token, end of the tokens
-        answers = np.full((len(question_ids), 2), -1, np.int64)  # first and last token in the context; -1: no answer
+        gold: list[list[tuple[int, int]]] = []  # of each example, first and last token in the context
         for example, (ids, context, span) in enumerate(zip(question_ids, contexts, spans, strict=True)):
             number = number_of[context]
             room = self._settings.max_length - self._layout.special_tokens - len(ids)
@@ -170,17 +183,14 @@ class Windower:
                 room += len(ids) - len(question_ids[example])
                 stride = min(stride, room // 2)
             cuts += [(example, number, *ends) for ends in cut(len(encoded[number]), room, stride)]
-            if span is not None:
-                answers[example] = _answer_tokens(encoded[number], context, span) or (-1, -1)
+            gold.append(gold_tokens(encoded[number], context, [span, *(others[example] if others else ())]))
         example_of, context_of, begin, end = np.array(cuts, np.int64).reshape(-1, 4).T
         size = np.array([len(encoding) for encoding in encoded], np.int64)
         stretch = (np.cumsum(size) - size)[context_of] + begin  # of all contexts' tokens end to end
         context_ids = list(chain.from_iterable(encoding.ids for encoding in encoded))
         windows, ids_, types = self._assemble(question_ids, context_ids, example_of, stretch, end - begin)
-        start_token, end_token = answers[example_of].T
-        whole = (start_token >= begin) & (end_token < end) & (start_token >= 0)
-        for name, token in (("start", start_token), ("end", end_token)):
-            windows[name] = np.where(whole, windows["context_begin"] + token - begin, windows["cls"])
+        held = held_spans(gold, example_of, begin, end)
+        gold_window, gold_start, gold_end = _label(windows, held)
         windows["example"] = first + example_of
         char_start = char_end = np.zeros(0, np.int32)
         if self._offsets:
@@ -193,7 +203,11 @@ class Windower:
             char_start=char_start,
             char_end=char_end,
             cut_questions=cut_questions,
-            labelled=np.bincount(example_of[whole], minlength=len(question_ids)).astype(np.int32),
+            labelled=np.bincount(example_of[np.unique(held.window)], minlength=len(question_ids)).astype(np.int32),
+            gold_window=gold_window,
+            gold_start=gold_start,
+            gold_end=gold_end,
+            several=len(np.unique(example_of[held.window[held.answer > 0]])),
         )
 
     def encode_contexts(self, contexts: Sequence[str]) -> dict[str, Encoding]:
@@ -256,19 +270,17 @@ def _int32(values: Iterable[int]) -> NDArray[np.int32]:
     return np.fromiter(values, np.int32)
 
 
-def _answer_tokens(encoding: Encoding, context: str, span: tuple[int, int]) -> tuple[int, int] | None:
-    """Tokens that cover the first and the last character of ``span``, white space at its edges left out.
-
-    Characters that no token covers (control characters, some accents) are stepped over, as is white space, also
-    where it follows on such; None if nothing is left.
-    """
-    start, end = span
-    first = last = None
-    while start < end and (context[start].isspace() or (first := encoding.char_to_token(start)) is None):
-        start += 1
-    while end > start and (context[end - 1].isspace() or (last := encoding.char_to_token(end - 1)) is None):
-        end -= 1
-    return None if first is None or last is None else (first, last)
+def _label(
+    windows: NDArray[np.void], held: HeldSpans
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """Label each window with the first span that it holds, or its CLS token; the arrays of those that hold several."""
+    labels = [(windows["context_begin"][held.window] + token).astype(np.int32) for token in (held.first, held.last)]
+    labelled, place, count = np.unique(held.window, return_index=True, return_counts=True)
+    for name, tokens in zip(("start", "end"), labels, strict=True):
+        windows[name] = windows["cls"]
+        windows[name][labelled] = tokens[place]
+    several = np.repeat(count > 1, count)
+    return held.window[several], labels[0][several], labels[1][several]
 
 
 def _offsets_without_space(

@@ -30,7 +30,7 @@ SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 COLUMNS = ("id", "question", "context", "answers")
 _LARGEST_FIELD = 2**31 - 1  # characters of a CSV field; Python's own limit is 131,072
 _PARQUET_ROWS = 1000  # read at a time
-_START = 4096  # bytes that tell what a file is
+START = 4096  # bytes that tell what a file is
 _SIGNATURES = {
     b"\xff\xfe": "is UTF-16; save it as UTF-8",
     b"\xfe\xff": "is UTF-16; save it as UTF-8",
@@ -102,7 +102,7 @@ def _is_packed(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[IO[bytes]]:
     """A file, unpacked; what goes wrong while it is read is one error with a cure."""
     try:
         with cast(IO[bytes], gzip.open(path, "rb")) if _is_packed(path) else path.open("rb") as file:
@@ -116,7 +116,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _refuse_other_kinds(path: Path, start: bytes) -> None:
+def refuse_other_kinds(path: Path, start: bytes) -> None:
     """Tell by its first bytes that a file is no text in UTF-8."""
     for signature, cure in _SIGNATURES.items():
         if start.startswith(signature):
@@ -139,11 +139,11 @@ def _decode(place: str, data: bytes) -> str:
 
 
 def _read_json(path: Path) -> Iterator[PlacedRow]:
-    with _opened(path) as file:
+    with opened(path) as file:
         content = file.read()
     if not content.strip():
         raise InputError(f"{path}: is empty")
-    _refuse_other_kinds(path, content[:_START])
+    refuse_other_kinds(path, content[:START])
     text = _decode(str(path), content)
     try:
         data = json.loads(text)
@@ -170,13 +170,14 @@ def _read_json(path: Path) -> Iterator[PlacedRow]:
         if not isinstance(article, dict):
             raise InputError(f"{path}: not a SQuAD file; expected {layout}, but number {number} is {shown(article)}")
         if "paragraphs" in article:
-            yield from _read_paragraphs(f"{path} article {number}", article["paragraphs"])
+            title = {"title": article["title"]} if "title" in article else {}
+            yield from _read_paragraphs(f"{path} article {number}", article["paragraphs"], title)
         else:
             yield f"{path} row {number}", article
 
 
-def _read_paragraphs(place: str, paragraphs: Any) -> Iterator[PlacedRow]:
-    """The questions of an article, each with its context."""
+def _read_paragraphs(place: str, paragraphs: Any, title: dict[str, Any]) -> Iterator[PlacedRow]:
+    """The questions of an article, each with its context and the article's title, if it has one."""
 
     def refuse(where: str, what: str) -> InputError:
         return InputError(
@@ -197,19 +198,20 @@ def _read_paragraphs(place: str, paragraphs: Any) -> Iterator[PlacedRow]:
         for question_number, qa in enumerate(paragraph["qas"], 1):
             if not isinstance(qa, dict):
                 raise refuse(f"{where} question {question_number}", f"it is {shown(qa)}, not an object")
-            yield f"{where} question {question_number}", {**qa, "context": paragraph["context"]}
+            yield f"{where} question {question_number}", {**qa, "context": paragraph["context"], **title}
 
 
 def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
-    with _opened(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             if number == 1:
-                _refuse_other_kinds(path, line[:_START])
+                refuse_other_kinds(path, line[:START])
             if line.strip():
-                yield f"{path} line {number}", _json_object(f"{path} line {number}", line)
+                yield f"{path} line {number}", json_object(f"{path} line {number}", line)
 
 
-def _json_object(place: str, line: bytes) -> dict[str, Any]:
+def json_object(place: str, line: bytes) -> dict[str, Any]:
+    """The object in a line; `InputError` where there is none."""
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -229,16 +231,16 @@ def _read_table(path: Path, kind: str) -> Iterator[PlacedRow]:
     """CSV or TSV; the separator of a ``.csv`` is the one of ``, ; tab`` that its header has most of."""
     csv.field_size_limit(_LARGEST_FIELD)
     try:
-        with _opened(path) as raw:
-            start = raw.read(_START)
-            _refuse_other_kinds(path, start)
+        with opened(path) as raw:
+            start = raw.read(START)
+            refuse_other_kinds(path, start)
             header = start.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").split(b"\n")[0]
             separator = "\t" if kind == ".tsv" else max(",;\t", key=lambda mark: header.count(mark.encode()))
             raw.seek(0)
             with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:  # line ends in texts stay as they are
                 yield from _rows_of_table(path, csv.reader(text, delimiter=separator, strict=True), separator)
     except UnicodeDecodeError:
-        with _opened(path) as raw:
+        with opened(path) as raw:
             for number, line in enumerate(raw, 1):
                 _decode(f"{path} line {number}", line)
         raise  # not to be reached: some line is what was not decoded
@@ -282,7 +284,7 @@ def _rows_of_table(path: Path, lines: Any, separator: str) -> Iterator[PlacedRow
 def _read_parquet(path: Path) -> Iterator[PlacedRow]:
     content: Any = path
     if _is_packed(path):
-        with _opened(path) as packed:
+        with opened(path) as packed:
             content = pa.BufferReader(packed.read())
     number = 0
     twice: list[str] = []

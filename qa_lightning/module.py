@@ -22,6 +22,9 @@ from qa_lightning.logits import FeatureLogits
 from qa_lightning.metrics import SquadMetric
 from qa_lightning.models import load_model
 from qa_lightning.optim import build_optimizer, linear_schedule
+from qa_lightning.outcomes import Outcomes, judge
+from qa_lightning.spans import Scaling
+from qa_lightning.thresholds import best_threshold
 from qa_lightning.throughput import computing_weights
 
 COMPILE_OPTIONS: dict[str, Any] = {}  # of torch.compile
@@ -39,17 +42,44 @@ def span_loss(start: Tensor, end: Tensor, batch: Mapping[str, Tensor]) -> Tensor
 
     Args:
         start, end: [B, T] float32 logits.
-        batch: ``attention_mask`` [B, T] and the labels ``start_positions``, ``end_positions`` [B].
+        batch: ``attention_mask`` [B, T] and the labels ``start_positions``, ``end_positions`` [B]; or, in their
+            place, ``gold_start``, ``gold_end`` [B, A], -1 where there is none: several labels, see `marginal_loss`.
 
     Returns:
         [B], the loss of each feature; the same however far the batch is padded.
     """
     padding = batch["attention_mask"] == 0
+    if "gold_start" in batch:
+        start, end = (logits.masked_fill(padding, -torch.inf) for logits in (start, end))
+        return marginal_loss(start, end, batch["gold_start"], batch["gold_end"])
     losses = [
         cross_entropy(logits.masked_fill(padding, -torch.inf), batch[f"{name}_positions"], reduction="none")
         for name, logits in (("start", start), ("end", end))
     ]
     return (losses[0] + losses[1]) / 2
+
+
+def marginal_loss(start: Tensor, end: Tensor, gold_start: Tensor, gold_end: Tensor) -> Tensor:
+    """Half of -log of the probability that the gold spans have together: the sum of p_start * p_end over them.
+
+    The marginal likelihood of Clark & Gardner (2018), "Simple and Effective Multi-Paragraph Reading Comprehension", but
+    of whole spans, where they sum over the starts and over the ends apart: the start of one gold span with the end of
+    another is none. The half makes it the mean of both cross entropies, exactly, where there is one gold span.
+
+    Args:
+        start, end: [B, T] float32 logits, -inf for padding.
+        gold_start, gold_end: [B, A] tokens of the distinct gold spans of each feature, at least one, -1 behind them.
+
+    Returns:
+        [B], the loss of each feature.
+    """
+    tokens = torch.arange(start.shape[1], device=start.device)
+    spans = start.new_zeros(gold_start.shape)
+    for logits, gold in ((start, gold_start), (end, gold_end)):
+        # Not gathered: where spans share a token, its gradient would be summed in any order.
+        chosen = gold[:, :, None] == tokens
+        spans = spans + torch.where(chosen, logits.log_softmax(1)[:, None], 0.0).sum(2)
+    return -spans.masked_fill(gold_start < 0, -torch.inf).logsumexp(1) / 2
 
 
 class WatchedLoss:
@@ -82,7 +112,8 @@ class WatchedLoss:
 class QALightningModule(LightningModule):
     """A question answering model that trains, and scores itself in every validation epoch.
 
-    After a validation epoch ``predictions`` holds its answers, on every process. What is random in a training step is
+    After a validation epoch ``predictions`` holds its answers, on every process; and ``outcomes``, where some question
+    has no answer or ``temperatures`` ask for them, how right the best spans are. What is random in a training step is
     drawn from a seed of its own, made of the run's seed, epoch, batch and process: a run that goes on from a
     checkpoint draws what it would have drawn.
 
@@ -124,12 +155,15 @@ class QALightningModule(LightningModule):
         self.max_answer_length = max_answer_length
         self.n_best = n_best
         self.threshold = null_score_diff_threshold
+        self.temperature = 1.0
         self.model = load_model(model_name, attn_implementation)
         self.computing_weights = computing_weights(self.model)
         if compile:
             self.model.compile(dynamic=True, **COMPILE_OPTIONS)  # in place: the names of the weights stay
         self.metrics = torch.nn.ModuleList([SquadMetric(version_2, mixed_script) for version_2 in (False, True)])
         self.predictions: Predictions | None = None
+        self.temperatures: tuple[float, ...] = ()  # to keep sums for, with ``outcomes``
+        self.outcomes: Outcomes | None = None
         self._decoder: Decoder | None = None
         self._watched: WatchedLoss | None = None
         self._seed: int | None = None
@@ -195,7 +229,9 @@ class QALightningModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Begin anew."""
         self.predictions = None
-        self._decoder = Decoder(self._validation_set().store, self.n_best, self.max_answer_length)
+        self.outcomes = None
+        scaling = Scaling(self.temperature, self.threshold, self.temperatures)
+        self._decoder = Decoder(self._validation_set().store, self.n_best, self.max_answer_length, scaling)
 
     def on_validation_epoch_end(self) -> None:
         """Join what all processes decoded, by example, score it, and log the same values everywhere.
@@ -214,9 +250,12 @@ class QALightningModule(LightningModule):
         )
         metric = self.metrics[int(dataset.version_2)]
         assert isinstance(metric, SquadMetric)
-        score(self.predictions, metric, (self.trainer.global_rank, self.trainer.world_size))
+        share = (self.trainer.global_rank, self.trainer.world_size)
+        score(self.predictions, metric, share)
         scores = metric.compute()
         metric.reset()
+        if dataset.version_2 or self.temperatures:
+            self.outcomes = Outcomes.join(self._gather(judge(self.predictions, share, metric.mixed_script)))
         if self.trainer.sanity_checking:
             return
         values = {
@@ -225,6 +264,9 @@ class QALightningModule(LightningModule):
             if not name.endswith("total")
         }
         values["val/loss"] = decoded.mean_loss
+        if self.outcomes is not None and dataset.version_2:
+            best = best_threshold(*self.outcomes.decision)
+            values |= {"val/best_f1": best.f1, "val/null_score_diff_threshold": best.threshold}
         for name, value in values.items():
             self.log(name, value, prog_bar=name == "val/f1", batch_size=1)
 

@@ -8,7 +8,7 @@
 
 What differs from transformers 4.57, unless ``compat="v4"`` asks for its scores: they are probabilities over all
 windows and the null answer together; "no answer" is read at the CLS token wherever it stands; padding on the left
-works; a question that is too long is cut; no place is listed twice; ties come in reading order; there are fewer than
+works; a question that is too long is cut; overlapping windows list no answer twice; ties come in reading order; there are fewer than
 ``top_k`` answers rather than empty ones; and an argument that is not known is refused.
 """
 
@@ -103,15 +103,17 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
 
                 - ``top_k`` (1): answers to give, at most.
                 - ``doc_stride`` (128, at most half a window): tokens that two windows share.
-                - ``max_answer_len`` (15): the longest answer, in tokens.
+                - ``max_answer_len`` (15): the longest answer, in tokens, before it is widened to whole words.
                 - ``max_seq_len`` (384, or what the model can take): the longest window, in tokens.
                 - ``max_question_len`` (64): a longer question is cut to so many tokens.
                 - ``handle_impossible_answer`` (False): whether "no answer" (an empty text at 0) is an answer.
-                - ``align_to_words`` (True): widen answers to whole words.
+                - ``align_to_words`` (True): widen answers to whole words, and give each text once; False gives
+                  spans of tokens, each with its own probability.
                 - ``batch_size``: windows a forward pass.
                 - ``padding``: accepted and without effect; a batch is padded to its longest window.
 
-                A model saved by this package brings its own lengths in place of these defaults.
+                A model saved by this package brings its own windows in place of these defaults, and the threshold
+                for "no answer" and the temperature of its probabilities.
 
         Returns:
             For one question a dict ``score, start, end, answer``, or a list of them where there is not exactly one

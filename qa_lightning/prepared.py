@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qa_lightning.cache import build_once
 from qa_lightning.columns import Columns, with_usual_columns
@@ -21,6 +21,7 @@ from qa_lightning.store import FeatureStore, write_features
 
 log = logging.getLogger("qa_lightning")
 
+TrainAnswers = Literal["first", "all"]
 _FORMAT = 5  # of the files; raise it when what stands in them changes
 _ROWS = 1000  # examples tokenized at a time
 
@@ -37,6 +38,7 @@ class PreparedSplit:
         on_bad_rows, columns: see `SquadDataModule`.
         tokenizer, settings: what cuts it, and how.
         cache_dir: where the folders go.
+        answers: which answers of a question label its windows.
     """
 
     split: Split
@@ -48,6 +50,7 @@ class PreparedSplit:
     tokenizer: Any
     settings: WindowSettings
     cache_dir: Path
+    answers: TrainAnswers = "first"
 
     @property
     def _part(self) -> Split:
@@ -77,6 +80,7 @@ class PreparedSplit:
             self.tokenizer.padding_side,
             asdict(self.settings),
             self.split == "validation",
+            *(["all answers"] if self.answers == "all" else []),
         ]
         return self.cache_dir / "features" / _key(parts)
 
@@ -135,15 +139,26 @@ class PreparedSplit:
         examples = open_examples(self.examples_folder)
         log.info(f"{self.split}: tokenizing {len(examples):,} questions ...")
         windower = Windower(self.tokenizer, self.settings, offsets=self.split == "validation")
-        write_features(cut_examples(examples, windower), folder, len(self.tokenizer))
+        all_answers = self.answers == "all"
+        batches = cut_examples(examples, windower, all_answers)
+        write_features(batches, folder, len(self.tokenizer), all_answers)
 
 
-def cut_examples(examples: Any, windower: Windower) -> Iterator[FeatureBatch]:
-    """Cut a ``datasets.Dataset`` of examples into features, a thousand examples at a time."""
+def cut_examples(examples: Any, windower: Windower, all_answers: bool = False) -> Iterator[FeatureBatch]:
+    """Cut a ``datasets.Dataset`` of examples into features, a thousand examples at a time.
+
+    Args:
+        examples: to cut.
+        windower: cuts them.
+        all_answers: label windows with all answers, not with the first alone.
+    """
     for first in range(0, len(examples), _ROWS):
         rows = examples[first : first + _ROWS]
-        spans = [_first_span(answers) for answers in rows["answers"]]
-        yield windower(rows["question"], rows["context"], spans, first)
+        spans = [_spans(answers) for answers in rows["answers"]]
+        others = [own[1:] for own in spans] if all_answers else None
+        yield windower(
+            rows["question"], rows["context"], [own[0] if own else None for own in spans], first, others=others
+        )
 
 
 def open_examples(folder: Path) -> Any:
@@ -153,12 +168,10 @@ def open_examples(folder: Path) -> Any:
     return Dataset.from_file(str(folder / "examples.arrow"))
 
 
-def _first_span(answers: dict[str, Any]) -> tuple[int, int] | None:
-    """The answer to train on, in characters: the first annotator's."""
-    if not answers["text"]:
-        return None
-    start = int(answers["answer_start"][0])
-    return start, start + len(answers["text"][0])
+def _spans(answers: dict[str, Any]) -> list[tuple[int, int]]:
+    """The annotators' answers, in characters, end exclusive."""
+    pairs = zip(answers["answer_start"], answers["text"], strict=True)
+    return [(start, start + len(text)) for start, text in pairs]
 
 
 def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
@@ -189,6 +202,12 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         yield f"{split}: left out {len(rows['skipped']):,} bad rows, the first: {rows['skipped'][0]}"
     if windows["cut_questions"]:
         yield f"{split}: {windows['cut_questions']:,} questions were longer than --data.max_question_length and cut"
+    if (several := windows.get("several_answers")) is not None:
+        yield (
+            f"{split}: {several:,} questions have several distinct answers, all of which they are trained on"
+            if several
+            else f"{split}: --data.train_answers all is without effect: no question has several distinct answers"
+        )
     lost = windows["unlabelled"] - rows["unanswerable"]
     if lost > 0:
         yield f"{split}: {lost:,} answers stand whole in no window; a larger --data.doc_stride may hold them"

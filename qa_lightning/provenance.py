@@ -32,7 +32,12 @@ PACKAGES = (
 
 
 def describe_run(
-    seed: int, devices: str, precision: str, data: Mapping[str, Any], resumed_from: str | None
+    seed: int,
+    devices: str,
+    precision: str,
+    data: Mapping[str, Any],
+    resumed_from: str | None,
+    base_model: Mapping[str, Any],
 ) -> dict[str, Any]:
     """All that a person needs to say what a run was; values are JSON.
 
@@ -42,6 +47,7 @@ def describe_run(
         precision: the Trainer's.
         data: of each split: source, fingerprint, numbers of questions and windows.
         resumed_from: the checkpoint that it went on from.
+        base_model: the name of what was fine-tuned, and whether it is the Hub's.
     """
     return {
         "started": _now(),
@@ -52,6 +58,7 @@ def describe_run(
         "devices": devices,
         "precision": precision,
         "data": dict(data),
+        "base_model": dict(base_model),
         "versions": {"python": platform.python_version(), **package_versions()},
         "git": git_revision(Path(__file__).parent),
     }
@@ -96,10 +103,10 @@ def append_run(path: Path, run: Mapping[str, Any]) -> None:
     _write(path, [*_read(path), dict(run)])
 
 
-def mark_finished(path: Path, scores: Mapping[str, float]) -> None:
-    """Say in ``path`` that the last start came to its end, and with what scores."""
+def mark_finished(path: Path, scores: Mapping[str, float], weights: str) -> None:
+    """Say in ``path`` that the last start came to its end, with what scores, and with weights of what digest."""
     *before, last = _read(path)
-    finished = {"finished": _now(), "scores": dict(scores)}
+    finished = {"finished": _now(), "scores": dict(scores), "weights": weights}
     _write(path, [*before, last | finished])
 
 

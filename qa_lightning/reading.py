@@ -1,13 +1,15 @@
 """Questions of one call -> windows -> logits -> answers, as `QuestionAnsweringPipeline` gives them.
 
-An answer is a place in the context. Its score is a probability: normalised over every span of every window and the
-null answer together, so scores of windows compare and those of one question never add up to more than 1.
+Scores are probabilities: normalised over every span of every window and the null answer together, so scores of windows
+compare and those of one question never add up to more than 1. Where answers are widened to whole words, an answer is a
+text: the probabilities of the candidates that read alike, wherever they stand, are added up, and its place is that of
+the likeliest. Where they are not, an answer is a place, and its score that of its span.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,7 +62,7 @@ class CallSettings:
         top_k: answers to give, at most.
         max_answer_len: the longest answer, in tokens, before it is widened to whole words.
         handle_impossible_answer: whether "no answer" is one.
-        align_to_words: widen answers to whole words; of spans that widen to the same place the best counts.
+        align_to_words: widen answers to whole words, and give each text once.
         scaling: how scores become probabilities, with the threshold above which "no answer" comes first.
     """
 
@@ -68,7 +70,7 @@ class CallSettings:
     max_answer_len: int = 15
     handle_impossible_answer: bool = False
     align_to_words: bool = True
-    scaling: Scaling = Scaling()
+    scaling: Scaling = field(default_factory=Scaling)
 
 
 class ExactReading:
@@ -115,52 +117,46 @@ class ExactReading:
         wanted = self._settings.top_k
         candidates = 2 * wanted + 10 if self._settings.align_to_words else wanted
         spans = decode_spans(windows, candidates, self._settings.max_answer_len, self._settings.scaling)
-        found = [self._places(spans, number, first + number) for number in range(len(spans.count))]
-        short = [row for row, places in enumerate(found) if len(places) < wanted and spans.count[row] == candidates]
+        found = [self._distinct(spans, number, first + number) for number in range(len(spans.count))]
+        short = [row for row, answers in enumerate(found) if len(answers) < wanted and spans.count[row] == candidates]
         while short:
             candidates *= 4
             part = _of_examples(windows, short)
             more = decode_spans(part, candidates, self._settings.max_answer_len, self._settings.scaling)
             for number, row in enumerate(short):
-                found[row] = self._places(more, number, first + row)
+                found[row] = self._distinct(more, number, first + row)
             short = [
                 row for number, row in enumerate(short) if len(found[row]) < wanted and more.count[number] == candidates
             ]
         for number, answers in enumerate(found):
             if self._settings.handle_impossible_answer:
-                _insert_null(answers, spans, number, self._settings.scaling.threshold)
+                _insert_null(answers, float(spans.null_probability[number]))
             del answers[wanted:]
         return found
 
-    def _places(self, spans: Spans, number: int, asked: int) -> list[AnswerDict]:
-        """The distinct places of example ``number`` of ``spans``, which is question ``asked``, best first."""
+    def _distinct(self, spans: Spans, number: int, asked: int) -> list[AnswerDict]:
+        """The distinct answers of example ``number`` of ``spans``, which is question ``asked``, best first."""
         context = self._asked[asked]["context"]
         encoding = self._encodings[context]
-        answers: dict[tuple[int, int], AnswerDict] = {}
+        answers: dict[str | tuple[int, int], AnswerDict] = {}
         begin = int(spans.offset[number])
         for span in range(begin, begin + int(spans.count[number])):
             start, end = int(spans.char_start[span]), int(spans.char_end[span])
+            key: str | tuple[int, int] = (start, end)
             if self._settings.align_to_words:
                 start, end = whole_words(encoding, context, start, end)
-            answers.setdefault(
-                (start, end),
-                {
-                    "score": float(spans.probability[span]),
-                    "start": start,
-                    "end": end,
-                    "answer": context[start:end],
-                },
-            )
-        return list(answers.values())
+                key = context[start:end].lower()
+            score = float(spans.probability[span])
+            if key in answers:
+                answers[key]["score"] += score
+            else:
+                answers[key] = {"score": score, "start": start, "end": end, "answer": context[start:end]}
+        return sorted(answers.values(), key=lambda answer: -answer["score"])
 
 
-def _insert_null(answers: list[AnswerDict], spans: Spans, number: int, threshold: float) -> None:
-    """Put "no answer" at its place: first where the threshold says so, else behind the best answer or further down."""
-    score = float(spans.null_probability[number])
-    odds = spans.null_score[number] - spans.best_score[number]
-    place = 0
-    if answers and odds <= threshold:
-        place = next((at for at, answer in enumerate(answers) if at and answer["score"] < score), len(answers))
+def _insert_null(answers: list[AnswerDict], score: float) -> None:
+    """Put "no answer" at its place, behind spans that are as likely."""
+    place = next((at for at, answer in enumerate(answers) if answer["score"] < score), len(answers))
     answers.insert(place, {"score": score, "start": 0, "end": 0, "answer": ""})
 
 

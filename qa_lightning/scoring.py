@@ -5,26 +5,40 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Trainer
 
 from qa_lightning.answers import has_surrogates
+from qa_lightning.calibration import TEMPERATURES
 from qa_lightning.columns import Columns, with_usual_columns
+from qa_lightning.confidence import Confidence, fit_confidence
+from qa_lightning.confidence_report import (
+    THRESHOLD_FILE,
+    coverage_line,
+    figures,
+    fitted_lines,
+    read_threshold_file,
+    threshold_file,
+)
 from qa_lightning.datamodule import SquadDataModule
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation import Predictions
 from qa_lightning.examples import read_examples
-from qa_lightning.metrics import SquadMetric
+from qa_lightning.metrics import SquadMetric, answer_scores
 from qa_lightning.models import load_model
 from qa_lightning.module import QALightningModule
 from qa_lightning.reader import AnswerSettings
 from qa_lightning.sources import read_rows
+from qa_lightning.thresholds import squad_v2_metrics
 
 log = logging.getLogger("qa_lightning")
+
+_MOST_ODDS = 1e30
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,11 @@ class ScoreResult:
         references: ``{"id", "answers"}`` of each question.
         version_2: whether it was scored as SQuAD v2.0.
         n_best: id -> candidates; empty for a predictions file.
+        best_texts: id -> the best span's text, whether or not it is the answer; likewise.
+        null_odds: id -> null score minus the best span's, or what a file says; may be empty.
+        threshold: the null odds above which there is no answer.
+        confidence: what the model's scores are worth; None for a predictions file.
+        threshold_file: what `confidence_report.read_threshold_file` reads; likewise.
     """
 
     metrics: dict[str, float]
@@ -44,12 +63,32 @@ class ScoreResult:
     references: list[dict[str, Any]]
     version_2: bool
     n_best: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    best_texts: dict[str, str] = field(default_factory=dict)
+    null_odds: dict[str, float] = field(default_factory=dict)
+    threshold: float = 0.0
+    confidence: Confidence | None = None
+    threshold_file: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> list[str]:
+        """What the scores are worth, in words."""
+        found = self.confidence
+        if found is None:
+            return []
+        return [
+            coverage_line(found.coverage_before),
+            *(f"refitted to this data: {line}" for line in fitted_lines(found)),
+        ]
 
     @property
     def files(self) -> dict[str, Any]:
         """File name -> content, by the names that other tools read."""
         files: dict[str, Any] = {"metrics.json": self.metrics, "predictions.json": self.predictions}
-        return files | ({"nbest_predictions.json": self.n_best} if self.n_best else {})
+        if self.version_2 and self.n_best:
+            # JSON has no infinity, which stands for a context without a token
+            files["null_odds.json"] = {key: min(odds, _MOST_ODDS) for key, odds in self.null_odds.items()}
+        more = {"nbest_predictions.json": self.n_best, THRESHOLD_FILE: self.threshold_file}
+        return files | {name: content for name, content in more.items() if content}
 
 
 def score_file(
@@ -58,18 +97,20 @@ def score_file(
     most: int | None = None,
     mixed_script: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - frozen
+    null_odds: Path | None = None,
 ) -> ScoreResult:
-    """Score ``{"id": "answer"}`` of a JSON file as the official scripts do; for the rest see `score_model`.
+    """Score a file's answers as the official scripts do; for the rest see `score_model`.
+
+    Args:
+        path: a JSON object ``{"id": "answer"}``, or the JSON lines that `answering.answer_file` writes.
+        null_odds: a JSON object ``{"id": number}``, the higher the less there is an answer (the v2.0 scorer's
+            ``--na-prob-file``): best thresholds and average precisions are then found.
+        data, most, mixed_script, columns: see `score_model`.
 
     Raises:
         InputError: no such file, another layout, or ids of ``data`` that it lacks.
     """
-    try:
-        predictions = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"--predictions {path}: cannot be read as JSON ({error})") from None
-    if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
-        raise InputError(f'--predictions {path}: expected one object {{"id": "answer", ...}} with texts as answers')
+    predictions = _read_predictions(path)
     broken = [key for key, text in predictions.items() if has_surrogates(key + text)]
     if broken:
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
@@ -87,7 +128,78 @@ def score_file(
             f"--predictions {path}: no answer for {len(missing):,} of the {len(references):,} questions of {data}, "
             f"the first: {', '.join(missing[:5])}; add them (an empty text for no answer)"
         )
-    return _result({row["id"]: predictions[row["id"]] for row in references}, references, mixed_script=mixed_script)
+    result = _result({row["id"]: predictions[row["id"]] for row in references}, references, mixed_script=mixed_script)
+    if null_odds is None:
+        return result
+    if not result.version_2:
+        raise InputError(f"--null-odds {null_odds}: every question of {data} has an answer; leave the flag out")
+    odds = _read_null_odds(null_odds, list(result.predictions))
+    texts = result.predictions
+    scores = [answer_scores(texts[row["id"]], row["answers"]["text"], True, mixed_script) for row in references]
+    exact, f1 = np.array(scores, float).reshape(-1, 2).T
+    more = squad_v2_metrics(
+        exact,
+        f1,
+        [bool(row["answers"]["text"]) for row in references],
+        [odds[row["id"]] for row in references],
+        threshold=math.inf,
+        empty=[not texts[row["id"]] for row in references],
+    )
+    return replace(result, metrics=more, null_odds=odds, best_texts=texts, threshold=math.inf)
+
+
+def _read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
+    try:
+        odds = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"--null-odds {path}: cannot be read as JSON ({error})") from None
+    if not isinstance(odds, dict):
+        raise InputError(f'--null-odds {path}: expected one object {{"id": number, ...}}')
+    bad = [
+        f"--null-odds {path}: {key!r} has {odds.get(key, 'nothing')!r}; a number is wanted"
+        for key in wanted
+        if isinstance(odds.get(key), bool) or not isinstance(odds.get(key), (int, float)) or math.isnan(odds[key])
+    ]
+    if bad:
+        raise InputError(bad)
+    return {key: float(odds[key]) for key in wanted}
+
+
+def _read_predictions(path: Path) -> dict[str, str]:
+    """Id -> answer, of either layout."""
+    unreadable = f"--predictions {path}: cannot be read as JSON"
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{unreadable} ({error})") from None
+    if content.startswith('{"row": '):
+        return _read_answer_lines(path, content)
+    try:
+        predictions = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{unreadable} ({error})") from None
+    if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
+        raise InputError(f'--predictions {path}: expected one object {{"id": "answer", ...}} with texts as answers')
+    return predictions
+
+
+def _read_answer_lines(path: Path, content: str) -> dict[str, str]:
+    """Id -> answer of the lines that `answering.answer_file` writes."""
+    predictions: dict[str, str] = {}
+    problems = []
+    for number, line in enumerate(content.rstrip("\n").split("\n"), 1):
+        place = f"--predictions {path} line {number}"
+        try:
+            row = json.loads(line)
+            key, answer = str(row["id"]), str(row["answer"])
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            problems.append(f"{place}: no JSON object with id and answer ({error!r}); is the file whole?")
+            continue
+        if predictions.setdefault(key, answer) != answer:
+            problems.append(f"{place}: id {key!r} has another answer in a line before; ids must be unique")
+    if problems:
+        raise InputError(problems)
+    return predictions
 
 
 def score_model(
@@ -97,6 +209,7 @@ def score_model(
     most: int | None = None,
     mixed_script: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - frozen
+    thresholds: Path | None = None,
 ) -> ScoreResult:
     """Answer the questions of ``data`` by the validation path of training, and score the answers.
 
@@ -107,8 +220,10 @@ def score_model(
         most: only the first so many questions.
         mixed_script: see `metrics`.
         columns: names of the data's columns, where they are not to be guessed.
+        thresholds: a file with threshold and temperature, in place of the model's own.
     """
     settings = AnswerSettings.of_model(load_model(name))
+    own = read_threshold_file(thresholds, name) if thresholds else settings.scaling
     datamodule = SquadDataModule(
         dataset=None,
         validation=data,
@@ -124,8 +239,9 @@ def score_model(
         name,
         max_answer_length=settings.max_answer_length,
         n_best=20,
-        null_score_diff_threshold=settings.null_score_diff_threshold,
+        null_score_diff_threshold=own.threshold,
     )
+    module.temperature, module.temperatures = own.temperature, tuple(TEMPERATURES)
     trainer = Trainer(
         devices=1,
         logger=False,
@@ -136,14 +252,29 @@ def score_model(
     trainer.validate(module, datamodule=datamodule, verbose=False)
     predictions = module.predictions
     assert isinstance(predictions, Predictions)
-    texts, references, n_best = {}, [], {}
+    texts, best_texts, odds = {}, {}, {}
+    references, n_best = [], {}
     for number, example, answer in predictions.rows():
-        texts[answer.id] = answer.text
+        texts[answer.id], odds[answer.id] = answer.text, answer.null_odds
+        best_texts[answer.id] = predictions.best_text(number, example)
         references.append({"id": example["id"], "answers": example["answers"]})
         n_best[answer.id] = predictions.n_best(number, example)
     if predictions.version_2 and not settings.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, and {data} has such questions")
-    return _result(texts, references, n_best, mixed_script)
+    result = _result(texts, references, n_best, mixed_script)
+    assert module.outcomes is not None
+    found = fit_confidence(module.outcomes, predictions.version_2, own)
+    if predictions.version_2:
+        more = squad_v2_metrics(*module.outcomes.scored, own.threshold, np.isneginf(module.outcomes.best_score))
+        result = replace(result, metrics=more | result.metrics)
+    return replace(
+        result,
+        best_texts=best_texts,
+        null_odds=odds,
+        threshold=own.threshold,
+        confidence=found,
+        threshold_file=threshold_file(found, name, data),
+    )
 
 
 def _result(
@@ -158,14 +289,20 @@ def _result(
     return ScoreResult(metric.compute(), predictions, references, version_2, n_best or {})
 
 
-def write(result: ScoreResult, folder: Path) -> None:
-    """Write the result's files into ``folder``, made where it is missing."""
+def write(result: ScoreResult, folder: Path) -> list[str]:
+    """Write the result's files and figures into ``folder``, made where it is missing; returns their names."""
+    from qa_lightning import plots
+
+    drawn: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in result.files.items():
             (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        if result.confidence:
+            drawn = plots.save(figures(result.confidence), folder)
     except OSError as error:
         raise InputError(f"--output-dir {folder}: cannot be written ({error})") from None
+    return sorted([*result.files, *(path.name for path in drawn)])
 
 
 def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
@@ -181,18 +318,26 @@ def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
     except Exception as error:  # evaluate raises whatever its download met
         log.info(f"official   evaluate.load('{name}') cannot be reached ({type(error).__name__}); nothing compared")
         return 0
-    extra = {"no_answer_probability": 0.0} if result.version_2 else {}
+    texts, settings = result.predictions, {}
+    if result.null_odds:  # it is to find the best thresholds, too
+        texts, settings = result.best_texts, {"no_answer_threshold": result.threshold}
     official: Mapping[str, float] = scorer.compute(
-        predictions=[{"id": key, "prediction_text": text, **extra} for key, text in result.predictions.items()],
+        predictions=[
+            {"id": key, "prediction_text": text}
+            | ({"no_answer_probability": result.null_odds.get(key, 0.0)} if result.version_2 else {})
+            for key, text in texts.items()
+        ],
         references=result.references,
+        **settings,
     )
+    compared = {name: value for name, value in result.metrics.items() if not name.startswith("pr_")}  # it has none
     differing = [
         f"{key}: here {value}, there {official.get(key, 'nothing')}"
-        for key, value in result.metrics.items()
+        for key, value in compared.items()
         if not abs(official.get(key, math.nan) - value) <= tolerance  # so that NaN, too, differs
     ]
     if differing:
         log.info(f"official   evaluate.load('{name}') DISAGREES: {'; '.join(differing)}")
         return 1
-    log.info(f"official   evaluate.load('{name}') agrees on {', '.join(result.metrics)}")
+    log.info(f"official   evaluate.load('{name}') agrees on {', '.join(compared)}")
     return 0

@@ -200,7 +200,7 @@ def _decode_chunk(logits: WindowLogits, n_best: int, longest: int, scaling: Scal
     np.minimum.at(null, logits.example, logits.null)
 
     def log_spans(temperature: float) -> NDArray[np.float64]:
-        scaled = (values / temperature for values in (start, ends, row_best))
+        scaled = start / temperature, ends / temperature, row_best / temperature
         return _log_sum(*scaled, place, example, examples, longest)
 
     null_score = (null - scaling.threshold) / scaling.temperature

@@ -2,14 +2,16 @@
 
 A folder holds ``windows.bin`` (records of `features.WINDOW`), ``input_ids.bin``, ``token_type_ids.bin``,
 ``char_start.bin``, ``char_end.bin``, ``token_offset.bin`` and ``context_offset.bin`` (where each window's values
-begin) and ``summary.json``. Token ids take 2 bytes where the vocabulary allows. Bytes come in the machine's own order.
+begin) and ``summary.json``; where questions are trained on all their answers also ``gold_window.bin``,
+``gold_start.bin`` and ``gold_end.bin``. Token ids take 2 bytes where the vocabulary allows. Bytes come in the machine's
+own order.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,23 @@ from qa_lightning.features import WINDOW, FeatureBatch
 from qa_lightning.pairs import IntArray
 
 
-def write_features(batches: Iterable[FeatureBatch], folder: Path, vocab_size: int) -> dict[str, Any]:
-    """Write ``batches`` into the existing, empty ``folder``; return the summary that stands in it too."""
-    dtypes = {
+def write_features(
+    batches: Iterable[FeatureBatch], folder: Path, vocab_size: int, all_answers: bool = False
+) -> dict[str, Any]:
+    """Write ``batches`` into the existing, empty ``folder``; return the summary that stands in it too.
+
+    Args:
+        batches: in order of examples.
+        folder: to write into.
+        vocab_size: of the tokenizer, which decides how wide token ids are.
+        all_answers: whether windows are labelled with all answers, and those labels are to be written.
+    """
+    gold: dict[str, np.dtype[Any]] = {
+        "gold_window": np.dtype(np.int64),
+        "gold_start": np.dtype(np.int32),
+        "gold_end": np.dtype(np.int32),
+    }
+    dtypes: dict[str, np.dtype[Any]] = {
         "windows": WINDOW,
         "input_ids": np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32),
         "token_type_ids": np.dtype(np.int8),
@@ -31,6 +47,7 @@ def write_features(batches: Iterable[FeatureBatch], folder: Path, vocab_size: in
         "char_end": np.dtype(np.int32),
         "token_offset": np.dtype(np.int64),
         "context_offset": np.dtype(np.int64),
+        **(gold if all_answers else {}),
     }
     files = {name: (folder / f"{name}.bin").open("wb") for name in dtypes}
     counts = {
@@ -40,6 +57,7 @@ def write_features(batches: Iterable[FeatureBatch], folder: Path, vocab_size: in
         "cut_questions": 0,
         "unlabelled": 0,
         "longest": 0,
+        **({"several_answers": 0} if all_answers else {}),
     }
     try:
         for batch in batches:
@@ -49,6 +67,10 @@ def write_features(batches: Iterable[FeatureBatch], folder: Path, vocab_size: in
             }
             arrays["token_offset"] = counts["tokens"] + _offsets(batch.windows["length"])
             arrays["context_offset"] = counts["context_tokens"] + _offsets(batch.windows["context_length"])
+            if all_answers:
+                arrays |= {name: getattr(batch, name) for name in gold}
+                arrays["gold_window"] = counts["features"] + batch.gold_window
+                counts["several_answers"] += batch.several
             for name, array in arrays.items():
                 files[name].write(np.ascontiguousarray(array, dtypes[name]).data)
             counts["features"] += len(batch.windows)
@@ -71,6 +93,7 @@ class FeatureStore:
 
     Attributes:
         token_offset, context_offset: [F] where each window's values begin in the flat arrays.
+        gold_window, gold_start, gold_end: empty, unless questions are trained on all their answers.
     """
 
     windows: NDArray[np.void]
@@ -80,6 +103,9 @@ class FeatureStore:
     char_end: IntArray
     token_offset: IntArray
     context_offset: IntArray
+    gold_window: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    gold_start: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
+    gold_end: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @classmethod
     def open(cls, folder: Path) -> FeatureStore:
@@ -97,8 +123,19 @@ class FeatureStore:
             batch.token_type_ids,
             batch.char_start,
             batch.char_end,
-            *(_offsets(batch.windows[name]) for name in ("length", "context_length")),
+            _offsets(batch.windows["length"]),
+            _offsets(batch.windows["context_length"]),
+            gold_window=batch.gold_window,
+            gold_start=batch.gold_start,
+            gold_end=batch.gold_end,
         )
+
+    def gold(self, index: int) -> tuple[IntArray, IntArray] | None:
+        """First and last token of each gold span, [A] each, of a window that holds several distinct ones; else None."""
+        if not len(self.gold_window):
+            return None
+        begin, end = np.searchsorted(self.gold_window, (index, index + 1))
+        return (self.gold_start[begin:end], self.gold_end[begin:end]) if begin < end else None
 
     @cached_property
     def example(self) -> NDArray[np.int32]:

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from safetensors import SafetensorError
 
 from qa_lightning.callbacks import RunRecord, default_callbacks
 from qa_lightning.checkpoints import AtomicCheckpointIO, find_beginning, write_problem
-from qa_lightning.cli import ask_command
 from qa_lightning.curves import CurveLogger
 from qa_lightning.datamodule import SquadDataModule, data_problems
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.export import save_model
+from qa_lightning.failures import explained_compiler_failure, is_out_of_memory, lost_a_process, out_of_memory_problems
+from qa_lightning.finishing import finish, relative
 from qa_lightning.memory import keep_freed_memory
 from qa_lightning.models import max_positions, vocabulary_problem
 from qa_lightning.module import QALightningModule, model_problems
-from qa_lightning.reader import AnswerSettings
-from qa_lightning.provenance import mark_finished
 from qa_lightning.reports import check_prepared, short_lines
 from qa_lightning.resume import LastCheckpoint, Stopped
 from qa_lightning.signals import Stop, slurm_job
@@ -156,22 +148,22 @@ class TrainCLI(LightningCLI):
         if isinstance(self.trainer.logger, CurveLogger):
             rank_zero_only(begun.cut_curves)()
         try:
-            with _explained_compiler_failure():
+            with explained_compiler_failure():
                 if self.config.validate_first and not begun.checkpoint:
                     self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
-                self._finish()
+                finish(self.trainer, self.model, self.datamodule)
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._saved()}") from None
         except RuntimeError as error:
-            if _is_out_of_memory(error):
-                raise InputError(self._out_of_memory(error)) from None
+            if is_out_of_memory(error):
+                raise InputError(out_of_memory_problems(self.trainer, self.datamodule, error)) from None
             if "find_unused_parameters" in str(error):
                 raise InputError(
                     f"{self.config.model.model_name} has weights that take no part in answering, which several devices "
                     "must be told: pass --trainer.strategy ddp_find_unused_parameters_true"
                 ) from None
-            if self.trainer.world_size > 1 and _lost_a_process(error):
+            if self.trainer.world_size > 1 and lost_a_process(error):
                 raise InputError("another process of this run ended; what it said stands above") from None
             raise
         except Stopped as error:
@@ -201,28 +193,6 @@ class TrainCLI(LightningCLI):
         if lines:
             log.info("scripts/check_data.py shows the rows")
 
-    def _out_of_memory(self, error: RuntimeError) -> list[str]:
-        """What ran out, and the flags that help, with values."""
-        batch, accumulated = self.datamodule.batch_size, self.trainer.accumulate_grad_batches
-        half = max(1, batch // 2)
-        problems = [
-            f"out of memory at step {self.trainer.global_step} with --data.batch_size {batch}, --data.max_length "
-            f"{self.datamodule.settings.max_length}, --data.eval_batch_size {self.datamodule.eval_batch_size} "
-            f"({' '.join(str(error).split())[:200]}). What helps:"
-        ]
-        if batch > 1:
-            problems.append(
-                f"--data.batch_size {half} --trainer.accumulate_grad_batches {accumulated * -(-batch // half)}: the "
-                "same number of windows a step, in smaller pieces"
-            )
-        if str(self.trainer.precision).startswith("32"):
-            problems.append("--trainer.precision bf16-mixed: activations take half the memory")
-        if self.datamodule.settings.max_length > 256:
-            problems.append("--data.max_length 256 --data.doc_stride 64: shorter windows")
-        if self.datamodule.eval_batch_size > batch:
-            problems.append(f"--data.eval_batch_size {batch}: if it happened in validation")
-        return problems
-
     def _stopped(self, stop: Stop) -> int:
         """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect."""
         if not self.trainer.is_global_zero:
@@ -234,7 +204,7 @@ class TrainCLI(LightningCLI):
         """What there is to go on from."""
         if self.last.path is None:
             return "nothing is saved yet"
-        return f"step {self.last.step} is saved in {_relative(self.last.path)}; go on with --ckpt_path last"
+        return f"step {self.last.step} is saved in {relative(self.last.path)}; go on with --ckpt_path last"
 
     def _announce(self) -> None:
         if not self.trainer.is_global_zero:
@@ -254,89 +224,9 @@ class TrainCLI(LightningCLI):
         if self.beginning.checkpoint:
             log.info(f"going on from {self.beginning.checkpoint}, after step {self.beginning.step}")
 
-    def _finish(self) -> None:
-        trainer = self.trainer
-        best = next(one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint))
-        loggers = trainer.loggers
-        trainer.loggers = []  # the curves hold the best checkpoint's point already
-        path: str | None = best.best_model_path
-        if not trainer.strategy.broadcast(Path(best.best_model_path).is_file()):
-            log.warning("there is no best checkpoint: the model as it is now is written")
-            path = None
-        trainer.validate(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
-        trainer.loggers = loggers
-        # Both ask the other processes too, so all must come by here.
-        log_dir, weights = trainer.log_dir, trainer.strategy.lightning_module_state_dict()
-        if not trainer.is_global_zero or log_dir is None:
-            return
-        folder = Path(log_dir) / "model"
-        version_2 = self.datamodule.validation_set.version_2
-        settings = AnswerSettings(
-            **asdict(self.datamodule.settings),
-            max_answer_length=self.model.max_answer_length,
-            version_2=version_2,
-            null_score_diff_threshold=self.model.threshold,
-        )
-        try:
-            save_model(self.model.model, self.datamodule.tokenizer, settings, folder, weights, "model.")
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"the model could not be written to {_relative(folder)} ({error}); free some space or make the folder "
-                "writable, then --ckpt_path last writes it"
-            ) from None
-        scores = {f"best/{name}": float(trainer.callback_metrics[f"val/{name}"]) for name in ("exact_match", "f1")}
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(dict(self.model.hparams) | dict(self.datamodule.hparams), scores)
-        mark_finished(Path(log_dir) / "run.json", scores)
-        shown = _relative(folder)
-        log.info(f"\nthe best checkpoint is written as a model for transformers: {shown}")
-        log.info(f"curves:    tensorboard --logdir {_relative(Path(log_dir).parent)}")
-        question, context = self._sample()
-        log.info(f"ask it:    {ask_command(shown, question, context)}")
-
-    def _sample(self) -> tuple[str, str]:
-        """The validation question whose context is shortest, among the first hundred."""
-        examples = self.datamodule.validation_set.examples
-        rows = [examples[row] for row in range(min(100, len(examples)))]
-        row = min(
-            (row for row in rows if row["answers"]["text"]),
-            key=lambda row: len(row["context"]),
-            default=rows[0],
-        )
-        return row["question"].strip(), row["context"]
-
-
-@contextmanager
-def _explained_compiler_failure() -> Iterator[None]:
-    from torch._dynamo.exc import BackendCompilerFailed  # imported late: --help does not wait for it
-
-    try:
-        yield
-    except BackendCompilerFailed as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"--model.compile true: torch.compile does not work here ({reason}); it needs a C++ compiler, and Triton "
-            "on a GPU. Install what is missing, or leave the flag out"
-        ) from None
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _lost_a_process(error: RuntimeError) -> bool:
-    """Whether this is what the processes that are left see when one ends."""
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-
 
 def default_precision(accelerator: str) -> str:
     """bf16-mixed on GPUs that have it, fp16-mixed on older ones, float32 on a CPU."""
     if accelerator == "cpu" or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-
-
-def _relative(path: Path) -> Path:
-    absolute = path.resolve()
-    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute

@@ -4,6 +4,10 @@ For those who stored thresholds on its scores. Known faults: each window's start
 of their own, so scores of windows do not compare; scores of equal texts are added up, so they exceed 1; "no answer"
 is read at the first token, and is the smallest over the windows; a long question is not cut; where there are fewer
 spans than asked for, empty ones fill up. Source: ``question_answering.py`` of transformers 4.57.6.
+
+Not as there: how many empty spans fill up hung on how far a batch was padded, as did everything for tokenizers that pad
+on the left, where tokens of the question could be answers; here nothing hangs on padding. A question beside which no
+room is left is a ValueError, where the tokenizer's library panicked.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from qa_lightning.calls import Asked
+from qa_lightning.errors import InputError
 from qa_lightning.features import WINDOW, FeatureBatch
 from qa_lightning.store import FeatureStore
 
@@ -88,6 +93,17 @@ class V4Reading:
         if stride > longest:
             raise ValueError(f"`doc_stride` ({stride}) is larger than `max_seq_len` ({longest})")
         pair = (one["question"], one["context"])
+        try:
+            return self._encoded(tokenizer, pair, longest, stride)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of the Rust library; no Exception
+                raise
+        raise InputError(
+            f"doc_stride {stride} leaves no room to move on beside the question {one['question'][:60]!r} in windows of "
+            f"{longest} tokens; lower doc_stride or raise max_seq_len"
+        )
+
+    def _encoded(self, tokenizer: Any, pair: tuple[str, str], longest: int, stride: int) -> Sequence[Encoding]:
         encoded = tokenizer(
             *(reversed(pair) if self._context_first else pair),
             truncation="only_first" if self._context_first else "only_second",

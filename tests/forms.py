@@ -52,12 +52,17 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def read(source: Path | str, on_bad_rows: str = "error", told: list[str] | None = None, **options: Any) -> Any:
-    """The examples of a source; with ``skip`` also the problems of the rows left out, with ``repair`` the repairs."""
+    """The examples of a source; with ``skip`` also the problems of the rows left out, with ``repair`` the repairs.
+
+    Titles of articles, which only SQuAD's own layout has, are left out unless ``titles`` asks for them.
+    """
     skipped: list[str] = []
     repairs: list[str] = []
-    columns = options.pop("columns", Columns())
+    columns, titles = options.pop("columns", Columns()), options.pop("titles", False)
     rows = with_usual_columns(read_rows(str(source), "train"), columns, (told if told is not None else []).append)
     examples = list(read_examples(rows, on_bad_rows, skipped, repairs=repairs, **options))
+    for example in examples if not titles else []:
+        example.pop("title", None)
     return {"error": examples, "skip": (examples, skipped), "repair": (examples, repairs)}[on_bad_rows]
 
 

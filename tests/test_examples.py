@@ -1,5 +1,6 @@
 """Sources and their fingerprints, rows that are checked, the split by context and the table on disk."""
 
+import json
 import os
 import random
 from itertools import count
@@ -77,14 +78,14 @@ def test_written_rows_come_back_from_the_arrow_file(tmp_path, batch_rows):
     path = tmp_path / "examples.arrow"
     assert write_examples(iter(ROWS), path, batch_rows) == len(ROWS)
     dataset = Dataset.from_file(str(path))
-    assert list(dataset) == ROWS
+    assert list(dataset) == [{**one, "title": None} for one in ROWS]
     assert dataset[2:]["answers"] == [ROWS[2]["answers"], ROWS[3]["answers"]]
 
 
 def test_an_answer_far_into_a_long_context_keeps_its_place(tmp_path):
     far = row(context="x" * 100_000 + "Ada", answers={"text": ["Ada"], "answer_start": [100_000]})
     write_examples([far], tmp_path / "examples.arrow")
-    assert Dataset.from_file(str(tmp_path / "examples.arrow"))[0] == far
+    assert Dataset.from_file(str(tmp_path / "examples.arrow"))[0] == {**far, "title": None}
 
 
 def test_long_contexts_are_written_in_smaller_batches(tmp_path, monkeypatch):
@@ -93,7 +94,29 @@ def test_long_contexts_are_written_in_smaller_batches(tmp_path, monkeypatch):
     assert write_examples(iter(rows), tmp_path / "examples.arrow") == 7
     with pa.OSFile(str(tmp_path / "examples.arrow")) as file:
         assert [batch.num_rows for batch in pa.ipc.open_stream(file)] == [3, 3, 1]
-    assert list(Dataset.from_file(str(tmp_path / "examples.arrow"))) == rows
+    assert list(Dataset.from_file(str(tmp_path / "examples.arrow"))) == [{**one, "title": None} for one in rows]
+
+
+def test_the_title_of_an_article_stays_with_its_questions(tmp_path):
+    article = {
+        "title": "Ada",
+        "paragraphs": [{"context": CONTEXT, "qas": [{"id": "a", "question": "?", "answers": []}]}],
+    }
+    untitled = {"paragraphs": [{"context": CONTEXT, "qas": [{"id": "b", "question": "?", "answers": []}]}]}
+    broken = {
+        **article,
+        "title": "\ud800",
+        "paragraphs": [{**article["paragraphs"][0], "qas": [{"id": "c", "question": "?", "answers": []}]}],
+    }
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"data": [article, untitled, broken]}))
+    examples = read(path, titles=True)
+    assert [example.get("title") for example in examples] == ["Ada", None, None]
+    write_examples(examples, tmp_path / "examples.arrow")
+    assert Dataset.from_file(str(tmp_path / "examples.arrow"))["title"][:] == ["Ada", None, None]
+    table = tmp_path / "table.jsonl"
+    table.write_text(json.dumps({"id": 1, "question": "?", "context": CONTEXT, "answers": [], "title": "Ada"}))
+    assert read(table, titles=True)[0]["title"] == "Ada"
 
 
 # --- the split by context ---

@@ -524,7 +524,7 @@ BAD_TABLES = {
     "nested, no id and no answers": (
         "q.json",
         nested_with(qas=[{"question": "Who?"}]),
-        ["article 2 paragraph 1 question 1: no column 'answers'; it has 'question', 'context'"],
+        ["article 2 paragraph 1 question 1: no column 'answers'; it has 'question', 'context', 'title'"],
     ),
     "nested, a context of a list": (
         "q.json",

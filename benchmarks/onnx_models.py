@@ -1,0 +1,95 @@
+"""Answering by ONNX Runtime, float32 and int8, against PyTorch: questions a second, and what they score.
+
+    python benchmarks/onnx_models.py --model lightning_logs/version_0/model --data dev-v1.1.json
+
+All three answer the same questions through `Reader`, with as many threads: windows, batches and decoding are the same,
+the forward pass is what differs. The exports are made once, before anything is timed, as ``scripts/export.py`` makes
+them; a first batch is answered unclocked. EM and F1 stand beside the speed, as int8 buys it with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+import material
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="folder of a trained model")
+    parser.add_argument("--data", type=material.existing_file, required=True, help="SQuAD JSON file")
+    parser.add_argument("--questions", type=int, default=300, help="a random sample of so many; None: all")
+    parser.add_argument("--batch-size", type=int, default=32, help="windows a step")
+
+
+def _exported(options: argparse.Namespace, quantized: bool) -> Path:
+    """The folder of an export, written by whichever variant comes first."""
+    from qa_lightning.answering_models import load_answering_model
+    from qa_lightning.onnx_export import quantize_int8, write_onnx
+    from qa_lightning.reader import AnswerSettings
+
+    folder: Path = options.scratch / ("int8" if quantized else "float32")
+    if not folder.exists():
+        folder.mkdir()
+        model, tokenizer = load_answering_model(options.model)
+        write_onnx(model, tokenizer, AnswerSettings.of_model(model), folder)
+        if quantized:
+            quantize_int8(folder)
+    return folder
+
+
+def _measured(options: argparse.Namespace, model: Any, size: int) -> harness.Figures:
+    from qa_lightning.metrics import SquadMetric
+    from qa_lightning.models import load_tokenizer
+    from qa_lightning.reader import Reader
+
+    rows = material.questions(options)
+    questions, contexts = [row["question"] for row in rows], [row["context"] for row in rows]
+    reader = Reader(model, load_tokenizer(options.model))
+    reader.answer(questions[:4], contexts[:4])
+    started = time.perf_counter()
+    answers = reader.answer(questions, contexts, options.batch_size)
+    seconds = time.perf_counter() - started
+    metric = SquadMetric(version_2=any(not row["answers"]["text"] for row in rows))
+    metric.update(
+        [{"id": row["id"], "prediction_text": answer.text} for row, answer in zip(rows, answers, strict=True)],
+        [{"id": row["id"], "answers": row["answers"]} for row in rows],
+    )
+    scores = metric.compute()
+    exact = scores["exact" if "exact" in scores else "exact_match"]
+    return {"questions_per_s": len(rows) / seconds, "em": exact, "f1": scores["f1"], "size_mb": size / 1e6}
+
+
+def pytorch(options: argparse.Namespace) -> harness.Figures:
+    """The peer: the model as it was trained."""
+    from qa_lightning.answering_models import load_answering_model
+
+    size = sum(file.stat().st_size for file in Path(options.model).glob("*.safetensors"))
+    return _measured(options, load_answering_model(options.model)[0], size)
+
+
+def float32(options: argparse.Namespace) -> harness.Figures:
+    """``--format onnx``."""
+    return _onnx(options, quantized=False)
+
+
+def int8(options: argparse.Namespace) -> harness.Figures:
+    """``--format onnx --quantize int8``."""
+    return _onnx(options, quantized=True)
+
+
+def _onnx(options: argparse.Namespace, quantized: bool) -> harness.Figures:
+    from qa_lightning.onnx import OnnxModel
+
+    folder = _exported(options, quantized)
+    size = sum(file.stat().st_size for file in folder.glob("model.onnx*"))
+    return _measured(options, OnnxModel.load(folder, "cpu"), size)
+
+
+VARIANTS: dict[str, harness.Variant] = {"pytorch": pytorch, "onnx": float32, "onnx-int8": int8}
+
+if __name__ == "__main__":
+    harness.main(__doc__.split("\n")[0], VARIANTS, "questions_per_s", add_arguments, rounds=3, more_is_better=True)

@@ -1,0 +1,107 @@
+"""What a fit of threshold and temperature found -> lines, figures, and a file that applies it to the same model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers.utils import cached_file
+
+from qa_lightning.confidence import PRECISION, Confidence
+from qa_lightning.errors import InputError
+from qa_lightning.model_files import weights_digest
+from qa_lightning.models import resolve
+from qa_lightning.spans import Scaling
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+THRESHOLD_FILE = "threshold.json"
+
+
+def fitted_lines(found: Confidence) -> Iterator[str]:
+    """What the fit found, in words."""
+    how = "each half of the articles judged by the other's fit" if found.held_out else "on the fitted questions"
+    if found.tuned:
+        yield (
+            f"threshold {found.scaling.threshold:.2f} for no answer: F1 {found.tuned.held_out_f1:.2f}, "
+            f"{found.tuned.at_zero.f1:.2f} at 0 ({how})"
+        )
+    before, after = found.reliability
+    yield (
+        f"temperature {found.scaling.temperature:.2f}: expected calibration error {100 * before.error:.1f}% before, "
+        f"{100 * after.error:.1f}% after ({how})"
+    )
+
+
+def coverage_line(share: float) -> str:
+    """How many questions are answered with a precision of `PRECISION`; ``share`` is 0-1."""
+    return f"At {100 * PRECISION:.0f}% precision this model answers {100 * share:.1f}% of the questions"
+
+
+def figures(found: Confidence) -> dict[str, Figure]:
+    """Reliability before and after, precision and recall, risk and coverage."""
+    from qa_lightning import plots  # matplotlib takes a second to import
+
+    return {
+        "reliability": plots.reliability_diagram(*found.reliability, found.scaling.temperature),
+        "precision_recall": plots.precision_recall_curves(found.precision_recall),
+        "risk_coverage": plots.risk_coverage_curves(
+            {"before": found.risk_coverage_before, "after": found.risk_coverage}, PRECISION
+        ),
+    }
+
+
+def threshold_file(found: Confidence, model: str, data: str) -> dict[str, Any]:
+    """What `read_threshold_file` reads.
+
+    Args:
+        found: by the fit.
+        model: its name or folder; its weights are remembered.
+        data: what it was fitted to.
+    """
+    return {
+        "model": model,
+        "weights": weights_digest(weights_folder(model)),
+        "fitted_to": data,
+        "null_score_diff_threshold": found.scaling.threshold,
+        "temperature": found.scaling.temperature,
+    }
+
+
+def read_threshold_file(path: Path, model: str) -> Scaling:
+    """Threshold and temperature of a file, for the model that it was made for.
+
+    Raises:
+        InputError: no such file, another layout, or made for another model.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        scaling = Scaling(float(content["temperature"]), float(content["null_score_diff_threshold"]))
+        made_for, weights = str(content["model"]), str(content["weights"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"--threshold-file {path}: not a file that scripts/evaluate.py --output-dir wrote as {THRESHOLD_FILE} "
+            f"({type(error).__name__}: {error})"
+        ) from None
+    if not (0 < scaling.temperature < float("inf") and abs(scaling.threshold) < float("inf")):
+        raise InputError(
+            f"--threshold-file {path}: temperature {scaling.temperature} must be above 0, and it and the threshold "
+            f"{scaling.threshold} finite"
+        )
+    if weights_digest(weights_folder(model)) != weights:
+        raise InputError(
+            f"--threshold-file {path} was made for {made_for}, whose weights are not those of --model {model}; "
+            f"make one by scripts/evaluate.py --model {model} --data FILE --output-dir DIR"
+        )
+    return scaling
+
+
+def weights_folder(model: str) -> Path:
+    """Where the files of a model lie: its folder, or that of the Hub's cache."""
+    folder = Path(resolve(model)).expanduser()
+    if folder.is_dir():
+        return folder
+    return Path(str(cached_file(model, "config.json"))).parent

@@ -1,0 +1,104 @@
+"""What of a model folder belongs to the model: the files that loading it reads, by their names, and nothing else.
+
+Weights are safetensors, as transformers loads them, or an ONNX graph. Formats that can run code when they are loaded,
+such as pickles, are never among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+CONFIG = "config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ONNX = ("model.onnx", "model.onnx.data", "model.onnx_data")  # the graph, and its weights where they stand beside it
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+TOKENIZER = (*VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+def model_files(folder: Path) -> tuple[list[str], list[str]]:
+    """What of a folder belongs to its model, without the card.
+
+    Returns:
+        Names of files, in the order of loading: config, weights, ONNX graph, tokenizer.
+        What is wrong with them, a line each.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "is no folder here"
+        return [], [f"--model {folder} {what}; --push-to-hub takes the folder of a model, such as a run's model/"]
+    there = {path.name for path in folder.iterdir() if path.is_file()}
+    weights, problems = _weights(folder, there)
+    graph = [name for name in ONNX if name in there] if ONNX[0] in there else []
+    if not weights and not graph and not problems:
+        problems.append(
+            f"{folder} holds no {WEIGHTS} and no {ONNX[0]}; only these are published, as other formats can run code "
+            "when they are loaded. Load the model with transformers and save it by model.save_pretrained(FOLDER)"
+        )
+    if problem := _config_problem(folder / CONFIG):
+        problems.append(problem)
+    if not there & set(VOCABULARIES):
+        problems.append(f"{folder} holds no tokenizer (tokenizer.json); add it by tokenizer.save_pretrained({folder})")
+    return [CONFIG, *weights, *graph, *(name for name in TOKENIZER if name in there)], problems
+
+
+def _weights(folder: Path, there: set[str]) -> tuple[list[str], list[str]]:
+    """The files of weights that transformers loads, and what is wrong with them."""
+    names, problems = [WEIGHTS] if WEIGHTS in there else [], []
+    if not names and INDEX in there:
+        try:
+            shards = sorted(
+                {str(name) for name in json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()}
+            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            return [], [f"{folder / INDEX} cannot be read ({type(error).__name__}: {error}); write the model again"]
+        names = [INDEX, *shards]
+    for name in names:
+        if name not in there:
+            problems.append(f"{folder / name} is missing, which {INDEX} names; write the model again")
+        elif name != INDEX:
+            try:
+                with safe_open(folder / name, "pt"):  # reads the head, and holds it against the file's size
+                    pass
+            except (OSError, SafetensorError) as error:
+                problems.append(f"{folder / name} is damaged ({error}); write the model again")
+    return names, problems
+
+
+def _config_problem(path: Path) -> str | None:
+    try:
+        kinds = json.loads(path.read_text("utf-8")).get("architectures") or []
+    except FileNotFoundError:
+        return f"{path} is missing; add it by model.config.save_pretrained({path.parent})"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{path} cannot be read ({error}); write the model again"
+    if kinds and not any("QuestionAnswering" in str(kind) for kind in kinds):
+        return (
+            f"{path}: a model of the kind {', '.join(map(str, kinds))} has no question answering head; train it first"
+        )
+    return None
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether they are PyTorch's, and not inside an ONNX graph."""
+    return any(folder.glob("*.safetensors"))
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the weights in a model folder, which says whether they are still those that a run scored."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
