@@ -11,6 +11,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.features import WindowSettings
 from qa_lightning.reader import AnswerSettings
 from qa_lightning.reading import CallSettings
+from qa_lightning.spans import Scaling
 from qa_lightning.v4 import V4Settings
 
 _LEAST = {"top_k": 1, "max_answer_len": 1, "doc_stride": 0, "max_seq_len": 1, "max_question_len": 1}
@@ -72,10 +73,10 @@ def v4_settings(given: Mapping[str, Any]) -> V4Settings:
     return V4Settings(**given)
 
 
-def exact_settings(
+def window_settings(
     given: Mapping[str, Any], saved: AnswerSettings | None, positions: int | None, tokenizer: Any
-) -> tuple[WindowSettings, CallSettings]:
-    """How contexts are cut for a call, and how it is answered.
+) -> WindowSettings:
+    """How contexts are cut for a call.
 
     Args:
         given: by the caller; see `checked`.
@@ -104,11 +105,15 @@ def exact_settings(
     if stride > longest:
         raise InputError(f"`doc_stride` ({stride}) is larger than `max_seq_len` ({longest})")
     question = given.get("max_question_len", saved.max_question_length if saved else _QUESTION_LENGTH)
-    defaults = CallSettings()
-    return WindowSettings(longest, stride, min(question, longest - special - 1)), CallSettings(
-        top_k=given.get("top_k", defaults.top_k),
-        max_answer_len=given.get("max_answer_len", defaults.max_answer_len),
-        handle_impossible_answer=given.get("handle_impossible_answer", defaults.handle_impossible_answer),
-        align_to_words=given.get("align_to_words", defaults.align_to_words),
-        scaling=saved.scaling if saved else defaults.scaling,
-    )
+    return WindowSettings(longest, stride, min(question, longest - special - 1))
+
+
+def call_settings(given: Mapping[str, Any], scaling: Scaling) -> CallSettings:
+    """How a call is answered.
+
+    Args:
+        given: by the caller; see `checked`.
+        scaling: the model's threshold and temperature.
+    """
+    windows = ("doc_stride", "max_seq_len", "max_question_len")
+    return CallSettings(scaling=scaling, **{name: value for name, value in given.items() if name not in windows})

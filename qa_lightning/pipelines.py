@@ -25,13 +25,15 @@ from transformers.pipelines.base import ChunkPipeline
 
 from qa_lightning.answering_models import load_answering_model
 from qa_lightning.batching import PaddingCollator
-from qa_lightning.call_settings import checked, checked_batch_size, exact_settings, v4_settings
+from qa_lightning.call_settings import call_settings, checked, checked_batch_size, v4_settings, window_settings
 from qa_lightning.calls import Asked, Call, create_sample, in_groups, understand
+from qa_lightning.confidence_report import read_threshold_file
 from qa_lightning.errors import InputError
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.models import max_positions, name_token_types
 from qa_lightning.reader import CONFIG_KEY, AnswerSettings
 from qa_lightning.reading import AnswerDict, ExactReading, Reading, window_batches
+from qa_lightning.spans import Scaling
 from qa_lightning.v4 import V4Reading
 
 TASK = "extractive-qa"
@@ -80,6 +82,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             )
         self.compat = compat
         self._saved = AnswerSettings.of_model(model) if hasattr(model.config, CONFIG_KEY) else None
+        self.scaling = self._saved.scaling if self._saved else Scaling()
         self._positions = max_positions(model)
         self._windowers: dict[WindowSettings, Windower] = {}
         name_token_types(tokenizer, model)
@@ -161,12 +164,12 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
     def _reading(self, asked: list[Asked], settings: Mapping[str, Any]) -> Reading:
         if self.compat == "v4":
             return V4Reading(self.tokenizer, v4_settings(settings), asked)
-        windows, call = exact_settings(settings, self._saved, self._positions, self.tokenizer)
+        windows = window_settings(settings, self._saved, self._positions, self.tokenizer)
         if windows not in self._windowers:
             if len(self._windowers) == _WINDOWERS:
                 self._windowers.pop(next(iter(self._windowers)))
             self._windowers[windows] = Windower(self.tokenizer, windows, yielding=True)
-        return ExactReading(self._windowers[windows], call, asked)
+        return ExactReading(self._windowers[windows], call_settings(settings, self.scaling), asked)
 
     def preprocess(self, example: Any, **settings: Any) -> Iterator[dict[str, Any]]:
         """The windows of one question, each as a batch of one."""
@@ -207,6 +210,7 @@ def pipeline(
     compat: Compat | None = None,
     trust_remote_code: bool = False,
     use_safetensors: bool = True,
+    threshold_file: str | Path | None = None,
     **settings: Any,
 ) -> QuestionAnsweringPipeline:
     """Load a model to be asked.
@@ -218,16 +222,20 @@ def pipeline(
         batch_size, compat, **settings: see `QuestionAnsweringPipeline`.
         trust_remote_code: run code that comes with the model.
         use_safetensors: False also takes pickled weights, by torch's loader that runs nothing.
+        threshold_file: of ``scripts/evaluate.py --output-dir``: threshold and temperature for this very model.
 
     Raises:
-        InputError: the model is not to be had, or has no trained question answering head.
+        InputError: the model is not to be had, or has no trained question answering head; a file for another model.
     """
     loaded, tokenizer = load_answering_model(
         str(model), dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=use_safetensors
     )
-    return QuestionAnsweringPipeline(
+    answers = QuestionAnsweringPipeline(
         model=loaded, tokenizer=tokenizer, device=device, batch_size=batch_size, compat=compat, **settings
     )
+    if threshold_file is not None:
+        answers.scaling = read_threshold_file(Path(threshold_file), str(model))
+    return answers
 
 
 def register_pipeline(restore: bool = False) -> None:
