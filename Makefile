@@ -18,7 +18,7 @@ quickstart: $(STAMP)
 	$(BIN)/python scripts/train.py --config configs/quickstart.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

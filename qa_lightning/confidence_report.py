@@ -25,10 +25,14 @@ def fitted_lines(found: Confidence) -> Iterator[str]:
     """What the fit found, in words."""
     how = "each half of the articles judged by the other's fit" if found.held_out else "on the fitted questions"
     if found.tuned:
-        yield (
-            f"threshold {found.scaling.threshold:.2f} for no answer: F1 {found.tuned.held_out_f1:.2f}, "
-            f"{found.tuned.at_zero.f1:.2f} at 0 ({how})"
-        )
+        tuned, at_zero = found.tuned.held_out_f1, found.tuned.at_zero.f1
+        if tuned > at_zero:
+            yield (
+                f"threshold {found.scaling.threshold:.2f} for no answer: F1 {tuned:.2f} where 0 gives {at_zero:.2f} "
+                f"({how})"
+            )
+        else:
+            yield f"threshold 0 for no answer: F1 {at_zero:.2f}; a tuned one gives {tuned:.2f} ({how})"
     before, after = found.reliability
     yield (
         f"temperature {found.scaling.temperature:.2f}: expected calibration error {100 * before.error:.1f}% before, "

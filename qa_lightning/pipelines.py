@@ -8,8 +8,8 @@
 
 What differs from transformers 4.57, unless ``compat="v4"`` asks for its scores: they are probabilities over all
 windows and the null answer together; "no answer" is read at the CLS token wherever it stands; padding on the left
-works; a question that is too long is cut; overlapping windows list no answer twice; ties come in reading order; there are fewer than
-``top_k`` answers rather than empty ones; and an argument that is not known is refused.
+works; a question that is too long is cut; overlapping windows list no answer twice; ties come in reading order; there
+are fewer than ``top_k`` answers rather than empty ones; and an argument that is not known is refused.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from qa_lightning.examples import read_examples
 from qa_lightning.metrics import SquadMetric, answer_scores
 from qa_lightning.models import load_model
 from qa_lightning.module import QALightningModule
+from qa_lightning.onnx import is_onnx_folder
 from qa_lightning.reader import AnswerSettings
 from qa_lightning.sources import read_rows
 from qa_lightning.thresholds import squad_v2_metrics
@@ -222,6 +223,12 @@ def score_model(
         columns: names of the data's columns, where they are not to be guessed.
         thresholds: a file with threshold and temperature, in place of the model's own.
     """
+    if is_onnx_folder(name):
+        raise InputError(
+            f"--model {name} is an ONNX export, which validation does not run; answer the questions by "
+            f"scripts/predict.py --model {name} --input {data} --output answers.jsonl, and score these by "
+            f"scripts/evaluate.py --predictions answers.jsonl --data {data}"
+        )
     settings = AnswerSettings.of_model(load_model(name))
     own = read_threshold_file(thresholds, name) if thresholds else settings.scaling
     datamodule = SquadDataModule(

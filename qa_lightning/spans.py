@@ -133,7 +133,7 @@ def decode_spans(
     logits: WindowLogits,
     n_best: int = 20,
     max_answer_length: int = 30,
-    scaling: Scaling = Scaling(),  # noqa: B008 - frozen
+    scaling: Scaling = Scaling(),
 ) -> Spans:
     """Find the ``n_best`` spans of every example; see the module for what counts and how ties go.
 

@@ -116,7 +116,7 @@ def test_the_threshold_is_tuned_and_reported_on_the_other_articles() -> None:
     assert -5 < found.scaling.threshold < -1
     assert found.tuned.held_out_f1 > found.tuned.at_zero.f1 + 3
     line, _ = fitted_lines(found)
-    assert f"F1 {found.tuned.held_out_f1:.2f}, {found.tuned.at_zero.f1:.2f} at 0" in line
+    assert f"F1 {found.tuned.held_out_f1:.2f} where 0 gives {found.tuned.at_zero.f1:.2f}" in line
     (first, second), right = found.held_out, found.held_out_columns[1]
     assert not set(first.outcomes.article) & set(second.outcomes.article)
     assert 100 * right.mean() == pytest.approx(found.tuned.held_out_exact)

@@ -30,7 +30,7 @@ def test_the_first_screen_trains_and_tests() -> None:
     assert README[: README.index("make test")].count("\n") < 20
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(r"^quickstart:.*\n\t.*scripts/train.py --config configs/quickstart.yaml$", makefile, flags=re.M)
-    assert re.search(r"^test:.*\n\t.*python -m pytest$", makefile, flags=re.M)
+    assert re.search(r"^test:.*\n\t.*python -m pytest\b", makefile, flags=re.M)
     ci = (ROOT / ".ci" / "run").read_text()
     assert "make test\n" in ci
 
@@ -76,7 +76,7 @@ def test_the_python_blocks_run(tmp_path, monkeypatch, model_folder) -> None:
     exec(training, names)
     assert names["module"].predictions is not None
     exec(asking.replace("lightning_logs/version_0/model", model_folder), names)
-    assert names["answer"].text
+    assert names["answer"]["answer"]
 
 
 def test_the_public_names_are_those_that_it_shows() -> None:

@@ -64,6 +64,8 @@ def test_a_run_leaves_exactly_these_files(run) -> None:
         "run.json",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        *(f"confidence/{name}.png" for name in ("reliability", "precision_recall", "risk_coverage")),
+        "confidence/confidence.json",
         "model/config.json",
         "model/model.safetensors",
         "model/tokenizer.json",
@@ -200,7 +202,20 @@ def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, mod
     data = write_json(tmp_path / "v2.json", make_rows(40, unanswerable=20))
     assert cli.train([*flags(tmp_path, model_folder, data, data), "--trainer.max_epochs", "1"]) == 0
     model = tmp_path / "lightning_logs" / "version_0" / "model"
-    assert json.loads((model / "config.json").read_text())["qa_lightning"]["version_2"] is True
+    settings = json.loads((model / "config.json").read_text())["qa_lightning"]
+    assert settings["version_2"] is True
+    figures = json.loads((model.parent / "confidence" / "confidence.json").read_text())
+    assert settings["null_score_diff_threshold"] == figures["null_score_diff_threshold"]
+    assert settings["temperature"] == figures["temperature"]
+    assert figures["held_out"]
+    events = curves(model.parent)
+    assert {f"confidence/{name}" for name in ("reliability", "risk_coverage")} <= set(events.Tags()["images"])
+    assert len(events.Scalars("val/null_score_diff_threshold")) == len(events.Scalars("val/f1"))
+    for best, plain in zip(events.Scalars("val/best_f1"), events.Scalars("val/f1"), strict=True):
+        assert best.value >= plain.value - 1e-4
+    printed = capsys.readouterr().out
+    assert "expected calibration error" in printed
+    assert "At 90% precision this model answers" in printed
     events = curves(tmp_path / "lightning_logs" / "version_0")
     assert {"val/HasAns_f1", "val/NoAns_f1", "val/exact_match", "val/f1"} <= set(events.Tags()["scalars"])
     assert cli.evaluate(["--model", str(model), "--data", data]) == 0
