@@ -174,8 +174,10 @@ def changed_run(trained: Path, folder: Path, record: dict, **flags: dict) -> Mod
 
 def test_names_of_the_hub_are_linked(trained, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    data = {name: split | {"source": "rajpurkar/squad"} for name, split in run_json(trained)["data"].items()}
-    card = changed_run(trained, tmp_path, {"data": data}, model={"model_name": "bert-base-cased"})
+    source = {"source": "rajpurkar/squad", "kind": "hub"}
+    data = {name: split | source for name, split in run_json(trained)["data"].items()}
+    record = {"data": data, "base_model": {"name": "bert-base-cased", "hub": True}}
+    card = changed_run(trained, tmp_path, record, model={"model_name": "bert-base-cased"})
     assert card.data.base_model == "bert-base-cased"
     assert card.data.datasets == ["rajpurkar/squad"]
     assert {one.dataset_type for one in card.data.eval_results} == {"rajpurkar/squad"}
@@ -190,8 +192,10 @@ def test_names_of_the_hub_are_linked(trained, tmp_path, monkeypatch) -> None:
 
 def test_what_makes_scores_others_than_they_look_is_said(trained, tmp_path) -> None:
     flags = {"validation": None, "validation_fraction": 0.25, "max_validation_examples": 12, "on_bad_rows": "skip"}
+    splits = run_json(trained)["data"]
+    record = {"data": splits | {"validation": splits["validation"] | {"held_out": 0.25}}}
     card = changed_run(
-        trained, tmp_path, {}, data=flags, trainer={"limit_val_batches": 0.5}, model={"mixed_script": True}
+        trained, tmp_path, record, data=flags, trainer={"limit_val_batches": 0.5}, model={"mixed_script": True}
     )
     for words in ("(25%) held out", "first 12 questions", "`limit_val_batches` 0.5", "left out", "by ideographs"):
         assert words in card.text
