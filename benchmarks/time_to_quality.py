@@ -167,7 +167,7 @@ def _score(module: Any, data: Any) -> float:
     from qa_lightning import SquadMetric
     from qa_lightning.evaluation import predict, score
     from qa_lightning.logits import FeatureLogits, LogitsCollector
-    from qa_lightning.module import span_loss
+    from qa_lightning.losses import span_loss
 
     if data.validation_set is None:
         data.setup("validate")

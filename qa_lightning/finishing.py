@@ -65,6 +65,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(dict(module.hparams) | dict(data.hparams), scores)
+            logger.experiment.flush()  # a finished run's files change no more
     mark_finished(Path(log_dir) / "run.json", scores, weights_digest(folder))
     shown = relative(folder)
     log.info(f"\nthe best checkpoint is written as a model for transformers: {shown}")

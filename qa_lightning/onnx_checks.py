@@ -17,8 +17,8 @@ from qa_lightning.batching import Batch, FeatureDataset, PaddingCollator
 from qa_lightning.errors import InputError
 from qa_lightning.examples import Example
 from qa_lightning.features import Windower
+from qa_lightning.losses import model_logits
 from qa_lightning.metrics import SquadMetric
-from qa_lightning.module import model_logits
 from qa_lightning.reader import AnswerSettings, Reader
 from qa_lightning.store import FeatureStore
 

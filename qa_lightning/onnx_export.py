@@ -29,9 +29,9 @@ from qa_lightning.checkpoints import new_file_mode
 from qa_lightning.columns import Columns, with_usual_columns
 from qa_lightning.errors import InputError
 from qa_lightning.examples import Example, read_examples
+from qa_lightning.losses import model_logits
 from qa_lightning.model_files import CONFIG, ONNX, TOKENIZER
 from qa_lightning.models import quiet_transformers
-from qa_lightning.module import model_logits
 from qa_lightning.onnx import INPUTS, MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
 from qa_lightning.onnx_checks import check_answers, check_logits, comparison_batches
 from qa_lightning.reader import CONFIG_KEY, AnswerSettings

@@ -17,8 +17,8 @@ from qa_lightning.errors import InputError
 from qa_lightning.evaluation import Answer, Predictions
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.logits import FeatureLogits
+from qa_lightning.losses import model_logits, span_loss
 from qa_lightning.models import max_positions
-from qa_lightning.module import model_logits, span_loss
 from qa_lightning.spans import Scaling
 from qa_lightning.store import FeatureStore
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from qa_lightning.metrics import SquadMetric, answer_scores
 from qa_lightning.models import load_model
 from qa_lightning.module import QALightningModule
 from qa_lightning.onnx import is_onnx_folder
+from qa_lightning.prediction_files import read_null_odds, read_predictions
 from qa_lightning.reader import AnswerSettings
 from qa_lightning.sources import read_rows
 from qa_lightning.thresholds import squad_v2_metrics
@@ -111,7 +112,7 @@ def score_file(
     Raises:
         InputError: no such file, another layout, or ids of ``data`` that it lacks.
     """
-    predictions = _read_predictions(path)
+    predictions = read_predictions(path)
     broken = [key for key, text in predictions.items() if has_surrogates(key + text)]
     if broken:
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
@@ -134,7 +135,7 @@ def score_file(
         return result
     if not result.version_2:
         raise InputError(f"--null-odds {null_odds}: every question of {data} has an answer; leave the flag out")
-    odds = _read_null_odds(null_odds, list(result.predictions))
+    odds = read_null_odds(null_odds, list(result.predictions))
     texts = result.predictions
     scores = [answer_scores(texts[row["id"]], row["answers"]["text"], True, mixed_script) for row in references]
     exact, f1 = np.array(scores, float).reshape(-1, 2).T
@@ -147,60 +148,6 @@ def score_file(
         empty=[not texts[row["id"]] for row in references],
     )
     return replace(result, metrics=more, null_odds=odds, best_texts=texts, threshold=math.inf)
-
-
-def _read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
-    try:
-        odds = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"--null-odds {path}: cannot be read as JSON ({error})") from None
-    if not isinstance(odds, dict):
-        raise InputError(f'--null-odds {path}: expected one object {{"id": number, ...}}')
-    bad = [
-        f"--null-odds {path}: {key!r} has {odds.get(key, 'nothing')!r}; a number is wanted"
-        for key in wanted
-        if isinstance(odds.get(key), bool) or not isinstance(odds.get(key), (int, float)) or math.isnan(odds[key])
-    ]
-    if bad:
-        raise InputError(bad)
-    return {key: float(odds[key]) for key in wanted}
-
-
-def _read_predictions(path: Path) -> dict[str, str]:
-    """Id -> answer, of either layout."""
-    unreadable = f"--predictions {path}: cannot be read as JSON"
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{unreadable} ({error})") from None
-    if content.startswith('{"row": '):
-        return _read_answer_lines(path, content)
-    try:
-        predictions = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{unreadable} ({error})") from None
-    if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
-        raise InputError(f'--predictions {path}: expected one object {{"id": "answer", ...}} with texts as answers')
-    return predictions
-
-
-def _read_answer_lines(path: Path, content: str) -> dict[str, str]:
-    """Id -> answer of the lines that `answering.answer_file` writes."""
-    predictions: dict[str, str] = {}
-    problems = []
-    for number, line in enumerate(content.rstrip("\n").split("\n"), 1):
-        place = f"--predictions {path} line {number}"
-        try:
-            row = json.loads(line)
-            key, answer = str(row["id"]), str(row["answer"])
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            problems.append(f"{place}: no JSON object with id and answer ({error!r}); is the file whole?")
-            continue
-        if predictions.setdefault(key, answer) != answer:
-            problems.append(f"{place}: id {key!r} has another answer in a line before; ids must be unique")
-    if problems:
-        raise InputError(problems)
-    return predictions
 
 
 def score_model(

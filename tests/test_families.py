@@ -30,8 +30,8 @@ from qa_lightning.errors import InputError
 from qa_lightning.evaluation import predict
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.logits import FeatureLogits
+from qa_lightning.losses import model_logits, span_loss
 from qa_lightning.models import load_model, load_tokenizer, max_positions, quiet_transformers, vocabulary_problem
-from qa_lightning.module import model_logits, span_loss
 from qa_lightning.reader import AnswerSettings, Rows
 from qa_lightning.store import FeatureStore
 

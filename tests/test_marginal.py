@@ -27,7 +27,7 @@ from qa_lightning.batching import FeatureDataset, PaddingCollator
 from qa_lightning.errors import InputError
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.gold import NOWHERE, held_spans
-from qa_lightning.module import span_loss
+from qa_lightning.losses import span_loss
 from qa_lightning.store import FeatureStore, write_features
 
 GOLD = ("gold_start", "gold_end")

@@ -18,8 +18,8 @@ from qa_lightning.batching import PaddingCollator
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.evaluation import score
 from qa_lightning.logits import FeatureLogits, LogitsCollector, complete_rows, join_windows
+from qa_lightning.losses import span_loss
 from qa_lightning.metrics import SquadMetric
-from qa_lightning.module import span_loss
 
 SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
 QUIET = {

@@ -17,8 +17,8 @@ from transformers.pipelines.base import Pipeline
 
 from qa_lightning import Reader, cli, onnx_export
 from qa_lightning.errors import InputError
+from qa_lightning.losses import model_logits
 from qa_lightning.models import load_model, load_tokenizer
-from qa_lightning.module import model_logits
 from qa_lightning.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.onnx_checks import check_logits, comparison_batches
 from qa_lightning.reader import AnswerSettings

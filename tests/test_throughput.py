@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForQuestionAnswering, DistilBertConfig, DistilBertForQuestionAnswering
 
 from qa_lightning import throughput
-from qa_lightning.module import span_loss
+from qa_lightning.losses import span_loss
 from qa_lightning.throughput import StepCounter, Throughput, computing_weights, peak_flops, training_flops
 
 
