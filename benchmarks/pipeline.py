@@ -35,10 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _asked(options: argparse.Namespace, compat: Literal["v4"] | None) -> harness.Figures:
+def _asked(options: argparse.Namespace, compat: Literal["v4"] | None, dtype: str = "float32") -> harness.Figures:
+    import torch
+
     from qa_lightning import pipeline
 
-    pipe = pipeline(options.model, batch_size=options.batch_size, compat=compat)
+    pipe = pipeline(options.model, batch_size=options.batch_size, compat=compat, dtype=getattr(torch, dtype))
     rows = material.questions(options)
     questions, contexts = [row["question"] for row in rows], [row["context"] for row in rows]
     pipe(question=questions[:WARM_UP], context=contexts[:WARM_UP], **SETTINGS)
@@ -51,6 +53,11 @@ def _asked(options: argparse.Namespace, compat: Literal["v4"] | None) -> harness
 def ours(options: argparse.Namespace) -> harness.Figures:
     """Exact decoding, probabilities over all windows."""
     return _asked(options, None)
+
+
+def ours_bf16(options: argparse.Namespace) -> harness.Figures:
+    """The same, computed in bfloat16."""
+    return _asked(options, None, "bfloat16")
 
 
 def ours_v4(options: argparse.Namespace) -> harness.Figures:
@@ -67,7 +74,7 @@ def v4(options: argparse.Namespace) -> harness.Figures:
     os.execv(options.v4_python, [str(options.v4_python), str(script), *map(str, arguments)])
 
 
-VARIANTS: dict[str, harness.Variant] = {"4.57": v4, "ours": ours, "ours-v4-scores": ours_v4}
+VARIANTS: dict[str, harness.Variant] = {"4.57": v4, "ours": ours, "ours-bf16": ours_bf16, "ours-v4-scores": ours_v4}
 
 if __name__ == "__main__":
     harness.main(__doc__.split("\n")[0], VARIANTS, "questions_per_second", add_arguments, rounds=3, more_is_better=True)
