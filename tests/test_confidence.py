@@ -197,3 +197,11 @@ def test_a_threshold_file_that_is_none_is_refused(tmp_path: Path, model_folder, 
         read_threshold_file(tmp_path / "file.json", model_folder)
     with pytest.raises(InputError, match=r"--threshold-file .*nowhere.json"):
         read_threshold_file(tmp_path / "nowhere.json", model_folder)
+
+
+def test_an_onnx_export_is_scored_by_the_answers_that_it_gives(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(
+        InputError, match=r"is an ONNX export.*scripts/predict.py --model .* --predictions answers.jsonl"
+    ):
+        cli.evaluate(["--model", str(tmp_path), "--data", "questions.json"])
