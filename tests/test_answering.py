@@ -569,7 +569,7 @@ def test_what_is_wrong_with_a_model_is_said_by_the_first_process(tmp_path, model
 
 @pytest.mark.slow
 def test_the_script_killed_or_interrupted_on_two_devices_leaves_no_process_and_goes_on(tmp_path, model_folder, ask):
-    source = write(tmp_path / "q.jsonl", as_lines([bare(row) for row in make_rows(4000)]))
+    source = write(tmp_path / "q.jsonl", as_lines([bare(row) for row in make_rows(2000)]))
     assert ask(source, tmp_path / "whole.jsonl", batch_size=2) == 0
     output = tmp_path / "a.jsonl"
     words = [sys.executable, str(SCRIPT), "--model", model_folder, "--input", str(source), "--output", str(output)]
@@ -582,6 +582,7 @@ def test_the_script_killed_or_interrupted_on_two_devices_leaves_no_process_and_g
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )
         while not output.exists() or output.stat().st_size <= before:
             assert process.poll() is None, process.communicate()[0]
