@@ -255,3 +255,13 @@ class EvaluationSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         for begin in range(0, len(self.order), _NUMBERS):
             yield from self.order[begin : begin + _NUMBERS].tolist()
+
+
+def window_batches(store: FeatureStore, collate: PaddingCollator, batch_size: int) -> Iterator[Batch]:
+    """All windows in batches, longest first, so that little is padded and too large a batch fails at once."""
+    yield from DataLoader(
+        FeatureDataset(store, None, False),
+        batch_size,
+        sampler=EvaluationSampler(store.windows["length"], batch_size),
+        collate_fn=collate,
+    )

@@ -12,11 +12,6 @@ from qa_lightning.datamodule import SquadDataModule
 from qa_lightning.errors import InputError
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the machine, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def lost_a_process(error: RuntimeError) -> bool:
     """Whether this is what the processes that are left see when one ends."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)

@@ -1,10 +1,12 @@
-"""Memory of the CPU allocator."""
+"""Memory: what the CPU allocator keeps, and how its end is told."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+
+import torch
 
 # mallopt's names, from glibc's malloc.h
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -22,3 +24,8 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     return mallopt is not None and all(mallopt(name, value) for name, value in _SETTINGS.items())
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the machine, had no memory left."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

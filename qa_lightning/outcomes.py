@@ -51,11 +51,6 @@ class Outcomes:
         """Null odds, exact match, F1 and whether there is an answer, as `thresholds` takes them."""
         return self.null_odds, self.exact, self.f1, self.has_answer
 
-    @property
-    def scored(self) -> tuple[Floats, Floats, NDArray[np.bool_], Floats]:
-        """Exact match, F1, whether there is an answer, and null odds, as the official scorer takes them."""
-        return self.exact, self.f1, self.has_answer, self.null_odds
-
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Outcomes:
         """Some of the questions."""
         return Outcomes(*(getattr(self, field.name)[rows] for field in fields(self)))

@@ -24,7 +24,7 @@ from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.pipelines.base import ChunkPipeline
 
 from qa_lightning.answering_models import load_answering_model
-from qa_lightning.batching import PaddingCollator
+from qa_lightning.batching import PaddingCollator, window_batches
 from qa_lightning.call_settings import call_settings, checked, checked_batch_size, v4_settings, window_settings
 from qa_lightning.calls import Asked, Call, create_sample, in_groups, understand
 from qa_lightning.confidence_report import read_threshold_file
@@ -32,7 +32,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.features import Windower, WindowSettings
 from qa_lightning.models import max_positions, name_token_types
 from qa_lightning.reader import CONFIG_KEY, AnswerSettings
-from qa_lightning.reading import AnswerDict, ExactReading, Reading, window_batches
+from qa_lightning.reading import AnswerDict, ExactReading, Reading
 from qa_lightning.spans import Scaling
 from qa_lightning.v4 import V4Reading
 

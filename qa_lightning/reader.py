@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from qa_lightning.answering_models import load_answering_model
 from qa_lightning.answers import has_surrogates
-from qa_lightning.batching import EvaluationSampler, FeatureDataset, PaddingCollator
+from qa_lightning.batching import PaddingCollator, window_batches
 from qa_lightning.decoder import Decoder
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation import Answer, Predictions
@@ -127,16 +126,9 @@ class Reader:
         if not rows:
             return []
         store = FeatureStore.of_batch(self._windower(questions, contexts, [None] * len(rows)))
-        dataset = FeatureDataset(store, Rows(rows), self.settings.version_2)
-        loader = DataLoader(
-            dataset,
-            batch_size,
-            sampler=EvaluationSampler(store.windows["length"], batch_size),
-            collate_fn=PaddingCollator(self.tokenizer),
-        )
         decoder = Decoder(store, 1, self.settings.max_answer_length, self.settings.scaling)
         with torch.inference_mode():
-            for batch in loader:
+            for batch in window_batches(store, PaddingCollator(self.tokenizer), batch_size):
                 placed = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
                 start, end = model_logits(self.model, placed)
                 decoder.add(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
@@ -144,8 +136,10 @@ class Reader:
         if len(decoded.broken):
             numbers = ", ".join(map(str, sorted({*store.example[decoded.broken].tolist()})))
             raise InputError(f"the model's logits are not numbers (questions {numbers}): its weights are broken")
-        threshold = self.settings.null_score_diff_threshold
-        predictions = Predictions(dataset.examples, decoded.index, decoded.spans, dataset.version_2, threshold)
+        own = self.settings
+        predictions = Predictions(
+            Rows(rows), decoded.index, decoded.spans, own.version_2, own.null_score_diff_threshold
+        )
         return [answer for _, _, answer in predictions.rows()]
 
 

@@ -8,16 +8,14 @@ the likeliest. Where they are not, an answer is a place, and its score that of i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from tokenizers import Encoding
-from torch.utils.data import DataLoader
 
-from qa_lightning.batching import Batch, EvaluationSampler, FeatureDataset, PaddingCollator
 from qa_lightning.calls import Asked
 from qa_lightning.errors import InputError
 from qa_lightning.features import Windower
@@ -42,16 +40,6 @@ class Reading(Protocol):
 
     def answers(self) -> list[list[AnswerDict]]:
         """The answers to each question, best first, once all windows were added."""
-
-
-def window_batches(store: FeatureStore, collate: PaddingCollator, batch_size: int) -> Iterator[Batch]:
-    """All windows in batches, longest first, so that little is padded and too large a batch fails at once."""
-    yield from DataLoader(
-        FeatureDataset(store, None, False),
-        batch_size,
-        sampler=EvaluationSampler(store.windows["length"], batch_size),
-        collate_fn=collate,
-    )
 
 
 @dataclass(frozen=True)

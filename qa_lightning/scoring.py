@@ -219,7 +219,8 @@ def score_model(
     assert module.outcomes is not None
     found = fit_confidence(module.outcomes, predictions.version_2, own)
     if predictions.version_2:
-        more = squad_v2_metrics(*module.outcomes.scored, own.threshold, np.isneginf(module.outcomes.best_score))
+        odds_of, exact, f1, has_answer = module.outcomes.decision
+        more = squad_v2_metrics(exact, f1, has_answer, odds_of, own.threshold, np.isposinf(odds_of))
         result = replace(result, metrics=more | result.metrics)
     return replace(
         result,

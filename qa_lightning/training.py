@@ -17,9 +17,9 @@ from qa_lightning.checkpoints import AtomicCheckpointIO, find_beginning, write_p
 from qa_lightning.curves import CurveLogger
 from qa_lightning.datamodule import SquadDataModule, data_problems
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.failures import explained_compiler_failure, is_out_of_memory, lost_a_process, out_of_memory_problems
+from qa_lightning.failures import explained_compiler_failure, lost_a_process, out_of_memory_problems
 from qa_lightning.finishing import finish, relative
-from qa_lightning.memory import keep_freed_memory
+from qa_lightning.memory import is_out_of_memory, keep_freed_memory
 from qa_lightning.models import max_positions, vocabulary_problem
 from qa_lightning.module import QALightningModule, model_problems
 from qa_lightning.reports import check_prepared, short_lines

@@ -25,6 +25,7 @@ import torch
 
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation import Answer
+from qa_lightning.memory import is_out_of_memory
 from qa_lightning.questions import Question
 from qa_lightning.reader import Reader
 
@@ -67,7 +68,7 @@ class Asked:
             except InputError as error:
                 raise InputError(f"--model {self.model}, at {where}: {str(error)[:500]}") from None
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 raise InputError(self._out_of_memory(where, reader.model.device)) from None
             lines += [self._line(reader, one, answer) for one, answer in zip(part, answers, strict=True)]
@@ -104,10 +105,6 @@ def _parts(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
             first, characters = number, len(question.context)
     if questions:
         yield questions[first:]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def choose_devices(count: int) -> list[str]:
