@@ -23,7 +23,13 @@ from qa_lightning.sources import source_files
 
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
 _CURE = "pass --overwrite to begin anew, or another --output"
-_FLAGS = {"batch_size": "--batch-size", "dtype": "--dtype", "columns": "--columns", "rows_together": "rows a chunk"}
+_FLAGS = {
+    "batch_size": "--batch-size",
+    "dtype": "--dtype",
+    "threshold_file": "--threshold-file",
+    "columns": "--columns",
+    "rows_together": "rows a chunk",
+}
 
 
 class AnswerFiles:

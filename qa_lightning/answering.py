@@ -22,6 +22,7 @@ from transformers import AutoConfig
 
 from qa_lightning.answer_files import AnswerFiles
 from qa_lightning.columns import Columns
+from qa_lightning.confidence_report import read_threshold_file
 from qa_lightning.errors import InputError
 from qa_lightning.models import loading, quiet_transformers, resolve
 from qa_lightning.provenance import package_versions
@@ -195,6 +196,7 @@ def _counted(counts: dict[str, int]) -> str:
 
 def _made_with(asked: Asked, source: str, columns: Columns, device: str) -> dict[str, Any]:
     """All that decides the answers, for the record."""
+    fitted = read_threshold_file(asked.threshold_file, asked.model) if asked.threshold_file else None
     return {
         "model": asked.model,
         "model_fingerprint": model_fingerprint(asked.model),
@@ -203,6 +205,7 @@ def _made_with(asked: Asked, source: str, columns: Columns, device: str) -> dict
         "settings": {
             "batch_size": asked.batch_size,
             "dtype": asked.dtype,
+            "threshold_file": fitted and fitted.as_json(),
             "columns": {name: column for name, column in asdict(columns).items() if column is not None},
             "rows_together": rows_together(asked),
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers.utils import cached_file
 
@@ -58,6 +58,26 @@ def figures(found: Confidence) -> dict[str, Figure]:
     }
 
 
+class Fitted(NamedTuple):
+    """What a threshold file says.
+
+    Attributes:
+        scaling: threshold and temperature.
+        version_2: whether it was fitted to questions of which some have no answer.
+    """
+
+    scaling: Scaling
+    version_2: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file, by the names that the saved model has."""
+        return {
+            "version_2": self.version_2,
+            "null_score_diff_threshold": self.scaling.threshold,
+            "temperature": self.scaling.temperature,
+        }
+
+
 def threshold_file(found: Confidence, model: str, data: str) -> dict[str, Any]:
     """What `read_threshold_file` reads.
 
@@ -70,13 +90,12 @@ def threshold_file(found: Confidence, model: str, data: str) -> dict[str, Any]:
         "model": model,
         "weights": weights_digest(weights_folder(model)),
         "fitted_to": data,
-        "null_score_diff_threshold": found.scaling.threshold,
-        "temperature": found.scaling.temperature,
+        **Fitted(found.scaling, version_2=found.tuned is not None).as_json(),
     }
 
 
-def read_threshold_file(path: Path, model: str) -> Scaling:
-    """Threshold and temperature of a file, for the model that it was made for.
+def read_threshold_file(path: Path, model: str) -> Fitted:
+    """Read threshold and temperature, for the model that they were fitted for.
 
     Raises:
         InputError: no such file, another layout, or made for another model.
@@ -84,7 +103,7 @@ def read_threshold_file(path: Path, model: str) -> Scaling:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         scaling = Scaling(float(content["temperature"]), float(content["null_score_diff_threshold"]))
-        made_for, weights = str(content["model"]), str(content["weights"])
+        made_for, weights, version_2 = str(content["model"]), str(content["weights"]), bool(content["version_2"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
             f"--threshold-file {path}: not a file that scripts/evaluate.py --output-dir wrote as {THRESHOLD_FILE} "
@@ -100,7 +119,7 @@ def read_threshold_file(path: Path, model: str) -> Scaling:
             f"--threshold-file {path} was made for {made_for}, whose weights are not those of --model {model}; "
             f"make one by scripts/evaluate.py --model {model} --data FILE --output-dir DIR"
         )
-    return scaling
+    return Fitted(scaling, version_2)
 
 
 def weights_folder(model: str) -> Path:

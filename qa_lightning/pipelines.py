@@ -234,7 +234,7 @@ def pipeline(
         model=loaded, tokenizer=tokenizer, device=device, batch_size=batch_size, compat=compat, **settings
     )
     if threshold_file is not None:
-        answers.scaling = read_threshold_file(Path(threshold_file), str(model))
+        answers.scaling = read_threshold_file(Path(threshold_file), str(model)).scaling
     return answers
 
 

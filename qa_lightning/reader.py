@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from qa_lightning.answering_models import load_answering_model
 from qa_lightning.answers import has_surrogates
 from qa_lightning.batching import PaddingCollator, window_batches
+from qa_lightning.confidence_report import Fitted, read_threshold_file
 from qa_lightning.decoder import Decoder
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation import Answer, Predictions
@@ -53,6 +55,15 @@ class AnswerSettings:
         limit = min(max_positions(model) or cls.max_length, cls.max_length)
         return cls(max_length=limit, doc_stride=min(cls.doc_stride, limit // 3))
 
+    def fitted(self, found: Fitted) -> AnswerSettings:
+        """The same with what a threshold file says."""
+        return replace(
+            self,
+            version_2=self.version_2 or found.version_2,
+            null_score_diff_threshold=found.scaling.threshold,
+            temperature=found.scaling.temperature,
+        )
+
     @property
     def windows(self) -> WindowSettings:
         """The part that cutting windows needs."""
@@ -90,19 +101,30 @@ class Reader:
         self._windower = Windower(tokenizer, self.settings.windows)
 
     @classmethod
-    def load(cls, name: str, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Reader:
+    def load(
+        cls,
+        name: str,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        threshold_file: Path | None = None,
+    ) -> Reader:
         """Load the model of a folder, or of a name on the Hub.
 
         Args:
             name: of the model.
             device: where it computes; None takes the first GPU, or else the CPU.
             dtype: what it computes in; None keeps float32.
+            threshold_file: of ``scripts/evaluate.py --output-dir``: threshold and temperature for this very model.
 
         Raises:
-            InputError: it is not to be had, has no question answering head, or its tokenizer does not fit.
+            InputError: it is not to be had, has no question answering head, or its tokenizer does not fit; or the
+                file is none, or for another model.
         """
+        found = read_threshold_file(threshold_file, name) if threshold_file else None
         model, tokenizer = load_answering_model(name, dtype)
-        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer)
+        settings = AnswerSettings.of_model(model)
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(model, tokenizer, settings.fitted(found) if found else settings)
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32) -> list[Answer]:
         """Answer each question from its own context.

@@ -177,7 +177,7 @@ def score_model(
             f"scripts/evaluate.py --predictions answers.jsonl --data {data}"
         )
     settings = AnswerSettings.of_model(load_model(name))
-    own = read_threshold_file(thresholds, name) if thresholds else settings.scaling
+    own = read_threshold_file(thresholds, name).scaling if thresholds else settings.scaling
     datamodule = SquadDataModule(
         dataset=None,
         validation=data,

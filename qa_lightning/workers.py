@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TypeVar
@@ -42,15 +43,17 @@ class Asked:
         model: folder or name on the Hub.
         dtype: what it computes in, by torch's name.
         batch_size: windows a step.
+        threshold_file: see `reader.Reader.load`.
     """
 
     model: str
     dtype: str
     batch_size: int
+    threshold_file: Path | None = None
 
     def load(self, device: str) -> Reader:
         """Load the model onto a device."""
-        return Reader.load(self.model, device, getattr(torch, self.dtype))
+        return Reader.load(self.model, device, getattr(torch, self.dtype), self.threshold_file)
 
     def answer(self, reader: Reader, questions: Sequence[Question]) -> bytes:
         """One JSON object a line, in order of ``questions``.

@@ -22,7 +22,7 @@ from data import make_rows
 from filelock import FileLock
 from forms import as_lines, as_parquet, as_table, nested
 
-from qa_lightning import answer_files, answering, cli, workers
+from qa_lightning import answer_files, answering, cli, commands, workers
 from qa_lightning.answering import answer_file, model_fingerprint
 from qa_lightning.columns import Columns
 from qa_lightning.errors import InputError
@@ -51,7 +51,7 @@ def ask(model_folder):
 
     def run(source, output, *flags, batch_size=BATCH):
         given = ["--model", model_folder, "--input", str(source), "--output", str(output)]
-        return cli.predict([*given, "--batch-size", str(batch_size), *map(str, flags)])
+        return commands.predict([*given, "--batch-size", str(batch_size), *map(str, flags)])
 
     return run
 
@@ -435,14 +435,14 @@ def test_files_that_are_not_ours_or_are_read_are_not_written(tmp_path, ask, monk
 )
 def test_flags_of_the_two_forms_exclude_each_other(flags, words, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.predict(["--model", "m", *flags])
+        commands.predict(["--model", "m", *flags])
     assert caught.value.code == 2
     assert words in capsys.readouterr().err
 
 
 def test_one_question_is_asked_as_before(model_folder, capsys):
     given = ["--model", model_folder, "--question", "Who?", "--context", "Anna lives in Rome."]
-    assert cli.predict([*given, "--json"]) == 0
+    assert commands.predict([*given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out).keys() == {"answer", "start", "end", "score"}
 
 

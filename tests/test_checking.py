@@ -10,7 +10,7 @@ from conftest import small_tokenizer
 from data import make_rows, write_json
 from rich.console import Console
 
-from qa_lightning import SquadDataModule, cli
+from qa_lightning import SquadDataModule, commands
 from qa_lightning.checking import KINDS, Report, RowCheck, script_of
 from qa_lightning.columns import Columns
 from qa_lightning.errors import InputError
@@ -175,13 +175,13 @@ def test_the_command_prints_writes_and_tells_by_its_status(tmp_path, model_folde
     sizes = ["--max-length", "48", "--doc-stride", "12", "--max-question-length", "12"]
     bad = write_json(tmp_path / "bad.json", [row(0), row(1, answers=answers("Rome", 0))])
     target = tmp_path / "report.json"
-    assert cli.check_data([bad, "--model", model_folder, *sizes, "--json", str(target)]) == 1
+    assert commands.check_data([bad, "--model", model_folder, *sizes, "--json", str(target)]) == 1
     assert "answers that are not at their answer_start" in capsys.readouterr().out
     assert json.loads(target.read_text())["findings"][0]["kind"] == "misplaced"
-    assert cli.check_data([write_json(tmp_path / "good.json", make_rows(3)), *sizes]) == 0
+    assert commands.check_data([write_json(tmp_path / "good.json", make_rows(3)), *sizes]) == 0
     assert "nothing was found that is wrong" in capsys.readouterr().out
     with pytest.raises(InputError, match="no such file"):
-        cli.check_data([str(tmp_path / "none.json")])
+        commands.check_data([str(tmp_path / "none.json")])
 
 
 def test_named_columns_are_passed_on(tmp_path) -> None:
@@ -189,7 +189,7 @@ def test_named_columns_are_passed_on(tmp_path) -> None:
     report = check_source(str(tmp_path / "data.csv"), columns=Columns(question="frage"))
     assert report.findings == []
     assert "question from 'frage'" in report.facts["read"][0]
-    assert cli.check_data([str(tmp_path / "data.csv"), "--columns.question", "frage"]) == 0
+    assert commands.check_data([str(tmp_path / "data.csv"), "--columns.question", "frage"]) == 0
 
 
 def test_training_begins_with_a_line_a_warning(tmp_path, model_folder, monkeypatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from data import make_rows, write_json
 from test_spans import random_windows
 
-from qa_lightning import cli, pipeline
+from qa_lightning import commands, pipeline
 from qa_lightning.calibration import TEMPERATURES
 from qa_lightning.confidence import Judged, fit_confidence
 from qa_lightning.confidence_report import fitted_lines, read_threshold_file
@@ -130,7 +130,7 @@ def evaluated(model_folder, tmp_path_factory):
     """A small model, evaluated on questions of which some have no answer."""
     folder = tmp_path_factory.mktemp("evaluated")
     data = write_json(folder / "data.json", make_rows(60, unanswerable=25, long=3))
-    assert cli.evaluate(["--model", model_folder, "--data", data, "--output-dir", str(folder / "out")]) == 0
+    assert commands.evaluate(["--model", model_folder, "--data", data, "--output-dir", str(folder / "out")]) == 0
     return model_folder, data, folder / "out"
 
 
@@ -154,7 +154,7 @@ def test_a_predictions_file_with_null_odds_gets_the_models_own_metrics(evaluated
     texts = {key: next(one["text"] for one in candidates if one["text"]) for key, candidates in n_best.items()}
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     files = ["--predictions", str(tmp_path / "texts.json"), "--null-odds", str(folder / "null_odds.json")]
-    assert cli.evaluate([*files, "--data", data, "--output-dir", str(tmp_path / "out")]) == 0
+    assert commands.evaluate([*files, "--data", data, "--output-dir", str(tmp_path / "out")]) == 0
     own = json.loads((folder / "metrics.json").read_text())
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     for name in metrics:
@@ -162,7 +162,7 @@ def test_a_predictions_file_with_null_odds_gets_the_models_own_metrics(evaluated
             assert metrics[name] == pytest.approx(own[name], abs=1e-9)
     (tmp_path / "odds.json").write_text(json.dumps(dict.fromkeys(texts, "x")))
     with pytest.raises(InputError, match="has 'x'; a number is wanted"):
-        cli.evaluate(["--predictions", files[1], "--null-odds", str(tmp_path / "odds.json"), "--data", data])
+        commands.evaluate(["--predictions", files[1], "--null-odds", str(tmp_path / "odds.json"), "--data", data])
 
 
 def test_a_threshold_file_is_applied_to_its_model_and_to_no_other(evaluated, tmp_path) -> None:
@@ -173,7 +173,7 @@ def test_a_threshold_file_is_applied_to_its_model_and_to_no_other(evaluated, tmp
     for threshold, answered in ((-50.0, 0), (50.0, 60)):
         path.write_text(json.dumps(made | {"null_score_diff_threshold": threshold}))
         command = ["--model", model, "--data", data, "--threshold-file", str(path), "--output-dir", str(tmp_path / "o")]
-        assert cli.evaluate(command) == 0
+        assert commands.evaluate(command) == 0
         texts = json.loads((tmp_path / "o" / "predictions.json").read_text())
         assert sum(map(bool, texts.values())) == answered
         ask = pipeline(model, threshold_file=path)
@@ -187,9 +187,39 @@ def test_a_threshold_file_is_applied_to_its_model_and_to_no_other(evaluated, tmp
         read_threshold_file(path, str(tmp_path / "other"))
 
 
+def test_predict_takes_a_threshold_file_for_one_question_and_for_a_file(evaluated, tmp_path, capsys) -> None:
+    model, data, folder = evaluated
+    made = json.loads((folder / "threshold.json").read_text())
+    assert made["version_2"]
+    questions = ["--input", data, "--output", str(tmp_path / "answers.jsonl")]
+    for threshold, answered in ((-50.0, 0), (50.0, 60)):
+        path = tmp_path / f"{threshold}.json"
+        path.write_text(json.dumps(made | {"null_score_diff_threshold": threshold}))
+        asked = ["--model", model, "--threshold-file", str(path)]
+        assert commands.predict([*asked, *questions, "--overwrite"]) == 0
+        rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+        assert sum(bool(row["answer"]) for row in rows) == answered
+        capsys.readouterr()
+        assert commands.predict([*asked, "--question", "Who?", "--context", "Anna lives in Oslo.", "--json"]) == 0
+        assert bool(json.loads(capsys.readouterr().out)["answer"]) == bool(answered)
+    with pytest.raises(InputError, match=r"begun with something else.*\n.*--threshold-file .*-50.*, then .*50.0"):
+        commands.predict(["--model", model, "--threshold-file", str(tmp_path / "-50.0.json"), *questions])
+    with pytest.raises(InputError, match=r"--threshold-file None, then "):
+        commands.predict(["--model", model, *questions])
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(InputError, match=r"--threshold-file .*bad.json: not a file that"):
+        commands.predict(["--model", model, "--threshold-file", str(tmp_path / "bad.json"), *questions])
+
+
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"temperature": 0, "null_score_diff_threshold": 1, "model": "m", "weights": "w"}', "null"],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"temperature": 0, "null_score_diff_threshold": 1, "model": "m", "weights": "w", "version_2": true}',
+        "null",
+    ],
 )
 def test_a_threshold_file_that_is_none_is_refused(tmp_path: Path, model_folder, content: str) -> None:
     (tmp_path / "file.json").write_text(content)
@@ -204,4 +234,4 @@ def test_an_onnx_export_is_scored_by_the_answers_that_it_gives(tmp_path: Path) -
     with pytest.raises(
         InputError, match=r"is an ONNX export.*scripts/predict.py --model .* --predictions answers.jsonl"
     ):
-        cli.evaluate(["--model", str(tmp_path), "--data", "questions.json"])
+        commands.evaluate(["--model", str(tmp_path), "--data", "questions.json"])

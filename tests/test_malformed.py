@@ -32,7 +32,7 @@ from forms import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qa_lightning import cli
+from qa_lightning import cli, commands
 from qa_lightning.errors import InputError
 from qa_lightning.formats import SUFFIXES
 from qa_lightning.sources import source_fingerprint
@@ -589,7 +589,7 @@ def test_commands_end_with_status_2_and_no_traceback(tmp_path, capsys, monkeypat
     predictions = write(tmp_path.parent, f"{tmp_path.name}-predictions.json", b"{}")
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        cli.run_command(lambda: cli.evaluate(["--predictions", str(predictions), "--data", name]))
+        cli.run_command(lambda: commands.evaluate(["--predictions", str(predictions), "--data", name]))
     output = capsys.readouterr()
     assert ended.value.code == 2
     assert output.err.startswith("error: ")

@@ -10,7 +10,7 @@ from conftest import small_config
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import BertForQuestionAnswering, PreTrainedTokenizerFast
 
-from qa_lightning import Reader, SquadMetric, cli
+from qa_lightning import Reader, SquadMetric, cli, commands
 from qa_lightning.features import WindowSettings
 from qa_lightning.metrics import answer_scores, normalize_answer
 from qa_lightning.reports import check_source
@@ -108,11 +108,11 @@ def test_it_is_off_by_default_and_reaches_the_metric_by_flag(tmp_path, capsys) -
     predictions = tmp_path / "predictions.json"
     predictions.write_text(json.dumps({"zh-0": "北京", "zh-1": "北京市"}), encoding="utf-8")
     given = ["--predictions", str(predictions), "--data", path]
-    assert cli.evaluate(given) == 0
+    assert commands.evaluate(given) == 0
     assert "f1             50.0000" in capsys.readouterr().out
-    assert cli.evaluate([*given, "--mixed-script"]) == 0
+    assert commands.evaluate([*given, "--mixed-script"]) == 0
     assert "f1             90.0000" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        cli.evaluate([*given, "--mixed-script", "--official"])
+        commands.evaluate([*given, "--mixed-script", "--official"])
     assert "knows no --mixed-script" in capsys.readouterr().err
     assert SquadMetric().mixed_script is False

@@ -15,7 +15,7 @@ from families import FAMILIES, save
 from transformers import AutoConfig, BertForQuestionAnswering
 from transformers.pipelines.base import Pipeline
 
-from qa_lightning import Reader, cli, onnx_export
+from qa_lightning import Reader, cli, commands, onnx_export
 from qa_lightning.errors import InputError
 from qa_lightning.losses import model_logits
 from qa_lightning.models import load_model, load_tokenizer
@@ -62,7 +62,7 @@ def exports(models) -> dict[str, Path]:
     """Their ONNX exports, where they go by themselves."""
     folders = {}
     for name, folder in models.items():
-        cli.export(["--model", str(folder), "--format", "onnx"])
+        commands.export(["--model", str(folder), "--format", "onnx"])
         folders[name] = folder.with_name(f"{folder.name}-onnx")
     return folders
 
@@ -241,7 +241,7 @@ def test_logits_that_differ_are_refused(tmp_path, monkeypatch, copies, models, b
 def test_int8_is_measured_on_the_questions(tmp_path, capsys, copies, models, data) -> None:
     output = tmp_path / "small"
     command = ["--model", str(models["bert"]), "--format", "onnx", "--quantize", "int8", "--data", data]
-    cli.export([*command, "--output", str(output), "--max-f1-drop", "100"])
+    commands.export([*command, "--output", str(output), "--max-f1-drop", "100"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["checked", "float32", "int8", "written"]
     reader = Reader(load_model(str(models["bert"])), load_tokenizer(str(models["bert"])))
@@ -275,7 +275,7 @@ def test_int8_that_costs_too_much_is_refused(tmp_path, monkeypatch, copies, mode
 def test_an_export_takes_the_place_of_an_export(tmp_path, copies, models) -> None:
     output = tmp_path / "deep" / "new"
     for _ in range(2):
-        cli.export(["--model", str(models["bert"]), "--format", "onnx", "--output", str(output)])
+        commands.export(["--model", str(models["bert"]), "--format", "onnx", "--output", str(output)])
     before = {file.name for file in output.iterdir()}
     (output / "README.md").write_text("mine")
     with pytest.raises(InputError, match=r"holds README\.md, which would be lost; .* by --overwrite"):
@@ -319,7 +319,7 @@ def test_where_an_export_goes(tmp_path, monkeypatch) -> None:
 def refused(capsys, *flags: str) -> str:
     """What the command says as it ends with status 2."""
     with pytest.raises(SystemExit) as ended:
-        cli.run_command(lambda: cli.export(list(flags)))
+        cli.run_command(lambda: commands.export(list(flags)))
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said
@@ -408,6 +408,6 @@ def test_publishing_gets_the_folder(tmp_path, monkeypatch, copies, models, with_
     output = tmp_path / "new"
     if with_export:
         flags += ["--format", "onnx", "--output", str(output), "--dry-run"]
-    assert cli.export(flags) == 7
+    assert commands.export(flags) == 7
     assert sent == [(str(output) if with_export else str(models["bert"]), "user/name", True, with_export)]
     assert output.exists() == with_export

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qa_lightning import Reader, cli
+from qa_lightning import Reader, cli, commands
 from qa_lightning.metrics import SquadMetric
 from qa_lightning.sources import EMBEDDED_SIZES
 from qa_lightning.synthetic import generate_examples
@@ -63,7 +63,7 @@ def test_the_printed_command_answers_its_question(quickstart, capsys) -> None:
     (line,) = (line for line in quickstart[1].splitlines() if line.startswith("ask it:"))
     words = shlex.split(line.removeprefix("ask it:"))
     assert words[1] == "scripts/predict.py"
-    assert cli.predict([*words[2:], "--json"]) == 0
+    assert commands.predict([*words[2:], "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     context = words[words.index("--context") + 1]
     assert context[answer["start"] : answer["end"]] == answer["answer"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qa_lightning import cli
+from qa_lightning import cli, commands
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.scoring import ScoreResult, compare_with_official, score_file, write
 
@@ -62,7 +62,7 @@ def files(tmp_path):
 
 
 def evaluate(predictions, data, *flags):
-    return cli.evaluate(["--predictions", str(predictions), "--data", str(data), *map(str, flags)])
+    return commands.evaluate(["--predictions", str(predictions), "--data", str(data), *map(str, flags)])
 
 
 def printed(text):
@@ -254,7 +254,7 @@ def test_a_number_of_questions_below_one_is_refused(files, number, capsys):
 )
 def test_flags_that_do_not_fit_together_end_with_status_2(args, words, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.evaluate(args)
+        commands.evaluate(args)
     assert caught.value.code == 2
     assert words in capsys.readouterr().err
 
@@ -398,7 +398,7 @@ def test_bad_input_to_the_command_line_is_one_message_without_a_traceback(files,
     predictions, data = files(b"{")
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--predictions", str(predictions), "--data", str(data)])
     with pytest.raises(SystemExit) as caught:
-        cli.evaluate_main()
+        commands.evaluate_main()
     out, err = capsys.readouterr()
     assert (caught.value.code, out) == (2, "")
     assert err.startswith(f"error: --predictions {predictions}: cannot be read as JSON")
@@ -434,5 +434,5 @@ def test_columns_of_a_table_can_be_named(tmp_path, capsys) -> None:
     predictions.write_text('{"1": "Ben"}')
     given = ["--predictions", str(predictions), "--data", str(table)]
     for flag in ("--columns.question", "--data.columns.question"):
-        assert cli.evaluate([*given, flag, "frage"]) == 0
+        assert commands.evaluate([*given, flag, "frage"]) == 0
         assert "exact_match    100.0000" in capsys.readouterr().out

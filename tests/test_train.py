@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from qa_lightning import QALightningModule, Reader, cli
+from qa_lightning import QALightningModule, Reader, cli, commands
 from qa_lightning.checkpoints import Beginning, find_beginning
 from qa_lightning.errors import InputError
 from qa_lightning.training import default_precision
@@ -153,11 +153,11 @@ def test_the_exported_model_gives_the_best_checkpoints_logits(run) -> None:
 def test_predict_answers_with_offsets_into_the_context(run, capsys) -> None:
     context = "Anna lives in Rome . Ben lives in Oslo ."
     arguments = ["--model", str(version(run) / "model"), "--question", "Where lives Ben ?", "--context", context]
-    assert cli.predict([*arguments, "--json"]) == 0
+    assert commands.predict([*arguments, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert context[answer["start"] : answer["end"]] == answer["answer"] != ""
     assert 0 < answer["score"] <= 1
-    assert cli.predict(arguments) == 0
+    assert commands.predict(arguments) == 0
     out = capsys.readouterr().out
     assert f"answer  {answer['answer']}" in out
     assert f"characters {answer['start']}-{answer['end']}" in out
@@ -165,7 +165,7 @@ def test_predict_answers_with_offsets_into_the_context(run, capsys) -> None:
 
 def test_evaluate_scores_the_model_as_training_did_and_writes_the_files(run, tmp_path, capsys) -> None:
     model, data = str(version(run) / "model"), run[1]
-    assert cli.evaluate(["--model", model, "--data", data, "--output-dir", str(tmp_path / "scores")]) == 0
+    assert commands.evaluate(["--model", model, "--data", data, "--output-dir", str(tmp_path / "scores")]) == 0
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("exact", "f1")))
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     best = re.search(r"best checkpoint +EM +([\d.]+)  F1 +([\d.]+)", run[2])
@@ -182,7 +182,7 @@ def test_evaluate_scores_the_model_as_training_did_and_writes_the_files(run, tmp
         assert sum(c["probability"] for c in candidates) <= 1 + 1e-9
     # the file that it wrote scores the same
     files = ["--predictions", str(tmp_path / "scores" / "predictions.json"), "--data", data]
-    assert cli.evaluate([*files, "--output-dir", str(tmp_path / "again")]) == 0
+    assert commands.evaluate([*files, "--output-dir", str(tmp_path / "again")]) == 0
     assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == metrics
 
 
@@ -218,7 +218,7 @@ def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, mod
     assert "At 90% precision this model answers" in printed
     events = curves(tmp_path / "lightning_logs" / "version_0")
     assert {"val/HasAns_f1", "val/NoAns_f1", "val/exact_match", "val/f1"} <= set(events.Tags()["scalars"])
-    assert cli.evaluate(["--model", str(model), "--data", data]) == 0
+    assert commands.evaluate(["--model", str(model), "--data", data]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("HasAns_exact", "HasAns_f1", "NoAns_f1", "NoAns_total    20"))
 
