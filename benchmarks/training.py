@@ -72,7 +72,7 @@ def padded(options: argparse.Namespace) -> harness.Figures:
 
 
 def ours(
-    options: argparse.Namespace, precision: str, batching: Any = "length", compile: bool = False
+    options: argparse.Namespace, precision: str, batching: Any = "length", compile: bool = False, multiple: int = 4
 ) -> harness.Figures:
     """`Trainer.fit` over the sample, once."""
     import torch
@@ -115,7 +115,7 @@ def ours(
         batch_size=options.batch_size,
         batching=batching,
         max_validation_examples=1,
-        pad_to_multiple_of=8 if compile else 1,
+        pad_to_multiple_of=multiple,
     )
     module = QALightningModule(folder, attn_implementation=options.attn_implementation, compile=compile)
     clock = Clock()
@@ -158,6 +158,8 @@ VARIANTS: dict[str, harness.Variant] = {
     "padded-384": padded,
     "ours-float32": lambda options: ours(options, "32-true"),
     "ours-bf16": lambda options: ours(options, "bf16-mixed"),
+    "ours-unrounded-float32": lambda options: ours(options, "32-true", multiple=1),
+    "ours-unrounded-bf16": lambda options: ours(options, "bf16-mixed", multiple=1),
     "ours-random-float32": lambda options: ours(options, "32-true", batching="random"),
     "ours-compiled-float32": lambda options: ours(options, "32-true", compile=True),
     "ours-compiled-bf16": lambda options: ours(options, "bf16-mixed", compile=True),

@@ -49,8 +49,8 @@ class SquadDataModule(LightningDataModule):
         batch_size: windows a training step and device.
         eval_batch_size: windows a validation step and device.
         batching: ``length`` puts windows of like length together, which saves most padding; ``random`` does not.
-        pad_to_multiple_of: pad batches on to a multiple of so many tokens, but not beyond ``max_length``; with
-            ``--model.compile true`` at least 8.
+        pad_to_multiple_of: pad batches on to a multiple of so many tokens, but not beyond ``max_length``: CPUs take odd
+            lengths more slowly, and memory for each length that occurs.
         validation_fraction: the part of a file's contexts to validate on, where there is no ``validation``.
         max_train_examples: train on the first so many questions.
         max_validation_examples: validate on the first so many questions.
@@ -75,7 +75,7 @@ class SquadDataModule(LightningDataModule):
         batch_size: int = 8,
         eval_batch_size: int = 32,
         batching: Batching = "length",
-        pad_to_multiple_of: int = 1,
+        pad_to_multiple_of: int = 4,
         validation_fraction: float = 0.1,
         max_train_examples: int | None = None,
         max_validation_examples: int | None = None,

@@ -29,7 +29,6 @@ from qa_lightning.signals import Stop, slurm_job
 log = logging.getLogger("qa_lightning")
 
 LOGS = "lightning_logs"
-COMPILED_MULTIPLE = 8  # lengths that compiled kernels need no second version for
 
 
 class TrainCLI(LightningCLI):
@@ -107,8 +106,6 @@ class TrainCLI(LightningCLI):
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
         if problems:
             raise InputError(problems)
-        if model.compile and data.pad_to_multiple_of == 1:
-            data.pad_to_multiple_of = COMPILED_MULTIPLE
         if trainer.precision is None:
             trainer.precision = default_precision(str(trainer.accelerator))
         logs = Path(trainer.default_root_dir or ".") / LOGS

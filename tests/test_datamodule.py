@@ -90,6 +90,19 @@ def test_without_validation_data_a_file_is_split_by_context(tmp_path, model_fold
     assert set(again.validation_set.examples["context"]) != validation
 
 
+def test_batches_are_rounded_up_to_4_tokens_but_not_beyond_the_longest_window(tmp_path, model_folder) -> None:
+    path = write_json(tmp_path / "train.json", make_rows(20, long=5))
+    rounded, exact = (
+        prepared(path, path, model_folder, max_length=45, batch_size=2, eval_batch_size=2, **more)
+        for more in ({}, {"pad_to_multiple_of": 1})
+    )
+    for name in ("train_dataloader", "val_dataloader"):
+        widths = [[batch["input_ids"].shape[1] for batch in getattr(data, name)()] for data in (rounded, exact)]
+        assert widths[0] == [min(-(-width // 4) * 4, 45) for width in widths[1]]
+        assert {width % 4 for width in widths[1]} - {0, 45 % 4}
+        assert 45 in widths[1]
+
+
 def test_cuts_take_whole_examples(tmp_path, model_folder) -> None:
     path = write_json(tmp_path / "train.json", make_rows(20, long=5))
     data = prepared(path, path, model_folder, max_train_examples=3, max_validation_examples=2)
