@@ -114,7 +114,8 @@ class EpochLines(Callback):
         if trainer.sanity_checking:
             return
         shown = {name: f"{float(value):.2f}" for name, value in trainer.callback_metrics.items()}
-        scores = f"EM {shown['val/exact_match']:>6}  F1 {shown['val/f1']:>6}  val loss {shown['val/loss']}"
+        f1 = shown["val/f1"] + (f" (best {shown['val/best_f1']})" if "val/best_f1" in shown else "")
+        scores = f"EM {shown['val/exact_match']:>6}  F1 {f1:>6}  val loss {shown['val/loss']}"
         if trainer.state.fn != TrainerFn.FITTING:
             when = "before training" if trainer.global_step == 0 else "best checkpoint"
             _say(trainer, f"{when:<15} {scores}")
@@ -196,16 +197,29 @@ def sample_table(rows: list[tuple[dict[str, Any], Answer]]) -> str:
     return "\n".join(lines)
 
 
-def best_checkpoint() -> ModelCheckpoint:
-    """``best.ckpt`` by ``val/f1``; `resume.LastCheckpoint` keeps the last one."""
-    return ModelCheckpoint(
-        filename="best",
-        monitor="val/f1",
-        mode="max",
-        save_top_k=1,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
+class BestCheckpoint(ModelCheckpoint):
+    """``best.ckpt``, by ``val/f1``; where some questions have no answer, by ``val/best_f1``, under the best threshold.
+
+    That is how the model is to be used, and without it the first epochs' F1 is that of saying "no answer" always.
+    `resume.LastCheckpoint` keeps the last one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            filename="best",
+            monitor="val/f1",
+            mode="max",
+            save_top_k=1,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look at the data, which is set up by now, while a checkpoint's state is not yet restored."""
+        validation_set = getattr(trainer.datamodule, "validation_set", None)  # type: ignore[attr-defined]
+        if validation_set is not None and validation_set.version_2:
+            self.monitor = "val/best_f1"
+        super().setup(trainer, pl_module, stage)
 
 
 def default_callbacks(interactive: bool) -> list[Callback]:
@@ -218,7 +232,7 @@ def default_callbacks(interactive: bool) -> list[Callback]:
         EpochLines(),
         SamplePredictions(),
         LearningRateMonitor("step"),
-        best_checkpoint(),
+        BestCheckpoint(),
     ]
     if interactive:
         callbacks.append(TQDMProgressBar(refresh_rate=10))  # each refresh waits for the device

@@ -223,6 +223,22 @@ def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, mod
     assert all(name in out for name in ("HasAns_exact", "HasAns_f1", "NoAns_f1", "NoAns_total    20"))
 
 
+def test_the_best_checkpoint_of_version_2_data_is_that_of_the_best_threshold(tmp_path, model_folder, capsys) -> None:
+    """A threshold that nothing passes makes F1 the same in all epochs; what can be got out of the model is not."""
+    data = write_json(tmp_path / "v2.json", make_rows(40, unanswerable=20))
+    never = ("--model.null_score_diff_threshold", "-1000000", "--trainer.max_epochs", "6")
+    assert cli.train([*flags(tmp_path, model_folder, data, data), *never]) == 0
+    folder = tmp_path / "lightning_logs" / "version_0"
+    events = curves(folder)
+    best = events.Scalars("val/best_f1")
+    assert {point.value for point in events.Scalars("val/f1")} == {50.0}
+    assert max(point.value for point in best) > best[0].value
+    saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert saved["global_step"] == max(best, key=lambda point: point.value).step + 1
+    epochs = re.findall(r"^epoch \d/6 +EM +50.00  F1 50.00 \(best ([\d.]+)\)", capsys.readouterr().out, re.MULTILINE)
+    assert [float(f1) for f1 in epochs] == pytest.approx([point.value for point in best], abs=0.006)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -373,14 +389,12 @@ def test_a_compiler_that_is_missing_is_named_with_the_flag(tmp_path, model_folde
         cli.train([*flags(tmp_path, model_folder, train, train), "--model.compile", "true"])
 
 
-def test_compiled_runs_round_lengths_and_export_plain_names(tmp_path, model_folder, monkeypatch) -> None:
+def test_compiled_runs_export_plain_names(tmp_path, model_folder, monkeypatch) -> None:
     torch._dynamo.reset()
     monkeypatch.setattr("qa_lightning.module.COMPILE_OPTIONS", {"backend": "eager"})
     train = write_json(tmp_path / "train.json", make_rows(40, long=4))
     assert cli.train([*flags(tmp_path, model_folder, train, train), "--model.compile", "true"]) == 0
     folder = tmp_path / "lightning_logs" / "version_0"
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["data"]["pad_to_multiple_of"] == 8
     assert (
         load_file(folder / "model" / "model.safetensors").keys()
         == load_file(Path(model_folder) / "model.safetensors").keys()
