@@ -64,13 +64,15 @@ class Fitted(NamedTuple):
     Attributes:
         scaling: threshold and temperature.
         version_2: whether it was fitted to questions of which some have no answer.
+        fingerprint: of these questions.
     """
 
     scaling: Scaling
     version_2: bool
+    fingerprint: str
 
     def as_json(self) -> dict[str, Any]:
-        """For a file, by the names that the saved model has."""
+        """What answers hang on, by the names that the saved model has."""
         return {
             "version_2": self.version_2,
             "null_score_diff_threshold": self.scaling.threshold,
@@ -78,19 +80,22 @@ class Fitted(NamedTuple):
         }
 
 
-def threshold_file(found: Confidence, model: str, data: str) -> dict[str, Any]:
+def threshold_file(found: Confidence, model: str, data: str, fingerprint: str) -> dict[str, Any]:
     """What `read_threshold_file` reads.
 
     Args:
         found: by the fit.
         model: its name or folder; its weights are remembered.
         data: what it was fitted to.
+        fingerprint: of its questions.
     """
+    fitted = Fitted(found.scaling, found.tuned is not None, fingerprint)
     return {
         "model": model,
         "weights": weights_digest(weights_folder(model)),
         "fitted_to": data,
-        **Fitted(found.scaling, version_2=found.tuned is not None).as_json(),
+        "fingerprint": fingerprint,
+        **fitted.as_json(),
     }
 
 
@@ -104,6 +109,7 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
         content = json.loads(path.read_text(encoding="utf-8"))
         scaling = Scaling(float(content["temperature"]), float(content["null_score_diff_threshold"]))
         made_for, weights, version_2 = str(content["model"]), str(content["weights"]), bool(content["version_2"])
+        fingerprint = str(content["fingerprint"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
             f"--threshold-file {path}: not a file that scripts/evaluate.py --output-dir wrote as {THRESHOLD_FILE} "
@@ -119,7 +125,7 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
             f"--threshold-file {path} was made for {made_for}, whose weights are not those of --model {model}; "
             f"make one by scripts/evaluate.py --model {model} --data FILE --output-dir DIR"
         )
-    return Fitted(scaling, version_2)
+    return Fitted(scaling, version_2, fingerprint)
 
 
 def weights_folder(model: str) -> Path:

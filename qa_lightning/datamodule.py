@@ -158,13 +158,17 @@ class SquadDataModule(LightningDataModule):
                 "source": rows["source"],
                 "kind": source_kind(rows["source"]),
                 "held_out": self.validation_fraction if split == "validation" and self._source(split)[1] else None,
-                "fingerprint": prepared.examples_folder.name,
+                "fingerprint": self.fingerprint(split),
                 "features": prepared.features_folder.name,
                 "questions": rows["rows"],
                 "unanswerable": rows["unanswerable"],
                 "windows": windows["features"],
             }
         return described
+
+    def fingerprint(self, split: Split) -> str:
+        """Of a split's questions, contexts and answers, and of how they were read."""
+        return self.prepared(split).examples_folder.name
 
     def prepared(self, split: Split) -> PreparedSplit:
         """Where a split lies, or will."""

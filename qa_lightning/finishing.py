@@ -51,6 +51,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         version_2=version_2,
         null_score_diff_threshold=found.scaling.threshold,
         temperature=found.scaling.temperature,
+        fitted_to=data.fingerprint("validation"),
     )
     try:
         save_model(module.model, data.tokenizer, settings, folder, weights, "model.")

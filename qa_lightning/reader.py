@@ -36,6 +36,7 @@ class AnswerSettings:
         version_2: whether the model may say that there is no answer.
         null_score_diff_threshold: how much the null score must exceed the best span's for that.
         temperature: divides the scores before they become probabilities.
+        fitted_to: fingerprint of the questions that the last two were fitted to, as ``run.json`` has it.
     """
 
     max_length: int = 384
@@ -45,6 +46,7 @@ class AnswerSettings:
     version_2: bool = False
     null_score_diff_threshold: float = 0.0
     temperature: float = 1.0
+    fitted_to: str = ""
 
     @classmethod
     def of_model(cls, model: Any) -> AnswerSettings:
@@ -62,6 +64,7 @@ class AnswerSettings:
             version_2=self.version_2 or found.version_2,
             null_score_diff_threshold=found.scaling.threshold,
             temperature=found.scaling.temperature,
+            fitted_to=found.fingerprint,
         )
 
     @property

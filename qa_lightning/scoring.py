@@ -176,8 +176,9 @@ def score_model(
             f"scripts/predict.py --model {name} --input {data} --output answers.jsonl, and score these by "
             f"scripts/evaluate.py --predictions answers.jsonl --data {data}"
         )
-    settings = AnswerSettings.of_model(load_model(name))
-    own = read_threshold_file(thresholds, name).scaling if thresholds else settings.scaling
+    trained = AnswerSettings.of_model(load_model(name))
+    settings = trained.fitted(read_threshold_file(thresholds, name)) if thresholds else trained
+    own = settings.scaling
     datamodule = SquadDataModule(
         dataset=None,
         validation=data,
@@ -213,8 +214,14 @@ def score_model(
         best_texts[answer.id] = predictions.best_text(number, example)
         references.append({"id": example["id"], "answers": example["answers"]})
         n_best[answer.id] = predictions.n_best(number, example)
-    if predictions.version_2 and not settings.version_2:
+    if predictions.version_2 and not trained.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, and {data} has such questions")
+    fingerprint = datamodule.fingerprint("validation")
+    if fingerprint == settings.fitted_to:
+        log.info(
+            f"note: threshold and temperature were fitted to {data} itself, so the scores, the coverage and the "
+            "calibration error before are better than they are on other questions"
+        )
     result = _result(texts, references, n_best, mixed_script)
     assert module.outcomes is not None
     found = fit_confidence(module.outcomes, predictions.version_2, own)
@@ -228,7 +235,7 @@ def score_model(
         null_odds=odds,
         threshold=own.threshold,
         confidence=found,
-        threshold_file=threshold_file(found, name, data),
+        threshold_file=threshold_file(found, name, data, fingerprint),
     )
 
 

@@ -187,6 +187,21 @@ def test_a_threshold_file_is_applied_to_its_model_and_to_no_other(evaluated, tmp
         read_threshold_file(path, str(tmp_path / "other"))
 
 
+def test_scores_on_what_threshold_and_temperature_were_fitted_to_are_said_to_flatter(
+    evaluated, tmp_path, capsys
+) -> None:
+    model, data, folder = evaluated
+    other = write_json(tmp_path / "other.json", make_rows(50, unanswerable=25))
+    command = ["--model", model, "--threshold-file", str(folder / "threshold.json"), "--data"]
+    for asked, flatters in (
+        ([*command, data], True),
+        ([*command, other], False),
+        (["--model", model, "--data", data], False),
+    ):
+        assert commands.evaluate(asked) == 0
+        assert ("were fitted to" in capsys.readouterr().out) == flatters
+
+
 def test_predict_takes_a_threshold_file_for_one_question_and_for_a_file(evaluated, tmp_path, capsys) -> None:
     model, data, folder = evaluated
     made = json.loads((folder / "threshold.json").read_text())
@@ -211,13 +226,16 @@ def test_predict_takes_a_threshold_file_for_one_question_and_for_a_file(evaluate
         commands.predict(["--model", model, "--threshold-file", str(tmp_path / "bad.json"), *questions])
 
 
+_FITTED = {"null_score_diff_threshold": 1, "version_2": True, "model": "", "weights": "", "fingerprint": ""}
+
+
 @pytest.mark.parametrize(
     "content",
     [
         "",
         "[]",
         "{}",
-        '{"temperature": 0, "null_score_diff_threshold": 1, "model": "m", "weights": "w", "version_2": true}',
+        json.dumps(_FITTED | {"temperature": 0}),
         "null",
     ],
 )

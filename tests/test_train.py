@@ -221,6 +221,7 @@ def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, mod
     assert commands.evaluate(["--model", str(model), "--data", data]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("HasAns_exact", "HasAns_f1", "NoAns_f1", "NoAns_total    20"))
+    assert f"threshold and temperature were fitted to {data} itself" in out
 
 
 def test_the_best_checkpoint_of_version_2_data_is_that_of_the_best_threshold(tmp_path, model_folder, capsys) -> None:
