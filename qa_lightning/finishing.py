@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors import SafetensorError
 
@@ -84,6 +84,9 @@ def _validate_best(trainer: Trainer, module: QALightningModule, data: SquadDataM
         path = None
     module.temperatures = tuple(TEMPERATURES.tolist())
     trainer.validate(module, data, ckpt_path=path, verbose=False, weights_only=True)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging):  # it validated the averaged weights, and put those of training back
+            callback.on_train_end(trainer, module)
     trainer.loggers = loggers
 
 

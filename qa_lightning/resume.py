@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -93,6 +93,9 @@ class LastCheckpoint(Checkpoint):
         if batch_idx % self.every_validation_batches == 0 and _in_fit(trainer) and _between_steps(trainer):
             _, stop = self._agree(trainer)
             if stop:
+                for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                    if isinstance(callback, WeightAveraging):  # puts the weights of training back, to be saved
+                        callback.on_validation_epoch_end(trainer, pl_module)
                 self._save(trainer)
             self._obey(trainer, stop)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -170,7 +171,7 @@ class TrainCLI(LightningCLI):
         return 0
 
     def _model_problems(self) -> list[str]:
-        """Why the model that was loaded cannot work here."""
+        """Why the model that was loaded, or what is to be done with it, cannot work here."""
         length, limit = self.datamodule.settings.max_length, max_positions(self.model.model)
         problems = []
         if limit and length > limit:
@@ -178,8 +179,15 @@ class TrainCLI(LightningCLI):
                 f"--data.max_length {length} is more than the {limit} positions of {self.config.model.model_name}; "
                 f"pass --data.max_length {limit} or less"
             )
-        vocabulary = vocabulary_problem(self.model.model, self.datamodule.tokenizer)
-        return [*problems, f"--model.model_name: {vocabulary}"] if vocabulary else problems
+        if vocabulary := vocabulary_problem(self.model.model, self.datamodule.tokenizer):
+            problems.append(f"--model.model_name: {vocabulary}")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and callback._use_buffers:
+                problems.append(
+                    f"--trainer.callbacks {type(callback).__name__} averages buffers too, a model's position numbers "
+                    "among them, which are then rounded down; pass --trainer.callbacks.use_buffers false"
+                )
+        return problems
 
     def _look_at_data(self) -> None:
         self.datamodule.prepare_data()

@@ -18,11 +18,12 @@ import torch
 from data import make_rows, write_json
 from kill_and_resume import curves, differences
 from lightning.pytorch import Callback, Trainer
-from test_train import flags
+from test_train import AVERAGED, flags
 
 from qa_lightning import QALightningModule, SquadDataModule, cli, training
 from qa_lightning.errors import InputError
 from qa_lightning.resume import LastCheckpoint
+from qa_lightning.signals import Stop
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 
@@ -79,6 +80,7 @@ KINDS = {
     "validated_within_epochs": ["--trainer.val_check_interval", "0.3", "--data.batching", "random"],
     "validated_within_steps": ["--trainer.val_check_interval", "5", "--trainer.accumulate_grad_batches", "2"],
     "with_workers": ["--data.num_workers", "1"],
+    "averaged": [*AVERAGED],
 }
 
 
@@ -128,6 +130,9 @@ def crash(monkeypatch, callback: Callback, given: list[str]) -> None:
         ("validated_within_steps", "batch", 0, 5),
         ("validated_within_steps", "batch", 1, 10),
         ("with_workers", "batch", 1, 5),
+        ("averaged", "batch", 0, 5),
+        ("averaged", "validation", 0, 1),
+        ("averaged", "epoch", 0, 0),
     ],
 )
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
@@ -141,6 +146,21 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     assert differences(expected, run) == []
     steps = [step for step, _ in curves(run)["train/loss"]]
     assert steps == sorted(set(steps))
+
+
+@pytest.mark.parametrize("kind", ["plain", "averaged"])
+def test_a_run_that_was_stopped_in_a_validation_ends_as_one_that_was_not(
+    tmp_path, model_folder, data, whole, monkeypatch, kind
+) -> None:
+    given = arguments(tmp_path, model_folder, data, *KINDS[kind], "--save_every_minutes", "60")
+    agree = LastCheckpoint._agree
+    with monkeypatch.context() as patch:
+        asked = lambda self, trainer: (False, Stop.TERMINATE) if trainer.validating else agree(self, trainer)  # noqa: E731
+        patch.setattr(LastCheckpoint, "_agree", asked)
+        patch.setattr(LastCheckpoint, "on_validation_start", lambda *_: None)  # or it would stop there already
+        assert cli.train(given) == 143
+    assert cli.train([*given, "--ckpt_path", "last"]) == 0
+    assert differences(whole(kind), tmp_path / "lightning_logs" / "version_0") == []
 
 
 def test_the_comparison_sees_what_differs(tmp_path, model_folder, data, whole) -> None:

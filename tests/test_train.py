@@ -224,6 +224,29 @@ def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, mod
     assert f"threshold and temperature were fitted to {data} itself" in out
 
 
+AVERAGED = (
+    *("--trainer.callbacks+", "EMAWeightAveraging", "--trainer.callbacks.decay", "0.9"),
+    *("--trainer.callbacks.use_buffers", "false"),
+)
+
+
+def test_averaged_weights_are_what_is_validated_and_written(tmp_path, model_folder) -> None:
+    data = write_json(tmp_path / "train.json", make_rows(40))
+    assert cli.train([*flags(tmp_path, model_folder, data, data), *AVERAGED]) == 0
+    folder = tmp_path / "lightning_logs" / "version_0"
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    for name, weight in load_file(folder / "model" / "model.safetensors").items():
+        assert torch.equal(weight, best["state_dict"][f"model.{name}"])
+        assert not torch.equal(weight, best["current_model_state"][f"model.{name}"])
+
+
+def test_averages_of_position_numbers_are_refused(tmp_path, model_folder) -> None:
+    """Lightning's default: 0.9 * n + 0.1 * n, made an integer again, is now and then n - 1."""
+    data = write_json(tmp_path / "train.json", make_rows(40))
+    with pytest.raises(InputError, match=r"EMAWeightAveraging averages buffers .*; pass .*\.use_buffers false$"):
+        cli.train([*flags(tmp_path, model_folder, data, data), *AVERAGED[:-2]])
+
+
 def test_the_best_checkpoint_of_version_2_data_is_that_of_the_best_threshold(tmp_path, model_folder, capsys) -> None:
     """A threshold that nothing passes makes F1 the same in all epochs; what can be got out of the model is not."""
     data = write_json(tmp_path / "v2.json", make_rows(40, unanswerable=20))
