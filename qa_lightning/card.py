@@ -241,6 +241,7 @@ def _training(run: Run) -> str:
     devices = record["devices"]
     accumulated, world = trainer.get("accumulate_grad_batches") or 1, int(devices.partition(" ")[0])
     warmup = f"after a warm-up of {model['warmup_ratio']:.0%}" if model.get("warmup_ratio") else "without warm-up"
+    decayed = model.get("layer_decay") not in (None, 1.0)  # older runs do not say
     windows = f"{data['max_length']} tokens, {data['doc_stride']} of them shared with the next"
     steps = trainer.get("max_steps")
     rows = {
@@ -250,7 +251,9 @@ def _training(run: Run) -> str:
         "steps, at most": steps if steps and steps > 0 else None,
         "windows a step": f"{world * accumulated * data['batch_size']:,}",
         "learning rate": f"{model['learning_rate']:g}, AdamW, linear decay {warmup}",
+        "learning rate of a layer, by the one above": model.get("layer_decay") if decayed else None,
         "weight decay": model.get("weight_decay"),
+        "dropout of attention": model.get("attention_dropout"),
         "gradient norm, clipped at": trainer.get("gradient_clip_val"),
         "windows": f"{windows}; questions up to {data['max_question_length']}",
         "precision": record.get("precision"),

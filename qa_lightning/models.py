@@ -98,7 +98,7 @@ def _reads_token_types(model: Any) -> bool:
     )
 
 
-def load_model(name: str, attn_implementation: str | None = None) -> Any:
+def load_model(name: str, attn_implementation: str | None = None, attention_dropout: float | None = None) -> Any:
     """Load a model with a question answering head, in float32 and in training mode.
 
     Checkpoints keep their own dtype and come in eval mode otherwise: half-precision training, and no dropout.
@@ -106,14 +106,20 @@ def load_model(name: str, attn_implementation: str | None = None) -> Any:
     Args:
         name: a name on the Hub, a folder, or ``tiny``.
         attn_implementation: ``sdpa``, ``flash_attention_2``, ``eager``; None leaves the choice to transformers.
+        attention_dropout: 0-1, of attention's weights; None leaves the model's own.
 
     Raises:
-        InputError: not to be had, no such head, or an attention that it does not have here.
+        InputError: not to be had, no such head, or an attention or dropout that it does not have here.
     """
     with loading(name, attn_implementation), quiet_transformers():
+        # trust_remote_code: and no question on the terminal whether to
+        config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
+        if attention_dropout is not None:
+            _set_attention_dropout(config, attention_dropout, name)
         model = AutoModelForQuestionAnswering.from_pretrained(
             resolve(name),
-            trust_remote_code=False,  # and no question on the terminal whether to
+            config=config,
+            trust_remote_code=False,
             dtype=torch.float32,
             attn_implementation=attn_implementation,
         )
@@ -124,6 +130,17 @@ def load_model(name: str, attn_implementation: str | None = None) -> Any:
         if path.endswith("mask_emb") or ".pooler." in path:  # of pre-training (XLNet, FNet): DDP wants all used
             weight.requires_grad_(False)
     return model.train()
+
+
+def _set_attention_dropout(config: Any, value: float, name: str) -> None:
+    for known in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop"):
+        if hasattr(config, known):
+            setattr(config, known, value)
+            return
+    raise InputError(
+        f"--model.attention_dropout {value}: {type(config).__name__} of {name!r} has no dropout of attention alone; "
+        "leave the flag out"
+    )
 
 
 def max_positions(model: Any) -> int | None:

@@ -101,7 +101,13 @@ class TrainCLI(LightningCLI):
             data.dataset, data.validation, data.validation_fraction, {name: data[name] for name in counts}
         )
         problems += model_problems(
-            model.learning_rate, model.weight_decay, model.warmup_ratio, model.max_answer_length, model.n_best
+            model.learning_rate,
+            model.weight_decay,
+            model.warmup_ratio,
+            model.max_answer_length,
+            model.n_best,
+            model.layer_decay,
+            model.attention_dropout,
         )
         if not self.config.save_every_minutes >= 0:
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import small_config
+from families import FAMILIES, save
 from transformers import BertConfig, BertForQuestionAnswering, RobertaConfig, RobertaForQuestionAnswering
 
 from qa_lightning.errors import InputError
@@ -87,3 +88,14 @@ def test_an_attention_that_is_not_there_is_named_with_its_flag(model_folder, att
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_attention_is_the_one_asked_for(model_folder, attention: str) -> None:
     assert load_model(model_folder, attention).config._attn_implementation == attention
+
+
+def test_the_dropout_of_attention_is_the_one_asked_for(model_folder) -> None:
+    assert load_model(model_folder, attention_dropout=0.3).config.attention_probs_dropout_prob == 0.3
+    assert load_model(model_folder).config.attention_probs_dropout_prob == 0.1
+
+
+def test_a_model_without_dropout_of_attention_alone_is_named(tmp_path) -> None:
+    folder = save(FAMILIES["xlnet"], tmp_path)
+    with pytest.raises(InputError, match=r"^--model.attention_dropout 0.0: XLNetConfig .* leave the flag out"):
+        load_model(folder, attention_dropout=0.0)

@@ -110,6 +110,22 @@ def test_dropout_is_on_in_training_and_off_in_validation(data, model_folder) -> 
     assert all(seen["validation"])
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_without_dropout_of_attention_only_the_rest_is_random(data, model_folder, attention) -> None:
+    batch = batch_of(data, 4)
+
+    def repeats(**flags) -> bool:
+        module = QALightningModule(model_folder, attn_implementation=attention, **flags).train()
+        for name, layer in module.named_modules():  # the rest
+            if isinstance(layer, torch.nn.Dropout) and not name.endswith("attention.self.dropout"):
+                layer.p = 0.0
+        return torch.equal(module(batch)[0], module(batch)[0])
+
+    assert not repeats()
+    assert not repeats(attention_dropout=0.5)
+    assert repeats(attention_dropout=0.0)
+
+
 def test_a_half_precision_checkpoint_is_trained_in_float32(tmp_path, model_folder) -> None:
     model = AutoModelForQuestionAnswering.from_pretrained(model_folder)
     model.half().save_pretrained(tmp_path)
@@ -294,37 +310,14 @@ def test_compiling_is_done_once_for_training_and_once_for_validation_and_changes
         torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_norms_and_biases_do_not_decay(model_folder) -> None:
-    from qa_lightning.optim import parameter_groups
-
-    model = BertForQuestionAnswering.from_pretrained(model_folder)
-    decayed, plain = parameter_groups(model, 0.01)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
-    assert all("bias" in names[id(p)] or "LayerNorm" in names[id(p)] for p in plain["params"])
-    assert not any("bias" in names[id(p)] or "LayerNorm" in names[id(p)] for p in decayed["params"])
-    assert len(decayed["params"]) + len(plain["params"]) == len(names)
-
-
-def test_schedule_rises_then_falls_to_zero() -> None:
-    from qa_lightning.optim import linear_schedule
-
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = linear_schedule(optimizer, 10, 0.2)
-    rates = []
-    for _ in range(10):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    np.testing.assert_allclose(rates, [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         ({"learning_rate": -1.0, "n_best": 0}, ["--model.learning_rate is -1.0", "--model.n_best is 0"]),
         ({"warmup_ratio": 2.0}, ["--model.warmup_ratio is 2.0"]),
         ({"weight_decay": -0.1, "max_answer_length": 0}, ["weight_decay is -0.1", "max_answer_length is 0"]),
+        ({"layer_decay": 0.0, "attention_dropout": 1.0}, ["layer_decay is 0.0", "attention_dropout is 1.0"]),
+        ({"layer_decay": 1.1, "attention_dropout": -0.1}, ["layer_decay is 1.1", "attention_dropout is -0.1"]),
     ],
 )
 def test_bad_flags_are_named_together(model_folder, flags, words) -> None:
