@@ -27,7 +27,6 @@ from qa_lightning.reader import CONFIG_KEY, AnswerSettings
 from qa_lightning.sources import source_kind
 
 TAGS = ["question-answering", "extractive-qa", "qa-lightning"]
-_FLAGS = ("model", "data", "trainer")
 METRICS = {"exact_match": "EM", "f1": "F1"}
 
 
@@ -40,6 +39,7 @@ class Run:
         train, validation: its data; see `SquadDataModule.describe`.
         scores: by the names of `METRICS`, 0 to 100.
         model, data, trainer: flags, from ``config.yaml``.
+        ema_decay: that flag; None without a mean of the weights.
     """
 
     record: Mapping[str, Any]
@@ -49,6 +49,7 @@ class Run:
     model: Mapping[str, Any]
     data: Mapping[str, Any]
     trainer: Mapping[str, Any]
+    ema_decay: float | None
 
 
 def read_run(folder: Path) -> Run | str:
@@ -68,7 +69,9 @@ def read_run(folder: Path) -> Run | str:
             return "its weights are not those that the training run beside it wrote"
         scores = {name: float(record["scores"][f"best/{name}"]) for name in METRICS}
         splits = record["data"]
-        return Run(record, splits["train"], splits["validation"], scores, *(config[name] for name in _FLAGS))
+        model, data, trainer = (config[name] for name in ("model", "data", "trainer"))
+        decay = config.get("ema_decay")
+        return Run(record, splits["train"], splits["validation"], scores, model, data, trainer, decay)
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
         return f"the record of the training run beside it cannot be read ({type(error).__name__})"
 
@@ -254,6 +257,7 @@ def _training(run: Run) -> str:
         "learning rate of a layer, by the one above": model.get("layer_decay") if decayed else None,
         "weight decay": model.get("weight_decay"),
         "dropout of attention": model.get("attention_dropout"),
+        "weights": f"running mean, of which a step keeps {run.ema_decay:g}" if run.ema_decay else None,
         "gradient norm, clipped at": trainer.get("gradient_clip_val"),
         "windows": f"{windows}; questions up to {data['max_question_length']}",
         "precision": record.get("precision"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -84,6 +84,13 @@ class TrainCLI(LightningCLI):
             default=False,
             help="Whether to validate before the first step too.",
         )
+        parser.add_argument(
+            "--ema_decay",
+            type=float | None,
+            default=None,
+            help="Validate, and write as the model, a running mean of the weights: each step it keeps this part of "
+            "itself, 0.999 is usual. Left out, the weights of the last step are.",
+        )
         parser.link_arguments("model.model_name", "data.model_name")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
@@ -111,6 +118,8 @@ class TrainCLI(LightningCLI):
         )
         if not self.config.save_every_minutes >= 0:
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
+        if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
+            problems.append(f"--ema_decay is {self.config.ema_decay}; it lies between 0 and 1, 0.999 is usual")
         if problems:
             raise InputError(problems)
         if trainer.precision is None:
@@ -136,7 +145,12 @@ class TrainCLI(LightningCLI):
             kwargs["logger"] = CurveLogger(root, name=LOGS, default_hp_metric=False, **again)
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.config.ema_decay is not None:
+            # Not buffers: means of position numbers, made integers again, are now and then one too low.
+            average = EMAWeightAveraging(decay=self.config.ema_decay, use_buffers=False)
+            trainer.callbacks.insert(0, average)  # type: ignore[attr-defined]
+        return trainer
 
     def run(self) -> int:
         """Fit, validate the best checkpoint, write the model. Returns the exit status."""
@@ -191,7 +205,8 @@ class TrainCLI(LightningCLI):
             if isinstance(callback, WeightAveraging) and callback._use_buffers:
                 problems.append(
                     f"--trainer.callbacks {type(callback).__name__} averages buffers too, a model's position numbers "
-                    "among them, which are then rounded down; pass --trainer.callbacks.use_buffers false"
+                    "among them, which come out wrong; pass --ema_decay in its place, or "
+                    "--trainer.callbacks.use_buffers false"
                 )
         return problems
 

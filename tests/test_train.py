@@ -224,10 +224,7 @@ def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, mod
     assert f"threshold and temperature were fitted to {data} itself" in out
 
 
-AVERAGED = (
-    *("--trainer.callbacks+", "EMAWeightAveraging", "--trainer.callbacks.decay", "0.9"),
-    *("--trainer.callbacks.use_buffers", "false"),
-)
+AVERAGED = ("--ema_decay", "0.9")
 
 
 def test_averaged_weights_are_what_is_validated_and_written(tmp_path, model_folder) -> None:
@@ -243,8 +240,17 @@ def test_averaged_weights_are_what_is_validated_and_written(tmp_path, model_fold
 def test_averages_of_position_numbers_are_refused(tmp_path, model_folder) -> None:
     """Lightning's default: 0.9 * n + 0.1 * n, made an integer again, is now and then n - 1."""
     data = write_json(tmp_path / "train.json", make_rows(40))
-    with pytest.raises(InputError, match=r"EMAWeightAveraging averages buffers .*; pass .*\.use_buffers false$"):
-        cli.train([*flags(tmp_path, model_folder, data, data), *AVERAGED[:-2]])
+    given = [*flags(tmp_path, model_folder, data, data), "--trainer.callbacks+", "EMAWeightAveraging"]
+    with pytest.raises(InputError, match=r"EMAWeightAveraging averages buffers .*; pass --ema_decay in its place"):
+        cli.train(given)
+    assert cli.train([*given, "--trainer.callbacks.use_buffers", "false", "--trainer.max_epochs", "1"]) == 0
+
+
+@pytest.mark.parametrize("decay", ["0", "1", "1.5"])
+def test_a_decay_that_is_none_is_refused(tmp_path, model_folder, decay) -> None:
+    data = write_json(tmp_path / "train.json", make_rows(10))
+    with pytest.raises(InputError, match=rf"--ema_decay is {float(decay)}; it lies between 0 and 1"):
+        cli.train([*flags(tmp_path, model_folder, data, data), "--ema_decay", decay])
 
 
 def test_the_best_checkpoint_of_version_2_data_is_that_of_the_best_threshold(tmp_path, model_folder, capsys) -> None:
