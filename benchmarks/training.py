@@ -72,7 +72,12 @@ def padded(options: argparse.Namespace) -> harness.Figures:
 
 
 def ours(
-    options: argparse.Namespace, precision: str, batching: Any = "length", compile: bool = False, multiple: int = 4
+    options: argparse.Namespace,
+    precision: str,
+    batching: Any = "length",
+    compile: bool = False,
+    multiple: int = 4,
+    attention_dropout: float | None = None,
 ) -> harness.Figures:
     """`Trainer.fit` over the sample, once."""
     import torch
@@ -117,7 +122,12 @@ def ours(
         max_validation_examples=1,
         pad_to_multiple_of=multiple,
     )
-    module = QALightningModule(folder, attn_implementation=options.attn_implementation, compile=compile)
+    module = QALightningModule(
+        folder,
+        attn_implementation=options.attn_implementation,
+        attention_dropout=attention_dropout,
+        compile=compile,
+    )
     clock = Clock()
     trainer = Trainer(
         max_epochs=1,
@@ -158,6 +168,8 @@ VARIANTS: dict[str, harness.Variant] = {
     "padded-384": padded,
     "ours-float32": lambda options: ours(options, "32-true"),
     "ours-bf16": lambda options: ours(options, "bf16-mixed"),
+    "ours-no-attention-dropout-float32": lambda options: ours(options, "32-true", attention_dropout=0.0),
+    "ours-no-attention-dropout-bf16": lambda options: ours(options, "bf16-mixed", attention_dropout=0.0),
     "ours-unrounded-float32": lambda options: ours(options, "32-true", multiple=1),
     "ours-unrounded-bf16": lambda options: ours(options, "bf16-mixed", multiple=1),
     "ours-random-float32": lambda options: ours(options, "32-true", batching="random"),

@@ -37,7 +37,7 @@ class Run:
     Attributes:
         record: the last entry of ``run.json``; see `provenance.describe_run`.
         train, validation: its data; see `SquadDataModule.describe`.
-        scores: by the names of `METRICS`, 0 to 100.
+        scores: by the names of `METRICS`, 0 to 100; and ``best_f1`` where some question has no answer.
         model, data, trainer: flags, from ``config.yaml``.
         ema_decay: that flag; None without a mean of the weights.
     """
@@ -67,7 +67,8 @@ def read_run(folder: Path) -> Run | str:
             return "the training run beside it did not come to its end"
         if record.get("weights") not in (None, weights_digest(folder if holds_weights(folder) else run / "model")):
             return "its weights are not those that the training run beside it wrote"
-        scores = {name: float(record["scores"][f"best/{name}"]) for name in METRICS}
+        recorded = {name.removeprefix("best/"): float(score) for name, score in record["scores"].items()}
+        scores = {name: recorded[name] for name in METRICS} | recorded
         splits = record["data"]
         model, data, trainer = (config[name] for name in ("model", "data", "trainer"))
         decay = config.get("ema_decay")
@@ -100,7 +101,7 @@ def model_card(folder: Path, repo: str) -> ModelCard:
         eval_results=_eval_results(measured) if measured else None,
         widget=[{"text": EXAMPLE["question"], "context": EXAMPLE["context"]}],
     )
-    parts = [_introduction(repo, run, settings), _results(run, onnx), usage(folder, repo, settings, onnx)]
+    parts = [_introduction(repo, run, settings), _results(run, onnx, settings), usage(folder, repo, settings, onnx)]
     if isinstance(run, Run):
         parts.append(_training(run))
     parts.append(_limits(settings))
@@ -201,7 +202,7 @@ def _introduction(repo: str, run: Run | str, settings: AnswerSettings) -> str:
     return f"# {repo.partition('/')[2]}\n\nExtractive question answering: it {what}. Made with qa_lightning{made}\n"
 
 
-def _results(run: Run | str, onnx: bool) -> str:
+def _results(run: Run | str, onnx: bool, settings: AnswerSettings) -> str:
     if isinstance(run, str):
         return f"## Results\n\nNone are stated: {run}.\n"
     cells = [_shown_source(run.validation), _count(run.validation)]
@@ -210,14 +211,25 @@ def _results(run: Run | str, onnx: bool) -> str:
     if onnx:
         lines += ["Of the PyTorch model that this one was exported from; the ONNX model was not measured again.", ""]
     lines += ["| scored on | questions | EM | F1 |", "|---|---|---|---|", f"| {' | '.join(cells)} |", ""]
-    notes = ["EM and F1 are counted as the official SQuAD scorer does, at the end of the training run.", *_notes(run)]
+    notes = [
+        "EM and F1 are counted as the official SQuAD scorer does, at the end of the training run.",
+        *_notes(run, settings),
+    ]
     return "\n".join([*lines, " ".join(notes), ""])
 
 
-def _notes(run: Run) -> list[str]:
+def _notes(run: Run, settings: AnswerSettings) -> list[str]:
     """What a reader must know to compare the scores."""
     data, limit_batches = run.data, run.trainer.get("limit_val_batches")
     notes = ["Of the run's checkpoints this is the one with the best F1 on these same questions."]
+    if "best_f1" in run.scores:
+        threshold, own = run.model.get("null_score_diff_threshold", 0.0), settings.null_score_diff_threshold
+        notes = [
+            "Of the run's checkpoints this is the one with the best F1 here, each under its own best threshold.",
+            f'EM and F1 are those of the threshold {threshold:g} for "no answer".',
+            f"The model carries the threshold {own:g}"
+            + (f", found on these questions: there F1 {run.scores['best_f1']:.2f}." if own != threshold else ", too."),
+        ]
     divided = data.get("validation") is None and _kind(run.validation) == "files"
     if held_out := run.validation.get("held_out", data.get("validation_fraction") if divided else None):
         notes.append(f"They are a part ({held_out:.0%}) held out of the training data; no context is on both sides.")

@@ -208,6 +208,26 @@ def test_what_makes_scores_others_than_they_look_is_said(trained, tmp_path) -> N
 
 
 @pytest.mark.parametrize(
+    ("threshold", "words"),
+    [
+        (-3.5, "carries the threshold -3.5, found on these questions: there F1 57.06."),
+        (0.0, "carries the threshold 0, too."),
+    ],
+)
+def test_scores_of_questions_without_an_answer_name_their_threshold(trained, tmp_path, threshold, words) -> None:
+    run = Path(shutil.copytree(trained.parent, tmp_path / "run"))
+    config = json.loads((run / "model" / "config.json").read_text())
+    config["qa_lightning"] |= {"version_2": True, "null_score_diff_threshold": threshold}
+    (run / "model" / "config.json").write_text(json.dumps(config))
+    scores = {"best/exact_match": 50.6, "best/f1": 54.37, "best/best_f1": 57.06}
+    card = changed_run(run / "model", tmp_path, {"scores": scores})
+    assert "| 50.60 | 54.37 |" in card.text
+    assert 'EM and F1 are those of the threshold 0 for "no answer".' in card.text
+    assert words in card.text
+    assert {one.metric_type for one in card.data.eval_results} == {"exact_match", "f1"}
+
+
+@pytest.mark.parametrize(
     ("break_it", "reason"),
     [
         (lambda run: (run / "run.json").unlink(), "no training run lies beside it"),
