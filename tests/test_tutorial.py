@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from qa_lightning import cli
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.S)
@@ -35,7 +37,7 @@ def test_from_a_table_of_ten_questions_to_an_answered_one(tmp_path) -> None:
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
     (table,) = (block for language, block in BLOCKS if language == "csv")
     (tmp_path / "questions.csv").write_text(table, encoding="utf-8")
-    check, train, ask = (block.strip() for language, block in BLOCKS if language == "bash")
+    check, train, ask, _ = (block.strip() for language, block in BLOCKS if language == "bash")
     report, answer = (block for language, block in BLOCKS if language == "text")
 
     checked = run(f"{check} --json report.json", tmp_path)
@@ -58,6 +60,14 @@ def test_from_a_table_of_ten_questions_to_an_answered_one(tmp_path) -> None:
     asked = run(ask, tmp_path)
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.startswith(answer)
+
+
+def test_the_flags_for_little_data_are_understood(capsys) -> None:
+    (words,) = (shlex.split(block) for language, block in BLOCKS if language == "bash" and "layer_decay" in block)
+    with pytest.raises(SystemExit) as caught:
+        cli.train([*words[2:], "--print_config"])
+    assert caught.value.code == 0
+    assert "layer_decay: 0.8" in capsys.readouterr().out
 
 
 def test_the_formats_and_names_that_it_lists_are_those_of_the_code() -> None:
