@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 Call = dict[str, Any]
 Outcome = dict[str, Any]
-TOLERANCE = 1e-5  # of scores
+TOLERANCE = 1e-5  # of scores; of those above 1, sums over windows, in proportion: processors round differently
 TIE = 1e-5  # two scores are equal where they differ by no more than this share of the larger one
 
 
@@ -78,7 +78,7 @@ class Verdict:
         kind: ``equal``; ``ties``: equal but for the order of equal scores, or for which of them came last; ``fillers``:
             equal but for answers of score 0; ``accident``: something sound in place of an accident; ``differs``.
         reason: in what they differ.
-        gap: the largest difference of scores.
+        gap: the largest difference of scores, as `TOLERANCE` counts.
     """
 
     kind: str
@@ -160,7 +160,7 @@ def _same_list(recorded: list[dict[str, Any]], found: list[dict[str, Any]]) -> V
     for place, (one, other) in enumerate(zip(recorded, found, strict=True)):
         if set(one) != set(other):
             return Verdict("differs", f"keys {sorted(one)} -> {sorted(other)}")
-        gap = max(gap, abs(one["score"] - other["score"]))
+        gap = max(gap, abs(one["score"] - other["score"]) / max(1.0, abs(one["score"])))
         if not gap <= TOLERANCE:
             return Verdict("differs", f"answer {place}: {one} -> {other}", gap)
     places, others = ([(answer["start"], answer["end"], answer["answer"]) for answer in of] for of in (recorded, found))

@@ -3,10 +3,10 @@
     python tests/golden/compare_v4.py --recorded FILE.json.gz --model FOLDER --compat v4
     python tests/golden/compare_v4.py --recorded FILE.json.gz --model FOLDER
 
-With ``--compat v4``: answers, offsets, scores (to 1e-5) and exceptions must be equal. Without: where the context fits
-one window, the best answer must be the same but for differences whose reason is known (each is listed); where it does
-not, EM and F1 of both are shown. ``max_question_len``, which the old pipeline did not heed, is left out there. Exits
-with status 1 when that does not hold.
+With ``--compat v4``: answers, offsets, scores (to 1e-5, above 1 in proportion) and exceptions must be equal. Without:
+where the context fits one window, the best answer must be the same but for differences whose reason is known (each is
+listed); where it does not, EM and F1 of both are shown. ``max_question_len``, which the old pipeline did not heed, is
+left out there. Exits with status 1 when that does not hold.
 """
 
 from __future__ import annotations
