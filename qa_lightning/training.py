@@ -173,6 +173,13 @@ class TrainCLI(LightningCLI):
                 finish(self.trainer, self.model, self.datamodule)
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._saved()}") from None
+        except ValueError as error:
+            if begun.checkpoint and "parameter group" in str(error):
+                raise InputError(
+                    f"--ckpt_path: {relative(Path(begun.checkpoint))} was made with another --model.layer_decay than "
+                    f"{self.model.layer_decay}; go on with the one that stands in its run's config.yaml"
+                ) from None
+            raise
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise InputError(out_of_memory_problems(self.trainer, self.datamodule, error)) from None

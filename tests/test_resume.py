@@ -203,6 +203,13 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+def test_another_layer_decay_is_refused(tmp_path, model_folder, data, monkeypatch) -> None:
+    given = arguments(tmp_path, model_folder, data)
+    crash(monkeypatch, Crash("batch", 0, 5), given)
+    with pytest.raises(InputError, match=r"--ckpt_path: .*last.ckpt .* another --model.layer_decay than 0.8"):
+        cli.train([*given, "--ckpt_path", "last", "--model.layer_decay", "0.8"])
+
+
 def test_a_finished_run_stays_as_it_is(tmp_path, model_folder, data, capsys) -> None:
     given = arguments(tmp_path, model_folder, data)
     assert cli.train([*given, "--trainer.max_epochs", "1"]) == 0
