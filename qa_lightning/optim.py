@@ -46,8 +46,9 @@ def parameter_groups(
 def layer_depths(model: nn.Module) -> dict[str, int]:
     """How far up each parameter of a model stands: 0 for embeddings, 1 to L for the L layers, L + 1 for the head.
 
-    Layers are the entries of the model's outermost lists of modules, in order. What stands between them belongs to the
-    layer before it; what is outside the encoder (transformers' ``base_model_prefix``) is the head.
+    Layers are the entries of the model's lists of modules, in order; lists within a layer, and lists of lists, do not
+    count. What stands behind a layer belongs to it, tables of embeddings to the embeddings, and what is outside the
+    encoder (transformers' ``base_model_prefix``) to the head.
     """
     layers: list[str] = []
     for name, module in model.named_modules():
@@ -55,12 +56,14 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
         if isinstance(module, nn.ModuleList) and not holds_lists and not name.startswith(tuple(layers)):
             layers += [f"{name}.{child}." for child, _ in module.named_children()]
     encoder = f"{getattr(model, 'base_model_prefix', '')}."
-    tables = {f"{name}." for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    tables = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     depths, below = {}, 0
     for name, _ in model.named_parameters():
         below = next((place for place, layer in enumerate(layers, 1) if name.startswith(layer)), below)
-        inside = name.startswith(encoder) and name.rpartition(".")[0] + "." not in tables
-        depths[name] = below if inside else 0 if name.startswith(encoder) else len(layers) + 1
+        if not name.startswith(encoder):
+            depths[name] = len(layers) + 1
+        else:
+            depths[name] = 0 if name.rpartition(".")[0] in tables else below
     return depths
 
 
