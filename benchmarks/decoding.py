@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
     """Examples, their features, and logits of each context token."""
-    from qa_lightning.features import Windower, WindowSettings
-    from qa_lightning.logits import FeatureLogits
-    from qa_lightning.store import FeatureStore, write_features
+    from qa_lightning.decoding.logits import FeatureLogits
+    from qa_lightning.features.store import FeatureStore, write_features
+    from qa_lightning.features.windows import Windower, WindowSettings
 
     rows = material.questions(options)
     windower = Windower(material.load_tokenizer(options), WindowSettings(peers.MAX_LENGTH, peers.DOC_STRIDE))
@@ -54,8 +54,8 @@ def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
 
 def ours(options: argparse.Namespace) -> harness.Figures:
     """Join, decode, and take the texts."""
-    from qa_lightning.evaluation import predict
-    from qa_lightning.reader import Rows
+    from qa_lightning.decoding.predictions import predict
+    from qa_lightning.inference.reader import Rows
 
     rows, store, logits = _features(options)
     started = time.perf_counter()

@@ -39,7 +39,7 @@ def _file(options: argparse.Namespace, times: int) -> str:
 
 def _data(options: argparse.Namespace, times: int) -> Any:
     from qa_lightning import SquadDataModule
-    from qa_lightning.cli import quiet_libraries
+    from qa_lightning.cli.console import quiet_libraries
 
     quiet_libraries()
     logging.getLogger("qa_lightning").setLevel(logging.WARNING)
@@ -94,8 +94,8 @@ def decoding(options: argparse.Namespace, times: int) -> harness.Figures:
     """Join and decode."""
     import numpy as np
 
-    from qa_lightning.evaluation import predict
-    from qa_lightning.logits import FeatureLogits
+    from qa_lightning.decoding.logits import FeatureLogits
+    from qa_lightning.decoding.predictions import predict
 
     data = _data(options, times)
     data.prepare_data()

@@ -8,8 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.examples import Example, read_examples
-from qa_lightning.sources import read_rows
+from qa_lightning.data.examples import Example, read_examples
+from qa_lightning.data.sources import read_rows
 
 BARE_TRAINER: dict[str, Any] = {  # nothing but the loop
     "devices": 1,

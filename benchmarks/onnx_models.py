@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _exported(options: argparse.Namespace, quantized: bool) -> Path:
     """The folder of an export, written by whichever variant comes first."""
-    from qa_lightning.answering_models import load_answering_model
-    from qa_lightning.onnx_export import quantize_int8, write_onnx
-    from qa_lightning.reader import AnswerSettings
+    from qa_lightning.export.onnx import quantize_int8, write_onnx
+    from qa_lightning.inference.reader import AnswerSettings
+    from qa_lightning.models.answering import load_answering_model
 
     folder: Path = options.scratch / ("int8" if quantized else "float32")
     if not folder.exists():
@@ -42,9 +42,9 @@ def _exported(options: argparse.Namespace, quantized: bool) -> Path:
 
 
 def _measured(options: argparse.Namespace, model: Any, size: int) -> harness.Figures:
-    from qa_lightning.metrics import SquadMetric
-    from qa_lightning.models import load_tokenizer
-    from qa_lightning.reader import Reader
+    from qa_lightning.inference.reader import Reader
+    from qa_lightning.metrics.squad import SquadMetric
+    from qa_lightning.models.loading import load_tokenizer
 
     rows = material.questions(options)
     questions, contexts = [row["question"] for row in rows], [row["context"] for row in rows]
@@ -65,7 +65,7 @@ def _measured(options: argparse.Namespace, model: Any, size: int) -> harness.Fig
 
 def pytorch(options: argparse.Namespace) -> harness.Figures:
     """The peer: the model as it was trained."""
-    from qa_lightning.answering_models import load_answering_model
+    from qa_lightning.models.answering import load_answering_model
 
     size = sum(file.stat().st_size for file in Path(options.model).glob("*.safetensors"))
     return _measured(options, load_answering_model(options.model)[0], size)
@@ -82,7 +82,7 @@ def int8(options: argparse.Namespace) -> harness.Figures:
 
 
 def _onnx(options: argparse.Namespace, quantized: bool) -> harness.Figures:
-    from qa_lightning.onnx import OnnxModel
+    from qa_lightning.models.onnx import OnnxModel
 
     folder = _exported(options, quantized)
     size = sum(file.stat().st_size for file in folder.glob("model.onnx*"))

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _score(metric: Any, options: argparse.Namespace) -> harness.Figures:
-    from qa_lightning.examples import read_examples
-    from qa_lightning.sources import read_rows
+    from qa_lightning.data.examples import read_examples
+    from qa_lightning.data.sources import read_rows
 
     answers = json.loads(options.predictions.read_text(encoding="utf-8"))
     rows = list(read_examples(read_rows(str(options.data), "validation"), "error", []))

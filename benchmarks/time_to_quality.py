@@ -38,7 +38,7 @@ def _module(options: argparse.Namespace) -> tuple[Any, Any]:
     from lightning.pytorch import seed_everything
 
     from qa_lightning import QALightningModule, SquadDataModule
-    from qa_lightning.cli import quiet_libraries
+    from qa_lightning.cli.console import quiet_libraries
 
     quiet_libraries()
     logging.getLogger("qa_lightning").setLevel(logging.WARNING)
@@ -67,7 +67,7 @@ def ours(options: argparse.Namespace) -> harness.Figures:
     import torch
     from lightning.pytorch import Callback, Trainer
 
-    from qa_lightning.memory import keep_freed_memory
+    from qa_lightning.runs.memory import keep_freed_memory
 
     if not torch.cuda.is_available():
         keep_freed_memory()
@@ -114,8 +114,8 @@ def padded(options: argparse.Namespace) -> harness.Figures:
     import torch
     from transformers import get_linear_schedule_with_warmup
 
-    from qa_lightning.examples import read_examples
-    from qa_lightning.sources import read_rows
+    from qa_lightning.data.examples import read_examples
+    from qa_lightning.data.sources import read_rows
 
     module, data = _module(options)
     data.prepare_data()
@@ -165,9 +165,9 @@ def _score(module: Any, data: Any) -> float:
     import torch
 
     from qa_lightning import SquadMetric
-    from qa_lightning.evaluation import predict, score
-    from qa_lightning.logits import FeatureLogits, LogitsCollector
-    from qa_lightning.losses import span_loss
+    from qa_lightning.decoding.logits import FeatureLogits, LogitsCollector
+    from qa_lightning.decoding.predictions import predict, score
+    from qa_lightning.models.loss import span_loss
 
     if data.validation_set is None:
         data.setup("validate")

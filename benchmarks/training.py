@@ -84,9 +84,9 @@ def ours(
     from lightning.pytorch import Callback, Trainer
 
     from qa_lightning import QALightningModule, SquadDataModule
-    from qa_lightning.cli import quiet_libraries
-    from qa_lightning.memory import keep_freed_memory
-    from qa_lightning.throughput import StepCounter
+    from qa_lightning.cli.console import quiet_libraries
+    from qa_lightning.runs.memory import keep_freed_memory
+    from qa_lightning.runs.throughput import StepCounter
 
     if not torch.cuda.is_available():
         keep_freed_memory()
@@ -154,7 +154,7 @@ def ours(
 def _utilization(
     model: Any, tokens: float, squared: float, seconds: float, device: Any, precision: str
 ) -> harness.Figures:
-    from qa_lightning.throughput import computing_weights, peak_flops, training_flops
+    from qa_lightning.runs.throughput import computing_weights, peak_flops, training_flops
 
     peak = peak_flops(device, precision)
     return (

@@ -28,7 +28,7 @@ def _parts(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     from lightning.pytorch import Trainer
 
     from qa_lightning import QALightningModule, SquadDataModule
-    from qa_lightning.cli import quiet_libraries
+    from qa_lightning.cli.console import quiet_libraries
 
     quiet_libraries()
     logging.getLogger("qa_lightning").setLevel(logging.WARNING)
@@ -85,7 +85,7 @@ def epoch(options: argparse.Namespace) -> harness.Figures:
 
 def padded(options: argparse.Namespace) -> harness.Figures:
     """The peer's forward passes."""
-    from qa_lightning.batching import PaddingCollator
+    from qa_lightning.features.batching import PaddingCollator
 
     module, data, _ = _parts(options)
     collate = PaddingCollator(data.tokenizer, 384)

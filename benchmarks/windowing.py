@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _examples(options: argparse.Namespace) -> Any:
     from datasets import Dataset
 
-    from qa_lightning.examples import write_examples
+    from qa_lightning.data.examples import write_examples
 
     path = options.scratch / "examples.arrow"
     if not path.exists():
@@ -52,9 +52,9 @@ def encode_batch(options: argparse.Namespace) -> harness.Figures:
 
 def ours(options: argparse.Namespace, training: bool) -> harness.Figures:
     """Examples on disk to features on disk."""
-    from qa_lightning.features import Windower, WindowSettings
-    from qa_lightning.prepared import cut_examples
-    from qa_lightning.store import FeatureStore, write_features
+    from qa_lightning.features.prepared import cut_examples
+    from qa_lightning.features.store import FeatureStore, write_features
+    from qa_lightning.features.windows import Windower, WindowSettings
 
     examples = _examples(options)
     tokenizer = material.load_tokenizer(options)

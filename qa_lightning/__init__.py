@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qa_lightning.datamodule import SquadDataModule
-    from qa_lightning.metrics import SquadMetric
-    from qa_lightning.module import QALightningModule
-    from qa_lightning.pipelines import QuestionAnsweringPipeline, pipeline, register_pipeline
-    from qa_lightning.reader import Reader
-    from qa_lightning.spans import Spans, WindowLogits, decode_spans
+    from qa_lightning.decoding.spans import Spans, WindowLogits, decode_spans
+    from qa_lightning.inference.pipeline import QuestionAnsweringPipeline, pipeline, register_pipeline
+    from qa_lightning.inference.reader import Reader
+    from qa_lightning.metrics.squad import SquadMetric
+    from qa_lightning.training.datamodule import SquadDataModule
+    from qa_lightning.training.module import QALightningModule
 
 __all__ = [
     "QALightningModule",
@@ -27,16 +27,16 @@ __all__ = [
 ]
 
 _MODULES = {
-    "QALightningModule": "module",
-    "QuestionAnsweringPipeline": "pipelines",
-    "Reader": "reader",
-    "Spans": "spans",
-    "SquadDataModule": "datamodule",
-    "SquadMetric": "metrics",
-    "WindowLogits": "spans",
-    "decode_spans": "spans",
-    "pipeline": "pipelines",
-    "register_pipeline": "pipelines",
+    "QALightningModule": "training.module",
+    "QuestionAnsweringPipeline": "inference.pipeline",
+    "Reader": "inference.reader",
+    "Spans": "decoding.spans",
+    "SquadDataModule": "training.datamodule",
+    "SquadMetric": "metrics.squad",
+    "WindowLogits": "decoding.spans",
+    "decode_spans": "decoding.spans",
+    "pipeline": "inference.pipeline",
+    "register_pipeline": "inference.pipeline",
 }
 
 

@@ -1,6 +1,6 @@
-"""See `qa_lightning.cli.train_main`; `--help` lists the flags."""
+"""See `qa_lightning.cli.console.train_main`; `--help` lists the flags."""
 
-from qa_lightning.cli import train_main
+from qa_lightning.cli.console import train_main
 
 if __name__ == "__main__":
     train_main()

@@ -23,13 +23,12 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RUST_BACKTRACE"] = "0"
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import v4_calls
-from v4_calls import Call
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qa_lightning import QuestionAnsweringPipeline, pipeline
-from qa_lightning.metrics import answer_scores
+from qa_lightning.metrics.squad import answer_scores
+from tests.helpers import v4_calls
+from tests.helpers.v4_calls import Call
 
 DEFAULTS = {"max_answer_len": 15}  # the old pipeline's, for every model
 CANDIDATES = 60  # spans that are looked at for the reason of a difference

@@ -24,14 +24,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RUST_BACKTRACE"] = "0"  # panics are recorded, not explained
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-import v4_calls
-import v4_cases
-import v4_models
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, QuestionAnsweringPipeline
 from transformers.utils import logging
+
+from tests.helpers import v4_calls, v4_cases, v4_models
 
 GOLDEN = Path(__file__).with_name("v4_pipeline.json.gz")
 

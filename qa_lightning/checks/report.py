@@ -1,0 +1,197 @@
+"""Checks of whole sources and of prepared data, and how they are shown: on a terminal, as JSON, as a few lines."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qa_lightning.checks.rows import Report, RowCheck, context_hashes
+from qa_lightning.checks.tokens import TokenCheck
+from qa_lightning.data.columns import Columns, with_usual_columns
+from qa_lightning.data.examples import write_examples
+from qa_lightning.data.formats import PlacedRow
+from qa_lightning.data.sources import has_split, read_rows
+from qa_lightning.features.prepared import cut_examples, open_examples
+from qa_lightning.features.store import FeatureStore, write_features
+from qa_lightning.features.windows import Windower, WindowSettings
+from qa_lightning.files import build_once
+from qa_lightning.models.loading import load_tokenizer
+from qa_lightning.training.datamodule import SquadDataModule
+
+AT_START = 100_000  # rows of a split that are looked at when training begins
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+_TOLD_BEFORE = ("cut_question", "unheld")  # by the lines about prepared data
+_FORMAT = 1  # of the cached findings; raise it when the checks change
+
+
+def check_source(
+    source: str,
+    validation: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    model: str | None = None,
+    settings: WindowSettings = WindowSettings(),  # noqa: B008 - frozen
+    max_answer_length: int = 30,
+    most: int = 5,
+) -> Report:
+    """Check all rows of a source.
+
+    Args:
+        source: what to check: as ``--data.dataset``.
+        validation: what is validated on, to look for contexts on both sides; None takes the source's own split.
+        columns: names of the columns.
+        model: whose tokenizer to look through; None leaves out what needs one.
+        settings, max_answer_length: of the windows and answers, in tokens.
+        most: rows to list of each finding.
+
+    Raises:
+        InputError: a source that cannot be read at all.
+    """
+    other: frozenset[int] = frozenset()
+    told: list[str] = []
+    if validation is None and has_split(source, "validation") and has_split(source, "train"):
+        validation = source
+    if validation is not None:
+        other = context_hashes(with_usual_columns(read_rows(validation, "validation"), columns))
+    tokenizer = load_tokenizer(model) if model else None
+    check = RowCheck(most, other)
+    split: Any = "train" if has_split(source, "train") or not has_split(source, "validation") else "validation"
+    rows = with_usual_columns(read_rows(source, split), columns, told.append)
+    with closing(check), tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        kept = write_examples(check.valid(rows), folder / "examples.arrow")
+        report = Report(source, {"read": told, **check.facts()})
+        report.add(check.findings.found())
+        if tokenizer is not None and kept:
+            examples = open_examples(folder)
+            write_features(cut_examples(examples, Windower(tokenizer, settings)), folder, len(tokenizer))
+            tokens = TokenCheck(FeatureStore.open(folder), examples, tokenizer, settings, max_answer_length, most)
+            report.facts |= tokens.run()
+            report.add(tokens.findings.found())
+            check.place(report.findings)
+    return report
+
+
+def check_prepared(data: SquadDataModule, max_answer_length: int) -> dict[str, Report]:
+    """Check what a run trains and validates on, once: the findings are kept beside the prepared data.
+
+    Args:
+        data: prepared and set up.
+        max_answer_length: in tokens.
+    """
+    described = data.describe()
+    key = "-".join([str(_FORMAT), str(max_answer_length), *(one["features"] for one in described.values())])
+    folder = data.cache_dir / "checks" / key
+    sources = {split: about["source"] for split, about in described.items()}
+    build_once(folder, lambda part: _write_checks(part, data, sources, max_answer_length))
+    return {
+        split: Report.of_json(json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))) for split in described
+    }
+
+
+def _write_checks(folder: Path, data: SquadDataModule, sources: dict[str, str], max_answer_length: int) -> None:
+    assert data.validation_set is not None
+    validation = data.validation_set
+    sets = {"validation": validation} | ({"train": data.train_set} if data.train_set is not None else {})
+    hashes = context_hashes(_placed(validation.examples)) if len(sets) > 1 else frozenset()
+    for split, prepared in sets.items():
+        report = Report(sources[split])
+        with closing(RowCheck(other_contexts=hashes if split == "train" else frozenset())) as check:
+            for _ in check.valid(_placed(prepared.examples)):
+                pass
+            report.facts |= check.facts()
+            report.add(check.findings.found())
+        if split == "validation":
+            tokens = TokenCheck(prepared.store, prepared.examples, data.tokenizer, data.settings, max_answer_length)
+            report.facts |= tokens.run()
+            report.add(tokens.findings.found())
+        (folder / f"{split}.json").write_text(json.dumps(report.as_json()), encoding="utf-8")
+
+
+def _placed(examples: Any) -> Iterator[PlacedRow]:
+    """Prepared examples as rows."""
+    return ((f"row {number}", row) for number, row in enumerate(islice(examples, AT_START), 1))
+
+
+def short_lines(reports: dict[str, Report]) -> Iterator[str]:
+    """What a person should know before training: a line a warning, and the best score that can be reached."""
+    for split, report in reports.items():
+        for finding in report.findings:
+            if finding.severity == "warning" and finding.kind not in _TOLD_BEFORE:
+                first = finding.rows[0]
+                yield (
+                    f"{split}: {finding.count:,} {finding.title} (the first: id {first['id']}, {first['what']}); "
+                    f"{finding.cure}"
+                )
+        ceiling = report.facts.get("ceiling")
+        if ceiling and ceiling["exact_match"] < 99.95:
+            yield (
+                f"{split}: gold answers, through this tokenizer and back, score EM {ceiling['exact_match']:.2f} and F1 "
+                f"{ceiling['f1']:.2f}: no model can do better here"
+            )
+
+
+def show(report: Report, console: Console) -> None:
+    """Print a report: counts, then what was found, then the first rows of each."""
+    console.print(f"[bold]{escape(report.source)}[/bold]", highlight=False)
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in _told(report.facts):
+        facts.add_row(name, escape(value))
+    console.print(facts)
+    if not report.findings:
+        console.print("nothing was found that is wrong", style="green")
+        return
+    table = Table(title="what was found", title_justify="left")
+    table.add_column("", no_wrap=True)
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    table.add_column("what helps", overflow="fold")
+    for finding in report.findings:
+        level = f"[{_COLOURS[finding.severity]}]{finding.severity}[/]"
+        table.add_row(level, f"{finding.count:,}", finding.title, escape(finding.cure))
+    console.print(table)
+    for finding in report.findings:
+        rows = Table(title=f"{finding.title}: the first {len(finding.rows)} of {finding.count:,}", title_justify="left")
+        for header in ("place", "id", "what"):
+            rows.add_column(header, overflow="fold")
+        for row in finding.rows:
+            rows.add_row(*(escape(row[name]) for name in ("place", "id", "what")))
+        console.print(rows)
+
+
+def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Facts as lines: a name and a text."""
+    for line in facts.get("read", []):
+        yield "read as", line
+    answers = f"{facts['answers']:,} answers, {facts['unanswerable']:,} questions without one"
+    yield "questions", f"{facts['rows']:,} about {facts['contexts']:,} contexts; {answers}"
+    for name in ("scripts", "languages"):
+        total = sum(facts[name].values()) or 1
+        shares = [f"{kind} {count / total:.0%}" for kind, count in list(facts[name].items())[:8]]
+        yield name, ", ".join(shares) or "none"
+    if "windows" not in facts:
+        yield "tokens", "not looked at; name a model with --model"
+        return
+    for name, spread in facts["tokens"].items():
+        yield f"tokens a {name}", _spread_line(spread)
+    yield "windows a question", _spread_line(facts["windows_per_question"])
+    ceiling = facts["ceiling"]
+    yield (
+        "at best",
+        f"EM {ceiling['exact_match']:.2f}, F1 {ceiling['f1']:.2f} (gold answers through the tokens and back)",
+    )
+    if facts["unknown"]:
+        unknown = [f"{text!r} {count:,}" for text, count in list(facts["unknown"].items())[:10]]
+        yield "unknown", ", ".join(unknown)
+
+
+def _spread_line(spread: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in spread.items())

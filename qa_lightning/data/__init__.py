@@ -1,0 +1,1 @@
+"""Raw rows to validated examples: what sources hold, in whichever format, columns and spelling."""

@@ -1,0 +1,244 @@
+"""Raw rows -> validated examples ``id, question, context, answers{text, answer_start}``.
+
+A question without an answer has empty ``answers`` (v2.0's ``is_impossible`` is read, and held against the answers).
+Rows are streamed; ids are remembered to find duplicates, in a temporary file (`IdPlaces`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import pyarrow as pa
+
+from qa_lightning.data.answers import Answers, Problem, check_answers, has_surrogates
+from qa_lightning.data.columns import MadeId
+from qa_lightning.data.formats import COLUMNS, BrokenRow, PlacedRow, listed, shown
+from qa_lightning.errors import InputError
+
+OnBadRows = Literal["error", "skip", "repair"]
+_BATCH_CHARACTERS = 1 << 26  # of contexts that are written at a time; Arrow's texts of one batch end at 2 GiB
+_CURE = "correct them, or pass --data.on_bad_rows skip to leave such rows out"
+_MOVE = ", or repair to move answers to where their text can only be meant"
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("question", pa.string()),
+        ("context", pa.string()),
+        ("answers", pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])),
+        ("title", pa.string()),
+    ]
+)
+
+
+class Example(TypedDict, total=False):
+    """One question; ``answer_start`` counts characters (code points) of ``context``.
+
+    ``title`` is that of the article, where it has one.
+    """
+
+    id: str
+    question: str
+    context: str
+    answers: Answers
+    title: str
+
+
+def in_validation(context: str, fraction: float, seed: int) -> bool:
+    """Put a context, with all of its questions, into the held-out part with probability ``fraction``.
+
+    A hash of seed and context decides, so the split is the same whatever the order or number of rows.
+    """
+    digest = hashlib.sha256(f"{seed}\n{context}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def check_row(
+    place: str, row: dict[str, Any], repairs: list[str] | None = None
+) -> tuple[Example | None, list[Problem]]:
+    """Turn a raw row into an `Example`, or say all that is wrong with it.
+
+    Args:
+        place: where the row stands.
+        row: with the usual columns.
+        repairs: None repairs nothing; else an answer that is not at its place is moved where it can only be that one
+            (see `answers.repaired_start`), and what was changed is appended, one line an answer.
+    """
+    if isinstance(row, BrokenRow):
+        return None, [Problem(row.kind, problem) for problem in row.problems]
+    missing = [column for column in COLUMNS if column not in row]
+    if missing == ["answers"] and row.get("is_impossible") is True:
+        missing = []
+    if missing:
+        return None, [Problem("columns", f"{place}: no column {listed(missing)}; it has {listed(row) or 'none'}")]
+    problems: list[Problem] = []
+    for column in ("question", "context"):
+        value = row[column]
+        if not isinstance(value, str):
+            kind = "empty" if value is None else "type"
+            problems.append(Problem(kind, f"{place}: {column} is {shown(value)}, not a text"))
+        elif not value.strip():
+            problems.append(Problem("empty", f"{place}: {column} is empty; fill it in or leave the row out"))
+        elif has_surrogates(value):
+            problems.append(
+                Problem("text", f"{place}: {column} holds half of a surrogate pair; save the file as valid UTF-8")
+            )
+    if not isinstance(row["id"], (str, int)) or isinstance(row["id"], bool) or not str(row["id"]).strip():
+        kind = "empty" if row["id"] is None or isinstance(row["id"], str) else "type"
+        what = f"{place}: id is {shown(row['id'])}; give every question a text or number of its own"
+        problems.append(Problem(kind, what))
+    elif has_surrogates(str(row["id"])):
+        problems.append(Problem("text", f"{place}: id holds half of a surrogate pair; save the file as valid UTF-8"))
+    if problems:
+        return None, problems
+    place = f"{place} (id {row['id']})"
+    moved: list[str] = []
+    answers, problems = check_answers(place, row.get("answers"), row["context"], None if repairs is None else moved)
+    is_impossible = row.get("is_impossible")
+    if is_impossible is not None and not isinstance(is_impossible, bool):
+        problems.append(Problem("type", f"{place}: is_impossible is {shown(is_impossible)}, neither true nor false"))
+    if not problems and is_impossible is True and answers["text"]:
+        problems.append(
+            Problem("contradiction", f"{place}: is_impossible is true, yet there are answers; correct one of the two")
+        )
+    if not problems and is_impossible is False and not answers["text"]:
+        problems.append(
+            Problem("contradiction", f"{place}: is_impossible is false, yet there is no answer; correct one of the two")
+        )
+    if problems:
+        return None, problems
+    if repairs is not None:
+        repairs += moved
+    example = Example(id=str(row["id"]), question=row["question"], context=row["context"], answers=answers)
+    title = row.get("title")
+    if isinstance(title, str) and not has_surrogates(title):
+        example["title"] = title
+    return example, []
+
+
+def read_examples(
+    rows: Iterable[PlacedRow],
+    on_bad_rows: OnBadRows,
+    skipped: list[str],
+    keep: Callable[[Example], bool] = lambda _: True,
+    most: int | None = None,
+    cure: str | None = None,
+    repairs: list[str] | None = None,
+) -> Iterator[Example]:
+    """Stream valid examples.
+
+    Args:
+        rows: with the usual columns.
+        on_bad_rows: ``error`` raises, ``skip`` leaves bad rows out, ``repair`` moves answers to where their text can
+            only be meant, and raises what is left.
+        skipped: with ``skip``, what is wrong with each row left out is appended here, one line a row.
+        keep: which of the valid examples are wanted.
+        most: stop reading after so many wanted ones.
+        cure: what a person can do about bad rows; None names the values of ``--data.on_bad_rows``.
+        repairs: with ``repair``, what was changed in the wanted ones is appended here, one line an answer.
+
+    Raises:
+        InputError: but with ``skip``, after the last row, listing all problems; always, when no row was valid.
+    """
+    problems: list[str] = []
+    bad_rows: list[str] = []
+    found = valid = 0
+    with closing(IdPlaces()) as places:
+        for place, row in _until_broken(rows, problems if on_bad_rows != "skip" else []):
+            if found == most:
+                break
+            moved: list[str] | None = [] if on_bad_rows == "repair" else None
+            example, wrong = check_row(place, row, moved)
+            if example is not None and (first := places.add(example["id"], place)):
+                wrong = [_twice(place, row["id"], first)]
+            if wrong:
+                problems += wrong
+                bad_rows.append("; ".join(wrong))
+            elif example is not None:
+                valid += 1
+                if keep(example):
+                    found += 1
+                    if repairs is not None:
+                        repairs += moved or []
+                    yield example
+    if problems and (on_bad_rows != "skip" or not valid):
+        raise InputError(_summed_up(problems, cure or _CURE + (_MOVE if on_bad_rows == "error" else "")))
+    if not found:
+        raise InputError("the data has no questions")
+    skipped += bad_rows
+
+
+def _until_broken(rows: Iterable[PlacedRow], problems: list[str]) -> Iterator[PlacedRow]:
+    """The rows; where the source breaks off, the problems of the rows before are said too."""
+    try:
+        yield from rows
+    except InputError as error:
+        raise InputError([*error.problems, *problems]) from None
+
+
+def _summed_up(problems: list[str], cure: str) -> list[str]:
+    count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''} in the data"
+    return [f"{count} ({cure}):", *problems]
+
+
+def _twice(place: str, name: Any, first: str) -> Problem:
+    if isinstance(name, MadeId):
+        what = f"{place}: has the question, context and answers of {first}; leave one of the two out"
+    else:
+        what = f"{place}: id {str(name)!r} stands already at {first}; ids must be unique"
+    return Problem("duplicate_id", what)
+
+
+class IdPlaces:
+    """Which ids there were, and where, in a temporary database: memory stays at some megabytes for any number."""
+
+    def __init__(self) -> None:
+        self._base = sqlite3.connect("", isolation_level=None)  # a file that goes with the connection
+        for command in (
+            "PRAGMA cache_size = -16384",  # KiB
+            "PRAGMA journal_mode = OFF",
+            "CREATE TABLE places (id TEXT PRIMARY KEY, place TEXT) WITHOUT ROWID",
+            "BEGIN",
+        ):
+            self._base.execute(command)
+
+    def add(self, name: str, place: str) -> str | None:
+        """Remember an id; where it stood before, if it did."""
+        if self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (name, place)).rowcount:
+            return None
+        return self.find(name)
+
+    def find(self, name: str) -> str | None:
+        """Where an id stands."""
+        found = self._base.execute("SELECT place FROM places WHERE id = ?", (name,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._base.close()
+
+
+def write_examples(examples: Iterable[Example], path: Path, batch_rows: int = 1000) -> int:
+    """Write an Arrow stream that ``datasets.Dataset.from_file`` maps from disk; return the number of rows."""
+    batch: list[Example] = []
+    count = characters = 0
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
+
+        def write() -> None:
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
+            batch.clear()
+
+        for example in examples:
+            batch.append(example)
+            count += 1
+            characters += len(example["context"])
+            if len(batch) == batch_rows or characters > _BATCH_CHARACTERS:
+                write()
+                characters = 0
+        if batch:
+            write()
+    return count

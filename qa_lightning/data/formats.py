@@ -1,0 +1,305 @@
+"""Files -> raw rows, streamed, each with the place where it stands.
+
+Formats go by the ending, a last ``.gz`` left out: official nested SQuAD JSON (v1.1 and v2.0, with or without titles) or
+a list of rows (``.json``), JSON lines (``.jsonl``, ``.ndjson``), CSV and TSV with a header, and Parquet. A ``.json``
+file is read whole, which the format asks for, and so is a Parquet file within ``.gz``.
+
+A file that is damaged, or no such file as its ending says, is an `InputError`; a row of a table that cannot be told
+apart into its columns is a `BrokenRow`, and the next row is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qa_lightning.errors import InputError
+
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+COLUMNS = ("id", "question", "context", "answers")
+_LARGEST_FIELD = 2**31 - 1  # characters of a CSV field; Python's own limit is 131,072
+_PARQUET_ROWS = 1000  # read at a time
+START = 4096  # bytes that tell what a file is
+_SIGNATURES = {
+    b"\xff\xfe": "is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16; save it as UTF-8",
+    b"\x1f\x8b": "is gzip; add .gz to its name",
+    b"PK\x03\x04": "is a ZIP archive or a spreadsheet; unpack it, or save the sheet as CSV UTF-8",
+    b"PAR1": "is Parquet; end its name in .parquet",
+}
+
+PlacedRow = tuple[str, dict[str, Any]]  # where the row stands, for messages, and the row
+
+
+class BrokenRow(dict[str, Any]):
+    """A row that has not the columns it needs, with what is wrong with it.
+
+    Args:
+        kind: a short name, of those in `rows.KINDS`.
+        problems: sentences that begin with the row's place.
+        values: what it has.
+    """
+
+    def __init__(self, kind: str, problems: list[str], values: Mapping[str, Any] | None = None) -> None:
+        super().__init__(values or {})
+        self.kind = kind
+        self.problems = problems
+
+
+def file_format(path: Path) -> str:
+    """The ending that tells the format of a file, in lower case and without ``.gz``."""
+    name = path.with_suffix("") if _is_packed(path) else path
+    return name.suffix.lower()
+
+
+def read_file(path: Path) -> Iterator[PlacedRow]:
+    """Stream the rows of a file.
+
+    Raises:
+        InputError: the file cannot be read as what its ending says.
+    """
+    kind = file_format(path)
+    if kind == ".parquet":
+        return _read_parquet(path)
+    if kind == ".json":
+        return _read_json(path)
+    return _read_table(path, kind) if kind in (".csv", ".tsv") else _read_json_lines(path)
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
+        text = f"a {type(value).__name__} too large to show"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def listed(names: Any, limit: int = 30) -> str:
+    """Names for a message, the first ones where there are many."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shown, names[:limit])) + more
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file, unpacked; what goes wrong while it is read is one error with a cure."""
+    try:
+        with cast(IO[bytes], gzip.open(path, "rb")) if _is_packed(path) else path.open("rb") as file:
+            yield file
+    except (EOFError, zlib.error) as error:
+        raise InputError(f"{path}: the gzip file is cut off or damaged ({error}); make or fetch it anew") from None
+    except gzip.BadGzipFile as error:
+        cure = "take .gz off its name" if "Not a gzipped" in str(error) else "it is damaged: make or fetch it anew"
+        raise InputError(f"{path}: not a whole gzip file ({error}); {cure}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def refuse_other_kinds(path: Path, start: bytes) -> None:
+    """Tell by its first bytes that a file is no text in UTF-8."""
+    for signature, cure in _SIGNATURES.items():
+        if start.startswith(signature):
+            raise InputError(f"{path}: not UTF-8, as it {cure}")
+    if b"\0" in start:
+        raise InputError(
+            f"{path}: holds NUL bytes, as UTF-16 does and what is no text; save it as UTF-8, or name the right file"
+        )
+
+
+def _decode(place: str, data: bytes) -> str:
+    """UTF-8, with or without a byte-order mark."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{place}: not UTF-8 (byte {error.start} is 0x{data[error.start]:02x}, as in Latin-1 or Windows-1252 "
+            "maybe); save it as UTF-8"
+        ) from None
+
+
+def _read_json(path: Path) -> Iterator[PlacedRow]:
+    with opened(path) as file:
+        content = file.read()
+    if not content.strip():
+        raise InputError(f"{path}: is empty")
+    refuse_other_kinds(path, content[:START])
+    text = _decode(str(path), content)
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        hint = "; a file of one object a line is named .jsonl" if error.msg == "Extra data" else ""
+        hint = f"; it begins {shown(text.strip(), 40)}" if error.pos == 0 else hint
+        raise InputError(
+            f"{path}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}){hint}"
+        ) from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond what Python reads
+        raise InputError(f"{path}: not valid JSON that can be read ({error})") from None
+    articles = data.get("data") if isinstance(data, dict) else data
+    layout = f'{{"data": [articles with paragraphs]}} or a list of rows with {", ".join(COLUMNS)}'
+    if not isinstance(articles, list):
+        what = shown(data)
+        if isinstance(data, dict):
+            what = (
+                f"with {shown(articles)} as data"
+                if "data" in data
+                else f"an object with {listed(data, 10) or 'nothing'}"
+            )
+        raise InputError(f"{path}: not a SQuAD file; expected {layout}, not {what}")
+    for number, article in enumerate(articles, 1):
+        if not isinstance(article, dict):
+            raise InputError(f"{path}: not a SQuAD file; expected {layout}, but number {number} is {shown(article)}")
+        if "paragraphs" in article:
+            title = {"title": article["title"]} if "title" in article else {}
+            yield from _read_paragraphs(f"{path} article {number}", article["paragraphs"], title)
+        else:
+            yield f"{path} row {number}", article
+
+
+def _read_paragraphs(place: str, paragraphs: Any, title: dict[str, Any]) -> Iterator[PlacedRow]:
+    """The questions of an article, each with its context and the article's title, if it has one."""
+
+    def refuse(where: str, what: str) -> InputError:
+        return InputError(
+            f"{where}: not SQuAD's layout ({what}); expected paragraphs with 'context' and 'qas', "
+            "each of these with 'id', 'question' and 'answers'"
+        )
+
+    if not isinstance(paragraphs, list):
+        raise refuse(place, f"paragraphs is {shown(paragraphs)}, not a list")
+    for number, paragraph in enumerate(paragraphs, 1):
+        where = f"{place} paragraph {number}"
+        if not isinstance(paragraph, dict):
+            raise refuse(where, f"it is {shown(paragraph)}, not an object")
+        if missing := [key for key in ("context", "qas") if key not in paragraph]:
+            raise refuse(where, f"no {listed(missing)}; it has {listed(paragraph) or 'nothing'}")
+        if not isinstance(paragraph["qas"], list):
+            raise refuse(where, f"qas is {shown(paragraph['qas'])}, not a list")
+        for question_number, qa in enumerate(paragraph["qas"], 1):
+            if not isinstance(qa, dict):
+                raise refuse(f"{where} question {question_number}", f"it is {shown(qa)}, not an object")
+            yield f"{where} question {question_number}", {**qa, "context": paragraph["context"], **title}
+
+
+def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                refuse_other_kinds(path, line[:START])
+            if line.strip():
+                yield f"{path} line {number}", json_object(f"{path} line {number}", line)
+
+
+def json_object(place: str, line: bytes) -> dict[str, Any]:
+    """The object in a line; `InputError` where there is none."""
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start} is 0x{line[error.start]:02x}"
+        raise InputError(f"{place}: not one JSON object in UTF-8 ({byte}); save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{place}: not one JSON object in UTF-8 ({error}); each line holds a whole one, "
+            "and a file that is one JSON text is named .json"
+        ) from None
+    if not isinstance(row, dict):
+        raise InputError(f"{place}: {shown(row)} is not a JSON object with {', '.join(COLUMNS)}")
+    return row
+
+
+def _read_table(path: Path, kind: str) -> Iterator[PlacedRow]:
+    """CSV or TSV; the separator of a ``.csv`` is the one of ``, ; tab`` that its header has most of."""
+    csv.field_size_limit(_LARGEST_FIELD)
+    try:
+        with opened(path) as raw:
+            start = raw.read(START)
+            refuse_other_kinds(path, start)
+            header = start.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").split(b"\n")[0]
+            separator = "\t" if kind == ".tsv" else max(",;\t", key=lambda mark: header.count(mark.encode()))
+            raw.seek(0)
+            with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:  # line ends in texts stay as they are
+                yield from _rows_of_table(path, csv.reader(text, delimiter=separator, strict=True), separator)
+    except UnicodeDecodeError:
+        with opened(path) as raw:
+            for number, line in enumerate(raw, 1):
+                _decode(f"{path} line {number}", line)
+        raise  # not to be reached: some line is what was not decoded
+
+
+def _rows_of_table(path: Path, lines: Any, separator: str) -> Iterator[PlacedRow]:
+    names: list[str] = []
+    number = read = 0  # rows, and lines of the file
+    try:
+        for fields in lines:
+            first, read = read + 1, lines.line_num
+            if not any(field.strip() for field in fields):  # an empty line, or the empty rows that spreadsheets add
+                continue
+            if not names:
+                names = [field.strip() for field in fields]
+                if twice := _repeated(filter(None, names)):
+                    raise InputError(f"{path}: its header names {listed(twice)} twice; its first line names columns")
+                continue
+            number += 1
+            place = f"{path} row {number}"
+            if len(fields) != len(names):
+                problem = (
+                    f"{place} (line {first}): {len(fields)} fields where the header has {len(names)}; put texts "
+                    f"that hold {shown(separator)} or line breaks in double quotes"
+                )
+                yield place, BrokenRow("columns", [problem])
+            elif any("\0" in field for field in fields):
+                yield place, BrokenRow("text", [f"{place} (line {first}): holds a NUL byte; take it out"])
+            else:
+                yield place, dict(zip(names, fields, strict=True))
+    except csv.Error as error:
+        open_quote = ": a quoted text that begins in this row has no end" if "end of data" in str(error) else ""
+        raise InputError(
+            f"{path} line {read + 1}: not valid CSV ({error}){open_quote}; a text with a double quote stands in double "
+            "quotes, and each quote within it is doubled"
+        ) from None
+    if not names:
+        raise InputError(f"{path}: is empty; its first line names the columns")
+
+
+def _read_parquet(path: Path) -> Iterator[PlacedRow]:
+    content: Any = path
+    if _is_packed(path):
+        with opened(path) as packed:
+            content = pa.BufferReader(packed.read())
+    number = 0
+    twice: list[str] = []
+    try:
+        file = pq.ParquetFile(content)
+        fields = list(file.schema_arrow)
+        twice = _repeated(field.name for field in fields)
+        # Dates are of no use here, and there are some that Python has not.
+        names = [field.name for field in fields if not pa.types.is_temporal(field.type)]
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS) if not twice else ():
+            for row in batch.select(names).to_pylist():
+                number += 1
+                yield f"{path} row {number}", row
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        # the footer, a page further on, names and texts that are not UTF-8, dates within other columns
+        raise InputError(f"{path}: not a readable Parquet file ({error}); make or fetch it anew") from None
+    if twice:
+        raise InputError(f"{path}: has the columns {listed(twice)} twice")

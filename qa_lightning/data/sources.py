@@ -1,0 +1,211 @@
+"""What ``--data.dataset`` and ``--data.validation`` may name -> raw rows, streamed, each with its place.
+
+Sources: the embedded dataset (``synthetic``), files in the formats of `formats`, one, several (``a.json,b.json``) or a
+pattern (``data/*.jsonl``), a folder that ``datasets`` saved, and a dataset of the Hugging Face Hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from qa_lightning.data import synthetic
+from qa_lightning.data.formats import SUFFIXES, PlacedRow, file_format, read_file
+from qa_lightning.errors import InputError
+
+Split = Literal["train", "validation"]
+Kind = Literal["embedded", "files", "folder", "hub"]
+_OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".xls", ".ods")  # surely no names on the Hub either
+EMBEDDED = "synthetic"
+EMBEDDED_SIZES = {"train": 10_000, "validation": 500}
+EMBEDDED_VERSION = 1  # raise it when synthetic.py gives other rows
+_CURES = {
+    ".xlsx": "save the sheet as CSV UTF-8",
+    ".xls": "save the sheet as CSV UTF-8",
+    ".ods": "save the sheet as CSV UTF-8",
+    ".zip": "unpack it",
+    ".arrow": "name the folder that datasets saved it in",
+}
+
+
+def source_kind(source: str) -> Kind:
+    """Tell what ``source`` names.
+
+    Raises:
+        InputError: it looks like files, and one is not there, or is of no format that can be read.
+    """
+    if source == EMBEDDED:
+        return "embedded"
+    if not source.strip():
+        raise InputError("'' names nothing; give a file, a folder or the name of a dataset on the Hub")
+    try:
+        path = Path(source).expanduser()
+        is_folder = path.is_dir()
+        files = source_files(source)
+        missing = [] if files else [part for part in _parts(source) if not source_files(part)]
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, a name that is too long, a broken pattern
+        raise InputError(f"{source}: not a usable path ({error})") from None
+    if files:
+        problems = [_format_problem(file) for file in files if file_format(file) not in SUFFIXES]
+        if problems:
+            raise InputError(problems)
+        return "files"
+    if is_folder:
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            return "folder"
+        raise InputError(_folder_problem(source))
+    looks_like_a_file = (
+        path.suffix.lower() in SUFFIXES + _OTHER_SUFFIXES
+        or any(mark in source for mark in "*?[,")
+        or source.startswith((".", "/", "~"))
+        or source.count("/") > 1
+    )
+    if looks_like_a_file:
+        raise InputError([_missing_problem(part) for part in missing or [source]])
+    return "hub"
+
+
+def source_files(source: str) -> list[Path]:
+    """The files that ``source`` names: itself, those of a pattern or of a list with commas; none if one is missing."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path]
+    if "," in source:
+        parts = [source_files(part) for part in _parts(source)]
+        return list(chain.from_iterable(parts)) if all(parts) else []
+    if any(mark in source for mark in "*?["):
+        base = Path(path.anchor or ".")
+        return sorted(file for file in base.glob(str(path.relative_to(path.anchor))) if file.is_file())
+    return []
+
+
+def _parts(source: str) -> list[str]:
+    return [part.strip() for part in source.split(",") if part.strip()]
+
+
+def _missing_problem(name: str) -> str:
+    if Path(name).expanduser().is_dir():
+        return _folder_problem(name)
+    what = "no file fits this pattern" if any(mark in name for mark in "*?[") else "no such file"
+    return (
+        f"{name}: {what} (looked in {Path.cwd()}); give the path of a SQuAD JSON, JSON lines, CSV, TSV or Parquet "
+        "file, or the name of a dataset on the Hub"
+    )
+
+
+def _folder_problem(name: str) -> str:
+    inside = f"{name.rstrip('/')}/*.json"
+    return f"{name}: is a folder; name a file ({', '.join(SUFFIXES)}) in it, or several: {inside}"
+
+
+def _format_problem(file: Path) -> str:
+    suffix = file_format(file)
+    known = f"known are {', '.join(SUFFIXES)}, each also with .gz"
+    if not suffix and file.suffix.lower() == ".gz":
+        return f"{file}: does not tell what is packed; name it .json.gz or the like ({known})"
+    return f"{file}: cannot read the format of the ending '{suffix}'; {_CURES.get(suffix, known)}"
+
+
+def read_rows(source: str, split: Split) -> Iterator[PlacedRow]:
+    """Stream the raw rows of ``source`` with the place of each; a file has no splits, so ``split`` is not looked at.
+
+    Raises:
+        InputError: the source cannot be reached or read at all. Bad rows are found by `examples.check_row`.
+    """
+    kind = source_kind(source)
+    if kind == "embedded":
+        rows = synthetic.generate_examples(split, EMBEDDED_SIZES[split])
+        return ((f"synthetic row {number}", row) for number, row in enumerate(rows, 1))
+    if kind == "files":
+        return chain.from_iterable(read_file(file) for file in source_files(source))
+    dataset = _saved_split(source, split) if kind == "folder" else _hub_split(source, split)
+    return ((f"{source} [{split}] row {number}", row) for number, row in enumerate(dataset, 1))
+
+
+def source_fingerprint(source: str, split: Split) -> str:
+    """A key of the source's content: equal for equal rows, other when the file or dataset changed."""
+    kind = source_kind(source)
+    if kind == "embedded":
+        return f"synthetic-{EMBEDDED_VERSION}-{split}-{EMBEDDED_SIZES[split]}"
+    if kind == "hub":
+        return f"hub-{_hub_split(source, split)._fingerprint}"
+    if kind == "folder":
+        return f"folder-{_saved_split(source, split)._fingerprint}"
+    keys = []
+    for path in source_files(source):
+        try:
+            whole = path.resolve()
+            state = whole.stat()
+            keys.append(f"file-{file_format(path)}-{_digest(whole, state.st_size, state.st_mtime_ns)}")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return "+".join(keys)
+
+
+@cache
+def _digest(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file, read once a process for each state that its size and time of change tell apart."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def has_split(source: str, split: Split) -> bool:
+    """Whether ``source`` brings ``split`` itself; files bring only the split that they are given for."""
+    kind = source_kind(source)
+    if kind in ("hub", "folder"):
+        splits = _load_saved(source) if kind == "folder" else _load_from_hub(source)
+        return isinstance(splits, dict) and split in splits
+    return kind == "embedded"
+
+
+@cache
+def _load_saved(folder: str) -> Any:
+    """A dataset, or a dictionary of splits, that ``datasets`` saved."""
+    from datasets import load_from_disk  # imported late: --help does not wait for it
+
+    try:
+        return load_from_disk(str(Path(folder).expanduser()))
+    except Exception as error:  # a missing file, another version's format, damaged tables
+        reason = str(error).strip().split("\n")[0][:200]
+        raise InputError(
+            f"{folder}: not a dataset that `datasets` saved whole ({type(error).__name__}: {reason})"
+        ) from None
+
+
+def _saved_split(folder: str, split: Split) -> Any:
+    saved = _load_saved(folder)
+    if not isinstance(saved, dict):
+        return saved
+    if split not in saved:
+        raise InputError(f"{folder}: has no split {split!r}; it has {', '.join(map(repr, saved))}")
+    return saved[split]
+
+
+@cache
+def _load_from_hub(name: str) -> Any:
+    """All splits of a Hub dataset, from the network or the client's own cache."""
+    from datasets import load_dataset  # imported late: --help does not wait for it
+
+    try:
+        return load_dataset(name)
+    except Exception as error:  # the client raises a dozen kinds; each means "not to be had"
+        reason = str(error).strip().split("\n")[0][:200]
+        raise InputError(
+            f"dataset {name!r} is neither a file here nor cached, and the Hugging Face Hub did not give it "
+            f"({type(error).__name__}: {reason}). Check the name and the network; without a network pass "
+            "--data.dataset FILE (SQuAD JSON, JSON lines, CSV, Parquet), or run `make quickstart`, which needs none"
+        ) from None
+
+
+def _hub_split(name: str, split: Split) -> Any:
+    splits = _load_from_hub(name)
+    if split not in splits:
+        raise InputError(f"dataset {name!r} has no split {split!r}; it has {', '.join(map(repr, splits))}")
+    return splits[split]

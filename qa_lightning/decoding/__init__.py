@@ -1,0 +1,1 @@
+"""Logits to spans and answers, exactly and over all windows."""

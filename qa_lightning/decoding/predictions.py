@@ -1,0 +1,175 @@
+"""Logits of features -> answers of examples, and their scores.
+
+Shared by validation, evaluation and answering: decoding over all windows, and the choice between the best span and
+no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qa_lightning.decoding.decoder import Decoder
+from qa_lightning.decoding.logits import FeatureLogits
+from qa_lightning.decoding.spans import Floats, Spans
+from qa_lightning.features.store import FeatureStore
+from qa_lightning.metrics.squad import SquadMetric
+
+_ROWS = 1000  # examples read at a time
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question.
+
+    Attributes:
+        id: the example's.
+        text: the answer, exactly ``context[start:end]``; empty for "no answer".
+        start, end: characters in the context, end exclusive; both 0 for "no answer".
+        score: probability, normalised over all spans of all windows and the null answer.
+        null_odds: null score minus the best span's score; above the threshold there is no answer.
+    """
+
+    id: str
+    text: str
+    start: int
+    end: int
+    score: float
+    null_odds: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Decoded answers of some examples of a dataset.
+
+    Args:
+        examples: the dataset.
+        index: [N] which of its examples.
+        spans: the best spans of each.
+        version_2: whether "no answer" is an answer.
+        threshold: the ``null_odds`` above which it is given.
+    """
+
+    examples: Any
+    index: NDArray[np.int64]
+    spans: Spans
+    version_2: bool
+    threshold: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def rows(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any], Answer]]:
+        """Number, example and answer, in order of the dataset; read a thousand examples at a time.
+
+        Args:
+            numbers: which of the N to give; None for all.
+        """
+        wanted = range(len(self)) if numbers is None else numbers
+        null_odds = self.spans.null_score - self.spans.best_score
+        no_answer = self.spans.count == 0
+        if self.version_2:
+            no_answer |= null_odds > self.threshold
+        offset = self.spans.offset
+        for first in range(0, len(wanted), _ROWS):
+            part = wanted[first : first + _ROWS]
+            columns = self.examples[self.index[list(part)].tolist()]
+            for row, number in enumerate(part):
+                example = {name: values[row] for name, values in columns.items()}
+                yield (
+                    number,
+                    example,
+                    self._answer(number, example, no_answer, null_odds, int(offset[number])),
+                )
+
+    def _answer(
+        self, number: int, example: dict[str, Any], no_answer: NDArray[np.bool_], null_odds: Floats, span: int
+    ) -> Answer:
+        odds = float(null_odds[number])
+        if no_answer[number]:
+            return Answer(example["id"], "", 0, 0, float(self.spans.null_probability[number]), odds)
+        start, end = int(self.spans.char_start[span]), int(self.spans.char_end[span])
+        text = example["context"][start:end]
+        return Answer(example["id"], text, start, end, float(self.spans.probability[span]), odds)
+
+    def best_text(self, number: int, example: dict[str, Any]) -> str:
+        """The best span of example ``number``, whether or not it is given; empty where there is none."""
+        if not self.spans.count[number]:
+            return ""
+        span = int(self.spans.offset[number])
+        text: str = example["context"][int(self.spans.char_start[span]) : int(self.spans.char_end[span])]
+        return text
+
+    def n_best(self, number: int, example: dict[str, Any]) -> list[dict[str, Any]]:
+        """All candidates for example ``number``, likeliest first, as ``nbest_predictions.json`` holds them."""
+        first = int(self.spans.offset[number])
+        candidates = []
+        for span in range(first, first + int(self.spans.count[number])):
+            start, end = int(self.spans.char_start[span]), int(self.spans.char_end[span])
+            candidates.append(
+                {
+                    "text": example["context"][start:end],
+                    "start": start,
+                    "end": end,
+                    "probability": float(self.spans.probability[span]),
+                    "score": float(self.spans.score[span]),
+                }
+            )
+        if self.version_2 or not candidates:
+            null = {
+                "text": "",
+                "start": 0,
+                "end": 0,
+                "probability": float(self.spans.null_probability[number]),
+                "score": float(self.spans.null_score[number]),
+            }
+            place = next(
+                (place for place, other in enumerate(candidates) if other["score"] < null["score"]),
+                len(candidates),
+            )
+            candidates.insert(place, null)
+        return candidates
+
+
+def predict(
+    logits: FeatureLogits,
+    store: FeatureStore,
+    examples: Any,
+    version_2: bool,
+    n_best: int,
+    max_answer_length: int,
+    threshold: float = 0.0,
+) -> Predictions:
+    """Decode collected logits; examples of which a window is missing are left out.
+
+    Args:
+        logits: of any features of ``store``, in any order.
+        store, examples: the features and the examples that they are windows of.
+        version_2, threshold: see `Predictions`.
+        n_best, max_answer_length: see `spans.decode_spans`.
+
+    Raises:
+        ValueError: logits that are not numbers.
+    """
+    decoder = Decoder(store, n_best, max_answer_length)
+    decoder.add(logits)
+    decoded = decoder.take()
+    if len(decoded.broken):
+        raise ValueError(f"the logits of {len(decoded.broken)} features are not numbers")
+    return Predictions(examples, decoded.index, decoded.spans, version_2, threshold)
+
+
+def score(predictions: Predictions, metric: SquadMetric, share: tuple[int, int] = (0, 1)) -> None:
+    """Update ``metric`` with every ``share[1]``-th prediction from ``share[0]`` on: one process's share."""
+    rows = predictions.rows(range(share[0], len(predictions), share[1]))
+    metric.update([], [])  # a share may be empty, and a metric wants to have been asked
+    while some := list(islice(rows, _ROWS)):
+        metric.update(
+            [{"id": answer.id, "prediction_text": answer.text} for _, _, answer in some],
+            [{"id": example["id"], "answers": example["answers"]} for _, example, _ in some],
+        )

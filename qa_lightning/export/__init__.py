@@ -1,0 +1,1 @@
+"""A trained model to ONNX, to a model card, to the Hub."""

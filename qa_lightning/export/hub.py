@@ -1,0 +1,228 @@
+"""A model folder -> a repository on the Hugging Face Hub, in one commit: weights, config, tokenizer, model card.
+
+Only files that loading the model reads are sent, by their names; whatever else lies in the folder stays here and is
+listed. Everything that can be wrong here is found before anything is sent. The card is that of `card.model_card`,
+unless the folder has a ``README.md``, which is then its author's and is sent as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    constants,
+    get_token,
+)
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    validate_repo_id,
+)
+
+from qa_lightning.errors import InputError
+from qa_lightning.export.card import Run, model_card, read_run
+from qa_lightning.models.folder import INDEX, ONNX, TOKENIZER, WEIGHTS, model_files
+
+log = logging.getLogger("qa_lightning")
+
+CARD = "README.md"
+
+
+def push_to_hub(model: str, repo: str, private: bool = False, dry_run: bool = False) -> int:
+    """Upload a model folder with its card; returns the exit status.
+
+    Args:
+        model: folder with ``model.safetensors`` (whole or in shards) or ``model.onnx``, config and tokenizer.
+        repo: ``USER/NAME`` on the Hub; made where there is none, added to where there is.
+        private: refuse to upload to a repository that others can see.
+        dry_run: write the card to a file beside the folder, list what would be sent, and send nothing.
+
+    Raises:
+        InputError: the folder, the name, the token or the network are not good for it, or the Hub refused.
+    """
+    folder = Path(model).expanduser()
+    files, problems = model_files(folder)
+    problems = [*_name_problems(repo), *problems]
+    if problems:
+        raise InputError(problems)
+    own_card = folder / CARD if (folder / CARD).is_file() else None
+    card = _read_card(own_card) if own_card else model_card(folder, repo)
+    content = own_card.read_bytes() if own_card else str(card).encode()
+    if own_card:
+        log.info(f"card: {own_card}, as it is")
+    else:
+        run = read_run(folder)
+        origin = f"from the run in {folder.resolve().parent}" if isinstance(run, Run) else f"without results: {run}"
+        log.info(f"card: written {origin}")
+    sizes = {name: (folder / name).stat().st_size for name in files} | {CARD: len(content)}
+    _list(folder, sizes, f"{constants.ENDPOINT}/{repo}{' (private)' if private else ''}")
+    if dry_run:
+        _keep_card(folder, content, own_card)
+        return 0
+    added = [CommitOperationAdd(name, folder / name) for name in files]
+    added.append(CommitOperationAdd(CARD, content))
+    log.info(f"uploaded: {_upload(repo, added, private)}")
+    return 0
+
+
+def _name_problems(repo: str) -> list[str]:
+    """Why the Hub would not take ``repo`` as the name of a repository."""
+    problem = None
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        problem = str(error)
+    if repo.count("/") != 1:
+        problem = "it needs the name of an account or organization before the model's"
+    return [f"--push-to-hub {repo!r}: {problem}; give it as USER/NAME, such as anna/my-model"] if problem else []
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        card: ModelCard = ModelCard.load(path)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{path}: its metadata, between the lines of ---, cannot be read; correct it ({reason})"
+        ) from None
+    return card
+
+
+def _list(folder: Path, sizes: dict[str, int], place: str) -> None:
+    log.info(f"files for {place}")
+    for name, size in sizes.items():
+        log.info(f"  {size / 1000:>12,.1f} kB  {name}")
+    log.info(f"  {sum(sizes.values()) / 1000:>12,.1f} kB  in all")
+    if others := sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in sizes):
+        log.info(f"  stays here: {', '.join(others)}")
+
+
+def _keep_card(folder: Path, content: bytes, own_card: Path | None) -> None:
+    """Write a card where its author can read it and change it."""
+    if own_card:
+        log.info("nothing was sent")
+        return
+    whole = folder.resolve()
+    path = whole.with_name(f"{whole.name}-card.md")
+    try:
+        if path.exists() and path.read_bytes() != content:
+            raise InputError(f"{path} holds another card; move it to {folder / CARD} if it is yours, or delete it")
+        path.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error}); make its folder writable") from None
+    log.info(f"nothing was sent; the card is in {path}: put it into {folder / CARD} to change it")
+
+
+def _upload(repo: str, added: Sequence[CommitOperationAdd], private: bool) -> str:
+    """Commit files, all or none; returns the address of the commit."""
+    with _explained(repo), _quiet_bars():
+        token = get_token()
+        if not token:
+            raise InputError(
+                "there is no token for the Hub; run `hf auth login`, or set HF_TOKEN to one that may write"
+            )
+        if not token.isascii() or not token.isprintable():
+            raise InputError("the token for the Hub holds characters that none has; run `hf auth login` again")
+        api = HfApi(token=token)
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        info = api.model_info(repo)
+        if private and not info.private:
+            raise InputError(
+                f"--private: {repo} is there already, and everybody can see it; choose another name, or make it "
+                f"private in {constants.ENDPOINT}/{repo}/settings. Nothing was sent"
+            )
+        names = [one.rfilename for one in info.siblings or []]
+        deleted = _outdated(names, [one.path_in_repo for one in added])
+        if deleted:
+            log.info(f"replaces, in the repository: {', '.join(deleted)}")
+        return str(
+            api.create_commit(
+                repo,
+                [*added, *(CommitOperationDelete(name, is_folder=False) for name in deleted)],
+                commit_message="Upload model with qa_lightning",
+                parent_commit=info.sha,
+            )
+        )
+
+
+def _outdated(there: Sequence[str], added: Sequence[str]) -> list[str]:
+    """Files of another model's weights or tokenizer in the repository, which would be loaded with, or before, ours."""
+    kinds: list[tuple[str, ...]] = [TOKENIZER]
+    if ONNX[0] in added:
+        kinds.append(ONNX)
+    if any(name.endswith(".safetensors") for name in added):
+        shards = tuple(name for name in there if name.startswith("model-") and name.endswith(".safetensors"))
+        kinds.append((WEIGHTS, INDEX, *shards))
+    return [name for name in there if name not in added and any(name in kind for kind in kinds)]
+
+
+@contextmanager
+def _quiet_bars() -> Iterator[None]:
+    """Draw progress bars on a terminal alone."""
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """Turn what the Hub, its client or the network raise into one line with a cure, and without the token."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the client, its HTTP library and its uploader each raise kinds of their own
+        message = _problem(error, repo)
+        try:
+            token = get_token()
+        except Exception:  # may be what went wrong
+            token = None
+        raise InputError(message.replace(token, "(token)") if token else message) from None
+
+
+def _problem(error: BaseException, repo: str) -> str:
+    while error.__cause__ is not None and getattr(error, "response", None) is None:
+        error = error.__cause__  # what went wrong below the upload of one file
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    said = str(getattr(error, "server_message", None) or error).strip() or type(error).__name__
+    reason = " ".join(said.split())[:300]
+    owner, settings = repo.partition("/")[0], f"{constants.ENDPOINT}/settings/tokens"
+    cures = {
+        401: f"the Hub does not know the token; run `hf auth login`, or set HF_TOKEN to a valid one from {settings}",
+        403: f"the token may not write to {repo}; it needs the role `write` ({settings}), and {owner} must be your "
+        "account or an organization that you may write to",
+        404: f"the Hub knows no {repo}, and no account {owner}; check the name",
+        409: f"something else is changing {repo} just now; run the command again",
+        412: f"something else has changed {repo} meanwhile; look at it, and run the command again",
+        429: "too many requests; wait a while, and run the command again",
+    }
+    if isinstance(error, OfflineModeIsEnabled):
+        cure = "HF_HUB_OFFLINE is set, or the Hub has no address here; unset it, or check the network"
+    elif status in cures:
+        cure = cures[status]
+    elif status is not None and status >= 500:
+        cure = "the Hub has a fault of its own; run the command again later"
+    elif status is None and (
+        isinstance(error, (OSError, json.JSONDecodeError)) or type(error).__module__.startswith("http")
+    ):
+        cure = f"{constants.ENDPOINT} is not reached, or is not the Hub; check the network, and run the command again"
+    else:
+        cure = "the Hub did not take it; correct what it says, and run the command again"
+    return f"--push-to-hub {repo}: {cure} ({status or type(error).__name__}: {reason})"

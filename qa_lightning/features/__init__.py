@@ -1,0 +1,1 @@
+"""Examples to features and batches: windows of tokens, their labels, their files, their padding."""

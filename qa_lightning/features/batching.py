@@ -1,0 +1,267 @@
+"""Features -> batches: which features go together, in what order, on which process, and how they are padded.
+
+Two thirds of the usual work on SQuAD is padding. Sorting by length within 50 batches leaves about 2% of it, while
+the order of batches stays random. Both samplers subclass ``DistributedSampler`` so that Lightning leaves them
+alone and calls ``set_epoch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from qa_lightning.features.pairs import IntArray
+from qa_lightning.features.store import FeatureStore
+
+Batching = Literal["length", "random"]
+Batch = dict[str, torch.Tensor]
+
+_NUMBERS = 1 << 16  # made Python's at a time: each takes some 40 bytes
+
+
+class FeatureDataset(Dataset[dict[str, Any]]):
+    """Features by index, as the collator wants them; with their examples, which scoring wants.
+
+    Args:
+        store: the features, mapped from disk.
+        examples: the examples that they are windows of (a ``datasets.Dataset``, or any sequence of `Example`).
+        version_2: whether some question has no answer, so that "no answer" is one (SQuAD v2.0).
+    """
+
+    def __init__(self, store: FeatureStore, examples: Any, version_2: bool) -> None:
+        self.store = store
+        self.examples = examples
+        self.version_2 = version_2
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        window = self.store.windows[index]
+        begin = int(self.store.token_offset[index])
+        end = begin + int(window["length"])
+        feature = {
+            "feature": index,
+            "window": window,
+            "input_ids": self.store.input_ids[begin:end],
+            "token_type_ids": self.store.token_type_ids[begin:end],
+        }
+        gold = self.store.gold(index)
+        return feature if gold is None else feature | {"gold": gold}
+
+
+class PaddingCollator:
+    """Pads the features of a batch to the longest of them, on the tokenizer's own side.
+
+    Args:
+        tokenizer: its padding side, pad token and model inputs decide how.
+        multiple: pad on to a multiple of so many tokens, for kernels that are faster on such lengths.
+        most: but never beyond so many, the longest that a feature can be.
+
+    The batch holds int64 tensors: ``input_ids, attention_mask`` and, where the tokenizer's models take them,
+    ``token_type_ids``, of shape [B, T]; ``feature, start_positions, end_positions, cls, context_begin,
+    context_length`` of shape [B], token indices counted with the padding. Where some feature holds several distinct
+    gold spans also ``gold_start, gold_end`` of shape [B, A], those of each feature, -1 behind the last of them.
+    """
+
+    def __init__(self, tokenizer: Any, multiple: int = 1, most: int | None = None) -> None:
+        self.multiple = multiple
+        self.most = most
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self.pad_type: int = tokenizer.pad_token_type_id
+        self.left: bool = tokenizer.padding_side == "left"
+        self.token_types: bool = "token_type_ids" in tokenizer.model_input_names
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> Batch:
+        """Collate; see the class."""
+        windows = np.array([feature["window"] for feature in features])
+        lengths = windows["length"].astype(np.int64)
+        width = -(-int(lengths.max()) // self.multiple) * self.multiple
+        shape = (len(features), width if self.most is None else min(width, self.most))
+        shift = shape[1] - lengths if self.left else np.zeros_like(lengths)
+        ids = np.full(shape, self.pad_id, np.int64)
+        mask = np.zeros(shape, np.int64)
+        types = np.full(shape, self.pad_type, np.int64) if self.token_types else None
+        for row, (feature, begin, length) in enumerate(zip(features, shift, lengths, strict=True)):
+            ids[row, begin : begin + length] = feature["input_ids"]
+            mask[row, begin : begin + length] = 1
+            if types is not None:
+                types[row, begin : begin + length] = feature["token_type_ids"]
+        batch: dict[str, NDArray[np.int64]] = {"input_ids": ids, "attention_mask": mask}
+        if types is not None:
+            batch["token_type_ids"] = types
+        batch["feature"] = np.array([feature["feature"] for feature in features], np.int64)
+        batch["context_length"] = windows["context_length"].astype(np.int64)
+        for name, field in (
+            ("start_positions", "start"),
+            ("end_positions", "end"),
+            ("cls", "cls"),
+            ("context_begin", "context_begin"),
+        ):
+            batch[name] = windows[field] + shift
+        if any("gold" in feature for feature in features):
+            batch |= _gold(features, windows, shift)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def _gold(
+    features: Sequence[dict[str, Any]], windows: NDArray[np.void], shift: IntArray
+) -> dict[str, NDArray[np.int64]]:
+    """The gold spans of a batch; see `PaddingCollator`."""
+    # All others have one label, that of their record.
+    own = [([window["start"]], [window["end"]]) for window in windows]
+    spans = [feature.get("gold", one) for feature, one in zip(features, own, strict=True)]
+    gold = np.full((2, len(spans), max(len(starts) for starts, _ in spans)), -1, np.int64)
+    for row, labels in enumerate(spans):
+        gold[:, row, : len(labels[0])] = np.array(labels) + shift[row]
+    return {"gold_start": gold[0], "gold_end": gold[1]}
+
+
+class TrainingSampler(DistributedSampler[int]):
+    """Every feature once an epoch, in an order that only ``seed`` and the epoch decide.
+
+    The W processes together take groups of ``batch_size * W * accumulated`` features for a step of the optimizer,
+    and each its strided share of a group: one process with batch size ``2 * B``, two with ``B``, and one that
+    accumulates ``B`` twice see the same groups in the same order. The last, partial group is filled up to a multiple
+    of W by repeating some of it, so that all processes take equal steps.
+
+    Args:
+        lengths: tokens of each feature.
+        batch_size: features a batch and process.
+        batching: ``length`` sorts by length within 50 groups; ``random`` shuffles only.
+        num_replicas, rank: W, and which of them this process is.
+        seed: with the epoch, fixes the order.
+        accumulated: batches a step of the optimizer.
+
+    Attributes:
+        start: (epoch, batches): of that epoch so many batches are done already, and left out.
+    """
+
+    groups_sorted_together = 50
+
+    def __init__(
+        self,
+        lengths: NDArray[np.integer[Any]],
+        batch_size: int,
+        batching: Batching = "length",
+        num_replicas: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        accumulated: int = 1,
+    ) -> None:
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.group = batch_size * num_replicas * accumulated
+        self.batching = batching
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.seed = seed
+        self.epoch = 0
+        self.start = (0, 0)
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.num_replicas)
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = random.permutation(len(self.lengths))
+        if self.batching == "length":
+            order = self._group_by_length(order, random)
+        missing = -len(order) % self.num_replicas
+        partial = order[len(order) // self.group * self.group :] if missing else order[:0]
+        order = np.concatenate([order, np.resize(partial, missing)])
+        mine = order[self.rank :: self.num_replicas]
+        epoch, batches = self.start
+        rest = mine[batches * self.batch_size :] if epoch == self.epoch else mine
+        for begin in range(0, len(rest), _NUMBERS):
+            yield from rest[begin : begin + _NUMBERS].tolist()
+
+    def weight(self, batch: int) -> float:
+        """What a loss in this process's batch number ``batch`` counts, for a step to be the mean over all its features.
+
+        The mean over processes and accumulated batches is taken by others: of full batches each loss counts
+        1 / batch_size, of the last, partial step more.
+        """
+        step = batch * self.batch_size * self.num_replicas // self.group
+        features = min(self.group, len(self.lengths) - step * self.group)
+        return self.group / self.batch_size / features
+
+    def repeats(self, batch: int) -> int:
+        """How many features at the end of this process's batch only fill it up, and count nothing: 0 or 1."""
+        last = -(-len(self) // self.batch_size) - 1
+        return int(batch == last and (len(self) - 1) * self.num_replicas + self.rank >= len(self.lengths))
+
+    def _group_by_length(self, order: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+        together = self.group * self.groups_sorted_together
+        parts = [order[begin : begin + together] for begin in range(0, len(order), together)]
+        # Longest first within a part; stable, so that equal lengths stay in random order.
+        parts = [part[np.argsort(-self.lengths[part], kind="stable")] for part in parts]
+        ordered = np.concatenate(parts) if parts else order
+        full = len(ordered) // self.group
+        groups = ordered[: full * self.group].reshape(full, self.group)
+        return np.concatenate([groups[random.permutation(full)].ravel(), ordered[full * self.group :]])
+
+
+class LazyLoader(DataLoader[Any]):
+    """Asks its sampler, and starts its workers, only when the first batch is wanted.
+
+    Lightning makes the iterator before it tells the sampler the epoch that a resumed run is in.
+    """
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
+
+
+class EvaluationSampler(DistributedSampler[int]):
+    """Every feature, longest first, in batches that are the same for any number of processes.
+
+    Whole batches are dealt to the processes in turn, so a batch gives the same logits wherever it is computed.
+    All processes take the same number of batches (a wrapped forward may hold collectives); those left over
+    repeat a batch, and whoever joins the results by feature index counts it once.
+
+    Args:
+        lengths: tokens of each feature.
+        batch_size: features a batch and process.
+        num_replicas, rank: how many processes there are, and which of them this one is.
+        most_batches: take only the first so many batches, over all processes; None takes all.
+    """
+
+    def __init__(
+        self,
+        lengths: NDArray[np.integer[Any]],
+        batch_size: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        most_batches: int | None = None,
+    ) -> None:
+        order = np.argsort(-np.asarray(lengths), kind="stable")
+        batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)][:most_batches]
+        rounds = -(-len(batches) // num_replicas)
+        numbers = [(turn * num_replicas + rank) for turn in range(rounds)]
+        mine = [batches[number if number < len(batches) else 0] for number in numbers]
+        self.order = np.concatenate(mine) if mine else order[:0]
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[int]:
+        for begin in range(0, len(self.order), _NUMBERS):
+            yield from self.order[begin : begin + _NUMBERS].tolist()
+
+
+def window_batches(store: FeatureStore, collate: PaddingCollator, batch_size: int) -> Iterator[Batch]:
+    """All windows in batches, longest first, so that little is padded and too large a batch fails at once."""
+    yield from DataLoader(
+        FeatureDataset(store, None, False),
+        batch_size,
+        sampler=EvaluationSampler(store.windows["length"], batch_size),
+        collate_fn=collate,
+    )

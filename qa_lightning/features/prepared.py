@@ -1,0 +1,217 @@
+"""Prepared data: a split's examples and features on disk, made once, found again by a key of all that decides them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from qa_lightning.data.columns import Columns, with_usual_columns
+from qa_lightning.data.examples import Example, OnBadRows, in_validation, read_examples, write_examples
+from qa_lightning.data.sources import Split, read_rows, source_fingerprint
+from qa_lightning.errors import InputError
+from qa_lightning.features.store import FeatureStore, write_features
+from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings
+from qa_lightning.files import build_once
+
+log = logging.getLogger("qa_lightning")
+
+TrainAnswers = Literal["first", "all"]
+_FORMAT = 5  # of the files; raise it when what stands in them changes
+_ROWS = 1000  # examples tokenized at a time
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """One split: what it is read from, how it is cut, and the folders that it lies in once it is prepared.
+
+    Args:
+        split: which.
+        source: what it is read from; see `sources`.
+        divided: (fraction, seed), if the source is divided by context, so much of it for validation.
+        most: questions to take, the first ones; None for all.
+        on_bad_rows, columns: see `SquadDataModule`.
+        tokenizer, settings: what cuts it, and how.
+        cache_dir: where the folders go.
+        answers: which answers of a question label its windows.
+    """
+
+    split: Split
+    source: str
+    divided: tuple[float, int] | None
+    most: int | None
+    on_bad_rows: OnBadRows
+    columns: Columns
+    tokenizer: Any
+    settings: WindowSettings
+    cache_dir: Path
+    answers: TrainAnswers = "first"
+
+    @property
+    def _part(self) -> Split:
+        """What the source is asked for: all of it, if it is divided here."""
+        return "train" if self.divided else self.split
+
+    @cached_property
+    def examples_folder(self) -> Path:
+        """Of the examples."""
+        parts = [
+            _FORMAT,
+            source_fingerprint(self.source, self._part),
+            [self.split, *self.divided] if self.divided else None,
+            self.most,
+            self.on_bad_rows,
+            asdict(self.columns),
+        ]
+        return self.cache_dir / "examples" / _key(parts)
+
+    @cached_property
+    def features_folder(self) -> Path:
+        """Of their features."""
+        parts = [
+            _FORMAT,
+            self.examples_folder.name,
+            self.tokenizer.backend_tokenizer.to_str(),
+            self.tokenizer.padding_side,
+            asdict(self.settings),
+            self.split == "validation",
+            *(["all answers"] if self.answers == "all" else []),
+        ]
+        return self.cache_dir / "features" / _key(parts)
+
+    def prepare(self) -> bool:
+        """Make what is not there yet; whether there was anything to make."""
+        build_once(self.examples_folder, self._write_examples)
+        return build_once(self.features_folder, self._write_features)
+
+    def open(self) -> tuple[FeatureStore, Any, bool]:
+        """Features and examples, mapped, and whether some question has no answer."""
+        unanswerable: int = self.summaries()[0]["unanswerable"]
+        return FeatureStore.open(self.features_folder), open_examples(self.examples_folder), unanswerable > 0
+
+    def summaries(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What was counted: of examples, and of features."""
+        rows, windows = (
+            json.loads((folder / "summary.json").read_text()) for folder in (self.examples_folder, self.features_folder)
+        )
+        return rows, windows
+
+    def _write_examples(self, folder: Path) -> None:
+        log.info(f"{self.split}: reading {self.source} ...")
+        counts = {"unanswerable": 0}
+
+        def wanted(example: Example) -> bool:
+            if self.divided and in_validation(example["context"], *self.divided) != (self.split == "validation"):
+                return False
+            counts["unanswerable"] += not example["answers"]["text"]
+            return True
+
+        told: list[str] = []
+        skipped: list[str] = []
+        repairs: list[str] = []
+        rows = with_usual_columns(read_rows(self.source, self._part), self.columns, told.append)
+        examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.most, repairs=repairs)
+        try:
+            count = write_examples(examples, folder / "examples.arrow")
+        except InputError as error:
+            for line in told:
+                log.info(f"{self.split}: {line}")
+            if self.source in error.problems[0]:
+                raise
+            part = f", of which {self.split} gets a part by context," if self.divided else ""
+            raise InputError([f"{self.source}{part}: {error.problems[0]}", *error.problems[1:]]) from None
+        summary: dict[str, Any] = {
+            **{"source": self.source, "rows": count, **counts},
+            **{"columns": told, "skipped": skipped, "repaired": repairs},
+        }
+        if self.divided:
+            summary["divided"] = {"validation_fraction": self.divided[0], "seed": self.divided[1]}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        if repairs:
+            (folder / "repaired.txt").write_text("\n".join(repairs) + "\n", encoding="utf-8", errors="backslashreplace")
+
+    def _write_features(self, folder: Path) -> None:
+        examples = open_examples(self.examples_folder)
+        log.info(f"{self.split}: tokenizing {len(examples):,} questions ...")
+        windower = Windower(self.tokenizer, self.settings, offsets=self.split == "validation")
+        all_answers = self.answers == "all"
+        batches = cut_examples(examples, windower, all_answers)
+        write_features(batches, folder, len(self.tokenizer), all_answers)
+
+
+def cut_examples(examples: Any, windower: Windower, all_answers: bool = False) -> Iterator[FeatureBatch]:
+    """Cut a ``datasets.Dataset`` of examples into features, a thousand examples at a time.
+
+    Args:
+        examples: to cut.
+        windower: cuts them.
+        all_answers: label windows with all answers, not with the first alone.
+    """
+    for first in range(0, len(examples), _ROWS):
+        rows = examples[first : first + _ROWS]
+        spans = [_spans(answers) for answers in rows["answers"]]
+        others = [own[1:] for own in spans] if all_answers else None
+        yield windower(
+            rows["question"], rows["context"], [own[0] if own else None for own in spans], first, others=others
+        )
+
+
+def open_examples(folder: Path) -> Any:
+    """Map the examples of a folder, a ``datasets.Dataset``."""
+    from datasets import Dataset  # imported late: --help does not wait for it
+
+    return Dataset.from_file(str(folder / "examples.arrow"))
+
+
+def _spans(answers: dict[str, Any]) -> list[tuple[int, int]]:
+    """The annotators' answers, in characters, end exclusive."""
+    pairs = zip(answers["answer_start"], answers["text"], strict=True)
+    return [(start, start + len(text)) for start, text in pairs]
+
+
+def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
+    """Lines that say what a split has, and what a person may want to change about it.
+
+    Args:
+        prepared: the split.
+        how: whether it was prepared just now.
+    """
+    split = prepared.split
+    rows, windows = prepared.summaries()
+    answered = f", {rows['unanswerable']:,} of them without an answer" if rows["unanswerable"] else ""
+    yield (
+        f"{split}: {rows['source']}: {rows['rows']:,} questions{answered}, in {windows['features']:,} windows of "
+        f"{windows['tokens'] / max(1, windows['features']):.0f} tokens on average ({how})"
+    )
+    if divided := rows.get("divided"):
+        yield (
+            f"{split}: no validation data given, so the file is split by context: "
+            f"{divided['validation_fraction']:.0%} of the contexts validate (seed {divided['seed']})"
+        )
+    for line in rows["columns"]:
+        yield f"{split}: {line}"
+    if rows["repaired"]:
+        listed = prepared.examples_folder / "repaired.txt"
+        yield f"{split}: moved {len(rows['repaired']):,} answers, all listed in {listed}: {rows['repaired'][0]}"
+    if rows["skipped"]:
+        yield f"{split}: left out {len(rows['skipped']):,} bad rows, the first: {rows['skipped'][0]}"
+    if windows["cut_questions"]:
+        yield f"{split}: {windows['cut_questions']:,} questions were longer than --data.max_question_length and cut"
+    if (several := windows.get("several_answers")) is not None:
+        yield (
+            f"{split}: {several:,} questions have several distinct answers, all of which they are trained on"
+            if several
+            else f"{split}: --data.train_answers all is without effect: no question has several distinct answers"
+        )
+    lost = windows["unlabelled"] - rows["unanswerable"]
+    if lost > 0:
+        yield f"{split}: {lost:,} answers stand whole in no window; a larger --data.doc_stride may hold them"
+
+
+def _key(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]

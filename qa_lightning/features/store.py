@@ -1,0 +1,157 @@
+"""Features on disk: flat arrays written as a stream and mapped, never read whole.
+
+A folder holds ``windows.bin`` (records of `windows.WINDOW`), ``input_ids.bin``, ``token_type_ids.bin``,
+``char_start.bin``, ``char_end.bin``, ``token_offset.bin`` and ``context_offset.bin`` (where each window's values
+begin) and ``summary.json``; where questions are trained on all their answers also ``gold_window.bin``,
+``gold_start.bin`` and ``gold_end.bin``. Token ids take 2 bytes where the vocabulary allows. Bytes come in the machine's
+own order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qa_lightning.features.pairs import IntArray
+from qa_lightning.features.windows import WINDOW, FeatureBatch
+
+
+def write_features(
+    batches: Iterable[FeatureBatch], folder: Path, vocab_size: int, all_answers: bool = False
+) -> dict[str, Any]:
+    """Write ``batches`` into the existing, empty ``folder``; return the summary that stands in it too.
+
+    Args:
+        batches: in order of examples.
+        folder: to write into.
+        vocab_size: of the tokenizer, which decides how wide token ids are.
+        all_answers: whether windows are labelled with all answers, and those labels are to be written.
+    """
+    gold: dict[str, np.dtype[Any]] = {
+        "gold_window": np.dtype(np.int64),
+        "gold_start": np.dtype(np.int32),
+        "gold_end": np.dtype(np.int32),
+    }
+    dtypes: dict[str, np.dtype[Any]] = {
+        "windows": WINDOW,
+        "input_ids": np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32),
+        "token_type_ids": np.dtype(np.int8),
+        "char_start": np.dtype(np.int32),
+        "char_end": np.dtype(np.int32),
+        "token_offset": np.dtype(np.int64),
+        "context_offset": np.dtype(np.int64),
+        **(gold if all_answers else {}),
+    }
+    files = {name: (folder / f"{name}.bin").open("wb") for name in dtypes}
+    counts = {
+        "features": 0,
+        "tokens": 0,
+        "context_tokens": 0,
+        "cut_questions": 0,
+        "unlabelled": 0,
+        "longest": 0,
+        **({"several_answers": 0} if all_answers else {}),
+    }
+    try:
+        for batch in batches:
+            arrays: dict[str, NDArray[Any]] = {
+                name: getattr(batch, name)
+                for name in ("windows", "input_ids", "token_type_ids", "char_start", "char_end")
+            }
+            arrays["token_offset"] = counts["tokens"] + _offsets(batch.windows["length"])
+            arrays["context_offset"] = counts["context_tokens"] + _offsets(batch.windows["context_length"])
+            if all_answers:
+                arrays |= {name: getattr(batch, name) for name in gold}
+                arrays["gold_window"] = counts["features"] + batch.gold_window
+                counts["several_answers"] += batch.several
+            for name, array in arrays.items():
+                files[name].write(np.ascontiguousarray(array, dtypes[name]).data)
+            counts["features"] += len(batch.windows)
+            counts["tokens"] += len(batch.input_ids)
+            counts["context_tokens"] += int(batch.windows["context_length"].sum(dtype=np.int64))
+            counts["cut_questions"] += batch.cut_questions
+            counts["unlabelled"] += int((batch.labelled == 0).sum())
+            counts["longest"] = max(counts["longest"], int(batch.windows["length"].max(initial=0)))
+    finally:
+        for file in files.values():
+            file.close()
+    summary = {**counts, "dtypes": {name: dtype.str for name, dtype in dtypes.items() if name != "windows"}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return summary
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """The features of some examples; see `windows.FeatureBatch` for the arrays.
+
+    Attributes:
+        token_offset, context_offset: [F] where each window's values begin in the flat arrays.
+        gold_window, gold_start, gold_end: empty, unless questions are trained on all their answers.
+    """
+
+    windows: NDArray[np.void]
+    input_ids: IntArray
+    token_type_ids: IntArray
+    char_start: IntArray
+    char_end: IntArray
+    token_offset: IntArray
+    context_offset: IntArray
+    gold_window: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    gold_start: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
+    gold_end: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @classmethod
+    def open(cls, folder: Path) -> FeatureStore:
+        """Map the files of a folder; pages that are not in use take no memory."""
+        dtypes = json.loads((folder / "summary.json").read_text())["dtypes"]
+        arrays = {name: _map(folder / f"{name}.bin", np.dtype(code)) for name, code in dtypes.items()}
+        return cls(windows=_map(folder / "windows.bin", WINDOW), **arrays)
+
+    @classmethod
+    def of_batch(cls, batch: FeatureBatch) -> FeatureStore:
+        """Hold a batch in memory."""
+        return cls(
+            batch.windows,
+            batch.input_ids,
+            batch.token_type_ids,
+            batch.char_start,
+            batch.char_end,
+            _offsets(batch.windows["length"]),
+            _offsets(batch.windows["context_length"]),
+            gold_window=batch.gold_window,
+            gold_start=batch.gold_start,
+            gold_end=batch.gold_end,
+        )
+
+    def gold(self, index: int) -> tuple[IntArray, IntArray] | None:
+        """First and last token of each gold span, [A] each, of a window that holds several distinct ones; else None."""
+        if not len(self.gold_window):
+            return None
+        begin, end = np.searchsorted(self.gold_window, (index, index + 1))
+        return (self.gold_start[begin:end], self.gold_end[begin:end]) if begin < end else None
+
+    @cached_property
+    def example(self) -> NDArray[np.int32]:
+        """[F] which example each window is of, non-decreasing; in memory, 4 bytes a window."""
+        return np.ascontiguousarray(self.windows["example"], np.int32)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+
+def _offsets(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    wide = lengths.astype(np.int64)
+    return np.cumsum(wide) - wide
+
+
+def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype, mode="r")

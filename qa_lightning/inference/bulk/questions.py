@@ -1,0 +1,177 @@
+"""Any source of rows -> questions to answer, streamed, each with its number; rows that cannot be asked, with why.
+
+Columns are understood as in training, but answers are not needed, and an id is made where a row has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qa_lightning.data.columns import Columns, choose_columns, made_id, with_usual_columns
+from qa_lightning.data.examples import check_row
+from qa_lightning.data.formats import (
+    START,
+    BrokenRow,
+    PlacedRow,
+    file_format,
+    json_object,
+    opened,
+    read_file,
+    refuse_other_kinds,
+)
+from qa_lightning.data.sources import read_rows, source_files, source_kind
+from qa_lightning.errors import InputError
+
+_JSON_LINES = (".jsonl", ".ndjson")
+_QUICKLY_COUNTED = 1 << 30  # bytes of a file of JSON lines: a second or so
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row that can be asked.
+
+    Attributes:
+        row: its number in the source, from 1.
+    """
+
+    row: int
+    id: str
+    question: str
+    context: str
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be asked.
+
+    Attributes:
+        row: its number in the source, from 1.
+        place: the file and where the row stands in it.
+        problem: what is wrong and what helps.
+    """
+
+    row: int
+    place: str
+    problem: str
+
+
+def read_questions(
+    source: str, columns: Columns, tell: Callable[[str], None] = lambda line: None, first: int = 1
+) -> Iterator[Question | BadRow]:
+    """Stream the rows of a source; whatever is wrong with one row costs that row alone.
+
+    Args:
+        source: what `sources.read_rows` takes.
+        columns: names of columns, where they are not to be guessed.
+        tell: is called with a line that says what was guessed.
+        first: the number of the row to begin with; those before are read and not checked.
+
+    Raises:
+        InputError: the source cannot be read, or has other columns.
+    """
+    rows = with_usual_columns(_completed(_read_rows(source), columns), columns, tell)
+    for number, (place, row) in enumerate(rows, 1):
+        if number >= first:
+            yield _question(number, place, row)
+
+
+def count_rows(source: str) -> int | None:
+    """How many rows a source has, where that is known without reading it whole, or quickly; else None."""
+    if source_kind(source) != "files":
+        return None
+    total = 0
+    for path in source_files(source):
+        try:
+            if path.suffix.lower() == ".parquet":
+                total += pq.read_metadata(path).num_rows
+            elif path.suffix.lower() in _JSON_LINES and path.stat().st_size <= _QUICKLY_COUNTED:
+                with path.open("rb") as file:
+                    total += sum(1 for line in file if line.strip())
+            else:
+                return None
+        except (pa.ArrowException, OSError, ValueError):  # reading the rows will say what is wrong
+            return None
+    return total
+
+
+def _read_rows(source: str) -> Iterator[PlacedRow]:
+    if source_kind(source) != "files":
+        return read_rows(source, "validation")
+    return chain.from_iterable(
+        _read_json_lines(path) if file_format(path) in _JSON_LINES else read_file(path) for path in source_files(source)
+    )
+
+
+def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
+    """As `formats.read_file` does, but a line that is no JSON object is one broken row, and the next line is read."""
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                refuse_other_kinds(path, line[:START])
+            if not line.strip():
+                continue
+            place = f"{path} line {number}"
+            try:
+                row = json_object(place, line)
+            except InputError as error:
+                row = BrokenRow("text", error.problems)
+            yield place, row
+
+
+def _completed(rows: Iterable[PlacedRow], columns: Columns) -> Iterator[PlacedRow]:
+    """Add what `with_usual_columns` asks of training data and answering does without: answers, and an id in each row.
+
+    Answers that are there stay: made ids are made of them too, here as in `scoring`.
+    """
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    id_column: str | None = None
+    for place, row in rows:
+        if isinstance(row, BrokenRow):
+            yield place, row
+            continue
+        there = tuple(row)
+        if there not in lacking:
+            lacking[there], named = _lacking(place, list(there), columns, id_column)
+            id_column = id_column or named
+        yield place, row | dict.fromkeys(lacking[there])
+
+
+def _lacking(place: str, there: list[str], columns: Columns, id_column: str | None) -> tuple[list[str], str | None]:
+    """Columns to add to those that are ``there``, and which one then is the id.
+
+    Args:
+        place: of the row, for messages.
+        there: the row's columns.
+        columns: names that are given.
+        id_column: the id in rows before, where they have one.
+    """
+    trials = [[], ["answers"], *([[id_column], [id_column, "answers"]] if id_column else [])]
+    for added in trials:
+        try:
+            names = choose_columns(place, [*there, *added], columns)
+        except InputError:
+            continue
+        if "id" in names or id_column is None:
+            return added, names.get("id")
+    return ["answers"], None  # question or context cannot be told, which `with_usual_columns` says
+
+
+def _question(number: int, place: str, row: dict[str, Any]) -> Question | BadRow:
+    if isinstance(row, BrokenRow):
+        problems = [str(problem) for problem in row.problems]
+    else:
+        asked = {name: row[name] for name in ("id", "question", "context")} | {"answers": None}
+        if asked["id"] is None or not str(asked["id"]).strip():
+            asked["id"] = made_id(row)
+        example, wrong = check_row(place, asked)
+        if example is not None:
+            return Question(number, example["id"], example["question"], example["context"])
+        problems = [str(problem) for problem in wrong]
+    return BadRow(number, place, "; ".join(problem.removeprefix(place).lstrip(": ") for problem in problems))

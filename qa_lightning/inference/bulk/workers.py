@@ -1,0 +1,263 @@
+"""Questions -> lines of JSON, in this process or in several of their own, each with the model on its own device.
+
+A list of questions is answered by one process whole, in the same batches whichever it is, so any number of processes
+gives the same lines. At most two lists a process are on their way or wait for one before them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+from qa_lightning.decoding.predictions import Answer
+from qa_lightning.errors import InputError
+from qa_lightning.inference.bulk.questions import Question
+from qa_lightning.inference.reader import Reader
+from qa_lightning.runs.memory import is_out_of_memory
+
+Key = TypeVar("Key")
+Chunks = Iterable[tuple[Key, Sequence[Question]]]
+_CHARACTERS_TOGETHER = 1 << 22  # of contexts that are cut into windows at once: some hundred MB of tokens
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How questions are answered.
+
+    Attributes:
+        model: folder or name on the Hub.
+        dtype: what it computes in, by torch's name.
+        batch_size: windows a step.
+        threshold_file: see `reader.Reader.load`.
+    """
+
+    model: str
+    dtype: str
+    batch_size: int
+    threshold_file: Path | None = None
+
+    def load(self, device: str) -> Reader:
+        """Load the model onto a device."""
+        return Reader.load(self.model, device, getattr(torch, self.dtype), self.threshold_file)
+
+    def answer(self, reader: Reader, questions: Sequence[Question]) -> bytes:
+        """One JSON object a line, in order of ``questions``.
+
+        Raises:
+            InputError: logits that are not numbers, or too little memory.
+        """
+        lines = []
+        for part in _parts(questions):
+            where = f"rows {part[0].row:,} to {part[-1].row:,}"
+            try:
+                answers = reader.answer(
+                    [one.question for one in part], [one.context for one in part], batch_size=self.batch_size
+                )
+            except InputError as error:
+                raise InputError(f"--model {self.model}, at {where}: {str(error)[:500]}") from None
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise InputError(self._out_of_memory(where, reader.model.device)) from None
+            lines += [self._line(reader, one, answer) for one, answer in zip(part, answers, strict=True)]
+        return "".join(lines).encode()
+
+    def _line(self, reader: Reader, question: Question, answer: Answer) -> str:
+        values = {
+            "row": question.row,
+            "id": question.id,
+            "answer": answer.text,
+            "start": answer.start,
+            "end": answer.end,
+            "score": answer.score,
+        }
+        if reader.settings.version_2:  # no number where the context holds nothing that could be an answer
+            values["null_odds"] = answer.null_odds if math.isfinite(answer.null_odds) else None
+        return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _out_of_memory(self, where: str, device: torch.device) -> str:
+        cures = [f"--batch-size {self.batch_size // 2}"] if self.batch_size > 1 else []
+        cures += ["--dtype bfloat16"] if self.dtype == "float32" and device.type == "cuda" else []
+        cures += ["fewer --devices"] if device.type == "cpu" else []
+        what = f"out of memory on {device} at {where} with --batch-size {self.batch_size}, --dtype {self.dtype}"
+        return f"{what}; what helps: {' or '.join(cures) or 'more memory'}, with --overwrite or another --output"
+
+
+def _parts(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
+    """Consecutive questions whose contexts are not too long together; one part, but for very long contexts."""
+    first = characters = 0
+    for number, question in enumerate(questions):
+        characters += len(question.context)
+        if characters > _CHARACTERS_TOGETHER and number > first:
+            yield questions[first:number]
+            first, characters = number, len(question.context)
+    if questions:
+        yield questions[first:]
+
+
+def choose_devices(count: int) -> list[str]:
+    """Where ``--devices N`` computes: on N GPUs, or where there is none in N processes on the CPU.
+
+    Raises:
+        InputError: there are fewer GPUs.
+    """
+    if not torch.cuda.is_available():
+        return ["cpu"] * count
+    found = torch.cuda.device_count()
+    if count > found:
+        gpus = "1 GPU" if found == 1 else f"{found} GPUs"
+        raise InputError(f"--devices {count}: there {'is' if found == 1 else 'are'} {gpus} here; pass {found} or less")
+    return [f"cuda:{number}" for number in range(count)]
+
+
+@contextmanager
+def answering(asked: Asked, devices: Sequence[str]) -> Iterator[Callable[[Chunks[Key]], Iterator[tuple[Key, bytes]]]]:
+    """A function like `Workers.answers`; with one device in this process, with more in one each."""
+    if len(devices) > 1:
+        with Workers(asked, devices) as workers:
+            yield workers.answers
+    else:
+        reader = asked.load(devices[0])
+        yield lambda chunks: ((key, asked.answer(reader, questions)) for key, questions in chunks)
+
+
+class Workers:
+    """Processes that answer; to be used in a ``with`` statement, at whose end they are gone.
+
+    Args:
+        asked: how.
+        devices: one a process; those on the CPU share its threads.
+    """
+
+    def __init__(self, asked: Asked, devices: Sequence[str]) -> None:
+        self._asked = asked
+        self._workers: list[_Worker] = []
+        self._devices = devices
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(len(devices))
+
+    def __enter__(self) -> Workers:
+        """Start all, and wait until their models are loaded."""
+        threads = max(1, torch.get_num_threads() // len(self._devices))
+        try:
+            for device in self._devices:
+                self._workers.append(_Worker(self._asked, device, threads))
+            for worker in self._workers:
+                worker.receive()
+                self._idle.put(worker)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.stop()  # whoever waits for its answer sees its end
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
+
+    def answers(self, chunks: Chunks[Key]) -> Iterator[tuple[Key, bytes]]:
+        """The lines of each list of questions, with what came with it, in order.
+
+        Raises:
+            InputError: what `Asked.answer` raises, or a process died.
+        """
+        waiting: deque[tuple[Key, Future[bytes]]] = deque()
+        for key, questions in chunks:
+            waiting.append((key, self._threads.submit(self._ask, questions)))
+            if len(waiting) == 2 * len(self._workers):
+                first, answered = waiting.popleft()
+                yield first, answered.result()
+        for first, answered in waiting:
+            yield first, answered.result()
+
+    def _ask(self, questions: Sequence[Question]) -> bytes:
+        worker = self._idle.get()
+        try:
+            return worker.ask(questions)
+        finally:
+            self._idle.put(worker)
+
+
+class _Worker:
+    """A process of its own, and the connection to it."""
+
+    def __init__(self, asked: Asked, device: str, threads: int) -> None:
+        self.device = device
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, asked, device, threads), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the end of the process is the end of the connection
+
+    def ask(self, questions: Sequence[Question]) -> bytes:
+        """Have questions answered."""
+        try:
+            self._connection.send(questions)
+        except OSError:
+            raise InputError(self._end()) from None
+        return self.receive()
+
+    def receive(self) -> bytes:
+        """What the process sends next."""
+        try:
+            reply = self._connection.recv()
+        except (EOFError, OSError):
+            raise InputError(self._end()) from None
+        if isinstance(reply, InputError):
+            raise reply
+        assert isinstance(reply, bytes)
+        return reply
+
+    def _end(self) -> str:
+        self._process.join(5)
+        status = self._process.exitcode or 0
+        how = f"with status {status}; what it said stands above"
+        if status < 0:
+            how = f"of {signal.Signals(-status).name}"
+            how += "; the system ends processes so when memory runs out" if status == -signal.SIGKILL else ""
+        return f"--devices: the process that answers on {self.device} ended {how}"
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        self._process.join()
+
+    def close(self) -> None:
+        """Let go of the connection, once nobody waits for an answer."""
+        self._connection.close()
+
+
+def _serve(connection: Connection, asked: Asked, device: str, threads: int) -> None:
+    """Answer whatever comes, until the other side is gone: the work of a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the first one decides
+    os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's
+    torch.set_num_threads(threads)
+    try:
+        try:
+            reader = asked.load(device)
+            connection.send(b"")
+            while True:
+                connection.send(asked.answer(reader, connection.recv()))
+        except InputError as error:
+            connection.send(error)
+    except (EOFError, OSError):
+        return

@@ -1,0 +1,202 @@
+"""Answers and scores as transformers 4.57's question-answering pipeline gave them, faults included.
+
+For those who stored thresholds on its scores. Known faults: each window's start and end probabilities are a softmax
+of their own, so scores of windows do not compare; scores of equal texts are added up, so they exceed 1; "no answer"
+is read at the first token, and is the smallest over the windows; a long question is not cut; where there are fewer
+spans than asked for, empty ones fill up. Source: ``question_answering.py`` of transformers 4.57.6.
+
+Not as there: how many empty spans fill up hung on how far a batch was padded, as did everything for tokenizers that pad
+on the left, where tokens of the question could be answers; here nothing hangs on padding. A question beside which no
+room is left is a ValueError, where the tokenizer's library panicked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Encoding
+
+from qa_lightning.errors import InputError
+from qa_lightning.features.store import FeatureStore
+from qa_lightning.features.windows import WINDOW, FeatureBatch
+from qa_lightning.inference.arguments import Asked
+
+Floats = NDArray[np.float32]
+_OUT = -10000.0  # logit of a token that may not be in an answer
+
+
+@dataclass(frozen=True)
+class V4Settings:
+    """The old call's settings, with its defaults; all lengths in tokens.
+
+    Args:
+        top_k: answers to give.
+        doc_stride: tokens that two windows share; None takes half a window, at most 128.
+        max_answer_len: the longest answer.
+        max_seq_len: the longest window; None takes the tokenizer's limit, at most 384.
+        max_question_len: was without effect, and is.
+        handle_impossible_answer: whether "no answer" is one.
+        align_to_words: widen answers to whole words.
+    """
+
+    top_k: int = 1
+    doc_stride: int | None = None
+    max_answer_len: int = 15
+    max_seq_len: int | None = None
+    max_question_len: int = 64
+    handle_impossible_answer: bool = False
+    align_to_words: bool = True
+
+
+@dataclass(frozen=True)
+class _Window:
+    asked: int
+    encoding: Encoding
+    allowed: NDArray[np.bool_]  # [T] context tokens, and every token with the CLS token's id
+
+
+class V4Reading:
+    """Some questions on their way from windows to answers; see `engine.Reading`.
+
+    Args:
+        tokenizer: a fast one; it cuts the windows itself.
+        settings: of the call.
+        asked: the questions.
+
+    Raises:
+        ValueError: ``doc_stride`` exceeds ``max_seq_len``. A question that leaves no room for the context raises
+            what the tokenizer raises.
+    """
+
+    def __init__(self, tokenizer: Any, settings: V4Settings, asked: Sequence[Asked]) -> None:
+        self._settings = settings
+        self._asked = asked
+        self._context_first = tokenizer.padding_side == "left"
+        self._windows = [
+            _Window(number, encoding, self._allowed(encoding, tokenizer.cls_token_id))
+            for number, one in enumerate(asked)
+            for encoding in self._cut(tokenizer, one)
+        ]
+        self._logits: dict[int, tuple[Floats, Floats]] = {}
+        self.store = _store([window.encoding for window in self._windows])
+
+    def _cut(self, tokenizer: Any, one: Asked) -> Sequence[Encoding]:
+        longest = self._settings.max_seq_len
+        longest = min(tokenizer.model_max_length, 384) if longest is None else longest
+        stride = self._settings.doc_stride
+        stride = min(longest // 2, 128) if stride is None else stride
+        if stride > longest:
+            raise ValueError(f"`doc_stride` ({stride}) is larger than `max_seq_len` ({longest})")
+        pair = (one["question"], one["context"])
+        try:
+            return self._encoded(tokenizer, pair, longest, stride)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of the Rust library; no Exception
+                raise
+        raise InputError(
+            f"doc_stride {stride} leaves no room to move on beside the question {one['question'][:60]!r} in windows of "
+            f"{longest} tokens; lower doc_stride or raise max_seq_len"
+        )
+
+    def _encoded(self, tokenizer: Any, pair: tuple[str, str], longest: int, stride: int) -> Sequence[Encoding]:
+        encoded = tokenizer(
+            *(reversed(pair) if self._context_first else pair),
+            truncation="only_first" if self._context_first else "only_second",
+            max_length=longest,
+            stride=stride,
+            return_token_type_ids=True,
+            return_overflowing_tokens=True,
+        )
+        encodings: Sequence[Encoding] = encoded.encodings
+        return encodings
+
+    def _allowed(self, encoding: Encoding, cls: int | None) -> NDArray[np.bool_]:
+        context = 0 if self._context_first else 1
+        allowed = np.array([owner == context for owner in encoding.sequence_ids])
+        return allowed if cls is None else allowed | (np.array(encoding.ids) == cls)
+
+    def add(self, batch: Mapping[str, torch.Tensor], start: torch.Tensor, end: torch.Tensor) -> None:
+        """Take in the logits, [B, T] each, of a batch of windows."""
+        for row, number in enumerate(batch["feature"].tolist()):
+            real = batch["attention_mask"][row].bool()
+            self._logits[number] = (start[row][real].float().numpy(), end[row][real].float().numpy())
+
+    def answers(self) -> list[list[dict[str, Any]]]:
+        """The answers to each question, best first."""
+        found: list[list[dict[str, Any]]] = [[] for _ in self._asked]
+        null = np.full(len(self._asked), 1000000.0)
+        for number, window in enumerate(self._windows):
+            start, end = (_softmax(logits, window.allowed) for logits in self._logits[number])
+            null[window.asked] = min(null[window.asked], float(start[0] * end[0]))
+            start[0] = end[0] = 0.0
+            self._add_spans(found[window.asked], window, start, end)
+        for answers, odds in zip(found, null.tolist(), strict=True):
+            if self._settings.handle_impossible_answer:
+                answers.append({"score": odds, "start": 0, "end": 0, "answer": ""})
+            answers.sort(key=lambda answer: answer["score"], reverse=True)
+            del answers[self._settings.top_k :]
+        return found
+
+    def _add_spans(self, answers: list[dict[str, Any]], window: _Window, start: Floats, end: Floats) -> None:
+        """Add a window's likeliest spans; a text that is there already gets their score on top of its own."""
+        context = self._asked[window.asked]["context"]
+        most = self._settings.top_k * 2 + 10 if self._settings.align_to_words else self._settings.top_k
+        # All pairs of tokens, zero where the end comes first or too late: these, too, were in the choice.
+        table = np.tril(np.triu(np.outer(start, end)), self._settings.max_answer_len - 1)
+        for place in _largest(table.ravel(), most):
+            first, last = divmod(int(place), len(end))
+            if not (window.allowed[first] and window.allowed[last]):
+                continue
+            begin, stop = self._characters(window.encoding, first, last)
+            text, score = context[begin:stop], float(table[first, last])
+            same = next((answer for answer in answers if answer["answer"].lower() == text.lower()), None)
+            if same:
+                same["score"] += score
+            else:
+                answers.append({"score": score, "start": begin, "end": stop, "answer": text})
+
+    def _characters(self, encoding: Encoding, first: int, last: int) -> tuple[int, int]:
+        if self._settings.align_to_words:
+            begin, stop = (self._word(encoding, token) for token in (first, last))
+            if begin is not None and stop is not None:
+                return begin[0], stop[1]
+        return encoding.offsets[first][0], encoding.offsets[last][1]
+
+    def _word(self, encoding: Encoding, token: int) -> tuple[int, int] | None:
+        """Characters, of the window alone, of the word that a token is in."""
+        word = encoding.token_to_word(token)
+        return None if word is None else encoding.word_to_chars(word, 0 if self._context_first else 1)
+
+
+def _store(encodings: Sequence[Encoding]) -> FeatureStore:
+    """The windows as the batches want them; places of contexts are left out, for nothing here reads them."""
+    windows = np.zeros(len(encodings), WINDOW)
+    windows["length"] = [len(encoding) for encoding in encodings]
+    nothing = np.zeros(0, np.int32)
+    ids, types = (
+        np.concatenate([nothing, *(np.array(getattr(encoding, name), np.int32) for encoding in encodings)])
+        for name in ("ids", "type_ids")
+    )
+    return FeatureStore.of_batch(FeatureBatch(windows, ids, types.astype(np.int8), nothing, nothing, 0, nothing))
+
+
+def _softmax(logits: Floats, allowed: NDArray[np.bool_]) -> Floats:
+    shifted = np.where(allowed, logits, np.float32(_OUT))
+    weights = np.exp(shifted - shifted.max())
+    result: Floats = weights / weights.sum()
+    return result
+
+
+def _largest(scores: Floats, most: int) -> NDArray[np.intp]:
+    """Places of the largest scores, largest first; equal ones in the order in which NumPy happens to leave them."""
+    if most == 1:
+        return np.array([np.argmax(scores)])
+    if len(scores) < most:
+        return np.argsort(-scores)
+    some = np.argpartition(-scores, most)[:most]  # as there: raises where there are exactly so many
+    return some[np.argsort(-scores[some])]

@@ -1,0 +1,1 @@
+"""Answers to EM, F1, thresholds, calibration and figures."""

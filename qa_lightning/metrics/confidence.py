@@ -1,0 +1,198 @@
+"""What a model's scores are worth on validation data, and the threshold and temperature that make the most of them.
+
+The threshold decides between the best span and "no answer"; the temperature makes probabilities of scores. Both are
+fitted to all questions. What they are worth is said by questions that they were not fitted to: the articles are
+halved, and each half is judged by what the other was fitted to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qa_lightning.decoding.spans import Scaling
+from qa_lightning.metrics.calibration import (
+    TEMPERATURES,
+    Floats,
+    PrecisionRecall,
+    Reliability,
+    RiskCoverage,
+    coverage_at_precision,
+    fit_temperature,
+    precision_recall,
+    reliability,
+    risk_coverage,
+)
+from qa_lightning.metrics.outcomes import Outcomes
+from qa_lightning.metrics.thresholds import Tuned, split_by_article, tuned
+
+PRECISION = 0.9  # of the share of questions that can be answered with it
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The answers that a threshold gives, and how sure a temperature makes the model of them.
+
+    Args:
+        outcomes: of the questions.
+        scaling: threshold and temperature.
+        version_2: whether "no answer" is one.
+    """
+
+    outcomes: Outcomes
+    scaling: Scaling
+    version_2: bool
+
+    @cached_property
+    def silent(self) -> NDArray[np.bool_]:
+        """[N] which questions get no answer."""
+        none = self.outcomes.best_score == -np.inf
+        odds = self.outcomes.null_odds > self.scaling.threshold
+        return np.asarray(none | odds if self.version_2 else none)
+
+    @cached_property
+    def correct(self) -> Floats:
+        """[N] 1 for answers that match exactly, or are rightly none; else 0."""
+        return np.where(self.silent, ~self.outcomes.has_answer & self.version_2, self.outcomes.exact)
+
+    @cached_property
+    def chosen(self) -> Floats:
+        """[N] score of the answer, of "no answer" less the threshold."""
+        null = self.outcomes.null_score - self.scaling.threshold
+        return np.where(self.silent, null, self.outcomes.best_score)
+
+    def log_total(self, log_spans: Floats, temperature: float | Floats) -> Floats:
+        """Log of the sum of exp(score / T) over all spans and "no answer"."""
+        null = self.outcomes.null_score - self.scaling.threshold
+        return np.asarray(np.logaddexp(log_spans.T, null / np.reshape(temperature, (-1, 1))).T)
+
+    @cached_property
+    def confidence(self) -> Floats:
+        """[N] probability of the answer."""
+        heat = self.scaling.temperature
+        total = self.log_total(self.outcomes.log_spans_at(heat)[:, None], heat)[:, 0]
+        return np.asarray(np.minimum(np.exp(self.chosen / heat - total), 1.0))
+
+
+def fit_scaling(outcomes: Outcomes, threshold: float, version_2: bool) -> Scaling:
+    """The temperature that fits the answers given under ``threshold``, with it."""
+    judged = Judged(outcomes, Scaling(threshold=threshold), version_2)
+    total = judged.log_total(outcomes.log_spans, TEMPERATURES)
+    return Scaling(fit_temperature(judged.chosen, total, judged.correct), threshold)
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """What was fitted, and what it is worth.
+
+    Attributes:
+        scaling: fitted threshold and temperature.
+        tuned: how the threshold came about; None where every question has an answer.
+        before: answers and probabilities as the model has them.
+        after: those fitted, on the questions that they were fitted to.
+        held_out: the same, each half of the articles under what the other half was fitted to, end to end; None where
+            there is but one article.
+    """
+
+    scaling: Scaling
+    tuned: Tuned | None
+    before: Judged
+    after: Judged
+    held_out: tuple[Judged, Judged] | None
+
+    @property
+    def reliability(self) -> tuple[Reliability, Reliability]:
+        """Calibration before, and after on held-out questions, where there are any."""
+        sure, right = self.held_out_columns
+        return reliability(self.before.confidence, self.before.correct), reliability(sure, right)
+
+    @property
+    def held_out_columns(self) -> tuple[Floats, Floats]:
+        """[N] confidence and correctness after the fit, on held-out questions where there are any."""
+        parts = self.held_out or (self.after,)
+        return np.concatenate([part.confidence for part in parts]), np.concatenate([part.correct for part in parts])
+
+    @property
+    def risk_coverage(self) -> RiskCoverage:
+        """Of the answers, surest first, "no answer" being one."""
+        return risk_coverage(*self.held_out_columns)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the questions, 0-1, that are answered at a precision of `PRECISION`."""
+        return coverage_at_precision(*self.held_out_columns, PRECISION)[0]
+
+    @property
+    def risk_coverage_before(self) -> RiskCoverage:
+        """The same before the fit."""
+        return risk_coverage(self.before.confidence, self.before.correct)
+
+    @property
+    def coverage_before(self) -> float:
+        """``coverage`` before the fit."""
+        return coverage_at_precision(self.before.confidence, self.before.correct, PRECISION)[0]
+
+    @property
+    def precision_recall(self) -> dict[str, PrecisionRecall]:
+        """Of spans alone, by exact match and by F1, as "no answer" recedes."""
+        outcomes = self.after.outcomes
+        has = outcomes.has_answer
+        curves = {"exact match": outcomes.exact * has, "F1": outcomes.f1 * has}
+        return {name: precision_recall(-outcomes.null_odds, right, int(has.sum())) for name, right in curves.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures, by name; rates on 0-100."""
+        before, after = self.reliability
+        figures: dict[str, Any] = {
+            "null_score_diff_threshold": self.scaling.threshold,
+            "temperature": self.scaling.temperature,
+            "expected_calibration_error_before": 100 * before.error,
+            "expected_calibration_error_after": 100 * after.error,
+            f"answered_at_{100 * PRECISION:.0f}_precision_before": 100 * self.coverage_before,
+            f"answered_at_{100 * PRECISION:.0f}_precision_after": 100 * self.coverage,
+            "held_out": self.held_out is not None,
+        }
+        if self.tuned:
+            figures |= {
+                "f1_at_threshold_0": self.tuned.at_zero.f1,
+                "exact_at_threshold_0": self.tuned.at_zero.exact,
+                "f1_held_out": self.tuned.held_out_f1,
+                "exact_held_out": self.tuned.held_out_exact,
+            }
+        return figures
+
+
+def fit_confidence(
+    outcomes: Outcomes,
+    version_2: bool,
+    own: Scaling = Scaling(),  # noqa: B008 - frozen
+    seed: int = 0,
+) -> Confidence:
+    """Fit threshold and temperature, and judge them by the halves; see the module.
+
+    Args:
+        outcomes: with ``log_spans`` at `calibration.TEMPERATURES`.
+        version_2: whether some question has no answer; otherwise the threshold stays 0.
+        own: what the model has before.
+        seed: of the halves.
+    """
+    first = split_by_article(outcomes.article.tolist(), seed)
+    tuning = tuned(*outcomes.decision, outcomes.article.tolist(), seed) if version_2 else None
+    scaling = fit_scaling(outcomes, tuning.threshold if tuning else 0.0, version_2)
+    held_out = None
+    if first.any() and not first.all():
+        sides = [outcomes.take(side) for side in (first, ~first)]
+        places = [half[0].at_tuned.threshold for half in tuning.halves] if tuning else [0.0, 0.0]
+        fits = [fit_scaling(side, place, version_2) for side, place in zip(sides, places, strict=True)]
+        held_out = Judged(sides[0], fits[1], version_2), Judged(sides[1], fits[0], version_2)
+    return Confidence(
+        scaling,
+        tuning,
+        Judged(outcomes, own, version_2),
+        Judged(outcomes, scaling, version_2),
+        held_out,
+    )

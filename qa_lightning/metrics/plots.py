@@ -1,0 +1,160 @@
+"""Figures of calibration and of what can be answered at which risk: made of arrays, without matplotlib's global state.
+
+Colours are Okabe and Ito's (2008), which people of any colour vision can tell apart; lines differ in dashes, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from qa_lightning.errors import InputError
+from qa_lightning.metrics.calibration import Floats, PrecisionRecall, Reliability, RiskCoverage
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("-", "--", "-.", ":")
+_GREY = "#767676"
+_MOST_POINTS = 4000  # of a curve; more cannot be seen
+
+
+def reliability_diagram(before: Reliability, after: Reliability | None = None, temperature: float = 1.0) -> Figure:
+    """Accuracy against confidence by bin, and below it how many questions each bin has.
+
+    Args:
+        before: of the model's own probabilities.
+        after: of those at ``temperature``; None to draw only the first.
+        temperature: for the label.
+    """
+    parts = [("", before)] if after is None else [("before: ", before), (f"after (T = {temperature:.2f}): ", after)]
+    figure = Figure(figsize=(5.2 * len(parts) + 0.4, 6.2), dpi=120, layout="constrained")
+    axes = figure.subplots(2, len(parts), sharex=True, sharey="row", squeeze=False, height_ratios=[4, 1])
+    for column, (name, bins) in enumerate(parts):
+        _bars(axes[0, column], axes[1, column], bins, _COLOURS[column])
+        axes[0, column].set_title(f"{name}expected calibration error {100 * bins.error:.1f}%")
+    axes[0, 0].set_ylabel("accuracy")
+    axes[1, 0].set_ylabel("questions")
+    axes[1, 0].set_ylim(0, max(1.05 * max(int(bins.count.max()) for _, bins in parts), 1))
+    axes[0, 0].legend(loc="upper left", frameon=False)
+    return figure
+
+
+def _bars(above: Axes, below: Axes, bins: Reliability, colour: str) -> None:
+    left, width = bins.edges[:-1], np.diff(bins.edges)
+    some = bins.count > 0
+    above.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1.2, label="perfectly calibrated", zorder=3)
+    above.bar(left[some], bins.accuracy[some], width[some], align="edge", color=colour, alpha=0.35, edgecolor=colour)
+    above.plot(
+        bins.confidence[some],
+        bins.accuracy[some],
+        "o",
+        color=colour,
+        markersize=5,
+        label="mean of a bin",
+        clip_on=False,
+        in_layout=False,
+        zorder=4,
+    )
+    below.bar(left, bins.count, width, align="edge", color=colour, alpha=0.6, edgecolor=colour)
+    below.set_xlabel("confidence")
+    for axis in (above, below):
+        _plain(axis)
+    above.set(xlim=(0, 1), ylim=(0, 1))
+    above.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    below.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    below.yaxis.set_major_formatter("{x:,.0f}")
+
+
+def precision_recall_curves(curves: Mapping[str, PrecisionRecall]) -> Figure:
+    """Precision against recall.
+
+    Args:
+        curves: label -> curve, at least one; the label is followed by its average precision.
+    """
+    figure, axis = _one_axis()
+    for (name, curve), colour, dash in zip(curves.items(), cycle(_COLOURS), cycle(_DASHES)):
+        label = f"{name}: average precision {100 * curve.average_precision:.1f}%"
+        recall, precision = _thinned(curve.recall, curve.precision)
+        axis.plot(recall, precision, color=colour, linestyle=dash, linewidth=2, label=label)
+    axis.set(title="Precision and recall, most confident answers first", xlabel="recall", ylabel="precision")
+    axis.set(xlim=(0, 1), ylim=(0, 1.02))
+    figure.legend(loc="outside lower center", frameon=False)
+    return figure
+
+
+def risk_coverage_curves(curves: Mapping[str, RiskCoverage], precision: float | None = 0.9) -> Figure:
+    """Share of wrong answers against the share of questions that are answered.
+
+    Args:
+        curves: label -> curve, at least one; the label is followed by the area under it.
+        precision: marks how many questions can be answered with at least this precision, 0-1; None for no mark.
+    """
+    figure, axis = _one_axis()
+    for (name, curve), colour, dash in zip(curves.items(), cycle(_COLOURS), cycle(_DASHES)):
+        coverage, risk = _thinned(curve.coverage, curve.risk)
+        label = f"{name}: area {curve.area:.3f}"
+        if precision is not None:
+            enough = np.flatnonzero(curve.risk <= 1 - precision + 1e-12)
+            reached = float(curve.coverage[enough[-1]]) if len(enough) else 0.0
+            label += f", {100 * reached:.0f}% answered at {100 * precision:g}% precision"
+            axis.plot(curve.coverage[enough[-1:]], curve.risk[enough[-1:]], "o", color=colour, markersize=7, zorder=4)
+        axis.plot(coverage, risk, color=colour, linestyle=dash, linewidth=2, label=label)
+    if precision is not None:
+        axis.axhline(1 - precision, color=_GREY, linestyle=":", linewidth=1.2)
+    axis.set(title="Risk and coverage, most confident answers first")
+    axis.set(xlabel="coverage: questions answered", ylabel="risk: answers that are wrong")
+    axis.set_xlim(0, 1)
+    axis.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", frameon=False)
+    return figure
+
+
+def _one_axis() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 5.6), dpi=120, layout="constrained")
+    axis = figure.subplots()
+    _plain(axis)
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return figure, axis
+
+
+def _plain(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="#E0E0E0", linewidth=0.7)
+    axis.set_axisbelow(True)
+
+
+def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """At most `_MOST_POINTS` of a curve's points, its first and last among them."""
+    some = np.unique(np.linspace(0, max(len(x) - 1, 0), min(len(x), _MOST_POINTS)).astype(int))
+    return x[some], y[some]
+
+
+def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write each figure as ``name.png`` into ``folder``, made where it is missing; the same bytes for the same figure.
+
+    Args:
+        figures: name -> figure.
+        folder: where to.
+
+    Returns:
+        The files, in the order of ``figures``.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+    files = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            files.append(folder / f"{name}.png")
+            figure.savefig(files[-1], format="png", metadata={"Software": None})
+    except OSError as error:
+        raise InputError(f"{folder}: figures cannot be written ({error}); name a folder that can") from None
+    return files

@@ -1,0 +1,179 @@
+"""A folder that holds an ONNX export -> a model that answers as the transformers model which it was made from.
+
+The graph takes ``input_ids``, ``attention_mask`` and, where the model reads them, ``token_type_ids``, int64 [B, T],
+and gives ``start_logits`` and ``end_logits``, float32 [B, T], for any B and T. ONNX Runtime computes; tensors go in and
+come out as torch's. It answers only: there are no weights to be seen, and nothing can be trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
+
+from qa_lightning.errors import InputError
+from qa_lightning.models.loading import loading, quiet_transformers
+
+MODEL_FILE = "model.onnx"
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUTS = ("start_logits", "end_logits")
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def is_onnx_folder(folder: str | Path) -> bool:
+    """Whether a folder holds an ONNX model and no weights for PyTorch, which are taken where there are both."""
+    path = Path(folder).expanduser()
+    return (path / MODEL_FILE).is_file() and not any(any(path.glob(pattern)) for pattern in _WEIGHTS)
+
+
+def runtime() -> Any:
+    """The module ``onnxruntime``.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"ONNX models need ONNX Runtime ({error}); pip install qa-lightning[onnx]") from None
+    return onnxruntime
+
+
+class OnnxModel:
+    """An ONNX question answering model, as far as `Reader` and a transformers pipeline look at a model.
+
+    Args:
+        session: ONNX Runtime's, of a graph with the inputs and outputs of the module.
+        config: the transformers configuration of the model that was exported.
+        name_or_path: where it was loaded from.
+
+    Attributes:
+        device: where its tensors lie, always the CPU. Where the session computes is decided by `load`.
+        dtype: of its logits, whatever the weights are held in.
+    """
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+    input_modalities = "text"
+    training = False
+
+    def __init__(self, session: Any, config: Any, name_or_path: str) -> None:
+        self.config = config
+        self.name_or_path = name_or_path
+        self._session = session
+        self._inputs = [one.name for one in session.get_inputs()]
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device | None = None) -> OnnxModel:
+        """Load the ``model.onnx`` and the ``config.json`` of a folder.
+
+        Args:
+            folder: that `onnx.export_onnx` wrote.
+            device: ``cpu`` keeps to the CPU; else CUDA computes where ONNX Runtime has it (onnxruntime-gpu).
+
+        Raises:
+            InputError: no such folder, not a question answering model, a damaged file, or no ONNX Runtime here.
+        """
+        path = Path(folder).expanduser()
+        file = path / MODEL_FILE
+        if not file.is_file():
+            raise InputError(f"{path}: no {MODEL_FILE} in it; write one by scripts/export.py --model M --format onnx")
+        ort = runtime()
+        with loading(str(path)), quiet_transformers():
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        cuda = "CUDAExecutionProvider"
+        wanted = (
+            [cuda] if cuda in ort.get_available_providers() and torch.device(device or "cuda").type == "cuda" else []
+        )
+        try:
+            session = ort.InferenceSession(file, _options(ort), providers=[*wanted, "CPUExecutionProvider"])
+        except Exception as error:  # each kind of damage has a class of its own
+            raise InputError(f"{file}: cannot be loaded; export the model again ({_first_line(error)})") from None
+        inputs, outputs = ([one.name for one in some] for some in (session.get_inputs(), session.get_outputs()))
+        if not (set(INPUTS[:2]) <= set(inputs) <= set(INPUTS) and set(OUTPUTS) <= set(outputs)):
+            raise InputError(
+                f"{file}: takes {', '.join(inputs)} and gives {', '.join(outputs)}, where a question answering model "
+                f"takes {', '.join(INPUTS[:2])} and gives {', '.join(OUTPUTS)}; export one that was trained for it"
+            )
+        return cls(session, config, str(folder))
+
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> QuestionAnsweringModelOutput:
+        """Compute the logits of a batch.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: [B, T], 0 at padding; None for no padding.
+            token_type_ids: [B, T]; None for zeros, and not looked at where the model has no token types.
+
+        Returns:
+            ``start_logits`` and ``end_logits``, [B, T] float32 each, on the device of ``input_ids``.
+
+        Raises:
+            InputError: a batch that the model cannot take.
+        """
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            "token_type_ids": torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
+        }
+        feed = {name: given[name].to("cpu", torch.int64).contiguous().numpy() for name in self._inputs}
+        try:
+            logits = self._session.run(OUTPUTS, feed)
+        except Exception as error:  # ONNX Runtime has a class for each status
+            size = " x ".join(map(str, input_ids.shape))
+            raise InputError(
+                f"model {self.name_or_path!r} cannot compute a batch of {size} tokens: "
+                f"too long for its positions, ids beyond its vocabulary, or too little memory ({_first_line(error)})"
+            ) from None
+        start, end = (torch.from_numpy(array).to(input_ids.device) for array in logits)
+        return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
+
+    def eval(self) -> OnnxModel:
+        """It is never anything else."""
+        return self
+
+    def to(self, device: str | int | torch.device | torch.dtype | None = None, dtype: Any = None) -> OnnxModel:
+        """Stay where it is: tensors of any device are taken, and the logits come back on theirs.
+
+        Raises:
+            InputError: another dtype than float32 is asked for.
+        """
+        wanted = device if isinstance(device, torch.dtype) else dtype
+        if wanted not in (None, torch.float32):
+            raise InputError(
+                f"an ONNX model cannot be asked to compute in {wanted}: {self.name_or_path} computes in what it was "
+                "exported in; leave the dtype out, or load the model that it was made from"
+            )
+        return self
+
+    def can_generate(self) -> bool:
+        """It gives logits, not texts."""
+        return False
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """None: the weights are inside the graph."""
+        return iter(())
+
+    def named_modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """None: the graph has no modules."""
+        return iter(())
+
+
+def _options(ort: Any) -> Any:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = torch.get_num_threads()  # as many as torch would use, which knows OMP_NUM_THREADS
+    options.inter_op_num_threads = 1  # the graph is a chain: its nodes have nothing to do at the same time
+    options.log_severity_level = 3  # errors
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"

@@ -1,0 +1,134 @@
+"""What a run was: command, versions, seed, data and source revision, for ``run.json`` beside its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qa_lightning.runs.signals import slurm_job
+
+PACKAGES = (
+    "qa-lightning",
+    "torch",
+    "lightning",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "torchmetrics",
+    "numpy",
+    "pyarrow",
+)
+
+
+def describe_run(
+    seed: int,
+    devices: str,
+    precision: str,
+    data: Mapping[str, Any],
+    resumed_from: str | None,
+    base_model: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All that a person needs to say what a run was; values are JSON.
+
+    Args:
+        seed: of everything.
+        devices: such as ``2 x CUDA``.
+        precision: the Trainer's.
+        data: of each split: source, fingerprint, numbers of questions and windows.
+        resumed_from: the checkpoint that it went on from.
+        base_model: the name of what was fine-tuned, and whether it is the Hub's.
+    """
+    return {
+        "started": _now(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "resumed_from": resumed_from,
+        "slurm_job": slurm_job(),
+        "seed": seed,
+        "devices": devices,
+        "precision": precision,
+        "data": dict(data),
+        "base_model": dict(base_model),
+        "versions": {"python": platform.python_version(), **package_versions()},
+        "git": git_revision(Path(__file__).parent),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide what comes out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a source tree on the path
+            continue
+    return found | {"torch": str(torch.__version__)}  # with its build, which the package's metadata may leave out
+
+
+def git_revision(folder: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that ``folder`` is in, and whether files differ from it; None outside of one."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+
+    def ask(*words: str) -> str | None:
+        ended = subprocess.run(
+            [git, "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"LC_ALL": "C"},
+        )
+        return ended.stdout.strip() if ended.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "changed": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+
+
+def append_run(path: Path, run: Mapping[str, Any]) -> None:
+    """Add a run to the list in ``path``: a folder that is gone on with holds one entry a start."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, [*_read(path), dict(run)])
+
+
+def mark_finished(path: Path, scores: Mapping[str, float], weights: str) -> None:
+    """Say in ``path`` that the last start came to its end, with what scores, and with weights of what digest."""
+    *before, last = _read(path)
+    finished = {"finished": _now(), "scores": dict(scores), "weights": weights}
+    _write(path, [*before, last | finished])
+
+
+def last_start(path: Path) -> dict[str, Any]:
+    """The last entry in ``path``; empty where there is none that can be read."""
+    try:
+        runs = _read(path)
+    except (OSError, ValueError):
+        return {}
+    return runs[-1] if runs else {}
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    runs: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return runs
+
+
+def _write(path: Path, runs: list[dict[str, Any]]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(runs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

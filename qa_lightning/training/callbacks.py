@@ -1,0 +1,250 @@
+"""What is shown and saved during a run: one line an epoch, sample predictions, checkpoints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from tqdm import tqdm
+
+from qa_lightning.decoding.predictions import Answer, Predictions
+from qa_lightning.models.loading import TINY
+from qa_lightning.runs.curves import CurveLogger
+from qa_lightning.runs.record import append_run, describe_run
+from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
+
+
+class EpochLines(Callback):
+    """Prints a line after each validation in training: losses, EM, F1 and throughput.
+
+    Throughput counts the training steps alone, over all processes. It goes to TensorBoard every
+    ``log_every_n_steps`` steps of the optimizer, and for those that are left before a validation.
+    """
+
+    def __init__(self) -> None:
+        self._clear()
+        self._started = time.perf_counter()
+
+    def _clear(self) -> None:
+        self._loss = torch.zeros((), dtype=torch.float64)
+        self._batches = 0
+        self._parts: list[Throughput] = []
+        self._counter = StepCounter()
+        self._running_since: float | None = None
+        self._before = torch.zeros(4, dtype=torch.int64)  # counted by a run that this one goes on with
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the run's clock."""
+        self._started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Let the steps' clock run."""
+        if self._running_since is None:
+            self._running_since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a batch."""
+        loss = pl_module.step_loss
+        assert isinstance(loss, torch.Tensor)
+        self._loss = self._loss.to(loss.device) + loss
+        self._batches += 1
+        self._counter.add(batch["attention_mask"])
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if every and stepped and trainer.global_step % every == 0:
+            self._measure(trainer, pl_module)
+            self._running_since = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the steps' clock."""
+        if self._running_since is not None and self._counter.sums is not None:
+            self._measure(trainer, pl_module)
+        self._running_since = None
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close a stretch of steps: sum over all processes, and log."""
+        assert self._running_since is not None
+        sums = trainer.strategy.reduce(self._counter.take(pl_module.device), reduce_op="sum")
+        features, tokens, padded, squared = (float(value) for value in sums)  # waits for the device to finish
+        peak = peak_flops(pl_module.device, str(trainer.precision))
+        module: Any = pl_module
+        part = Throughput(
+            features,
+            tokens,
+            padded,
+            time.perf_counter() - self._running_since,
+            training_flops(module.model.config, module.computing_weights, tokens, squared),
+            peak and peak * trainer.world_size,
+        )
+        self._parts.append(part)
+        _, tokens_before, padded_before, _ = (float(value) for value in self._before)
+        share = 1 - (tokens + tokens_before) / max(padded + padded_before, 1)
+        for logger in trainer.loggers:
+            logger.log_metrics(part.metrics | {"train/padding_share": share}, step=last_step(trainer))
+        self._before = torch.zeros_like(self._before)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the epoch's losses, and the tokens since the last point: all but speed, which is one process's own."""
+        tokens = trainer.strategy.reduce(self._counter.peek(pl_module.device).clone(), reduce_op="sum").cpu()
+        checkpoint["epoch_so_far"] = {
+            "loss": float(self._loss),
+            "batches": self._batches,
+            "counted": (tokens + self._before).tolist(),
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with them."""
+        so_far = checkpoint.get("epoch_so_far")
+        if so_far is not None and trainer.state.fn == TrainerFn.FITTING:
+            self._loss = torch.tensor(so_far["loss"], dtype=torch.float64)
+            self._batches = so_far["batches"]
+            self._before = torch.tensor(so_far["counted"], dtype=torch.int64)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line."""
+        if trainer.sanity_checking:
+            return
+        shown = {name: f"{float(value):.2f}" for name, value in trainer.callback_metrics.items()}
+        f1 = shown["val/f1"] + (f" (best {shown['val/best_f1']})" if "val/best_f1" in shown else "")
+        scores = f"EM {shown['val/exact_match']:>6}  F1 {f1:>6}  val loss {shown['val/loss']}"
+        if trainer.state.fn != TrainerFn.FITTING:
+            when = "before training" if trainer.global_step == 0 else "best checkpoint"
+            _say(trainer, f"{when:<15} {scores}")
+            return
+        loss = float(self._loss) / max(self._batches, 1)
+        done = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        minutes, seconds = divmod(round(time.perf_counter() - self._started), 60)
+        speed = f"{Throughput.total(self._parts)}  " if self._parts else ""  # none, if gone on with at the validation
+        _say(
+            trainer,
+            f"{done:<15} {scores}  train loss {loss:.2f}  {speed}{minutes}:{seconds:02d}",
+        )
+        self._clear()
+
+
+class RunRecord(Callback):
+    """Writes ``run.json`` into the run's folder when a fit starts; see `record.describe_run`.
+
+    Args:
+        seed: of everything.
+        resumed_from: the checkpoint that the run goes on from.
+    """
+
+    def __init__(self, seed: int, resumed_from: Path | None) -> None:
+        self.seed = seed
+        self.resumed_from = resumed_from
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write."""
+        folder = trainer.log_dir  # asks the other processes too, so all must come by here
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if folder is None or not trainer.is_global_zero:
+            return
+        kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
+        name = str(pl_module.hparams["model_name"])
+        run = describe_run(
+            self.seed,
+            f"{trainer.world_size} x {kind}",
+            str(trainer.precision),
+            data.describe(),
+            str(self.resumed_from) if self.resumed_from else None,
+            {"name": name, "hub": name != TINY and not Path(name).expanduser().exists()},
+        )
+        append_run(Path(folder) / "run.json", run)
+
+
+class SamplePredictions(Callback):
+    """Writes a table of some validation questions, gold answers, predictions and scores to TensorBoard.
+
+    Args:
+        count: how many questions, spread evenly over the validation set, so the same ones every epoch.
+    """
+
+    def __init__(self, count: int = 20) -> None:
+        self.count = count
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the table."""
+        predictions: Predictions | None = pl_module.predictions  # type: ignore[assignment]
+        if not trainer.is_global_zero or trainer.sanity_checking or not predictions:
+            return
+        every = max(1, len(predictions) // self.count)
+        numbers = range(0, len(predictions), every)[: self.count]
+        table = sample_table([(example, answer) for _, example, answer in predictions.rows(numbers)])
+        for logger in trainer.loggers:
+            if isinstance(logger, CurveLogger):
+                logger.log_text("val/samples", table, last_step(trainer))
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("val/samples", table, last_step(trainer))
+
+
+def sample_table(rows: list[tuple[dict[str, Any], Answer]]) -> str:
+    """A Markdown table; what stands in the data cannot break out of its cell (TensorBoard itself escapes HTML)."""
+    lines = ["| question | gold answers | prediction | score |", "|---|---|---|---|"]
+    for example, answer in rows:
+        gold = "; ".join(dict.fromkeys(example["answers"]["text"])) or "(no answer)"
+        cells = (example["question"], gold, answer.text or "(no answer)", f"{answer.score:.3f}")
+        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """``best.ckpt``, by ``val/f1``; where some questions have no answer, by ``val/best_f1``, under the best threshold.
+
+    That is how the model is to be used, and without it the first epochs' F1 is that of saying "no answer" always.
+    `resume.LastCheckpoint` keeps the last one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            filename="best",
+            monitor="val/f1",
+            mode="max",
+            save_top_k=1,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look at the data, which is set up by now, while a checkpoint's state is not yet restored."""
+        validation_set = getattr(trainer.datamodule, "validation_set", None)  # type: ignore[attr-defined]
+        if validation_set is not None and validation_set.version_2:
+            self.monitor = "val/best_f1"
+        super().setup(trainer, pl_module, stage)
+
+
+def default_callbacks(interactive: bool) -> list[Callback]:
+    """The callbacks of every run.
+
+    Args:
+        interactive: whether a person watches a terminal; only then is there a progress bar.
+    """
+    callbacks: list[Callback] = [
+        EpochLines(),
+        SamplePredictions(),
+        LearningRateMonitor("step"),
+        BestCheckpoint(),
+    ]
+    if interactive:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))  # each refresh waits for the device
+    return callbacks
+
+
+def last_step(trainer: Trainer) -> int:
+    """The number, from 0, of the optimizer's last step, by which Lightning logs what comes of it."""
+    return max(trainer.global_step - 1, 0)
+
+
+def _say(trainer: Trainer, line: str) -> None:
+    if trainer.is_global_zero:
+        tqdm.write(line)  # clears a progress bar before it prints, and draws it again below
+        sys.stdout.flush()  # into a file or a pipe, too, when it is said

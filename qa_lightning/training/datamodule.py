@@ -1,0 +1,322 @@
+"""`SquadDataModule`: prepares examples and features once, maps them from disk, hands out loaders."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
+
+from qa_lightning.data.columns import Columns
+from qa_lightning.data.examples import OnBadRows
+from qa_lightning.data.sources import Split, has_split, source_kind
+from qa_lightning.errors import InputError
+from qa_lightning.features.batching import (
+    Batching,
+    EvaluationSampler,
+    FeatureDataset,
+    LazyLoader,
+    PaddingCollator,
+    TrainingSampler,
+)
+from qa_lightning.features.prepared import PreparedSplit, TrainAnswers, describe_split
+from qa_lightning.features.windows import Windower, WindowSettings
+from qa_lightning.files import default_cache_dir
+from qa_lightning.models.loading import load_tokenizer
+
+log = logging.getLogger("qa_lightning")
+
+
+class SquadDataModule(LightningDataModule):
+    """Questions with contexts, for training and validation.
+
+    Args:
+        dataset: what to train on: a dataset on the Hub, files (SQuAD JSON, JSON lines, CSV, TSV, Parquet, also with
+            .gz; one, several with commas between, or a pattern), a folder that ``datasets`` saved, or ``synthetic``,
+            the embedded dataset. None: only validate.
+        validation: what to validate on: a file or dataset. None: the validation split of ``dataset``, or, for a
+            file, the questions of a part of its contexts (``validation_fraction``), which are then not trained on.
+        model_name: whose tokenizer cuts the text.
+        max_length: the longest window in tokens, question included.
+        doc_stride: how many tokens of context two neighbouring windows share.
+        max_question_length: longer questions are cut to so many tokens.
+        batch_size: windows a training step and device.
+        eval_batch_size: windows a validation step and device.
+        batching: ``length`` puts windows of like length together, which saves most padding; ``random`` does not.
+        pad_to_multiple_of: pad batches on to a multiple of so many tokens, but not beyond ``max_length``: CPUs take odd
+            lengths more slowly, and memory for each length that occurs.
+        validation_fraction: the part of a file's contexts to validate on, where there is no ``validation``.
+        max_train_examples: train on the first so many questions.
+        max_validation_examples: validate on the first so many questions.
+        on_bad_rows: ``error`` stops and lists every bad row; ``skip`` leaves them out and says how many; ``repair``
+            moves answers to where their text can only be meant, says which, and stops at what is left.
+        columns: what the columns of your files are called, where that is not to be guessed.
+        train_answers: ``first`` trains each question on its first answer; ``all`` on all annotators' answers, by the
+            probability that those which a window holds have together (marginal likelihood).
+        seed: decides the order of batches and the split by context.
+        num_workers: processes that load data; 0 loads in the main one, which is enough for mapped files.
+        cache_dir: where prepared data goes; None for ``$QA_LIGHTNING_CACHE`` or the user's cache folder.
+    """
+
+    def __init__(
+        self,
+        dataset: str | None = "rajpurkar/squad",
+        validation: str | None = None,
+        model_name: str = "bert-base-cased",
+        max_length: int = 384,
+        doc_stride: int = 128,
+        max_question_length: int = 64,
+        batch_size: int = 8,
+        eval_batch_size: int = 32,
+        batching: Batching = "length",
+        pad_to_multiple_of: int = 4,
+        validation_fraction: float = 0.1,
+        max_train_examples: int | None = None,
+        max_validation_examples: int | None = None,
+        on_bad_rows: OnBadRows = "error",
+        columns: Columns = Columns(),  # noqa: B008 - frozen, and shown as flags
+        train_answers: TrainAnswers = "first",
+        seed: int = 42,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        given: Any = columns
+        self.columns = given if isinstance(given, Columns) else Columns(**given)  # a checkpoint gives plain values
+        self.save_hyperparameters(ignore=["columns"])
+        self.save_hyperparameters({"columns": asdict(self.columns)})  # plain values, which any checkpoint can hold
+        self.dataset = dataset
+        self.validation = validation
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.batching = batching
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.validation_fraction = validation_fraction
+        self.limits = {"train": max_train_examples, "validation": max_validation_examples}
+        self.on_bad_rows: OnBadRows = on_bad_rows
+        self.train_answers: TrainAnswers = train_answers
+        self.seed = seed
+        self.num_workers = num_workers
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.settings = WindowSettings(max_length, doc_stride, max_question_length)
+        problems = data_problems(
+            dataset,
+            validation,
+            validation_fraction,
+            {
+                "batch_size": batch_size,
+                "eval_batch_size": eval_batch_size,
+                "pad_to_multiple_of": pad_to_multiple_of,
+                "max_train_examples": max_train_examples,
+                "max_validation_examples": max_validation_examples,
+            },
+        )
+        if train_answers not in get_args(TrainAnswers):
+            problems.append(f"--data.train_answers is {train_answers!r}; it is first or all")
+        if problems:
+            raise InputError(problems)
+        self.tokenizer = load_tokenizer(model_name)
+        Windower(self.tokenizer, self.settings)  # refuses settings that cannot work before any data is read
+        self.train_set: FeatureDataset | None = None
+        self.validation_set: FeatureDataset | None = None
+        self._described: set[Split] = set()
+        self._start = (0, 0)  # epoch, and batches of it that are done: where training goes on
+
+    def prepare_data(self) -> None:
+        """Read, check, window and cache what is not cached yet. Lightning calls it once a machine."""
+        for split in self._splits():
+            started = time.perf_counter()
+            prepared = self.prepared(split)
+            fresh = prepared.prepare()
+            seconds = time.perf_counter() - started
+            how = f"prepared in {seconds:.1f} s" if fresh else "prepared before, reused"
+            if split in self._described:
+                continue
+            self._described.add(split)
+            for line in describe_split(prepared, how):
+                log.info(line)
+
+    def setup(self, stage: str) -> None:
+        """Map what `prepare_data` left on disk."""
+        if "train" in self._splits() and stage == "fit":
+            self.train_set = FeatureDataset(*self.prepared("train").open())
+        self.validation_set = FeatureDataset(*self.prepared("validation").open())
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Of each prepared split: its source, a fingerprint of its rows, and how many questions and windows it has."""
+        described: dict[str, dict[str, Any]] = {}
+        for split in self._splits():
+            prepared = self.prepared(split)
+            rows, windows = prepared.summaries()
+            described[split] = {
+                "source": rows["source"],
+                "kind": source_kind(rows["source"]),
+                "held_out": self.validation_fraction if split == "validation" and self._source(split)[1] else None,
+                "fingerprint": self.fingerprint(split),
+                "features": prepared.features_folder.name,
+                "questions": rows["rows"],
+                "unanswerable": rows["unanswerable"],
+                "windows": windows["features"],
+            }
+        return described
+
+    def fingerprint(self, split: Split) -> str:
+        """Of a split's questions, contexts and answers, and of how they were read."""
+        return self.prepared(split).examples_folder.name
+
+    def prepared(self, split: Split) -> PreparedSplit:
+        """Where a split lies, or will."""
+        source, divided = self._source(split)
+        return PreparedSplit(
+            split,
+            source,
+            (self.validation_fraction, self.seed) if divided else None,
+            self.limits[split],
+            self.on_bad_rows,
+            self.columns,
+            self.tokenizer,
+            self.settings,
+            self.cache_dir,
+            self.train_answers if split == "train" else "first",
+        )
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches for this process; see `TrainingSampler` for their order."""
+        if self.train_set is None:
+            raise InputError("there is nothing to train on: --data.dataset is not given")
+        world, rank = self._world()
+        accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
+        lengths = self.train_set.store.windows["length"]
+        sampler = TrainingSampler(lengths, self.batch_size, self.batching, world, rank, self.seed, accumulated)
+        sampler.start = self._start
+        return self._loader(self.train_set, self.batch_size, sampler)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches for this process; see `EvaluationSampler` for who gets what."""
+        assert self.validation_set is not None, "call setup() first"
+        lengths = self.validation_set.store.windows["length"]
+        sampler = EvaluationSampler(lengths, self.eval_batch_size, *self._world(), self._most_batches(len(lengths)))
+        return self._loader(self.validation_set, self.eval_batch_size, sampler)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands: epoch, batches of it that are done, and what decides which batches those were."""
+        if self.trainer is None or self.dataset is None:
+            return {}
+        loop = self.trainer.fit_loop
+        progress: Any = loop.epoch_progress.current
+        batches: Any = loop.epoch_loop.batch_progress.current
+        within = progress.ready > progress.processed
+        return {
+            "epoch": progress.processed,
+            "batches": batches.processed if within else 0,
+            "order": self._order(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the batches that are done.
+
+        Raises:
+            InputError: in the midst of an epoch, with flags that make its batches others.
+        """
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        epoch, batches, order = (state_dict[name] for name in ("epoch", "batches", "order"))
+        changed = [
+            f"{name} was {order[name]}, is {now}" for name, now in self._order().items() if order.get(name, now) != now
+        ]
+        if batches and changed:
+            raise InputError(
+                f"--ckpt_path: the checkpoint stands after batch {batches:,} of epoch {epoch + 1}, and the batches are "
+                f"others now ({'; '.join(changed)}); go on with the flags it was made with, or from the end of an epoch"
+            )
+        self._start = (epoch, batches)
+        sampler = getattr(self.trainer.train_dataloader, "sampler", None)
+        if isinstance(sampler, TrainingSampler):  # strategies that restore late have made it by now
+            sampler.start = self._start
+
+    def _order(self) -> dict[str, Any]:
+        """All that decides which windows a batch of an epoch holds; by the flags' names where there are flags."""
+        assert self.trainer is not None
+        return {
+            "training data": self.prepared("train").features_folder.name,
+            "--data.train_answers": self.train_answers,  # older checkpoints do not say
+            "--data.batch_size": self.batch_size,
+            "--data.batching": self.batching,
+            "seed": self.seed,
+            "processes": self.trainer.world_size,
+            "--trainer.accumulate_grad_batches": self.trainer.accumulate_grad_batches,
+        }
+
+    def _most_batches(self, features: int) -> int | None:
+        """What ``limit_val_batches`` asks for, counted over all processes: the same features for any number of them."""
+        limit = self.trainer.limit_val_batches if self.trainer else 1.0
+        if limit is None or (isinstance(limit, float) and limit == 1.0):
+            return None
+        assert self.trainer is not None
+        if isinstance(limit, float):  # a part of each process's batches, as the Trainer counts; 1.0 was dealt with
+            limit = int(-(-features // self.eval_batch_size) * limit)
+            if limit == 0:
+                return None  # the Trainer refuses it
+            self.trainer.limit_val_batches = limit
+        return limit
+
+    def _loader(
+        self, dataset: FeatureDataset, batch_size: int, sampler: TrainingSampler | EvaluationSampler
+    ) -> DataLoader[dict[str, Any]]:
+        return LazyLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=PaddingCollator(self.tokenizer, self.pad_to_multiple_of, self.settings.max_length),
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _world(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _splits(self) -> list[Split]:
+        return ["validation"] if self.dataset is None else ["train", "validation"]
+
+    def _source(self, split: Split) -> tuple[str, bool]:
+        """What ``split`` is read from, and whether that is to be divided between the splits by context."""
+        if self.dataset is None:
+            assert self.validation is not None  # data_problems saw to it
+            return self.validation, False
+        if split == "validation" and self.validation is not None:
+            return self.validation, False
+        return self.dataset, self.validation is None and not has_split(self.dataset, "validation")
+
+
+def data_problems(
+    dataset: str | None, validation: str | None, validation_fraction: float, counts: dict[str, int | None]
+) -> list[str]:
+    """All that is wrong with the values of the flags, before anything is loaded.
+
+    Args:
+        dataset, validation, validation_fraction: see `SquadDataModule`.
+        counts: flags that must be at least 1, or None.
+    """
+    problems = [
+        f"--data.{name} is {value}; it must be at least 1"
+        for name, value in counts.items()
+        if value is not None and value < 1
+    ]
+    if not 0 < validation_fraction < 1:
+        problems.append(f"--data.validation_fraction is {validation_fraction}; it lies between 0 and 1")
+    if dataset is None and validation is None:
+        problems.append("neither --data.dataset nor --data.validation names any data")
+    for flag, source in (("dataset", dataset), ("validation", validation)):
+        try:
+            if source is not None:
+                source_kind(source)
+        except InputError as error:
+            problems += [f"--data.{flag} {problem}" for problem in error.problems]
+    return problems

@@ -1,0 +1,305 @@
+"""Scores of a trained model, or of a predictions file, on a dataset with answers; and the files that hold them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+
+from qa_lightning.data.answers import has_surrogates
+from qa_lightning.data.columns import Columns, with_usual_columns
+from qa_lightning.data.examples import read_examples
+from qa_lightning.data.sources import read_rows
+from qa_lightning.decoding.predictions import Predictions
+from qa_lightning.errors import InputError
+from qa_lightning.inference.reader import AnswerSettings
+from qa_lightning.metrics.calibration import TEMPERATURES
+from qa_lightning.metrics.confidence import Confidence, fit_confidence
+from qa_lightning.metrics.squad import SquadMetric, answer_scores
+from qa_lightning.metrics.thresholds import squad_v2_metrics
+from qa_lightning.models.loading import load_model
+from qa_lightning.models.onnx import is_onnx_folder
+from qa_lightning.models.threshold_file import (
+    THRESHOLD_FILE,
+    coverage_line,
+    figures,
+    fitted_lines,
+    read_threshold_file,
+    threshold_file,
+)
+from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.module import QALightningModule
+from qa_lightning.training.prediction_files import read_null_odds, read_predictions
+
+log = logging.getLogger("qa_lightning")
+
+_MOST_ODDS = 1e30
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: by the official scorers' names.
+        predictions: id -> answer text.
+        references: ``{"id", "answers"}`` of each question.
+        version_2: whether it was scored as SQuAD v2.0.
+        n_best: id -> candidates; empty for a predictions file.
+        best_texts: id -> the best span's text, whether or not it is the answer; likewise.
+        null_odds: id -> null score minus the best span's, or what a file says; may be empty.
+        threshold: the null odds above which there is no answer.
+        confidence: what the model's scores are worth; None for a predictions file.
+        threshold_file: what `threshold_file.read_threshold_file` reads; likewise.
+    """
+
+    metrics: dict[str, float]
+    predictions: dict[str, str]
+    references: list[dict[str, Any]]
+    version_2: bool
+    n_best: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    best_texts: dict[str, str] = field(default_factory=dict)
+    null_odds: dict[str, float] = field(default_factory=dict)
+    threshold: float = 0.0
+    confidence: Confidence | None = None
+    threshold_file: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> list[str]:
+        """What the scores are worth, in words."""
+        found = self.confidence
+        if found is None:
+            return []
+        return [
+            coverage_line(found.coverage_before),
+            *(f"refitted to this data: {line}" for line in fitted_lines(found)),
+        ]
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """File name -> content, by the names that other tools read."""
+        files: dict[str, Any] = {"metrics.json": self.metrics, "predictions.json": self.predictions}
+        if self.version_2 and self.n_best:
+            # JSON has no infinity, which stands for a context without a token
+            files["null_odds.json"] = {key: min(odds, _MOST_ODDS) for key, odds in self.null_odds.items()}
+        more = {"nbest_predictions.json": self.n_best, THRESHOLD_FILE: self.threshold_file}
+        return files | {name: content for name, content in more.items() if content}
+
+
+def score_file(
+    path: Path,
+    data: str,
+    most: int | None = None,
+    mixed_script: bool = False,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    null_odds: Path | None = None,
+) -> ScoreResult:
+    """Score a file's answers as the official scripts do; for the rest see `score_model`.
+
+    Args:
+        path: a JSON object ``{"id": "answer"}``, or the JSON lines that `run.answer_file` writes.
+        null_odds: a JSON object ``{"id": number}``, the higher the less there is an answer (the v2.0 scorer's
+            ``--na-prob-file``): best thresholds and average precisions are then found.
+        data, most, mixed_script, columns: see `score_model`.
+
+    Raises:
+        InputError: no such file, another layout, or ids of ``data`` that it lacks.
+    """
+    predictions = read_predictions(path)
+    broken = [key for key, text in predictions.items() if has_surrogates(key + text)]
+    if broken:
+        raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
+    rows = read_examples(
+        with_usual_columns(read_rows(data, "validation"), columns, log.info),
+        "error",
+        [],
+        most=most,
+        cure="correct them",
+    )
+    references: list[dict[str, Any]] = [{"id": row["id"], "answers": row["answers"]} for row in rows]
+    missing = [row["id"] for row in references if row["id"] not in predictions]
+    if missing:
+        raise InputError(
+            f"--predictions {path}: no answer for {len(missing):,} of the {len(references):,} questions of {data}, "
+            f"the first: {', '.join(missing[:5])}; add them (an empty text for no answer)"
+        )
+    result = _result({row["id"]: predictions[row["id"]] for row in references}, references, mixed_script=mixed_script)
+    if null_odds is None:
+        return result
+    if not result.version_2:
+        raise InputError(f"--null-odds {null_odds}: every question of {data} has an answer; leave the flag out")
+    odds = read_null_odds(null_odds, list(result.predictions))
+    texts = result.predictions
+    scores = [answer_scores(texts[row["id"]], row["answers"]["text"], True, mixed_script) for row in references]
+    exact, f1 = np.array(scores, float).reshape(-1, 2).T
+    more = squad_v2_metrics(
+        exact,
+        f1,
+        [bool(row["answers"]["text"]) for row in references],
+        [odds[row["id"]] for row in references],
+        threshold=math.inf,
+        empty=[not texts[row["id"]] for row in references],
+    )
+    return replace(result, metrics=more, null_odds=odds, best_texts=texts, threshold=math.inf)
+
+
+def score_model(
+    name: str,
+    data: str,
+    batch_size: int = 32,
+    most: int | None = None,
+    mixed_script: bool = False,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    thresholds: Path | None = None,
+) -> ScoreResult:
+    """Answer the questions of ``data`` by the validation path of training, and score the answers.
+
+    Args:
+        name: folder of a trained model, or its name on the Hub.
+        data: file or dataset.
+        batch_size: windows a step.
+        most: only the first so many questions.
+        mixed_script: see `metrics`.
+        columns: names of the data's columns, where they are not to be guessed.
+        thresholds: a file with threshold and temperature, in place of the model's own.
+    """
+    if is_onnx_folder(name):
+        raise InputError(
+            f"--model {name} is an ONNX export, which validation does not run; answer the questions by "
+            f"scripts/predict.py --model {name} --input {data} --output answers.jsonl, and score these by "
+            f"scripts/evaluate.py --predictions answers.jsonl --data {data}"
+        )
+    trained = AnswerSettings.of_model(load_model(name))
+    settings = trained.fitted(read_threshold_file(thresholds, name)) if thresholds else trained
+    own = settings.scaling
+    datamodule = SquadDataModule(
+        dataset=None,
+        validation=data,
+        model_name=name,
+        max_length=settings.max_length,
+        doc_stride=settings.doc_stride,
+        max_question_length=settings.max_question_length,
+        eval_batch_size=batch_size,
+        max_validation_examples=most,
+        columns=columns,
+    )
+    module = QALightningModule(
+        name,
+        max_answer_length=settings.max_answer_length,
+        n_best=20,
+        null_score_diff_threshold=own.threshold,
+    )
+    module.temperature, module.temperatures = own.temperature, tuple(TEMPERATURES)
+    trainer = Trainer(
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.validate(module, datamodule=datamodule, verbose=False)
+    predictions = module.predictions
+    assert isinstance(predictions, Predictions)
+    texts, best_texts, odds = {}, {}, {}
+    references, n_best = [], {}
+    for number, example, answer in predictions.rows():
+        texts[answer.id], odds[answer.id] = answer.text, answer.null_odds
+        best_texts[answer.id] = predictions.best_text(number, example)
+        references.append({"id": example["id"], "answers": example["answers"]})
+        n_best[answer.id] = predictions.n_best(number, example)
+    if predictions.version_2 and not trained.version_2:
+        log.info(f"note: {name} was not trained to say that there is no answer, and {data} has such questions")
+    fingerprint = datamodule.fingerprint("validation")
+    if fingerprint == settings.fitted_to:
+        log.info(
+            f"note: threshold and temperature were fitted to {data} itself, so the scores, the coverage and the "
+            "calibration error before are better than they are on other questions"
+        )
+    result = _result(texts, references, n_best, mixed_script)
+    assert module.outcomes is not None
+    found = fit_confidence(module.outcomes, predictions.version_2, own)
+    if predictions.version_2:
+        odds_of, exact, f1, has_answer = module.outcomes.decision
+        more = squad_v2_metrics(exact, f1, has_answer, odds_of, own.threshold, np.isposinf(odds_of))
+        result = replace(result, metrics=more | result.metrics)
+    return replace(
+        result,
+        best_texts=best_texts,
+        null_odds=odds,
+        threshold=own.threshold,
+        confidence=found,
+        threshold_file=threshold_file(found, name, data, fingerprint),
+    )
+
+
+def _result(
+    predictions: dict[str, str],
+    references: list[dict[str, Any]],
+    n_best: dict[str, list[dict[str, Any]]] | None = None,
+    mixed_script: bool = False,
+) -> ScoreResult:
+    version_2 = any(not row["answers"]["text"] for row in references)
+    metric = SquadMetric(version_2, mixed_script)
+    metric.update([{"id": key, "prediction_text": text} for key, text in predictions.items()], references)
+    return ScoreResult(metric.compute(), predictions, references, version_2, n_best or {})
+
+
+def write(result: ScoreResult, folder: Path) -> list[str]:
+    """Write the result's files and figures into ``folder``, made where it is missing; returns their names."""
+    from qa_lightning.metrics import plots
+
+    drawn: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in result.files.items():
+            (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        if result.confidence:
+            drawn = plots.save(figures(result.confidence), folder)
+    except OSError as error:
+        raise InputError(f"--output-dir {folder}: cannot be written ({error})") from None
+    return sorted([*result.files, *(path.name for path in drawn)])
+
+
+def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
+    """Run the published scorer through ``evaluate`` and compare; returns the exit status, 1 where the two disagree.
+
+    Where the scorer cannot be reached, a line says so and nothing is compared.
+    """
+    name = "squad_v2" if result.version_2 else "squad"
+    try:
+        import evaluate
+
+        scorer = evaluate.load(name)  # type: ignore[attr-defined]
+    except Exception as error:  # evaluate raises whatever its download met
+        log.info(f"official   evaluate.load('{name}') cannot be reached ({type(error).__name__}); nothing compared")
+        return 0
+    texts, settings = result.predictions, {}
+    if result.null_odds:  # it is to find the best thresholds, too
+        texts, settings = result.best_texts, {"no_answer_threshold": result.threshold}
+    official: Mapping[str, float] = scorer.compute(
+        predictions=[
+            {"id": key, "prediction_text": text}
+            | ({"no_answer_probability": result.null_odds.get(key, 0.0)} if result.version_2 else {})
+            for key, text in texts.items()
+        ],
+        references=result.references,
+        **settings,
+    )
+    compared = {name: value for name, value in result.metrics.items() if not name.startswith("pr_")}  # it has none
+    differing = [
+        f"{key}: here {value}, there {official.get(key, 'nothing')}"
+        for key, value in compared.items()
+        if not abs(official.get(key, math.nan) - value) <= tolerance  # so that NaN, too, differs
+    ]
+    if differing:
+        log.info(f"official   evaluate.load('{name}') DISAGREES: {'; '.join(differing)}")
+        return 1
+    log.info(f"official   evaluate.load('{name}') agrees on {', '.join(compared)}")
+    return 0

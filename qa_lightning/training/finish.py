@@ -1,0 +1,127 @@
+"""The end of a run: the best checkpoint validated, its threshold and temperature fitted, and written as a model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors import SafetensorError
+
+from qa_lightning.cli.console import ask_command
+from qa_lightning.decoding.spans import Scaling
+from qa_lightning.errors import InputError
+from qa_lightning.inference.reader import AnswerSettings
+from qa_lightning.metrics.calibration import TEMPERATURES
+from qa_lightning.metrics.confidence import Confidence, fit_confidence
+from qa_lightning.models.folder import weights_digest
+from qa_lightning.models.saving import save_model
+from qa_lightning.models.threshold_file import coverage_line, figures, fitted_lines
+from qa_lightning.runs.record import mark_finished
+from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.module import QALightningModule
+
+log = logging.getLogger("qa_lightning")
+
+
+def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> None:
+    """Validate the best checkpoint and, on the first process, write all that a run leaves.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    _validate_best(trainer, module, data)
+    # Both ask the other processes too, so all must come by here.
+    log_dir, weights = trainer.log_dir, trainer.strategy.lightning_module_state_dict()
+    if not trainer.is_global_zero or log_dir is None:
+        return
+    assert module.outcomes is not None
+    assert data.validation_set is not None
+    version_2 = data.validation_set.version_2
+    found = fit_confidence(module.outcomes, version_2, Scaling(threshold=module.threshold))
+    folder = Path(log_dir) / "model"
+    settings = AnswerSettings(
+        **asdict(data.settings),
+        max_answer_length=module.max_answer_length,
+        version_2=version_2,
+        null_score_diff_threshold=found.scaling.threshold,
+        temperature=found.scaling.temperature,
+        fitted_to=data.fingerprint("validation"),
+    )
+    try:
+        save_model(module.model, data.tokenizer, settings, folder, weights, "model.")
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"the model could not be written to {relative(folder)} ({error}); free some space or make the folder "
+            "writable, then --ckpt_path last writes it"
+        ) from None
+    _report(trainer, found, Path(log_dir) / "confidence")
+    names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
+    scores = {f"best/{name}": float(trainer.callback_metrics[f"val/{name}"]) for name in names}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(dict(module.hparams) | dict(data.hparams), scores)
+            logger.experiment.flush()  # a finished run's files change no more
+    mark_finished(Path(log_dir) / "run.json", scores, weights_digest(folder))
+    shown = relative(folder)
+    log.info(f"\nthe best checkpoint is written as a model for transformers: {shown}")
+    log.info(f"curves:    tensorboard --logdir {relative(Path(log_dir).parent)}")
+    log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
+
+
+def _validate_best(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> None:
+    best = next(one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint))
+    loggers = trainer.loggers
+    trainer.loggers = []  # the curves hold the best checkpoint's point already
+    path: str | None = best.best_model_path
+    if not trainer.strategy.broadcast(Path(best.best_model_path).is_file()):
+        log.warning("there is no best checkpoint: the model as it is now is written")
+        path = None
+    module.temperatures = tuple(TEMPERATURES.tolist())
+    trainer.validate(module, data, ckpt_path=path, verbose=False, weights_only=True)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging):  # it validated the averaged weights, and put those of training back
+            callback.on_train_end(trainer, module)
+    trainer.loggers = loggers
+
+
+def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
+    """Say, draw and keep what the scores are worth; what cannot be written is no reason to lose a run."""
+    for line in (*fitted_lines(found), coverage_line(found.coverage)):
+        log.info(line)
+    from qa_lightning.metrics import plots  # matplotlib takes a second to import
+
+    drawn = figures(found)
+    try:
+        plots.save(drawn, folder)
+        (folder / "confidence.json").write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+    except (InputError, OSError) as error:
+        log.warning(f"the figures were not written: {error}")
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for name, figure in drawn.items():
+                logger.experiment.add_figure(f"confidence/{name}", figure, trainer.global_step, close=False)
+
+
+def _sample(data: SquadDataModule) -> tuple[str, str]:
+    """The validation question whose context is shortest, among the first hundred."""
+    assert data.validation_set is not None
+    examples: Any = data.validation_set.examples
+    rows = [examples[row] for row in range(min(100, len(examples)))]
+    row = min(
+        (row for row in rows if row["answers"]["text"]),
+        key=lambda row: len(row["context"]),
+        default=rows[0],
+    )
+    return row["question"].strip(), row["context"]
+
+
+def relative(path: Path) -> Path:
+    """As seen from here, where it lies below."""
+    absolute = path.resolve()
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute

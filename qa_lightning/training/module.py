@@ -1,0 +1,274 @@
+"""`QALightningModule`: loss, optimizer and steps around ``AutoModelForQuestionAnswering``; scores in validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qa_lightning.decoding.decoder import Decoder
+from qa_lightning.decoding.logits import FeatureLogits
+from qa_lightning.decoding.predictions import Predictions, score
+from qa_lightning.decoding.spans import Scaling
+from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.features.batching import Batch, FeatureDataset, TrainingSampler
+from qa_lightning.metrics.outcomes import Outcomes, judge
+from qa_lightning.metrics.squad import SquadMetric
+from qa_lightning.metrics.thresholds import best_threshold
+from qa_lightning.models.loading import load_model
+from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
+from qa_lightning.runs.throughput import computing_weights
+from qa_lightning.training.optim import build_optimizer, linear_schedule
+
+COMPILE_OPTIONS: dict[str, Any] = {}  # of torch.compile
+
+
+class QALightningModule(LightningModule):
+    """A question answering model that trains, and scores itself in every validation epoch.
+
+    After a validation epoch ``predictions`` holds its answers, on every process; and ``outcomes``, where some question
+    has no answer or ``temperatures`` ask for them, how right the best spans are. What is random in a training step is
+    drawn from a seed of its own, made of the run's seed, epoch, batch and process: a run that goes on from a
+    checkpoint draws what it would have drawn.
+
+    Args:
+        model_name: a name on the Hub, a folder, or ``tiny``, an untrained model for the embedded dataset.
+        learning_rate: the highest of the schedule.
+        weight_decay: of matrices; biases and norm layers have none.
+        warmup_ratio: the part of the steps over which the learning rate rises from 0; it then falls linearly to 0.
+        layer_decay: what each layer learns at, as a part of what the one above it does; the head at
+            ``learning_rate``, which wants to be higher then. 0.7 to 0.9 help small data.
+        attention_dropout: in training; None leaves the model's own. 0 is much faster where attention kernels do not
+            fuse dropout, as on CPUs.
+        max_answer_length: the longest answer, in tokens.
+        n_best: candidates kept for each question in ``predictions``; the best alone is scored.
+        null_score_diff_threshold: for data with unanswerable questions, how much the null score must exceed the
+            best span's for "no answer".
+        attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers.
+        mixed_script: score answers with ideographs by each of them, as MLQA does; see `metrics`.
+        compile: compile the model in place with ``torch.compile``, once for training and once for validation,
+            for batches of any length.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "bert-base-cased",
+        learning_rate: float = 2e-5,
+        weight_decay: float = 0.01,
+        warmup_ratio: float = 0.0,
+        layer_decay: float = 1.0,
+        attention_dropout: float | None = None,
+        max_answer_length: int = 30,
+        n_best: int = 1,
+        null_score_diff_threshold: float = 0.0,
+        attn_implementation: str | None = None,
+        mixed_script: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if problems := model_problems(
+            learning_rate, weight_decay, warmup_ratio, max_answer_length, n_best, layer_decay, attention_dropout
+        ):
+            raise InputError(problems)
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_ratio = warmup_ratio
+        self.layer_decay = layer_decay
+        self.max_answer_length = max_answer_length
+        self.n_best = n_best
+        self.threshold = null_score_diff_threshold
+        self.temperature = 1.0
+        self.model = load_model(model_name, attn_implementation, attention_dropout)
+        self.computing_weights = computing_weights(self.model)
+        if compile:
+            self.model.compile(dynamic=True, **COMPILE_OPTIONS)  # in place: the names of the weights stay
+        self.metrics = torch.nn.ModuleList([SquadMetric(version_2, mixed_script) for version_2 in (False, True)])
+        self.predictions: Predictions | None = None
+        self.temperatures: tuple[float, ...] = ()  # to keep sums for, with ``outcomes``
+        self.outcomes: Outcomes | None = None
+        self._decoder: Decoder | None = None
+        self._watched: WatchedLoss | None = None
+        self._seed: int | None = None
+        self.step_loss = torch.zeros(())
+
+    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Start and end logits, [B, T] each; see `model_logits`."""
+        return model_logits(self.model, batch)
+
+    def on_train_start(self) -> None:
+        """Take the seed that everything was seeded with, unless a checkpoint gave one."""
+        if self._seed is None:
+            self._seed = torch.initial_seed()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seed."""
+        checkpoint["step_seed"] = self._seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the seed."""
+        self._seed = checkpoint.get("step_seed")
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout for this batch."""
+        place = [self._seed or 0, self.trainer.current_epoch, batch_idx, self.trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """What of the loss is to be descended: its mean over the features of the whole step of the optimizer.
+
+        ``step_loss`` then holds the mean over this batch, on all processes.
+        """
+        start, end = self(batch)
+        losses = span_loss(start, end, batch)
+        own = losses.detach().mean()
+        self.step_loss = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        self._watched = WatchedLoss(own, self.step_loss, batch["feature"])
+        self.log("train/loss", self.step_loss, prog_bar=True, batch_size=len(start))
+        sampler = getattr(self.trainer.train_dataloader, "sampler", None)
+        if not isinstance(sampler, TrainingSampler):
+            return losses.mean()
+        return losses[: len(losses) - sampler.repeats(batch_idx)].sum() * sampler.weight(batch_idx)
+
+    def on_after_backward(self) -> None:
+        """Stop, on all processes, before the weights are touched by a loss that is not finite."""
+        if self._watched is None:
+            return
+        own, mean = self._watched.values()
+        if math.isfinite(mean):
+            return
+        dataset = getattr(self.trainer.train_dataloader, "dataset", None)
+        assert isinstance(dataset, FeatureDataset)
+        ids = [] if math.isfinite(own) else _example_ids(dataset, self._watched.features.cpu().numpy())
+        ids = list(dict.fromkeys(name for part in self._gather(ids) for name in part))
+        raise DivergedError(f"the loss is {mean} at step {self.global_step} (questions {', '.join(ids)})")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Decode what can be decoded by now, from the context tokens' logits."""
+        start, end = self(batch)
+        assert self._decoder is not None
+        self._decoder.add(FeatureLogits.of_batch(batch, start, end, span_loss(start, end, batch)))
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin anew."""
+        self.predictions = None
+        self.outcomes = None
+        scaling = Scaling(self.temperature, self.threshold, self.temperatures)
+        self._decoder = Decoder(self._validation_set().store, self.n_best, self.max_answer_length, scaling)
+
+    def on_validation_epoch_end(self) -> None:
+        """Join what all processes decoded, by example, score it, and log the same values everywhere.
+
+        Raises:
+            DivergedError: the logits of some questions are not numbers.
+        """
+        dataset = self._validation_set()
+        assert self._decoder is not None
+        decoded = self._decoder.join(self._gather(self._decoder.take()))
+        if len(decoded.broken):
+            ids = ", ".join(_example_ids(dataset, decoded.broken))
+            raise DivergedError(f"validation at step {self.global_step}: logits are not numbers (questions {ids})")
+        self.predictions = Predictions(
+            dataset.examples, decoded.index, decoded.spans, dataset.version_2, self.threshold
+        )
+        metric = self.metrics[int(dataset.version_2)]
+        assert isinstance(metric, SquadMetric)
+        share = (self.trainer.global_rank, self.trainer.world_size)
+        score(self.predictions, metric, share)
+        scores = metric.compute()
+        metric.reset()
+        if dataset.version_2 or self.temperatures:
+            self.outcomes = Outcomes.join(self._gather(judge(self.predictions, share, metric.mixed_script)))
+        if self.trainer.sanity_checking:
+            return
+        values = {
+            "val/exact_match" if name == "exact" else f"val/{name}": value
+            for name, value in scores.items()
+            if not name.endswith("total")
+        }
+        values["val/loss"] = decoded.mean_loss
+        if self.outcomes is not None and dataset.version_2:
+            best = best_threshold(*self.outcomes.decision)
+            values |= {"val/best_f1": best.f1, "val/null_score_diff_threshold": best.threshold}
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name == "val/f1", batch_size=1)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a linear schedule over the whole run."""
+        # The scaler of fp16 must unscale gradients before they are clipped; fused AdamW would do it afterwards.
+        fused = not str(self.trainer.precision).startswith("16")
+        optimizer = build_optimizer(self.model, self.learning_rate, self.weight_decay, self.layer_decay, fused)
+        schedule = linear_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup_ratio)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm directly: Lightning refuses to do so for a fused optimizer under mixed precision."""
+        if gradient_clip_algorithm == "value" or isinstance(self.trainer.strategy, FSDPStrategy):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def _validation_set(self) -> FeatureDataset:
+        loader = self.trainer.val_dataloaders
+        dataset = getattr(loader, "dataset", None)
+        if not isinstance(dataset, FeatureDataset):
+            raise InputError(
+                f"QALightningModule validates on one loader of qa_lightning features (SquadDataModule makes it), "
+                f"not on {type(dataset if dataset is not None else loader).__name__}"
+            )
+        return dataset
+
+    def _gather(self, part: Any) -> list[Any]:
+        """What each process has, on all of them."""
+        if self.trainer.world_size == 1:
+            return [part]
+        parts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, part)
+        return parts
+
+
+def _example_ids(dataset: FeatureDataset, features: NDArray[Any], most: int = 32) -> list[str]:
+    """The questions that some features are windows of; the first of them, if they are many."""
+    examples = sorted(set(dataset.store.windows["example"][features].tolist()))
+    more = [f"and {len(examples) - most} more"] if len(examples) > most else []
+    return [repr(example_id) for example_id in dataset.examples[examples[:most]]["id"]] + more
+
+
+def model_problems(
+    learning_rate: float,
+    weight_decay: float,
+    warmup_ratio: float,
+    max_answer_length: int,
+    n_best: int,
+    layer_decay: float,
+    attention_dropout: float | None,
+) -> list[str]:
+    """All that is wrong with the values of the flags, before anything is loaded."""
+    problems = []
+    if not learning_rate > 0:
+        problems.append(f"--model.learning_rate is {learning_rate}; it must be above 0, 2e-5 to 1e-4 are usual")
+    if not weight_decay >= 0:
+        problems.append(f"--model.weight_decay is {weight_decay}; it must not be negative")
+    if not 0 <= warmup_ratio <= 1:
+        problems.append(f"--model.warmup_ratio is {warmup_ratio}; it is a part of the steps, from 0 to 1")
+    if not 0 < layer_decay <= 1:
+        problems.append(f"--model.layer_decay is {layer_decay}; it lies above 0 and up to 1, 0.7 to 0.9 are usual")
+    if attention_dropout is not None and not 0 <= attention_dropout < 1:
+        problems.append(f"--model.attention_dropout is {attention_dropout}; it lies from 0 to below 1, 0.1 is usual")
+    if max_answer_length < 1:
+        problems.append(f"--model.max_answer_length is {max_answer_length}; it must be at least 1")
+    if n_best < 1:
+        problems.append(f"--model.n_best is {n_best}; it must be at least 1")
+    return problems

@@ -1,0 +1,265 @@
+"""The training run: flags and config to Trainer, module and data; fit; the best model written out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
+
+from qa_lightning.checks.report import check_prepared, short_lines
+from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.models.loading import max_positions, vocabulary_problem
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO, find_beginning, write_problem
+from qa_lightning.runs.curves import CurveLogger
+from qa_lightning.runs.failures import explained_compiler_failure, lost_a_process, out_of_memory_problems
+from qa_lightning.runs.memory import is_out_of_memory, keep_freed_memory
+from qa_lightning.runs.resume import LastCheckpoint, Stopped
+from qa_lightning.runs.signals import Stop, slurm_job
+from qa_lightning.training.callbacks import RunRecord, default_callbacks
+from qa_lightning.training.datamodule import SquadDataModule, data_problems
+from qa_lightning.training.finish import finish, relative
+from qa_lightning.training.module import QALightningModule, model_problems
+
+log = logging.getLogger("qa_lightning")
+
+LOGS = "lightning_logs"
+
+
+class TrainCLI(LightningCLI):
+    """Flags, ``--config`` files and their defaults for `QALightningModule`, `SquadDataModule` and the Trainer.
+
+    Args:
+        args: flags; None takes the command line's.
+    """
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            QALightningModule,
+            SquadDataModule,
+            args=args,
+            run=False,
+            seed_everything_default=42,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "max_epochs": 3,
+                "devices": 1,
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+                "enable_progress_bar": sys.stdout.isatty(),
+                "callbacks": default_callbacks(interactive=sys.stdout.isatty()),
+            },
+            parser_kwargs={
+                "prog": "train.py",
+                "usage": "train.py [--help] [--config FILE] [--GROUP.FLAG VALUE ...]",
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the flags of the run itself, and tie those that must agree."""
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to go on from; `last` is that of the newest run here, which then goes on in its folder.",
+        )
+        parser.add_argument(
+            "--save_every_minutes",
+            type=float,
+            default=15.0,
+            help="Minutes of training after which checkpoints/last.ckpt is written again, besides each epoch.",
+        )
+        parser.add_argument(
+            "--validate_first",
+            type=bool,
+            default=False,
+            help="Whether to validate before the first step too.",
+        )
+        parser.add_argument(
+            "--ema_decay",
+            type=float | None,
+            default=None,
+            help="Validate, and write as the model, a running mean of the weights: each step it keeps this part of "
+            "itself, 0.999 is usual. Left out, the weights of the last step are.",
+        )
+        parser.link_arguments("model.model_name", "data.model_name")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse bad flags, all at once; choose what was left open: precision, checkpoint, the folder to log to."""
+        trainer, model, data = self.config.trainer, self.config.model, self.config.data
+        counts = (
+            "batch_size",
+            "eval_batch_size",
+            "pad_to_multiple_of",
+            "max_train_examples",
+            "max_validation_examples",
+        )
+        problems = data_problems(
+            data.dataset, data.validation, data.validation_fraction, {name: data[name] for name in counts}
+        )
+        problems += model_problems(
+            model.learning_rate,
+            model.weight_decay,
+            model.warmup_ratio,
+            model.max_answer_length,
+            model.n_best,
+            model.layer_decay,
+            model.attention_dropout,
+        )
+        if not self.config.save_every_minutes >= 0:
+            problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
+        if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
+            problems.append(f"--ema_decay is {self.config.ema_decay}; it lies between 0 and 1, 0.999 is usual")
+        if problems:
+            raise InputError(problems)
+        if trainer.precision is None:
+            trainer.precision = default_precision(str(trainer.accelerator))
+        logs = Path(trainer.default_root_dir or ".") / LOGS
+        if problem := write_problem(logs):
+            raise InputError(f"runs go to {logs}, {problem}; choose another folder with --trainer.default_root_dir")
+        self.beginning = begun = find_beginning(self.config.ckpt_path, logs, slurm_job())
+        epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+        if self.config.ckpt_path == "last" and begun.folder is None and 0 <= epochs <= begun.epochs:
+            raise InputError(
+                f"--ckpt_path last: that run is finished, with {begun.epochs} epochs; to train it further, pass "
+                f"--trainer.max_epochs {begun.epochs + 1} or more"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Log to TensorBoard, in the resumed run's own folder, unless another logger is configured."""
+        root = Path(self.config.trainer.default_root_dir or ".")
+        if self.config.trainer.logger in (None, True):
+            begun = self.beginning
+            # A TensorBoard that is open has read what is cut off before training: it is told to forget it.
+            again: dict[str, Any] = {"version": begun.folder.name, "purge_step": begun.step} if begun.folder else {}
+            kwargs["logger"] = CurveLogger(root, name=LOGS, default_hp_metric=False, **again)
+        plugins = self.config_init.trainer.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.config.ema_decay is not None:
+            # Not buffers: means of position numbers, made integers again, are now and then one too low.
+            average = EMAWeightAveraging(decay=self.config.ema_decay, use_buffers=False)
+            trainer.callbacks.insert(0, average)  # type: ignore[attr-defined]
+        return trainer
+
+    def run(self) -> int:
+        """Fit, validate the best checkpoint, write the model. Returns the exit status."""
+        if problems := self._model_problems():
+            raise InputError(problems)
+        self._announce()
+        seed, begun = int(self.config.seed_everything), self.beginning
+        self.last = LastCheckpoint(self.config.save_every_minutes)
+        self.trainer.callbacks += [RunRecord(seed, begun.checkpoint), self.last]  # type: ignore[attr-defined]
+        if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
+        rank_zero_only(self._look_at_data)()  # what is wrong with it is said before other processes are started
+        if isinstance(self.trainer.logger, CurveLogger):
+            rank_zero_only(begun.cut_curves)()
+        try:
+            with explained_compiler_failure():
+                if self.config.validate_first and not begun.checkpoint:
+                    self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
+                finish(self.trainer, self.model, self.datamodule)
+        except DivergedError as error:
+            raise DivergedError(f"{error}; {self._saved()}") from None
+        except ValueError as error:
+            if begun.checkpoint and "parameter group" in str(error):
+                raise InputError(
+                    f"--ckpt_path: {relative(Path(begun.checkpoint))} was made with another --model.layer_decay than "
+                    f"{self.model.layer_decay}; go on with the one that stands in its run's config.yaml"
+                ) from None
+            raise
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise InputError(out_of_memory_problems(self.trainer, self.datamodule, error)) from None
+            if "find_unused_parameters" in str(error):
+                raise InputError(
+                    f"{self.config.model.model_name} has weights that take no part in answering, which several devices "
+                    "must be told: pass --trainer.strategy ddp_find_unused_parameters_true"
+                ) from None
+            if self.trainer.world_size > 1 and lost_a_process(error):
+                raise InputError("another process of this run ended; what it said stands above") from None
+            raise
+        except Stopped as error:
+            return self._stopped(error.stop)
+        except SystemExit:  # how Lightning ends outside of training, and on a second Ctrl-C
+            return self._stopped(Stop.TERMINATE if self.trainer.received_sigterm else Stop.INTERRUPT)
+        return 0
+
+    def _model_problems(self) -> list[str]:
+        """Why the model that was loaded, or what is to be done with it, cannot work here."""
+        length, limit = self.datamodule.settings.max_length, max_positions(self.model.model)
+        problems = []
+        if limit and length > limit:
+            problems.append(
+                f"--data.max_length {length} is more than the {limit} positions of {self.config.model.model_name}; "
+                f"pass --data.max_length {limit} or less"
+            )
+        if vocabulary := vocabulary_problem(self.model.model, self.datamodule.tokenizer):
+            problems.append(f"--model.model_name: {vocabulary}")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and callback._use_buffers:
+                problems.append(
+                    f"--trainer.callbacks {type(callback).__name__} averages buffers too, a model's position numbers "
+                    "among them, which come out wrong; pass --ema_decay in its place, or "
+                    "--trainer.callbacks.use_buffers false"
+                )
+        return problems
+
+    def _look_at_data(self) -> None:
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        lines = list(short_lines(check_prepared(self.datamodule, self.model.max_answer_length)))
+        for line in lines:
+            log.info(line)
+        if lines:
+            log.info("scripts/check_data.py shows the rows")
+
+    def _stopped(self, stop: Stop) -> int:
+        """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect."""
+        if not self.trainer.is_global_zero:
+            return 0  # a status of its own would make the launcher kill the first process, which has more to say
+        log.info(f"\nstopped by {stop.cause} after step {self.trainer.global_step}: {self._saved()}")
+        return stop.status
+
+    def _saved(self) -> str:
+        """What there is to go on from."""
+        if self.last.path is None:
+            return "nothing is saved yet"
+        return f"step {self.last.step} is saved in {relative(self.last.path)}; go on with --ckpt_path last"
+
+    def _announce(self) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        trainer, data = self.trainer, self.datamodule
+        kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
+        parameters = sum(parameter.numel() for parameter in self.model.model.parameters())
+        log.info(
+            f"model: {self.config.model.model_name}, {parameters / 1e6:.1f} M parameters, "
+            f"precision {trainer.precision} on {trainer.world_size} x {kind}"
+        )
+        log.info(
+            f"steps: {trainer.world_size} devices x {data.batch_size} windows x {trainer.accumulate_grad_batches} "
+            f"accumulated = {trainer.world_size * data.batch_size * trainer.accumulate_grad_batches} windows a step, "
+            f"{trainer.max_epochs} epochs"
+        )
+        if self.beginning.checkpoint:
+            log.info(f"going on from {self.beginning.checkpoint}, after step {self.beginning.step}")
+
+
+def default_precision(accelerator: str) -> str:
+    """bf16-mixed on GPUs that have it, fp16-mixed on older ones, float32 on a CPU."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"

@@ -1,0 +1,310 @@
+"""Every form of a source gives the same rows, and texts come out of each as they went in."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qa_lightning.data.formats import SUFFIXES, file_format, read_file
+from qa_lightning.data.sources import has_split, read_rows, source_files, source_fingerprint, source_kind
+from qa_lightning.errors import InputError
+from tests.helpers.forms import (
+    ROWS,
+    as_json,
+    as_lines,
+    as_parquet,
+    as_table,
+    cases,
+    listed_answers,
+    nested,
+    read,
+    row,
+    with_listed_answers,
+    write,
+)
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LISTED = with_listed_answers(ROWS)
+IMPOSSIBLE = {key: ROWS[3][key] for key in ("id", "question", "context")} | {"is_impossible": True}
+
+
+def spreadsheet(rows, separator):
+    """As spreadsheets write: a byte-order mark, Windows line ends, and rows of nothing at the end."""
+    filled = as_table(rows, separator, lineterminator="\r\n")
+    return BYTE_ORDER_MARK + filled + (separator * 3 + "\r\n").encode() * 2 + b"\r\n"
+
+
+FORMS = {
+    "SQuAD v1.1": (".json", as_json(nested(ROWS, "1.1"))),
+    "SQuAD v1.1 without titles": (".json", as_json(nested(ROWS, "1.1", titles=False))),
+    "SQuAD v2.0": (".json", as_json(nested(ROWS, "v2.0"))),
+    "SQuAD v2.0 without titles": (".json", as_json(nested(ROWS, "v2.0", titles=False))),
+    "SQuAD with escapes": (".json", json.dumps(nested(ROWS, "v2.0")).encode("ascii")),
+    "list of articles": (".json", as_json(nested(ROWS)["data"])),
+    "list of articles without titles": (".json", as_json(nested(ROWS, titles=False)["data"])),
+    "list of rows": (".json", as_json(ROWS)),
+    "list of rows with listed answers": (".json", as_json(LISTED)),
+    "rows under data": (".json", as_json({"data": ROWS})),
+    "extra columns": (".json", as_json([{"title": "t", **item, "is_impossible": None} for item in ROWS])),
+    "no answers column, but is_impossible": (".json", as_json([*ROWS[:3], IMPOSSIBLE])),
+    "no answers column in one of the first": (".json", as_json([ROWS[0], *LISTED[1:3], IMPOSSIBLE])),
+    "keys in another order": (".jsonl", as_lines([dict(reversed(item.items())) for item in ROWS])),
+    "ending in capitals": (".JSON", as_json(ROWS)),
+    "JSON lines": (".jsonl", as_lines(ROWS) + b"\n"),
+    "JSON lines without the last line end": (".ndjson", as_lines(ROWS)),
+    "JSON lines with CRLF and blank lines": (".jsonl", as_lines(ROWS, b"\r\n\r\n  \r\n")),
+    "JSON lines with listed answers": (".jsonl", as_lines(LISTED)),
+    "JSON with a byte-order mark": (".json", BYTE_ORDER_MARK + as_json(nested(ROWS, "v2.0"))),
+    "JSON lines with a byte-order mark": (".jsonl", BYTE_ORDER_MARK + as_lines(ROWS)),
+    "Parquet": (".parquet", as_parquet(ROWS)),
+    "Parquet with listed answers": (".parquet", as_parquet(LISTED)),
+    "CSV with commas": (".csv", as_table(ROWS)),
+    "CSV with semicolons": (".csv", as_table(ROWS, ";")),
+    "CSV with tabs": (".csv", as_table(ROWS, "\t")),
+    "CSV with everything in quotes": (".csv", as_table(LISTED, quoting=csv.QUOTE_ALL)),
+    "CSV with blank lines": (".csv", b"\n \r\n" + as_table(ROWS).replace(b"\r\n", b"\n\n")),
+    "CSV of a spreadsheet": (".csv", spreadsheet(ROWS, ",")),
+    "CSV of a German spreadsheet": (".csv", spreadsheet(LISTED, ";")),
+    "CSV with old line ends": (".csv", as_table(ROWS, lineterminator="\r")),
+    "CSV with an index": (".csv", as_table([{"": str(number), **item} for number, item in enumerate(ROWS)])),
+    "CSV with columns in another order": (".csv", as_table([dict(reversed(item.items())) for item in LISTED])),
+    "TSV": (".tsv", as_table(ROWS, "\t")),
+    "TSV with a byte-order mark": (".tsv", BYTE_ORDER_MARK + as_table(ROWS, "\t")),
+    "JSON in gzip": (".json.gz", as_json(nested(ROWS, "v2.0"))),
+    "JSON lines in gzip": (".jsonl.gz", BYTE_ORDER_MARK + as_lines(ROWS)),
+    "CSV in gzip": (".csv.gz", spreadsheet(ROWS, ";")),
+    "TSV in gzip": (".tsv.GZ", as_table(ROWS, "\t")),
+    "Parquet in gzip": (".parquet.gz", as_parquet(ROWS)),
+}
+
+
+@pytest.mark.parametrize(("suffix", "content"), cases(FORMS))
+def test_every_form_of_a_source_reads_the_same_rows_and_tells_nothing(tmp_path, suffix, content):
+    packed = gzip.compress(content) if suffix.lower().endswith(".gz") else content
+    path = tmp_path / f"questions{suffix}"
+    path.write_bytes(packed)
+    told = []
+    assert source_kind(str(path)) == "files"
+    assert read(path, told=told) == ROWS
+    assert told == []
+
+
+def test_all_known_endings_are_tried():
+    assert {file_format(Path(f"questions{suffix}")) for suffix, _ in FORMS.values()} == set(SUFFIXES)
+
+
+# --- several files ---
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """The rows in three files of three formats, in a folder."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    write(folder, "a.json", as_json(ROWS[:1]))
+    write(folder, "b.csv", as_table(ROWS[1:2]))
+    write(folder, "c.jsonl.gz", as_lines(ROWS[2:]))
+    write(folder, "notes.txt", b"of no interest")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{0}/a.json,{0}/b.csv,{0}/c.jsonl.gz",
+        " {0}/a.json , {0}/b.csv, {0}/c.jsonl.gz,",
+        "{0}/[abc].*",
+        "{0}/a*,{0}/?.*[vz]",
+    ],
+)
+def test_several_files_are_read_as_one(parts, pattern):
+    source = pattern.format(parts)
+    assert source_kind(source) == "files"
+    assert read(source) == ROWS
+    assert source_fingerprint(source, "train").count("+") == 2
+
+
+def test_patterns_may_be_relative_and_start_at_the_home_folder(parts, monkeypatch):
+    monkeypatch.setenv("HOME", str(parts))
+    monkeypatch.chdir(parts.parent)
+    assert read("parts/[abc].*") == read("~/[abc].*") == read("**/[abc].*") == ROWS
+    monkeypatch.chdir(parts)
+    assert read("../parts/[abc].*") == read("[abc].*") == ROWS
+
+
+def test_a_file_whose_name_looks_like_a_list_or_a_pattern_is_that_file(tmp_path):
+    for name in ("a,b.json", "[ab].json", "what?.json"):
+        assert source_files(str(write(tmp_path, name, as_json(ROWS)))) == [tmp_path / name]
+        assert read(tmp_path / name) == ROWS
+
+
+def test_files_with_other_columns_are_each_read_by_their_own(tmp_path):
+    write(tmp_path, "a.json", as_json(ROWS[:2]))
+    others = [
+        {"qid": item["id"], "q": item["question"], "passage": item["context"], "answers": item["answers"]}
+        for item in ROWS
+    ]
+    write(tmp_path, "b.csv", as_table(others[2:]))
+    told = []
+    assert read(tmp_path / "[ab].*", told=told) == ROWS
+    assert told == [f"columns as in {tmp_path}/b.csv row 1: id from 'qid', question from 'q', context from 'passage'"]
+
+
+# --- folders that datasets saved ---
+
+
+def test_a_saved_dataset_reads_the_same_rows_and_has_no_splits(tmp_path):
+    folder = str(tmp_path / "saved")
+    Dataset.from_list(ROWS).save_to_disk(folder)
+    assert source_kind(folder) == "folder"
+    assert read(folder) == ROWS
+    assert list(read_rows(folder, "validation")) == list(zip(place_names(folder, "validation"), ROWS, strict=True))
+    assert not has_split(folder, "validation")
+    assert source_fingerprint(folder, "train") == source_fingerprint(folder, "validation")
+
+
+def place_names(folder, split):
+    return [f"{folder} [{split}] row {number}" for number in range(1, len(ROWS) + 1)]
+
+
+def test_a_saved_dataset_of_splits_gives_the_one_that_is_asked_for(tmp_path):
+    folder = str(tmp_path / "saved")
+    splits = {"train": Dataset.from_list(ROWS), "validation": Dataset.from_list(with_listed_answers(ROWS[1:]))}
+    DatasetDict(splits).save_to_disk(folder)
+    assert source_kind(folder) == "folder"
+    assert read(folder) == ROWS
+    assert [item["id"] for _, item in read_rows(folder, "validation")] == [item["id"] for item in ROWS[1:]]
+    assert has_split(folder, "train")
+    assert has_split(folder, "validation")
+    assert source_fingerprint(folder, "train") != source_fingerprint(folder, "validation")
+
+
+def test_a_saved_split_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    folder = str(tmp_path / "saved")
+    DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS)}).save_to_disk(folder)
+    assert not has_split(folder, "validation")
+    with pytest.raises(InputError, match=r"has no split 'validation'; it has 'train', 'test'"):
+        read_rows(folder, "validation")
+
+
+# --- texts stay as they are ---
+
+TEXTS = {
+    "Windows line ends": "One line.\r\nAda is here.\r\n\r\nAnother.",
+    "Unix line ends": "One line.\nAda is here.\n\nAnother.",
+    "old line ends": "One line.\rAda is here.\r\rAnother.",
+    "mixed line ends": "One.\nTwo.\r\nThree.\rAda.\n\r",
+    "white space around": " \t\u00a0Ada \n",
+    "tabs and no-break spaces": "a\tb\u00a0Ada\u2003\u200bc",
+    "composed": "caf\u00e9 Ada caf\u00e9",
+    "decomposed": "cafe\u0301 Ada cafe\u0301",
+    "double quotes": 'He said "Ada", then ""Ada"" and "',
+    "separators": "Ada, Ben; Carl\tDora | Eve",
+    "byte-order mark within": "Bob \ufeff Ada",
+    "line separators of Unicode": "One\u2028Ada\u2029Two\u0085Three\x0bFour\x0cFive\x1cSix",
+    "beyond the basic plane": "🚀🚀 𝔸da Ada 👩‍👩‍👧",
+    "NUL": "Bob\0 Ada",
+    "backslashes": r"C:\new\Ada \u0041da \"Ada\"",
+}
+
+
+def answered(text):
+    place = text.rindex("Ada")
+    return row(context=text, answers={"text": ["Ada", text], "answer_start": [place, 0]})
+
+
+TABLES = ("csv", "semicolons", "tsv", "csv.gz")
+PLACES = [
+    pytest.param(form, text, id=f"{form}-{name}")
+    for form in ("json", "nested", "jsonl", "parquet", *TABLES)
+    for name, text in TEXTS.items()
+    if name != "NUL" or form not in TABLES  # a table cannot hold it
+]
+
+
+@pytest.mark.parametrize(("form", "text"), PLACES)
+def test_a_text_comes_out_as_it_went_in_and_answers_slice_it(tmp_path, form, text):
+    item = answered(text)
+    contents = {
+        "json": (".json", as_json([item])),
+        "nested": (".json", as_json(nested([item]))),
+        "jsonl": (".jsonl", as_lines([item])),
+        "csv": (".csv", as_table([item])),
+        "semicolons": (".csv", as_table([item], ";")),
+        "tsv": (".tsv", as_table([item], "\t")),
+        "parquet": (".parquet", as_parquet([item])),
+        "csv.gz": (".csv.gz", as_table([item], lineterminator="\n", quoting=csv.QUOTE_ALL)),
+    }
+    suffix, content = contents[form]
+    (example,) = read(write(tmp_path, f"questions{suffix}", content))
+    assert example == item
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from(",;\t"),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_any_text_goes_through_a_table_unchanged(tmp_path_factory, texts, separator, line_end):
+    rows = [row(id=str(number), context=text, answers=None) for number, text in enumerate(texts)]
+    path = tmp_path_factory.mktemp("table") / "questions.csv"
+    path.write_bytes(as_table(rows, separator, lineterminator=line_end, quoting=csv.QUOTE_ALL))
+    assert [item["context"] for item in read(path)] == texts
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".json", ".jsonl", ".parquet"])
+def test_ten_megabytes_in_one_text_are_read_whole(tmp_path, suffix):
+    long = 'A "line", of words.\r\n' * (10 * 2**20 // 21)
+    item = row(context=long + "Ada", answers={"text": ["Ada"], "answer_start": [len(long)]})
+    make = {".csv": as_table, ".csv.gz": as_table, ".json": as_json, ".jsonl": as_lines, ".parquet": as_parquet}
+    path = write(tmp_path, f"questions{suffix}", make[suffix]([item, row(id="q2")]))
+    assert read(path) == [item, row(id="q2")]
+
+
+def test_a_large_table_is_streamed(tmp_path):
+    path = write(
+        tmp_path, "questions.csv", as_table([row(id=str(number)) for number in range(3000)]) + b'"never closed'
+    )
+    rows = read_file(path)
+    assert [next(rows)[1]["id"] for _ in range(3)] == ["0", "1", "2"]
+
+
+# --- dictionaries of Arrow, and other tables that writers make ---
+
+
+def test_parquet_of_other_writers_is_read_too(tmp_path):
+    table = pa.table(
+        {
+            "id": pa.array(range(4), pa.int64()),
+            "question": pa.array([item["question"] for item in ROWS]).dictionary_encode(),
+            "context": pa.array([item["context"] for item in ROWS], pa.large_string()),
+            "answers": pa.array([json.dumps(item["answers"]) for item in ROWS]),
+            "is_impossible": pa.array([0.0, float("nan"), None, 1.0]),
+            "answers.text": pa.array([["of no interest"]] * 4),
+            "asked": pa.array([2**62] * 4, pa.timestamp("us")),  # in a year that Python has not
+        }
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    expected = [item | {"id": str(number)} for number, item in enumerate(ROWS)]
+    assert read(write(tmp_path, "questions.parquet", sink.getvalue())) == expected
+
+
+def test_answers_of_a_table_may_be_in_either_shape(tmp_path):
+    rows = [ROWS[0], ROWS[1] | {"answers": listed_answers(ROWS[1])}, ROWS[2], ROWS[3] | {"answers": ""}]
+    assert read(write(tmp_path, "questions.csv", as_table(rows))) == ROWS

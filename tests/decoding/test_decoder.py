@@ -1,0 +1,118 @@
+"""Decoding while logits come in gives what decoding all of them at once gives, however they are dealt out."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qa_lightning.decoding.decoder import Decoder
+from qa_lightning.decoding.logits import FeatureLogits
+from qa_lightning.decoding.predictions import predict
+from qa_lightning.features.store import FeatureStore
+from qa_lightning.features.windows import Windower, WindowSettings
+from qa_lightning.inference.reader import Rows
+from tests.conftest import small_tokenizer
+from tests.helpers.data import make_rows
+
+
+@cache
+def dataset() -> tuple[list[dict], FeatureStore]:
+    rows = make_rows(17, long=6)
+    windower = Windower(small_tokenizer(), WindowSettings(48, 12, 12))
+    return rows, FeatureStore.of_batch(
+        windower([row["question"] for row in rows], [row["context"] for row in rows], [None] * len(rows))
+    )
+
+
+def logits_of(store: FeatureStore, features: list[int]) -> FeatureLogits:
+    """Random, but always the same for a feature."""
+    parts = []
+    for feature in features:
+        random = np.random.default_rng(feature)
+        length = int(store.windows["context_length"][feature])
+        one = np.array([feature])
+        start, end = random.standard_normal((2, length), np.float32)
+        parts.append(FeatureLogits(one, np.array([length]), start, end, one * 0.5, one * 1.0))
+    return FeatureLogits.join(parts)
+
+
+def same(one, other) -> bool:
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    parts=st.integers(1, 4),
+    together=st.integers(1, 5),
+    size=st.integers(1, 7),
+    repeated=st.integers(0, 8),
+    missing=st.integers(0, 3),
+)
+def test_any_dealing_gives_the_same(seed, parts, together, size, repeated, missing) -> None:
+    rows, store = dataset()
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(store))
+    order = order[: len(order) - missing]
+    order = np.concatenate([order, random.choice(order, repeated)])
+    decoders = [Decoder(store, 3, 10) for _ in range(parts)]
+    for number, begin in enumerate(range(0, len(order), size)):
+        decoder = decoders[number % parts]
+        decoder.batches_together = together
+        decoder.add(logits_of(store, order[begin : begin + size].tolist()))
+    joined = decoders[0].join([decoder.take() for decoder in decoders])
+    whole = predict(logits_of(store, order.tolist()), store, Rows(rows), False, 3, 10)
+    assert np.array_equal(joined.index, whole.index)
+    assert same(joined.spans, whole.spans)
+    assert joined.mean_loss == np.mean(sorted(set(order.tolist())))
+    seen = {*order.tolist()}
+    complete = [
+        example
+        for example in range(len(rows))
+        if all(feature in seen for feature in np.flatnonzero(store.example == example).tolist())
+    ]
+    assert joined.index.tolist() == complete
+
+
+def test_logits_are_let_go_once_an_example_is_decoded() -> None:
+    _, store = dataset()
+    decoder = Decoder(store, 1, 10)
+    decoder.batches_together = 1
+    waiting = []
+    for feature in range(len(store)):
+        decoder.add(logits_of(store, [feature]))
+        waiting.append(sum(len(rest.feature) for rest in decoder._rest))
+    assert max(waiting) <= max(np.bincount(store.example))
+    assert waiting[-1] == 0
+
+
+def test_features_without_numbers_are_named_and_spoil_no_others() -> None:
+    _, store = dataset()
+    logits = logits_of(store, list(range(len(store))))
+    broken = int(store.windows["context_length"][:3].sum())  # the first token of the fourth feature
+    logits.end[broken] = np.nan
+    decoder = Decoder(store, 1, 10)
+    decoder.add(logits)
+    decoded = decoder.take()
+    assert decoded.broken.tolist() == [3]
+    assert store.example[3] not in decoded.index
+    assert len(decoded.index) == 16
+    with pytest.raises(ValueError, match="the logits of 1 features are not numbers"):
+        predict(logits, store, Rows([]), False, 1, 10)
+
+
+def test_taking_some_spans_takes_theirs() -> None:
+    rows, store = dataset()
+    spans = predict(logits_of(store, list(range(len(store)))), store, Rows(rows), False, 4, 10).spans
+    order = np.array([5, 0, 11])
+    taken = spans.take(order)
+    for place, row in enumerate(order):
+        begin, now = int(spans.offset[row]), int(taken.offset[place])
+        count = int(spans.count[row])
+        assert taken.count[place] == count
+        assert taken.char_start[now : now + count].tolist() == spans.char_start[begin : begin + count].tolist()
+        assert taken.null_probability[place] == spans.null_probability[row]

@@ -1,0 +1,163 @@
+"""One, two and three processes give the same answers and scores, and two train as one does."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from qa_lightning import SquadDataModule
+from tests.helpers.data import make_rows, write_json
+
+SCRIPT = Path(__file__).parents[1] / "helpers" / "several_processes.py"
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
+
+
+def run(folder: Path, devices: int, scenario: str, **options) -> list[dict]:
+    """Run a scenario; what each process saw in its last validation."""
+    folder.mkdir()
+    options = {"scenario": scenario, "devices": devices, "folder": str(folder), "limit_val_batches": 1.0} | options
+    ended = subprocess.run(
+        [sys.executable, str(SCRIPT), json.dumps(options)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+        timeout=200,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    last = max(int(path.name.split("-")[1]) for path in folder.glob("validation-*"))
+    seen = [json.loads(path.read_text()) for path in sorted(folder.glob(f"validation-{last}-rank-*.json"))]
+    assert len(seen) == devices
+    return seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rows", "limit"),
+    [
+        ({"count": 23, "unanswerable": 5, "long": 4}, 1.0),  # a number that nothing divides, and many windows
+        ({"count": 2}, 1.0),  # fewer examples than processes
+        ({"count": 23, "long": 3}, 5),  # only some windows, and some examples of which only some windows, are seen
+        ({"count": 23, "long": 3}, 0.6),
+    ],
+)
+def test_any_number_of_processes_gives_the_same_predictions_and_scores(tmp_path, model_folder, rows, limit) -> None:
+    path = write_json(tmp_path / "validation.json", make_rows(**rows))
+    common = {
+        "train": path,
+        "validation": path,
+        "model": model_folder,
+        "cache": str(tmp_path / "cache"),
+        "batch_size": 6,
+        "limit_val_batches": limit,
+    }
+    single = run(tmp_path / "1", 1, "validate", **common)[0]
+    ids = [answer["id"] for answer in single["predictions"]]
+    assert len(set(ids)) == len(ids) > 0
+    if limit == 1.0:
+        assert len(ids) == rows["count"]
+    else:
+        assert len(ids) < rows["count"]
+    for devices in (2, 3):
+        for seen in run(tmp_path / str(devices), devices, "validate", **common):
+            assert seen == single  # answers, offsets, probabilities and scores, to the last digit, on every process
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_the_batch_train_as_one_does(tmp_path, model_folder) -> None:
+    """Also: a sanity check before the first step on several processes, and the same value logged on each."""
+    train = write_json(tmp_path / "train.json", make_rows(40, unanswerable=6, long=3))
+    validation = write_json(tmp_path / "validation.json", make_rows(13, long=2))
+    common = {
+        "train": train,
+        "validation": validation,
+        "model": model_folder,
+        "cache": str(tmp_path / "cache"),
+        "batch_size": 8,
+    }
+    single = run(tmp_path / "1", 1, "fit", **common)[0]
+    first, second = run(tmp_path / "2", 2, "fit", **common)
+    assert first["scores"] == second["scores"]
+    assert len(single["losses"]) == len(first["losses"]) > 10
+    assert first["losses"] == pytest.approx(single["losses"], rel=2e-3)
+    weights = [torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in "12"]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0.02, atol=5e-3)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_on_one_process_ends_all_with_its_questions(tmp_path, model_folder) -> None:
+    data = write_json(tmp_path / "data.json", make_rows(40))
+    options = {"train": data, "validation": data, "model": model_folder, "cache": str(tmp_path / "cache")}
+    ended = subprocess.run(
+        [
+            *(sys.executable, str(SCRIPT)),
+            json.dumps(
+                options
+                | {"scenario": "diverge", "devices": 2, "batch_size": 8, "limit_val_batches": 1.0}
+                | {"folder": str(tmp_path)}
+            ),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+        timeout=100,  # and none waits for ever
+    )
+    assert ended.returncode != 0
+    (said,) = set(re.findall(r"DivergedError: (the loss is nan at step 2 \(questions 'q.*)", ended.stderr))
+    assert said.count("'q") == 4  # of the one process's batch alone
+
+
+@pytest.mark.slow
+def test_bad_data_is_one_error_on_two_processes(tmp_path, model_folder) -> None:
+    data = write_json(tmp_path / "data.json", [make_rows(1)[0] | {"question": " "}])
+    script = Path(__file__).parents[2] / "scripts" / "train.py"
+    words = ["--data.dataset", data, "--model.model_name", model_folder, "--trainer.accelerator", "cpu"]
+    words += ["--trainer.devices", "2", "--data.max_length", "48", "--data.doc_stride", "12"]
+    ended = subprocess.run(
+        [sys.executable, str(script), *words, "--data.max_question_length", "12"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        timeout=100,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("question is empty") == 1
+    assert "Traceback" not in ended.stderr
+
+
+def _prepare(train: str, model: str, cache: str, queue) -> None:
+    data = SquadDataModule(train, train, model, max_length=48, doc_stride=12, max_question_length=12, cache_dir=cache)
+    data.prepare_data()
+    data.setup("fit")
+    queue.put(data.train_set.store.input_ids.sum())
+
+
+def test_processes_that_race_on_an_empty_cache_build_it_once(tmp_path, model_folder) -> None:
+    train = write_json(tmp_path / "train.json", make_rows(300))
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [
+        context.Process(target=_prepare, args=(train, model_folder, str(tmp_path / "cache"), queue)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    sums = {int(queue.get(timeout=60)) for _ in processes}
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(sums) == 1
+    folders = [path for path in (tmp_path / "cache" / "features").iterdir() if path.is_dir()]
+    assert len(folders) == 2  # training and validation, once each, and nothing half done beside them

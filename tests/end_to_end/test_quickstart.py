@@ -1,0 +1,77 @@
+"""The README's first command: what it reaches, and that the questions are needed for it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from qa_lightning import Reader
+from qa_lightning.cli import commands
+from qa_lightning.cli import console as cli
+from qa_lightning.data.sources import EMBEDDED_SIZES
+from qa_lightning.data.synthetic import generate_examples
+from qa_lightning.metrics.squad import SquadMetric
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """Its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        config = ROOT / "configs" / "quickstart.yaml"
+        assert cli.train(["--config", str(config), "--trainer.default_root_dir", str(folder)]) == 0
+    return folder / "lightning_logs" / "version_0", output.getvalue()
+
+
+def test_em_starts_near_zero_and_ends_at_ninety_or_more(quickstart) -> None:
+    before = re.search(r"before training +EM +([\d.]+)", quickstart[1])
+    best = re.search(r"best checkpoint +EM +([\d.]+)", quickstart[1])
+    epochs = [float(em) for em in re.findall(r"epoch \d+/\d+ +EM +([\d.]+)", quickstart[1])]
+    assert before is not None
+    assert best is not None
+    assert float(before[1]) < 10
+    assert len(epochs) == 5
+    assert max(epochs) == float(best[1]) >= 90
+
+
+def blank_em(model: Path, question: str | None) -> float:
+    rows = list(generate_examples("validation", EMBEDDED_SIZES["validation"]))
+    answers = Reader.load(str(model)).answer(
+        [question or row["question"] for row in rows], [row["context"] for row in rows], batch_size=128
+    )
+    metric = SquadMetric()
+    metric.update([{"id": row["id"], "prediction_text": a.text} for row, a in zip(rows, answers, strict=True)], rows)
+    return metric.compute()["exact_match"]
+
+
+def test_without_the_question_the_model_only_guesses(quickstart) -> None:
+    model = quickstart[0] / "model"
+    assert blank_em(model, None) >= 90
+    for blank in ("?", "What?", "[MASK]"):
+        assert blank_em(model, blank) < 40
+
+
+def test_the_printed_command_answers_its_question(quickstart, capsys) -> None:
+    (line,) = (line for line in quickstart[1].splitlines() if line.startswith("ask it:"))
+    words = shlex.split(line.removeprefix("ask it:"))
+    assert words[1] == "scripts/predict.py"
+    assert commands.predict([*words[2:], "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    context = words[words.index("--context") + 1]
+    assert context[answer["start"] : answer["end"]] == answer["answer"]
+    question = words[words.index("--question") + 1]
+    gold = {
+        (row["question"], row["context"]): row["answers"]["text"][0]
+        for row in generate_examples("validation", EMBEDDED_SIZES["validation"])
+    }
+    assert answer["answer"] == gold[question, context]

@@ -1,0 +1,89 @@
+"""What the README shows is what there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+import qa_lightning
+from qa_lightning.cli import console as cli
+from tests.helpers.data import make_rows, write_json
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
+COMMANDS = [
+    words
+    for language, block in BLOCKS
+    if language == "bash"
+    for line in block.replace("\\\n", " ").splitlines()
+    if (words := shlex.split(line, comments=True))
+]
+
+
+def test_the_first_screen_trains_and_tests() -> None:
+    assert [command[:2] for command in COMMANDS[:2]] == [["make", "quickstart"], ["make", "test"]]
+    assert README[: README.index("make test")].count("\n") < 20
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^quickstart:.*\n\t.*scripts/train.py --config configs/quickstart.yaml$", makefile, flags=re.M)
+    assert re.search(r"^test:.*\n\t.*python -m pytest\b", makefile, flags=re.M)
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "make test\n" in ci
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[:2] == ["python", "scripts/train.py"]], ids=shlex.join)
+def test_training_commands_are_understood(command, capsys) -> None:
+    arguments = [word for word in command[2:] if word not in ("--ckpt_path", "last")]
+    with pytest.raises(SystemExit) as caught:
+        cli.train([*arguments, "--print_config"])
+    assert caught.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    for flag, value in zip(arguments[::2], arguments[1::2], strict=True):
+        if flag != "--config":
+            group, name = flag.removeprefix("--").split(".")
+            assert str(config[group][name]) == str(yaml.safe_load(value)) or float(config[group][name]) == float(value)
+
+
+def test_scripts_configs_and_pictures_that_it_names_exist() -> None:
+    named = set(re.findall(r"(?:scripts|configs|docs)/[\w.]+\.(?:py|yaml|png|md)", README))
+    assert len(named) >= 5
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_the_fault_table_names_tests_that_exist() -> None:
+    table = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", table))
+    assert len(named) > 12
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
+    assert all((ROOT / "tests" / name).is_file() for name in re.findall(r"`(\w+\.py)`", table))
+
+
+def test_the_python_blocks_run(tmp_path, monkeypatch, model_folder) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.json", "dev.json"):
+        write_json(tmp_path / name, make_rows(12))
+    asking, training = (block for language, block in BLOCKS if language == "python")
+    training = training.replace('"bert-base-cased"', repr(model_folder))
+    training = training.replace("batch_size=16", "batch_size=16, max_length=100, doc_stride=10")
+    quiet = "logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator='cpu', max_epochs=1"
+    training = training.replace("max_epochs=3", quiet)
+    names: dict = {}
+    exec(training, names)
+    assert names["module"].predictions is not None
+    exec(asking.replace("lightning_logs/version_0/model", model_folder), names)
+    assert names["answer"]["answer"]
+
+
+def test_the_public_names_are_those_that_it_shows() -> None:
+    for name in qa_lightning.__all__:
+        assert getattr(qa_lightning, name) is not None
+    for name in ("Reader", "QALightningModule", "SquadDataModule", "SquadMetric", "decode_spans"):
+        assert name in README
+        assert name in qa_lightning.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        qa_lightning.nothing  # noqa: B018

@@ -1,0 +1,82 @@
+"""The tutorial's commands do what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qa_lightning.cli import console as cli
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.S)
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    words = shlex.split(command)
+    assert words[0] == "python"
+    return subprocess.run(
+        [sys.executable, *words[1:]],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_from_a_table_of_ten_questions_to_an_answered_one(tmp_path) -> None:
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    (table,) = (block for language, block in BLOCKS if language == "csv")
+    (tmp_path / "questions.csv").write_text(table, encoding="utf-8")
+    check, train, ask, _ = (block.strip() for language, block in BLOCKS if language == "bash")
+    report, answer = (block for language, block in BLOCKS if language == "text")
+
+    checked = run(f"{check} --json report.json", tmp_path)
+    assert checked.returncode == 1, checked.stderr
+    for line in report.splitlines():
+        assert line in checked.stdout
+    found = json.loads((tmp_path / "report.json").read_text())["findings"]
+    assert [(one["kind"], one["count"]) for one in found] == [("misplaced", 2)]
+
+    stopped = run(train.replace("--data.on_bad_rows repair ", ""), tmp_path)
+    assert stopped.returncode == 2
+    assert "2 problems in the data" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+
+    trained = run(train, tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "question from 'q', context from 'passage'" in trained.stdout
+    assert "moved 2 answers" in trained.stdout
+
+    asked = run(ask, tmp_path)
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.startswith(answer)
+
+
+def test_the_flags_for_little_data_are_understood(capsys) -> None:
+    (words,) = (shlex.split(block) for language, block in BLOCKS if language == "bash" and "layer_decay" in block)
+    with pytest.raises(SystemExit) as caught:
+        cli.train([*words[2:], "--print_config"])
+    assert caught.value.code == 0
+    assert "layer_decay: 0.8" in capsys.readouterr().out
+
+
+def test_the_formats_and_names_that_it_lists_are_those_of_the_code() -> None:
+    from qa_lightning.data.columns import SYNONYMS
+    from qa_lightning.data.formats import SUFFIXES
+
+    for suffix in SUFFIXES:
+        assert f"data{suffix}" in TEXT or suffix == ".ndjson"
+    for line in re.findall(r"^\| `(\w+)` \| (.*?) \|", TEXT, flags=re.M):
+        if line[0] in SYNONYMS:
+            named = set(re.findall(r"`(\w+)`", line[1]))
+            assert named <= set(SYNONYMS[line[0]])

@@ -1,0 +1,416 @@
+"""ONNX exports answer as the models that they were made from; int8 costs what it may, and nothing is lost."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, BertForQuestionAnswering
+from transformers.pipelines.base import Pipeline
+
+from qa_lightning import Reader
+from qa_lightning.cli import commands
+from qa_lightning.cli import console as cli
+from qa_lightning.errors import InputError
+from qa_lightning.export import onnx as onnx_export
+from qa_lightning.export.onnx_checks import check_logits, comparison_batches
+from qa_lightning.inference.reader import AnswerSettings
+from qa_lightning.models.loading import load_model, load_tokenizer
+from qa_lightning.models.loss import model_logits
+from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
+from tests.conftest import small_config
+from tests.helpers.data import make_rows, write_json
+from tests.helpers.families import FAMILIES, save
+
+SETTINGS = AnswerSettings(max_length=64, doc_stride=16, max_question_length=16, max_answer_length=8)
+ROWS = make_rows(24, long=4)
+NAMES = ("bert", "distilbert", "roberta")
+
+
+def sharp(model) -> None:
+    """Weights with which answers are far from ties."""
+    with torch.no_grad():
+        for path, weight in model.named_parameters():
+            if weight.dim() > 1:
+                weight.mul_(8 if path.startswith("qa_outputs") else 3)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tokenizer) -> dict[str, Path]:
+    """Untrained models as transformers folders, with how to ask them."""
+    folders = {}
+    for name in NAMES:
+        folder = tmp_path_factory.mktemp(name)
+        if name == "bert":
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                BertForQuestionAnswering(small_config(len(tokenizer))).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        else:
+            save(FAMILIES[name], folder)
+        model = load_model(str(folder))
+        sharp(model)
+        model.config.qa_lightning = vars(SETTINGS)
+        model.save_pretrained(folder)
+        folders[name] = folder
+    return folders
+
+
+@pytest.fixture(scope="module")
+def exports(models) -> dict[str, Path]:
+    """Their ONNX exports, where they go by themselves."""
+    folders = {}
+    for name, folder in models.items():
+        commands.export(["--model", str(folder), "--format", "onnx"])
+        folders[name] = folder.with_name(f"{folder.name}-onnx")
+    return folders
+
+
+@pytest.fixture(scope="module")
+def bert(models) -> tuple:
+    return load_model(str(models["bert"])).eval(), load_tokenizer(str(models["bert"]))
+
+
+@pytest.fixture
+def data(tmp_path) -> str:
+    return write_json(tmp_path / "data.json", ROWS)
+
+
+@pytest.fixture
+def no_export(monkeypatch) -> None:
+    """Whoever gets as far as exporting was not refused."""
+    monkeypatch.setattr(onnx_export, "write_onnx", lambda *_: pytest.fail("exported"))
+
+
+@pytest.fixture
+def copies(monkeypatch, exports) -> None:
+    """An export that is there already in place of a new one."""
+
+    def copy(model, tokenizer, settings, folder: Path) -> None:
+        for file in exports["bert"].iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+
+    monkeypatch.setattr(onnx_export, "write_onnx", copy)
+
+
+every_model = pytest.mark.parametrize("name", NAMES)
+
+
+@every_model
+def test_answers_of_an_export_are_those_of_its_model(models, exports, name) -> None:
+    questions, contexts = [row["question"] for row in ROWS], [row["context"] for row in ROWS]
+    expected = Reader(load_model(str(models[name])), load_tokenizer(str(models[name]))).answer(questions, contexts)
+    reader = Reader(OnnxModel.load(exports[name]), load_tokenizer(str(exports[name])))
+    assert reader.settings == SETTINGS
+    answers = reader.answer(questions, contexts, batch_size=5)
+    for own, other in zip(expected, answers, strict=True):
+        assert (own.text, own.start, own.end) == (other.text, other.start, other.end)
+        assert own.score == pytest.approx(other.score, abs=1e-4)
+    assert len({answer.text for answer in answers}) > 5
+
+
+@every_model
+@pytest.mark.parametrize("shape", [(1, 1), (1, 90), (7, 3), (3, 126)])
+def test_any_batch_and_any_length(models, exports, name, shape) -> None:
+    model, exported = load_model(str(models[name])).eval(), OnnxModel.load(exports[name])
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, model.config.vocab_size, shape, generator=random)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    batch["attention_mask"][1:, shape[1] // 2 + 1 :] = 0
+    if name == "bert":
+        batch["token_type_ids"] = torch.randint(0, 2, shape, generator=random)
+    with torch.inference_mode():
+        for own, other in zip(model_logits(model, batch), model_logits(exported, batch), strict=True):
+            assert other.dtype == torch.float32
+            real = batch["attention_mask"].bool()
+            torch.testing.assert_close(own[real], other[real], rtol=0, atol=1e-4)
+
+
+def test_what_an_export_leaves(models, exports) -> None:
+    folder = exports["bert"]
+    files = {file.name for file in folder.iterdir()}
+    assert files == {"config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"}
+    assert json.loads((folder / "config.json").read_text())["qa_lightning"] == vars(SETTINGS)
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["BertForQuestionAnswering"]
+    assert not list(folder.parent.glob(".*.part"))
+    assert is_onnx_folder(folder)
+    assert is_onnx_folder(str(folder))
+    assert not is_onnx_folder(models["bert"])
+    assert not is_onnx_folder(folder / "config.json")
+
+
+def test_axes_and_inputs_are_named(exports) -> None:
+    import onnxruntime
+
+    for name, folder in exports.items():
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if name == "bert" else [])]
+        assert [one.name for one in session.get_inputs()] == inputs
+        assert [one.name for one in session.get_outputs()] == ["start_logits", "end_logits"]
+        assert all(one.shape == ["batch", "length"] for one in (*session.get_inputs(), *session.get_outputs()))
+
+
+def test_an_export_stands_in_a_pipeline(exports) -> None:
+    class Plain(Pipeline):
+        def _sanitize_parameters(self, **_):
+            return {}, {}, {}
+
+        def preprocess(self, inputs):
+            return self.tokenizer(*inputs, return_tensors="pt")
+
+        def _forward(self, inputs):
+            return self.model(**inputs)
+
+        def postprocess(self, outputs):
+            return outputs
+
+    for name, folder in exports.items():
+        pipeline = Plain(model=OnnxModel.load(folder), tokenizer=load_tokenizer(str(folder)), device=-1)
+        assert pipeline.device == torch.device("cpu")
+        assert pipeline.dtype == torch.float32
+        output = pipeline(("Where lives Anna ?", "Anna lives in Oslo ."))
+        assert output.start_logits.shape == output.end_logits.shape, name
+        assert "OnnxModel" in repr(pipeline)
+
+
+def test_a_model_stays_what_and_where_it_is(exports) -> None:
+    model = OnnxModel.load(exports["bert"], "cpu")
+    assert model.eval() is model.to("cpu") is model.to("cuda", torch.float32) is model.to(torch.float32)
+    assert model.device == torch.device("cpu")
+    assert not model.can_generate()
+    assert not model.training
+    for dtype in ({"dtype": torch.float16}, {"device": torch.bfloat16}):
+        with pytest.raises(InputError, match=r"cannot be asked to compute in torch\.b?float16"):
+            model.to(**dtype)
+    ids = torch.tensor([[2, 7, 3]])
+    torch.testing.assert_close(
+        model(ids).start_logits, model(ids, torch.ones_like(ids), torch.zeros_like(ids)).start_logits
+    )
+    with pytest.raises(InputError, match=r"cannot compute a batch of 1 x 500 tokens: too long"):
+        model(torch.full((1, 500), 7))
+
+
+def test_weights_may_stand_beside_the_graph(tmp_path, monkeypatch, bert) -> None:
+    model, tokenizer = bert
+    monkeypatch.setattr(onnx_export, "_EXTERNAL_BYTES", 0)  # as of 1.8 GB on
+    onnx_export.write_onnx(model, tokenizer, SETTINGS, tmp_path)
+    assert (tmp_path / "model.onnx.data").stat().st_size > 50_000
+    batches = comparison_batches(tokenizer, SETTINGS, ROWS)
+    check_logits("it", model, OnnxModel.load(tmp_path), batches)
+    onnx_export.quantize_int8(tmp_path)
+    assert not (tmp_path / "model.onnx.data").exists()
+    OnnxModel.load(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(InputError, match=r"model\.onnx: cannot be loaded; export the model again"):
+        OnnxModel.load(tmp_path)
+
+
+def test_logits_are_compared_on_long_and_short_windows(bert) -> None:
+    batches = comparison_batches(bert[1], SETTINGS, ROWS[:3])
+    assert {len(batch["input_ids"]) for batch in batches} >= {1, 2, 3, 5, 8}
+    lengths = [int(length) for batch in batches for length in batch["attention_mask"].sum(1)]
+    assert max(lengths) == SETTINGS.max_length
+    assert min(lengths) < 40
+    assert any(not batch["attention_mask"].all() for batch in batches)
+
+
+def test_logits_that_differ_are_refused(tmp_path, monkeypatch, copies, models, bert) -> None:
+    model, tokenizer = bert
+    other = load_model(str(models["bert"])).eval()
+    with torch.no_grad():
+        other.qa_outputs.bias[1] += 3e-4  # of the end logits alone
+    monkeypatch.setattr(onnx_export, "load_answering_model", lambda _: (other, tokenizer))
+    with pytest.raises(InputError, match=r"differ from PyTorch's by up to 0\.0003, more than 0\.0001; nothing was wri"):
+        onnx_export.export_onnx(str(models["bert"]), tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+    class Broken:
+        def __call__(self, **inputs):
+            output = model(**inputs)
+            output.end_logits[0, 1] = torch.nan
+            return output
+
+    batches = comparison_batches(tokenizer, SETTINGS, ROWS)
+    with pytest.raises(InputError, match="by up to inf"):
+        check_logits("it", model, Broken(), batches)
+    with pytest.raises(InputError, match="its weights are broken"):
+        check_logits("it", Broken(), model, batches)
+
+
+def test_int8_is_measured_on_the_questions(tmp_path, capsys, copies, models, data) -> None:
+    output = tmp_path / "small"
+    command = ["--model", str(models["bert"]), "--format", "onnx", "--quantize", "int8", "--data", data]
+    commands.export([*command, "--output", str(output), "--max-f1-drop", "100"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["checked", "float32", "int8", "written"]
+    reader = Reader(load_model(str(models["bert"])), load_tokenizer(str(models["bert"])))
+    answers = reader.answer([row["question"] for row in ROWS], [row["context"] for row in ROWS])
+    exact = sum(answer.text in row["answers"]["text"] for answer, row in zip(answers, ROWS, strict=True))
+    assert f"EM {100 * exact / len(ROWS):6.2f}" in lines[1]
+    sizes = [float(line.split()[-2]) for line in lines[1:3]]
+    assert sizes[1] <= sizes[0]
+    model = OnnxModel.load(output)
+    assert model(torch.tensor([[2, 7, 3]])).start_logits.shape == (1, 3)
+    import onnx
+
+    kinds = {node.op_type for node in onnx.load(output / "model.onnx").graph.node}
+    assert "MatMulInteger" in kinds
+
+
+def test_int8_that_costs_too_much_is_refused(tmp_path, monkeypatch, copies, models, data) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in ("config.json", "model.onnx"):
+        (kept / name).write_text("{}")
+    scores = iter([(60.0, 80.0), (59.0, 77.5)])
+    monkeypatch.setattr("qa_lightning.export.onnx_checks.score_answers", lambda *_: next(scores))
+    problem = r"int8 costs .* 2\.50 F1 points on 24 questions \(80\.00 to 77\.50\), more than --max-f1-drop 2; nothing"
+    with pytest.raises(InputError, match=problem):
+        onnx_export.export_onnx(str(models["bert"]), kept, "int8", data, max_f1_drop=2.0)
+    assert (kept / "model.onnx").read_text() == "{}"
+    assert not (tmp_path / ".kept.part").exists()
+
+
+def test_an_export_takes_the_place_of_an_export(tmp_path, copies, models) -> None:
+    output = tmp_path / "deep" / "new"
+    for _ in range(2):
+        commands.export(["--model", str(models["bert"]), "--format", "onnx", "--output", str(output)])
+    before = {file.name for file in output.iterdir()}
+    (output / "README.md").write_text("mine")
+    with pytest.raises(InputError, match=r"holds README\.md, which would be lost; .* by --overwrite"):
+        onnx_export.export_onnx(str(models["bert"]), output)
+    assert (output / "README.md").read_text() == "mine"
+    onnx_export.export_onnx(str(models["bert"]), output, overwrite=True)
+    assert {file.name for file in output.iterdir()} == before
+
+
+def test_what_an_export_must_not_replace(tmp_path, monkeypatch, no_export, models) -> None:
+    model = str(models["distilbert"])
+    (tmp_path / "file").write_text("")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("")
+    (tmp_path / "cwd" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "cwd" / "inner")
+    for output, problem in (
+        (Path(model), "is or holds the model itself"),
+        (Path(model).parent, "is or holds the model itself"),
+        (Path(".."), "is or holds the folder that you are in"),
+        (tmp_path / "file", "is a file; name a folder"),
+        (tmp_path / "file" / "in", "cannot be written"),
+        (tmp_path / "photos", r"holds no model but a\.jpg; name another folder"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            onnx_export.export_onnx(model, output, overwrite=True)
+    with pytest.raises(InputError, match=r"holds a model that is no ONNX export|holds model\.safetensors"):
+        onnx_export.export_onnx(model, models["roberta"])
+    assert (models["roberta"] / "model.safetensors").is_file()
+    assert (tmp_path / "photos" / "a.jpg").is_file()
+
+
+def test_where_an_export_goes(tmp_path, monkeypatch) -> None:
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run" / "model")
+    assert onnx_export.default_output(".") == tmp_path / "run" / "model-onnx"
+    assert onnx_export.default_output(str(tmp_path / "run" / "model/"), "int8") == tmp_path / "run" / "model-onnx-int8"
+    assert onnx_export.default_output("user/name") == Path("name-onnx")
+
+
+def refused(capsys, *flags: str) -> str:
+    """What the command says as it ends with status 2."""
+    with pytest.raises(SystemExit) as ended:
+        cli.run_command(lambda: commands.export(list(flags)))
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def test_flags_that_say_too_little_or_too_much(capsys, no_export, models) -> None:
+    model = ("--model", str(models["bert"]))
+    assert "choose --format onnx" in refused(capsys, *model)
+    assert "invalid choice: 'tflite'" in refused(capsys, *model, "--format", "tflite")
+    assert "invalid choice: 'int4'" in refused(capsys, *model, "--format", "onnx", "--quantize", "int4")
+    said = refused(capsys, *model, "--push-to-hub", "a/b", "--quantize", "int8", "--output", "x", "--columns.id", "key")
+    for flag, needed in (("quantize", "format"), ("output", "format"), ("columns.id", "data")):
+        assert f"--{flag} is of no use without --{needed}; add that, or leave it out" in said
+    said = refused(capsys, *model, "--format", "onnx", "--max-f1-drop", "0", "--dry-run", "--private")
+    for flag, needed in (("max-f1-drop", "quantize"), ("private", "push-to-hub"), ("dry-run", "push-to-hub")):
+        assert f"--{flag} is of no use without --{needed}" in said
+    quantize = (*model, "--format", "onnx", "--quantize", "int8")
+    assert "--quantize int8 needs --data FILE" in refused(capsys, *quantize)
+    for wrong in ("-1", "nan", "101"):
+        assert "it must be from 0 to 100" in refused(capsys, *quantize, "--data", "x.json", f"--max-f1-drop={wrong}")
+    assert "x.json: no such file" in refused(capsys, *quantize, "--data", "x.json")
+
+
+def test_models_that_cannot_be_exported(tmp_path, monkeypatch, capsys, models, exports, bert) -> None:
+    said = refused(capsys, "--model", str(exports["bert"]), "--format", "onnx")
+    assert "is an ONNX export already; name the model that it was made from" in said
+    said = refused(capsys, "--model", str(tmp_path), "--format", "onnx")
+    assert "cannot be loaded: the folder needs config.json" in said
+
+    def forward(self, input_ids, **_):
+        return torch.linalg.eigvals(input_ids.float() @ input_ids.float().T)  # no such operator in ONNX
+
+    monkeypatch.setattr(BertForQuestionAnswering, "forward", forward)
+    output = tmp_path / "new"
+    said = refused(capsys, "--model", str(models["bert"]), "--format", "onnx", "--output", str(output))
+    assert "(BertForQuestionAnswering) cannot be exported to ONNX: torch.onnx.export does not know how" in said
+    assert len(said.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_onnx_runtime_the_cure_is_named(tmp_path, monkeypatch, exports) -> None:
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.split(".")[0] == "onnxruntime":
+            raise ImportError("No module named 'onnxruntime'")
+        return real(name, *rest)
+
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match=r"No module named 'onnxruntime'\); pip install qa-lightning\[onnx\]"):
+        OnnxModel.load(exports["bert"])
+    with pytest.raises(InputError, match="pip install"):
+        onnx_export.export_onnx("tiny", tmp_path / "new")
+    monkeypatch.setattr(builtins, "__import__", real)
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(InputError, match=r"--format onnx needs onnxscript; pip install qa-lightning\[onnx\]"):
+        onnx_export.export_onnx("tiny", tmp_path / "new")
+
+
+def test_folders_that_hold_no_such_model(tmp_path, exports) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    with pytest.raises(InputError, match=r"no model\.onnx in it"):
+        OnnxModel.load(tmp_path)
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    other = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "other", [value], [other])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "model.onnx"
+    )
+    with pytest.raises(InputError, match=r"cannot be loaded: the folder needs config\.json"):
+        OnnxModel.load(tmp_path)
+    AutoConfig.from_pretrained(exports["bert"]).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"takes x and gives y, where a question answering model takes input_ids"):
+        OnnxModel.load(tmp_path)
+
+
+@pytest.mark.parametrize("with_export", [False, True])
+def test_publishing_gets_the_folder(tmp_path, monkeypatch, copies, models, with_export) -> None:
+    sent = []
+    monkeypatch.setattr("qa_lightning.export.hub.push_to_hub", lambda *call: sent.append(call) or 7)
+    flags = ["--model", str(models["bert"]), "--push-to-hub", "user/name", "--private"]
+    output = tmp_path / "new"
+    if with_export:
+        flags += ["--format", "onnx", "--output", str(output), "--dry-run"]
+    assert commands.export(flags) == 7
+    assert sent == [(str(output) if with_export else str(models["bert"]), "user/name", True, with_export)]
+    assert output.exists() == with_export

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from qa_lightning import SquadDataModule
+from qa_lightning.features.batching import EvaluationSampler, FeatureDataset, PaddingCollator, TrainingSampler
+from qa_lightning.features.store import FeatureStore
+from qa_lightning.features.windows import Windower, WindowSettings
+
+
+def lengths(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(20, 384, count)
+
+
+def groups(sampler_of_rank, world: int, batch_size: int) -> list[list[int]]:
+    """What the processes take together, step by step."""
+    orders = [list(sampler_of_rank(rank)) for rank in range(world)]
+    steps = -(-len(orders[0]) // batch_size)
+    return [[i for order in orders for i in order[n * batch_size : (n + 1) * batch_size]] for n in range(steps)]
+
+
+@pytest.mark.parametrize("batching", ["length", "random"])
+@pytest.mark.parametrize(("count", "world"), [(1000, 1), (1003, 2), (7, 2), (2, 3), (1001, 3), (1, 4)])
+def test_training_takes_every_feature_once_an_epoch_in_equal_steps(batching, count: int, world: int) -> None:
+    orders = [list(TrainingSampler(lengths(count), 4, batching, world, rank)) for rank in range(world)]
+    assert {len(order) for order in orders} == {-(-count // world)}
+    taken = np.concatenate(orders)
+    assert set(taken) == set(range(count))
+    assert len(taken) - count < world  # only what fills the last group up is repeated
+
+
+def test_training_order_depends_on_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = TrainingSampler(lengths(500), 4, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(1, 2) == order(1, 2)
+    assert order(1, 2) != order(1, 3)
+    assert order(1, 2) != order(2, 2)
+
+
+@pytest.mark.parametrize("batching", ["length", "random"])
+def test_two_processes_with_half_the_batch_see_the_single_process_groups(batching) -> None:
+    single = groups(lambda rank: TrainingSampler(lengths(1000), 8, batching), 1, 8)
+    double = groups(lambda rank: TrainingSampler(lengths(1000), 4, batching, 2, rank), 2, 4)
+    assert [sorted(group) for group in single] == [sorted(group) for group in double]
+
+
+def padding_share(order, sizes: np.ndarray, batch_size: int, multiple: int = 1) -> float:
+    batches = [sizes[order[begin : begin + batch_size]] for begin in range(0, len(order), batch_size)]
+    return 1 - sizes[order].sum() / sum(len(batch) * -(-batch.max() // multiple) * multiple for batch in batches)
+
+
+def test_length_grouping_leaves_little_padding() -> None:
+    sizes = lengths(5000)
+    assert padding_share(list(TrainingSampler(sizes, 8)), sizes, 8) < 0.03
+    assert padding_share(list(TrainingSampler(sizes, 8, "random")), sizes, 8) > 0.2
+    assert padding_share(list(EvaluationSampler(sizes, 8)), sizes, 8) < 0.01
+
+
+@pytest.mark.parametrize(("count", "world"), [(100, 1), (101, 2), (103, 3), (5, 3), (1, 3), (9, 4)])
+def test_evaluation_batches_are_the_same_for_any_number_of_processes(count: int, world: int) -> None:
+    sizes = lengths(count)
+    single = list(EvaluationSampler(sizes, 4))
+    expected = [tuple(single[begin : begin + 4]) for begin in range(0, count, 4)]
+    dealt = []
+    for rank in range(world):
+        order = list(EvaluationSampler(sizes, 4, world, rank))
+        dealt.append([tuple(order[begin : begin + 4]) for begin in range(0, len(order), 4)])
+    assert len({len(batches) for batches in dealt}) == 1  # equal steps, or collectives would hang
+    together = [batch for turn in zip(*dealt, strict=True) for batch in turn]
+    assert together[: len(expected)] == expected
+    assert set(together) == set(expected)
+
+
+def make_dataset(tokenizer) -> FeatureDataset:
+    batch = Windower(tokenizer, WindowSettings(40, 8, 12))(
+        ["Where does Anna live?", "Who?"], ["Anna lives in Oslo.", "Ben works. " * 20], [(14, 18), (0, 3)]
+    )
+    return FeatureDataset(FeatureStore.of_batch(batch), [], False)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_and_labels_follow_the_padding_side(tokenizer, side: str) -> None:
+    import copy
+
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = side
+    dataset = make_dataset(tokenizer)
+    batch = next(iter(DataLoader(dataset, len(dataset), collate_fn=PaddingCollator(tokenizer))))
+    widest = int(dataset.store.windows["length"].max())
+    assert batch["input_ids"].shape == (len(dataset), widest)
+    for row, window in enumerate(dataset.store.windows):
+        own = dataset[row]["input_ids"]
+        real = slice(0, len(own)) if side == "right" else slice(widest - len(own), widest)
+        assert batch["input_ids"][row, real].tolist() == own.tolist()
+        assert batch["attention_mask"][row].sum() == len(own)
+        assert batch["attention_mask"][row, real].all()
+        assert (batch["input_ids"][row][batch["attention_mask"][row] == 0] == tokenizer.pad_token_id).all()
+        for name, field in (("start_positions", "start"), ("end_positions", "end"), ("cls", "cls")):
+            assert batch["input_ids"][row, batch[name][row]] == own[window[field]]
+    assert batch["input_ids"].dtype == torch.int64
+
+
+def test_token_types_only_where_the_models_take_them(tokenizer) -> None:
+    import copy
+
+    dataset = make_dataset(tokenizer)
+    assert "token_type_ids" in PaddingCollator(tokenizer)([dataset[0]])
+    without = copy.deepcopy(tokenizer)
+    without.model_input_names = ["input_ids", "attention_mask"]
+    assert "token_type_ids" not in PaddingCollator(without)([dataset[0]])
+
+
+@pytest.mark.parametrize(("multiple", "most", "width"), [(1, None, 40), (16, None, 48), (16, 44, 44), (8, 44, 40)])
+def test_batches_are_padded_on_to_a_multiple_but_never_beyond_the_longest_window(
+    tokenizer, multiple: int, most: int | None, width: int
+) -> None:
+    dataset = make_dataset(tokenizer)
+    assert dataset.store.windows["length"].max() == 40
+    batch = PaddingCollator(tokenizer, multiple, most)([dataset[index] for index in range(len(dataset))])
+    assert batch["input_ids"].shape[1] == width
+    assert batch["attention_mask"].sum() == dataset.store.windows["length"].sum()
+
+
+def test_real_tokens_are_nearly_all_that_is_computed_on_squad(tokenizer, shared_data, capsys) -> None:
+    """Over whole epochs of real windows, as SquadDataModule pads: training by 8 to 32, validation by 32."""
+    from transformers import BertTokenizer
+
+    from qa_lightning.data.examples import read_examples
+    from qa_lightning.data.sources import read_rows
+
+    uncased = BertTokenizer(vocab=str(shared_data / "vocab" / "bert-base-uncased-vocab.txt"))
+    path = shared_data / "squad" / "train-40-articles.json"
+    rows = list(read_examples(read_rows(str(path), "train"), "error", []))
+    windower = Windower(uncased, WindowSettings(), offsets=False)
+    batch = windower([row["question"] for row in rows], [row["context"] for row in rows], [None] * len(rows))
+    sizes = batch.windows["length"]
+    multiple = inspect.signature(SquadDataModule).parameters["pad_to_multiple_of"].default
+    shares = {
+        "training, 8": padding_share(list(TrainingSampler(sizes, 8)), sizes, 8, multiple),
+        "training, 32": padding_share(list(TrainingSampler(sizes, 32)), sizes, 32, multiple),
+        "training, 2 processes of 8": padding_share(
+            list(TrainingSampler(sizes, 8, "length", 2, 1)), sizes, 8, multiple
+        ),
+        "validation, 32": padding_share(list(EvaluationSampler(sizes, 32)), sizes, 32, multiple),
+    }
+    with capsys.disabled():
+        print("\nreal tokens:", ", ".join(f"{name} {1 - share:.1%}" for name, share in shares.items()))
+    assert max(shares.values()) <= 0.03

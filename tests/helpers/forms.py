@@ -1,0 +1,130 @@
+"""The same rows in every form that can be read, and how tests read them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from qa_lightning.data.columns import Columns, with_usual_columns
+from qa_lightning.data.examples import read_examples
+from qa_lightning.data.sources import read_rows
+
+CONTEXT = "Ada Lovelace wrote the first program in 1843, for a machine of Charles Babbage."
+ASTRAL = "𝔸da 🚀 flew. Ⅳ — naïve «Ada» e\u0301te\u0301."
+ROWS = [
+    {
+        "id": "several golds",
+        "question": "When was the first program written?",
+        "context": CONTEXT,
+        "answers": {"text": ["1843", "in 1843", "1843"], "answer_start": [40, 37, 40]},
+    },
+    {
+        "id": "one gold",
+        "question": "Who wrote it?",
+        "context": CONTEXT,
+        "answers": {"text": ["Ada Lovelace"], "answer_start": [0]},
+    },
+    {
+        "id": "code points, not UTF-16 units or bytes",
+        "question": "Qu’est-ce que «Ada» ?",
+        "context": ASTRAL,
+        "answers": {"text": ["«Ada»", "e\u0301te\u0301"], "answer_start": [22, 28]},
+    },
+    {
+        "id": "no answer",
+        "question": "Who landed? ",
+        "context": ASTRAL,
+        "answers": {"text": [], "answer_start": []},
+    },
+]
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {**ROWS[1], "id": "q1", **changes}
+
+
+def read(source: Path | str, on_bad_rows: str = "error", told: list[str] | None = None, **options: Any) -> Any:
+    """The examples of a source; with ``skip`` also the problems of the rows left out, with ``repair`` the repairs.
+
+    Titles of articles, which only SQuAD's own layout has, are left out unless ``titles`` asks for them.
+    """
+    skipped: list[str] = []
+    repairs: list[str] = []
+    columns, titles = options.pop("columns", Columns()), options.pop("titles", False)
+    rows = with_usual_columns(read_rows(str(source), "train"), columns, (told if told is not None else []).append)
+    examples = list(read_examples(rows, on_bad_rows, skipped, repairs=repairs, **options))
+    for example in examples if not titles else []:
+        example.pop("title", None)
+    return {"error": examples, "skip": (examples, skipped), "repair": (examples, repairs)}[on_bad_rows]
+
+
+def write(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+    return path
+
+
+def cases(table: dict[str, Any]) -> list[Any]:
+    """Name -> arguments, as parameters with these names as ids."""
+    return [pytest.param(*values, id=name) for name, values in table.items()]
+
+
+def nested(rows: list[dict], version: str | None = None, titles: bool = True) -> dict[str, Any]:
+    """Rows -> the official nested layout, with v2.0's extra keys where ``version`` asks for them."""
+    paragraphs: dict[str, list[dict]] = {}
+    for item in rows:
+        answers = listed_answers(item)
+        qa = {"id": item["id"], "question": item["question"], "answers": answers}
+        if version == "v2.0":
+            qa["is_impossible"] = not answers
+            qa |= {} if answers else {"plausible_answers": [{"text": "flew", "answer_start": 7}]}
+        paragraphs.setdefault(item["context"], []).append(qa)
+    articles = [
+        {"title": f"article {context[:3]}", "paragraphs": [{"context": context, "qas": qas}]}
+        for context, qas in paragraphs.items()
+    ]
+    if not titles:
+        articles = [{"paragraphs": article["paragraphs"]} for article in articles]
+    return {"version": version, "data": articles}
+
+
+def listed_answers(item: dict) -> list[dict]:
+    """``[{"text", "answer_start"}, ...]``, the other usual shape."""
+    pairs = zip(item["answers"]["text"], item["answers"]["answer_start"], strict=True)
+    return [{"text": text, "answer_start": start} for text, start in pairs]
+
+
+def with_listed_answers(rows: list[dict]) -> list[dict]:
+    return [item | {"answers": listed_answers(item)} for item in rows]
+
+
+def as_json(data: Any) -> bytes:
+    return json.dumps(data, ensure_ascii=False).encode()
+
+
+def as_lines(rows: list[dict], between: bytes = b"\n") -> bytes:
+    return between.join(as_json(item) for item in rows)
+
+
+def as_parquet(rows: list[dict]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=3)
+    return sink.getvalue().to_pybytes()
+
+
+def as_table(rows: list[dict], separator: str = ",", **options: Any) -> bytes:
+    """CSV, as Python writes it; answers as JSON."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), delimiter=separator, **options)
+    writer.writeheader()
+    for item in rows:
+        writer.writerow({name: value if isinstance(value, str) else json.dumps(value) for name, value in item.items()})
+    return text.getvalue().encode()

@@ -1,0 +1,477 @@
+"""The pipeline against a plain statement of it: every span of every window of one question after another."""
+
+from __future__ import annotations
+
+import math
+from itertools import count, islice, pairwise
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import Dataset
+from transformers import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer, BertModel, BertTokenizer
+from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
+
+import qa_lightning
+from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
+from qa_lightning.errors import InputError
+from qa_lightning.inference.reader import AnswerSettings
+from qa_lightning.models.loading import load_model, load_tokenizer, quiet_transformers
+from tests.helpers.families import FAMILIES, save
+
+QUESTION = "Where does Anna live?"
+CONTEXT = "Anna lives in Oslo, and Ben works in Rome at the bakery in the city."
+CONTEXTS = [
+    CONTEXT,
+    CONTEXT * 8,
+    "Ben. " * 40 + "Anna paid £20,980 in 1999 (about 2,000 more than before). " + "Ben, Anna. " * 20,
+    "Anna",
+]
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta", "distilbert", "xlnet", "albert", "deberta-v3", "gpt2"])
+def family(request, tmp_path_factory):
+    """The folder of an untrained model, and it as a pipeline."""
+    name = next(name for name in FAMILIES if name.startswith(request.param))
+    folder = save(FAMILIES[name], tmp_path_factory.mktemp("family"))
+    return folder, pipeline(folder)
+
+
+def listed(answers):
+    return answers if isinstance(answers, list) else [answers]
+
+
+@pytest.fixture(scope="module")
+def ask(model_folder) -> QuestionAnsweringPipeline:
+    return pipeline(model_folder)
+
+
+def all_spans(folder: str, question: str, context: str, length: int, stride: int, longest: int):
+    """Every place's best score, every window's null score and the log of the sum over everything."""
+    tokenizer, model = load_tokenizer(folder), load_model(folder).eval()
+    left = tokenizer.padding_side == "left"
+    encoded = tokenizer(
+        *((context, question) if left else (question, context)),
+        truncation="only_first" if left else "only_second",
+        max_length=length,
+        stride=stride,
+        return_overflowing_tokens=True,
+    )
+    cls = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    places: dict[tuple[int, int], float] = {}
+    nulls, everything = [], []
+    first = encoded.encodings[0]  # later windows of a template without token types have other ones; see test_features
+    type_of = dict(zip(first.sequence_ids, first.type_ids, strict=True))
+    for window in encoded.encodings:
+        types = [
+            kind if owner is None else type_of[owner]
+            for owner, kind in zip(window.sequence_ids, window.type_ids, strict=True)
+        ]
+        inputs = {"input_ids": torch.tensor([window.ids]), "attention_mask": torch.ones(1, len(window.ids)).long()}
+        if "token_type_ids" in tokenizer.model_input_names:
+            inputs["token_type_ids"] = torch.tensor([types])
+        with torch.inference_mode():
+            output = model(**inputs)
+        start, end = (logits[0].double().tolist() for logits in (output.start_logits, output.end_logits))
+        null = window.ids.index(cls) if cls in window.ids else 0
+        nulls.append(start[null] + end[null])
+        context_tokens = [at for at, owner in enumerate(window.sequence_ids) if owner == (0 if left else 1)]
+        spans = {}
+        for at in context_tokens:
+            begin, stop = window.offsets[at]
+            while begin < stop and context[begin].isspace():
+                begin += 1
+            while stop > begin and context[stop - 1].isspace():
+                stop -= 1
+            spans[at] = (begin, stop)
+        for one in context_tokens:
+            for other in context_tokens:
+                if one <= other < one + longest and spans[one][0] < spans[one][1] and spans[other][0] < spans[other][1]:
+                    score = start[one] + end[other]
+                    everything.append(score)
+                    place = (spans[one][0], spans[other][1])
+                    places[place] = max(places.get(place, -math.inf), score)
+    total = np.logaddexp.reduce([*everything, min(nulls)])
+    return places, min(nulls), float(total)
+
+
+@pytest.mark.parametrize("context", CONTEXTS, ids=["one window", "windows", "numbers", "one word"])
+def test_answers_are_the_likeliest_places_with_their_probabilities(family, context: str) -> None:
+    folder, ask = family
+    places, null, total = all_spans(folder, QUESTION, context, length=48, stride=12, longest=6)
+    asked = {"max_seq_len": 48, "doc_stride": 12, "max_answer_len": 6, "align_to_words": False}
+    answers = listed(ask(question=QUESTION, context=context, top_k=7, **asked))
+    wanted = sorted(places.items(), key=lambda place: (-place[1], place[0]))[:7]
+    assert len(answers) == len(wanted)
+    for answer, (_, score) in zip(answers, wanted, strict=True):
+        assert answer["score"] == pytest.approx(math.exp(score - total), abs=1e-5)
+        assert math.exp(places[(answer["start"], answer["end"])] - total) == pytest.approx(answer["score"], abs=1e-5)
+        assert answer["answer"] == context[answer["start"] : answer["end"]] != ""
+    best = ask(question=QUESTION, context=context, handle_impossible_answer=True, top_k=20_000, **asked)
+    (nothing,) = (answer for answer in best if not answer["answer"])
+    assert nothing == {"score": pytest.approx(math.exp(null - total), abs=1e-5), "start": 0, "end": 0, "answer": ""}
+    assert (best[0] is nothing) == (null > wanted[0][1])
+    assert len(best) == len(places) + 1
+
+
+def test_a_question_alone_in_a_list_with_others_and_in_any_batch_gets_the_same_answers(family) -> None:
+    _, ask = family
+    lengths = {"max_seq_len": 48, "doc_stride": 12}
+    alone = [listed(ask(question=QUESTION, context=context, top_k=3, **lengths)) for context in CONTEXTS]
+    for batch_size in (1, 3, 64):
+        together = ask(question=QUESTION, context=CONTEXTS, top_k=3, batch_size=batch_size, **lengths)
+        for answers, others in zip(alone, map(listed, together), strict=True):
+            assert [answer["answer"] for answer in answers] == [answer["answer"] for answer in others]
+            assert [answer["score"] for answer in answers] == pytest.approx([a["score"] for a in others], abs=1e-5)
+
+
+def test_every_form_of_a_call_asks_the_same(ask) -> None:
+    one = {"question": QUESTION, "context": CONTEXT}
+    answer = ask(**one)
+    assert set(answer) == {"score", "start", "end", "answer"}
+    for alone in (
+        ask(one),
+        ask([one]),
+        ask(QUESTION, CONTEXT),
+        ask(data=one),
+        ask(question=[QUESTION], context=[CONTEXT]),
+    ):
+        assert alone == answer
+    for two in (
+        ask([one, one]),
+        ask(one, one),
+        ask((one, one)),
+        ask(X=[one, one]),
+        ask(question=[QUESTION] * 2, context=CONTEXT),
+        ask(question=QUESTION, context=[CONTEXT] * 2),
+        ask(question=(QUESTION, QUESTION), context=[CONTEXT] * 2),
+        ask(ask.create_sample([QUESTION] * 2, [CONTEXT] * 2)),
+        list(ask(one for _ in range(2))),
+        list(ask(datasets.Dataset.from_list([{**one, "id": "a"}] * 2))),
+        list(ask(Questions(2))),
+    ):
+        assert [other["answer"] for other in two] == [answer["answer"]] * 2
+    assert ask([]) == []
+    assert list(ask(iter_nothing())) == []
+
+
+class Questions(Dataset):
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        if index >= self.size:
+            raise IndexError(index)
+        return {"question": QUESTION, "context": CONTEXT}
+
+
+def iter_nothing():
+    yield from ()
+
+
+def test_one_answer_is_a_dict_and_more_are_a_list(ask) -> None:
+    asked = {"question": QUESTION, "context": CONTEXT}
+    assert isinstance(ask(**asked), dict)
+    assert len(ask(**asked, top_k=4)) == len(ask(**asked, topk=4)) == 4
+    assert [len(answers) for answers in ask([asked, asked], top_k=4)] == [4, 4]
+    assert isinstance(ask(question="Who?", context="Anna", top_k=4, align_to_words=True), dict)  # there is no other
+
+
+def test_a_generator_is_read_as_its_answers_are_asked_for(ask) -> None:
+    read = count()
+
+    def endless():
+        while True:
+            next(read)
+            yield {"question": QUESTION, "context": CONTEXT}
+
+    answers = ask(endless(), batch_size=1)
+    assert next(read) == 0
+    assert len(list(islice(answers, 3))) == 3
+    assert next(read) == 4
+    assert len(list(islice(ask(endless(), batch_size=4), 300))) == 300
+
+
+def test_answers_to_what_came_before_a_bad_item_of_a_generator_are_given(ask) -> None:
+    answers = ask({"question": QUESTION, "context": context} for context in (CONTEXT, CONTEXT, ""))
+    assert next(answers)["answer"]
+    assert next(answers)["answer"]
+    with pytest.raises(ValueError, match="`context` cannot be empty"):
+        next(answers)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "kind", "message"),
+    [
+        ({}, ValueError, "Unknown arguments {}"),
+        ({"question": "a"}, ValueError, "Unknown arguments"),
+        ({"data": {"question": "a"}}, KeyError, "dictionary with keys {question:..., context:...}"),
+        ({"data": {"question": "a", "context": None}}, ValueError, "`context` cannot be None"),
+        ({"question": "", "context": "a"}, ValueError, "`question` cannot be empty"),
+        ({"question": "a", "context": " \n"}, ValueError, "`context` is nothing but white space"),
+        ({"question": "\ud800", "context": "a"}, ValueError, "`question` holds half of a surrogate pair"),
+        ({"data": {"question": 3, "context": "a"}}, TypeError, "`question` is a int, '3'; pass a text"),
+        ({"data": ["a", "b"]}, ValueError, "needs to be of type"),
+        ({"data": 3}, ValueError, "Invalid arguments"),
+        ({"question": ["a"], "context": ["a", "b"]}, ValueError, "don't have the same lengths"),
+        ({"question": 3, "context": "a"}, ValueError, "Arguments can't be understood"),
+        ({"top_k": 0}, ValueError, r"top_k parameter should be >= 1 \(got 0\)"),
+        ({"top_k": 1.5}, ValueError, "top_k is 1.5, a float; pass a whole number"),
+        ({"top_k": True}, ValueError, "top_k is True, a bool"),
+        ({"max_answer_len": 0}, ValueError, "max_answer_len parameter should be >= 1"),
+        ({"doc_stride": -1, "top_k": 0}, ValueError, r"(?s)doc_stride.*-1.*top_k|top_k.*doc_stride.*-1"),
+        (
+            {"doc_stride": 200, "max_seq_len": 100},
+            ValueError,
+            r"`doc_stride` \(200\) is larger than `max_seq_len` \(100\)",
+        ),
+        ({"max_seq_len": 4}, ValueError, "max_seq_len 4 leaves no room .* at least 5"),
+        ({"max_seq_len": 129}, ValueError, "max_seq_len 129: the model has positions for 128 tokens"),
+        ({"handle_impossible_answer": "yes"}, ValueError, "handle_impossible_answer is 'yes'; pass True or False"),
+        ({"batch_size": 0}, ValueError, "batch_size is 0"),
+        ({"max_length": 3}, TypeError, "unknown argument 'max_length'; there are top_k"),
+    ],
+)
+def test_bad_calls_get_one_clear_error(ask, keywords, kind, message) -> None:
+    if not {"question", "context", "data"} & set(keywords) and keywords:
+        keywords = {"question": QUESTION, "context": CONTEXT, **keywords}
+    with pytest.raises(kind, match=message):
+        ask(**keywords)
+
+
+odd = st.text(
+    st.one_of(
+        st.sampled_from("ab .,é😀ß東\u0301\u200d\u00a0\t\n\x00\x1f\u202e\u0600\u0e33가👩"),
+        st.characters(codec="utf-8"),
+    ),
+    max_size=150,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    question=odd,
+    context=odd.map(lambda text: text * 3),
+    top_k=st.integers(1, 6),
+    longest=st.integers(5, 60),
+    stride=st.integers(0, 60),
+    switches=st.tuples(st.booleans(), st.booleans()),
+    answer_length=st.integers(1, 40),
+)
+def test_any_text_is_refused_or_answered_by_what_stands_there(
+    family, question, context, top_k, longest, stride, switches, answer_length
+) -> None:
+    _, ask = family
+    impossible, words = switches
+    try:
+        answers = ask(
+            question=question,
+            context=context,
+            top_k=top_k,
+            max_seq_len=longest,
+            doc_stride=stride,
+            handle_impossible_answer=impossible,
+            align_to_words=words,
+            max_answer_len=answer_length,
+        )
+    except ValueError:
+        if question.strip() and context.strip() and stride <= longest and longest >= 6:
+            raise  # nothing was wrong
+        return
+    answers = listed(answers)
+    assert len(answers) <= top_k
+    places = [(answer["start"], answer["end"]) for answer in answers]
+    assert len(set(places)) == len(places)
+    assert sum(answer["score"] for answer in answers) <= 1 + 1e-9
+    found = [answer for answer in answers if answer["end"]]
+    assert len(answers) - len(found) <= impossible
+    assert [answer["score"] for answer in found] == sorted((answer["score"] for answer in found), reverse=True)
+    for answer in answers:
+        assert answer["answer"] == context[answer["start"] : answer["end"]]
+        assert bool(answer["answer"]) == (answer["end"] > 0)
+
+
+def test_equal_scores_come_in_reading_order_and_one_place_once(model_folder) -> None:
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    torch.nn.init.zeros_(model.qa_outputs.weight)  # every span is as likely
+    ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
+    context = "anna ben carl dora " * 10
+    answers = ask(
+        question="who?",
+        context=context,
+        top_k=200,
+        max_seq_len=24,
+        doc_stride=10,
+        max_answer_len=2,
+        align_to_words=False,
+    )
+    words = [(at, at + len(word)) for at, word in words_of(context)]
+    wanted = sorted([*words, *((one[0], other[1]) for one, other in pairwise(words))])
+    assert [(answer["start"], answer["end"]) for answer in answers] == wanted
+
+
+def words_of(text: str):
+    at = 0
+    for word in text.split():
+        at = text.index(word, at)
+        yield at, word
+        at += len(word)
+
+
+def test_words_are_whole_where_asked_and_their_pieces_are_not_listed_beside_them(ask) -> None:
+    context = "qwerty uiopas dfghjk"  # in pieces of one letter
+    pieces = ask(question="what?", context=context, top_k=20, align_to_words=False)
+    words = ask(question="what?", context=context, top_k=20)
+    edges = {0, 6, 7, 13, 14, 20}
+    assert any({answer["start"], answer["end"]} - edges for answer in pieces)
+    assert all({answer["start"], answer["end"]} <= edges for answer in words)
+    assert len(words) == 6  # all there are: more candidates were looked at until they were found
+
+
+def test_a_question_that_is_too_long_is_cut(ask) -> None:
+    long = "anna " * 500
+    cut = ask(question="anna " * 64, context=CONTEXT)
+    assert ask(question=long, context=CONTEXT) == cut
+    assert ask(question=long, context=CONTEXT, max_question_len=10) == ask(question="anna " * 10, context=CONTEXT)
+    answer = ask(question=long, context=CONTEXT * 3, max_seq_len=20, doc_stride=19)
+    assert answer["answer"] == (CONTEXT * 3)[answer["start"] : answer["end"]] != ""
+
+
+@pytest.mark.slow
+def test_a_context_of_a_megabyte_is_answered(ask) -> None:
+    context = "ben works in rome. " * 55_000
+    answer = ask(question=QUESTION, context=context, batch_size=64)
+    assert len(context) > 1_000_000
+    assert answer["answer"] == context[answer["start"] : answer["end"]] != ""
+
+
+def test_a_saved_models_own_settings_are_the_defaults(model_folder, tmp_path) -> None:
+    saved = AnswerSettings(40, 10, 12, 3, version_2=True)
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    model.config.qa_lightning = vars(saved)
+    ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
+    given = pipeline(model_folder)
+    lengths = {"max_seq_len": 40, "doc_stride": 10, "max_question_len": 12}
+    asked = {"question": QUESTION * 4, "context": CONTEXT * 4}
+    assert ask(**asked, top_k=5) == given(**asked, top_k=5, **lengths)
+    plain = ask(**asked)
+    for threshold, answered in ((-50.0, False), (50.0, True)):
+        model.config.qa_lightning = vars(saved) | {"null_score_diff_threshold": threshold}
+        ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
+        answer = ask(**asked, handle_impossible_answer=True)
+        assert bool(answer["answer"]) == answered  # the threshold says so, without being told
+    model.config.qa_lightning = vars(saved) | {"temperature": 0.1}
+    hotter = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)(**asked)
+    assert hotter["answer"] == plain["answer"]
+    assert hotter["score"] > plain["score"]
+
+
+def test_the_three_steps_of_a_chunk_pipeline_make_the_same_answer(ask) -> None:
+    asked = {"question": QUESTION, "context": CONTEXT * 8}
+    for settings_ in ({}, {"top_k": 3}):
+        steps = QuestionAnsweringPipeline(model=ask.model, tokenizer=ask.tokenizer, **settings_)
+        windows = list(steps.preprocess(asked))
+        assert len(windows) > 1
+        assert [window["is_last"] for window in windows] == [False] * (len(windows) - 1) + [True]
+        answer = steps.postprocess([steps.forward(window) for window in windows])
+        other = ask(**asked, **settings_)
+        for mine, own in zip([answer] if not settings_ else answer, [other] if not settings_ else other, strict=True):
+            assert mine == {**own, "score": pytest.approx(own["score"], abs=1e-6)}
+    assert steps.run_single(asked, {}, {}, {}) == answer
+
+
+@pytest.fixture
+def _tasks(monkeypatch):
+    monkeypatch.setattr(PIPELINE_REGISTRY, "supported_tasks", dict(PIPELINE_REGISTRY.supported_tasks))
+    removed = dict(REMOVED_TASKS)
+    yield
+    REMOVED_TASKS.clear()
+    REMOVED_TASKS.update(removed)
+
+
+@pytest.mark.usefixtures("_tasks")
+def test_transformers_builds_it_by_its_name_and_by_the_old_one_where_wanted(model_folder, tmp_path) -> None:
+    wanted = pipeline(model_folder)(question=QUESTION, context=CONTEXT)
+    register_pipeline()
+    register_pipeline()  # twice is no harm
+    with quiet_transformers():
+        ask = transformers.pipeline("extractive-qa", model=model_folder)
+        assert isinstance(ask, QuestionAnsweringPipeline)
+        assert ask(question=QUESTION, context=CONTEXT) == wanted
+        with pytest.raises(KeyError, match="removed from transformers"):
+            transformers.pipeline("question-answering", model=model_folder)
+        register_pipeline(restore=True)
+        ask = transformers.pipeline("question-answering", model=model_folder, top_k=2, compat="v4")
+        assert len(ask(question=QUESTION, context=CONTEXT)) == 2
+        ask.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+    assert pipeline(tmp_path)(question=QUESTION, context=CONTEXT) == wanted
+
+
+def test_bfloat16_gives_nearly_the_same_scores(model_folder) -> None:
+    asked = {"question": QUESTION, "context": CONTEXT}
+    narrow = pipeline(model_folder, dtype=torch.bfloat16)
+    assert narrow.model.dtype == torch.bfloat16
+    assert narrow(**asked)["score"] == pytest.approx(pipeline(model_folder)(**asked)["score"], rel=0.1)
+
+
+def test_a_model_without_a_trained_head_or_without_any_is_refused(model_folder, tmp_path) -> None:
+    with quiet_transformers():
+        BertModel.from_pretrained(model_folder).save_pretrained(tmp_path)
+    BertTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"no trained question answering head \(qa_outputs.bias, qa_outputs.weight"):
+        pipeline(tmp_path)
+    with quiet_transformers():
+        ask = QuestionAnsweringPipeline(
+            model=AutoModel.from_pretrained(tmp_path), tokenizer=load_tokenizer(model_folder)
+        )
+    with pytest.raises(InputError, match="BertModel gives no start and end logits"):
+        ask(question=QUESTION, context=CONTEXT)
+    with pytest.raises(InputError, match="is a slow one, or none"):
+        QuestionAnsweringPipeline(model=load_model(model_folder), tokenizer=None)
+    with pytest.raises(InputError, match="compat 'v3'"):
+        pipeline(model_folder, compat="v3")
+    with pytest.raises(InputError, match=r"nowhere.*cannot be loaded"):
+        pipeline("nobody/nowhere")
+
+
+def test_pickled_weights_are_refused_unless_asked_for(model_folder, tmp_path) -> None:
+    model = AutoModelForQuestionAnswering.from_pretrained(model_folder)
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"pickled weights only \(pytorch_model.bin\).*use_safetensors=False"):
+        pipeline(tmp_path)
+    asked = {"question": QUESTION, "context": CONTEXT}
+    assert pipeline(tmp_path, use_safetensors=False)(**asked) == pipeline(model_folder)(**asked)
+
+
+def test_code_that_comes_with_a_model_does_not_run_unless_asked_for(model_folder, tmp_path) -> None:
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    model.config.auto_map = {"AutoModelForQuestionAnswering": "code.Model", "AutoConfig": "code.Config"}
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ran = tmp_path / "ran"
+    (tmp_path / "code.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
+    pipeline(tmp_path)(question=QUESTION, context=CONTEXT)  # by transformers' own BERT
+    assert not ran.exists()
+
+
+def test_logits_that_are_not_numbers_end_the_call(model_folder) -> None:
+    model = load_model(model_folder)
+    torch.nn.init.constant_(model.qa_outputs.bias, math.nan)
+    ask = QuestionAnsweringPipeline(model=model, tokenizer=load_tokenizer(model_folder))
+    with pytest.raises(InputError, match="logits are not numbers"):
+        ask(question=QUESTION, context=CONTEXT)
+
+
+def test_the_package_gives_the_function_by_the_name_of_the_thing() -> None:
+    assert qa_lightning.pipeline is pipeline
+    assert callable(qa_lightning.register_pipeline)

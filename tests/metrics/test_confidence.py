@@ -1,0 +1,256 @@
+"""Threshold and temperature, from logits to the file that applies them: against decoding at those very values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qa_lightning import pipeline
+from qa_lightning.cli import commands
+from qa_lightning.decoding.spans import Scaling, decode_spans
+from qa_lightning.errors import InputError
+from qa_lightning.metrics.calibration import TEMPERATURES
+from qa_lightning.metrics.confidence import Judged, fit_confidence
+from qa_lightning.metrics.outcomes import Outcomes
+from qa_lightning.models.loading import load_model, load_tokenizer
+from qa_lightning.models.threshold_file import fitted_lines, read_threshold_file
+from tests.decoding.test_spans import random_windows
+from tests.helpers.data import make_rows, write_json
+
+GRID = Scaling(temperatures=tuple(TEMPERATURES))
+
+
+def outcomes_of(windows, exact=None, has_answer=None, articles: int = 10) -> Outcomes:
+    spans = decode_spans(windows, 1, 30, GRID)
+    count = len(spans.count)
+    random = np.random.default_rng(0)
+    has = random.random(count) < 0.7 if has_answer is None else has_answer
+    right = (random.random(count) < 0.6) * has * 1.0 if exact is None else exact
+    article = np.array([f"article {number % articles}" for number in range(count)], object)
+    return Outcomes(np.arange(count), right, right, has, spans.best_score, spans.null_score, spans.log_spans, article)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 12.0])
+@pytest.mark.parametrize("scaling", [Scaling(), Scaling(1.7, -2.0), Scaling(0.43, 3.0), Scaling(15.9), Scaling(0.26)])
+def test_confidence_is_the_probability_that_decoding_gives_the_answer(scale: float, scaling: Scaling) -> None:
+    windows = random_windows(0, 40, scale)
+    judged = Judged(outcomes_of(windows), scaling, version_2=True)
+    decoded = decode_spans(windows, 1, 30, scaling)
+    answered = decoded.null_score - decoded.best_score <= scaling.threshold
+    assert (judged.silent == ~answered).all()
+    wanted = np.where(answered, decoded.probability, decoded.null_probability)
+    np.testing.assert_allclose(judged.confidence, wanted, atol=1e-3)
+    where_certain = Judged(outcomes_of(windows), scaling, version_2=False)
+    assert not where_certain.silent.any()
+    np.testing.assert_allclose(where_certain.confidence, decoded.probability, atol=1e-3)
+
+
+def test_a_question_without_any_span_gets_no_answer_of_probability_1() -> None:
+    outcomes = outcomes_of(random_windows(1, 3))
+    empty = Outcomes(
+        *(getattr(outcomes, name) for name in ("index", "exact", "f1", "has_answer")),
+        np.full(3, -np.inf),
+        outcomes.null_score,
+        np.full_like(outcomes.log_spans, -np.inf),
+        outcomes.article,
+    )
+    for version_2 in (False, True):
+        judged = Judged(empty, Scaling(2.0), version_2)
+        assert judged.silent.all()
+        assert judged.confidence.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_shares_of_processes_join_in_the_order_of_the_dataset() -> None:
+    whole = outcomes_of(random_windows(2, 11))
+    shares = [whole.take(np.arange(rank, 11, 3)) for rank in range(3)]
+    none = whole.take(np.arange(0))
+    joined = Outcomes.join([none, *reversed(shares)])
+    assert joined.index.tolist() == list(range(11))
+    for name in ("best_score", "log_spans", "article", "has_answer"):
+        assert (getattr(joined, name) == getattr(whole, name)).all()
+    assert len(Outcomes.join([none, none])) == 0
+
+
+def overconfident(questions: int, heat: float, seed: int = 3) -> Outcomes:
+    """Answers that are as often right as the scores divided by ``heat`` say, not as the scores themselves do."""
+    windows = random_windows(seed, questions, 3.0)
+    truth = decode_spans(windows, 1, 30, Scaling(heat))
+    random = np.random.default_rng(seed)
+    draw = random.random(questions)
+    right = (draw < truth.probability) * 1.0
+    return outcomes_of(windows, right, has_answer=np.ones(questions, bool))
+
+
+def test_a_temperature_mends_the_calibration_of_questions_that_it_was_not_fitted_to() -> None:
+    found = fit_confidence(overconfident(3000, 2.5), version_2=False)
+    assert found.scaling.temperature == pytest.approx(2.5, rel=0.12)
+    assert found.scaling.threshold == 0.0
+    assert found.tuned is None
+    before, after = found.reliability
+    assert before.error > 0.15
+    assert after.error < 0.04
+    assert after.count.sum() == 3000
+    figures = found.as_json()
+    assert figures["expected_calibration_error_before"] == pytest.approx(100 * before.error)
+    assert figures["held_out"]
+    assert len(list(fitted_lines(found))) == 1
+
+
+def test_the_threshold_is_tuned_and_reported_on_the_other_articles() -> None:
+    random = np.random.default_rng(5)
+    outcomes = outcomes_of(random_windows(5, 2000, 2.0), articles=8)
+    odds = np.where(outcomes.has_answer, random.normal(-6, 2, 2000), random.normal(0, 2, 2000))
+    outcomes = Outcomes(
+        outcomes.index,
+        outcomes.exact,
+        outcomes.f1,
+        outcomes.has_answer,
+        outcomes.best_score,
+        outcomes.best_score + odds,
+        outcomes.log_spans,
+        outcomes.article,
+    )
+    found = fit_confidence(outcomes, version_2=True)
+    assert -5 < found.scaling.threshold < -1
+    assert found.tuned.held_out_f1 > found.tuned.at_zero.f1 + 3
+    line, _ = fitted_lines(found)
+    assert f"F1 {found.tuned.held_out_f1:.2f} where 0 gives {found.tuned.at_zero.f1:.2f}" in line
+    (first, second), right = found.held_out, found.held_out_columns[1]
+    assert not set(first.outcomes.article) & set(second.outcomes.article)
+    assert 100 * right.mean() == pytest.approx(found.tuned.held_out_exact)
+    single = fit_confidence(outcomes_of(random_windows(5, 100), articles=1), version_2=True)
+    assert single.held_out is None
+    assert single.scaling.threshold == 0.0
+
+
+@pytest.fixture(scope="module")
+def evaluated(model_folder, tmp_path_factory):
+    """A small model, evaluated on questions of which some have no answer."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    data = write_json(folder / "data.json", make_rows(60, unanswerable=25, long=3))
+    assert commands.evaluate(["--model", model_folder, "--data", data, "--output-dir", str(folder / "out")]) == 0
+    return model_folder, data, folder / "out"
+
+
+def test_evaluation_leaves_every_file_and_figure(evaluated) -> None:
+    _, _, folder = evaluated
+    assert {path.name for path in folder.iterdir()} == {
+        *("metrics.json", "predictions.json", "nbest_predictions.json", "null_odds.json", "threshold.json"),
+        *("reliability.png", "precision_recall.png", "risk_coverage.png"),
+    }
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"best_f1", "best_f1_thresh", "best_exact", "pr_exact_ap", "pr_f1_ap", "pr_oracle_ap"} <= set(metrics)
+    odds = json.loads((folder / "null_odds.json").read_text())
+    predictions = json.loads((folder / "predictions.json").read_text())
+    assert set(odds) == set(predictions)
+    assert all((odds[key] > 0) == (not text) for key, text in predictions.items())
+
+
+def test_a_predictions_file_with_null_odds_gets_the_models_own_metrics(evaluated, tmp_path, capsys) -> None:
+    _, data, folder = evaluated
+    n_best = json.loads((folder / "nbest_predictions.json").read_text())
+    texts = {key: next(one["text"] for one in candidates if one["text"]) for key, candidates in n_best.items()}
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    files = ["--predictions", str(tmp_path / "texts.json"), "--null-odds", str(folder / "null_odds.json")]
+    assert commands.evaluate([*files, "--data", data, "--output-dir", str(tmp_path / "out")]) == 0
+    own = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    for name in metrics:
+        if name.startswith(("best_", "pr_")):
+            assert metrics[name] == pytest.approx(own[name], abs=1e-9)
+    (tmp_path / "odds.json").write_text(json.dumps(dict.fromkeys(texts, "x")))
+    with pytest.raises(InputError, match="has 'x'; a number is wanted"):
+        commands.evaluate(["--predictions", files[1], "--null-odds", str(tmp_path / "odds.json"), "--data", data])
+
+
+def test_a_threshold_file_is_applied_to_its_model_and_to_no_other(evaluated, tmp_path) -> None:
+    model, data, folder = evaluated
+    path = tmp_path / "threshold.json"
+    made = json.loads((folder / "threshold.json").read_text())
+    assert made["model"] == model
+    for threshold, answered in ((-50.0, 0), (50.0, 60)):
+        path.write_text(json.dumps(made | {"null_score_diff_threshold": threshold}))
+        command = ["--model", model, "--data", data, "--threshold-file", str(path), "--output-dir", str(tmp_path / "o")]
+        assert commands.evaluate(command) == 0
+        texts = json.loads((tmp_path / "o" / "predictions.json").read_text())
+        assert sum(map(bool, texts.values())) == answered
+        ask = pipeline(model, threshold_file=path)
+        answer = ask(question="Who?", context="Anna lives in Oslo.", handle_impossible_answer=True)
+        assert bool(answer["answer"]) == bool(answered)
+    other = load_model(model)
+    other.qa_outputs.bias.data += 1.0
+    other.save_pretrained(tmp_path / "other")
+    load_tokenizer(model).save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match=r"was made for .* whose weights are not those of --model .*other; make one"):
+        read_threshold_file(path, str(tmp_path / "other"))
+
+
+def test_scores_on_what_threshold_and_temperature_were_fitted_to_are_said_to_flatter(
+    evaluated, tmp_path, capsys
+) -> None:
+    model, data, folder = evaluated
+    other = write_json(tmp_path / "other.json", make_rows(50, unanswerable=25))
+    command = ["--model", model, "--threshold-file", str(folder / "threshold.json"), "--data"]
+    for asked, flatters in (
+        ([*command, data], True),
+        ([*command, other], False),
+        (["--model", model, "--data", data], False),
+    ):
+        assert commands.evaluate(asked) == 0
+        assert ("were fitted to" in capsys.readouterr().out) == flatters
+
+
+def test_predict_takes_a_threshold_file_for_one_question_and_for_a_file(evaluated, tmp_path, capsys) -> None:
+    model, data, folder = evaluated
+    made = json.loads((folder / "threshold.json").read_text())
+    assert made["version_2"]
+    questions = ["--input", data, "--output", str(tmp_path / "answers.jsonl")]
+    for threshold, answered in ((-50.0, 0), (50.0, 60)):
+        path = tmp_path / f"{threshold}.json"
+        path.write_text(json.dumps(made | {"null_score_diff_threshold": threshold}))
+        asked = ["--model", model, "--threshold-file", str(path)]
+        assert commands.predict([*asked, *questions, "--overwrite"]) == 0
+        rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+        assert sum(bool(row["answer"]) for row in rows) == answered
+        capsys.readouterr()
+        assert commands.predict([*asked, "--question", "Who?", "--context", "Anna lives in Oslo.", "--json"]) == 0
+        assert bool(json.loads(capsys.readouterr().out)["answer"]) == bool(answered)
+    with pytest.raises(InputError, match=r"begun with something else.*\n.*--threshold-file .*-50.*, then .*50.0"):
+        commands.predict(["--model", model, "--threshold-file", str(tmp_path / "-50.0.json"), *questions])
+    with pytest.raises(InputError, match=r"--threshold-file None, then "):
+        commands.predict(["--model", model, *questions])
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(InputError, match=r"--threshold-file .*bad.json: not a file that"):
+        commands.predict(["--model", model, "--threshold-file", str(tmp_path / "bad.json"), *questions])
+
+
+_FITTED = {"null_score_diff_threshold": 1, "version_2": True, "model": "", "weights": "", "fingerprint": ""}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        json.dumps(_FITTED | {"temperature": 0}),
+        "null",
+    ],
+)
+def test_a_threshold_file_that_is_none_is_refused(tmp_path: Path, model_folder, content: str) -> None:
+    (tmp_path / "file.json").write_text(content)
+    with pytest.raises(InputError, match=r"--threshold-file .*file.json"):
+        read_threshold_file(tmp_path / "file.json", model_folder)
+    with pytest.raises(InputError, match=r"--threshold-file .*nowhere.json"):
+        read_threshold_file(tmp_path / "nowhere.json", model_folder)
+
+
+def test_an_onnx_export_is_scored_by_the_answers_that_it_gives(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(
+        InputError, match=r"is an ONNX export.*scripts/predict.py --model .* --predictions answers.jsonl"
+    ):
+        commands.evaluate(["--model", str(tmp_path), "--data", "questions.json"])

@@ -1,0 +1,329 @@
+"""A checkpoint is whole or not there, whatever happens while it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from qa_lightning.cli import console as cli
+from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.models.loading import load_model
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO, read_beginning
+from qa_lightning.training import run as training
+from tests.end_to_end.test_train import flags
+from tests.helpers.data import make_rows, write_json
+from tests.helpers.kill_and_resume import curves
+
+
+def save(path: Path, value: float, size: int = 1000) -> None:
+    AtomicCheckpointIO().save_checkpoint({"weights": torch.full((size,), value)}, path)
+
+
+def load(path: Path) -> torch.Tensor:
+    return torch.load(path, weights_only=True)["weights"]
+
+
+def test_what_is_written_comes_back_and_nothing_else_lies_beside_it(tmp_path) -> None:
+    path = tmp_path / "deep" / "last.ckpt"
+    save(path, 1.0)
+    save(path, 2.0)
+    assert (load(path) == 2.0).all()
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.fixture
+def warnings_of_the_project():
+    """What the project's logger says; its handlers may have been set up by another test."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logging.getLogger("qa_lightning").addHandler(handler)
+    yield lines
+    logging.getLogger("qa_lightning").removeHandler(handler)
+
+
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, warnings_of_the_project) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        save(disk / "last.ckpt", 1.0)
+        save(disk / "last.ckpt", 2.0, size=10**6)
+        assert (load(disk / "last.ckpt") == 1.0).all()
+        assert [file.name for file in disk.iterdir()] == ["last.ckpt"]
+        assert "the one before stays and training goes on; free some space" in warnings_of_the_project[-1]
+        save(disk / "last.ckpt", 3.0)  # and there is room again
+        assert (load(disk / "last.ckpt") == 3.0).all()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def _save_under_a_limit(path: Path, queue) -> None:
+    torch.set_num_threads(1)  # the parent's threads are not here
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    save(path, 2.0, size=10**6)
+    queue.put((bool((load(path) == 1.0).all()), [file.name for file in path.parent.iterdir()]))
+
+
+def test_a_write_that_fails_half_way_leaves_the_checkpoint_before(tmp_path) -> None:
+    save(tmp_path / "best.ckpt", 1.0)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=_save_under_a_limit, args=(tmp_path / "best.ckpt", queue))
+    process.start()
+    assert queue.get(timeout=60) == (True, ["best.ckpt"])
+    process.join()
+
+
+def _save_on_and_on(path: Path) -> None:
+    torch.set_num_threads(1)
+    value = 0.0
+    while True:
+        value += 1
+        save(path, value, size=500_000)
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path) -> None:
+    path = tmp_path / "last.ckpt"
+    save(path, 0.0, size=500_000)
+    moments = random.Random(0)
+    seen = set()
+    for _ in range(15):
+        process = multiprocessing.get_context("fork").Process(target=_save_on_and_on, args=(path,))
+        process.start()
+        time.sleep(moments.uniform(0.02, 0.12))
+        process.kill()
+        process.join()
+        weights = load(path)
+        assert len(weights) == 500_000
+        assert (weights == weights[0]).all()
+        seen.add(float(weights[0]))
+    assert len(seen) > 1
+    save(path, 1.0)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_run_whose_checkpoints_cannot_be_written_goes_on_and_says_so(tmp_path, model_folder, monkeypatch, capsys):
+    def full(checkpoint, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qa_lightning.runs.checkpoints._write", full)
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    assert cli.train([*flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "best.ckpt could not be written, there is none before it and training goes on" in printed
+    assert "No space left on device" in printed
+    assert "the model as it is now is written" in printed
+    assert (tmp_path / "lightning_logs" / "version_0" / "model" / "model.safetensors").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path, model_folder) -> None:
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"runs go to .*, where nothing can be written .* --trainer.default_root_dir"):
+        cli.train(flags(tmp_path / "file", model_folder, train, train))
+
+
+def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_folder, capsys, monkeypatch) -> None:
+    """Filled after the first epoch; with room again the run is gone on with, and ends."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    arguments = [*flags(disk, model_folder, train, train), "--trainer.log_every_n_steps", "1"]
+
+    class Fill(Callback):
+        def on_train_epoch_start(self, trainer, pl_module) -> None:
+            if trainer.current_epoch == 1:
+                with (disk / "fill").open("wb", buffering=0) as fill, contextlib.suppress(OSError):
+                    while True:
+                        fill.write(bytes(1024))
+
+    try:
+        default = training.default_callbacks
+        monkeypatch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), Fill()])
+        with pytest.raises(InputError, match=r"the model could not be written to .*free some space"):
+            cli.train(arguments)
+        printed = capsys.readouterr().out
+        assert "epoch 3/3" in printed
+        assert printed.count("curves could not be written to") == 1
+        assert "last.ckpt could not be written, the one before stays" in printed
+        monkeypatch.undo()
+        (disk / "fill").unlink()
+        assert cli.train([*arguments, "--ckpt_path", "last"]) == 0
+        printed = capsys.readouterr().out
+        assert "epoch 2/3" in printed  # from the first epoch's checkpoint
+        (run,) = (disk / "lightning_logs").iterdir()
+        assert (run / "model" / "model.safetensors").is_file()
+        assert [step for step, _ in curves(run)["val/f1"]] == [2, 5, 8]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_checkpoint_that_could_not_be_written_is_not_called_saved(
+    tmp_path, model_folder, monkeypatch, capsys
+) -> None:
+    class Full(Callback):
+        """The disk is full from the second step on; the loss diverges after the fourth."""
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            if batch_idx == 1:
+                monkeypatch.setattr("qa_lightning.runs.checkpoints._write", self.full)
+            if batch_idx == 3:
+                pl_module.model.qa_outputs.weight.data.fill_(torch.nan)
+
+        def full(self, checkpoint, target) -> None:
+            raise OSError(28, "No space left on device")
+
+    train = write_json(tmp_path / "train.json", make_rows(80))
+    default = training.default_callbacks
+    monkeypatch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), Full()])
+    arguments = [*flags(tmp_path, model_folder, train, train), "--save_every_minutes", "0"]
+    with pytest.raises(DivergedError, match=r"at step 4 .*; step 1 is saved in .*last.ckpt; go on with"):
+        cli.train(arguments)
+    saved = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    assert torch.load(saved, weights_only=True)["global_step"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130)])
+def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, name: str, status: int) -> None:
+    train = write_json(tmp_path / "train.json", make_rows(60))
+    script = Path(__file__).parents[2] / "scripts" / "train.py"
+    command = [sys.executable, str(script), *flags(tmp_path, model_folder, train, train)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, "--trainer.max_epochs", "100000"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("epoch 2/"):
+                process.send_signal(getattr(signal, name))
+        assert process.wait(timeout=60) == status
+    said = "".join(lines)
+    cause = "Ctrl-C" if name == "SIGINT" else "SIGTERM"
+    (step,) = re.findall(
+        rf"stopped by {cause} after step (\d+): step \1 is saved in .*last.ckpt; go on with --ckpt_path last", said
+    )
+    saved = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == int(step) > 0
+    epochs = str(saved["epoch"] + 2)
+    ended = subprocess.run(
+        [*command, "--trainer.max_epochs", epochs, "--ckpt_path", "last"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"epoch {epochs}/{epochs}" in ended.stdout
+
+
+class Evil:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (self.marker,))
+
+
+def finished_run(tmp_path, model_folder, capsys) -> list[str]:
+    """The flags of a run that is done."""
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    arguments = [*flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]
+    assert cli.train(arguments) == 0
+    capsys.readouterr()
+    return arguments
+
+
+def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, model_folder, capsys) -> None:
+    arguments = finished_run(tmp_path, model_folder, capsys)
+    marker = tmp_path / "executed"
+    good = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save(good | {"callbacks": Evil(marker)}, tmp_path / "evil.ckpt")
+    with pytest.raises(InputError, match=r"^--ckpt_path .*evil.ckpt: holds more than tensors .* could run code"):
+        cli.train([*arguments, "--ckpt_path", str(tmp_path / "evil.ckpt")])
+    assert not marker.exists()
+    torch.load(tmp_path / "evil.ckpt", weights_only=False)
+    assert marker.exists()  # it is one that would have
+
+
+def test_a_model_folder_with_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, model_folder) -> None:
+    evil = tmp_path / "evil"
+    shutil.copytree(model_folder, evil)
+    (evil / "model.safetensors").unlink()
+    torch.save({"weights": Evil(tmp_path / "executed")}, evil / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"evil' cannot be loaded"):
+        load_model(str(evil))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_model_that_brings_code_of_its_own_is_refused_and_runs_nothing(tmp_path, model_folder) -> None:
+    evil = tmp_path / "evil"
+    shutil.copytree(model_folder, evil)
+    config = json.loads((evil / "config.json").read_text())
+    names = {"AutoConfig": "own.OwnConfig", "AutoModelForQuestionAnswering": "own.OwnModel"}
+    (evil / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": names}))
+    (evil / "own.py").write_text(
+        f"open({str(tmp_path / 'executed')!r}, 'w')\nclass OwnConfig: pass\nclass OwnModel: pass\n"
+    )
+    with pytest.raises(InputError, match=r"evil' cannot be loaded"):
+        load_model(str(evil))
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "other"])
+def test_a_damaged_last_checkpoint_is_told_and_the_best_one_taken(tmp_path, model_folder, capsys, damage) -> None:
+    arguments = finished_run(tmp_path, model_folder, capsys)
+    last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    whole = last.read_bytes()
+    last.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "other": b"not a checkpoint"}[damage])
+    assert cli.train([*arguments, "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
+    printed = capsys.readouterr().out
+    assert "last.ckpt: is " in printed
+    assert "going on from best.ckpt, the best one of that run, instead" in printed
+    assert "epoch 2/2" in printed
+    newest = tmp_path / "lightning_logs" / "version_1" / "checkpoints"  # the first run was finished
+    (newest / "last.ckpt").write_bytes(b"")
+    (newest / "best.ckpt").write_bytes(b"x")
+    with pytest.raises(InputError) as caught:
+        cli.train([*arguments, "--ckpt_path", "last"])
+    assert len(caught.value.problems) == 2
+
+
+def test_tensors_alone_are_no_checkpoint(tmp_path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
+    assert (
+        read_beginning(tmp_path / "weights.ckpt") == "is no checkpoint of a training run: it lacks loops, global_step"
+    )
+
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, signals and limits of POSIX")

@@ -1,0 +1,367 @@
+"""A run that was cut off and gone on with ends, to the last bit, as one that never was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from qa_lightning import QALightningModule, SquadDataModule
+from qa_lightning.cli import console as cli
+from qa_lightning.errors import InputError
+from qa_lightning.runs.resume import LastCheckpoint
+from qa_lightning.runs.signals import Stop
+from qa_lightning.training import run as training
+from tests.end_to_end.test_train import AVERAGED, flags
+from tests.helpers.data import make_rows, write_json
+from tests.helpers.kill_and_resume import curves, differences
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+
+
+class CrashError(Exception):
+    """Stands for whatever ends a process: nothing is saved on its account."""
+
+
+class Crash(Callback):
+    """Fails at a moment.
+
+    Args:
+        hook: by which the moment comes.
+        epoch, batch: of it.
+    """
+
+    def __init__(self, hook: str, epoch: int, batch: int) -> None:
+        self.moment = (hook, epoch, batch)
+
+    def _look(self, trainer: Trainer, hook: str, batch: int) -> None:
+        if not trainer.sanity_checking and self.moment == (hook, trainer.current_epoch, batch):
+            raise CrashError
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self._look(trainer, "step", trainer.fit_loop.epoch_loop.batch_idx)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self._look(trainer, "batch", batch_idx)
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        self._look(trainer, "validation", batch_idx)
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        self._look(trainer, "epoch", 0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("data")
+    return {
+        "train": write_json(folder / "train.json", make_rows(90, unanswerable=9, long=3)),
+        "validation": write_json(folder / "validation.json", make_rows(50, long=2)),
+    }
+
+
+def arguments(root: Path, model: str, data: dict[str, str], *more: str) -> list[str]:
+    given = flags(root, model, data["train"], data["validation"])
+    return [*given, "--trainer.max_epochs", "2", "--data.eval_batch_size", "16", "--save_every_minutes", "0", *more]
+
+
+KINDS = {
+    "plain": [],
+    "accumulated": ["--trainer.accumulate_grad_batches", "2", "--data.batch_size", "4"],
+    "validated_within_epochs": ["--trainer.val_check_interval", "0.3", "--data.batching", "random"],
+    "validated_within_steps": ["--trainer.val_check_interval", "5", "--trainer.accumulate_grad_batches", "2"],
+    "with_workers": ["--data.num_workers", "1"],
+    "averaged": [*AVERAGED],
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, model_folder, data):
+    """Runs that nothing stopped, one of a kind."""
+    done: dict[str, Path] = {}
+
+    def run(kind: str) -> Path:
+        if kind not in done:
+            root = tmp_path_factory.mktemp(kind)
+            assert cli.train(arguments(root, model_folder, data, *KINDS[kind])) == 0
+            done[kind] = root / "lightning_logs" / "version_0"
+        return done[kind]
+
+    return run
+
+
+def crash(monkeypatch, callback: Callback, given: list[str]) -> None:
+    with monkeypatch.context() as patch:
+        default = training.default_callbacks
+        patch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), callback])
+        with pytest.raises(CrashError):
+            cli.train(given)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("kind", "hook", "epoch", "batch"),
+    [
+        ("plain", "batch", 0, 0),  # before the first checkpoint
+        ("plain", "batch", 0, 1),
+        ("plain", "step", 0, 7),
+        ("plain", "step", 1, 0),
+        ("plain", "batch", 1, 12),
+        ("plain", "validation", 0, 0),
+        ("plain", "validation", 1, 2),
+        ("plain", "epoch", 0, 0),  # after the best checkpoint was due, before the last
+        ("accumulated", "batch", 0, 6),  # half of a step is done
+        ("accumulated", "batch", 1, 9),
+        ("accumulated", "validation", 0, 1),
+        ("validated_within_epochs", "validation", 0, 1),
+        ("validated_within_epochs", "batch", 0, 5),
+        ("validated_within_epochs", "batch", 1, 4),
+        ("validated_within_epochs", "epoch", 0, 0),
+        ("validated_within_steps", "validation", 0, 1),
+        ("validated_within_steps", "batch", 0, 5),
+        ("validated_within_steps", "batch", 1, 10),
+        ("with_workers", "batch", 1, 5),
+        ("averaged", "batch", 0, 5),
+        ("averaged", "validation", 0, 1),
+        ("averaged", "epoch", 0, 0),
+    ],
+)
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
+    tmp_path, model_folder, data, whole, monkeypatch, kind, hook, epoch, batch
+) -> None:
+    expected = whole(kind)
+    given = arguments(tmp_path, model_folder, data, *KINDS[kind])
+    crash(monkeypatch, Crash(hook, epoch, batch), given)
+    assert cli.train([*given, "--ckpt_path", "last"]) == 0
+    (run,) = (tmp_path / "lightning_logs").iterdir()
+    assert differences(expected, run) == []
+    steps = [step for step, _ in curves(run)["train/loss"]]
+    assert steps == sorted(set(steps))
+
+
+@pytest.mark.parametrize("kind", ["plain", "averaged"])
+def test_a_run_that_was_stopped_in_a_validation_ends_as_one_that_was_not(
+    tmp_path, model_folder, data, whole, monkeypatch, kind
+) -> None:
+    given = arguments(tmp_path, model_folder, data, *KINDS[kind], "--save_every_minutes", "60")
+    agree = LastCheckpoint._agree
+    with monkeypatch.context() as patch:
+        asked = lambda self, trainer: (False, Stop.TERMINATE) if trainer.validating else agree(self, trainer)  # noqa: E731
+        patch.setattr(LastCheckpoint, "_agree", asked)
+        patch.setattr(LastCheckpoint, "on_validation_start", lambda *_: None)  # or it would stop there already
+        assert cli.train(given) == 143
+    assert cli.train([*given, "--ckpt_path", "last"]) == 0
+    assert differences(whole(kind), tmp_path / "lightning_logs" / "version_0") == []
+
+
+def test_the_comparison_sees_what_differs(tmp_path, model_folder, data, whole) -> None:
+    """It is no test that cannot fail: another seed gives other weights and other curves."""
+    assert cli.train([*arguments(tmp_path, model_folder, data), "--seed_everything", "1"]) == 0
+    found = differences(whole("plain"), tmp_path / "lightning_logs" / "version_0")
+    assert {"last.ckpt: state_dict", "best.ckpt: optimizer_states", "model.safetensors", "curve train/loss"} <= {*found}
+
+
+def test_dropout_is_drawn_anew_in_each_step_and_on_each_process(model_folder, monkeypatch) -> None:
+    module = QALightningModule(model_folder)
+    drawn = set()
+    for rank in (0, 1):
+        for batch in range(3):
+            trainer = type("Stub", (), {"current_epoch": 0, "global_rank": rank})()
+            monkeypatch.setattr(QALightningModule, "trainer", trainer)
+            module.on_train_batch_start({}, batch)
+            drawn.add(float(torch.rand(())))
+    assert len(drawn) == 6
+
+
+def test_other_batches_within_an_epoch_are_refused_and_between_epochs_are_not(
+    tmp_path, model_folder, data, monkeypatch
+) -> None:
+    given = arguments(tmp_path, model_folder, data)
+    crash(monkeypatch, Crash("batch", 0, 5), given)
+    with pytest.raises(InputError, match=r"after batch 5 of epoch 1.*--data.batch_size was 8, is 4.*end of an epoch"):
+        cli.train([*given, "--ckpt_path", "last", "--data.batch_size", "4"])
+    root = tmp_path / "other"
+    given = arguments(root, model_folder, data)
+    crash(monkeypatch, Crash("batch", 1, 0), given)
+    assert cli.train([*given, "--ckpt_path", "last", "--data.batch_size", "4"]) == 0
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_another_layer_decay_is_refused(tmp_path, model_folder, data, monkeypatch) -> None:
+    given = arguments(tmp_path, model_folder, data)
+    crash(monkeypatch, Crash("batch", 0, 5), given)
+    with pytest.raises(InputError, match=r"--ckpt_path: .*last.ckpt .* another --model.layer_decay than 0.8"):
+        cli.train([*given, "--ckpt_path", "last", "--model.layer_decay", "0.8"])
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path, model_folder, data, capsys) -> None:
+    given = arguments(tmp_path, model_folder, data)
+    assert cli.train([*given, "--trainer.max_epochs", "1"]) == 0
+    logs = tmp_path / "lightning_logs"
+    before = contents(logs / "version_0")
+    with pytest.raises(InputError, match=r"that run is finished, with 1 epochs; .* --trainer.max_epochs 2 or more"):
+        cli.train([*given, "--trainer.max_epochs", "1", "--ckpt_path", "last"])
+    assert cli.train([*given, "--ckpt_path", "last"]) == 0
+    assert "version_0 is finished and stays as it is" in capsys.readouterr().out
+    assert cli.train(given) == 0
+    assert contents(logs / "version_0") == before
+    assert sorted(path.name for path in logs.iterdir()) == ["version_0", "version_1", "version_2"]
+    assert (logs / "version_1" / "model" / "model.safetensors").is_file()
+    assert min(step for step, _ in curves(logs / "version_1")["val/f1"]) == 27  # goes on where version_0 ended
+    scores = json.loads((logs / "version_0" / "run.json").read_text())[0]["scores"]
+    assert set(scores) == {"best/exact_match", "best/f1"}
+
+
+def test_last_is_written_by_the_clock_and_only_between_steps(tmp_path, model_folder, data, monkeypatch) -> None:
+    saved = []
+    save = LastCheckpoint._save
+
+    def note(self, trainer):
+        saved.append((trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.processed))
+        save(self, trainer)
+
+    monkeypatch.setattr(LastCheckpoint, "_save", note)
+    given = arguments(tmp_path, model_folder, data, *KINDS["accumulated"])
+    assert cli.train(given) == 0
+    within = [(epoch, batch) for epoch, batch in saved if batch < 24]
+    assert {batch % 2 for _, batch in within} == {0}
+    assert len(within) > 10
+    saved.clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(LastCheckpoint, "_save", note)
+    assert cli.train([*given, "--save_every_minutes", "60"]) == 0
+    assert len(saved) == 2  # at the end of each epoch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["training", "validation"])
+def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(
+    tmp_path, model_folder, data, whole, moment
+) -> None:
+    """A stand-in for scontrol notes what it is asked; the job starts again with the same command."""
+    asked = tmp_path / "asked"
+    tool = tmp_path / "bin" / "scontrol"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    environment = os.environ | {
+        "PATH": f"{tool.parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NTASKS": "1",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NODELIST": "localhost",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+    }
+    given = arguments(tmp_path, model_folder, data, "--trainer.max_epochs", "150")
+    command = [sys.executable, str(SCRIPT), *given, "--save_every_minutes", "60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("epoch 2/"):
+                time.sleep(0.02 if moment == "training" else 0.1)
+                process.send_signal(signal.SIGUSR1)
+        assert process.wait(timeout=60) == 143
+    assert "stopped by SLURM (the job is requeued) after step" in "".join(lines)
+    assert asked.read_text() == "requeue 4711\n"
+    epochs = max(int(found) for found in re.findall(r"epoch (\d+)/", "".join(lines))) + 2
+    again = [*command, "--trainer.max_epochs", str(epochs)]
+    ended = subprocess.run(again, capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "going on from" in ended.stdout
+    assert f"epoch {epochs}/{epochs}" in ended.stdout
+    assert [path.name for path in (tmp_path / "lightning_logs").iterdir()] == ["version_0"]
+    assert [
+        start["slurm_job"] for start in json.loads((tmp_path / "lightning_logs/version_0/run.json").read_text())
+    ] == [
+        "4711",
+        "4711",
+    ]
+    third = subprocess.run(again, capture_output=True, text=True, env=environment, check=False)
+    assert third.returncode == 0  # the same job, its run finished: a new one
+    assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "version_1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_runs_killed_at_random_moments_end_as_whole_ones(devices: int) -> None:
+    script = Path(__file__).parents[1] / "helpers" / "kill_and_resume.py"
+    words = ["--kills", "2", "--devices", str(devices), "--accumulate", "2", "--seed", "5"]
+    ended = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2 of 2 equal" in ended.stdout
+
+
+class Gradients(Callback):
+    """Keeps the gradients of every step, before they are clipped."""
+
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.seen.append(torch.cat([parameter.grad.flatten() for parameter in pl_module.parameters()]))
+
+
+def gradients_of(
+    data: dict[str, str], model: str, batch_size: int, accumulated: int, batching: str, tmp_path
+) -> torch.Tensor:
+    """[steps, weights] gradients in an epoch without dropout, with weights that hardly move."""
+    torch.manual_seed(0)
+    sizes = {"max_length": 48, "doc_stride": 12, "max_question_length": 12}
+    datamodule = SquadDataModule(
+        data["train"], data["validation"], model, **sizes, batch_size=batch_size, batching=batching
+    )
+    module = QALightningModule(model, learning_rate=1e-12)
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    gradients = Gradients()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=gradients,
+        accumulate_grad_batches=accumulated,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, datamodule)
+    return torch.stack(gradients.seen)
+
+
+@pytest.mark.parametrize("batching", ["length", "random"])
+def test_accumulated_batches_train_as_one_large_batch(tmp_path, model_folder, data, batching) -> None:
+    """108 windows: the last step has fewer, in batches of unequal size."""
+    large = gradients_of(data, model_folder, 10, 1, batching, tmp_path)
+    assert len(large) == 11
+    for batch_size, accumulated in ((5, 2), (2, 5), (1, 10)):
+        small = gradients_of(data, model_folder, batch_size, accumulated, batching, tmp_path)
+        torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-6)
+
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

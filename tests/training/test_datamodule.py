@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+
+import pytest
+
+from qa_lightning import SquadDataModule
+from qa_lightning.errors import InputError
+from tests.helpers.data import make_rows, write_json
+
+SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO, logger="qa_lightning")
+    logging.getLogger("qa_lightning").propagate = True
+    return caplog
+
+
+def prepared(*args, **kwargs) -> SquadDataModule:
+    data = SquadDataModule(*args, **{**SMALL, **kwargs})
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_a_second_start_reuses_what_was_prepared_and_says_so(tmp_path, model_folder, said) -> None:
+    path = write_json(tmp_path / "train.json", make_rows(20))
+    prepared(path, path, model_folder)
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*") if file.is_file()}
+    assert "prepared in" in said.text
+    assert "reused" not in said.text
+    said.clear()
+    prepared(path, path, model_folder)
+    assert "prepared before, reused" in said.text
+    assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"max_length": 40}, {"doc_stride": 10}, {"max_question_length": 10}, {"max_train_examples": 5}, "content"],
+)
+def test_other_settings_or_content_are_prepared_anew(tmp_path, model_folder, said, change) -> None:
+    rows = make_rows(20)
+    path = write_json(tmp_path / "train.json", rows)
+    prepared(path, path, model_folder)
+    said.clear()
+    if change == "content":
+        rows[3]["question"] += " now"
+        write_json(tmp_path / "train.json", rows)
+        change = {}
+    prepared(path, path, model_folder, **change)
+    assert "prepared in" in said.text
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_ready(tmp_path, model_folder, monkeypatch) -> None:
+    path = write_json(tmp_path / "train.json", make_rows(20))
+
+    def dies(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qa_lightning.features.prepared.write_features", dies)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(path, path, model_folder)
+    monkeypatch.undo()
+    monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    assert len(prepared(path, path, model_folder).train_set) == 20
+
+
+def test_without_validation_data_a_file_is_split_by_context(tmp_path, model_folder, said) -> None:
+    rows = make_rows(200)
+    for row in rows[::2]:  # two questions on one context
+        rows.append({**row, "id": row["id"] + "-again"})
+    path = write_json(tmp_path / "all.json", rows)
+    data = prepared(path, None, model_folder, validation_fraction=0.2, seed=3)
+    train, validation = (set(part.examples["context"]) for part in (data.train_set, data.validation_set))
+    assert not train & validation
+    assert len(data.train_set.examples) + len(data.validation_set.examples) == len(rows)
+    assert 0.1 < len(validation) / 200 < 0.3
+    assert "20% of the contexts validate (seed 3)" in said.text
+    again = prepared(path, None, model_folder, validation_fraction=0.2, seed=4)
+    assert set(again.validation_set.examples["context"]) != validation
+
+
+def test_batches_are_rounded_up_to_4_tokens_but_not_beyond_the_longest_window(tmp_path, model_folder) -> None:
+    path = write_json(tmp_path / "train.json", make_rows(20, long=5))
+    rounded, exact = (
+        prepared(path, path, model_folder, max_length=45, batch_size=2, eval_batch_size=2, **more)
+        for more in ({}, {"pad_to_multiple_of": 1})
+    )
+    for name in ("train_dataloader", "val_dataloader"):
+        widths = [[batch["input_ids"].shape[1] for batch in getattr(data, name)()] for data in (rounded, exact)]
+        assert widths[0] == [min(-(-width // 4) * 4, 45) for width in widths[1]]
+        assert {width % 4 for width in widths[1]} - {0, 45 % 4}
+        assert 45 in widths[1]
+
+
+def test_cuts_take_whole_examples(tmp_path, model_folder) -> None:
+    path = write_json(tmp_path / "train.json", make_rows(20, long=5))
+    data = prepared(path, path, model_folder, max_train_examples=3, max_validation_examples=2)
+    assert data.train_set.examples["id"][:] == ["q0", "q1", "q2"]
+    assert len(data.train_set) > 3
+    assert set(data.validation_set.store.windows["example"].tolist()) == {0, 1}
+
+
+def test_unanswerable_questions_are_found_out_from_the_data(tmp_path, model_folder, said) -> None:
+    path = write_json(tmp_path / "train.json", make_rows(20, unanswerable=6))
+    assert prepared(path, path, model_folder).validation_set.version_2
+    assert "6 of them without an answer" in said.text
+    path = write_json(tmp_path / "v1.json", make_rows(20))
+    assert not prepared(path, path, model_folder).validation_set.version_2
+
+
+def test_bad_rows_stop_or_are_left_out_and_said(tmp_path, model_folder, said) -> None:
+    rows = make_rows(10)
+    rows[2]["answers"]["answer_start"] = [0]
+    rows[5]["context"] = " "
+    path = write_json(tmp_path / "train.json", rows)
+    with pytest.raises(InputError) as caught:
+        prepared(path, path, model_folder)
+    assert all(word in str(caught.value) for word in ("row 3", "row 6", "--data.on_bad_rows skip"))
+    data = prepared(path, path, model_folder, on_bad_rows="skip")
+    assert len(data.train_set.examples) == 8
+    assert "left out 2 bad rows" in said.text
+
+
+@pytest.mark.parametrize("validation", ["the same", None])
+def test_an_error_names_the_source_once(tmp_path, model_folder, validation) -> None:
+    path = write_json(tmp_path / "train.json", make_rows(10))
+    (tmp_path / "train.json").write_bytes(b"[")
+    with pytest.raises(InputError) as caught:
+        prepared(path, validation and path, model_folder)
+    assert str(caught.value).startswith(f"{path}: not valid JSON")
+    assert str(caught.value).count(path) == 1
+    write_json(tmp_path / "train.json", [])
+    with pytest.raises(InputError) as caught:
+        prepared(path, validation and path, model_folder)
+    part = "" if validation else ", of which train gets a part by context,"
+    assert str(caught.value) == f"{path}{part}: the data has no questions"
+
+
+def test_cut_questions_and_lost_answers_are_said(tmp_path, model_folder, said) -> None:
+    rows = make_rows(4)
+    rows[0]["question"] = "Where " * 40
+    context = "paris " * 60
+    rows[1] |= {"context": context, "answers": {"text": [context.strip()], "answer_start": [0]}}
+    path = write_json(tmp_path / "train.json", rows)
+    prepared(path, path, model_folder)
+    assert "train: 1 questions were longer than --data.max_question_length and cut" in said.text
+    assert "train: 1 answers stand whole in no window" in said.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"dataset": "nothing.json"}, ["--data.dataset nothing.json: no such file"]),
+        (
+            {"dataset": "nothing.json", "validation": "other.csv", "batch_size": 0},
+            ["--data.dataset nothing.json", "--data.batch_size is 0", "--data.validation other.csv"],
+        ),
+        ({"dataset": "synthetic", "validation_fraction": 1.5}, ["--data.validation_fraction is 1.5"]),
+        ({"dataset": None}, ["names any data"]),
+        ({"dataset": "synthetic", "doc_stride": 500}, ["--data.doc_stride 500", "room for context"]),
+    ],
+)
+def test_bad_flags_are_named_together(model_folder, flags, words) -> None:
+    with pytest.raises(InputError) as caught:
+        SquadDataModule(model_name=model_folder, **flags)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nobody/no-such-model", ["'nobody/no-such-model'", "no folder here and not in the Hub's cache", "quickstart"]),
+        ("EMPTY", ["needs config.json, model.safetensors and tokenizer.json"]),
+    ],
+)
+def test_a_model_that_is_not_to_be_had_is_one_clear_error(tmp_path, name, words) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError) as caught:
+        SquadDataModule("synthetic", model_name=str(tmp_path / "empty") if name == "EMPTY" else name)
+    assert all(word in str(caught.value) for word in words)
+
+
+def _prepare(path: str, model: str, results) -> None:
+    data = SquadDataModule(path, path, model, **SMALL)
+    data.prepare_data()
+    data.setup("fit")
+    results.put((len(data.train_set), len(data.validation_set)))
+
+
+@pytest.mark.slow
+def test_processes_racing_on_an_empty_cache_agree(tmp_path, model_folder) -> None:
+    path = write_json(tmp_path / "train.json", make_rows(300, long=50))
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=_prepare, args=(path, model_folder, results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    counts = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert counts[0] == counts[1]
+    ready = [path for path in (tmp_path / "cache" / "features").iterdir() if path.is_dir()]
+    assert len(ready) == 2
+    assert all((folder / "summary.json").exists() for folder in ready)
+    assert json.loads((ready[0] / "summary.json").read_text())["features"] in counts[0]

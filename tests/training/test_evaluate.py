@@ -1,0 +1,439 @@
+"""Scores of a predictions file: what is printed, written and refused, and the comparison with the published scorer."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qa_lightning.cli import commands
+from qa_lightning.cli import console as cli
+from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.training.evaluate import ScoreResult, compare_with_official, score_file, write
+
+ROOT = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside this checkout")
+PUBLISHED = ["v1.1-bert-ensemble.json", "v2.0-bert-single.json"]
+
+CONTEXT = "The Normans of Normandy came to England in 1066."
+GOLDS = {"q1": ["The Normans", "Normans of Normandy"], "q2": ["1066"], "q3": ["England"], "q4": []}
+ANSWERS = {"q1": "Normans", "q2": "in 1066.", "q3": "Normandy", "q4": "", "of no question": "?"}
+V11 = {"exact_match": 100 / 3, "f1": 100 * (1 + 2 / 3) / 3}
+V20 = {
+    **{"exact": 50.0, "f1": 100 * (1 + 2 / 3 + 1) / 4, "total": 4},
+    **{"HasAns_exact": 100 / 3, "HasAns_f1": 100 * (1 + 2 / 3) / 3, "HasAns_total": 3},
+    **{"NoAns_exact": 100.0, "NoAns_f1": 100.0, "NoAns_total": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_log(monkeypatch):
+    """A command sets the log up on the standard output of the moment; leave nothing of it to the next test."""
+    logger = logging.getLogger("qa_lightning")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Make the two files of a scoring from contents; return their paths."""
+
+    def make(predictions=ANSWERS, questions=("q1", "q2", "q3", "q4")):
+        rows = [
+            {
+                "id": key,
+                "question": "What?",
+                "context": CONTEXT,
+                "answers": {"text": GOLDS[key], "answer_start": [CONTEXT.index(text) for text in GOLDS[key]]},
+            }
+            for key in questions
+        ]
+        paths = tmp_path / "predictions.json", tmp_path / "questions.json"
+        content = predictions if isinstance(predictions, bytes) else json.dumps(predictions).encode()
+        paths[0].write_bytes(content)
+        paths[1].write_text(json.dumps(rows))
+        return paths
+
+    return make
+
+
+def evaluate(predictions, data, *flags):
+    return commands.evaluate(["--predictions", str(predictions), "--data", str(data), *map(str, flags)])
+
+
+def printed(text):
+    """``name   value`` lines -> a dictionary of texts."""
+    return dict(line.split() for line in text.splitlines() if len(line.split()) == 2)
+
+
+# --- scores ---
+
+
+@pytest.mark.parametrize(
+    ("questions", "expected"),
+    [
+        (["q1", "q2", "q3"], V11),
+        (["q3", "q2", "q1"], V11),
+        (["q1", "q2", "q3", "q4"], V20),
+    ],
+)
+def test_a_predictions_file_is_scored_as_v20_only_where_a_question_has_no_answer(files, questions, expected):
+    predictions, data = files(questions=questions)
+    result = score_file(predictions, str(data))
+    assert result.metrics == pytest.approx(expected, rel=0, abs=1e-9)
+    assert result.version_2 == ("q4" in questions)
+    assert list(result.predictions.items()) == [(key, ANSWERS[key]) for key in questions]
+    assert [(item["id"], item["answers"]["text"]) for item in result.references] == [(q, GOLDS[q]) for q in questions]
+
+
+def test_only_the_first_questions_are_scored_when_asked(files, capsys):
+    predictions, data = files()
+    result = score_file(predictions, str(data), most=2)
+    assert list(result.predictions) == ["q1", "q2"]
+    assert result.metrics == pytest.approx({"exact_match": 50.0, "f1": 100 * (1 + 2 / 3) / 2}, rel=0, abs=1e-9)
+    assert evaluate(predictions, data, "--max-examples", 2) == 0
+    assert printed(capsys.readouterr().out) == {"exact_match": "50.0000", "f1": "83.3333"}
+
+
+@needs_data
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_predictions_print_the_published_scores(name, capsys):
+    expected = json.loads((SHARED / "predictions" / "expected.json").read_text())[name]
+    data = SHARED / expected.pop("dataset")
+    assert score_file(SHARED / "predictions" / name, str(data)).metrics == pytest.approx(expected, rel=0, abs=1e-9)
+    assert evaluate(SHARED / "predictions" / name, data) == 0
+    assert printed(capsys.readouterr().out) == {
+        key: f"{value:,}" if key.endswith("total") else f"{value:.4f}" for key, value in expected.items()
+    }
+
+
+# --- what the command prints and writes ---
+
+
+@pytest.mark.parametrize(
+    ("questions", "expected"),
+    [
+        (["q1", "q2", "q3"], {"exact_match": "33.3333", "f1": "55.5556"}),
+        (
+            ["q1", "q2", "q3", "q4"],
+            {
+                **{"exact": "50.0000", "f1": "66.6667", "total": "4"},
+                **{"HasAns_exact": "33.3333", "HasAns_f1": "55.5556", "HasAns_total": "3"},
+                **{"NoAns_exact": "100.0000", "NoAns_f1": "100.0000", "NoAns_total": "1"},
+            },
+        ),
+    ],
+    ids=["v1.1", "v2.0"],
+)
+def test_the_command_prints_every_score_and_writes_nothing_unasked(files, questions, expected, capsys, monkeypatch):
+    predictions, data = files(questions=questions)
+    monkeypatch.chdir(predictions.parent)
+    assert evaluate(predictions, data) == 0
+    assert printed(capsys.readouterr().out) == expected
+    assert sorted(path.name for path in predictions.parent.iterdir()) == ["predictions.json", "questions.json"]
+
+
+def test_the_command_writes_scores_and_answers_that_can_be_scored_again(files, tmp_path, capsys):
+    predictions, data = files({**ANSWERS, "q3": "Éngland “x”"})
+    folder = tmp_path / "new" / "results"
+    assert evaluate(predictions, data, "--output-dir", folder) == 0
+    assert f"written to {folder}: metrics.json, predictions.json\n" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "predictions.json"]
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics == pytest.approx(V20, rel=0, abs=1e-9)
+    assert metrics["total"] == 4
+    answers = (folder / "predictions.json").read_text(encoding="utf-8")
+    assert json.loads(answers) == {"q1": "Normans", "q2": "in 1066.", "q3": "Éngland “x”", "q4": ""}
+    assert "Éngland “x”" in answers  # readable, not escaped
+    assert score_file(folder / "predictions.json", str(data)).metrics == metrics
+
+
+def test_candidates_are_written_where_there_are_some(tmp_path):
+    n_best = {"q1": [{"text": "Normans", "probability": 0.5}]}
+    write(ScoreResult(V11, {"q1": "Normans"}, [], False, n_best), tmp_path)
+    assert json.loads((tmp_path / "nbest_predictions.json").read_text(encoding="utf-8")) == n_best
+
+
+def test_the_output_folder_may_stand_already_and_its_files_are_replaced(files, tmp_path):
+    predictions, data = files()
+    (tmp_path / "metrics.json").write_text("old")
+    assert evaluate(predictions, data, "--output-dir", tmp_path) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["total"] == 4
+
+
+@pytest.mark.parametrize("name", ["taken", "taken/below"])
+def test_an_output_folder_that_is_a_file_is_an_error_that_names_the_flag(files, tmp_path, name):
+    predictions, data = files()
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(InputError, match=r"--output-dir .*taken.*cannot be written"):
+        evaluate(predictions, data, "--output-dir", tmp_path / name)
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+# --- what is refused ---
+
+LAYOUT = 'expected one object {"id": "answer", ...} with texts as answers'
+
+
+@pytest.mark.parametrize(
+    ("predictions", "words"),
+    [
+        (b"{", ["cannot be read as JSON", "line 1 column 2"]),
+        (b"", ["cannot be read as JSON"]),
+        ('{"q1": "é"}'.encode("latin-1"), ["cannot be read as JSON", "utf-8"]),
+        ([{"id": "q1", "prediction_text": "x"}], [LAYOUT]),
+        ("Normans", [LAYOUT]),
+        ({**ANSWERS, "q1": None}, [LAYOUT]),
+        ({**ANSWERS, "q2": 1066}, [LAYOUT]),
+        ({**ANSWERS, "q2": ["1066"]}, [LAYOUT]),
+        ({"q1": "x", "q4": ""}, ["no answer for 2 of the 4 questions of", "the first: q2, q3", "an empty text for no"]),
+        ({}, ["no answer for 4 of the 4 questions", "the first: q1, q2, q3, q4"]),
+        pytest.param(b"[" * 200_000, ["cannot be read as JSON"]),
+        pytest.param({**ANSWERS, "q1": "\ud83d"}, ["half of a surrogate pair"]),
+    ],
+    ids="cut,empty,latin-1,list,text,null,number,list of texts,two missing,all missing,deep,surrogate".split(","),
+)
+def test_predictions_that_cannot_be_scored_are_one_error_that_names_flag_and_file(files, tmp_path, predictions, words):
+    paths = files(predictions)
+    with pytest.raises(InputError) as caught:
+        evaluate(*paths, "--output-dir", tmp_path / "results")
+    assert len(caught.value.problems) == 1
+    assert [word for word in (f"--predictions {paths[0]}", *words) if word not in str(caught.value)] == []
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("place", ["absent.json", "."])
+def test_absent_predictions_are_an_error_that_names_them(files, tmp_path, place):
+    _, data = files()
+    with pytest.raises(InputError, match=r"--predictions .*cannot be read as JSON"):
+        evaluate(tmp_path / place, data)
+
+
+def test_no_more_than_five_missing_ids_are_listed(tmp_path):
+    rows = [
+        {"id": f"n{number}", "question": "?", "context": "x", "answers": [{"text": "x", "answer_start": 0}]}
+        for number in range(1200)
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "predictions.json").write_text("{}")
+    with pytest.raises(InputError, match=r"1,200 of the 1,200 questions .*the first: n0, n1, n2, n3, n4;"):
+        evaluate(tmp_path / "predictions.json", tmp_path / "questions.jsonl")
+
+
+def test_predictions_with_a_byte_order_mark_are_read_as_data_files_are(files):
+    paths = files(b"\xef\xbb\xbf" + json.dumps(ANSWERS).encode())
+    assert score_file(paths[0], str(paths[1])).metrics == pytest.approx(V20, rel=0, abs=1e-9)
+
+
+def test_bad_questions_are_one_error_without_a_flag_that_this_command_lacks(files):
+    predictions, data = files()
+    data.write_text(json.dumps([{"id": "q1", "question": "", "context": CONTEXT, "answers": []}]))
+    with pytest.raises(InputError, match="question is empty") as caught:
+        evaluate(predictions, data)
+    assert "--data.on_bad_rows" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_a_number_of_questions_below_one_is_refused(files, number, capsys):
+    with pytest.raises((InputError, SystemExit)) as caught:
+        evaluate(*files(), "--max-examples", number)
+    assert "--max-examples" in str(caught.value) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--data", "x.json"], "one of the arguments --model --predictions is required"),
+        (["--predictions", "x.json"], "required: --data"),
+        (["--predictions", "x.json", "--model", "m", "--data", "x.json"], "not allowed with argument"),
+    ],
+)
+def test_flags_that_do_not_fit_together_end_with_status_2(args, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        commands.evaluate(args)
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+# --- the comparison with the published scorer ---
+
+
+class Scorer:
+    """In place of the one that ``evaluate.load`` downloads: keeps what it is given, and answers as told."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def compute(self, predictions, references):
+        self.given = predictions, references
+        return self.scores
+
+
+@pytest.fixture
+def official(monkeypatch):
+    """Answer ``evaluate.load`` by a scorer, or by an exception; return the names that were asked for."""
+
+    def answer(with_what):
+        asked = []
+
+        def load(name):
+            asked.append(name)
+            if isinstance(with_what, Exception):
+                raise with_what
+            return with_what
+
+        monkeypatch.setattr("evaluate.load", load)
+        return asked
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("questions", "scores", "name", "extra"),
+    [
+        (["q1", "q2", "q3"], V11, "squad", {}),
+        (["q1", "q2", "q3", "q4"], {**V20, "best_exact": 1.0}, "squad_v2", {"no_answer_probability": 0.0}),
+    ],
+)
+def test_official_asks_the_published_scorer_about_the_same_answers(
+    files, official, capsys, questions, scores, name, extra
+):
+    scorer = Scorer(scores)
+    asked = official(scorer)
+    assert evaluate(*files(questions=questions), "--official") == 0
+    assert asked == [name]
+    predictions, references = scorer.given
+    assert predictions == [{"id": key, "prediction_text": ANSWERS[key], **extra} for key in questions]
+    assert [(item["id"], item["answers"]["text"]) for item in references] == [(key, GOLDS[key]) for key in questions]
+    assert all(set(item["answers"]) == {"text", "answer_start"} for item in references)
+    assert f"evaluate.load('{name}') agrees on exact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ({**V11, "f1": V11["f1"] + 2e-6}, ["f1: here 55.5", "there 55.5"]),
+        ({**V11, "exact_match": 0.0, "f1": 0.0}, ["exact_match: here 33.3", "; f1: here 55.5", "there 0.0"]),
+        pytest.param({**V11, "f1": float("nan")}, ["f1: here 55.5", "there nan"]),
+        pytest.param({"exact_match": V11["exact_match"]}, ["f1: here 55.5", "there nothing"]),
+    ],
+    ids=["a little", "both", "nan", "absent"],
+)
+def test_official_that_disagrees_is_status_1_and_shows_both_values(files, official, capsys, scores, words):
+    official(Scorer(scores))
+    assert evaluate(*files(questions=["q1", "q2", "q3"]), "--official") == 1
+    lines = capsys.readouterr().out
+    assert [word for word in ("DISAGREES", *words) if word not in lines] == []
+    assert "agrees on" not in lines
+
+
+def test_official_within_rounding_agrees(files, official):
+    official(Scorer({key: value + 1e-9 for key, value in V11.items()}))
+    predictions, data = files(questions=["q1", "q2", "q3"])
+    result = score_file(predictions, str(data))
+    assert compare_with_official(result) == 0
+    assert compare_with_official(result, tolerance=1e-10) == 1
+
+
+@pytest.mark.parametrize("error", [ConnectionError("offline"), FileNotFoundError("no script"), RuntimeError("odd")])
+def test_official_out_of_reach_is_said_and_is_no_failure(files, official, capsys, error):
+    official(error)
+    assert evaluate(*files(), "--official") == 0
+    out = capsys.readouterr().out
+    assert f"evaluate.load('squad_v2') cannot be reached ({type(error).__name__}); nothing compared" in out
+    assert printed(out)["exact"] == "50.0000"
+
+
+def test_the_published_scorer_is_not_asked_for_unasked(files, official):
+    asked = official(RuntimeError("asked for"))
+    assert evaluate(*files()) == 0
+    assert asked == []
+
+
+# --- the exit status ---
+
+
+def raising(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        (lambda: 0, 0, ""),
+        (lambda: 1, 1, ""),
+        (raising(InputError("x.json: no such file")), 2, "error: x.json: no such file\n"),
+        (raising(InputError(["2 problems:", "first", "second"])), 2, "error: 2 problems:\nfirst\nsecond\n"),
+        (raising(KeyboardInterrupt()), 130, ""),
+    ],
+    ids=["good", "disagrees", "input", "inputs", "interrupted"],
+)
+def test_a_command_ends_with_its_status_and_bad_input_with_one_message(command, status, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run_command(command)
+    assert caught.value.code == status
+    assert capsys.readouterr() == ("", message)
+
+
+def test_a_diverged_training_ends_with_status_3_and_the_flag_to_lower(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run_command(raising(DivergedError("the loss is nan at step 7")))
+    assert caught.value.code == 3
+    assert capsys.readouterr().err.startswith("error: the loss is nan at step 7; lower --model.learning_rate")
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run_command(lambda: 1 // 0)
+
+
+def test_bad_input_to_the_command_line_is_one_message_without_a_traceback(files, monkeypatch, capsys):
+    predictions, data = files(b"{")
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--predictions", str(predictions), "--data", str(data)])
+    with pytest.raises(SystemExit) as caught:
+        commands.evaluate_main()
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out) == (2, "")
+    assert err.startswith(f"error: --predictions {predictions}: cannot be read as JSON")
+    assert err.count("error: ") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_the_script_scores_a_file_in_a_process_of_its_own(files, tmp_path):
+    predictions, data = files()
+    flags = ["--predictions", predictions.name, "--data", data.name, "--output-dir", "results"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "evaluate.py"), *flags],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert printed(done.stdout) == {
+        key: f"{value:,}" if key.endswith("total") else f"{value:.4f}" for key, value in V20.items()
+    }
+    assert done.stdout.endswith("written to results: metrics.json, predictions.json\n")
+    assert json.loads((tmp_path / "results" / "metrics.json").read_text()) == pytest.approx(V20, rel=0, abs=1e-9)
+
+
+def test_columns_of_a_table_can_be_named(tmp_path, capsys) -> None:
+    """By the flags' names here, and by those of training, which errors name."""
+    table = tmp_path / "questions.csv"
+    table.write_text("id,frage,query,text,answer\n1,Who ?,x,Ben lives .,Ben\n", encoding="utf-8")
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text('{"1": "Ben"}')
+    given = ["--predictions", str(predictions), "--data", str(table)]
+    for flag in ("--columns.question", "--data.columns.question"):
+        assert commands.evaluate([*given, flag, "frage"]) == 0
+        assert "exact_match    100.0000" in capsys.readouterr().out

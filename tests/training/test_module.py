@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch._dynamo.testing import CompileCounter
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering, BertTokenizer
+
+from qa_lightning import QALightningModule, SquadDataModule
+from qa_lightning.decoding.logits import FeatureLogits, LogitsCollector, complete_rows, join_windows
+from qa_lightning.decoding.predictions import score
+from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.features.batching import PaddingCollator
+from qa_lightning.metrics.squad import SquadMetric
+from qa_lightning.models.loss import span_loss
+from tests.conftest import small_config
+from tests.helpers.data import make_rows, write_json
+
+SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+}
+
+
+@pytest.fixture
+def data(tmp_path, model_folder) -> SquadDataModule:
+    train = write_json(tmp_path / "train.json", make_rows(20, unanswerable=4, long=2))
+    validation = write_json(tmp_path / "validation.json", make_rows(11, long=3))
+    return SquadDataModule(train, validation, model_folder, **SMALL)
+
+
+class PointsAtGold(QALightningModule):
+    """Logits that are the labels themselves, one-hot."""
+
+    def forward(self, batch):
+        shape = batch["input_ids"].shape
+        return tuple(
+            10.0 * torch.nn.functional.one_hot(batch[f"{name}_positions"], shape[1]).float()
+            for name in ("start", "end")
+        )
+
+
+def batch_of(data: SquadDataModule, count: int) -> dict[str, torch.Tensor]:
+    data.prepare_data()
+    data.setup("fit")
+    return data._loader(data.train_set, count, torch.utils.data.SequentialSampler(data.train_set)).__iter__().__next__()
+
+
+def test_loss_does_not_depend_on_how_far_a_batch_is_padded(data, model_folder) -> None:
+    module = QALightningModule(model_folder).eval()
+    batch = batch_of(data, 4)
+    rows = [span_loss(*module(single), single) for single in (_row(batch, row) for row in range(4))]
+    together = span_loss(*module(batch), batch)
+    torch.testing.assert_close(torch.cat(rows), together, rtol=1e-5, atol=1e-6)
+
+
+def _row(batch: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
+    length = int(batch["attention_mask"][row].sum())
+    return {
+        name: value[row : row + 1, :length] if value.ndim == 2 else value[row : row + 1]
+        for name, value in batch.items()
+    }
+
+
+def test_loss_is_the_mean_of_both_cross_entropies() -> None:
+    start, end = torch.randn(2, 3, 7)
+    batch = {
+        "attention_mask": torch.ones(3, 7, dtype=torch.int64),
+        "start_positions": torch.tensor([0, 3, 6]),
+        "end_positions": torch.tensor([0, 4, 6]),
+    }
+    expected = (
+        cross_entropy(start, batch["start_positions"], reduction="none")
+        + cross_entropy(end, batch["end_positions"], reduction="none")
+    ) / 2
+    torch.testing.assert_close(span_loss(start, end, batch), expected)
+    batch["attention_mask"][:, 5:] = 0
+    batch["start_positions"][2] = batch["end_positions"][2] = 1
+    torch.testing.assert_close(
+        span_loss(start, end, batch), span_loss(start[:, :5], end[:, :5], batch | {"attention_mask": torch.ones(3, 5)})
+    )
+
+
+def test_dropout_is_on_in_training_and_off_in_validation(data, model_folder) -> None:
+    seen: dict[str, list[bool]] = {"training": [], "validation": []}
+
+    class Watched(QALightningModule):
+        def training_step(self, batch, batch_idx):
+            first, second = self(batch)[0], self(batch)[0]
+            seen["training"].append(bool(torch.equal(first, second)))
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            seen["validation"].append(bool(torch.equal(self(batch)[0], self(batch)[0])))
+            super().validation_step(batch, batch_idx)
+
+    Trainer(max_epochs=2, num_sanity_val_steps=1, **QUIET).fit(Watched(model_folder), data)
+    assert seen["training"]
+    assert not any(seen["training"])  # two passes over one batch differ
+    assert seen["validation"]
+    assert all(seen["validation"])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_without_dropout_of_attention_only_the_rest_is_random(data, model_folder, attention) -> None:
+    batch = batch_of(data, 4)
+
+    def repeats(**flags) -> bool:
+        module = QALightningModule(model_folder, attn_implementation=attention, **flags).train()
+        for name, layer in module.named_modules():  # the rest
+            if isinstance(layer, torch.nn.Dropout) and not name.endswith("attention.self.dropout"):
+                layer.p = 0.0
+        return torch.equal(module(batch)[0], module(batch)[0])
+
+    assert not repeats()
+    assert not repeats(attention_dropout=0.5)
+    assert repeats(attention_dropout=0.0)
+
+
+def test_a_half_precision_checkpoint_is_trained_in_float32(tmp_path, model_folder) -> None:
+    model = AutoModelForQuestionAnswering.from_pretrained(model_folder)
+    model.half().save_pretrained(tmp_path)
+    BertTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path)
+    assert {parameter.dtype for parameter in QALightningModule(str(tmp_path)).parameters()} == {torch.float32}
+
+
+def test_training_learns(data, model_folder) -> None:
+    torch.manual_seed(0)
+    module = QALightningModule(model_folder, learning_rate=1e-3)
+    losses = []
+
+    class Record(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            losses.append(outputs["loss"].item())
+
+    trainer = Trainer(max_epochs=6, gradient_clip_val=1.0, callbacks=Record(), **QUIET)
+    trainer.fit(module, data)
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
+    assert trainer.lr_scheduler_configs[0].scheduler.get_last_lr() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_gold_labels_score_the_ceiling_through_the_whole_validation_path(data, model_folder, precision) -> None:
+    """Also: many windows an example, sorted by length, in a precision that cannot count to 300."""
+    trainer = Trainer(precision=precision, **QUIET)
+    (scores,) = trainer.validate(PointsAtGold(model_folder), data, verbose=False)
+    assert (scores["val/exact_match"], scores["val/f1"]) == (100.0, 100.0)
+
+
+def test_version_2_ceiling_counts_both_kinds(tmp_path, model_folder) -> None:
+    path = write_json(tmp_path / "v2.json", make_rows(13, unanswerable=5, long=2))
+    data = SquadDataModule(None, path, model_folder, **SMALL)
+    module = PointsAtGold(model_folder)
+    (scores,) = Trainer(**QUIET).validate(module, data, verbose=False)
+    assert {name: scores[f"val/{name}"] for name in ("exact_match", "f1", "HasAns_f1", "NoAns_f1")} == dict.fromkeys(
+        ("exact_match", "f1", "HasAns_f1", "NoAns_f1"), 100.0
+    )
+    assert sum(answer.text == "" for _, _, answer in module.predictions.rows()) == 5
+
+
+def test_scores_do_not_depend_on_how_many_examples_are_read_at_a_time(data, model_folder, monkeypatch) -> None:
+    module = PointsAtGold(model_folder)
+    with torch.no_grad():
+        (scores,) = Trainer(**QUIET).validate(module, data, verbose=False)
+    for rows in (1, 3, 11):
+        monkeypatch.setattr("qa_lightning.decoding.predictions._ROWS", rows)
+        for share in ((0, 1), (1, 2)):
+            metric = SquadMetric()
+            score(module.predictions, metric, share)
+            assert metric.compute() == {"exact_match": 100.0, "f1": 100.0}
+            assert int(metric.sums[0, 2]) == len(range(share[0], 11, share[1]))
+    assert scores["val/exact_match"] == 100.0
+
+
+def test_a_cut_validation_scores_only_examples_whose_every_window_was_seen(data, model_folder) -> None:
+    module = PointsAtGold(model_folder)
+    (scores,) = Trainer(limit_val_batches=5, **QUIET).validate(module, data, verbose=False)
+    store = data.validation_set.store
+    seen = set(list(data.val_dataloader().sampler)[: 5 * 4])
+    complete = [
+        example for example in range(11) if set(np.flatnonzero(store.windows["example"] == example).tolist()) <= seen
+    ]
+    assert 0 < len(complete) < 11
+    assert module.predictions.index.tolist() == complete
+    assert scores["val/exact_match"] == 100.0
+
+
+def test_logits_are_joined_by_feature_in_whatever_order_and_however_often_they_come(
+    data, model_folder, monkeypatch
+) -> None:
+    data.prepare_data()
+    data.setup("validate")
+    store = data.validation_set.store
+    random = np.random.default_rng(0)
+
+    def logits(feature: int) -> FeatureLogits:
+        length = int(store.windows["context_length"][feature])
+        values = np.full(length, float(feature), np.float32)
+        one = np.array([feature])
+        return FeatureLogits(one, np.array([length]), values, values + 0.5, one * 2.0, one * 1.0)
+
+    order = [*random.permutation(len(store)), 3, 5]
+    collected = FeatureLogits.join([logits(feature) for feature in order])
+    rows = complete_rows(collected, store)
+    ((index, windows),) = join_windows(collected, store, rows)
+    assert index.tolist() == list(range(11))
+    np.testing.assert_array_equal(windows.start, np.repeat(np.arange(len(store)), store.windows["context_length"]))
+    np.testing.assert_array_equal(windows.char_start, store.char_start)
+    np.testing.assert_array_equal(windows.null, np.arange(len(store)) * 2.0)
+    monkeypatch.setattr(LogitsCollector, "batches_merged", 3)
+    collector = LogitsCollector()
+    for _ in range(2):  # and anew after it was emptied
+        for feature in order:
+            collector.add(logits(feature))
+        taken = collector.take()
+        assert all(np.array_equal(getattr(taken, name), getattr(collected, name)) for name in vars(collected))
+    for most_tokens in (1, 40, 100, 500):  # the same in chunks, of whole examples
+        chunks = list(join_windows(collected, store, rows, most_tokens))
+        assert np.concatenate([index for index, _ in chunks]).tolist() == index.tolist()
+        for index_of, part in chunks:
+            assert (
+                part.example.tolist()
+                == (store.windows["example"][np.isin(store.windows["example"], index_of)] - index_of[0]).tolist()
+            )
+            assert len(part.start) <= most_tokens or len(index_of) == 1
+        for name in ("length", "start", "end", "char_start", "char_end", "null"):
+            np.testing.assert_array_equal(
+                np.concatenate([getattr(part, name) for _, part in chunks]), getattr(windows, name)
+            )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data, model_folder) -> None:
+    module = QALightningModule(model_folder)
+    with torch.no_grad():
+        module.model.qa_outputs.weight.fill_(math.nan)
+    with pytest.raises(DivergedError, match=r"nan at step 0 \(questions 'q\d+', 'q\d+'"):
+        Trainer(max_epochs=1, num_sanity_val_steps=0, **QUIET).fit(module, data)
+    others = [values for name, values in module.named_parameters() if "qa_outputs.weight" not in name]
+    assert all(values.isfinite().all() for values in others)  # stopped before the optimizer touched them
+
+
+def test_validation_logits_that_are_no_numbers_name_their_questions(data, model_folder) -> None:
+    class Broken(QALightningModule):
+        def forward(self, batch):
+            start, end = super().forward(batch)
+            return start, end.masked_fill((batch["feature"] == 2)[:, None], math.nan)
+
+    with pytest.raises(DivergedError, match=r"validation at step 0: logits are not numbers \(questions 'q\d+'\)"):
+        Trainer(**QUIET).validate(Broken(model_folder), data, verbose=False)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_with_the_fused_optimizer(data, model_folder, precision) -> None:
+    norms = []
+
+    class Watched(QALightningModule):
+        def on_before_optimizer_step(self, optimizer):
+            assert optimizer.defaults["fused"]
+
+        def configure_gradient_clipping(self, optimizer, **kwargs):
+            super().configure_gradient_clipping(optimizer, **kwargs)
+            grads = [p.grad for p in self.parameters() if p.grad is not None]
+            norms.append(float(torch.nn.utils.get_total_norm(grads)))
+
+    Trainer(max_epochs=1, precision=precision, gradient_clip_val=0.01, limit_val_batches=0, **QUIET).fit(
+        Watched(model_folder), data
+    )
+    assert norms
+    assert max(norms) <= 0.01 * 1.001
+
+
+def test_compiling_is_done_once_for_training_and_once_for_validation_and_changes_nothing(
+    data, model_folder, monkeypatch
+) -> None:
+    torch._dynamo.reset()
+    graphs = CompileCounter()
+    monkeypatch.setattr("qa_lightning.training.module.COMPILE_OPTIONS", {"backend": graphs})
+
+    def train(compile: bool) -> tuple[dict[str, torch.Tensor], set[int]]:
+        torch.manual_seed(0)
+        widths = set()
+
+        class Widths(Callback):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+                widths.add(batch["input_ids"].shape[1])
+
+        module = QALightningModule(model_folder, compile=compile)
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = 0.0
+        Trainer(max_epochs=2, callbacks=Widths(), **QUIET).fit(module, data)
+        return module.state_dict(), widths
+
+    plain, widths = train(False)
+    assert graphs.frame_count == 0
+    compiled, _ = train(True)
+    assert len(widths) > 3
+    assert 1 <= graphs.frame_count <= 4
+    assert plain.keys() == compiled.keys()  # compiled in place: the names of the weights stay
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"learning_rate": -1.0, "n_best": 0}, ["--model.learning_rate is -1.0", "--model.n_best is 0"]),
+        ({"warmup_ratio": 2.0}, ["--model.warmup_ratio is 2.0"]),
+        ({"weight_decay": -0.1, "max_answer_length": 0}, ["weight_decay is -0.1", "max_answer_length is 0"]),
+        ({"layer_decay": 0.0, "attention_dropout": 1.0}, ["layer_decay is 0.0", "attention_dropout is 1.0"]),
+        ({"layer_decay": 1.1, "attention_dropout": -0.1}, ["layer_decay is 1.1", "attention_dropout is -0.1"]),
+    ],
+)
+def test_bad_flags_are_named_together(model_folder, flags, words) -> None:
+    with pytest.raises(InputError) as caught:
+        QALightningModule(model_folder, **flags)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_padding_collator_and_model_agree_on_left_padding(data, model_folder, tokenizer) -> None:
+    data.prepare_data()
+    data.setup("fit")
+    left = copy.deepcopy(tokenizer)
+    left.padding_side = "left"
+    batch = PaddingCollator(left)([data.train_set[index] for index in range(4)])
+    assert (batch["attention_mask"][:, -1] == 1).all()
+
+
+@pytest.mark.parametrize(
+    # In cased tokens one gold answer is longer than the usual longest answer of 30 tokens.
+    ("vocabulary", "max_answer_length"),
+    [("uncased", 30), ("cased", 40)],
+)
+def test_real_gold_labels_score_the_ceiling(shared_data, tmp_path, capsys, vocabulary, max_answer_length) -> None:
+    vocab = str(shared_data / "vocab" / f"bert-base-{vocabulary}-vocab.txt")
+    tokenizer = BertTokenizer(vocab=vocab, do_lower_case=vocabulary == "uncased")
+    tokenizer.save_pretrained(tmp_path)
+    BertForQuestionAnswering(small_config(len(tokenizer), max_position_embeddings=384)).save_pretrained(tmp_path)
+    data = SquadDataModule(None, str(shared_data / "squad" / "validation-8-articles.json"), str(tmp_path))
+    module = PointsAtGold(str(tmp_path), max_answer_length=max_answer_length)
+    (scores,) = Trainer(**QUIET).validate(module, data, verbose=False)
+    with capsys.disabled():
+        print(f"\nceiling, {vocabulary}: EM {scores['val/exact_match']:.2f}, F1 {scores['val/f1']:.2f}")
+    assert scores["val/exact_match"] >= 99.0
+    assert scores["val/f1"] >= 99.5

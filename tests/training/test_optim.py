@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertForQuestionAnswering
+
+from qa_lightning import QALightningModule
+from qa_lightning.training.optim import build_optimizer, layer_depths, linear_schedule, parameter_groups
+from tests.helpers.families import FAMILIES
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_norms_and_biases_do_not_decay(model_folder, layer_decay) -> None:
+    model = BertForQuestionAnswering.from_pretrained(model_folder)
+    groups = parameter_groups(model, 0.01, 1e-4, layer_decay)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in groups:
+        for parameter in group["params"]:
+            vector = "bias" in names[id(parameter)] or "LayerNorm" in names[id(parameter)]
+            assert group["weight_decay"] == (0.0 if vector else 0.01)
+    assert sorted(names[id(p)] for group in groups for p in group["params"]) == sorted(names.values())
+
+
+def test_without_layer_decay_there_are_two_groups_of_one_rate(model_folder) -> None:
+    model = BertForQuestionAnswering.from_pretrained(model_folder)
+    decayed, plain = build_optimizer(model, 1e-4, 0.01).param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
+    assert decayed["lr"] == plain["lr"] == 1e-4
+    assert "name" not in decayed
+
+
+def test_each_layer_learns_at_a_part_of_the_rate_of_the_one_above(model_folder) -> None:
+    model = BertForQuestionAnswering.from_pretrained(model_folder)
+    rates = {
+        id(parameter): group["lr"]
+        for group in build_optimizer(model, 1.0, 0.01, 0.5).param_groups
+        for parameter in group["params"]
+    }
+    expected = {
+        "qa_outputs.": 1.0,
+        "bert.encoder.layer.1.": 0.5,
+        "bert.encoder.layer.0.": 0.25,
+        "bert.embeddings.": 1 / 8,
+    }
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == next(rate for prefix, rate in expected.items() if name.startswith(prefix))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_embeddings_layers_and_a_head(family) -> None:
+    one = FAMILIES[family]
+    depths = layer_depths(one.model(one.tokenizer()))
+    layers = 1 if family == "albert" else 2  # ALBERT's layers are one and the same
+    assert set(depths.values()) == set(range(layers + 2))
+    by_place = sorted(set(zip(depths.values(), depths, strict=True)))
+    assert any("embed" in name or "wte" in name for depth, name in by_place if depth == 0)
+    assert {name.split(".")[0] for depth, name in by_place if depth == layers + 1} <= {
+        "qa_outputs",
+        "head",
+        "classifier",
+    }
+    for number in range(layers):
+        inside = [depth for depth, name in by_place if f".{number}." in name and ("layer" in name or ".h." in name)]
+        assert family == "albert" or set(inside) == {number + 1}
+
+
+def test_the_schedule_scales_every_layer_alike(model_folder) -> None:
+    module = QALightningModule(model_folder, layer_decay=0.5)
+    optimizer = build_optimizer(module.model, 1.0, 0.01, module.layer_decay)
+    first = [group["lr"] for group in optimizer.param_groups]
+    schedule = linear_schedule(optimizer, 4, 0.0)
+    optimizer.step()
+    schedule.step()
+    np.testing.assert_allclose([group["lr"] for group in optimizer.param_groups], np.array(first) * 0.75)
+
+
+def test_schedule_rises_then_falls_to_zero() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = linear_schedule(optimizer, 10, 0.2)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    np.testing.assert_allclose(rates, [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
