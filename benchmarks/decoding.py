@@ -54,12 +54,11 @@ def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
 
 def ours(options: argparse.Namespace) -> harness.Figures:
     """Join, decode, and take the texts."""
-    from qa_lightning.decoding.predictions import predict
-    from qa_lightning.inference.reader import Rows
+    from qa_lightning.decoding.predictions import Rows
 
     rows, store, logits = _features(options)
     started = time.perf_counter()
-    predictions = predict(logits, store, Rows(rows), False, options.n_best, 30)
+    predictions = material.predictions_of(logits, store, Rows(rows), False, options.n_best)
     seconds = time.perf_counter() - started
     found = {example["id"]: predictions.spans.best_score[number] for number, example, _ in predictions.rows()}
     return {"seconds": seconds, "windows": len(store), "missed": _missed(found, rows, store, logits)}

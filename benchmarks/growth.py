@@ -95,7 +95,6 @@ def decoding(options: argparse.Namespace, times: int) -> harness.Figures:
     import numpy as np
 
     from qa_lightning.decoding.logits import FeatureLogits
-    from qa_lightning.decoding.predictions import predict
 
     data = _data(options, times)
     data.prepare_data()
@@ -108,7 +107,7 @@ def decoding(options: argparse.Namespace, times: int) -> harness.Figures:
     logits = FeatureLogits(np.arange(len(store)), length, start, end, null, null)
     with Memory() as memory:
         started = time.perf_counter()
-        predict(logits, store, data.validation_set.examples, False, 1, 30)
+        material.predictions_of(logits, store, data.validation_set.examples, False)
         seconds = time.perf_counter() - started
     return {
         "seconds": seconds,

@@ -100,3 +100,14 @@ def model_folder(options: argparse.Namespace) -> str:
         BertForQuestionAnswering(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def predictions_of(logits: Any, store: Any, examples: Any, version_2: bool, n_best: int = 1) -> Any:
+    """Predictions from logits that were all collected before."""
+    from qa_lightning.decoding.decoder import BestSpans, Decoder
+    from qa_lightning.decoding.predictions import Predictions
+
+    decoder = Decoder(store, BestSpans(n_best, max_answer_length=30))
+    decoder.add(logits)
+    decoded = decoder.take()
+    return Predictions(examples, decoded.index, decoded.spans, version_2)

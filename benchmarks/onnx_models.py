@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _exported(options: argparse.Namespace, quantized: bool) -> Path:
     """The folder of an export, written by whichever variant comes first."""
     from qa_lightning.export.onnx import quantize_int8, write_onnx
-    from qa_lightning.inference.reader import AnswerSettings
-    from qa_lightning.models.answering import load_answering_model
+    from qa_lightning.models.loading import load_answering_model
+    from qa_lightning.models.settings import AnswerSettings
 
     folder: Path = options.scratch / ("int8" if quantized else "float32")
     if not folder.exists():
@@ -65,7 +65,7 @@ def _measured(options: argparse.Namespace, model: Any, size: int) -> harness.Fig
 
 def pytorch(options: argparse.Namespace) -> harness.Figures:
     """The peer: the model as it was trained."""
-    from qa_lightning.models.answering import load_answering_model
+    from qa_lightning.models.loading import load_answering_model
 
     size = sum(file.stat().st_size for file in Path(options.model).glob("*.safetensors"))
     return _measured(options, load_answering_model(options.model)[0], size)

@@ -67,7 +67,7 @@ def ours(options: argparse.Namespace) -> harness.Figures:
     import torch
     from lightning.pytorch import Callback, Trainer
 
-    from qa_lightning.runs.memory import keep_freed_memory
+    from qa_lightning.runs.failures import keep_freed_memory
 
     if not torch.cuda.is_available():
         keep_freed_memory()
@@ -166,7 +166,7 @@ def _score(module: Any, data: Any) -> float:
 
     from qa_lightning import SquadMetric
     from qa_lightning.decoding.logits import FeatureLogits, LogitsCollector
-    from qa_lightning.decoding.predictions import predict, score
+    from qa_lightning.metrics.outcomes import judge
     from qa_lightning.models.loss import span_loss
 
     if data.validation_set is None:
@@ -181,10 +181,11 @@ def _score(module: Any, data: Any) -> float:
             collected.add(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
     module.train()
     dataset = data.validation_set
-    predictions = predict(collected.take(), dataset.store, dataset.examples, dataset.version_2, 1, 30)
-    metric = SquadMetric()
-    score(predictions, metric)
-    return metric.compute()["f1"]
+    predictions = material.predictions_of(collected.take(), dataset.store, dataset.examples, dataset.version_2)
+    outcomes = judge(predictions)
+    metric = SquadMetric(dataset.version_2)
+    metric.update_scores(*outcomes.scores(0.0, dataset.version_2), outcomes.has_answer)
+    return float(metric.compute()["f1"])
 
 
 VARIANTS: dict[str, harness.Variant] = {"ours": ours, "padded-384": padded}

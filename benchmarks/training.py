@@ -85,7 +85,7 @@ def ours(
 
     from qa_lightning import QALightningModule, SquadDataModule
     from qa_lightning.cli.console import quiet_libraries
-    from qa_lightning.runs.memory import keep_freed_memory
+    from qa_lightning.runs.failures import keep_freed_memory
     from qa_lightning.runs.throughput import StepCounter
 
     if not torch.cuda.is_available():

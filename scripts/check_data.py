@@ -1,6 +1,6 @@
-"""See `qa_lightning.cli.commands.check_data_main`; `--help` lists the flags."""
+"""See `qa_lightning.cli.check_data.check_data_main`; `--help` lists the flags."""
 
-from qa_lightning.cli.commands import check_data_main
+from qa_lightning.cli.check_data import check_data_main
 
 if __name__ == "__main__":
     check_data_main()

@@ -1,6 +1,6 @@
-"""See `qa_lightning.cli.commands.evaluate_main`; `--help` lists the flags."""
+"""See `qa_lightning.cli.evaluate.evaluate_main`; `--help` lists the flags."""
 
-from qa_lightning.cli.commands import evaluate_main
+from qa_lightning.cli.evaluate import evaluate_main
 
 if __name__ == "__main__":
     evaluate_main()

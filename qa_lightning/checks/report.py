@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -20,12 +20,10 @@ from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import write_examples
 from qa_lightning.data.formats import PlacedRow
 from qa_lightning.data.sources import has_split, read_rows
-from qa_lightning.features.prepared import cut_examples, open_examples
+from qa_lightning.features.prepared import PreparedSplit, cut_examples, open_examples
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import build_once
-from qa_lightning.models.loading import load_tokenizer
-from qa_lightning.training.datamodule import SquadDataModule
 
 AT_START = 100_000  # rows of a split that are looked at when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -37,7 +35,7 @@ def check_source(
     source: str,
     validation: str | None = None,
     columns: Columns = Columns(),  # noqa: B008 - frozen
-    model: str | None = None,
+    tokenizer: Any = None,
     settings: WindowSettings = WindowSettings(),  # noqa: B008 - frozen
     max_answer_length: int = 30,
     most: int = 5,
@@ -48,7 +46,7 @@ def check_source(
         source: what to check: as ``--data.dataset``.
         validation: what is validated on, to look for contexts on both sides; None takes the source's own split.
         columns: names of the columns.
-        model: whose tokenizer to look through; None leaves out what needs one.
+        tokenizer: to look through; None leaves out what needs one.
         settings, max_answer_length: of the windows and answers, in tokens.
         most: rows to list of each finding.
 
@@ -61,7 +59,6 @@ def check_source(
         validation = source
     if validation is not None:
         other = context_hashes(with_usual_columns(read_rows(validation, "validation"), columns))
-    tokenizer = load_tokenizer(model) if model else None
     check = RowCheck(most, other)
     split: Any = "train" if has_split(source, "train") or not has_split(source, "validation") else "validation"
     rows = with_usual_columns(read_rows(source, split), columns, told.append)
@@ -80,37 +77,38 @@ def check_source(
     return report
 
 
-def check_prepared(data: SquadDataModule, max_answer_length: int) -> dict[str, Report]:
+def check_prepared(splits: Sequence[PreparedSplit], max_answer_length: int) -> dict[str, Report]:
     """Check what a run trains and validates on, once: the findings are kept beside the prepared data.
 
     Args:
-        data: prepared and set up.
+        splits: prepared; validation among them, and training where there is any.
         max_answer_length: in tokens.
+
+    Returns:
+        Split -> report.
     """
-    described = data.describe()
-    key = "-".join([str(_FORMAT), str(max_answer_length), *(one["features"] for one in described.values())])
-    folder = data.cache_dir / "checks" / key
-    sources = {split: about["source"] for split, about in described.items()}
-    build_once(folder, lambda part: _write_checks(part, data, sources, max_answer_length))
+    key = "-".join([str(_FORMAT), str(max_answer_length), *(one.features_folder.name for one in splits)])
+    folder = splits[0].cache_dir / "checks" / key
+    build_once(folder, lambda part: _write_checks(part, splits, max_answer_length))
     return {
-        split: Report.of_json(json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))) for split in described
+        one.split: Report.of_json(json.loads((folder / f"{one.split}.json").read_text(encoding="utf-8")))
+        for one in splits
     }
 
 
-def _write_checks(folder: Path, data: SquadDataModule, sources: dict[str, str], max_answer_length: int) -> None:
-    assert data.validation_set is not None
-    validation = data.validation_set
-    sets = {"validation": validation} | ({"train": data.train_set} if data.train_set is not None else {})
-    hashes = context_hashes(_placed(validation.examples)) if len(sets) > 1 else frozenset()
-    for split, prepared in sets.items():
-        report = Report(sources[split])
+def _write_checks(folder: Path, splits: Sequence[PreparedSplit], max_answer_length: int) -> None:
+    opened = {one.split: one.open() for one in splits}
+    hashes = context_hashes(_placed(opened["validation"][1])) if len(splits) > 1 else frozenset()
+    for prepared in splits:
+        store, examples, _ = opened[prepared.split]
+        split, report = prepared.split, Report(prepared.source)
         with closing(RowCheck(other_contexts=hashes if split == "train" else frozenset())) as check:
-            for _ in check.valid(_placed(prepared.examples)):
+            for _ in check.valid(_placed(examples)):
                 pass
             report.facts |= check.facts()
             report.add(check.findings.found())
         if split == "validation":
-            tokens = TokenCheck(prepared.store, prepared.examples, data.tokenizer, data.settings, max_answer_length)
+            tokens = TokenCheck(store, examples, prepared.tokenizer, prepared.settings, max_answer_length)
             report.facts |= tokens.run()
             report.add(tokens.findings.found())
         (folder / f"{split}.json").write_text(json.dumps(report.as_json()), encoding="utf-8")

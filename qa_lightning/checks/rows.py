@@ -23,7 +23,7 @@ LANGUAGE_SAMPLE = 300  # contexts
 _LETTERS_LOOKED_AT = 2000  # of a context, for its script
 
 # kind -> how bad it is, what it is called, what to do about it
-KINDS: dict[str, tuple[Severity, str, str]] = {
+ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "columns": ("error", "rows without a column", "name it with --data.columns.question NAME and the like"),
     "empty": ("error", "empty or null fields", "fill them in, or --data.on_bad_rows skip leaves the rows out"),
     "type": ("error", "fields of a wrong type", "correct them, or --data.on_bad_rows skip leaves the rows out"),
@@ -68,7 +68,7 @@ class Finding:
     """One kind of thing that was found.
 
     Attributes:
-        kind: a short name, one of `KINDS` or of `tokens.KINDS`.
+        kind: a short name, one of `ROW_FINDINGS` or of `tokens.ROW_FINDINGS`.
         severity: ``error`` stops training, a ``warning`` costs quality, a ``note`` is good to know.
         title, cure: what it is, and the flag or the edit that helps.
         count: how often.
@@ -157,7 +157,7 @@ class RowCheck:
     """
 
     def __init__(self, most: int = 5, other_contexts: frozenset[int] = frozenset()) -> None:
-        self.findings = Findings(KINDS, most)
+        self.findings = Findings(ROW_FINDINGS, most)
         self.rows = self.unanswerable = self.answers = 0
         self._contexts: set[int] = set()
         self._leaked: set[int] = set()

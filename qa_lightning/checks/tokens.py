@@ -19,7 +19,7 @@ from qa_lightning.metrics.squad import answer_scores
 
 _ROWS = 1000  # examples read at a time
 
-KINDS: dict[str, tuple[Severity, str, str]] = {
+TOKEN_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "unheld": (
         "warning",
         "answers that no window holds whole",
@@ -69,7 +69,7 @@ class TokenCheck:
         max_answer_length: int,
         most: int = 5,
     ) -> None:
-        self.findings = Findings(KINDS, most)
+        self.findings = Findings(TOKEN_FINDINGS, most)
         self._store = store
         self._examples = examples
         self._tokenizer = tokenizer

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import gc
+import argparse
 import logging
 import os
-import shlex
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 from urllib.request import getproxies
-
-TRAIN_HELP = """\
-Fine-tune a question answering model and score it every epoch.
-
-  python scripts/train.py                                   bert-base-cased on SQuAD v1.1 from the Hub
-  python scripts/train.py --config configs/quickstart.yaml  a small model on embedded data: no network, a minute or two
-
-Flags that people use:
-  --data.dataset NAME_OR_FILE      Hub dataset, SQuAD JSON, JSON lines, CSV, Parquet, or "synthetic"  [rajpurkar/squad]
-  --data.validation NAME_OR_FILE   what to validate on  [the dataset's validation split, or a part of the file]
-  --data.columns.question NAME     what a column of your file is called, where that is not guessed
-  --data.on_bad_rows skip          leave bad rows out; `repair` moves answers that can only be meant elsewhere  [error]
-  --data.batch_size N              windows a step and device  [8]
-  --data.max_length N              tokens a window, question included  [384]
-  --model.model_name NAME          name on the Hub, or a folder  [bert-base-cased]
-  --model.learning_rate X          [2e-5]
-  --trainer.max_epochs N           [3]
-  --trainer.devices N              GPUs (or processes on a CPU) to train on  [1]
-  --trainer.precision P            32-true, bf16-mixed, 16-mixed  [the best that the hardware has]
-  --model.layer_decay X            each layer learns at X times the rate of the one above; 0.8 for little data  [1.0]
-  --model.attention_dropout X      0 trains a quarter to a half faster on a CPU  [the model's own]
-  --ema_decay X                    validate and write a running mean of the weights; 0.999 for little data  [none]
-  --model.compile true             compile the model first: slower to start, faster from then on
-  --config FILE.yaml               flags from a file; a run's own stands in lightning_logs/version_N/config.yaml
-  --ckpt_path last                 go on with the newest run; or the path of a checkpoint
-  --save_every_minutes N           how much training a crash may cost  [15]
-  --seed_everything N              [42]
-
-What you get, in lightning_logs/version_N: checkpoints/best.ckpt and last.ckpt, model/ (for transformers and for
-scripts/predict.py), config.yaml, and curves for: tensorboard --logdir lightning_logs
-
-Every flag, in full:
-"""
 
 
 def run_command(command: Callable[[], int]) -> None:
@@ -86,23 +53,6 @@ def _use_cache_without_network() -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def train_main() -> None:
-    """``scripts/train.py``."""
-    if any(flag in sys.argv[1:] for flag in ("-h", "--help")):
-        print(TRAIN_HELP)  # first, so that it is there before the libraries are loaded
-    run_command(train)
-
-
-def train(args: Sequence[str] | None = None) -> int:
-    """Fine-tune, validate the best checkpoint and write it as a transformers folder."""
-    gc.disable()  # nothing that is imported is garbage: a fifth of the seconds until --help is there
-    from qa_lightning.training.run import TrainCLI
-
-    gc.enable()
-    quiet_libraries()
-    return TrainCLI(list(args) if args is not None else None).run()
-
-
 def quiet_libraries() -> None:
     """Show this project's lines, and from the libraries, once they are imported, what a person can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -132,19 +82,30 @@ class _PrintHandler(logging.Handler):
         print(self.format(record), flush=True)
 
 
-def ask_command(model: Path, question: str, context: str) -> str:
-    """The command that asks a model a question, ready to be pasted."""
-    executable = Path(sys.executable)
-    inside = executable.is_relative_to(Path.cwd())
-    python = str(executable.relative_to(Path.cwd())) if inside else "python"
-    words = [
-        python,
-        "scripts/predict.py",
-        "--model",
-        str(model),
-        "--question",
-        question,
-        "--context",
-        context,
-    ]
-    return " ".join(shlex.quote(word) for word in words)
+if TYPE_CHECKING:
+    from qa_lightning.data.columns import Columns
+
+
+COLUMN_NAMES = ("id", "question", "context", "answers", "answer_text", "answer_start", "is_impossible")
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name the columns of data."""
+    for name in COLUMN_NAMES:
+        flags = (f"--columns.{name}", f"--data.columns.{name}")  # the second as train.py has it
+        parser.add_argument(*flags, dest=name, metavar="NAME", help=f"the column that is the {name}")
+
+
+def columns_of(options: argparse.Namespace) -> Columns:
+    """The columns that the flags name."""
+    from qa_lightning.data.columns import Columns
+
+    return Columns(**{name: getattr(options, name) for name in COLUMN_NAMES})
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number

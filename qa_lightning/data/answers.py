@@ -15,7 +15,7 @@ class Problem(str):
     """What is wrong with a row, in a sentence that begins with its place.
 
     Args:
-        kind: a short name, of those in `rows.KINDS`.
+        kind: a short name, of those in `rows.ROW_FINDINGS`.
         text: the sentence.
     """
 

@@ -46,7 +46,7 @@ class BrokenRow(dict[str, Any]):
     """A row that has not the columns it needs, with what is wrong with it.
 
     Args:
-        kind: a short name, of those in `rows.KINDS`.
+        kind: a short name, of those in `rows.ROW_FINDINGS`.
         problems: sentences that begin with the row's place.
         values: what it has.
     """

@@ -6,7 +6,6 @@ pattern (``data/*.jsonl``), a folder that ``datasets`` saved, and a dataset of t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from qa_lightning.data import synthetic
 from qa_lightning.data.formats import SUFFIXES, PlacedRow, file_format, read_file
 from qa_lightning.errors import InputError
+from qa_lightning.files import digest
 
 Split = Literal["train", "validation"]
 Kind = Literal["embedded", "files", "folder", "hub"]
@@ -149,11 +149,7 @@ def source_fingerprint(source: str, split: Split) -> str:
 @cache
 def _digest(path: Path, size: int, modified: int) -> str:
     """SHA-256 of a file, read once a process for each state that its size and time of change tell apart."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return digest([path])
 
 
 def has_split(source: str, split: Split) -> bool:

@@ -6,14 +6,15 @@ few best spans: some 100 bytes a question, where the logits of one take about 1,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qa_lightning.arrays import Floats, Ints
 from qa_lightning.decoding.logits import FeatureLogits, LogitsCollector, complete_rows, join_windows, once_each
-from qa_lightning.decoding.spans import Floats, Ints, Scaling, Spans, decode_spans
+from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, decode_spans
 from qa_lightning.features.store import FeatureStore
 
 
@@ -43,25 +44,38 @@ class Decoded:
         return float(self.loss[once_each(self.feature)].astype(np.float64).mean())
 
 
+@dataclass(frozen=True)
+class BestSpans:
+    """The search of validation and of the reader: the best spans, as they stand.
+
+    Args:
+        n_best: spans to keep of each example.
+        max_answer_length: the longest span, in tokens.
+        scaling: of the probabilities.
+    """
+
+    n_best: int
+    max_answer_length: int
+    scaling: Scaling = field(default_factory=Scaling)
+
+    def __call__(self, index: NDArray[np.int64], windows: WindowLogits) -> Spans:
+        """Search; see `Decoder`."""
+        return decode_spans(windows, self.n_best, self.max_answer_length, self.scaling)
+
+
 class Decoder:
     """Decodes as soon as it can.
 
     Args:
         store: the features that logits are of.
-        n_best, max_answer_length, scaling: see `spans.decode_spans`.
+        search: finds the spans of whole examples: given their indices, [N], and the logits of all their windows.
     """
 
     batches_together = 64  # are decoded at once
 
-    def __init__(
-        self,
-        store: FeatureStore,
-        n_best: int,
-        max_answer_length: int,
-        scaling: Scaling = Scaling(),  # noqa: B008 - frozen
-    ) -> None:
+    def __init__(self, store: FeatureStore, search: Callable[[NDArray[np.int64], WindowLogits], Spans]) -> None:
         self._store = store
-        self._settings = (n_best, max_answer_length, scaling)
+        self._search = search
         self._clear()
 
     def _clear(self) -> None:
@@ -88,7 +102,7 @@ class Decoder:
         rows = complete_rows(logits, self._store)
         for index, windows in join_windows(logits, self._store, rows):
             self._index.append(index)
-            self._spans.append(decode_spans(windows, *self._settings))
+            self._spans.append(self._search(index, windows))
         seen = np.zeros(len(logits.feature), bool)
         seen[np.isin(logits.feature, logits.feature[rows])] = True
         self._rest = [logits.without(seen)]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qa_lightning.decoding.spans import Floats, Ints, WindowLogits
-from qa_lightning.features.pairs import ragged
+from qa_lightning.arrays import Floats, Ints, ragged
+from qa_lightning.decoding.spans import WindowLogits
 from qa_lightning.features.store import FeatureStore
 
 
@@ -36,22 +36,27 @@ class FeatureLogits:
 
     @classmethod
     def of_batch(
-        cls, batch: Mapping[str, torch.Tensor], start: torch.Tensor, end: torch.Tensor, loss: torch.Tensor
+        cls,
+        batch: Mapping[str, torch.Tensor],
+        start: torch.Tensor,
+        end: torch.Tensor,
+        loss: torch.Tensor | None = None,
     ) -> FeatureLogits:
         """Take what decoding needs from a batch.
 
         Args:
             batch: as `batching.PaddingCollator` makes it.
             start, end: [B, T] float32 logits.
-            loss: [B].
+            loss: [B]; None where nothing is trained or validated.
         """
         place = torch.arange(start.shape[1], device=start.device)
         begin = batch["context_begin"][:, None]
         context = (place >= begin) & (place < begin + batch["context_length"][:, None])
         cls_column = batch["cls"][:, None]
         null = (start.gather(1, cls_column) + end.gather(1, cls_column))[:, 0]
-        parts = (batch["feature"], batch["context_length"], start[context], end[context], null, loss)
-        return cls(*(part.detach().cpu().numpy() for part in parts))
+        parts = (batch["feature"], batch["context_length"], start[context], end[context], null)
+        losses = null.new_zeros(len(null)) if loss is None else loss
+        return cls(*(part.detach().cpu().numpy() for part in (*parts, losses)))
 
     @classmethod
     def join(cls, parts: list[FeatureLogits]) -> FeatureLogits:

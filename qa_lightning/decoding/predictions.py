@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_lightning.decoding.decoder import Decoder
-from qa_lightning.decoding.logits import FeatureLogits
-from qa_lightning.decoding.spans import Floats, Spans
-from qa_lightning.features.store import FeatureStore
-from qa_lightning.metrics.squad import SquadMetric
+from qa_lightning.arrays import Floats
+from qa_lightning.decoding.spans import Spans
 
 _ROWS = 1000  # examples read at a time
 
@@ -136,40 +132,11 @@ class Predictions:
         return candidates
 
 
-def predict(
-    logits: FeatureLogits,
-    store: FeatureStore,
-    examples: Any,
-    version_2: bool,
-    n_best: int,
-    max_answer_length: int,
-    threshold: float = 0.0,
-) -> Predictions:
-    """Decode collected logits; examples of which a window is missing are left out.
+class Rows:
+    """Rows in memory, read by columns as a ``datasets.Dataset`` is."""
 
-    Args:
-        logits: of any features of ``store``, in any order.
-        store, examples: the features and the examples that they are windows of.
-        version_2, threshold: see `Predictions`.
-        n_best, max_answer_length: see `spans.decode_spans`.
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.rows = rows
 
-    Raises:
-        ValueError: logits that are not numbers.
-    """
-    decoder = Decoder(store, n_best, max_answer_length)
-    decoder.add(logits)
-    decoded = decoder.take()
-    if len(decoded.broken):
-        raise ValueError(f"the logits of {len(decoded.broken)} features are not numbers")
-    return Predictions(examples, decoded.index, decoded.spans, version_2, threshold)
-
-
-def score(predictions: Predictions, metric: SquadMetric, share: tuple[int, int] = (0, 1)) -> None:
-    """Update ``metric`` with every ``share[1]``-th prediction from ``share[0]`` on: one process's share."""
-    rows = predictions.rows(range(share[0], len(predictions), share[1]))
-    metric.update([], [])  # a share may be empty, and a metric wants to have been asked
-    while some := list(islice(rows, _ROWS)):
-        metric.update(
-            [{"id": answer.id, "prediction_text": answer.text} for _, _, answer in some],
-            [{"id": example["id"], "answers": example["answers"]} for _, example, _ in some],
-        )
+    def __getitem__(self, index: list[int]) -> dict[str, list[Any]]:
+        return {name: [self.rows[row][name] for row in index] for name in self.rows[0]}

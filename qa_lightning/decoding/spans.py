@@ -17,15 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_lightning.features.pairs import ragged
-
-Floats = NDArray[np.floating[Any]]
-Ints = NDArray[np.integer[Any]]
+from qa_lightning.arrays import Floats, Ints, ragged
 
 _CHUNK_TOKENS = 1 << 17  # bounds the working memory to some 50 MB, whatever the number of windows
 

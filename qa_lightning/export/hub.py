@@ -33,6 +33,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from qa_lightning.errors import InputError
 from qa_lightning.export.card import Run, model_card, read_run
+from qa_lightning.files import write_file
 from qa_lightning.models.folder import INDEX, ONNX, TOKENIZER, WEIGHTS, model_files
 
 log = logging.getLogger("qa_lightning")
@@ -119,7 +120,7 @@ def _keep_card(folder: Path, content: bytes, own_card: Path | None) -> None:
     try:
         if path.exists() and path.read_bytes() != content:
             raise InputError(f"{path} holds another card; move it to {folder / CARD} if it is yours, or delete it")
-        path.write_bytes(content)
+        write_file(path, content)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error}); make its folder writable") from None
     log.info(f"nothing was sent; the card is in {path}: put it into {folder / CARD} to change it")

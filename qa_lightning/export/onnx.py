@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,14 +27,14 @@ from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import Example, read_examples
 from qa_lightning.data.sources import EMBEDDED, read_rows
 from qa_lightning.errors import InputError
-from qa_lightning.export.onnx_checks import check_answers, check_logits, comparison_batches
-from qa_lightning.inference.reader import CONFIG_KEY, AnswerSettings
-from qa_lightning.models.answering import load_answering_model
+from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
+from qa_lightning.files import new_folder
 from qa_lightning.models.folder import CONFIG, ONNX, TOKENIZER
-from qa_lightning.models.loading import quiet_transformers
+from qa_lightning.models.load_errors import quiet_transformers
+from qa_lightning.models.loading import load_answering_model
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.onnx import INPUTS, MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
-from qa_lightning.runs.checkpoints import new_file_mode
+from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 
 log = logging.getLogger("qa_lightning")
 
@@ -86,15 +85,15 @@ def export_onnx(
     rows = _read(data or EMBEDDED, columns, max_examples if quantize else min(max_examples or _CHECKED, _CHECKED))
     model, tokenizer = load_answering_model(name)
     settings = AnswerSettings.of_model(model)
-    with _whole_folder(folder) as part:
+    with _writing(folder), new_folder(folder) as part:
         write_onnx(model, tokenizer, settings, part)
         exported = OnnxModel.load(part, "cpu")
-        check_logits(name, model, exported, comparison_batches(tokenizer, settings, rows[:_CHECKED]))
+        compare_logits(name, model, exported, comparison_batches(tokenizer, settings, rows[:_CHECKED]))
         if quantize:
             original = ("float32", model, _size(part))
             quantize_int8(part)
             small = (quantize, OnnxModel.load(part, "cpu"), _size(part))
-            check_answers(name, (original, small), tokenizer, rows, max_f1_drop)
+            compare_answers(name, (original, small), tokenizer, rows, max_f1_drop)
     log.info(f"written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
     return folder
 
@@ -220,22 +219,11 @@ def _check_output(folder: Path, name: str, overwrite: bool) -> None:
 
 
 @contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of ``folder`` once all is in it, and goes away if that fails."""
-    part = folder.with_name(f".{folder.name}.part")
+def _writing(folder: Path) -> Iterator[None]:
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        yield part
-        for file in part.iterdir():
-            file.chmod(new_file_mode())
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.replace(folder)
+        yield
     except OSError as error:
         raise InputError(f"--output {folder}: cannot be written ({error.strerror or error}); name another") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager

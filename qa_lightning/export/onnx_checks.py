@@ -18,9 +18,10 @@ from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, FeatureDataset, PaddingCollator
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower
-from qa_lightning.inference.reader import AnswerSettings, Reader
+from qa_lightning.inference.reader import Reader
 from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.models.loss import model_logits
+from qa_lightning.models.settings import AnswerSettings
 
 log = logging.getLogger("qa_lightning")
 
@@ -44,7 +45,7 @@ def comparison_batches(tokenizer: Any, settings: AnswerSettings, rows: Sequence[
     return [collate([dataset[int(index)] for index in pick]) for pick in picks]
 
 
-def check_logits(name: str, model: Any, exported: Any, batches: Sequence[Batch]) -> None:
+def compare_logits(name: str, model: Any, exported: Any, batches: Sequence[Batch]) -> None:
     """Hold the logits of an export against those of its model.
 
     Args:
@@ -89,7 +90,7 @@ def score_answers(model: Any, tokenizer: Any, rows: Sequence[Example]) -> tuple[
     return scores["exact" if "exact" in scores else "exact_match"], scores["f1"]
 
 
-def check_answers(
+def compare_answers(
     name: str, models: Sequence[tuple[str, Any, int]], tokenizer: Any, rows: Sequence[Example], max_f1_drop: float
 ) -> None:
     """Hold the answers of a quantized model against those of the model that it was made from; tell of both.

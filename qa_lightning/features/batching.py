@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from qa_lightning.features.pairs import IntArray
+from qa_lightning.arrays import Ints
 from qa_lightning.features.store import FeatureStore
 
 Batching = Literal["length", "random"]
@@ -109,9 +109,7 @@ class PaddingCollator:
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
-def _gold(
-    features: Sequence[dict[str, Any]], windows: NDArray[np.void], shift: IntArray
-) -> dict[str, NDArray[np.int64]]:
+def _gold(features: Sequence[dict[str, Any]], windows: NDArray[np.void], shift: Ints) -> dict[str, NDArray[np.int64]]:
     """The gold spans of a batch; see `PaddingCollator`."""
     # All others have one label, that of their record.
     own = [([window["start"]], [window["end"]]) for window in windows]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from qa_lightning.features.pairs import IntArray, ragged
+from qa_lightning.arrays import Ints, ragged
 
 NOWHERE = (-1, -1)  # the tokens of an answer that no token covers; no window holds them
 
@@ -43,9 +43,7 @@ def gold_tokens(encoding: Encoding, context: str, spans: Iterable[tuple[int, int
     return list(dict.fromkeys(one or NOWHERE for one in tokens))
 
 
-def held_spans(
-    spans: Sequence[Sequence[tuple[int, int]]], example: IntArray, begin: IntArray, end: IntArray
-) -> HeldSpans:
+def held_spans(spans: Sequence[Sequence[tuple[int, int]]], example: Ints, begin: Ints, end: Ints) -> HeldSpans:
     """Find the windows that hold spans whole.
 
     Args:
@@ -81,3 +79,16 @@ def _answer_tokens(encoding: Encoding, context: str, span: tuple[int, int]) -> t
     while end > start and (context[end - 1].isspace() or (last := encoding.char_to_token(end - 1)) is None):
         end -= 1
     return None if first is None or last is None else (first, last)
+
+
+def label_windows(
+    windows: NDArray[np.void], held: HeldSpans
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """Label each window with the first span that it holds, or its CLS token; the arrays of those that hold several."""
+    labels = [(windows["context_begin"][held.window] + token).astype(np.int32) for token in (held.first, held.last)]
+    labelled, place, count = np.unique(held.window, return_index=True, return_counts=True)
+    for name, tokens in zip(("start", "end"), labels, strict=True):
+        windows[name] = windows["cls"]
+        windows[name][labelled] = tokens[place]
+    several = np.repeat(count > 1, count)
+    return held.window[several], labels[0][several], labels[1][several]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_lightning.features.pairs import IntArray
+from qa_lightning.arrays import Ints
 from qa_lightning.features.windows import WINDOW, FeatureBatch
 
 
@@ -97,15 +97,15 @@ class FeatureStore:
     """
 
     windows: NDArray[np.void]
-    input_ids: IntArray
-    token_type_ids: IntArray
-    char_start: IntArray
-    char_end: IntArray
-    token_offset: IntArray
-    context_offset: IntArray
-    gold_window: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
-    gold_start: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
-    gold_end: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
+    input_ids: Ints
+    token_type_ids: Ints
+    char_start: Ints
+    char_end: Ints
+    token_offset: Ints
+    context_offset: Ints
+    gold_window: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    gold_start: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
+    gold_end: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @classmethod
     def open(cls, folder: Path) -> FeatureStore:
@@ -130,7 +130,7 @@ class FeatureStore:
             gold_end=batch.gold_end,
         )
 
-    def gold(self, index: int) -> tuple[IntArray, IntArray] | None:
+    def gold(self, index: int) -> tuple[Ints, Ints] | None:
         """First and last token of each gold span, [A] each, of a window that holds several distinct ones; else None."""
         if not len(self.gold_window):
             return None

@@ -11,7 +11,6 @@ the label, unless a caller asks for all (`Windower`, ``others``).
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -21,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from qa_lightning.arrays import Ints, ragged
 from qa_lightning.errors import InputError
-from qa_lightning.features.labels import HeldSpans, gold_tokens, held_spans
-from qa_lightning.features.pairs import IntArray, PairLayout, cut, ragged
+from qa_lightning.features.labels import gold_tokens, held_spans, label_windows
+from qa_lightning.features.offsets import offsets_without_space
 
 WINDOW = np.dtype(
     [
@@ -36,9 +36,6 @@ WINDOW = np.dtype(
         ("end", np.int32),  # label: index of that answer's last token, or cls
     ]
 )
-
-# str.isspace for every code point up to the last one for which it holds
-_SPACE = np.array([chr(code).isspace() for code in range(0x3002)])
 
 
 @dataclass(frozen=True)
@@ -190,12 +187,12 @@ class Windower:
         context_ids = list(chain.from_iterable(encoding.ids for encoding in encoded))
         windows, ids_, types = self._assemble(question_ids, context_ids, example_of, stretch, end - begin)
         held = held_spans(gold, example_of, begin, end)
-        gold_window, gold_start, gold_end = _label(windows, held)
+        gold_window, gold_start, gold_end = label_windows(windows, held)
         windows["example"] = first + example_of
         char_start = char_end = np.zeros(0, np.int32)
         if self._offsets:
             places = ragged(stretch, end - begin)
-            char_start, char_end = (values[places] for values in _offsets_without_space(encoded, texts))
+            char_start, char_end = (values[places] for values in offsets_without_space(encoded, texts))
         return FeatureBatch(
             windows=windows,
             input_ids=ids_,
@@ -223,7 +220,7 @@ class Windower:
         return [tokens[:most] for tokens in ids], sum(len(tokens) > most for tokens in ids)
 
     def _assemble(
-        self, questions: list[list[int]], contexts: list[int], example: IntArray, begin: IntArray, length: IntArray
+        self, questions: list[list[int]], contexts: list[int], example: Ints, begin: Ints, length: Ints
     ) -> tuple[NDArray[np.void], NDArray[np.int32], NDArray[np.int8]]:
         """Put windows together from the five parts of a pair.
 
@@ -270,62 +267,49 @@ def _int32(values: Iterable[int]) -> NDArray[np.int32]:
     return np.fromiter(values, np.int32)
 
 
-def _label(
-    windows: NDArray[np.void], held: HeldSpans
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-    """Label each window with the first span that it holds, or its CLS token; the arrays of those that hold several."""
-    labels = [(windows["context_begin"][held.window] + token).astype(np.int32) for token in (held.first, held.last)]
-    labelled, place, count = np.unique(held.window, return_index=True, return_counts=True)
-    for name, tokens in zip(("start", "end"), labels, strict=True):
-        windows[name] = windows["cls"]
-        windows[name][labelled] = tokens[place]
-    several = np.repeat(count > 1, count)
-    return held.window[several], labels[0][several], labels[1][several]
+@dataclass(frozen=True)
+class PairLayout:
+    """The five parts of a pair: special tokens, first text, special tokens, second text, special tokens.
 
-
-def _offsets_without_space(
-    encodings: Sequence[Encoding], texts: Sequence[str]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Characters that each token covers, without white space at the edges, end exclusive.
-
-    Args:
-        encodings, texts: of the contexts; the result has the tokens of all of them, end to end.
+    Attributes:
+        special: ids of the special tokens before, between and after the texts.
+        special_types: their token types.
+        text_types: the token type of each of the two texts.
     """
-    parts = [np.fromiter(chain.from_iterable(encoding.offsets), np.int32, 2 * len(encoding)) for encoding in encodings]
-    flat = np.concatenate([*parts, np.zeros(0, np.int32)])
-    starts, ends = flat[::2].copy(), flat[1::2].copy()
-    codes = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)  # all texts end to end
-    sizes = np.array([len(text) for text in texts], np.int64)
-    shift = np.repeat(np.cumsum(sizes) - sizes, [len(encoding) for encoding in encodings])
-    space = _SPACE[np.minimum(codes, len(_SPACE) - 1)]
-    first, last = shift + starts, shift + ends - 1
-    covers = ends > starts
-    if space[first[covers]].any() or space[last[covers]].any():  # SentencePiece and byte-level tokenizers
-        place = np.arange(len(codes))
-        next_start = np.minimum.accumulate(np.where(space, len(codes), place)[::-1])[::-1]
-        previous_end = np.maximum.accumulate(np.where(space, 0, place + 1))
-        # A token of white space alone finds no character of its own: its start moves up to its end.
-        starts[covers] = np.minimum(next_start[first[covers]] - shift[covers], ends[covers])
-        ends[covers] = np.maximum(previous_end[last[covers]] - shift[covers], starts[covers])
-    loose = _marks(codes)
-    if loose.any():
-        edges = np.zeros(len(codes) + 1, np.int64)
-        np.add.at(edges, first[covers], 1)
-        np.add.at(edges, last[covers] + 1, -1)
-        loose &= np.cumsum(edges[:-1]) == 0  # and what no token covers
-        loose[(np.cumsum(sizes) - sizes)[sizes > 0]] = False  # the first of a text stands behind no letter
-        kept = np.minimum.accumulate(np.where(np.append(loose, False), len(codes), np.arange(len(codes) + 1))[::-1])
-        covers = ends > starts
-        ends[covers] = kept[::-1][(shift + ends)[covers]] - shift[covers]
-    return starts, ends
+
+    special: tuple[list[int], list[int], list[int]]
+    special_types: tuple[list[int], list[int], list[int]]
+    text_types: tuple[int, int]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> PairLayout:
+        """Look at what the tokenizer makes of a pair; it must not truncate."""
+        pair = tokenizer.encode("a", "a")
+        owner = pair.sequence_ids
+        first, second = owner.index(0), owner.index(1)
+        cuts = slice(0, first), slice(first + owner.count(0), second), slice(second + owner.count(1), None)
+        return cls(
+            special=(pair.ids[cuts[0]], pair.ids[cuts[1]], pair.ids[cuts[2]]),
+            special_types=(pair.type_ids[cuts[0]], pair.type_ids[cuts[1]], pair.type_ids[cuts[2]]),
+            text_types=(pair.type_ids[first], pair.type_ids[second]),
+        )
+
+    @property
+    def special_tokens(self) -> int:
+        """How many special tokens a pair has."""
+        return sum(map(len, self.special))
+
+    def find(self, token: int | None) -> tuple[int, int] | None:
+        """Part (0, 2 or 4) and place in it of the first special token that is ``token``; None where there is none."""
+        for part, ids in enumerate(self.special):
+            if token in ids:
+                return 2 * part, ids.index(token)
+        return None
 
 
-def _marks(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Where a code point is a combining mark: an accent, a vowel sign, a variation selector."""
-    found = np.zeros(len(codes), bool)
-    if len(codes) and codes.max() >= 0x300:  # the first of them
-        distinct = np.unique(codes[codes >= 0x300])
-        marks = [code for code in distinct.tolist() if unicodedata.category(chr(code)).startswith("M")]
-        if marks:
-            found = np.isin(codes, marks)
-    return found
+def cut(length: int, room: int, stride: int) -> list[tuple[int, int]]:
+    """Ranges of at most ``room`` tokens that cover ``length`` of them, neighbours sharing ``stride`` (< room)."""
+    if length <= room:
+        return [(0, length)]
+    begins = range(0, length - stride, room - stride)
+    return [(begin, min(begin + room, length)) for begin in begins]

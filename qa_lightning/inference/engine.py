@@ -1,32 +1,43 @@
-"""Questions of one call -> windows -> logits -> answers, as `QuestionAnsweringPipeline` gives them.
+"""Questions in memory -> windows -> logits -> answers: the one loop of the reader, the pipeline and files of questions.
 
-Scores are probabilities: normalised over every span of every window and the null answer together, so scores of windows
-compare and those of one question never add up to more than 1. Where answers are widened to whole words, an answer is a
-text: the probabilities of the candidates that read alike, wherever they stand, are added up, and its place is that of
-the likeliest. Where they are not, an answer is a place, and its score that of its span.
+A `Reading` is a policy: it cuts the windows, takes in their logits and says what the answers are. `read` does the rest.
+There are three:
+
+* `BestAnswers`: one answer a question, as in validation: the best span, or none above the threshold. `Reader` asks so.
+* `RankedAnswers`: the ``top_k`` answers of a pipeline call, widened to whole words if asked for. Their scores are
+  probabilities: normalised over every span of every window and the null answer together, so scores of windows compare
+  and those of one question never add up to more than 1. Where answers are widened to whole words, an answer is a text:
+  the probabilities of the spans that read alike, wherever they stand, are added up, and its offsets are those of the
+  likeliest. Where they are not, an answer is a span, with the span's own score.
+* `v4.V4Answers`: the answers and scores of transformers 4.57.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from tokenizers import Encoding
+from torch import Tensor
 
-from qa_lightning.decoding.logits import FeatureLogits, LogitsCollector, complete_rows, join_windows
-from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, decode_spans
+from qa_lightning.decoding.decoder import BestSpans, Decoder
+from qa_lightning.decoding.logits import FeatureLogits
+from qa_lightning.decoding.predictions import Answer, Predictions, Rows
+from qa_lightning.decoding.spans import Spans, WindowLogits, decode_spans
 from qa_lightning.errors import InputError
+from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower
-from qa_lightning.inference.arguments import Asked
+from qa_lightning.inference.arguments import CallSettings, Item
+from qa_lightning.models.settings import AnswerSettings
 
 AnswerDict = dict[str, Any]  # score, start, end, answer
+Found = TypeVar("Found")
 
 
-class Reading(Protocol):
+class Reading(Protocol[Found]):
     """Some questions on their way from windows to answers.
 
     Attributes:
@@ -35,96 +46,125 @@ class Reading(Protocol):
 
     store: FeatureStore
 
-    def add(self, batch: Mapping[str, torch.Tensor], start: torch.Tensor, end: torch.Tensor) -> None:
+    def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
         """Take in a batch of `batching.PaddingCollator` and its logits, [B, T] each."""
 
-    def answers(self) -> list[list[AnswerDict]]:
-        """The answers to each question, best first, once all windows were added."""
+    def answers(self) -> list[Found]:
+        """What came of each question, once all windows were added."""
 
 
-@dataclass(frozen=True)
-class CallSettings:
-    """How one call is answered.
+def read(
+    reading: Reading[Found],
+    forward: Callable[[Batch], tuple[Tensor, Tensor]],
+    collate: PaddingCollator,
+    batch_size: int,
+) -> list[Found]:
+    """Answer the questions of a reading.
 
     Args:
-        top_k: answers to give, at most.
-        max_answer_len: the longest answer, in tokens, before it is widened to whole words.
-        handle_impossible_answer: whether "no answer" is one.
-        align_to_words: widen answers to whole words, and give each text once.
-        scaling: how scores become probabilities, with the threshold above which "no answer" comes first.
+        reading: the policy, with the questions.
+        forward: gives start and end logits, [B, T] each, of a batch.
+        collate: pads the windows of a batch.
+        batch_size: windows a forward pass.
+
+    Raises:
+        InputError: logits that are not numbers.
     """
-
-    top_k: int = 1
-    max_answer_len: int = 15
-    handle_impossible_answer: bool = False
-    align_to_words: bool = True
-    scaling: Scaling = field(default_factory=Scaling)
+    for batch in window_batches(reading.store, collate, batch_size):
+        reading.add(batch, *forward(batch))
+    return reading.answers()
 
 
-class ExactReading:
-    """Answers by exact decoding over all windows; see the module and `Reading`.
+class BestAnswers:
+    """One answer a question: the best span, or none; see `Reading`.
 
     Args:
         windower: cuts the windows.
-        settings: of the call.
-        asked: the questions.
+        settings: how the model is asked.
+        items: the questions.
     """
 
-    def __init__(self, windower: Windower, settings: CallSettings, asked: Sequence[Asked]) -> None:
+    def __init__(self, windower: Windower, settings: AnswerSettings, items: Sequence[Item]) -> None:
         self._settings = settings
-        self._asked = asked
-        contexts = [one["context"] for one in asked]
-        self._encodings = windower.encode_contexts(contexts)
-        questions = [one["question"] for one in asked]
-        self.store = FeatureStore.of_batch(
-            windower(questions, contexts, [None] * len(asked), encodings=self._encodings)
-        )
-        self._logits = LogitsCollector()
+        self._rows = Rows([{"id": str(number), **item} for number, item in enumerate(items)])
+        self.store = _windows(windower, items, None)
+        self._decoder = Decoder(self.store, BestSpans(1, settings.max_answer_length, settings.scaling))
 
-    def add(self, batch: Mapping[str, torch.Tensor], start: torch.Tensor, end: torch.Tensor) -> None:
+    def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
+        """See `Reading`."""
+        self._decoder.add(FeatureLogits.of_batch(batch, start.float(), end.float()))
+
+    def answers(self) -> list[Answer]:
         """See `Reading`.
 
         Raises:
             InputError: logits that are not numbers.
         """
-        logits = FeatureLogits.of_batch(batch, start.float(), end.float(), torch.zeros(len(start)))
-        if logits.broken_rows().any():
-            raise InputError("the model's logits are not numbers: its weights are broken, or its dtype is too narrow")
-        self._logits.add(logits)
+        index, spans = _decoded(self._decoder, self.store)
+        own = self._settings
+        predictions = Predictions(self._rows, index, spans, own.version_2, own.null_score_diff_threshold)
+        return [answer for _, _, answer in predictions.rows()]
+
+
+class RankedAnswers:
+    """The ``top_k`` distinct answers to each question, best first; see the module and `Reading`.
+
+    Args:
+        windower: cuts the windows.
+        settings: of the call.
+        items: the questions.
+    """
+
+    def __init__(self, windower: Windower, settings: CallSettings, items: Sequence[Item]) -> None:
+        self._settings = settings
+        self._items = items
+        self._encodings = windower.encode_contexts([item["context"] for item in items])
+        self.store = _windows(windower, items, self._encodings)
+        self._decoder = Decoder(self.store, self._search)
+
+    def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
+        """See `Reading`."""
+        self._decoder.add(FeatureLogits.of_batch(batch, start.float(), end.float()))
 
     def answers(self) -> list[list[AnswerDict]]:
-        """See `Reading`."""
-        logits = self._logits.take()
-        found: list[list[AnswerDict]] = []
-        for _, windows in join_windows(logits, self.store, complete_rows(logits, self.store)):
-            found += self._of_windows(windows, len(found))
-        return found
+        """See `Reading`.
 
-    def _of_windows(self, windows: WindowLogits, first: int) -> list[list[AnswerDict]]:
-        """Answers to the questions of some windows, of which ``first`` is the first; as many candidates as needed."""
-        wanted = self._settings.top_k
-        candidates = 2 * wanted + 10 if self._settings.align_to_words else wanted
-        spans = decode_spans(windows, candidates, self._settings.max_answer_len, self._settings.scaling)
-        found = [self._distinct(spans, number, first + number) for number in range(len(spans.count))]
-        short = [row for row, answers in enumerate(found) if len(answers) < wanted and spans.count[row] == candidates]
-        while short:
-            candidates *= 4
-            part = _of_examples(windows, short)
-            more = decode_spans(part, candidates, self._settings.max_answer_len, self._settings.scaling)
-            for number, row in enumerate(short):
-                found[row] = self._distinct(more, number, first + row)
-            short = [
-                row for number, row in enumerate(short) if len(found[row]) < wanted and more.count[number] == candidates
-            ]
-        for number, answers in enumerate(found):
+        Raises:
+            InputError: logits that are not numbers.
+        """
+        index, spans = _decoded(self._decoder, self.store)
+        found = []
+        for number, question in enumerate(index.tolist()):
+            answers = self._distinct(spans, number, question)
             if self._settings.handle_impossible_answer:
                 _insert_null(answers, float(spans.null_probability[number]))
-            del answers[wanted:]
+            found.append(answers[: self._settings.top_k])
         return found
 
-    def _distinct(self, spans: Spans, number: int, asked: int) -> list[AnswerDict]:
-        """The distinct answers of example ``number`` of ``spans``, which is question ``asked``, best first."""
-        context = self._asked[asked]["context"]
+    def _search(self, index: NDArray[np.int64], windows: WindowLogits) -> Spans:
+        """As many spans of each question as it takes to have ``top_k`` distinct answers, if there are so many."""
+        settings = self._settings
+        candidates = 2 * settings.top_k + 10 if settings.align_to_words else settings.top_k
+        spans = decode_spans(windows, candidates, settings.max_answer_len, settings.scaling)
+        rows = np.arange(len(index))  # of the questions that may lack answers
+        found = spans
+        while len(rows):
+            lacking = [
+                number
+                for number, row in enumerate(rows.tolist())
+                if found.count[number] == candidates
+                and len(self._distinct(found, number, int(index[row]))) < settings.top_k
+            ]
+            rows = rows[lacking]
+            if len(rows):
+                candidates *= 4
+                found = decode_spans(_of_examples(windows, rows), candidates, settings.max_answer_len, settings.scaling)
+                spans = _replaced(spans, rows, found)
+        return spans
+
+    def _distinct(self, spans: Spans, number: int, question: int) -> list[AnswerDict]:
+        """The distinct answers of example ``number`` of ``spans``, which is that question, best first."""
+        context = self._items[question]["context"]
         encoding = self._encodings[context]
         answers: dict[str | tuple[int, int], AnswerDict] = {}
         begin = int(spans.offset[number])
@@ -142,13 +182,34 @@ class ExactReading:
         return sorted(answers.values(), key=lambda answer: -answer["score"])
 
 
+def _windows(windower: Windower, items: Sequence[Item], encodings: Mapping[str, Encoding] | None) -> FeatureStore:
+    questions, contexts = [item["question"] for item in items], [item["context"] for item in items]
+    return FeatureStore.of_batch(windower(questions, contexts, [None] * len(items), encodings=encodings))
+
+
+def _decoded(decoder: Decoder, store: FeatureStore) -> tuple[NDArray[np.int64], Spans]:
+    """Questions, in order, and the spans of each.
+
+    Raises:
+        InputError: logits that are not numbers.
+    """
+    decoded = decoder.join([decoder.take()])
+    if len(decoded.broken):
+        numbers = ", ".join(map(str, sorted({*store.example[decoded.broken].tolist()})))
+        raise InputError(
+            f"the model's logits are not numbers (questions {numbers}): its weights are broken, or its dtype is too "
+            "narrow"
+        )
+    return decoded.index, decoded.spans
+
+
 def _insert_null(answers: list[AnswerDict], score: float) -> None:
-    """Put "no answer" at its place, behind spans that are as likely."""
-    place = next((at for at, answer in enumerate(answers) if answer["score"] < score), len(answers))
-    answers.insert(place, {"score": score, "start": 0, "end": 0, "answer": ""})
+    """Put "no answer" in its order, behind spans that are as likely."""
+    rank = next((at for at, answer in enumerate(answers) if answer["score"] < score), len(answers))
+    answers.insert(rank, {"score": score, "start": 0, "end": 0, "answer": ""})
 
 
-def _of_examples(windows: WindowLogits, examples: Sequence[int]) -> WindowLogits:
+def _of_examples(windows: WindowLogits, examples: NDArray[np.intp]) -> WindowLogits:
     """The windows of some examples, ascending, numbered anew."""
     rows = np.isin(windows.example, examples)
     tokens = np.repeat(rows, windows.length)
@@ -163,12 +224,19 @@ def _of_examples(windows: WindowLogits, examples: Sequence[int]) -> WindowLogits
     )
 
 
-def whole_words(encoding: Encoding, context: str, start: int, end: int) -> tuple[int, int]:
-    """Widen a place to the words, as the tokenizer parts them, that its first and last character are in.
+def _replaced(spans: Spans, rows: NDArray[np.intp], by: Spans) -> Spans:
+    """``spans`` with those of the examples ``rows`` taken from ``by``."""
+    source = np.arange(len(spans.count))
+    source[rows] = len(spans.count) + np.arange(len(rows))
+    return Spans.concatenate([spans, by]).take(source)
 
-    White space at a word's edges stays out. A place whose edge is in no word stays as it is there.
+
+def whole_words(encoding: Encoding, context: str, start: int, end: int) -> tuple[int, int]:
+    """Widen a span to the words, as the tokenizer parts them, that its first and last character are in.
+
+    White space at a word's edges stays out. A span whose edge is in no word stays as it is there.
     """
-    first, last = (_word(encoding, place) for place in (start, end - 1))
+    first, last = (_word(encoding, offset) for offset in (start, end - 1))
     begin = min(start, first[0]) if first else start
     stop = max(end, last[1]) if last else end
     while begin < start and context[begin].isspace():
@@ -178,7 +246,7 @@ def whole_words(encoding: Encoding, context: str, start: int, end: int) -> tuple
     return begin, stop
 
 
-def _word(encoding: Encoding, place: int) -> tuple[int, int] | None:
-    number = encoding.char_to_word(place)
+def _word(encoding: Encoding, offset: int) -> tuple[int, int] | None:
+    number = encoding.char_to_word(offset)
     span: tuple[int, int] | None = None if number is None else encoding.word_to_chars(number)
     return span

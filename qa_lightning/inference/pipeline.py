@@ -25,21 +25,24 @@ from transformers.pipelines.base import ChunkPipeline
 
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
-from qa_lightning.features.batching import PaddingCollator, window_batches
+from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
 from qa_lightning.features.windows import Windower, WindowSettings
-from qa_lightning.inference.arguments import Asked, Call, create_sample, in_groups, understand
-from qa_lightning.inference.call_settings import (
+from qa_lightning.inference.arguments import (
+    Call,
+    Item,
     call_settings,
-    checked,
     checked_batch_size,
+    checked_settings,
+    create_sample,
+    in_groups,
+    understand,
     v4_settings,
     window_settings,
 )
-from qa_lightning.inference.engine import AnswerDict, ExactReading, Reading
-from qa_lightning.inference.reader import CONFIG_KEY, AnswerSettings
-from qa_lightning.inference.v4 import V4Reading
-from qa_lightning.models.answering import load_answering_model
-from qa_lightning.models.loading import max_positions, name_token_types
+from qa_lightning.inference.engine import AnswerDict, RankedAnswers, Reading, read
+from qa_lightning.inference.v4 import V4Answers
+from qa_lightning.models.loading import load_answering_model, max_positions, name_token_types
+from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
 TASK = "extractive-qa"
@@ -98,7 +101,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
 
     def _sanitize_parameters(self, **settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Settings of a call, or of the constructor: known ones, each on its own within its limits."""
-        given = checked(settings, lenient=self.compat == "v4")
+        given = checked_settings(settings, lenient=self.compat == "v4")
         return {}, {}, given
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
@@ -160,27 +163,28 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
     def _answers(self, call: Call, settings: Mapping[str, Any], batch_size: int) -> Iterator[Any]:
         # From a generator that is asked for one window at a time, one question at a time is taken.
         together = 1 if call.lazy and batch_size == 1 else _TOGETHER * max(batch_size, _TOGETHER)
-        for group in in_groups(call.asked, together):
+        for group in in_groups(call.items, together):
             reading = self._reading(group, settings)
-            for batch in window_batches(reading.store, self._collate, batch_size):
-                outputs = self.forward(batch)
-                reading.add(batch, outputs["start"], outputs["end"])
-            yield from map(_alone, reading.answers())
+            yield from map(_alone, read(reading, self._logits, self._collate, batch_size))
 
-    def _reading(self, asked: list[Asked], settings: Mapping[str, Any]) -> Reading:
+    def _logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = self.forward(batch)
+        return outputs["start"], outputs["end"]
+
+    def _reading(self, items: list[Item], settings: Mapping[str, Any]) -> Reading[list[AnswerDict]]:
         if self.compat == "v4":
-            return V4Reading(self.tokenizer, v4_settings(settings), asked)
+            return V4Answers(self.tokenizer, v4_settings(settings), items)
         windows = window_settings(settings, self._saved, self._positions, self.tokenizer)
         if windows not in self._windowers:
             if len(self._windowers) == _WINDOWERS:
                 self._windowers.pop(next(iter(self._windowers)))
             self._windowers[windows] = Windower(self.tokenizer, windows, yielding=True)
-        return ExactReading(self._windowers[windows], call_settings(settings, self.scaling), asked)
+        return RankedAnswers(self._windowers[windows], call_settings(settings, self.scaling), items)
 
     def preprocess(self, example: Any, **settings: Any) -> Iterator[dict[str, Any]]:
         """The windows of one question, each as a batch of one."""
         call = understand((example,), {}, v4=self.compat == "v4")
-        reading = self._reading(list(call.asked), {**self._postprocess_params, **settings})
+        reading = self._reading(list(call.items), {**self._postprocess_params, **settings})
         batches = list(window_batches(reading.store, self._collate, 1))
         for number, batch in enumerate(batches, 1):
             yield {**batch, "reading": reading, "is_last": number == len(batches)}
@@ -197,7 +201,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
 
     def postprocess(self, model_outputs: list[dict[str, Any]], **_: Any) -> Any:
         """The answers to the question whose windows these are."""
-        reading: Reading = model_outputs[0]["reading"]
+        reading: Reading[list[AnswerDict]] = model_outputs[0]["reading"]
         for output in model_outputs:
             reading.add(output, output["start"], output["end"])
         return _alone(reading.answers()[0])

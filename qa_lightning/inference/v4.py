@@ -24,68 +24,45 @@ from tokenizers import Encoding
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import WINDOW, FeatureBatch
-from qa_lightning.inference.arguments import Asked
+from qa_lightning.inference.arguments import Item, V4Settings
 
-Floats = NDArray[np.float32]
+_Float32s = NDArray[np.float32]
 _OUT = -10000.0  # logit of a token that may not be in an answer
 
 
 @dataclass(frozen=True)
-class V4Settings:
-    """The old call's settings, with its defaults; all lengths in tokens.
-
-    Args:
-        top_k: answers to give.
-        doc_stride: tokens that two windows share; None takes half a window, at most 128.
-        max_answer_len: the longest answer.
-        max_seq_len: the longest window; None takes the tokenizer's limit, at most 384.
-        max_question_len: was without effect, and is.
-        handle_impossible_answer: whether "no answer" is one.
-        align_to_words: widen answers to whole words.
-    """
-
-    top_k: int = 1
-    doc_stride: int | None = None
-    max_answer_len: int = 15
-    max_seq_len: int | None = None
-    max_question_len: int = 64
-    handle_impossible_answer: bool = False
-    align_to_words: bool = True
-
-
-@dataclass(frozen=True)
 class _Window:
-    asked: int
+    item: int
     encoding: Encoding
     allowed: NDArray[np.bool_]  # [T] context tokens, and every token with the CLS token's id
 
 
-class V4Reading:
+class V4Answers:
     """Some questions on their way from windows to answers; see `engine.Reading`.
 
     Args:
         tokenizer: a fast one; it cuts the windows itself.
         settings: of the call.
-        asked: the questions.
+        items: the questions.
 
     Raises:
         ValueError: ``doc_stride`` exceeds ``max_seq_len``. A question that leaves no room for the context raises
             what the tokenizer raises.
     """
 
-    def __init__(self, tokenizer: Any, settings: V4Settings, asked: Sequence[Asked]) -> None:
+    def __init__(self, tokenizer: Any, settings: V4Settings, items: Sequence[Item]) -> None:
         self._settings = settings
-        self._asked = asked
+        self._items = items
         self._context_first = tokenizer.padding_side == "left"
         self._windows = [
             _Window(number, encoding, self._allowed(encoding, tokenizer.cls_token_id))
-            for number, one in enumerate(asked)
+            for number, one in enumerate(items)
             for encoding in self._cut(tokenizer, one)
         ]
-        self._logits: dict[int, tuple[Floats, Floats]] = {}
+        self._logits: dict[int, tuple[_Float32s, _Float32s]] = {}
         self.store = _store([window.encoding for window in self._windows])
 
-    def _cut(self, tokenizer: Any, one: Asked) -> Sequence[Encoding]:
+    def _cut(self, tokenizer: Any, one: Item) -> Sequence[Encoding]:
         longest = self._settings.max_seq_len
         longest = min(tokenizer.model_max_length, 384) if longest is None else longest
         stride = self._settings.doc_stride
@@ -128,13 +105,13 @@ class V4Reading:
 
     def answers(self) -> list[list[dict[str, Any]]]:
         """The answers to each question, best first."""
-        found: list[list[dict[str, Any]]] = [[] for _ in self._asked]
-        null = np.full(len(self._asked), 1000000.0)
+        found: list[list[dict[str, Any]]] = [[] for _ in self._items]
+        null = np.full(len(self._items), 1000000.0)
         for number, window in enumerate(self._windows):
             start, end = (_softmax(logits, window.allowed) for logits in self._logits[number])
-            null[window.asked] = min(null[window.asked], float(start[0] * end[0]))
+            null[window.item] = min(null[window.item], float(start[0] * end[0]))
             start[0] = end[0] = 0.0
-            self._add_spans(found[window.asked], window, start, end)
+            self._add_spans(found[window.item], window, start, end)
         for answers, odds in zip(found, null.tolist(), strict=True):
             if self._settings.handle_impossible_answer:
                 answers.append({"score": odds, "start": 0, "end": 0, "answer": ""})
@@ -142,9 +119,9 @@ class V4Reading:
             del answers[self._settings.top_k :]
         return found
 
-    def _add_spans(self, answers: list[dict[str, Any]], window: _Window, start: Floats, end: Floats) -> None:
+    def _add_spans(self, answers: list[dict[str, Any]], window: _Window, start: _Float32s, end: _Float32s) -> None:
         """Add a window's likeliest spans; a text that is there already gets their score on top of its own."""
-        context = self._asked[window.asked]["context"]
+        context = self._items[window.item]["context"]
         most = self._settings.top_k * 2 + 10 if self._settings.align_to_words else self._settings.top_k
         # All pairs of tokens, zero where the end comes first or too late: these, too, were in the choice.
         table = np.tril(np.triu(np.outer(start, end)), self._settings.max_answer_len - 1)
@@ -185,14 +162,14 @@ def _store(encodings: Sequence[Encoding]) -> FeatureStore:
     return FeatureStore.of_batch(FeatureBatch(windows, ids, types.astype(np.int8), nothing, nothing, 0, nothing))
 
 
-def _softmax(logits: Floats, allowed: NDArray[np.bool_]) -> Floats:
+def _softmax(logits: _Float32s, allowed: NDArray[np.bool_]) -> _Float32s:
     shifted = np.where(allowed, logits, np.float32(_OUT))
     weights = np.exp(shifted - shifted.max())
-    result: Floats = weights / weights.sum()
+    result: _Float32s = weights / weights.sum()
     return result
 
 
-def _largest(scores: Floats, most: int) -> NDArray[np.intp]:
+def _largest(scores: _Float32s, most: int) -> NDArray[np.intp]:
     """Places of the largest scores, largest first; equal ones in the order in which NumPy happens to leave them."""
     if most == 1:
         return np.array([np.argmax(scores)])

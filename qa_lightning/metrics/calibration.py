@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from qa_lightning.arrays import Float64s
 
 # A log grid for `fit_temperature`: steps of 19%, between which the parabola is exact to some 0.2%.
-TEMPERATURES: Floats = np.geomspace(0.25, 16.0, 25)
+TEMPERATURES: Float64s = np.geomspace(0.25, 16.0, 25)
 TEMPERATURES.flags.writeable = False
 
 # At 50 questions the standard error of the fit is 16%, at 20 it is 27%, at 500 it is 5% (made questions).
@@ -38,9 +38,9 @@ class Reliability:
         count: [B] questions.
     """
 
-    edges: Floats
-    confidence: Floats
-    accuracy: Floats
+    edges: Float64s
+    confidence: Float64s
+    accuracy: Float64s
     count: NDArray[np.int64]
 
     @property
@@ -61,9 +61,9 @@ class RiskCoverage:
         risk: [K] share of those that are wrong, 0-1.
     """
 
-    confidence: Floats
-    coverage: Floats
-    risk: Floats
+    confidence: Float64s
+    coverage: Float64s
+    risk: Float64s
 
     @property
     def area(self) -> float:
@@ -81,9 +81,9 @@ class PrecisionRecall:
         recall: [K] right answers over all questions that have one, 0-1, never decreasing.
     """
 
-    confidence: Floats
-    precision: Floats
-    recall: Floats
+    confidence: Float64s
+    precision: Float64s
+    recall: Float64s
 
     @property
     def average_precision(self) -> float:
@@ -91,7 +91,7 @@ class PrecisionRecall:
         return float(np.dot(self.precision, np.diff(self.recall, prepend=0.0)))
 
 
-def checked_columns(columns: Mapping[str, ArrayLike], within: tuple[str, ...] = ()) -> list[Floats]:
+def checked_columns(columns: Mapping[str, ArrayLike], within: tuple[str, ...] = ()) -> list[Float64s]:
     """Arrays of one length N as float64, or one error with everything that is wrong with them.
 
     Args:
@@ -154,7 +154,7 @@ def expected_calibration_error(
     return reliability(confidence, correct, bins, adaptive).error
 
 
-def _from_most_confident(confidence: Floats, correct: Floats) -> tuple[Floats, NDArray[np.int64], Floats]:
+def _from_most_confident(confidence: Float64s, correct: Float64s) -> tuple[Float64s, NDArray[np.int64], Float64s]:
     """[K] distinct confidences, highest first; questions and right answers down to each of them."""
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
@@ -256,14 +256,14 @@ def fit_temperature(
     return _lowest(np.log(grid), loss)
 
 
-def _log_loss(log_confidence: Floats, correct: Floats) -> float:
+def _log_loss(log_confidence: Float64s, correct: Float64s) -> float:
     """Mean negative log likelihood of right and wrong answers."""
     log_right = np.minimum(log_confidence, -1e-15)  # so that a wrong answer at confidence 1 costs much, not infinity
     log_wrong = np.log(-np.expm1(log_right))
     return float(-(correct * log_right + (1.0 - correct) * log_wrong).mean())
 
 
-def _lowest(place: Floats, loss: Floats) -> float:
+def _lowest(place: Float64s, loss: Float64s) -> float:
     """exp of where the parabola through the lowest point and its neighbours has its vertex."""
     best = int(np.argmin(loss))
     if 0 < best < len(loss) - 1:

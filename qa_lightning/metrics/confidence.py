@@ -7,17 +7,18 @@ halved, and each half is judged by what the other was fitted to.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qa_lightning.arrays import Float64s
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.metrics.calibration import (
     TEMPERATURES,
-    Floats,
     PrecisionRecall,
     Reliability,
     RiskCoverage,
@@ -29,6 +30,9 @@ from qa_lightning.metrics.calibration import (
 )
 from qa_lightning.metrics.outcomes import Outcomes
 from qa_lightning.metrics.thresholds import Tuned, split_by_article, tuned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PRECISION = 0.9  # of the share of questions that can be answered with it
 
@@ -50,28 +54,26 @@ class Judged:
     @cached_property
     def silent(self) -> NDArray[np.bool_]:
         """[N] which questions get no answer."""
-        none = self.outcomes.best_score == -np.inf
-        odds = self.outcomes.null_odds > self.scaling.threshold
-        return np.asarray(none | odds if self.version_2 else none)
+        return self.outcomes.silent(self.scaling.threshold, self.version_2)
 
     @cached_property
-    def correct(self) -> Floats:
+    def correct(self) -> Float64s:
         """[N] 1 for answers that match exactly, or are rightly none; else 0."""
         return np.where(self.silent, ~self.outcomes.has_answer & self.version_2, self.outcomes.exact)
 
     @cached_property
-    def chosen(self) -> Floats:
+    def chosen(self) -> Float64s:
         """[N] score of the answer, of "no answer" less the threshold."""
         null = self.outcomes.null_score - self.scaling.threshold
         return np.where(self.silent, null, self.outcomes.best_score)
 
-    def log_total(self, log_spans: Floats, temperature: float | Floats) -> Floats:
+    def log_total(self, log_spans: Float64s, temperature: float | Float64s) -> Float64s:
         """Log of the sum of exp(score / T) over all spans and "no answer"."""
         null = self.outcomes.null_score - self.scaling.threshold
         return np.asarray(np.logaddexp(log_spans.T, null / np.reshape(temperature, (-1, 1))).T)
 
     @cached_property
-    def confidence(self) -> Floats:
+    def confidence(self) -> Float64s:
         """[N] probability of the answer."""
         heat = self.scaling.temperature
         total = self.log_total(self.outcomes.log_spans_at(heat)[:, None], heat)[:, 0]
@@ -111,7 +113,7 @@ class Confidence:
         return reliability(self.before.confidence, self.before.correct), reliability(sure, right)
 
     @property
-    def held_out_columns(self) -> tuple[Floats, Floats]:
+    def held_out_columns(self) -> tuple[Float64s, Float64s]:
         """[N] confidence and correctness after the fit, on held-out questions where there are any."""
         parts = self.held_out or (self.after,)
         return np.concatenate([part.confidence for part in parts]), np.concatenate([part.correct for part in parts])
@@ -196,3 +198,40 @@ def fit_confidence(
         Judged(outcomes, scaling, version_2),
         held_out,
     )
+
+
+def fitted_lines(found: Confidence) -> Iterator[str]:
+    """What the fit found, in words."""
+    how = "each half of the articles judged by the other's fit" if found.held_out else "on the fitted questions"
+    if found.tuned:
+        tuned, at_zero = found.tuned.held_out_f1, found.tuned.at_zero.f1
+        if tuned > at_zero:
+            yield (
+                f"threshold {found.scaling.threshold:.2f} for no answer: F1 {tuned:.2f} where 0 gives {at_zero:.2f} "
+                f"({how})"
+            )
+        else:
+            yield f"threshold 0 for no answer: F1 {at_zero:.2f}; a tuned one gives {tuned:.2f} ({how})"
+    before, after = found.reliability
+    yield (
+        f"temperature {found.scaling.temperature:.2f}: expected calibration error {100 * before.error:.1f}% before, "
+        f"{100 * after.error:.1f}% after ({how})"
+    )
+
+
+def coverage_line(share: float) -> str:
+    """How many questions are answered with a precision of `PRECISION`; ``share`` is 0-1."""
+    return f"At {100 * PRECISION:.0f}% precision this model answers {100 * share:.1f}% of the questions"
+
+
+def figures(found: Confidence) -> dict[str, Figure]:
+    """Reliability before and after, precision and recall, risk and coverage."""
+    from qa_lightning.metrics import plots  # matplotlib takes a second to import
+
+    return {
+        "reliability": plots.reliability_diagram(*found.reliability, found.scaling.temperature),
+        "precision_recall": plots.precision_recall_curves(found.precision_recall),
+        "risk_coverage": plots.risk_coverage_curves(
+            {"before": found.risk_coverage_before, "after": found.risk_coverage}, PRECISION
+        ),
+    }

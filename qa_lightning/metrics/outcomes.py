@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qa_lightning.arrays import Float64s
 from qa_lightning.decoding.predictions import Predictions
-from qa_lightning.metrics.calibration import TEMPERATURES, Floats
+from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.squad import answer_scores
 
 
@@ -27,29 +28,43 @@ class Outcomes:
         null_score: [N] start + end logit of "no answer".
         log_spans: [N, K] log of the sum of exp(score / T) over all spans, at K temperatures; see `spans.Spans`.
         article: [N] the title of the question's article or, where it has none, a digest of its context.
+        null_exact: [N] whether "no answer" matches a gold answer exactly.
     """
 
     index: NDArray[np.int64]
-    exact: Floats
-    f1: Floats
+    exact: Float64s
+    f1: Float64s
     has_answer: NDArray[np.bool_]
-    best_score: Floats
-    null_score: Floats
-    log_spans: Floats
+    best_score: Float64s
+    null_score: Float64s
+    log_spans: Float64s
     article: NDArray[np.object_]
+    null_exact: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
-    def null_odds(self) -> Floats:
+    def null_odds(self) -> Float64s:
         """[N] null score minus the best span's: inf without any span."""
         return self.null_score - self.best_score
 
     @property
-    def decision(self) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
+    def decision(self) -> tuple[Float64s, Float64s, Float64s, NDArray[np.bool_]]:
         """Null odds, exact match, F1 and whether there is an answer, as `thresholds` takes them."""
         return self.null_odds, self.exact, self.f1, self.has_answer
+
+    def silent(self, threshold: float, version_2: bool) -> NDArray[np.bool_]:
+        """[N] which questions get no answer: those without any span and, in v2.0, those above the threshold."""
+        without_span = self.best_score == -np.inf
+        return np.asarray(without_span | (version_2 & (self.null_odds > threshold)))
+
+    def scores(self, threshold: float, version_2: bool) -> tuple[Float64s, Float64s]:
+        """[N] exact match and F1, 0-1, of the answers that are given under ``threshold``."""
+        silent = self.silent(threshold, version_2)
+        # The v1.1 scorer gives F1 0 to two empty texts.
+        null_f1 = self.null_exact if version_2 else np.zeros(len(self))
+        return np.where(silent, self.null_exact, self.exact), np.where(silent, null_f1, self.f1)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Outcomes:
         """Some of the questions."""
@@ -62,7 +77,7 @@ class Outcomes:
         every = cls(*(np.concatenate([getattr(part, field.name) for part in some]) for field in fields(cls)))
         return every.take(np.argsort(every.index, kind="stable"))
 
-    def log_spans_at(self, temperature: float) -> Floats:
+    def log_spans_at(self, temperature: float) -> Float64s:
         """[N] ``log_spans`` at a temperature between those of `calibration.TEMPERATURES`, which it was made for.
 
         By the parabola through the three nearest in log T. What is interpolated is the log of how much all spans
@@ -94,10 +109,12 @@ def judge(predictions: Predictions, share: tuple[int, int] = (0, 1), mixed_scrip
     exact, f1 = np.zeros(len(numbers)), np.zeros(len(numbers))
     has_answer = np.zeros(len(numbers), bool)
     article = np.empty(len(numbers), object)
+    null_exact = np.zeros(len(numbers), bool)
     for row, (number, example, _) in enumerate(predictions.rows(numbers.tolist())):
         golds = example["answers"]["text"]
         text = predictions.best_text(number, example)
         exact[row], f1[row] = answer_scores(text, golds, predictions.version_2, mixed_script) if text else (0, 0.0)
+        null_exact[row] = bool(answer_scores("", golds, predictions.version_2, mixed_script)[0])
         has_answer[row] = bool(golds)
         article[row] = _article(example)
     return Outcomes(
@@ -109,6 +126,7 @@ def judge(predictions: Predictions, share: tuple[int, int] = (0, 1), mixed_scrip
         spans.null_score[numbers],
         spans.log_spans[numbers],
         article,
+        null_exact,
     )
 
 

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's (2008), which people of any colour vision can tell a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from qa_lightning.arrays import Float64s
 from qa_lightning.errors import InputError
-from qa_lightning.metrics.calibration import Floats, PrecisionRecall, Reliability, RiskCoverage
+from qa_lightning.files import write_file
+from qa_lightning.metrics.calibration import PrecisionRecall, Reliability, RiskCoverage
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", "-.", ":")
@@ -130,7 +133,7 @@ def _plain(axis: Axes) -> None:
     axis.set_axisbelow(True)
 
 
-def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+def _thinned(x: Float64s, y: Float64s) -> tuple[Float64s, Float64s]:
     """At most `_MOST_POINTS` of a curve's points, its first and last among them."""
     some = np.unique(np.linspace(0, max(len(x) - 1, 0), min(len(x), _MOST_POINTS)).astype(int))
     return x[some], y[some]
@@ -151,10 +154,9 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     """
     files = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             files.append(folder / f"{name}.png")
-            figure.savefig(files[-1], format="png", metadata={"Software": None})
+            write_file(files[-1], partial(figure.savefig, format="png", metadata={"Software": None}))
     except OSError as error:
         raise InputError(f"{folder}: figures cannot be written ({error}); name a folder that can") from None
     return files

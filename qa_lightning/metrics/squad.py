@@ -18,7 +18,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -130,17 +132,31 @@ class SquadMetric(Metric):
         missing = [item["id"] for item in targets if item["id"] not in texts]
         if missing:
             raise ValueError(f"no prediction for {len(missing)} of {len(targets)} ids, the first {missing[0]!r}")
-        sums = [[0, 0, 0], [0, 0, 0]]
-        for item in targets:
-            gold = item["answers"]["text"]
-            exact, f1 = answer_scores(texts[item["id"]], gold, self.version_2, self.mixed_script)
-            # The v2.0 scorer asks whether there are answers before it drops those that normalise to nothing.
-            row = sums[0 if gold else 1]
-            row[0] += exact
-            row[1] += round(f1 * self._unit)
-            row[2] += 1
+        golds = [item["answers"]["text"] for item in targets]
+        scores = [
+            answer_scores(texts[item["id"]], gold, self.version_2, self.mixed_script)
+            for item, gold in zip(targets, golds, strict=True)
+        ]
+        # The v2.0 scorer asks whether there are answers before it drops those that normalise to nothing.
+        self._add([exact for exact, _ in scores], [f1 for _, f1 in scores], [bool(gold) for gold in golds])
+
+    def update_scores(self, exact: ArrayLike, f1: ArrayLike, has_answer: ArrayLike) -> None:
+        """Take in questions that are scored already, by `answer_scores`.
+
+        Args:
+            exact, f1: [N] 0-1.
+            has_answer: [N] whether the question has a gold answer.
+        """
+        self.update([], [])  # as torchmetrics counts updates
+        self._add(exact, f1, has_answer)
+
+    def _add(self, exact: ArrayLike, f1: ArrayLike, has_answer: ArrayLike) -> None:
+        answerable = np.asarray(has_answer, bool)
+        columns = np.stack([np.rint(np.asarray(exact, float)), np.rint(np.asarray(f1, float) * self._unit)], 1)
+        counted = np.append(columns.astype(np.int64), np.ones((len(columns), 1), np.int64), 1)
+        sums = np.stack([counted[answerable].sum(0), counted[~answerable].sum(0)])
         # Not in place: the state may have been made in inference mode, and be updated outside of it later.
-        self.sums = self.sums + torch.tensor(sums, device=self.sums.device)
+        self.sums = self.sums + torch.from_numpy(sums).to(self.sums.device)
 
     def compute(self) -> dict[str, float]:
         """Scores by the official names: ``exact_match, f1`` for v1.1; for v2.0 ``exact, f1, total`` and

@@ -17,7 +17,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qa_lightning.metrics.calibration import Floats, checked_columns, precision_recall
+from qa_lightning.arrays import Float64s
+from qa_lightning.metrics.calibration import checked_columns, precision_recall
 
 _UNIT = 2**38  # scores are summed as integers, so that sums are the same in any order; for 2^25 questions
 
@@ -122,14 +123,14 @@ def squad_v2_metrics(
     return result
 
 
-def _official_best(gain: Floats, odds: Floats, without_answer: int) -> tuple[float, float]:
+def _official_best(gain: Float64s, odds: Float64s, without_answer: int) -> tuple[float, float]:
     """The best sum, in percent, over "answer the first k": the first that is best, and its last question's odds."""
     total = np.cumsum(np.append(float(without_answer), gain))  # added up one by one, as there, for the same ties
     best = int(np.argmax(total))
     return 100.0 * float(total[best]) / max(len(gain), 1), float(odds[best - 1]) if best else 0.0
 
 
-def _percent(scores: Floats) -> float:
+def _percent(scores: Float64s) -> float:
     return 100.0 * float(scores.sum()) / max(len(scores), 1)
 
 
@@ -141,7 +142,7 @@ def score_at(
     return Threshold(threshold, *_decided(odds > threshold, exactly, overlap, has))
 
 
-def _decided(silent: NDArray[np.bool_], exact: Floats, f1: Floats, has_answer: Floats) -> tuple[float, float]:
+def _decided(silent: NDArray[np.bool_], exact: Float64s, f1: Float64s, has_answer: Float64s) -> tuple[float, float]:
     """Exact match and F1, 0-100, if the ``silent`` questions get no answer."""
     return _percent(np.where(silent, 1.0 - has_answer, exact)), _percent(np.where(silent, 1.0 - has_answer, f1))
 
@@ -180,7 +181,7 @@ def best_threshold(null_odds: ArrayLike, exact: ArrayLike, f1: ArrayLike, has_an
     return score_at(float(places[np.argmin(np.abs(places))]), odds, exactly, overlap, has)
 
 
-def _between(ranked: Floats, count: NDArray[np.intp], first: int, last: int) -> Floats:
+def _between(ranked: Float64s, count: NDArray[np.intp], first: int, last: int) -> Float64s:
     """Thresholds that let exactly the first ``count`` of ``ranked`` be answered; ``first < last`` bound the finite."""
     finite = ranked[first:last]
     lower, upper = finite[np.maximum(count - first - 1, 0)], finite[np.minimum(count - first, last - first - 1)]
@@ -190,7 +191,7 @@ def _between(ranked: Floats, count: NDArray[np.intp], first: int, last: int) -> 
     return np.where(count == first, below, np.where(count == last, lower + 1.0, middle))
 
 
-def _decision_columns(null_odds: ArrayLike, exact: ArrayLike, f1: ArrayLike, has_answer: ArrayLike) -> list[Floats]:
+def _decision_columns(null_odds: ArrayLike, exact: ArrayLike, f1: ArrayLike, has_answer: ArrayLike) -> list[Float64s]:
     columns = {"null_odds": null_odds, "exact": exact, "f1": f1, "has_answer": has_answer}
     return checked_columns(columns, ("exact", "f1", "has_answer"))
 

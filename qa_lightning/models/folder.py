@@ -6,11 +6,18 @@ such as pickles, are never among them.
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from qa_lightning.files import digest, new_folder
+from qa_lightning.models.load_errors import quiet_transformers
+from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -96,9 +103,31 @@ def holds_weights(folder: Path) -> bool:
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 of the weights in a model folder, which says whether they are still those that a run scored."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return digest(sorted(folder.glob("*.safetensors")))
+
+
+def save_model(
+    model: Any,
+    tokenizer: Any,
+    settings: AnswerSettings,
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    prefix: str = "",
+) -> None:
+    """Write config, safetensors and tokenizer, with how to ask the model under ``qa_lightning`` in ``config.json``.
+
+    ``AutoModelForQuestionAnswering.from_pretrained(folder)`` loads it, with or without this package.
+
+    Args:
+        model: its configuration is written.
+        tokenizer, settings: what it is asked with.
+        folder: to write to.
+        weights: whole, where the model itself may hold a shard of them.
+        prefix: of the names in ``weights`` that are the model's.
+    """
+    setattr(model.config, CONFIG_KEY, asdict(settings))
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    with new_folder(folder) as part:
+        with quiet_transformers():
+            model.save_pretrained(part, state_dict=own)
+        tokenizer.save_pretrained(part)

@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
     AutoTokenizer,
-    PreTrainedTokenizerFast,
-    RoFormerConfig,
-    RoFormerForQuestionAnswering,
 )
-from transformers.utils import logging as transformers_logging
 
-from qa_lightning.data import sources, synthetic
+from qa_lightning.data import sources
 from qa_lightning.errors import InputError
 from qa_lightning.files import build_once, default_cache_dir
-
-TINY = "tiny"  # a name of ours: untrained weights and a vocabulary learned from the embedded dataset
-_TINY_VERSION = 2  # raise it when create_tiny_model writes something else
-TINY_CONFIG: dict[str, Any] = {
-    "hidden_size": 128,
-    "embedding_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 8,
-    "intermediate_size": 256,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.1,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
+from qa_lightning.models.load_errors import loading, quiet_transformers
+from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
+from qa_lightning.models.tiny import _TINY_VERSION, TINY, TINY_CONFIG, create_tiny_model
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
@@ -181,97 +163,55 @@ def resolve(name: str) -> str:
     return str(folder)
 
 
-def create_tiny_model(folder: Path) -> None:
-    """Write an untrained three-layer RoFormer and a WordPiece tokenizer learned from the embedded dataset's texts.
+def load_answering_model(
+    name: str, dtype: torch.dtype | None = None, trust_remote_code: bool = False, use_safetensors: bool = True
+) -> tuple[Any, Any]:
+    """Load a model to be asked, and its fast tokenizer.
 
-    Two things make it learn in a minute on a CPU what plain BERTs of its size did not learn in several: positions
-    that are rotary (RoFormer, Su et al., 2021), and a first layer whose query and key weights start out equal, so
-    that there every token attends to its like. A name in the context then sees at once whether the question names
-    it; which words matter, and what to point at, is all left to learn.
+    Args:
+        name: a folder, also of an ONNX export, a name on the Hub, or ``tiny``.
+        dtype: what it computes in; None takes float32.
+        trust_remote_code: run code that comes with the model.
+        use_safetensors: refuse pickled weights.
+
+    Raises:
+        InputError: not to be had, no question answering head, one that was never trained, pickled weights, or a
+            tokenizer that does not fit.
     """
-    rows = synthetic.generate_examples("train", sources.EMBEDDED_SIZES["train"])
-    tokenizer = _train_wordpiece([text for row in rows for text in (row["question"], row["context"])])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = RoFormerForQuestionAnswering(RoFormerConfig(vocab_size=len(tokenizer), **TINY_CONFIG))
-    attention = model.roformer.encoder.layer[0].attention.self
-    with torch.no_grad():
-        attention.key.weight.copy_(attention.query.weight)
-    with quiet_transformers():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    if Path(name).is_file():
+        raise InputError(f"--model {name} is a file; name the folder that holds config.json and model.safetensors")
+    tokenizer = load_tokenizer(name, trust_remote_code)
+    model: Any
+    if is_onnx_folder(resolve(name)):
+        model = OnnxModel.load(resolve(name)).to(dtype=dtype)
+    else:
+        model = _load_weights(name, dtype or torch.float32, trust_remote_code, use_safetensors)
+    if problem := vocabulary_problem(model, tokenizer):
+        raise InputError(problem)
+    return model.eval(), tokenizer
 
 
-def _train_wordpiece(texts: list[str]) -> Any:
-    """A lower-casing WordPiece tokenizer in BERT's format, its vocabulary learned from ``texts``.
-
-    The trainer numbers its pieces, and breaks ties between them, differently in every process. Of what it learned
-    only the pieces that the texts need and the alphabet are kept, in order: equal texts give an equal tokenizer.
-    """
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    learned = _bert_backend(models.WordPiece(unk_token="[UNK]"))
-    trainer = trainers.WordPieceTrainer(vocab_size=2000, min_frequency=2, special_tokens=special, show_progress=False)
-    learned.train_from_iterator(texts, trainer)
-    used = {token for encoding in learned.encode_batch(texts, add_special_tokens=False) for token in encoding.tokens}
-    alphabet = {token for token in learned.get_vocab() if len(token.removeprefix("##")) == 1}
-    pieces = [*special, *sorted((used | alphabet) - set(special))]
-    vocab = {piece: number for number, piece in enumerate(pieces)}
-    backend = _bert_backend(models.WordPiece(vocab, unk_token="[UNK]"))
-    backend.add_special_tokens(special)
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        model_max_length=TINY_CONFIG["max_position_embeddings"],
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],  # question and context must be told apart
-        **{f"{name.strip('[]').lower()}_token": name for name in special},
-    )
-
-
-def _bert_backend(model: models.WordPiece) -> Tokenizer:
-    backend = Tokenizer(model)
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return backend
-
-
-@contextmanager
-def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]:
-    """Turn whatever goes wrong while a model or tokenizer is loaded into one `InputError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # the Hub's client, the config and the weights each raise kinds of their own
-        reason = str(error).strip().split("\n")[0][:300]
-        if attn_implementation and any(word in reason.lower() for word in ("attn_implementation", "flash", "sdpa")):
-            raise InputError(
-                f"--model.attn_implementation {attn_implementation}: not to be had for model {name!r} here; choose "
-                f"sdpa or eager, or leave the flag out ({type(error).__name__}: {reason})"
-            ) from None
-        if "Unrecognized configuration class" in reason:
-            cure = "this kind of model has no question answering head; choose an encoder such as bert-base-cased"
-        elif Path(name).expanduser().is_dir():
-            cure = "the folder needs config.json, model.safetensors and tokenizer.json"
-        else:
-            cure = (
-                "it is no folder here and not in the Hub's cache. Check the name and the network; without a network "
-                "pass the folder of a model, or run `make quickstart`, which needs none"
-            )
-        raise InputError(f"model {name!r} cannot be loaded: {cure} ({type(error).__name__}: {reason})") from None
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from reporting the new head's missing weights, and from drawing bars over a line or two."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+def _load_weights(name: str, dtype: torch.dtype, trust_remote_code: bool, use_safetensors: bool) -> Any:
+    folder = Path(resolve(name)).expanduser()
+    if use_safetensors and folder.is_dir() and not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
+        pickled = ", ".join(sorted(file.name for file in folder.glob("*.bin")))
+        raise InputError(
+            f"model {name!r} has pickled weights only ({pickled}); "
+            "save it again by model.save_pretrained, which writes model.safetensors, or pass use_safetensors=False to "
+            "qa_lightning.pipeline"
+        )
+    with loading(name), quiet_transformers():
+        model, found = AutoModelForQuestionAnswering.from_pretrained(
+            resolve(name),
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=use_safetensors or None,
+            output_loading_info=True,
+        )
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
+    if missing:
+        raise InputError(
+            f"model {name!r} has no trained question answering head ({', '.join(missing)} are missing): its answers "
+            "would be random. Fine-tune it by scripts/train.py, or name a model that was"
+        )
+    return model

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qa_lightning.errors import InputError
-from qa_lightning.models.loading import loading, quiet_transformers
+from qa_lightning.models.load_errors import loading, quiet_transformers
 
 MODEL_FILE = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

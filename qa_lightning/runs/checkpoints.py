@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from qa_lightning.errors import InputError
+from qa_lightning.files import write_file
 from qa_lightning.runs.curves import curve_files
 from qa_lightning.runs.record import last_start
 
@@ -141,16 +141,6 @@ def _go_on_with(run: Path) -> Beginning:
     return Beginning(None, run)
 
 
-def write_problem(folder: Path) -> str | None:
-    """Why nothing can be written in ``folder``, which is made if need be; None where that is possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
-            return None
-    except OSError as error:
-        return f"where nothing can be written ({error.strerror})"
-
-
 def read_beginning(path: Path) -> Beginning | str:
     """What can be gone on with from a checkpoint, in a new folder, or why it cannot be loaded.
 
@@ -174,36 +164,4 @@ def read_beginning(path: Path) -> Beginning | str:
 
 
 def _write(checkpoint: dict[str, Any], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for part in target.parent.glob(f".{target.name}.*.part"):  # of a run that was killed while it wrote
-        part.unlink(missing_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(new_file_mode())
-        Path(name).replace(target)
-        _sync_folder(target.parent)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def new_file_mode() -> int:
-    """The permissions that new files have here, which temporary files do not follow."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_file(target, lambda file: torch.save(checkpoint, file))

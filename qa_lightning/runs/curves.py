@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 log = logging.getLogger("qa_lightning")
@@ -86,3 +87,8 @@ def _keep_writer_threads_quiet() -> None:
 
     quiet.keeps_writers_quiet = True  # type: ignore[attr-defined]
     threading.excepthook = quiet
+
+
+def last_step(trainer: Trainer) -> int:
+    """The number, from 0, of the optimizer's last step, by which Lightning logs what comes of it."""
+    return max(trainer.global_step - 1, 0)

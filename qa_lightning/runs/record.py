@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from qa_lightning.files import write_json
 from qa_lightning.runs.signals import slurm_job
 
 PACKAGES = (
@@ -99,15 +100,14 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
 
 def append_run(path: Path, run: Mapping[str, Any]) -> None:
     """Add a run to the list in ``path``: a folder that is gone on with holds one entry a start."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, [*_read(path), dict(run)])
+    write_json(path, [*_read(path), dict(run)])
 
 
 def mark_finished(path: Path, scores: Mapping[str, float], weights: str) -> None:
     """Say in ``path`` that the last start came to its end, with what scores, and with weights of what digest."""
     *before, last = _read(path)
     finished = {"finished": _now(), "scores": dict(scores), "weights": weights}
-    _write(path, [*before, last | finished])
+    write_json(path, [*before, last | finished])
 
 
 def last_start(path: Path) -> dict[str, Any]:
@@ -122,12 +122,6 @@ def last_start(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> list[dict[str, Any]]:
     runs: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return runs
-
-
-def _write(path: Path, runs: list[dict[str, Any]]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(runs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def _now() -> str:

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
-from qa_lightning.decoding.predictions import Answer, Predictions
-from qa_lightning.models.loading import TINY
-from qa_lightning.runs.curves import CurveLogger
+from qa_lightning.models.tiny import TINY
+from qa_lightning.runs.curves import last_step
 from qa_lightning.runs.record import append_run, describe_run
 from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
+from qa_lightning.training.sample_table import SamplePredictions
 
 
 class EpochLines(Callback):
@@ -162,41 +161,6 @@ class RunRecord(Callback):
         append_run(Path(folder) / "run.json", run)
 
 
-class SamplePredictions(Callback):
-    """Writes a table of some validation questions, gold answers, predictions and scores to TensorBoard.
-
-    Args:
-        count: how many questions, spread evenly over the validation set, so the same ones every epoch.
-    """
-
-    def __init__(self, count: int = 20) -> None:
-        self.count = count
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the table."""
-        predictions: Predictions | None = pl_module.predictions  # type: ignore[assignment]
-        if not trainer.is_global_zero or trainer.sanity_checking or not predictions:
-            return
-        every = max(1, len(predictions) // self.count)
-        numbers = range(0, len(predictions), every)[: self.count]
-        table = sample_table([(example, answer) for _, example, answer in predictions.rows(numbers)])
-        for logger in trainer.loggers:
-            if isinstance(logger, CurveLogger):
-                logger.log_text("val/samples", table, last_step(trainer))
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("val/samples", table, last_step(trainer))
-
-
-def sample_table(rows: list[tuple[dict[str, Any], Answer]]) -> str:
-    """A Markdown table; what stands in the data cannot break out of its cell (TensorBoard itself escapes HTML)."""
-    lines = ["| question | gold answers | prediction | score |", "|---|---|---|---|"]
-    for example, answer in rows:
-        gold = "; ".join(dict.fromkeys(example["answers"]["text"])) or "(no answer)"
-        cells = (example["question"], gold, answer.text or "(no answer)", f"{answer.score:.3f}")
-        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
-
-
 class BestCheckpoint(ModelCheckpoint):
     """``best.ckpt``, by ``val/f1``; where some questions have no answer, by ``val/best_f1``, under the best threshold.
 
@@ -237,11 +201,6 @@ def default_callbacks(interactive: bool) -> list[Callback]:
     if interactive:
         callbacks.append(TQDMProgressBar(refresh_rate=10))  # each refresh waits for the device
     return callbacks
-
-
-def last_step(trainer: Trainer) -> int:
-    """The number, from 0, of the optimizer's last step, by which Lightning logs what comes of it."""
-    return max(trainer.global_step - 1, 0)
 
 
 def _say(trainer: Trainer, line: str) -> None:

@@ -170,6 +170,10 @@ class SquadDataModule(LightningDataModule):
         """Of a split's questions, contexts and answers, and of how they were read."""
         return self.prepared(split).examples_folder.name
 
+    def splits(self) -> list[PreparedSplit]:
+        """Each split that there is; see `prepared`."""
+        return [self.prepared(split) for split in self._splits()]
+
     def prepared(self, split: Split) -> PreparedSplit:
         """Where a split lies, or will."""
         source, divided = self._source(split)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,17 @@ from qa_lightning.data.examples import read_examples
 from qa_lightning.data.sources import read_rows
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.errors import InputError
-from qa_lightning.inference.reader import AnswerSettings
+from qa_lightning.files import write_json
 from qa_lightning.metrics.calibration import TEMPERATURES
-from qa_lightning.metrics.confidence import Confidence, fit_confidence
+from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.metrics.squad import SquadMetric, answer_scores
 from qa_lightning.metrics.thresholds import squad_v2_metrics
 from qa_lightning.models.loading import load_model
 from qa_lightning.models.onnx import is_onnx_folder
-from qa_lightning.models.threshold_file import (
-    THRESHOLD_FILE,
-    coverage_line,
-    figures,
-    fitted_lines,
-    read_threshold_file,
-    threshold_file,
-)
+from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
-from qa_lightning.training.prediction_files import read_null_odds, read_predictions
 
 log = logging.getLogger("qa_lightning")
 
@@ -257,9 +250,8 @@ def write(result: ScoreResult, folder: Path) -> list[str]:
 
     drawn: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in result.files.items():
-            (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            write_json(folder / name, content)
         if result.confidence:
             drawn = plots.save(figures(result.confidence), folder)
     except OSError as error:
@@ -303,3 +295,58 @@ def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
         return 1
     log.info(f"official   evaluate.load('{name}') agrees on {', '.join(compared)}")
     return 0
+
+
+def read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
+    """Id -> number of a JSON object; `InputError` for each of the ``wanted`` ids that has none."""
+    try:
+        odds = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"--null-odds {path}: cannot be read as JSON ({error})") from None
+    if not isinstance(odds, dict):
+        raise InputError(f'--null-odds {path}: expected one object {{"id": number, ...}}')
+    bad = [
+        f"--null-odds {path}: {key!r} has {odds.get(key, 'nothing')!r}; a number is wanted"
+        for key in wanted
+        if isinstance(odds.get(key), bool) or not isinstance(odds.get(key), (int, float)) or math.isnan(odds[key])
+    ]
+    if bad:
+        raise InputError(bad)
+    return {key: float(odds[key]) for key in wanted}
+
+
+def read_predictions(path: Path) -> dict[str, str]:
+    """Id -> answer, of either layout."""
+    unreadable = f"--predictions {path}: cannot be read as JSON"
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{unreadable} ({error})") from None
+    if content.startswith('{"row": '):
+        return _read_answer_lines(path, content)
+    try:
+        predictions = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{unreadable} ({error})") from None
+    if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
+        raise InputError(f'--predictions {path}: expected one object {{"id": "answer", ...}} with texts as answers')
+    return predictions
+
+
+def _read_answer_lines(path: Path, content: str) -> dict[str, str]:
+    """Id -> answer of the lines that `run.answer_file` writes."""
+    predictions: dict[str, str] = {}
+    problems = []
+    for number, line in enumerate(content.rstrip("\n").split("\n"), 1):
+        place = f"--predictions {path} line {number}"
+        try:
+            row = json.loads(line)
+            key, answer = str(row["id"]), str(row["answer"])
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            problems.append(f"{place}: no JSON object with id and answer ({error!r}); is the file whole?")
+            continue
+        if predictions.setdefault(key, answer) != answer:
+            problems.append(f"{place}: id {key!r} has another answer in a line before; ids must be unique")
+    if problems:
+        raise InputError(problems)
+    return predictions

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors import SafetensorError
 
-from qa_lightning.cli.console import ask_command
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
-from qa_lightning.inference.reader import AnswerSettings
+from qa_lightning.files import write_json
 from qa_lightning.metrics.calibration import TEMPERATURES
-from qa_lightning.metrics.confidence import Confidence, fit_confidence
-from qa_lightning.models.folder import weights_digest
-from qa_lightning.models.saving import save_model
-from qa_lightning.models.threshold_file import coverage_line, figures, fitted_lines
+from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
+from qa_lightning.models.folder import save_model, weights_digest
+from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.runs.record import mark_finished
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
@@ -99,7 +98,7 @@ def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
     drawn = figures(found)
     try:
         plots.save(drawn, folder)
-        (folder / "confidence.json").write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+        write_json(folder / "confidence.json", found.as_json())
     except (InputError, OSError) as error:
         log.warning(f"the figures were not written: {error}")
     for logger in trainer.loggers:
@@ -125,3 +124,21 @@ def relative(path: Path) -> Path:
     """As seen from here, where it lies below."""
     absolute = path.resolve()
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
+
+
+def ask_command(model: Path, question: str, context: str) -> str:
+    """The command that asks a model a question, ready to be pasted."""
+    executable = Path(sys.executable)
+    inside = executable.is_relative_to(Path.cwd())
+    python = str(executable.relative_to(Path.cwd())) if inside else "python"
+    words = [
+        python,
+        "scripts/predict.py",
+        "--model",
+        str(model),
+        "--question",
+        question,
+        "--context",
+        context,
+    ]
+    return " ".join(shlex.quote(word) for word in words)

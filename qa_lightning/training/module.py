@@ -13,9 +13,9 @@ from lightning.pytorch.strategies import FSDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qa_lightning.decoding.decoder import Decoder
+from qa_lightning.decoding.decoder import BestSpans, Decoder
 from qa_lightning.decoding.logits import FeatureLogits
-from qa_lightning.decoding.predictions import Predictions, score
+from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.features.batching import Batch, FeatureDataset, TrainingSampler
@@ -33,8 +33,9 @@ COMPILE_OPTIONS: dict[str, Any] = {}  # of torch.compile
 class QALightningModule(LightningModule):
     """A question answering model that trains, and scores itself in every validation epoch.
 
-    After a validation epoch ``predictions`` holds its answers, on every process; and ``outcomes``, where some question
-    has no answer or ``temperatures`` ask for them, how right the best spans are. What is random in a training step is
+    After a validation epoch ``predictions`` holds its answers and ``scores`` what they score, by the official scorers'
+    names, on every process; and ``outcomes``, where some question has no answer or ``temperatures`` ask for them, how
+    right the best spans are. What is random in a training step is
     drawn from a seed of its own, made of the run's seed, epoch, batch and process: a run that goes on from a
     checkpoint draws what it would have drawn.
 
@@ -94,6 +95,7 @@ class QALightningModule(LightningModule):
         self.predictions: Predictions | None = None
         self.temperatures: tuple[float, ...] = ()  # to keep sums for, with ``outcomes``
         self.outcomes: Outcomes | None = None
+        self.scores: dict[str, float] = {}
         self._decoder: Decoder | None = None
         self._watched: WatchedLoss | None = None
         self._seed: int | None = None
@@ -161,7 +163,7 @@ class QALightningModule(LightningModule):
         self.predictions = None
         self.outcomes = None
         scaling = Scaling(self.temperature, self.threshold, self.temperatures)
-        self._decoder = Decoder(self._validation_set().store, self.n_best, self.max_answer_length, scaling)
+        self._decoder = Decoder(self._validation_set().store, BestSpans(self.n_best, self.max_answer_length, scaling))
 
     def on_validation_epoch_end(self) -> None:
         """Join what all processes decoded, by example, score it, and log the same values everywhere.
@@ -181,11 +183,12 @@ class QALightningModule(LightningModule):
         metric = self.metrics[int(dataset.version_2)]
         assert isinstance(metric, SquadMetric)
         share = (self.trainer.global_rank, self.trainer.world_size)
-        score(self.predictions, metric, share)
-        scores = metric.compute()
+        outcomes = judge(self.predictions, share, metric.mixed_script)
+        metric.update_scores(*outcomes.scores(self.threshold, dataset.version_2), outcomes.has_answer)
+        self.scores = scores = metric.compute()
         metric.reset()
         if dataset.version_2 or self.temperatures:
-            self.outcomes = Outcomes.join(self._gather(judge(self.predictions, share, metric.mixed_script)))
+            self.outcomes = Outcomes.join(self._gather(outcomes))
         if self.trainer.sanity_checking:
             return
         values = {

@@ -15,11 +15,17 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.files import write_problem
 from qa_lightning.models.loading import max_positions, vocabulary_problem
-from qa_lightning.runs.checkpoints import AtomicCheckpointIO, find_beginning, write_problem
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO, find_beginning
 from qa_lightning.runs.curves import CurveLogger
-from qa_lightning.runs.failures import explained_compiler_failure, lost_a_process, out_of_memory_problems
-from qa_lightning.runs.memory import is_out_of_memory, keep_freed_memory
+from qa_lightning.runs.failures import (
+    explained_compiler_failure,
+    is_out_of_memory,
+    keep_freed_memory,
+    lost_a_process,
+    out_of_memory_problems,
+)
 from qa_lightning.runs.resume import LastCheckpoint, Stopped
 from qa_lightning.runs.signals import Stop, slurm_job
 from qa_lightning.training.callbacks import RunRecord, default_callbacks
@@ -182,7 +188,7 @@ class TrainCLI(LightningCLI):
             raise
         except RuntimeError as error:
             if is_out_of_memory(error):
-                raise InputError(out_of_memory_problems(self.trainer, self.datamodule, error)) from None
+                raise InputError(self._out_of_memory_problems(error)) from None
             if "find_unused_parameters" in str(error):
                 raise InputError(
                     f"{self.config.model.model_name} has weights that take no part in answering, which several devices "
@@ -217,10 +223,22 @@ class TrainCLI(LightningCLI):
                 )
         return problems
 
+    def _out_of_memory_problems(self, error: RuntimeError) -> list[str]:
+        data, trainer = self.datamodule, self.trainer
+        return out_of_memory_problems(
+            error,
+            step=trainer.global_step,
+            batch_size=data.batch_size,
+            eval_batch_size=data.eval_batch_size,
+            accumulated=trainer.accumulate_grad_batches,
+            max_length=data.settings.max_length,
+            precision=str(trainer.precision),
+        )
+
     def _look_at_data(self) -> None:
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
-        lines = list(short_lines(check_prepared(self.datamodule, self.model.max_answer_length)))
+        lines = list(short_lines(check_prepared(self.datamodule.splits(), self.model.max_answer_length)))
         for line in lines:
             log.info(line)
         if lines:

@@ -10,13 +10,14 @@ from rich.console import Console
 
 from qa_lightning import SquadDataModule
 from qa_lightning.checks.report import check_prepared, check_source, short_lines, show
-from qa_lightning.checks.rows import KINDS, Report, RowCheck, script_of
-from qa_lightning.checks.tokens import KINDS as TOKEN_KINDS
-from qa_lightning.cli import commands
+from qa_lightning.checks.rows import ROW_FINDINGS, Report, RowCheck, script_of
+from qa_lightning.checks.tokens import ROW_FINDINGS as TOKEN_KINDS
 from qa_lightning.data.columns import Columns
 from qa_lightning.errors import InputError
 from qa_lightning.features.windows import WindowSettings
+from qa_lightning.models.loading import load_tokenizer
 from tests.conftest import small_tokenizer
+from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 
 SETTINGS = WindowSettings(48, 12, 12)
@@ -54,7 +55,7 @@ def test_each_kind_is_found_counted_and_shown_with_place_and_id(tmp_path, kind) 
     rows = [row(0), *CASES[kind]]
     report = check_source(write_json(tmp_path / "data.json", rows))
     assert found(report)[kind] == len(CASES[kind])
-    assert {other for other in found(report) if KINDS[other][0] == "error"} <= {kind}
+    assert {other for other in found(report) if ROW_FINDINGS[other][0] == "error"} <= {kind}
     (finding,) = (one for one in report.findings if one.kind == kind)
     assert finding.rows[0]["place"].startswith(f"{tmp_path}/data.json row ")
     assert finding.rows[0]["id"] == str(CASES[kind][0]["id"])
@@ -63,12 +64,12 @@ def test_each_kind_is_found_counted_and_shown_with_place_and_id(tmp_path, kind) 
 
 
 def test_kinds_of_rows_are_all_tried() -> None:
-    assert set(CASES) | {"leakage"} == set(KINDS)
+    assert set(CASES) | {"leakage"} == set(ROW_FINDINGS)
 
 
 def test_data_that_is_right_has_no_findings(tmp_path, model_folder) -> None:
     path = write_json(tmp_path / "data.json", make_rows(4, unanswerable=1)[1:])  # their numbers are known words
-    report = check_source(path, model=model_folder, settings=SETTINGS)
+    report = check_source(path, tokenizer=load_tokenizer(model_folder), settings=SETTINGS)
     assert report.findings == []
     assert report.facts["rows"] == 3
     assert report.facts["unanswerable"] == 1
@@ -96,7 +97,7 @@ def test_what_a_tokenizer_does_is_counted_from_the_windows(tmp_path, model_folde
         {"id": "unheld", "question": "Who ?", "context": long, "answers": answers(long[3:480], 3)},
     ]
     path = write_json(tmp_path / "data.json", rows)
-    report = check_source(path, model=model_folder, settings=SETTINGS, max_answer_length=10)
+    report = check_source(path, tokenizer=load_tokenizer(model_folder), settings=SETTINGS, max_answer_length=10)
     by_kind = {finding.kind: finding for finding in report.findings}
     for kind, name in (
         ("cut_question", "cut"),
@@ -109,7 +110,7 @@ def test_what_a_tokenizer_does_is_counted_from_the_windows(tmp_path, model_folde
         assert by_kind[kind].rows[0]["place"].startswith(f"{tmp_path}/data.json row ")
     assert "--data.max_question_length; the longest has 30 tokens" in by_kind["cut_question"].cure
     assert report.facts["unknown"] == {"\u2603": 1}
-    assert set(by_kind) <= set(TOKEN_KINDS) | set(KINDS)
+    assert set(by_kind) <= set(TOKEN_KINDS) | set(ROW_FINDINGS)
     tokenizer = small_tokenizer()
     lengths = [len(tokenizer(one["context"], add_special_tokens=False)["input_ids"]) for one in rows]
     assert report.facts["tokens"]["context"]["max"] == max(lengths)
@@ -120,7 +121,9 @@ def test_what_a_tokenizer_does_is_counted_from_the_windows(tmp_path, model_folde
 def test_answers_that_end_within_a_token_lower_the_ceiling(tmp_path, tokenizer, model_folder) -> None:
     context = "Ben lives at the city ."
     rows = [{"id": "a", "question": "Who ?", "context": context, "answers": answers("cit", context.index("city"))}]
-    report = check_source(write_json(tmp_path / "data.json", rows), model=model_folder, settings=SETTINGS)
+    report = check_source(
+        write_json(tmp_path / "data.json", rows), tokenizer=load_tokenizer(model_folder), settings=SETTINGS
+    )
     assert found(report) == {"altered": 1}
     assert report.findings[0].rows[0]["what"] == "'cit' comes back as 'city'"
     assert report.facts["ceiling"] == {"exact_match": 0.0, "f1": 0.0}
@@ -160,7 +163,7 @@ def test_rows_that_are_listed_are_few_and_counts_are_whole(tmp_path) -> None:
 
 def test_a_report_survives_json_and_is_shown_with_counts_first(tmp_path, model_folder) -> None:
     path = write_json(tmp_path / "data.json", [*make_rows(3), row(1, id="x", question="[bold]"), row(2, question="")])
-    report = check_source(path, model=model_folder, settings=SETTINGS)
+    report = check_source(path, tokenizer=load_tokenizer(model_folder), settings=SETTINGS)
     assert Report.of_json(json.loads(json.dumps(report.as_json()))) == report
     output = io.StringIO()
     show(report, Console(file=output, width=200))
@@ -204,7 +207,7 @@ def test_training_begins_with_a_line_a_warning(tmp_path, model_folder, monkeypat
     )
     data.prepare_data()
     data.setup("fit")
-    lines = list(short_lines(check_prepared(data, max_answer_length=10)))
+    lines = list(short_lines(check_prepared(data.splits(), max_answer_length=10)))
     assert any("train: 1 validation contexts that are trained on too (the first: id q3" in line for line in lines)
     assert any("raise --model.max_answer_length; the longest has 14 tokens" in line for line in lines)
     assert any("score EM 50.00" in line for line in lines)
@@ -213,4 +216,4 @@ def test_training_begins_with_a_line_a_warning(tmp_path, model_folder, monkeypat
         raise AssertionError("looked at twice")
 
     monkeypatch.setattr(RowCheck, "valid", never)
-    assert list(short_lines(check_prepared(data, max_answer_length=10))) == lines  # from what was kept
+    assert list(short_lines(check_prepared(data.splits(), max_answer_length=10))) == lines  # from what was kept

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_lightning import SquadDataModule
-from qa_lightning.cli import console as cli
 from qa_lightning.data.columns import SYNONYMS, Columns, choose_columns, made_id, usual_row, with_usual_columns
 from qa_lightning.data.formats import BrokenRow
 from qa_lightning.errors import InputError
 from tests.end_to_end.test_train import flags
+from tests.helpers import commands
 from tests.helpers.data import make_rows
 from tests.helpers.forms import (
     CONTEXT,
@@ -185,7 +185,7 @@ def test_guesses_are_told_in_one_line(tmp_path):
 def test_a_run_says_what_was_guessed_each_time(tmp_path, model_folder, capsys):
     path = write(tmp_path, "q.csv", as_table([{"q": "Who?", "text": f"{n} Ada", "answer": "Ada"} for n in range(20)]))
     for _ in range(2):  # the second one finds the data prepared
-        assert cli.train([*flags(tmp_path, model_folder, str(path), str(path)), "--trainer.max_epochs", "1"]) == 0
+        assert commands.train([*flags(tmp_path, model_folder, str(path), str(path)), "--trainer.max_epochs", "1"]) == 0
         output = capsys.readouterr().out
         for split in ("train", "validation"):
             line = f"{split}: columns: question from 'q', context from 'text', answer_text from 'answer', ids made"
@@ -195,7 +195,7 @@ def test_a_run_says_what_was_guessed_each_time(tmp_path, model_folder, capsys):
 def test_a_guess_is_said_before_the_error_that_it_led_to(tmp_path, model_folder, capsys):
     path = write(tmp_path, "q.csv", as_table([{"q": "Who?", "text": "Ada", "answer": "Bob"}]))
     with pytest.raises(InputError, match="'Bob' has no answer_start"):
-        cli.train(flags(tmp_path, model_folder, str(path), str(path)))
+        commands.train(flags(tmp_path, model_folder, str(path), str(path)))
     assert "train: columns: question from 'q', context from 'text'" in capsys.readouterr().out
 
 
@@ -480,7 +480,7 @@ def test_ids_that_are_there_are_kept(tmp_path):
 
 def test_columns_are_flags(capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.train(["--data.columns.question", "q", "--data.columns.answer_text", "a b", "--print_config"])
+        commands.train(["--data.columns.question", "q", "--data.columns.answer_text", "a b", "--print_config"])
     assert ended.value.code == 0
     columns = yaml.safe_load(capsys.readouterr().out)["data"]["columns"]
     assert columns == {name: {"question": "q", "answer_text": "a b"}.get(name) for name in SYNONYMS}
@@ -488,7 +488,7 @@ def test_columns_are_flags(capsys):
 
 def test_an_unknown_column_flag_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.train(["--data.columns.quesion", "q", "--print_config"])
+        commands.train(["--data.columns.quesion", "q", "--print_config"])
     assert ended.value.code == 2
     assert "quesion" in capsys.readouterr().err
 
@@ -511,7 +511,7 @@ def run(tmp_path_factory, model_folder):
     usual = ("id", "question", "context", "answer_text", "answer_start")
     columns = [word for name, own in zip(usual, rows[0], strict=True) for word in (f"--data.columns.{name}", own)]
     arguments = [*flags(folder, model_folder, str(train), str(validation)), *columns]
-    assert cli.train([*arguments, "--trainer.max_epochs", "1"]) == 0
+    assert commands.train([*arguments, "--trainer.max_epochs", "1"]) == 0
     return folder, arguments
 
 
@@ -535,7 +535,7 @@ def test_a_data_module_comes_back_from_the_checkpoint_of_such_a_run(run):
 
 def test_such_a_run_goes_on(run, capsys):
     folder, arguments = run
-    assert cli.train([*arguments, "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
+    assert commands.train([*arguments, "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
     assert "epoch 2/2" in capsys.readouterr().out
     runs = [json.loads(path.read_text()) for path in folder.rglob("run.json")]
     assert sum(start["resumed_from"] is not None for starts in runs for start in starts) == 1
@@ -544,7 +544,7 @@ def test_such_a_run_goes_on(run, capsys):
 def test_a_wrong_name_ends_a_run_with_the_flag_and_no_traceback(run, capsys):
     arguments = ["wort" if word == "antwort" else word for word in run[1]]
     with pytest.raises(SystemExit) as ended:
-        cli.run_command(lambda: cli.train(arguments))
+        commands.run_command(lambda: commands.train(arguments))
     assert ended.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")

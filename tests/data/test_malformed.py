@@ -17,11 +17,10 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qa_lightning.cli import commands
-from qa_lightning.cli import console as cli
 from qa_lightning.data.formats import SUFFIXES
 from qa_lightning.data.sources import source_fingerprint
 from qa_lightning.errors import InputError
+from tests.helpers import commands
 from tests.helpers.forms import (
     ASTRAL,
     CONTEXT,
@@ -590,7 +589,7 @@ def test_commands_end_with_status_2_and_no_traceback(tmp_path, capsys, monkeypat
     predictions = write(tmp_path.parent, f"{tmp_path.name}-predictions.json", b"{}")
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        cli.run_command(lambda: commands.evaluate(["--predictions", str(predictions), "--data", name]))
+        commands.run_command(lambda: commands.evaluate(["--predictions", str(predictions), "--data", name]))
     output = capsys.readouterr()
     assert ended.value.code == 2
     assert output.err.startswith("error: ")

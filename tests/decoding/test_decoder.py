@@ -5,18 +5,17 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qa_lightning.decoding.decoder import Decoder
+from qa_lightning.decoding.decoder import BestSpans, Decoder
 from qa_lightning.decoding.logits import FeatureLogits
-from qa_lightning.decoding.predictions import predict
+from qa_lightning.decoding.predictions import Rows
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
-from qa_lightning.inference.reader import Rows
 from tests.conftest import small_tokenizer
 from tests.helpers.data import make_rows
+from tests.helpers.decoding import predict
 
 
 @cache
@@ -59,7 +58,7 @@ def test_any_dealing_gives_the_same(seed, parts, together, size, repeated, missi
     order = random.permutation(len(store))
     order = order[: len(order) - missing]
     order = np.concatenate([order, random.choice(order, repeated)])
-    decoders = [Decoder(store, 3, 10) for _ in range(parts)]
+    decoders = [Decoder(store, BestSpans(3, 10)) for _ in range(parts)]
     for number, begin in enumerate(range(0, len(order), size)):
         decoder = decoders[number % parts]
         decoder.batches_together = together
@@ -80,7 +79,7 @@ def test_any_dealing_gives_the_same(seed, parts, together, size, repeated, missi
 
 def test_logits_are_let_go_once_an_example_is_decoded() -> None:
     _, store = dataset()
-    decoder = Decoder(store, 1, 10)
+    decoder = Decoder(store, BestSpans(1, 10))
     decoder.batches_together = 1
     waiting = []
     for feature in range(len(store)):
@@ -95,14 +94,12 @@ def test_features_without_numbers_are_named_and_spoil_no_others() -> None:
     logits = logits_of(store, list(range(len(store))))
     broken = int(store.windows["context_length"][:3].sum())  # the first token of the fourth feature
     logits.end[broken] = np.nan
-    decoder = Decoder(store, 1, 10)
+    decoder = Decoder(store, BestSpans(1, 10))
     decoder.add(logits)
     decoded = decoder.take()
     assert decoded.broken.tolist() == [3]
     assert store.example[3] not in decoded.index
     assert len(decoded.index) == 16
-    with pytest.raises(ValueError, match="the logits of 1 features are not numbers"):
-        predict(logits, store, Rows([]), False, 1, 10)
 
 
 def test_taking_some_spans_takes_theirs() -> None:

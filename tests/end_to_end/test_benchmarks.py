@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from qa_lightning.decoding.logits import FeatureLogits
-from qa_lightning.decoding.predictions import predict
+from qa_lightning.decoding.predictions import Rows
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
-from qa_lightning.inference.reader import Rows
 from tests.helpers.data import make_rows
+from tests.helpers.decoding import predict
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

@@ -11,11 +11,10 @@ from transformers import BertForQuestionAnswering, PreTrainedTokenizerFast
 
 from qa_lightning import Reader, SquadMetric
 from qa_lightning.checks.report import check_source
-from qa_lightning.cli import commands
-from qa_lightning.cli import console as cli
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.metrics.squad import answer_scores, normalize_answer
 from tests.conftest import small_config
+from tests.helpers import commands
 
 # language -> script, and pairs of a context's beginning, answer and end; the question that asks for the answer
 SENTENCES = {
@@ -85,7 +84,7 @@ def test_a_language_passes_the_check_trains_and_scores(tmp_path, byte_model, lan
     arguments = ["--data.dataset", path, "--data.validation", path, "--model.model_name", byte_model]
     arguments += ["--data.max_length", "400", "--data.doc_stride", "60", "--data.max_question_length", "150"]
     arguments += ["--model.learning_rate", "5e-3", "--trainer.max_epochs", "14", "--trainer.accelerator", "cpu"]
-    assert cli.train([*arguments, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    assert commands.train([*arguments, "--trainer.default_root_dir", str(tmp_path)]) == 0
     folder = tmp_path / "lightning_logs" / "version_0" / "model"
     context = json.loads(Path(path).read_text(encoding="utf-8"))["data"][3]["paragraphs"][0]["context"]
     (asked,) = Reader.load(str(folder)).answer([question], [context])

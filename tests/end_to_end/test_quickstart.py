@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from qa_lightning import Reader
-from qa_lightning.cli import commands
-from qa_lightning.cli import console as cli
 from qa_lightning.data.sources import EMBEDDED_SIZES
 from qa_lightning.data.synthetic import generate_examples
 from qa_lightning.metrics.squad import SquadMetric
+from tests.helpers import commands
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -29,7 +28,7 @@ def quickstart(tmp_path_factory):
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         config = ROOT / "configs" / "quickstart.yaml"
-        assert cli.train(["--config", str(config), "--trainer.default_root_dir", str(folder)]) == 0
+        assert commands.train(["--config", str(config), "--trainer.default_root_dir", str(folder)]) == 0
     return folder / "lightning_logs" / "version_0", output.getvalue()
 
 

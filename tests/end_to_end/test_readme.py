@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import qa_lightning
-from qa_lightning.cli import console as cli
+from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def test_the_first_screen_trains_and_tests() -> None:
 def test_training_commands_are_understood(command, capsys) -> None:
     arguments = [word for word in command[2:] if word not in ("--ckpt_path", "last")]
     with pytest.raises(SystemExit) as caught:
-        cli.train([*arguments, "--print_config"])
+        commands.train([*arguments, "--print_config"])
     assert caught.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     for flag, value in zip(arguments[::2], arguments[1::2], strict=True):

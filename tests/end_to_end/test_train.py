@@ -17,11 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_lightning import QALightningModule, Reader
-from qa_lightning.cli import commands
-from qa_lightning.cli import console as cli
 from qa_lightning.errors import InputError
 from qa_lightning.runs.checkpoints import Beginning, find_beginning
 from qa_lightning.training.run import default_precision
+from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +47,7 @@ def run(tmp_path_factory, model_folder):
     validation = write_json(folder / "validation.json", make_rows(25, long=3))
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        assert cli.train([*flags(folder, model_folder, train, validation), "--validate_first", "true"]) == 0
+        assert commands.train([*flags(folder, model_folder, train, validation), "--validate_first", "true"]) == 0
     return folder, validation, output.getvalue()
 
 
@@ -202,7 +201,7 @@ def test_the_reader_answers_many_questions_as_one_by_one(run) -> None:
 
 def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, model_folder, capsys) -> None:
     data = write_json(tmp_path / "v2.json", make_rows(40, unanswerable=20))
-    assert cli.train([*flags(tmp_path, model_folder, data, data), "--trainer.max_epochs", "1"]) == 0
+    assert commands.train([*flags(tmp_path, model_folder, data, data), "--trainer.max_epochs", "1"]) == 0
     model = tmp_path / "lightning_logs" / "version_0" / "model"
     settings = json.loads((model / "config.json").read_text())["qa_lightning"]
     assert settings["version_2"] is True
@@ -231,7 +230,7 @@ AVERAGED = ("--ema_decay", "0.9")
 
 def test_averaged_weights_are_what_is_validated_and_written(tmp_path, model_folder) -> None:
     data = write_json(tmp_path / "train.json", make_rows(40))
-    assert cli.train([*flags(tmp_path, model_folder, data, data), *AVERAGED]) == 0
+    assert commands.train([*flags(tmp_path, model_folder, data, data), *AVERAGED]) == 0
     folder = tmp_path / "lightning_logs" / "version_0"
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     for name, weight in load_file(folder / "model" / "model.safetensors").items():
@@ -244,22 +243,22 @@ def test_averages_of_position_numbers_are_refused(tmp_path, model_folder) -> Non
     data = write_json(tmp_path / "train.json", make_rows(40))
     given = [*flags(tmp_path, model_folder, data, data), "--trainer.callbacks+", "EMAWeightAveraging"]
     with pytest.raises(InputError, match=r"EMAWeightAveraging averages buffers .*; pass --ema_decay in its place"):
-        cli.train(given)
-    assert cli.train([*given, "--trainer.callbacks.use_buffers", "false", "--trainer.max_epochs", "1"]) == 0
+        commands.train(given)
+    assert commands.train([*given, "--trainer.callbacks.use_buffers", "false", "--trainer.max_epochs", "1"]) == 0
 
 
 @pytest.mark.parametrize("decay", ["0", "1", "1.5"])
 def test_a_decay_that_is_none_is_refused(tmp_path, model_folder, decay) -> None:
     data = write_json(tmp_path / "train.json", make_rows(10))
     with pytest.raises(InputError, match=rf"--ema_decay is {float(decay)}; it lies between 0 and 1"):
-        cli.train([*flags(tmp_path, model_folder, data, data), "--ema_decay", decay])
+        commands.train([*flags(tmp_path, model_folder, data, data), "--ema_decay", decay])
 
 
 def test_the_best_checkpoint_of_version_2_data_is_that_of_the_best_threshold(tmp_path, model_folder, capsys) -> None:
     """A threshold that nothing passes makes F1 the same in all epochs; what can be got out of the model is not."""
     data = write_json(tmp_path / "v2.json", make_rows(40, unanswerable=20))
     never = ("--model.null_score_diff_threshold", "-1000000", "--trainer.max_epochs", "6")
-    assert cli.train([*flags(tmp_path, model_folder, data, data), *never]) == 0
+    assert commands.train([*flags(tmp_path, model_folder, data, data), *never]) == 0
     folder = tmp_path / "lightning_logs" / "version_0"
     events = curves(folder)
     best = events.Scalars("val/best_f1")
@@ -293,7 +292,7 @@ def test_bad_input_is_one_clear_error_and_a_status(tmp_path, model_folder, monke
     given = ["--data.dataset", data, "--model.model_name", model_folder, "--data.max_length", "128"]
     given += ["--data.doc_stride", "20", *arguments]
     with pytest.raises(SystemExit) as caught:
-        cli.run_command(lambda: cli.train(given))
+        commands.run_command(lambda: commands.train(given))
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert "Traceback" not in err
@@ -358,7 +357,7 @@ def test_last_is_the_newest_runs_checkpoint(tmp_path) -> None:
 
 def config_of(capsys, *arguments: str) -> dict:
     with pytest.raises(SystemExit) as caught:
-        cli.train([*arguments, "--print_config"])
+        commands.train([*arguments, "--print_config"])
     assert caught.value.code == 0
     return yaml.safe_load(capsys.readouterr().out)
 
@@ -418,14 +417,14 @@ def test_a_compiler_that_is_missing_is_named_with_the_flag(tmp_path, model_folde
     monkeypatch.setattr("qa_lightning.training.module.COMPILE_OPTIONS", {"backend": without_compiler})
     train = write_json(tmp_path / "train.json", make_rows(10))
     with pytest.raises(InputError, match=r"^--model.compile true: .*no C\+\+ compiler found.*leave the flag out"):
-        cli.train([*flags(tmp_path, model_folder, train, train), "--model.compile", "true"])
+        commands.train([*flags(tmp_path, model_folder, train, train), "--model.compile", "true"])
 
 
 def test_compiled_runs_export_plain_names(tmp_path, model_folder, monkeypatch) -> None:
     torch._dynamo.reset()
     monkeypatch.setattr("qa_lightning.training.module.COMPILE_OPTIONS", {"backend": "eager"})
     train = write_json(tmp_path / "train.json", make_rows(40, long=4))
-    assert cli.train([*flags(tmp_path, model_folder, train, train), "--model.compile", "true"]) == 0
+    assert commands.train([*flags(tmp_path, model_folder, train, train), "--model.compile", "true"]) == 0
     folder = tmp_path / "lightning_logs" / "version_0"
     assert (
         load_file(folder / "model" / "model.safetensors").keys()
@@ -449,7 +448,7 @@ def test_running_out_of_memory_names_the_flags_that_help_with_values(
     monkeypatch.setattr(QALightningModule, "training_step", fail)
     train = write_json(tmp_path / "train.json", make_rows(20))
     with pytest.raises(InputError) as caught:
-        cli.train([*flags(tmp_path, model_folder, train, train), "--trainer.accumulate_grad_batches", "3"])
+        commands.train([*flags(tmp_path, model_folder, train, train), "--trainer.accumulate_grad_batches", "3"])
     text = str(caught.value)
     assert "out of memory at step 0 with --data.batch_size 8, --data.max_length 48" in text
     assert "--data.batch_size 4 --trainer.accumulate_grad_batches 6" in text
@@ -464,7 +463,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, model_folder,
     monkeypatch.setattr(QALightningModule, "training_step", fail)
     train = write_json(tmp_path / "train.json", make_rows(20))
     with pytest.raises(RuntimeError, match="something else"):
-        cli.train(flags(tmp_path, model_folder, train, train))
+        commands.train(flags(tmp_path, model_folder, train, train))
 
 
 def test_a_tokenizer_that_knows_more_than_its_model_is_refused_before_data_is_read(tmp_path, model_folder) -> None:
@@ -477,7 +476,7 @@ def test_a_tokenizer_that_knows_more_than_its_model_is_refused_before_data_is_re
     with pytest.raises(
         InputError, match=r"^--model.model_name: .* they do not belong together.*resize_token_embeddings"
     ):
-        cli.train(flags(tmp_path, str(folder), train, train))
+        commands.train(flags(tmp_path, str(folder), train, train))
 
 
 def test_lines_come_when_they_are_said_into_a_pipe_too(tmp_path, model_folder) -> None:

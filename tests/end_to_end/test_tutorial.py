@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qa_lightning.cli import console as cli
+from tests.helpers import commands
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def test_from_a_table_of_ten_questions_to_an_answered_one(tmp_path) -> None:
 def test_the_flags_for_little_data_are_understood(capsys) -> None:
     (words,) = (shlex.split(block) for language, block in BLOCKS if language == "bash" and "layer_decay" in block)
     with pytest.raises(SystemExit) as caught:
-        cli.train([*words[2:], "--print_config"])
+        commands.train([*words[2:], "--print_config"])
     assert caught.value.code == 0
     assert "layer_decay: 0.8" in capsys.readouterr().out
 

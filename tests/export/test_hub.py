@@ -16,16 +16,14 @@ from huggingface_hub.utils import close_session
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_lightning import Reader
-from qa_lightning.cli import console as cli
 from qa_lightning.errors import InputError
-from qa_lightning.export.card import model_card
-from qa_lightning.export.card_usage import EXAMPLE
+from qa_lightning.export.card import EXAMPLE, model_card
 from qa_lightning.export.hub import push_to_hub
-from qa_lightning.inference.reader import AnswerSettings
-from qa_lightning.models.folder import weights_digest
+from qa_lightning.models.folder import save_model, weights_digest
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.onnx import OnnxModel
-from qa_lightning.models.saving import save_model
+from qa_lightning.models.settings import AnswerSettings
+from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import FAMILIES, save
 from tests.helpers.hub_server import TOKEN, HubServer, Refused
@@ -41,7 +39,7 @@ CONTEXT = "Ben works in Rome . " * 12 + "Anna lives in Oslo . " + "The baker wor
 
 @pytest.fixture(autouse=True)
 def _printed_lines() -> None:
-    cli.quiet_libraries()
+    commands.quiet_libraries()
 
 
 @pytest.fixture
@@ -79,7 +77,7 @@ def trained(tmp_path_factory, model_folder) -> Path:
         "trainer.accumulate_grad_batches": 2,
         "trainer.default_root_dir": folder,
     }
-    assert cli.train([word for name, value in flags.items() for word in (f"--{name}", str(value))]) == 0
+    assert commands.train([word for name, value in flags.items() for word in (f"--{name}", str(value))]) == 0
     return folder / "lightning_logs" / "version_0" / "model"
 
 
@@ -443,7 +441,7 @@ def test_what_the_hub_refuses_is_one_line_with_a_cure_and_without_the_token(
 
     hub.before[step] = refuse
     with pytest.raises(SystemExit) as ended:
-        cli.run_command(lambda: push_to_hub(str(folder), REPO))
+        commands.run_command(lambda: push_to_hub(str(folder), REPO))
     output = capsys.readouterr()
     assert ended.value.code == 2
     (line,) = output.err.splitlines()[-1:]

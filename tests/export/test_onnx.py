@@ -13,16 +13,15 @@ from transformers import AutoConfig, BertForQuestionAnswering
 from transformers.pipelines.base import Pipeline
 
 from qa_lightning import Reader
-from qa_lightning.cli import commands
-from qa_lightning.cli import console as cli
 from qa_lightning.errors import InputError
 from qa_lightning.export import onnx as onnx_export
-from qa_lightning.export.onnx_checks import check_logits, comparison_batches
-from qa_lightning.inference.reader import AnswerSettings
+from qa_lightning.export.onnx_checks import compare_logits, comparison_batches
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
+from qa_lightning.models.settings import AnswerSettings
 from tests.conftest import small_config
+from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import FAMILIES, save
 
@@ -200,7 +199,7 @@ def test_weights_may_stand_beside_the_graph(tmp_path, monkeypatch, bert) -> None
     onnx_export.write_onnx(model, tokenizer, SETTINGS, tmp_path)
     assert (tmp_path / "model.onnx.data").stat().st_size > 50_000
     batches = comparison_batches(tokenizer, SETTINGS, ROWS)
-    check_logits("it", model, OnnxModel.load(tmp_path), batches)
+    compare_logits("it", model, OnnxModel.load(tmp_path), batches)
     onnx_export.quantize_int8(tmp_path)
     assert not (tmp_path / "model.onnx.data").exists()
     OnnxModel.load(tmp_path)
@@ -236,9 +235,9 @@ def test_logits_that_differ_are_refused(tmp_path, monkeypatch, copies, models, b
 
     batches = comparison_batches(tokenizer, SETTINGS, ROWS)
     with pytest.raises(InputError, match="by up to inf"):
-        check_logits("it", model, Broken(), batches)
+        compare_logits("it", model, Broken(), batches)
     with pytest.raises(InputError, match="its weights are broken"):
-        check_logits("it", Broken(), model, batches)
+        compare_logits("it", Broken(), model, batches)
 
 
 def test_int8_is_measured_on_the_questions(tmp_path, capsys, copies, models, data) -> None:
@@ -322,7 +321,7 @@ def test_where_an_export_goes(tmp_path, monkeypatch) -> None:
 def refused(capsys, *flags: str) -> str:
     """What the command says as it ends with status 2."""
     with pytest.raises(SystemExit) as ended:
-        cli.run_command(lambda: commands.export(list(flags)))
+        commands.run_command(lambda: commands.export(list(flags)))
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said

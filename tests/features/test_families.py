@@ -23,21 +23,17 @@ from transformers import (
 
 from qa_lightning import QALightningModule, Reader, SquadDataModule
 from qa_lightning.decoding.logits import FeatureLogits
-from qa_lightning.decoding.predictions import predict
+from qa_lightning.decoding.predictions import Rows
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import FeatureDataset, PaddingCollator
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
-from qa_lightning.inference.reader import AnswerSettings, Rows
-from qa_lightning.models.loading import (
-    load_model,
-    load_tokenizer,
-    max_positions,
-    quiet_transformers,
-    vocabulary_problem,
-)
+from qa_lightning.models.load_errors import quiet_transformers
+from qa_lightning.models.loading import load_model, load_tokenizer, max_positions, vocabulary_problem
 from qa_lightning.models.loss import model_logits, span_loss
+from qa_lightning.models.settings import AnswerSettings
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.decoding import predict
 from tests.helpers.families import FAMILIES, SIZES, save
 from tests.training.test_module import QUIET
 

@@ -37,7 +37,7 @@ from transformers import (
     XLNetTokenizer,
 )
 
-from qa_lightning.models.loading import quiet_transformers
+from qa_lightning.models.load_errors import quiet_transformers
 
 TEXTS = [
     "Where does Anna live? Anna lives in Oslo, and Ben works in Rome at the bakery in the city.",

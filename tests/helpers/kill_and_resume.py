@@ -28,9 +28,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import BertForQuestionAnswering
 
-from qa_lightning.cli import console as cli
 from qa_lightning.training import evaluate as scoring
 from tests.conftest import small_config, small_tokenizer
+from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -116,7 +116,7 @@ def main() -> int:
     parser.add_argument("--model", help="folder of a small model; an untrained one is made otherwise")
     options = parser.parse_args()
     random.seed(options.seed)
-    cli.quiet_libraries()
+    commands.quiet_libraries()
     for noisy in ("tensorboard", "qa_lightning"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:

@@ -19,8 +19,9 @@ from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 import qa_lightning
 from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
 from qa_lightning.errors import InputError
-from qa_lightning.inference.reader import AnswerSettings
-from qa_lightning.models.loading import load_model, load_tokenizer, quiet_transformers
+from qa_lightning.models.load_errors import quiet_transformers
+from qa_lightning.models.loading import load_model, load_tokenizer
+from qa_lightning.models.settings import AnswerSettings
 from tests.helpers.families import FAMILIES, save
 
 QUESTION = "Where does Anna live?"

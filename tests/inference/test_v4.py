@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from qa_lightning import QuestionAnsweringPipeline
-from qa_lightning.models.loading import quiet_transformers
+from qa_lightning.models.load_errors import quiet_transformers
 from tests.helpers import v4_calls, v4_cases, v4_models
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v4_pipeline.json.gz"

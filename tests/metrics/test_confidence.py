@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from qa_lightning import pipeline
-from qa_lightning.cli import commands
 from qa_lightning.decoding.spans import Scaling, decode_spans
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.calibration import TEMPERATURES
-from qa_lightning.metrics.confidence import Judged, fit_confidence
+from qa_lightning.metrics.confidence import Judged, fit_confidence, fitted_lines
 from qa_lightning.metrics.outcomes import Outcomes
 from qa_lightning.models.loading import load_model, load_tokenizer
-from qa_lightning.models.threshold_file import fitted_lines, read_threshold_file
+from qa_lightning.models.threshold_file import read_threshold_file
 from tests.decoding.test_spans import random_windows
+from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 
 GRID = Scaling(temperatures=tuple(TEMPERATURES))
@@ -30,7 +30,9 @@ def outcomes_of(windows, exact=None, has_answer=None, articles: int = 10) -> Out
     has = random.random(count) < 0.7 if has_answer is None else has_answer
     right = (random.random(count) < 0.6) * has * 1.0 if exact is None else exact
     article = np.array([f"article {number % articles}" for number in range(count)], object)
-    return Outcomes(np.arange(count), right, right, has, spans.best_score, spans.null_score, spans.log_spans, article)
+    return Outcomes(
+        np.arange(count), right, right, has, spans.best_score, spans.null_score, spans.log_spans, article, ~has
+    )
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 12.0])
@@ -56,6 +58,7 @@ def test_a_question_without_any_span_gets_no_answer_of_probability_1() -> None:
         outcomes.null_score,
         np.full_like(outcomes.log_spans, -np.inf),
         outcomes.article,
+        outcomes.null_exact,
     )
     for version_2 in (False, True):
         judged = Judged(empty, Scaling(2.0), version_2)
@@ -112,6 +115,7 @@ def test_the_threshold_is_tuned_and_reported_on_the_other_articles() -> None:
         outcomes.best_score + odds,
         outcomes.log_spans,
         outcomes.article,
+        outcomes.null_exact,
     )
     found = fit_confidence(outcomes, version_2=True)
     assert -5 < found.scaling.threshold < -1

@@ -10,7 +10,8 @@ from transformers import BertConfig, BertForQuestionAnswering, RobertaConfig, Ro
 from qa_lightning.data.sources import EMBEDDED_SIZES
 from qa_lightning.data.synthetic import generate_examples
 from qa_lightning.errors import InputError
-from qa_lightning.models.loading import create_tiny_model, load_model, load_tokenizer, max_positions
+from qa_lightning.models.loading import load_model, load_tokenizer, max_positions
+from qa_lightning.models.tiny import create_tiny_model
 from tests.conftest import small_config
 from tests.helpers.families import FAMILIES, save
 

@@ -17,7 +17,6 @@ from lightning.pytorch import Trainer
 from torch.nn.functional import cross_entropy
 
 from qa_lightning import QALightningModule, SquadDataModule
-from qa_lightning.cli import console as cli
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import FeatureDataset, PaddingCollator
 from qa_lightning.features.labels import NOWHERE, held_spans
@@ -26,6 +25,7 @@ from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.models.loss import span_loss
 from tests.end_to_end.test_train import flags
 from tests.features.test_windows import CONTEXT, FAMILIES, rows_of, texts
+from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import differences
 from tests.runs.test_resume import Crash, Gradients, crash
@@ -397,7 +397,7 @@ def test_a_value_that_is_none_is_refused_with_other_bad_flags(model_folder) -> N
 @pytest.mark.parametrize(("words", "value"), [([], "first"), (["--data.train_answers", "all"], "all")])
 def test_the_flag_comes_through_the_command_line(capsys, words: list[str], value: str) -> None:
     with pytest.raises(SystemExit):
-        cli.train([*words, "--print_config"])
+        commands.train([*words, "--print_config"])
     assert yaml.safe_load(capsys.readouterr().out)["data"]["train_answers"] == value
 
 
@@ -433,7 +433,7 @@ def test_a_run_learns_and_one_that_was_cut_off_ends_as_it(tmp_path, model_folder
         name: [*flags(tmp_path / name, model_folder, train, validation), *common, "--save_every_minutes", "0"]
         for name in ("whole", "cut")
     }
-    assert cli.train(given["whole"]) == 0
+    assert commands.train(given["whole"]) == 0
     output = capsys.readouterr().out
     losses = [float(loss) for loss in re.findall(r"train loss ([\d.]+)", output)]
     assert len(losses) == 3
@@ -442,7 +442,7 @@ def test_a_run_learns_and_one_that_was_cut_off_ends_as_it(tmp_path, model_folder
     crash(monkeypatch, Crash("batch", 1, 4), given["cut"])  # in the midst of an accumulated step
     others = [*given["cut"], "--data.train_answers", "first", "--ckpt_path", "last"]
     with pytest.raises(InputError, match=r"--data.train_answers was all, is first.*go on with the flags"):
-        cli.train(others)
-    assert cli.train([*given["cut"], "--ckpt_path", "last"]) == 0
+        commands.train(others)
+    assert commands.train([*given["cut"], "--ckpt_path", "last"]) == 0
     runs = [tmp_path / name / "lightning_logs" / "version_0" for name in ("whole", "cut")]
     assert differences(*runs) == []

@@ -21,12 +21,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from qa_lightning.cli import console as cli
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.models.loading import load_model
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO, read_beginning
 from qa_lightning.training import run as training
 from tests.end_to_end.test_train import flags
+from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import curves
 
@@ -135,7 +135,7 @@ def test_a_run_whose_checkpoints_cannot_be_written_goes_on_and_says_so(tmp_path,
 
     monkeypatch.setattr("qa_lightning.runs.checkpoints._write", full)
     train = write_json(tmp_path / "train.json", make_rows(20))
-    assert cli.train([*flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]) == 0
+    assert commands.train([*flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]) == 0
     printed = capsys.readouterr().out
     assert "best.ckpt could not be written, there is none before it and training goes on" in printed
     assert "No space left on device" in printed
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(tm
     train = write_json(tmp_path / "train.json", make_rows(20))
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"runs go to .*, where nothing can be written .* --trainer.default_root_dir"):
-        cli.train(flags(tmp_path / "file", model_folder, train, train))
+        commands.train(flags(tmp_path / "file", model_folder, train, train))
 
 
 def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_folder, capsys, monkeypatch) -> None:
@@ -170,14 +170,14 @@ def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_fold
         default = training.default_callbacks
         monkeypatch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), Fill()])
         with pytest.raises(InputError, match=r"the model could not be written to .*free some space"):
-            cli.train(arguments)
+            commands.train(arguments)
         printed = capsys.readouterr().out
         assert "epoch 3/3" in printed
         assert printed.count("curves could not be written to") == 1
         assert "last.ckpt could not be written, the one before stays" in printed
         monkeypatch.undo()
         (disk / "fill").unlink()
-        assert cli.train([*arguments, "--ckpt_path", "last"]) == 0
+        assert commands.train([*arguments, "--ckpt_path", "last"]) == 0
         printed = capsys.readouterr().out
         assert "epoch 2/3" in printed  # from the first epoch's checkpoint
         (run,) = (disk / "lightning_logs").iterdir()
@@ -207,7 +207,7 @@ def test_a_checkpoint_that_could_not_be_written_is_not_called_saved(
     monkeypatch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), Full()])
     arguments = [*flags(tmp_path, model_folder, train, train), "--save_every_minutes", "0"]
     with pytest.raises(DivergedError, match=r"at step 4 .*; step 1 is saved in .*last.ckpt; go on with"):
-        cli.train(arguments)
+        commands.train(arguments)
     saved = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     assert torch.load(saved, weights_only=True)["global_step"] == 1
 
@@ -259,7 +259,7 @@ def finished_run(tmp_path, model_folder, capsys) -> list[str]:
     """The flags of a run that is done."""
     train = write_json(tmp_path / "train.json", make_rows(20))
     arguments = [*flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]
-    assert cli.train(arguments) == 0
+    assert commands.train(arguments) == 0
     capsys.readouterr()
     return arguments
 
@@ -270,7 +270,7 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, model_fol
     good = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     torch.save(good | {"callbacks": Evil(marker)}, tmp_path / "evil.ckpt")
     with pytest.raises(InputError, match=r"^--ckpt_path .*evil.ckpt: holds more than tensors .* could run code"):
-        cli.train([*arguments, "--ckpt_path", str(tmp_path / "evil.ckpt")])
+        commands.train([*arguments, "--ckpt_path", str(tmp_path / "evil.ckpt")])
     assert not marker.exists()
     torch.load(tmp_path / "evil.ckpt", weights_only=False)
     assert marker.exists()  # it is one that would have
@@ -306,7 +306,7 @@ def test_a_damaged_last_checkpoint_is_told_and_the_best_one_taken(tmp_path, mode
     last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     whole = last.read_bytes()
     last.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "other": b"not a checkpoint"}[damage])
-    assert cli.train([*arguments, "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
+    assert commands.train([*arguments, "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
     printed = capsys.readouterr().out
     assert "last.ckpt: is " in printed
     assert "going on from best.ckpt, the best one of that run, instead" in printed
@@ -315,7 +315,7 @@ def test_a_damaged_last_checkpoint_is_told_and_the_best_one_taken(tmp_path, mode
     (newest / "last.ckpt").write_bytes(b"")
     (newest / "best.ckpt").write_bytes(b"x")
     with pytest.raises(InputError) as caught:
-        cli.train([*arguments, "--ckpt_path", "last"])
+        commands.train([*arguments, "--ckpt_path", "last"])
     assert len(caught.value.problems) == 2
 
 

@@ -18,12 +18,12 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from qa_lightning import QALightningModule, SquadDataModule
-from qa_lightning.cli import console as cli
 from qa_lightning.errors import InputError
 from qa_lightning.runs.resume import LastCheckpoint
 from qa_lightning.runs.signals import Stop
 from qa_lightning.training import run as training
 from tests.end_to_end.test_train import AVERAGED, flags
+from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import curves, differences
 
@@ -94,7 +94,7 @@ def whole(tmp_path_factory, model_folder, data):
     def run(kind: str) -> Path:
         if kind not in done:
             root = tmp_path_factory.mktemp(kind)
-            assert cli.train(arguments(root, model_folder, data, *KINDS[kind])) == 0
+            assert commands.train(arguments(root, model_folder, data, *KINDS[kind])) == 0
             done[kind] = root / "lightning_logs" / "version_0"
         return done[kind]
 
@@ -106,7 +106,7 @@ def crash(monkeypatch, callback: Callback, given: list[str]) -> None:
         default = training.default_callbacks
         patch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), callback])
         with pytest.raises(CrashError):
-            cli.train(given)
+            commands.train(given)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -143,7 +143,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     expected = whole(kind)
     given = arguments(tmp_path, model_folder, data, *KINDS[kind])
     crash(monkeypatch, Crash(hook, epoch, batch), given)
-    assert cli.train([*given, "--ckpt_path", "last"]) == 0
+    assert commands.train([*given, "--ckpt_path", "last"]) == 0
     (run,) = (tmp_path / "lightning_logs").iterdir()
     assert differences(expected, run) == []
     steps = [step for step, _ in curves(run)["train/loss"]]
@@ -160,14 +160,14 @@ def test_a_run_that_was_stopped_in_a_validation_ends_as_one_that_was_not(
         asked = lambda self, trainer: (False, Stop.TERMINATE) if trainer.validating else agree(self, trainer)  # noqa: E731
         patch.setattr(LastCheckpoint, "_agree", asked)
         patch.setattr(LastCheckpoint, "on_validation_start", lambda *_: None)  # or it would stop there already
-        assert cli.train(given) == 143
-    assert cli.train([*given, "--ckpt_path", "last"]) == 0
+        assert commands.train(given) == 143
+    assert commands.train([*given, "--ckpt_path", "last"]) == 0
     assert differences(whole(kind), tmp_path / "lightning_logs" / "version_0") == []
 
 
 def test_the_comparison_sees_what_differs(tmp_path, model_folder, data, whole) -> None:
     """It is no test that cannot fail: another seed gives other weights and other curves."""
-    assert cli.train([*arguments(tmp_path, model_folder, data), "--seed_everything", "1"]) == 0
+    assert commands.train([*arguments(tmp_path, model_folder, data), "--seed_everything", "1"]) == 0
     found = differences(whole("plain"), tmp_path / "lightning_logs" / "version_0")
     assert {"last.ckpt: state_dict", "best.ckpt: optimizer_states", "model.safetensors", "curve train/loss"} <= {*found}
 
@@ -190,11 +190,11 @@ def test_other_batches_within_an_epoch_are_refused_and_between_epochs_are_not(
     given = arguments(tmp_path, model_folder, data)
     crash(monkeypatch, Crash("batch", 0, 5), given)
     with pytest.raises(InputError, match=r"after batch 5 of epoch 1.*--data.batch_size was 8, is 4.*end of an epoch"):
-        cli.train([*given, "--ckpt_path", "last", "--data.batch_size", "4"])
+        commands.train([*given, "--ckpt_path", "last", "--data.batch_size", "4"])
     root = tmp_path / "other"
     given = arguments(root, model_folder, data)
     crash(monkeypatch, Crash("batch", 1, 0), given)
-    assert cli.train([*given, "--ckpt_path", "last", "--data.batch_size", "4"]) == 0
+    assert commands.train([*given, "--ckpt_path", "last", "--data.batch_size", "4"]) == 0
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -209,19 +209,19 @@ def test_another_layer_decay_is_refused(tmp_path, model_folder, data, monkeypatc
     given = arguments(tmp_path, model_folder, data)
     crash(monkeypatch, Crash("batch", 0, 5), given)
     with pytest.raises(InputError, match=r"--ckpt_path: .*last.ckpt .* another --model.layer_decay than 0.8"):
-        cli.train([*given, "--ckpt_path", "last", "--model.layer_decay", "0.8"])
+        commands.train([*given, "--ckpt_path", "last", "--model.layer_decay", "0.8"])
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path, model_folder, data, capsys) -> None:
     given = arguments(tmp_path, model_folder, data)
-    assert cli.train([*given, "--trainer.max_epochs", "1"]) == 0
+    assert commands.train([*given, "--trainer.max_epochs", "1"]) == 0
     logs = tmp_path / "lightning_logs"
     before = contents(logs / "version_0")
     with pytest.raises(InputError, match=r"that run is finished, with 1 epochs; .* --trainer.max_epochs 2 or more"):
-        cli.train([*given, "--trainer.max_epochs", "1", "--ckpt_path", "last"])
-    assert cli.train([*given, "--ckpt_path", "last"]) == 0
+        commands.train([*given, "--trainer.max_epochs", "1", "--ckpt_path", "last"])
+    assert commands.train([*given, "--ckpt_path", "last"]) == 0
     assert "version_0 is finished and stays as it is" in capsys.readouterr().out
-    assert cli.train(given) == 0
+    assert commands.train(given) == 0
     assert contents(logs / "version_0") == before
     assert sorted(path.name for path in logs.iterdir()) == ["version_0", "version_1", "version_2"]
     assert (logs / "version_1" / "model" / "model.safetensors").is_file()
@@ -240,14 +240,14 @@ def test_last_is_written_by_the_clock_and_only_between_steps(tmp_path, model_fol
 
     monkeypatch.setattr(LastCheckpoint, "_save", note)
     given = arguments(tmp_path, model_folder, data, *KINDS["accumulated"])
-    assert cli.train(given) == 0
+    assert commands.train(given) == 0
     within = [(epoch, batch) for epoch, batch in saved if batch < 24]
     assert {batch % 2 for _, batch in within} == {0}
     assert len(within) > 10
     saved.clear()
     monkeypatch.undo()
     monkeypatch.setattr(LastCheckpoint, "_save", note)
-    assert cli.train([*given, "--save_every_minutes", "60"]) == 0
+    assert commands.train([*given, "--save_every_minutes", "60"]) == 0
     assert len(saved) == 2  # at the end of each epoch
 
 

@@ -81,7 +81,7 @@ def test_the_peak_is_looked_up_for_the_precision_that_computes(monkeypatch) -> N
 def test_freed_memory_is_kept_unless_the_environment_says_otherwise(monkeypatch) -> None:
     import sys
 
-    from qa_lightning.runs.memory import keep_freed_memory
+    from qa_lightning.runs.failures import keep_freed_memory
 
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     assert not keep_freed_memory()

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from qa_lightning.cli import commands
-from qa_lightning.cli import console as cli
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.training.evaluate import ScoreResult, compare_with_official, score_file, write
+from tests.helpers import commands
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -378,21 +377,21 @@ def raising(error):
 )
 def test_a_command_ends_with_its_status_and_bad_input_with_one_message(command, status, message, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.run_command(command)
+        commands.run_command(command)
     assert caught.value.code == status
     assert capsys.readouterr() == ("", message)
 
 
 def test_a_diverged_training_ends_with_status_3_and_the_flag_to_lower(capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.run_command(raising(DivergedError("the loss is nan at step 7")))
+        commands.run_command(raising(DivergedError("the loss is nan at step 7")))
     assert caught.value.code == 3
     assert capsys.readouterr().err.startswith("error: the loss is nan at step 7; lower --model.learning_rate")
 
 
 def test_an_error_of_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        cli.run_command(lambda: 1 // 0)
+        commands.run_command(lambda: 1 // 0)
 
 
 def test_bad_input_to_the_command_line_is_one_message_without_a_traceback(files, monkeypatch, capsys):

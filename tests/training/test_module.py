@@ -13,9 +13,9 @@ from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering
 
 from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.decoding.logits import FeatureLogits, LogitsCollector, complete_rows, join_windows
-from qa_lightning.decoding.predictions import score
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.features.batching import PaddingCollator
+from qa_lightning.metrics.outcomes import judge
 from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.models.loss import span_loss
 from tests.conftest import small_config
@@ -175,7 +175,8 @@ def test_scores_do_not_depend_on_how_many_examples_are_read_at_a_time(data, mode
         monkeypatch.setattr("qa_lightning.decoding.predictions._ROWS", rows)
         for share in ((0, 1), (1, 2)):
             metric = SquadMetric()
-            score(module.predictions, metric, share)
+            outcomes = judge(module.predictions, share)
+            metric.update_scores(*outcomes.scores(0.0, False), outcomes.has_answer)
             assert metric.compute() == {"exact_match": 100.0, "f1": 100.0}
             assert int(metric.sums[0, 2]) == len(range(share[0], 11, share[1]))
     assert scores["val/exact_match"] == 100.0

@@ -11,15 +11,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from heapq import merge
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from qa_lightning.data.sources import source_files
 from qa_lightning.errors import InputError
+from qa_lightning.files import append, lock, write_json
 
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
 _CURE = "pass --overwrite to begin anew, or another --output"
@@ -56,21 +55,19 @@ class AnswerFiles:
         Raises:
             InputError: somebody does already, or nothing can be written there.
         """
-        with self._writing():
-            self.output.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.output.with_name(f".{self.output.name}.lock"), timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
+        with ExitStack() as held:
+            with self._writing():
+                try:
+                    free = held.enter_context(lock(self.output))
+                except NotImplementedError:
+                    raise InputError(
+                        f"--output {self.output}: its file system has no locks; choose another one"
+                    ) from None
+            if not free:
                 raise InputError(
                     f"--output {self.output}: another run writes it; wait for its end, or name another --output"
-                ) from None
-            except NotImplementedError:
-                raise InputError(f"--output {self.output}: its file system has no locks; choose another one") from None
-        try:
+                )
             yield
-        finally:
-            lock.release()
 
     def refuse_input(self, source: str) -> None:
         """Raise `InputError` where one of the files is a part of what is read."""
@@ -89,7 +86,7 @@ class AnswerFiles:
         with self._writing():
             self.output.unlink(missing_ok=True)
             self.errors.unlink(missing_ok=True)
-            self._write_record({**made_with, "finished": None})
+            write_json(self.record, {**made_with, "finished": None})
             self.output.touch()
             self.errors.touch()
 
@@ -162,16 +159,14 @@ class AnswerFiles:
         """Write what came of a chunk, durably, the answers first."""
         for path, lines in ((self.output, answers), (self.errors, errors)):
             if lines:
-                with self._writing(), path.open("ab") as file:
-                    file.write(lines)
-                    file.flush()
-                    os.fsync(file.fileno())
+                with self._writing():
+                    append(path, lines)
 
     def finish(self, made_with: Mapping[str, Any], counts: Mapping[str, int]) -> None:
         """Say in the record that the run came to its end."""
         with self._writing():
             sizes = [_size(self.output), _size(self.errors)]
-            self._write_record({**made_with, "finished": {**counts, "bytes": sizes}})
+            write_json(self.record, {**made_with, "finished": {**counts, "bytes": sizes}})
             if not sizes[1]:
                 self.errors.unlink(missing_ok=True)
 
@@ -182,12 +177,7 @@ class AnswerFiles:
                 path.unlink(missing_ok=True)
 
     def _write_record(self, values: Mapping[str, Any]) -> None:
-        part = self.record.with_name(f".{self.record.name}.part")
-        with part.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.record)
+        write_json(self.record, values)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -7,7 +7,6 @@ file. A row that cannot be asked is listed beside the answers and ends nothing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -23,10 +22,12 @@ from transformers import AutoConfig
 from qa_lightning.data.columns import Columns
 from qa_lightning.data.sources import source_fingerprint
 from qa_lightning.errors import InputError
+from qa_lightning.files import digest
 from qa_lightning.inference.bulk.output import AnswerFiles
 from qa_lightning.inference.bulk.questions import BadRow, Question, count_rows, read_questions
-from qa_lightning.inference.bulk.workers import Asked, answering, choose_devices
-from qa_lightning.models.loading import loading, quiet_transformers, resolve
+from qa_lightning.inference.bulk.workers import PredictSettings, answering, choose_devices
+from qa_lightning.models.load_errors import loading, quiet_transformers
+from qa_lightning.models.loading import resolve
 from qa_lightning.models.threshold_file import read_threshold_file
 from qa_lightning.runs.record import package_versions
 
@@ -55,7 +56,7 @@ class Chunk:
 
 
 def answer_file(
-    asked: Asked,
+    asked: PredictSettings,
     source: str,
     output: Path,
     columns: Columns = Columns(),  # noqa: B008 - frozen
@@ -117,7 +118,12 @@ def answer_file(
 
 
 def _answer_rest(
-    asked: Asked, source: str, columns: Columns, devices: Sequence[str], files: AnswerFiles, progress: _Progress
+    asked: PredictSettings,
+    source: str,
+    columns: Columns,
+    devices: Sequence[str],
+    files: AnswerFiles,
+    progress: _Progress,
 ) -> None:
     """Answer the rows that are left and write them, chunk by chunk."""
     rows = read_questions(source, columns, log.info, progress.rows + 1)
@@ -140,7 +146,7 @@ def _chunks(rows: Iterator[Question | BadRow], size: int) -> Iterator[tuple[Chun
         yield Chunk(len(some), bad), [row for row in some if isinstance(row, Question)]
 
 
-def rows_together(asked: Asked) -> int:
+def rows_together(asked: PredictSettings) -> int:
     """How many rows a chunk has."""
     return _BATCHES_TOGETHER * asked.batch_size
 
@@ -194,7 +200,7 @@ def _counted(counts: dict[str, int]) -> str:
     return f"{counts['answered']:,} questions of {counts['rows']:,} rows answered"
 
 
-def _made_with(asked: Asked, source: str, columns: Columns, device: str) -> dict[str, Any]:
+def _made_with(asked: PredictSettings, source: str, columns: Columns, device: str) -> dict[str, Any]:
     """All that decides the answers, for the record."""
     fitted = read_threshold_file(asked.threshold_file, asked.model) if asked.threshold_file else None
     return {
@@ -231,11 +237,5 @@ def model_fingerprint(name: str) -> str:
         with loading(name), quiet_transformers():
             config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
         return f"hub-{config._commit_hash}"
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix != ".md" and not path.name.startswith("."):
-            digest.update(f"{path.name}\n{path.stat().st_size}\n".encode())
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    return digest((path for path in files if path.suffix != ".md"), names=True)

@@ -28,7 +28,7 @@ from qa_lightning.decoding.predictions import Answer
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk.questions import Question
 from qa_lightning.inference.reader import Reader
-from qa_lightning.runs.memory import is_out_of_memory
+from qa_lightning.runs.failures import is_out_of_memory
 
 Key = TypeVar("Key")
 Chunks = Iterable[tuple[Key, Sequence[Question]]]
@@ -36,7 +36,7 @@ _CHARACTERS_TOGETHER = 1 << 22  # of contexts that are cut into windows at once:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictSettings:
     """How questions are answered.
 
     Attributes:
@@ -126,7 +126,9 @@ def choose_devices(count: int) -> list[str]:
 
 
 @contextmanager
-def answering(asked: Asked, devices: Sequence[str]) -> Iterator[Callable[[Chunks[Key]], Iterator[tuple[Key, bytes]]]]:
+def answering(
+    asked: PredictSettings, devices: Sequence[str]
+) -> Iterator[Callable[[Chunks[Key]], Iterator[tuple[Key, bytes]]]]:
     """A function like `Workers.answers`; with one device in this process, with more in one each."""
     if len(devices) > 1:
         with Workers(asked, devices) as workers:
@@ -144,7 +146,7 @@ class Workers:
         devices: one a process; those on the CPU share its threads.
     """
 
-    def __init__(self, asked: Asked, devices: Sequence[str]) -> None:
+    def __init__(self, asked: PredictSettings, devices: Sequence[str]) -> None:
         self._asked = asked
         self._workers: list[_Worker] = []
         self._devices = devices
@@ -178,7 +180,7 @@ class Workers:
         """The lines of each list of questions, with what came with it, in order.
 
         Raises:
-            InputError: what `Asked.answer` raises, or a process died.
+            InputError: what `PredictSettings.answer` raises, or a process died.
         """
         waiting: deque[tuple[Key, Future[bytes]]] = deque()
         for key, questions in chunks:
@@ -200,7 +202,7 @@ class Workers:
 class _Worker:
     """A process of its own, and the connection to it."""
 
-    def __init__(self, asked: Asked, device: str, threads: int) -> None:
+    def __init__(self, asked: PredictSettings, device: str, threads: int) -> None:
         self.device = device
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -246,7 +248,7 @@ class _Worker:
         self._connection.close()
 
 
-def _serve(connection: Connection, asked: Asked, device: str, threads: int) -> None:
+def _serve(connection: Connection, asked: PredictSettings, device: str, threads: int) -> None:
     """Answer whatever comes, until the other side is gone: the work of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the first one decides
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's

@@ -20,8 +20,6 @@ import pytest
 import torch
 from filelock import FileLock
 
-from qa_lightning.cli import commands
-from qa_lightning.cli import console as cli
 from qa_lightning.data.columns import Columns
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk import output as answer_files
@@ -29,9 +27,10 @@ from qa_lightning.inference.bulk import run as answering
 from qa_lightning.inference.bulk import workers
 from qa_lightning.inference.bulk.questions import count_rows, read_questions
 from qa_lightning.inference.bulk.run import answer_file, model_fingerprint
-from qa_lightning.inference.bulk.workers import Asked
+from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.inference.reader import Reader
 from qa_lightning.training.evaluate import score_file
+from tests.helpers import commands
 from tests.helpers.data import make_rows
 from tests.helpers.forms import as_lines, as_parquet, as_table, nested
 
@@ -76,7 +75,7 @@ def source(tmp_path_factory) -> Path:
 def whole(source, model_folder, tmp_path_factory) -> dict[str, bytes]:
     """What a run that was never stopped writes: answers and errors."""
     output = tmp_path_factory.mktemp("whole") / "answers.jsonl"
-    assert answer_file(Asked(model_folder, "float32", BATCH), str(source), output) == 0
+    assert answer_file(PredictSettings(model_folder, "float32", BATCH), str(source), output) == 0
     return written(output)
 
 
@@ -290,7 +289,7 @@ def test_a_run_that_was_cut_off_anywhere_ends_as_one_that_was_not(
     output = tmp_path / "answers.jsonl"
     record = tmp_path / "answers.jsonl.run.json"
     files = answer_files.AnswerFiles(output)
-    asked = Asked(model_folder, "float32", BATCH)
+    asked = PredictSettings(model_folder, "float32", BATCH)
     files.begin(answering._made_with(asked, str(source), Columns(), "cpu"), overwrite=False)
     output.write_bytes(cut_at(whole["answers"], *answers))
     files.errors.write_bytes(cut_at(whole["errors"], *errors))
@@ -515,7 +514,7 @@ def test_ctrl_c_keeps_what_is_written_and_says_how_to_go_on(source, whole, ask, 
 
     monkeypatch.setattr(answer_files.AnswerFiles, "append", interrupted)
     with pytest.raises(SystemExit) as caught:
-        cli.run_command(lambda: ask(source, output))
+        commands.run_command(lambda: ask(source, output))
     assert caught.value.code == 130
     assert (
         f"stopped by Ctrl-C: 16 rows of {output} are done and stay; the same command goes on" in capsys.readouterr().out
@@ -565,7 +564,7 @@ def test_what_is_wrong_with_a_model_is_said_by_the_first_process(tmp_path, model
     for path in Path(model_folder).glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     ours, theirs = multiprocessing.Pipe()
-    workers._serve(theirs, Asked(str(tmp_path), "float32", BATCH), "cpu", torch.get_num_threads())
+    workers._serve(theirs, PredictSettings(str(tmp_path), "float32", BATCH), "cpu", torch.get_num_threads())
     error = ours.recv()
     assert isinstance(error, InputError)
     assert "cannot be loaded: the folder needs" in str(error)

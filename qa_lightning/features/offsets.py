@@ -1,0 +1,62 @@
+"""Which characters of a context each of its tokens covers: without white space, with marks that normalizers drop."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding
+
+# str.isspace for every code point up to the last one for which it holds
+_SPACE = np.array([chr(code).isspace() for code in range(0x3002)])
+
+
+def offsets_without_space(
+    encodings: Sequence[Encoding], texts: Sequence[str]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Characters that each token covers, without white space at the edges, end exclusive.
+
+    Args:
+        encodings, texts: of the contexts; the result has the tokens of all of them, end to end.
+    """
+    parts = [np.fromiter(chain.from_iterable(encoding.offsets), np.int32, 2 * len(encoding)) for encoding in encodings]
+    flat = np.concatenate([*parts, np.zeros(0, np.int32)])
+    starts, ends = flat[::2].copy(), flat[1::2].copy()
+    codes = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)  # all texts end to end
+    sizes = np.array([len(text) for text in texts], np.int64)
+    shift = np.repeat(np.cumsum(sizes) - sizes, [len(encoding) for encoding in encodings])
+    space = _SPACE[np.minimum(codes, len(_SPACE) - 1)]
+    first, last = shift + starts, shift + ends - 1
+    covers = ends > starts
+    if space[first[covers]].any() or space[last[covers]].any():  # SentencePiece and byte-level tokenizers
+        place = np.arange(len(codes))
+        next_start = np.minimum.accumulate(np.where(space, len(codes), place)[::-1])[::-1]
+        previous_end = np.maximum.accumulate(np.where(space, 0, place + 1))
+        # A token of white space alone finds no character of its own: its start moves up to its end.
+        starts[covers] = np.minimum(next_start[first[covers]] - shift[covers], ends[covers])
+        ends[covers] = np.maximum(previous_end[last[covers]] - shift[covers], starts[covers])
+    loose = _marks(codes)
+    if loose.any():
+        edges = np.zeros(len(codes) + 1, np.int64)
+        np.add.at(edges, first[covers], 1)
+        np.add.at(edges, last[covers] + 1, -1)
+        loose &= np.cumsum(edges[:-1]) == 0  # and what no token covers
+        loose[(np.cumsum(sizes) - sizes)[sizes > 0]] = False  # the first of a text stands behind no letter
+        kept = np.minimum.accumulate(np.where(np.append(loose, False), len(codes), np.arange(len(codes) + 1))[::-1])
+        covers = ends > starts
+        ends[covers] = kept[::-1][(shift + ends)[covers]] - shift[covers]
+    return starts, ends
+
+
+def _marks(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Where a code point is a combining mark: an accent, a vowel sign, a variation selector."""
+    found = np.zeros(len(codes), bool)
+    if len(codes) and codes.max() >= 0x300:  # the first of them
+        distinct = np.unique(codes[codes >= 0x300])
+        marks = [code for code in distinct.tolist() if unicodedata.category(chr(code)).startswith("M")]
+        if marks:
+            found = np.isin(codes, marks)
+    return found

@@ -1,0 +1,52 @@
+"""What goes wrong while a model is loaded, as one line with a fix; and quiet while it goes well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+from qa_lightning.errors import InputError
+
+
+@contextmanager
+def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]:
+    """Turn whatever goes wrong while a model or tokenizer is loaded into one `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the Hub's client, the config and the weights each raise kinds of their own
+        reason = str(error).strip().split("\n")[0][:300]
+        if attn_implementation and any(word in reason.lower() for word in ("attn_implementation", "flash", "sdpa")):
+            raise InputError(
+                f"--model.attn_implementation {attn_implementation}: not to be had for model {name!r} here; choose "
+                f"sdpa or eager, or leave the flag out ({type(error).__name__}: {reason})"
+            ) from None
+        if "Unrecognized configuration class" in reason:
+            cure = "this kind of model has no question answering head; choose an encoder such as bert-base-cased"
+        elif Path(name).expanduser().is_dir():
+            cure = "the folder needs config.json, model.safetensors and tokenizer.json"
+        else:
+            cure = (
+                "it is no folder here and not in the Hub's cache. Check the name and the network; without a network "
+                "pass the folder of a model, or run `make quickstart`, which needs none"
+            )
+        raise InputError(f"model {name!r} cannot be loaded: {cure} ({type(error).__name__}: {reason})") from None
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from reporting the new head's missing weights, and from drawing bars over a line or two."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

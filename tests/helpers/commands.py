@@ -1,0 +1,12 @@
+"""The commands as functions: each takes its flags as a list and returns the exit status."""
+
+from __future__ import annotations
+
+from qa_lightning.cli.check_data import check_data
+from qa_lightning.cli.console import run_command
+from qa_lightning.cli.evaluate import evaluate, evaluate_main
+from qa_lightning.cli.export import export
+from qa_lightning.cli.predict import predict
+from qa_lightning.cli.train import train
+
+__all__ = ["check_data", "evaluate", "evaluate_main", "export", "predict", "run_command", "train"]
