@@ -123,23 +123,24 @@ def score_file(
             f"--predictions {path}: no answer for {len(missing):,} of the {len(references):,} questions of {data}, "
             f"the first: {', '.join(missing[:5])}; add them (an empty text for no answer)"
         )
-    result = _result({row["id"]: predictions[row["id"]] for row in references}, references, mixed_script=mixed_script)
+    texts = {row["id"]: predictions[row["id"]] for row in references}
+    has_answer = [bool(row["answers"]["text"]) for row in references]
+    version_2 = not all(has_answer)
+    if null_odds and not version_2:
+        raise InputError(f"--null-odds {null_odds}: every question of {data} has an answer; leave the flag out")
+    golds = [row["answers"]["text"] for row in references]
+    scores = [
+        answer_scores(text, gold, version_2, mixed_script) for text, gold in zip(texts.values(), golds, strict=True)
+    ]
+    exact, f1 = np.array(scores, float).reshape(-1, 2).T
+    metric = SquadMetric(version_2, mixed_script)
+    metric.update_scores(exact, f1, has_answer)
+    result = ScoreResult(metric.compute(), texts, references, version_2)
     if null_odds is None:
         return result
-    if not result.version_2:
-        raise InputError(f"--null-odds {null_odds}: every question of {data} has an answer; leave the flag out")
-    odds = read_null_odds(null_odds, list(result.predictions))
-    texts = result.predictions
-    scores = [answer_scores(texts[row["id"]], row["answers"]["text"], True, mixed_script) for row in references]
-    exact, f1 = np.array(scores, float).reshape(-1, 2).T
-    more = squad_v2_metrics(
-        exact,
-        f1,
-        [bool(row["answers"]["text"]) for row in references],
-        [odds[row["id"]] for row in references],
-        threshold=math.inf,
-        empty=[not texts[row["id"]] for row in references],
-    )
+    odds = read_null_odds(null_odds, list(texts))
+    empty = [not text for text in texts.values()]
+    more = squad_v2_metrics(exact, f1, has_answer, [odds[key] for key in texts], math.inf, empty)
     return replace(result, metrics=more, null_odds=odds, best_texts=texts, threshold=math.inf)
 
 
@@ -188,6 +189,7 @@ def score_model(
         max_answer_length=settings.max_answer_length,
         n_best=20,
         null_score_diff_threshold=own.threshold,
+        mixed_script=mixed_script,
     )
     module.temperature, module.temperatures = own.temperature, tuple(TEMPERATURES)
     trainer = Trainer(
@@ -215,33 +217,24 @@ def score_model(
             f"note: threshold and temperature were fitted to {data} itself, so the scores, the coverage and the "
             "calibration error before are better than they are on other questions"
         )
-    result = _result(texts, references, n_best, mixed_script)
     assert module.outcomes is not None
     found = fit_confidence(module.outcomes, predictions.version_2, own)
+    metrics = module.scores
     if predictions.version_2:
         odds_of, exact, f1, has_answer = module.outcomes.decision
-        more = squad_v2_metrics(exact, f1, has_answer, odds_of, own.threshold, np.isposinf(odds_of))
-        result = replace(result, metrics=more | result.metrics)
-    return replace(
-        result,
-        best_texts=best_texts,
-        null_odds=odds,
-        threshold=own.threshold,
-        confidence=found,
-        threshold_file=threshold_file(found, name, data, fingerprint),
+        metrics = squad_v2_metrics(exact, f1, has_answer, odds_of, own.threshold, np.isposinf(odds_of)) | metrics
+    return ScoreResult(
+        metrics,
+        texts,
+        references,
+        predictions.version_2,
+        n_best,
+        best_texts,
+        odds,
+        own.threshold,
+        found,
+        threshold_file(found, name, data, fingerprint),
     )
-
-
-def _result(
-    predictions: dict[str, str],
-    references: list[dict[str, Any]],
-    n_best: dict[str, list[dict[str, Any]]] | None = None,
-    mixed_script: bool = False,
-) -> ScoreResult:
-    version_2 = any(not row["answers"]["text"] for row in references)
-    metric = SquadMetric(version_2, mixed_script)
-    metric.update([{"id": key, "prediction_text": text} for key, text in predictions.items()], references)
-    return ScoreResult(metric.compute(), predictions, references, version_2, n_best or {})
 
 
 def write(result: ScoreResult, folder: Path) -> list[str]:

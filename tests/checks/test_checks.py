@@ -11,7 +11,7 @@ from rich.console import Console
 from qa_lightning import SquadDataModule
 from qa_lightning.checks.report import check_prepared, check_source, short_lines, show
 from qa_lightning.checks.rows import ROW_FINDINGS, Report, RowCheck, script_of
-from qa_lightning.checks.tokens import ROW_FINDINGS as TOKEN_KINDS
+from qa_lightning.checks.tokens import TOKEN_FINDINGS
 from qa_lightning.data.columns import Columns
 from qa_lightning.errors import InputError
 from qa_lightning.features.windows import WindowSettings
@@ -110,7 +110,7 @@ def test_what_a_tokenizer_does_is_counted_from_the_windows(tmp_path, model_folde
         assert by_kind[kind].rows[0]["place"].startswith(f"{tmp_path}/data.json row ")
     assert "--data.max_question_length; the longest has 30 tokens" in by_kind["cut_question"].cure
     assert report.facts["unknown"] == {"\u2603": 1}
-    assert set(by_kind) <= set(TOKEN_KINDS) | set(ROW_FINDINGS)
+    assert set(by_kind) <= set(TOKEN_FINDINGS) | set(ROW_FINDINGS)
     tokenizer = small_tokenizer()
     lengths = [len(tokenizer(one["context"], add_special_tokens=False)["input_ids"]) for one in rows]
     assert report.facts["tokens"]["context"]["max"] == max(lengths)
