@@ -154,6 +154,7 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     """
     files = []
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             files.append(folder / f"{name}.png")
             write_file(files[-1], partial(figure.savefig, format="png", metadata={"Software": None}))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_lightning.decoding.decoder import BestSpans, Decoder
-from qa_lightning.decoding.logits import FeatureLogits
-from qa_lightning.decoding.predictions import Rows
+from qa_lightning.decoding.logits import FeatureLogits, complete_rows, join_windows
+from qa_lightning.decoding.predictions import Predictions, Rows
+from qa_lightning.decoding.spans import WindowLogits, decode_spans
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
 from tests.conftest import small_tokenizer
@@ -100,6 +102,55 @@ def test_features_without_numbers_are_named_and_spoil_no_others() -> None:
     assert decoded.broken.tolist() == [3]
     assert store.example[3] not in decoded.index
     assert len(decoded.index) == 16
+
+
+def test_features_without_numbers_are_named_whichever_process_saw_them() -> None:
+    _, store = dataset()
+    decoders = [Decoder(store, BestSpans(1, 10)) for _ in range(3)]
+    half = len(store) // 2
+    for decoder, features in zip(decoders, (range(half), range(half, len(store)), ()), strict=True):
+        logits = logits_of(store, list(features)) if features else FeatureLogits.join([])
+        if features:
+            logits.start[0] = np.nan
+        decoder.add(logits)
+    joined = decoders[0].join([decoder.take() for decoder in decoders])
+    assert joined.broken.tolist() == [0, half]
+    assert not {store.example[0], store.example[half]} & {*joined.index.tolist()}
+
+
+def test_no_example_is_cut_across_chunks_the_last_neither() -> None:
+    rows = make_rows(3, long=1)[::-1]  # the last example has many windows
+    store = FeatureStore.of_batch(
+        Windower(small_tokenizer(), WindowSettings(48, 12, 12))(
+            [row["question"] for row in rows], [row["context"] for row in rows], [None] * len(rows)
+        )
+    )
+    windows_of = np.bincount(store.example)
+    assert windows_of.tolist()[:2] == [1, 1]
+    assert windows_of[2] > 3
+    logits = logits_of(store, list(range(len(store))))
+    complete = complete_rows(logits, store)
+    for most_tokens in range(1, len(logits.start) + 2):
+        chunks = list(join_windows(logits, store, complete, most_tokens))
+        assert np.concatenate([index for index, _ in chunks]).tolist() == [0, 1, 2]
+        for index, windows in chunks:
+            assert np.bincount(windows.example).tolist() == windows_of[index].tolist()
+            assert len(windows.start) <= most_tokens or len(index) == 1
+
+
+@pytest.mark.parametrize("threshold", [0.0, 2.5, -1.0])
+def test_no_answer_is_given_above_the_threshold_and_not_at_it(threshold: float) -> None:
+    odds = np.array([threshold, np.nextafter(threshold, np.inf), threshold - 1])
+    windows = WindowLogits(
+        np.arange(3), np.ones(3, int), np.zeros(3), np.zeros(3), np.zeros(3, int), np.full(3, 4), odds
+    )
+    rows = Rows([{"id": f"q{number}", "context": "Anna lives."} for number in range(3)])
+    spans = decode_spans(windows, 1, 10)
+    assert (spans.null_score - spans.best_score).tolist() == odds.tolist()
+    texts = [answer.text for _, _, answer in Predictions(rows, np.arange(3), spans, True, threshold).rows()]
+    assert texts == ["Anna", "", "Anna"]
+    certain = Predictions(rows, np.arange(3), spans, False, threshold).rows()
+    assert [answer.text for _, _, answer in certain] == ["Anna"] * 3
 
 
 def test_taking_some_spans_takes_theirs() -> None:

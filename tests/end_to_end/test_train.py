@@ -200,14 +200,14 @@ def test_the_reader_answers_many_questions_as_one_by_one(run) -> None:
 
 
 def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, model_folder, capsys) -> None:
-    data = write_json(tmp_path / "v2.json", make_rows(40, unanswerable=20))
+    data = write_json(tmp_path / "v2.json", make_rows(60, unanswerable=20))
     assert commands.train([*flags(tmp_path, model_folder, data, data), "--trainer.max_epochs", "1"]) == 0
     model = tmp_path / "lightning_logs" / "version_0" / "model"
     settings = json.loads((model / "config.json").read_text())["qa_lightning"]
     assert settings["version_2"] is True
     figures = json.loads((model.parent / "confidence" / "confidence.json").read_text())
     assert settings["null_score_diff_threshold"] == figures["null_score_diff_threshold"]
-    assert settings["temperature"] == figures["temperature"]
+    assert settings["temperature"] == figures["temperature"] != 1.0
     assert figures["held_out"]
     events = curves(model.parent)
     assert {f"confidence/{name}" for name in ("reliability", "risk_coverage")} <= set(events.Tags()["images"])

@@ -52,6 +52,64 @@ def test_two_processes_with_half_the_batch_see_the_single_process_groups(batchin
     assert [sorted(group) for group in single] == [sorted(group) for group in double]
 
 
+def test_the_same_groups_come_in_another_order_each_epoch() -> None:
+    sizes = np.arange(1, 41)  # all different and all sorted together: each group is the same in every epoch
+
+    def places(epoch: int) -> list[int]:
+        """Which of the groups by length comes first, second, and so on."""
+        sampler = TrainingSampler(sizes, 4)
+        sampler.set_epoch(epoch)
+        taken = np.array(list(sampler)).reshape(-1, 4) // 4
+        assert (taken == taken[:, :1]).all()
+        return taken[:, 0].tolist()
+
+    orders = [places(epoch) for epoch in range(5)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert len(set(map(tuple, orders))) == 5
+    assert list(range(10)) not in orders
+    assert list(range(10))[::-1] not in orders
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "world", "accumulated", "weights"),
+    [
+        (10, 4, 1, 1, [1 / 4, 1 / 4, 1 / 2]),
+        (8, 4, 1, 1, [1 / 4, 1 / 4]),
+        (9, 4, 1, 1, [1 / 4, 1 / 4, 1]),
+        (7, 2, 2, 1, [1 / 2, 2 / 3]),
+        (11, 2, 1, 3, [1 / 2, 1 / 2, 1 / 2, 3 / 5, 3 / 5, 3 / 5]),
+        (9, 2, 1, 2, [1 / 2, 1 / 2, 1 / 2, 1 / 2, 2]),
+    ],
+)
+def test_losses_count_for_a_step_to_be_the_mean_over_its_features(
+    count: int, batch_size: int, world: int, accumulated: int, weights: list[float]
+) -> None:
+    for rank in range(world):
+        sampler = TrainingSampler(lengths(count), batch_size, "length", world, rank, accumulated=accumulated)
+        assert len(weights) == -(-len(sampler) // batch_size)
+        assert [sampler.weight(batch) for batch in range(len(weights))] == pytest.approx(weights)
+
+
+@pytest.mark.parametrize("batching", ["length", "random"])
+@pytest.mark.parametrize(
+    ("count", "world", "repeated"),
+    [(7, 2, [0, 1]), (8, 2, [0, 0]), (1, 2, [0, 1]), (13, 3, [0, 1, 1]), (14, 3, [0, 0, 1]), (1, 4, [0, 1, 1, 1])],
+)
+def test_features_that_fill_the_last_step_up_are_known_and_no_others(
+    batching, count: int, world: int, repeated: list[int]
+) -> None:
+    taken: list[int] = []
+    for rank in range(world):
+        sampler = TrainingSampler(lengths(count), 2, batching, world, rank)
+        own, steps = list(sampler), -(-len(sampler) // 2)
+        batches = [own[2 * number : 2 * number + 2] for number in range(steps)]
+        repeats = [sampler.repeats(number) for number in range(steps)]
+        assert repeats == [0] * (steps - 1) + [repeated[rank]]
+        for batch, repeat in zip(batches, repeats, strict=True):
+            taken += batch[: len(batch) - repeat]
+    assert sorted(taken) == list(range(count))
+
+
 def padding_share(order, sizes: np.ndarray, batch_size: int, multiple: int = 1) -> float:
     batches = [sizes[order[begin : begin + batch_size]] for begin in range(0, len(order), batch_size)]
     return 1 - sizes[order].sum() / sum(len(batch) * -(-batch.max() // multiple) * multiple for batch in batches)

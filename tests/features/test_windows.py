@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -255,6 +256,7 @@ def test_offsets_slice_the_original_text_and_labels_cover_the_answer(family, con
     ("values", "words"),
     [
         ((64, 40, 24), ["--data.doc_stride 40", "room for context, 37 tokens", "--data.max_length 64"]),
+        ((64, 37, 24), ["--data.doc_stride 37", "room for context, 37 tokens"]),  # windows would never move on
         ((20, 8, 64), ["--data.doc_stride 8", "lower doc_stride or max_question_length"]),
         ((0, -1, 0), ["max_length is 0", "doc_stride is -1", "max_question_length is 0"]),
     ],
@@ -263,6 +265,26 @@ def test_settings_without_room_for_context_are_refused(values, words) -> None:
     with pytest.raises(InputError) as caught:
         Windower(wordpiece(), WindowSettings(*values))
     assert all(word in str(caught.value) for word in words)
+
+
+def test_an_overlap_of_one_token_less_than_the_room_moves_on_token_by_token() -> None:
+    batch = Windower(wordpiece(), WindowSettings(64, 36, 24))(["who " * 30], [CONTEXT], [None])
+    assert (batch.windows["context_length"] == 37).all()
+    assert len(batch.windows) > 30
+    for left, right in itertools.pairwise(char_start for _, _, char_start, _ in rows_of(batch)):
+        np.testing.assert_array_equal(left[1:], right[:-1])
+
+
+def test_a_mark_that_begins_a_context_never_joins_the_context_before() -> None:
+    contexts = ["Anna lives in Oslo", "\u0301Ben works in Rome"]  # the normalizer drops the accent: no token covers it
+    apart = [Windower(wordpiece(), WindowSettings(60, 12, 16))(["Who?"], [context], [None]) for context in contexts]
+    together = Windower(wordpiece(), WindowSettings(60, 12, 16))(["Who?"] * 2, contexts, [None] * 2)
+    for name in ("char_start", "char_end"):
+        np.testing.assert_array_equal(getattr(together, name), np.concatenate([getattr(one, name) for one in apart]))
+    (_, _, starts, ends), (_, _, others, _) = rows_of(together)
+    assert contexts[0][starts[0] : ends[-1]] == contexts[0]
+    assert ends[-1] == len(contexts[0])
+    assert others[0] == 1
 
 
 def test_a_slow_tokenizer_is_refused() -> None:
@@ -287,6 +309,19 @@ def test_store_gives_back_what_was_written(tmp_path, family) -> None:
     assert "In Oslo."[store.char_start[begin] : store.char_end[begin]].startswith(("O", "I")) or window["cls"] == 0
     assert isinstance(store.input_ids, np.memmap)
     assert store.input_ids.dtype == np.uint16
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.int32), (80_000, np.int32), (2**17, np.int32)]
+)
+def test_ids_above_65535_survive_the_store(tmp_path, vocab_size: int, dtype) -> None:
+    batch = Windower(wordpiece(), WindowSettings(60, 12, 16))(["Who?"], [CONTEXT], [None])
+    ids = np.linspace(0, vocab_size - 1, len(batch.input_ids)).astype(np.int32)  # up to the last of the vocabulary
+    write_features(iter([replace(batch, input_ids=ids)]), tmp_path, vocab_size)
+    store = FeatureStore.open(tmp_path)
+    assert store.input_ids.dtype == dtype
+    assert store.input_ids[-1] == vocab_size - 1
+    np.testing.assert_array_equal(store.input_ids, ids)
 
 
 @pytest.fixture(scope="module")

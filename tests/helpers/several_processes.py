@@ -19,7 +19,7 @@ SIZES = {"max_length": 48, "doc_stride": 12, "max_question_length": 12}
 
 
 class Record(Callback):
-    """Writes, from each process, the logged values, the answers and the losses."""
+    """Writes, from each process, the logged values, the answers, the losses and who was judged."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,14 +34,16 @@ class Record(Callback):
             return
         self.validations += 1
         predictions = [vars(answer) for _, _, answer in pl_module.predictions.rows()]
-        self.write(trainer, {name: float(value) for name, value in trainer.callback_metrics.items()}, predictions)
+        judged = [] if pl_module.outcomes is None else pl_module.outcomes.index.tolist()
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.write(trainer, scores, predictions, judged)
 
     def on_fit_end(self, trainer, pl_module) -> None:
         if trainer.is_global_zero:
             torch.save(pl_module.model.state_dict(), self.folder / "weights.pt")
 
-    def write(self, trainer, scores, predictions) -> None:
-        seen = {"scores": scores, "predictions": predictions, "losses": self.losses}
+    def write(self, trainer, scores, predictions, judged) -> None:
+        seen = {"scores": scores, "predictions": predictions, "losses": self.losses, "judged": judged}
         path = self.folder / f"validation-{self.validations}-rank-{trainer.global_rank}.json"
         path.write_text(json.dumps(seen))
 

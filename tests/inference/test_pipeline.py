@@ -19,6 +19,7 @@ from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 import qa_lightning
 from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
 from qa_lightning.errors import InputError
+from qa_lightning.inference.engine import whole_words
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.settings import AnswerSettings
@@ -334,6 +335,43 @@ def test_words_are_whole_where_asked_and_their_pieces_are_not_listed_beside_them
     assert any({answer["start"], answer["end"]} - edges for answer in pieces)
     assert all({answer["start"], answer["end"]} <= edges for answer in words)
     assert len(words) == 6  # all there are: more candidates were looked at until they were found
+
+
+def test_probabilities_of_one_text_in_several_places_add_up_and_no_answer_comes_behind_its_equals(model_folder) -> None:
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    torch.nn.init.zeros_(model.qa_outputs.weight)  # 10 spans and no answer, all as likely
+    ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
+    asked = {"question": "who?", "context": "anna lives in Anna"}
+    answers = ask(**asked, top_k=20)
+    assert len(answers) == 9
+    assert answers[0] == {"score": pytest.approx(2 / 11), "start": 0, "end": 4, "answer": "anna"}
+    assert [answer["score"] for answer in answers[1:]] == pytest.approx([1 / 11] * 8)
+    with_none = ask(**asked, top_k=20, handle_impossible_answer=True)
+    assert with_none == [*answers, {"score": pytest.approx(1 / 11), "start": 0, "end": 0, "answer": ""}]
+    places = ask(**asked, top_k=20, align_to_words=False)
+    assert [answer["score"] for answer in places] == pytest.approx([1 / 11] * 10)  # a place each, not a text
+
+
+@pytest.mark.parametrize(
+    ("place", "widened"),
+    [
+        ((2, 4), (1, 5)),  # within the word
+        ((1, 5), (1, 5)),  # the word
+        ((0, 3), (0, 5)),  # what was asked for stays, white space or not
+        ((3, 6), (1, 6)),
+    ],
+)
+def test_white_space_inside_a_word_stays_out_when_a_place_is_widened_to_it(place, widened) -> None:
+    class OneWord:
+        """The tokenizer takes all of the text for a word, with the white space around it."""
+
+        def char_to_word(self, at: int) -> int | None:
+            return 0 if 0 <= at < 6 else None
+
+        def word_to_chars(self, word: int) -> tuple[int, int]:
+            return 0, 6
+
+    assert whole_words(OneWord(), " anna ", *place) == widened
 
 
 def test_a_question_that_is_too_long_is_cut(ask) -> None:

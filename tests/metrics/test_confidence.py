@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from qa_lightning import pipeline
-from qa_lightning.decoding.spans import Scaling, decode_spans
+from qa_lightning.decoding.predictions import Predictions, Rows
+from qa_lightning.decoding.spans import Scaling, WindowLogits, decode_spans
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Judged, fit_confidence, fitted_lines
-from qa_lightning.metrics.outcomes import Outcomes
+from qa_lightning.metrics.outcomes import Outcomes, judge
+from qa_lightning.metrics.thresholds import split_by_article
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.threshold_file import read_threshold_file
 from tests.decoding.test_spans import random_windows
@@ -75,6 +78,55 @@ def test_shares_of_processes_join_in_the_order_of_the_dataset() -> None:
     for name in ("best_score", "log_spans", "article", "has_answer"):
         assert (getattr(joined, name) == getattr(whole, name)).all()
     assert len(Outcomes.join([none, none])) == 0
+
+
+def judged_texts(rows: list[dict], mixed_script: bool = False) -> Outcomes:
+    """Judge questions whose best span is the word that their context begins with."""
+    lengths = np.array([len(row["context"].split()[0]) for row in rows])
+    each = np.arange(len(rows))
+    windows = WindowLogits(each, np.ones_like(each), *np.zeros((2, len(rows))), 0 * each, lengths, -1.0 - each)
+    spans = decode_spans(windows, 1, 30, GRID)
+    made = [{"id": f"q{number}", "question": "?", "title": None} | row for number, row in enumerate(rows)]
+    return judge(Predictions(Rows(made), each, spans, True), mixed_script=mixed_script)
+
+
+def test_an_article_is_its_title_and_without_one_its_context() -> None:
+    gold = {"text": ["Anna"], "answer_start": [0]}
+    contexts = ["Anna lives.", "Anna works.", "Anna asks."]
+    rows = [{"title": "Anna", "context": context, "answers": gold} for context in contexts]
+    rows += [{"context": context, "answers": gold} for context in [*contexts[:2], contexts[0]]]
+    rows += [{"title": "Ben", "context": contexts[0], "answers": gold}]
+    article = judged_texts(rows).article.tolist()
+    assert len(set(article[:3])) == 1  # whichever of its contexts a question is about
+    assert article[3] == article[5]
+    assert len({article[0], article[3], article[4], article[6]}) == 4
+    assert split_by_article(article[:3] + article[6:]).tolist() in ([True] * 3 + [False], [False] * 3 + [True])
+
+
+def test_best_spans_are_judged_by_ideographs_where_validation_is() -> None:
+    rows = [{"context": "北京 在中国", "answers": {"text": ["北京市"], "answer_start": [0]}}]
+    rows += [{"context": "《北京》", "answers": {"text": ["北京"], "answer_start": [1]}}]
+    plain, mixed = (judged_texts(rows, mixed_script) for mixed_script in (False, True))
+    assert plain.f1.tolist() == [0.0, 0.0]
+    assert mixed.f1.tolist() == pytest.approx([0.8, 1.0])
+    assert mixed.exact.tolist() == [0.0, 1.0]
+    assert mixed.has_answer.all()
+
+
+def test_precision_and_recall_begin_with_the_answers_that_are_least_like_none() -> None:
+    has = np.array([True, True, True, False, False, False])
+    outcomes = replace(
+        outcomes_of(random_windows(3, 6), has * 1.0, has_answer=has),
+        best_score=np.zeros(6),
+        null_score=np.array([-3.0, -5.0, -4.0, 2.0, 4.0, 3.0]),
+    )
+    for curve in fit_confidence(outcomes, version_2=True).precision_recall.values():
+        assert curve.average_precision == 1.0  # right answers first, all others after them
+        assert curve.precision.tolist() == [1, 1, 1, 3 / 4, 3 / 5, 1 / 2]
+        assert curve.recall.tolist() == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1])
+    reverse = replace(outcomes, null_score=-outcomes.null_score)
+    for curve in fit_confidence(reverse, version_2=True).precision_recall.values():
+        assert curve.average_precision == pytest.approx((1 / 4 + 2 / 5 + 3 / 6) / 3)
 
 
 def overconfident(questions: int, heat: float, seed: int = 3) -> Outcomes:

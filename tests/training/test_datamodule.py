@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import shutil
 
 import pytest
 
@@ -59,6 +60,29 @@ def test_other_settings_or_content_are_prepared_anew(tmp_path, model_folder, sai
         change = {}
     prepared(path, path, model_folder, **change)
     assert "prepared in" in said.text
+
+
+def test_rows_that_were_left_out_are_an_error_again_where_they_must_not_be(tmp_path, model_folder) -> None:
+    rows = make_rows(10)
+    rows[2]["context"] = " "
+    path = write_json(tmp_path / "train.json", rows)
+    assert len(prepared(path, path, model_folder, on_bad_rows="skip").train_set.examples) == 9
+    with pytest.raises(InputError, match="row 3"):
+        prepared(path, path, model_folder)
+
+
+def test_the_same_tokenizer_padding_on_the_other_side_is_prepared_anew(tmp_path, model_folder, said) -> None:
+    config = shutil.copytree(model_folder, tmp_path / "left") / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"padding_side": "left"}))
+    path = write_json(tmp_path / "train.json", make_rows(10))
+    right = prepared(path, path, model_folder)
+    said.clear()
+    other = prepared(path, path, str(tmp_path / "left"))
+    assert right.tokenizer.backend_tokenizer.to_str() == other.tokenizer.backend_tokenizer.to_str()
+    assert "prepared in" in said.text
+    for split in ("train_set", "validation_set"):
+        own, others = (getattr(data, split).store.windows for data in (right, other))
+        assert (own["context_begin"] > others["context_begin"]).all()  # the context comes first now
 
 
 def test_a_killed_preparation_leaves_nothing_that_looks_ready(tmp_path, model_folder, monkeypatch) -> None:

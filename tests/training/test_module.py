@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering
 from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.decoding.logits import FeatureLogits, LogitsCollector, complete_rows, join_windows
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.features.batching import PaddingCollator
-from qa_lightning.metrics.outcomes import judge
+from qa_lightning.features.batching import PaddingCollator, TrainingSampler
+from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.models.loss import span_loss
 from tests.conftest import small_config
@@ -47,6 +48,18 @@ class PointsAtGold(QALightningModule):
             10.0 * torch.nn.functional.one_hot(batch[f"{name}_positions"], shape[1]).float()
             for name in ("start", "end")
         )
+
+
+class OnOneOfTwo(QALightningModule):
+    """One of two processes, without a Trainer: it asks ``trainer``, which holds what a test puts there."""
+
+    trainer = None
+
+    def log(self, *args, **kwargs) -> None:
+        pass
+
+    def _gather(self, part):
+        return [part]
 
 
 def batch_of(data: SquadDataModule, count: int) -> dict[str, torch.Tensor]:
@@ -237,6 +250,101 @@ def test_logits_are_joined_by_feature_in_whatever_order_and_however_often_they_c
             np.testing.assert_array_equal(
                 np.concatenate([getattr(part, name) for _, part in chunks]), getattr(windows, name)
             )
+
+
+def test_an_odd_number_of_windows_on_two_processes_counts_each_once(tmp_path, model_folder) -> None:
+    """In every step the mean over both processes is that over the windows, also where one is there to fill up."""
+    path = write_json(tmp_path / "train.json", make_rows(7))
+    data = SquadDataModule(path, path, model_folder, **SMALL)
+    data.prepare_data()
+    data.setup("fit")
+    assert len(data.train_set) == 7
+    module = OnOneOfTwo(model_folder).eval()
+    loaders = [
+        data._loader(data.train_set, 2, TrainingSampler(data.train_set.store.windows["length"], 2, "length", 2, rank))
+        for rank in range(2)
+    ]
+    seen = []
+    for step, batches in enumerate(zip(*loaders, strict=True)):
+        losses, descended = {}, []
+        for loader, batch in zip(loaders, batches, strict=True):
+            strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
+            module.trainer = SimpleNamespace(strategy=strategy, train_dataloader=loader)
+            descended.append(module.training_step(batch, step).item())
+            losses |= dict(zip(batch["feature"].tolist(), span_loss(*module(batch), batch).tolist(), strict=True))
+        assert np.mean(descended) == pytest.approx(np.mean(list(losses.values())), rel=1e-5)
+        seen.append(sorted(losses))
+    assert list(map(len, seen)) == [4, 3]
+    assert sorted(seen[0] + seen[1]) == list(range(7))
+
+
+def test_each_process_judges_its_own_share_of_the_questions(tmp_path, model_folder) -> None:
+    path = write_json(tmp_path / "v2.json", make_rows(13, unanswerable=5, long=2))
+    data = SquadDataModule(None, path, model_folder, **SMALL)
+    data.prepare_data()
+    data.setup("validate")
+    loader = data.val_dataloader()
+    shares = []
+    for rank in range(2):
+        module = OnOneOfTwo(model_folder).eval()
+        module.trainer = SimpleNamespace(
+            val_dataloaders=loader, global_rank=rank, world_size=2, sanity_checking=True, strategy=None
+        )
+        module.on_validation_epoch_start()
+        with torch.no_grad():
+            for number, batch in enumerate(loader):
+                module.validation_step(batch, number)
+        module.on_validation_epoch_end()
+        assert len(module.predictions) == 13  # every process has them all
+        shares.append(module.outcomes)
+    assert [share.index.tolist() for share in shares] == [[*range(0, 13, 2)], [*range(1, 13, 2)]]
+    assert len(Outcomes.join(shares)) == 13
+
+
+@pytest.mark.parametrize(
+    ("precision", "fused"), [("16-mixed", False), ("bf16-mixed", True), ("bf16-true", True), ("32-true", True)]
+)
+def test_where_gradients_are_scaled_the_optimizer_is_not_fused(model_folder, precision: str, fused: bool) -> None:
+    """A fused one unscales them itself, in its step: they would be clipped, and the norm logged, before that."""
+    module = OnOneOfTwo(model_folder)
+    module.trainer = SimpleNamespace(precision=precision, estimated_stepping_batches=10)
+    assert module.configure_optimizers()["optimizer"].defaults["fused"] is fused
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_logits_are_float32_whatever_the_model_computes_in(data, model_folder, dtype) -> None:
+    module = QALightningModule(model_folder).eval()
+    batch = batch_of(data, 2)
+    with torch.no_grad():
+        exact = module(batch)
+        module.model.to(dtype)
+        logits = module(batch)
+    assert [one.dtype for one in logits] == [torch.float32, torch.float32]
+    assert span_loss(*logits, batch).dtype == torch.float32
+    for one, other in zip(logits, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.1, atol=0.05)
+
+
+def test_the_best_threshold_is_found_by_the_scores_of_mixed_script_where_they_are_asked_for(
+    tmp_path, model_folder
+) -> None:
+    class StopsShort(PointsAtGold):
+        """One character less than the answer."""
+
+        def forward(self, batch):
+            end = batch["end_positions"]
+            return super().forward(batch | {"end_positions": end - (end > 0).int()})
+
+    rows = [{"id": "zh", "question": "在 哪里 ?", "context": "他 住 在 北京市 。"}]
+    rows[0]["answers"] = {"text": ["北京市"], "answer_start": [6]}
+    rows.append(rows[0] | {"id": "none", "answers": {"text": [], "answer_start": []}})
+    data = SquadDataModule(None, write_json(tmp_path / "zh.json", rows), model_folder, **SMALL)
+    for mixed_script, f1 in ((True, 90.0), (False, 50.0)):
+        module = StopsShort(model_folder, mixed_script=mixed_script)
+        (scores,) = Trainer(**QUIET).validate(module, data, verbose=False)
+        assert [answer.text for _, _, answer in module.predictions.rows()] == ["北京", ""]
+        assert scores["val/f1"] == pytest.approx(f1)
+        assert scores["val/best_f1"] == pytest.approx(f1)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, model_folder) -> None:

@@ -75,12 +75,20 @@ def test_the_schedule_scales_every_layer_alike(model_folder) -> None:
     np.testing.assert_allclose([group["lr"] for group in optimizer.param_groups], np.array(first) * 0.75)
 
 
-def test_schedule_rises_then_falls_to_zero() -> None:
+@pytest.mark.parametrize(
+    ("warmup_ratio", "expected"),
+    [
+        (0.2, [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+        (0.25, [0, 1 / 3, 2 / 3, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]),  # 2.5 steps are 3
+        (0.01, [0, 1, 8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9]),
+    ],
+)
+def test_schedule_rises_then_falls_to_zero(warmup_ratio: float, expected: list[float]) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = linear_schedule(optimizer, 10, 0.2)
+    schedule = linear_schedule(optimizer, 10, warmup_ratio)
     rates = []
     for _ in range(10):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    np.testing.assert_allclose(rates, [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+    np.testing.assert_allclose(rates, expected)
