@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported
@@ -32,6 +34,55 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real data in {SHARED}")
     return SHARED
+
+
+class DiskCalls(list):
+    """What was made durable and what was put into place, in order: ``("synced", file)``, ``("replaced", path)``.
+
+    A file is told by its inode and its size, as they are at that moment: what was not flushed yet does not count.
+    """
+
+    @staticmethod
+    def identity(file: int | Path) -> tuple[int, int | None]:
+        found = os.stat(file)  # noqa: PTH116 - of a handle, too
+        return found.st_ino, None if stat.S_ISDIR(found.st_mode) else found.st_size
+
+    def synced(self, path: Path) -> tuple[str, tuple[int, int | None]]:
+        """The event that makes ``path`` durable, whole as it is now."""
+        return "synced", self.identity(path)
+
+    def sizes_synced(self, path: Path) -> list[int | None]:
+        """How long a file was each time that it was made durable."""
+        return [about[1] for kind, about in self if kind == "synced" and about[0] == path.stat().st_ino]
+
+    def hold_in_order(self, wanted: Iterable[object]) -> bool:
+        """Whether these events came in this order, with whatever between them."""
+        events = iter(self)
+        return all(event in events for event in wanted)
+
+
+@pytest.fixture
+def disk_calls(monkeypatch) -> DiskCalls:
+    """Notes every ``os.fsync``, ``os.replace`` and ``Path.replace`` from now on."""
+    calls = DiskCalls()
+    fsync, replace = os.fsync, os.replace
+
+    def noting_fsync(handle) -> None:
+        calls.append(("synced", calls.identity(handle if isinstance(handle, int) else handle.fileno())))
+        fsync(handle)
+
+    def noting_replace(source, target, **options) -> None:
+        replace(source, target, **options)
+        calls.append(("replaced", Path(target)))
+
+    def noting_path_replace(self, target) -> Path:
+        noting_replace(self, target)
+        return Path(target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    monkeypatch.setattr(Path, "replace", noting_path_replace)
+    return calls
 
 
 def small_tokenizer() -> BertTokenizer:

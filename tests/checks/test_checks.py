@@ -10,7 +10,7 @@ from rich.console import Console
 
 from qa_lightning import SquadDataModule
 from qa_lightning.checks.report import check_prepared, check_source, short_lines, show
-from qa_lightning.checks.rows import ROW_FINDINGS, Report, RowCheck, script_of
+from qa_lightning.checks.rows import ROW_FINDINGS, Report, RowCheck, script_of, short_hash
 from qa_lightning.checks.tokens import TOKEN_FINDINGS
 from qa_lightning.data.columns import Columns
 from qa_lightning.errors import InputError
@@ -116,6 +116,34 @@ def test_what_a_tokenizer_does_is_counted_from_the_windows(tmp_path, model_folde
     assert report.facts["tokens"]["context"]["max"] == max(lengths)
     assert report.facts["tokens"]["context"]["min"] == min(lengths)
     assert report.facts["ceiling"]["exact_match"] == 50.0  # not the long, the unheld and the part of a token
+
+
+@pytest.mark.parametrize(("longest", "findings", "f1"), [(3, {}, 100.0), (2, {"long_answer": 1}, 0.0)])
+def test_an_answer_of_exactly_the_longest_length_can_be_given(tmp_path, model_folder, longest, findings, f1) -> None:
+    context = "Ben lives at the city ."
+    rows = [{"id": "a", "question": "Who ?", "context": context, "answers": answers("at the city", 10)}]
+    report = check_source(
+        write_json(tmp_path / "data.json", rows), model=model_folder, settings=SETTINGS, max_answer_length=longest
+    )
+    assert found(report) == findings
+    assert report.facts["tokens"]["answer"]["max"] == 3
+    assert report.facts["ceiling"]["f1"] == f1
+
+
+def test_texts_are_told_apart_that_are_the_same_end_to_end(tmp_path) -> None:
+    """Question and context, and one answer and the next."""
+    rows = [
+        {"id": "1", "question": "ab", "context": "c d ab c a bc", "answers": answers("d", 2)},
+        {"id": "2", "question": "a", "context": "bc d ab c a bc", "answers": answers("bc", 0)},
+        {"id": "3", "question": "Who", "context": "c ab", "answers": {"text": ["ab", "c"], "answer_start": [2, 0]}},
+        {"id": "4", "question": "Who", "context": "c ab", "answers": {"text": ["a", "b"], "answer_start": [2, 3]}},
+        {"id": "5", "question": "Where", "context": "x a bc", "answers": {"text": ["a", "bc"], "answer_start": [2, 4]}},
+        {"id": "6", "question": "Where", "context": "x a bc", "answers": {"text": ["a bc"], "answer_start": [2]}},
+    ]
+    report = check_source(write_json(tmp_path / "data.json", rows))
+    (finding,) = (one for one in report.findings if one.kind == "asked_twice")
+    assert [one["id"] for one in finding.rows] == ["4", "6"]
+    assert len({short_hash(*texts) for texts in (("ab", "c"), ("a", "bc"), ("abc",), ("", "abc"), ("abc", ""))}) == 5
 
 
 def test_answers_that_end_within_a_token_lower_the_ceiling(tmp_path, tokenizer, model_folder) -> None:

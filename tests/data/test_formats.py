@@ -44,6 +44,12 @@ def spreadsheet(rows, separator):
     return BYTE_ORDER_MARK + filled + (separator * 3 + "\r\n").encode() * 2 + b"\r\n"
 
 
+def spaced_header(table):
+    """As people write: blanks after the commas of the first line, and at its end."""
+    header, rest = table.split(b"\r\n", 1)
+    return header.replace(b",", b" , ") + b" \r\n" + rest
+
+
 FORMS = {
     "SQuAD v1.1": (".json", as_json(nested(ROWS, "1.1"))),
     "SQuAD v1.1 without titles": (".json", as_json(nested(ROWS, "1.1", titles=False))),
@@ -73,6 +79,7 @@ FORMS = {
     "CSV with tabs": (".csv", as_table(ROWS, "\t")),
     "CSV with everything in quotes": (".csv", as_table(LISTED, quoting=csv.QUOTE_ALL)),
     "CSV with blank lines": (".csv", b"\n \r\n" + as_table(ROWS).replace(b"\r\n", b"\n\n")),
+    "CSV with blanks around its names": (".csv", spaced_header(as_table(ROWS))),
     "CSV of a spreadsheet": (".csv", spreadsheet(ROWS, ",")),
     "CSV of a German spreadsheet": (".csv", spreadsheet(LISTED, ";")),
     "CSV with old line ends": (".csv", as_table(ROWS, lineterminator="\r")),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from qa_lightning import SquadDataModule
-from tests.helpers.data import make_rows, write_json
+from tests.helpers.data import make_rows, mixed_rows, write_json
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "several_processes.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
@@ -50,7 +50,7 @@ def run(folder: Path, devices: int, scenario: str, **options) -> list[dict]:
     ],
 )
 def test_any_number_of_processes_gives_the_same_predictions_and_scores(tmp_path, model_folder, rows, limit) -> None:
-    path = write_json(tmp_path / "validation.json", make_rows(**rows))
+    path = write_json(tmp_path / "validation.json", mixed_rows(**rows))
     common = {
         "train": path,
         "validation": path,

@@ -15,7 +15,7 @@ from transformers.pipelines.base import Pipeline
 from qa_lightning import Reader
 from qa_lightning.errors import InputError
 from qa_lightning.export import onnx as onnx_export
-from qa_lightning.export.onnx_checks import compare_logits, comparison_batches
+from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
@@ -272,6 +272,14 @@ def test_int8_that_costs_too_much_is_refused(tmp_path, monkeypatch, copies, mode
         onnx_export.export_onnx(str(models["bert"]), kept, "int8", data, max_f1_drop=2.0)
     assert (kept / "model.onnx").read_text() == "{}"
     assert not (tmp_path / ".kept.part").exists()
+
+
+@pytest.mark.parametrize("quantized", [78.0, 80.0, 95.0])
+def test_int8_that_costs_as_much_as_it_may_or_gains_is_no_error(monkeypatch, quantized) -> None:
+    scores = iter([(60.0, 80.0), (60.0, quantized)])
+    monkeypatch.setattr("qa_lightning.export.onnx_checks.score_answers", lambda *_: next(scores))
+    compare_answers("it", [("float32", None, 4), ("int8", None, 1)], None, ROWS, max_f1_drop=2.0)
+    assert next(scores, None) is None
 
 
 def test_an_export_takes_the_place_of_an_export(tmp_path, copies, models) -> None:

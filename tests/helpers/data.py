@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 PEOPLE = ("Anna", "Ben", "Carl", "Dora")
@@ -22,6 +23,20 @@ def make_rows(count: int, unanswerable: int = 0, long: int = 0) -> list[dict]:
         if number >= count - unanswerable:
             asked, answer = PEOPLE[(number + 2) % 4], {"text": [], "answer_start": []}
         rows.append({"id": f"q{number}", "question": f"Where lives {asked} ?", "context": context, "answers": answer})
+    return rows
+
+
+def mixed_rows(count: int, unanswerable: int = 0, long: int = 0) -> list[dict]:
+    """Those of `make_rows` in another order, so that long and unanswerable ones, and ids, stand anywhere among them.
+
+    Answers have one, three or four words.
+    """
+    rows = make_rows(count, unanswerable, long)
+    for number, row in enumerate(rows):
+        for city in row["answers"]["text"]:
+            text = (city, f"lives in {city}", f"{PEOPLE[number % 4]} lives in {city}")[number // 3 % 3]
+            row["answers"] = {"text": [text], "answer_start": [row["context"].index(text)]}
+    random.Random(0).shuffle(rows)
     return rows
 
 

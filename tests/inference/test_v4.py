@@ -103,7 +103,7 @@ def test_by_default_calls_have_the_recorded_forms_and_errors(recorded, answer) -
             continue
         old, own = call["outcome"], answer(call, compat=None)
         if "accident" in call or call["name"].startswith(("settings", "text")) or "unheard_of" in call["settings"]:
-            held = is_sound(own)
+            held = is_sound(own, refusal_of(call))
         elif "raised" in own:
             held = old.get("raised", ["nothing"])[0] in own["raised"]
         elif "raised" in old:
@@ -115,16 +115,63 @@ def test_by_default_calls_have_the_recorded_forms_and_errors(recorded, answer) -
     assert not wrong
 
 
-def is_sound(outcome: v4_calls.Outcome) -> bool:
-    """Probabilities, or an error that a caller would catch."""
-    if "returned" in outcome:
-        return all(0 <= found["score"] <= 1 + 1e-6 for found in single_answers(outcome["returned"]))
-    return bool({"ValueError", "TypeError"} & {*outcome["raised"]} and outcome["message"])
+# Settings that are refused by default, whatever the old pipeline did -> why.
+REFUSED_SETTINGS = {
+    ("max_answer_len", 0): "max_answer_len parameter should be >= 1 (got 0)",
+    ("max_answer_len", -3): "max_answer_len parameter should be >= 1 (got -3)",
+    ("max_answer_len", 2.5): "max_answer_len is 2.5, a float; pass a whole number",
+    ("max_seq_len", 0): "max_seq_len parameter should be >= 1 (got 0)",
+    ("max_seq_len", 3): "max_seq_len 3 leaves no room for question and context beside 3 special tokens",
+    ("max_seq_len", 300): "max_seq_len 300: the model has positions for 192 tokens",
+    ("doc_stride", -1): "doc_stride parameter should be >= 0 (got -1)",
+    ("doc_stride", "4"): "doc_stride is '4', a str; pass a whole number",
+    ("batch_size", 0): "batch_size is 0; pass a whole number from 1 on",
+    ("top_k", "3"): "top_k is '3', a str; pass a whole number",
+    ("unheard_of", 1): "unknown argument 'unheard_of'; there are top_k, ",
+}
+
+
+def refusal_of(call: v4_calls.Call) -> str | None:
+    """Why a call must be refused by default; None where it must be answered."""
+    arguments = call["arguments"]
+    for item in arguments if isinstance(arguments, list) else [arguments]:
+        for name in ("question", "context"):
+            if item[name] == "":
+                return f"`{name}` cannot be empty"
+            if item[name] == [5]:
+                return f"`{name}` is a int, '5'; pass a text"
+            if isinstance(item[name], str) and item[name].isspace():
+                return f"`{name}` is nothing but white space"
+            if "\ud800" in item[name]:
+                return f"`{name}` holds half of a surrogate pair"
+    return next((REFUSED_SETTINGS[one] for one in call["settings"].items() if one in REFUSED_SETTINGS), None)
+
+
+def is_sound(outcome: v4_calls.Outcome, refusal: str | None) -> bool:
+    """Probabilities, or, of a call that must be refused, the error that says why and that a caller would catch."""
+    if refusal is None:
+        return "returned" in outcome and all(
+            0 <= found["score"] <= 1 + 1e-6 for found in single_answers(outcome["returned"])
+        )
+    return bool({"ValueError", "TypeError"} & {*outcome.get("raised", ())}) and refusal in outcome["message"]
 
 
 def form_of(part: Any) -> Any:
     """The nesting of what was returned, without the values."""
     return sorted(part) if isinstance(part, dict) else [form_of(one) for one in part]
+
+
+def test_no_other_error_is_sound() -> None:
+    other = {"raised": ["ValueError", "Exception"], "message": "operands could not be broadcast together"}
+    answered = {"returned": {"score": 0.5}}
+    refused = {"raised": ["InputError", "ValueError", "Exception"], "message": REFUSED_SETTINGS["max_answer_len", 0]}
+    refusal = refusal_of({"arguments": v4_cases.ONE, "settings": {"top_k": 1, "max_answer_len": 0}})
+    assert is_sound(refused, refusal)
+    assert is_sound(answered, refusal_of({"arguments": v4_cases.ONE, "settings": {"top_k": 1}}))
+    assert not is_sound(other, refusal)
+    assert not is_sound(answered, refusal)
+    assert not is_sound(other, None)
+    assert not is_sound({"returned": {"score": 1.5}}, None)
 
 
 def test_the_golden_file_has_every_case(recorded) -> None:

@@ -125,6 +125,15 @@ def test_precision_is_reached_exactly():
     assert coverage_at_precision([0.5] * 100, right, 0.9) == (0.0, math.inf)
 
 
+@pytest.mark.parametrize(
+    ("right", "precision"), [([0.3, 0.1], 0.2), ([0.55, 0.1, 0.3], 0.95 / 3), ([0.55, 0.1], 0.325)]
+)
+def test_a_precision_that_scores_reach_but_for_rounding_is_reached(right, precision):
+    confidence = np.linspace(1, 0, len(right))
+    assert coverage_at_precision(confidence, right, precision) == (1.0, 0.0)
+    assert coverage_at_precision(confidence, right, precision + 1e-9)[0] < 1.0
+
+
 def test_confidences_that_only_rank_may_be_infinite():
     curve = risk_coverage([math.inf, 3.0, -math.inf, -math.inf], [1, 0, 0, 1])
     assert curve.coverage.tolist() == [0.25, 0.5, 1.0]

@@ -54,6 +54,17 @@ def _umask() -> int:
     return mask
 
 
+def test_a_checkpoint_is_durable_before_it_takes_the_place_of_the_one_before_and_so_is_the_place(
+    tmp_path, disk_calls
+) -> None:
+    """What a power cut leaves: data of the new file, then its name, then the folder that holds the name."""
+    path = tmp_path / "last.ckpt"
+    save(path, 1.0)
+    disk_calls.clear()
+    save(path, 2.0)
+    assert disk_calls.hold_in_order([disk_calls.synced(path), ("replaced", path), disk_calls.synced(tmp_path)])
+
+
 @pytest.fixture
 def warnings_of_the_project():
     """What the project's logger says; its handlers may have been set up by another test."""

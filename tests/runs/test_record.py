@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from qa_lightning.runs.record import append_run, git_revision, package_versions
+from qa_lightning.runs.record import append_run, git_revision, last_start, mark_finished, package_versions
 
 
 def test_starts_are_appended_and_nothing_half_written_stays(tmp_path) -> None:
@@ -15,6 +15,20 @@ def test_starts_are_appended_and_nothing_half_written_stays(tmp_path) -> None:
     append_run(path, {"seed": 2, "command": ["train.py", "--größe"]})
     assert [run["seed"] for run in json.loads(path.read_text(encoding="utf-8"))] == [1, 2]
     assert [file.name for file in path.parent.iterdir()] == ["run.json"]
+
+
+def test_the_end_of_a_start_is_noted_beside_it_and_earlier_starts_stay(tmp_path) -> None:
+    path = tmp_path / "run.json"
+    starts = [{"seed": 1, "command": ["train.py"]}, {"seed": 2}, {"seed": 3}]
+    for start in starts:
+        append_run(path, start)
+    mark_finished(path, {"best/f1": 80.0}, "digest")
+    first, second, third = json.loads(path.read_text(encoding="utf-8"))
+    assert [first, second] == starts[:2]
+    assert third["seed"] == 3
+    assert (third["scores"], third["weights"]) == ({"best/f1": 80.0}, "digest")
+    assert "finished" in third
+    assert last_start(path) == third
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git here")

@@ -12,10 +12,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.errors import InputError
@@ -24,7 +27,7 @@ from qa_lightning.runs.signals import Stop
 from qa_lightning.training import run as training
 from tests.end_to_end.test_train import AVERAGED, flags
 from tests.helpers import commands
-from tests.helpers.data import make_rows, write_json
+from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import curves, differences
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -66,8 +69,8 @@ class Crash(Callback):
 def data(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("data")
     return {
-        "train": write_json(folder / "train.json", make_rows(90, unanswerable=9, long=3)),
-        "validation": write_json(folder / "validation.json", make_rows(50, long=2)),
+        "train": write_json(folder / "train.json", mixed_rows(90, unanswerable=9, long=3)),
+        "validation": write_json(folder / "validation.json", mixed_rows(50, long=2)),
     }
 
 
@@ -184,6 +187,33 @@ def test_dropout_is_drawn_anew_in_each_step_and_on_each_process(model_folder, mo
     assert len(drawn) == 6
 
 
+def test_a_run_that_goes_on_draws_dropout_by_the_seed_that_it_began_with(model_folder, monkeypatch) -> None:
+    """Whatever seed the second start is given."""
+    monkeypatch.setattr(QALightningModule, "trainer", SimpleNamespace(current_epoch=1, global_rank=0))
+
+    def started(seed: int, checkpoint: dict | None = None) -> QALightningModule:
+        module = QALightningModule(model_folder)
+        if checkpoint is not None:
+            module.on_load_checkpoint(checkpoint)
+        torch.manual_seed(seed)
+        module.on_train_start()
+        return module
+
+    def drawn(module: QALightningModule) -> list[float]:
+        module.on_train_batch_start({}, 5)
+        return torch.rand(4).tolist()
+
+    first = started(1)
+    checkpoint: dict = {}
+    first.on_save_checkpoint(checkpoint)
+    second = started(2, checkpoint)
+    assert drawn(second) == drawn(first)
+    assert drawn(started(2)) != drawn(first)
+    again: dict = {}
+    second.on_save_checkpoint(again)
+    assert drawn(started(3, again)) == drawn(first)
+
+
 def test_other_batches_within_an_epoch_are_refused_and_between_epochs_are_not(
     tmp_path, model_folder, data, monkeypatch
 ) -> None:
@@ -249,6 +279,61 @@ def test_last_is_written_by_the_clock_and_only_between_steps(tmp_path, model_fol
     monkeypatch.setattr(LastCheckpoint, "_save", note)
     assert commands.train([*given, "--save_every_minutes", "60"]) == 0
     assert len(saved) == 2  # at the end of each epoch
+
+
+def fit(model: str, data: dict[str, str], root: Path, *callbacks: Callback, ckpt_path: Path | None = None, **options):
+    """An epoch of 14 steps without validation."""
+    torch.manual_seed(0)
+    sizes = {"max_length": 48, "doc_stride": 12, "max_question_length": 12}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(
+        max_epochs=1, callbacks=[*callbacks], limit_val_batches=0, default_root_dir=root, **quiet | options
+    )
+    datamodule = SquadDataModule(data["train"], data["validation"], model, **sizes)
+    trainer.fit(QALightningModule(model, learning_rate=1e-3), datamodule, ckpt_path=ckpt_path, weights_only=True)
+    assert trainer.global_step == 14
+
+
+def test_last_is_written_after_so_many_minutes_of_training(tmp_path, model_folder, data, monkeypatch) -> None:
+    """Steps of 20 seconds, by this clock."""
+    now = [1000.0]
+    monkeypatch.setattr("qa_lightning.runs.resume.time", SimpleNamespace(monotonic=lambda: now[0]))
+    saved = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, *_) -> None:
+            now[0] += 20.0
+
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
+            saved.append(trainer.global_step)
+
+    fit(model_folder, data, tmp_path, LastCheckpoint(minutes=2.0), Watch(), logger=False)
+    assert saved == [6, 12, 14]
+
+
+@pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")  # the sampler is
+def test_a_checkpoint_that_another_callback_writes_after_a_step_is_one_to_go_on_from(
+    tmp_path, model_folder, data
+) -> None:
+    """At the step that comes next, by number, batch and loss."""
+
+    def losses(**options) -> dict[int, float]:
+        seen: dict[int, float] = {}
+
+        class Kept(DummyLogger):
+            def log_metrics(self, metrics, step) -> None:
+                seen.update({step: metrics["train/loss"]} if "train/loss" in metrics else {})
+
+        every_third = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
+        callbacks = (LastCheckpoint(), every_third)
+        fit(model_folder, data, tmp_path, *callbacks, logger=Kept(), log_every_n_steps=1, **options)
+        return seen
+
+    whole = losses()
+    assert [*whole] == [*range(14)]
+    for step in (12, 3):
+        rest = losses(ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert rest == {number: loss for number, loss in whole.items() if number >= step}
 
 
 @pytest.mark.slow

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
 import shutil
+from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
 from qa_lightning import SquadDataModule
 from qa_lightning.errors import InputError
+from qa_lightning.features.batching import EvaluationSampler
 from tests.helpers.data import make_rows, write_json
 
 SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
@@ -85,15 +89,20 @@ def test_the_same_tokenizer_padding_on_the_other_side_is_prepared_anew(tmp_path,
         assert (own["context_begin"] > others["context_begin"]).all()  # the context comes first now
 
 
-def test_a_killed_preparation_leaves_nothing_that_looks_ready(tmp_path, model_folder, monkeypatch) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_preparation_that_is_cut_off_is_told_and_leaves_nothing_that_looks_ready(
+    tmp_path, model_folder, monkeypatch, error
+) -> None:
     path = write_json(tmp_path / "train.json", make_rows(20))
 
     def dies(*args):
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr("qa_lightning.features.prepared.write_features", dies)
-    with pytest.raises(KeyboardInterrupt):
-        prepared(path, path, model_folder)
+    with pytest.raises(type(error)) as caught:
+        SquadDataModule(path, path, model_folder, **SMALL).prepare_data()
+    assert caught.value is error
+    assert not [left for left in (tmp_path / "cache" / "features").iterdir() if left.is_dir()]
     monkeypatch.undo()
     monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path / "cache"))
     assert len(prepared(path, path, model_folder).train_set) == 20
@@ -133,6 +142,63 @@ def test_cuts_take_whole_examples(tmp_path, model_folder) -> None:
     assert data.train_set.examples["id"][:] == ["q0", "q1", "q2"]
     assert len(data.train_set) > 3
     assert set(data.validation_set.store.windows["example"].tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("windows", "limit", "batches"),
+    [(16, 0.5, 2), (13, 0.5, 2), (13, 0.7, 2), (17, 0.4, 2), (13, 3, 3), (13, 1.0, 4), (13, None, 4), (4, 0.5, 1)],
+)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_part_of_the_validation_is_counted_over_all_batches_the_last_one_too(
+    tmp_path, model_folder, windows, limit, batches, processes
+) -> None:
+    """Windows of the first batches, longest first: the same ones on any number of processes."""
+    path = write_json(tmp_path / "validation.json", make_rows(windows))
+    data = prepared(path, path, model_folder)
+    taken: list[int] = []
+    for rank in range(processes):
+        data.trainer = SimpleNamespace(limit_val_batches=limit, world_size=processes, global_rank=rank)
+        taken += data.val_dataloader().sampler
+    assert len(data.validation_set) == windows
+    assert set(taken) == set(list(EvaluationSampler(data.validation_set.store.windows["length"], 4))[: 4 * batches])
+
+
+def standing_after(batches: int, **changes) -> SimpleNamespace:
+    """What a datamodule asks of a trainer that has done some batches of its first epoch."""
+    progress = SimpleNamespace(current=SimpleNamespace(ready=1, processed=0))
+    loop = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(processed=batches)))
+    stub = {"fit_loop": SimpleNamespace(epoch_progress=progress, epoch_loop=loop), "train_dataloader": None}
+    stub |= {"state": SimpleNamespace(fn=TrainerFn.FITTING), "world_size": 1, "accumulate_grad_batches": 1}
+    return SimpleNamespace(**stub | changes)
+
+
+@pytest.mark.parametrize(
+    ("flags", "trainer", "words"),
+    [
+        ({"seed": 43}, {}, "seed was 42, is 43"),
+        ({"batch_size": 2}, {}, "--data.batch_size was 4, is 2"),
+        ({"batching": "random"}, {}, "--data.batching was length, is random"),
+        ({"train_answers": "all"}, {}, "--data.train_answers was first, is all"),
+        ({"max_train_examples": 19}, {}, "training data was "),
+        ({}, {"world_size": 2}, "processes was 1, is 2"),
+        ({}, {"accumulate_grad_batches": 2}, "--trainer.accumulate_grad_batches was 1, is 2"),
+    ],
+)
+def test_all_that_changes_the_batches_is_refused_within_an_epoch_and_taken_between_two(
+    tmp_path, model_folder, flags, trainer, words
+) -> None:
+    path = write_json(tmp_path / "train.json", make_rows(20))
+    same = SquadDataModule(path, path, model_folder, **SMALL)
+    same.trainer = standing_after(0)
+    between = same.state_dict()
+    same.trainer = standing_after(3)
+    within = same.state_dict()
+    same.load_state_dict(within)
+    other = SquadDataModule(path, path, model_folder, **SMALL | flags)
+    other.trainer = standing_after(0, **trainer)
+    with pytest.raises(InputError, match=f"stands after batch 3 of epoch 1, .*{words}"):
+        other.load_state_dict(within)
+    other.load_state_dict(between)
 
 
 def test_unanswerable_questions_are_found_out_from_the_data(tmp_path, model_folder, said) -> None:

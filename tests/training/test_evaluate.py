@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.training.evaluate import ScoreResult, compare_with_official, score_file, write
+from qa_lightning.training.evaluate import ScoreResult, compare_with_official, read_null_odds, score_file, write
 from tests.helpers import commands
 
 ROOT = Path(__file__).parents[2]
@@ -156,6 +157,22 @@ def test_candidates_are_written_where_there_are_some(tmp_path):
     n_best = {"q1": [{"text": "Normans", "probability": 0.5}]}
     write(ScoreResult(V11, {"q1": "Normans"}, [], False, n_best), tmp_path)
     assert json.loads((tmp_path / "nbest_predictions.json").read_text(encoding="utf-8")) == n_best
+
+
+def test_odds_of_a_context_without_a_token_are_written_as_json_has_numbers(tmp_path):
+    """They are infinite, which JSON has no word for; read again they are still above all others."""
+    odds = {"q1": -3.5, "q2": 1e9, "q3": 2.0, "q4": math.inf}
+    n_best = {key: [{"text": "x", "probability": 0.5}] for key in odds}
+    write(ScoreResult(V20, dict.fromkeys(odds, ""), [], True, n_best, null_odds=odds), tmp_path)
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    text = (tmp_path / "null_odds.json").read_text(encoding="utf-8")
+    kept = json.loads(text, parse_constant=refuse)
+    assert (kept["q1"], kept["q2"]) == (-3.5, 1e9)
+    assert read_null_odds(tmp_path / "null_odds.json", list(odds)) == kept
+    assert sorted(kept, key=kept.__getitem__) == ["q1", "q3", "q2", "q4"]
 
 
 def test_the_output_folder_may_stand_already_and_its_files_are_replaced(files, tmp_path):

@@ -20,7 +20,8 @@ from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.models.loss import span_loss
 from tests.conftest import small_config
-from tests.helpers.data import make_rows, write_json
+from tests.helpers.data import make_rows, mixed_rows, write_json
+from tests.helpers.families import FAMILIES, save
 
 SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
 QUIET = {
@@ -34,8 +35,8 @@ QUIET = {
 
 @pytest.fixture
 def data(tmp_path, model_folder) -> SquadDataModule:
-    train = write_json(tmp_path / "train.json", make_rows(20, unanswerable=4, long=2))
-    validation = write_json(tmp_path / "validation.json", make_rows(11, long=3))
+    train = write_json(tmp_path / "train.json", mixed_rows(20, unanswerable=4, long=2))
+    validation = write_json(tmp_path / "validation.json", mixed_rows(11, long=3))
     return SquadDataModule(train, validation, model_folder, **SMALL)
 
 
@@ -170,7 +171,7 @@ def test_gold_labels_score_the_ceiling_through_the_whole_validation_path(data, m
 
 
 def test_version_2_ceiling_counts_both_kinds(tmp_path, model_folder) -> None:
-    path = write_json(tmp_path / "v2.json", make_rows(13, unanswerable=5, long=2))
+    path = write_json(tmp_path / "v2.json", mixed_rows(13, unanswerable=5, long=2))
     data = SquadDataModule(None, path, model_folder, **SMALL)
     module = PointsAtGold(model_folder)
     (scores,) = Trainer(**QUIET).validate(module, data, verbose=False)
@@ -357,6 +358,30 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, model_folder) -> None:
     assert all(values.isfinite().all() for values in others)  # stopped before the optimizer touched them
 
 
+def test_a_loss_that_is_infinite_stops_the_run(data, model_folder) -> None:
+    class Sure(QALightningModule):
+        """That no answer begins where it does."""
+
+        def forward(self, batch):
+            start, end = super().forward(batch)
+            gold = torch.nn.functional.one_hot(batch["start_positions"], start.shape[1]).bool()
+            return start.masked_fill(gold, -math.inf), end
+
+    module = Sure(model_folder)
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(DivergedError, match=r"the loss is inf at step 0 \(questions 'q\d+', 'q\d+'"):
+        Trainer(max_epochs=1, num_sanity_val_steps=0, **QUIET).fit(module, data)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_a_loss_that_is_no_number_on_another_process_stops_this_one_too(data, model_folder, monkeypatch) -> None:
+    """Which would wait for the other one for ever."""
+    trainer = Trainer(max_epochs=1, num_sanity_val_steps=0, **QUIET)
+    monkeypatch.setattr(trainer.strategy, "reduce", lambda own, reduce_op: own + math.nan)
+    with pytest.raises(DivergedError, match=r"the loss is nan at step 0 \(questions \)"):
+        trainer.fit(QALightningModule(model_folder), data)
+
+
 def test_validation_logits_that_are_no_numbers_name_their_questions(data, model_folder) -> None:
     class Broken(QALightningModule):
         def forward(self, batch):
@@ -435,13 +460,29 @@ def test_bad_flags_are_named_together(model_folder, flags, words) -> None:
     assert all(word in str(caught.value) for word in words)
 
 
-def test_padding_collator_and_model_agree_on_left_padding(data, model_folder, tokenizer) -> None:
+def test_padding_on_the_left_changes_neither_loss_nor_answers(tmp_path) -> None:
+    """XLNet, whose positions are relative, with windows of unlike lengths in a batch."""
+    folder = save(FAMILIES["xlnet"], tmp_path / "xlnet")
+    rows = write_json(tmp_path / "rows.json", make_rows(9, long=2))
+    sizes = SMALL | {"max_length": 96}
+    data = SquadDataModule(rows, rows, folder, **sizes)
     data.prepare_data()
     data.setup("fit")
-    left = copy.deepcopy(tokenizer)
-    left.padding_side = "left"
-    batch = PaddingCollator(left)([data.train_set[index] for index in range(4)])
+    features = [data.train_set[index] for index in range(len(data.train_set))]
+    collate, module = PaddingCollator(data.tokenizer), QALightningModule(folder).eval()
+    batch = collate(features)
     assert (batch["attention_mask"][:, -1] == 1).all()
+    assert len(set(batch["attention_mask"].sum(1).tolist())) > 3
+    with torch.no_grad():
+        together = span_loss(*module(batch), batch)
+        alone = torch.cat([span_loss(*module(single), single) for single in (collate([one]) for one in features)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    answers = []
+    for batch_size in (1, len(features)):
+        data = SquadDataModule(None, rows, folder, **sizes | {"eval_batch_size": batch_size})
+        Trainer(**QUIET).validate(module, data, verbose=False)
+        answers.append([(answer.text, answer.start, answer.end) for _, _, answer in module.predictions.rows()])
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import json
 import logging
 import multiprocessing
 import os
-import random
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -303,6 +305,44 @@ def test_a_run_that_was_cut_off_anywhere_ends_as_one_that_was_not(
     assert "73 questions of 75 rows answered" in said
 
 
+def test_every_chunk_is_durable_before_the_next_one_and_the_record_before_it_takes_its_place(
+    source, whole, ask, tmp_path, disk_calls
+):
+    output = tmp_path / "answers.jsonl"
+    assert ask(source, output) == 0
+    assert disk_calls.sizes_synced(output) == sizes_after_chunks(whole["answers"], (16, 32, 48, 64, 75))
+    errors = output.with_name("answers.jsonl.errors.jsonl")
+    assert disk_calls.sizes_synced(errors) == sizes_after_chunks(whole["errors"], (32, 48))
+    record = output.with_name("answers.jsonl.run.json")
+    done = [disk_calls.synced(output), disk_calls.synced(record), ("replaced", record)]
+    assert disk_calls.hold_in_order([("replaced", record), *done])  # one at the beginning, and one at the end
+
+
+def sizes_after_chunks(content: bytes, last_rows: Sequence[int]) -> list[int]:
+    lines = content.splitlines(keepends=True)
+    return [sum(len(line) for line in lines if json.loads(line)["row"] <= last) for last in last_rows]
+
+
+NULS = b"\0" * 20
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [NULS, NULS + b"\n", b'{"row": 33, "id": "' + NULS + b"\n"],
+    ids=["end of the file", "a line", "end of a line"],
+)
+def test_what_was_not_written_to_the_disk_is_written_again(torn, source, whole, ask, tmp_path, model_folder):
+    """Some file systems leave NULs for it after a power cut, and there may be a line end behind them."""
+    output = tmp_path / "answers.jsonl"
+    files = answer_files.AnswerFiles(output)
+    asked = PredictSettings(model_folder, "float32", BATCH)
+    files.begin(answering._made_with(asked, str(source), Columns(), "cpu"), overwrite=False)
+    output.write_bytes(cut_at(whole["answers"], 31) + torn)
+    files.errors.write_bytes(cut_at(whole["errors"], 1))
+    assert ask(source, output) == 0
+    assert written(output) == whole
+
+
 def test_a_finished_output_is_left_alone_and_one_that_lost_its_end_gets_it_again(source, whole, ask, tmp_path, capsys):
     output = tmp_path / "answers.jsonl"
     assert ask(source, output) == 0
@@ -322,29 +362,39 @@ def test_a_finished_output_is_left_alone_and_one_that_lost_its_end_gets_it_again
     assert written(output) == whole
 
 
-def test_runs_killed_at_random_moments_end_as_one_that_never_was(ask, model_folder, tmp_path):
-    """Forked, for what is imported already; four kills, then the end."""
-    source = write(tmp_path / "q.jsonl", as_lines([bare(row) for row in make_rows(800)]))
-    started = time.monotonic()
-    assert ask(source, tmp_path / "whole.jsonl", batch_size=2) == 0
-    seconds = time.monotonic() - started
-    expected = written(tmp_path / "whole.jsonl")
-    output = tmp_path / "a.jsonl"
-    chance = random.Random(0)
+def test_a_run_killed_at_any_durable_write_ends_as_one_that_was_not(source, whole, ask, tmp_path):
+    """One after the other, forked, each killed when bytes are written and not yet made durable; then the end."""
+    output = tmp_path / "answers.jsonl"
     sizes = []
-    for _ in range(4):
+    # At the record; the first chunk; answers of the second one; its errors; the third one's errors; the last record.
+    for moment in (1, 2, 1, 2, 2, 3):
         child = os.fork()
         if not child:
             with contextlib.suppress(BaseException):
-                ask(source, output, batch_size=2)
+                die_at_write(moment)
+                ask(source, output)
             os._exit(0)
-        time.sleep(chance.uniform(0.05, seconds / 3))
-        os.kill(child, signal.SIGKILL)
-        assert os.waitpid(child, 0)[1] == signal.SIGKILL or output.exists()
-        sizes.append(output.stat().st_size if output.exists() else 0)
-    assert ask(source, output, batch_size=2) == 0
-    assert written(output) == expected
-    assert any(0 < size < len(expected["answers"]) for size in sizes)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        left = output.read_bytes() if output.exists() else b""
+        assert whole["answers"].startswith(left)
+        sizes.append(len(left))
+    assert sizes == sorted(sizes)  # each went on where the one before was stopped
+    assert len(set(sizes)) >= 4
+    assert ask(source, output) == 0
+    assert written(output) == whole
+
+
+def die_at_write(moment: int) -> None:
+    """Have this process killed when it makes a file durable for the ``moment``-th time, before that is done."""
+    numbers = itertools.count(1)
+    fsync = os.fsync
+
+    def dying(handle) -> None:
+        if stat.S_ISREG(os.fstat(handle).st_mode) and next(numbers) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(handle)
+
+    os.fsync = dying
 
 
 @pytest.mark.parametrize(
