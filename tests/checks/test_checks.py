@@ -123,7 +123,10 @@ def test_an_answer_of_exactly_the_longest_length_can_be_given(tmp_path, model_fo
     context = "Ben lives at the city ."
     rows = [{"id": "a", "question": "Who ?", "context": context, "answers": answers("at the city", 10)}]
     report = check_source(
-        write_json(tmp_path / "data.json", rows), model=model_folder, settings=SETTINGS, max_answer_length=longest
+        write_json(tmp_path / "data.json", rows),
+        tokenizer=load_tokenizer(model_folder),
+        settings=SETTINGS,
+        max_answer_length=longest,
     )
     assert found(report) == findings
     assert report.facts["tokens"]["answer"]["max"] == 3
