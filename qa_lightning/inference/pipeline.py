@@ -232,7 +232,7 @@ def pipeline(
         batch_size, compat, **settings: see `QuestionAnsweringPipeline`.
         trust_remote_code: run code that comes with the model.
         use_safetensors: False also takes pickled weights, by torch's loader that runs nothing.
-        threshold_file: of ``scripts/evaluate.py --output-dir``: threshold and temperature for this very model.
+        threshold_file: of ``qa-lightning evaluate --output_dir``: threshold and temperature for this very model.
 
     Raises:
         InputError: the model is not to be had, or has no trained question answering head; a file for another model.

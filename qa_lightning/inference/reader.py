@@ -49,7 +49,7 @@ class Reader:
             name: of the model.
             device: where it computes; None takes the first GPU, or else the CPU.
             dtype: what it computes in; None keeps float32.
-            threshold_file: of ``scripts/evaluate.py --output-dir``: threshold and temperature for this very model.
+            threshold_file: of ``qa-lightning evaluate --output_dir``: threshold and temperature for this very model.
 
         Raises:
             InputError: it is not to be had, has no question answering head, or its tokenizer does not fit; or the

@@ -14,6 +14,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from qa_lightning.commands import command
 from qa_lightning.data import sources
 from qa_lightning.errors import InputError
 from qa_lightning.files import build_once, default_cache_dir
@@ -212,6 +213,6 @@ def _load_weights(name: str, dtype: torch.dtype, trust_remote_code: bool, use_sa
     if missing:
         raise InputError(
             f"model {name!r} has no trained question answering head ({', '.join(missing)} are missing): its answers "
-            "would be random. Fine-tune it by scripts/train.py, or name a model that was"
+            f"would be random. Fine-tune it by {command('train')}, or name a model that was"
         )
     return model
