@@ -69,7 +69,7 @@ def package_version() -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean X?`` for the known word nearest to one that is not known; empty where none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.65)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -80,15 +80,33 @@ def flag_problem(message: str, flags: Iterable[str]) -> str:
         message: jsonargparse's.
         flags: those that there are, with their dashes.
     """
-    known = [flag for flag in flags if flag.startswith("--")]
+    every = [flag for flag in flags if flag.startswith("--")]
+    known = [flag for flag in every if not any(other.startswith(f"{flag}.") for other in every)]  # no groups
     if unknown := re.fullmatch(r"unrecognized arguments: (.*)", message, re.DOTALL):
         wrong = [word.partition("=")[0] for word in unknown[1].split() if re.match(r"--?[A-Za-z]", word)]
         if not wrong:
             return f"{unknown[1]!r} belongs to no flag; a text with spaces goes in quotes"
-        return "\n".join(f"there is no flag {flag}{did_you_mean(flag, known)}" for flag in wrong)
+        return "\n".join(_no_such_flag(flag, known) for flag in wrong)
+    if within := re.fullmatch(r"Group '(.+)' does not accept option '(.+)'", message):
+        return _no_such_flag(f"--{within[1]}.{within[2]}", known)
+    if unknown := re.fullmatch(r"Option '(.+)' is not accepted", message):
+        return _no_such_flag(f"--{unknown[1]}", known)
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         names = missing[1].split(", ")
         return ", ".join(f"--{name}" if f"--{name}" in known else name for name in names) + ": required"
     message = re.sub(r'^Parser key "([^"]+)":\s*', r"--\1: ", message)
-    message = re.sub(r"Expected a <class '(\w+)'>\. Got value: ", r"expected \1, got ", message)
-    return re.sub(r"^argument (?=--)", "", message)
+    message = re.sub(r"^argument (?=--)", "", message)
+    message = re.sub(r"Expected a (.+?)\. Got value: ", r"expected \1, got ", message)
+    union = re.fullmatch(
+        r"(--\S+: )Does not validate against any of the Union subtypes\s+Subtypes: \[(.*)\]\n\s+Errors:\n"
+        r"(?:\s+- Expected a [^\n]*\n)*\s+Given value type: [^\n]*\n\s+Given value: (.*)",
+        message,
+        re.DOTALL,
+    )
+    if union:
+        message = f"{union[1]}expected one of {union[2]}, got {union[3]}"
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "").replace("NoneType", "null")
+
+
+def _no_such_flag(flag: str, known: Iterable[str]) -> str:
+    return f"there is no flag {flag}{did_you_mean(flag, known)}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
@@ -48,15 +49,21 @@ class Flags(ArgumentParser):  # type: ignore[misc]
 
     def read(self, words: Sequence[str]) -> Namespace:
         """The values of the flags; ends the process with status 2 where they are wrong."""
-        return self.parse_args(list(self._own_names(words)))
+        own = [self._own_name(word) for word in words]
+        given = itertools.takewhile(lambda word: word != "--", own)
+        flags = [found[0] for word in given if (found := re.match(r"--[A-Za-z][\w.-]*(?==|$)", word))]
+        # Before parsing: a flag within another, such as --data.x beside --data, is not always seen to be none.
+        if unknown := [flag for flag in flags if flag not in self._option_string_actions]:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return self.parse_args(own)
 
-    def _own_names(self, words: Sequence[str]) -> Iterator[str]:
-        """Each flag by its own name; whatever is no flag stays as it is."""
-        for word in words:
-            flag, equals, value = word.partition("=")
-            own = re.sub(r"^--data\.columns\.", "--columns.", "--" + flag[2:].replace("-", "_"))
-            known = flag.startswith("--") and own in self._option_string_actions
-            yield own + equals + value if known else word
+    def _own_name(self, word: str) -> str:
+        """A flag by its own name; whatever is no flag stays as it is."""
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--data.columns."):
+            flag = flag.replace("--data.columns.", "--columns.")
+        own = "--" + flag[2:].replace("-", "_")
+        return (own if own in self._option_string_actions else flag) + equals + value
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong with the flags, each problem on a line, and end with status 2."""
@@ -79,14 +86,18 @@ def columns_of(options: Namespace) -> Columns:
     return Columns(**{name: options.columns[name] for name in COLUMN_NAMES})
 
 
+class _BadValue(argparse.ArgumentTypeError, ValueError):
+    """What a value is not: the first for the command line, which then shows the message, the second for a file."""
+
+
 def positive(text: Any) -> int:
     """A whole number of at least 1."""
     try:
         number = int(str(text))  # from a file it may be a number already, and not a whole one
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
+        raise _BadValue(f"{text} is not a whole number") from None
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+        raise _BadValue(f"{number} is less than 1")
     return number
 
 
@@ -95,4 +106,4 @@ def decimal(text: Any) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
+        raise _BadValue(f"{text} is not a number") from None
