@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qa_lightning.cli.console import add_columns, columns_of, positive, quiet_libraries, run_command
+from qa_lightning.errors import naming_flags
 from qa_lightning.files import write_json
 
 
@@ -15,6 +16,7 @@ def check_data_main() -> None:
     run_command(check_data)
 
 
+@naming_flags()
 def check_data(args: Sequence[str] | None = None) -> int:
     """Say what is wrong with data; status 1 if training would stop at it."""
     parser = argparse.ArgumentParser(

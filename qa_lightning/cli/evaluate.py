@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qa_lightning.cli.console import add_columns, columns_of, positive, quiet_libraries, run_command
+from qa_lightning.errors import naming_flags
 
 
 def evaluate_main() -> None:
@@ -14,6 +15,7 @@ def evaluate_main() -> None:
     run_command(evaluate)
 
 
+@naming_flags()
 def evaluate(args: Sequence[str] | None = None) -> int:
     """Score a model, or a file of predictions, on a dataset with answers."""
     parser = argparse.ArgumentParser(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qa_lightning.cli.console import COLUMN_NAMES, add_columns, columns_of, positive, quiet_libraries, run_command
+from qa_lightning.errors import naming_flags
 
 
 def export_main() -> None:
@@ -14,6 +15,7 @@ def export_main() -> None:
     run_command(export)
 
 
+@naming_flags()
 def export(args: Sequence[str] | None = None) -> int:
     """Write a trained model as ONNX, or publish it on the Hub, or both."""
     parser = argparse.ArgumentParser(

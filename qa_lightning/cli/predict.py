@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qa_lightning.cli.console import COLUMN_NAMES, add_columns, columns_of, positive, quiet_libraries, run_command
+from qa_lightning.errors import naming_flags
 
 
 def predict_main() -> None:
@@ -47,6 +48,7 @@ def _predict_options(args: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@naming_flags()
 def predict(args: Sequence[str] | None = None) -> int:
     """Answer one question, or all of a file."""
     options = _predict_options(args)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from qa_lightning.cli.console import quiet_libraries, run_command
+from qa_lightning.errors import naming_flags
 
 TRAIN_HELP = """\
 Fine-tune a question answering model and score it every epoch.
@@ -49,6 +50,7 @@ def train_main() -> None:
     run_command(train)
 
 
+@naming_flags()
 def train(args: Sequence[str] | None = None) -> int:
     """Fine-tune, validate the best checkpoint and write it as a transformers folder."""
     gc.disable()  # nothing that is imported is garbage: a fifth of the seconds until --help is there
