@@ -13,8 +13,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder
-from qa_lightning.decoding.logits import FeatureLogits
+from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError, Rules, broken_rules
