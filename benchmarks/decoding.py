@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
     """Examples, their features, and logits of each context token."""
-    from qa_lightning.decoding.logits import FeatureLogits
+    from qa_lightning.decoding.decoder import FeatureLogits
     from qa_lightning.features.store import FeatureStore, write_features
     from qa_lightning.features.windows import Windower, WindowSettings
 

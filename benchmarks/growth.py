@@ -94,7 +94,7 @@ def decoding(options: argparse.Namespace, times: int) -> harness.Figures:
     """Join and decode."""
     import numpy as np
 
-    from qa_lightning.decoding.logits import FeatureLogits
+    from qa_lightning.decoding.decoder import FeatureLogits
 
     data = _data(options, times)
     data.prepare_data()

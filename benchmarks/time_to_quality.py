@@ -165,7 +165,7 @@ def _score(module: Any, data: Any) -> float:
     import torch
 
     from qa_lightning import SquadMetric
-    from qa_lightning.decoding.logits import FeatureLogits, LogitsCollector
+    from qa_lightning.decoding.decoder import FeatureLogits, LogitsCollector
     from qa_lightning.metrics.outcomes import judge
     from qa_lightning.models.loss import span_loss
 

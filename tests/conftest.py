@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported
@@ -13,6 +13,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork
 import pytest
 import torch
 from transformers import BertConfig, BertForQuestionAnswering, BertTokenizer
+
+from qa_lightning.errors import naming_flags
 
 SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -122,3 +124,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> str:
         BertForQuestionAnswering(small_config(len(tokenizer))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def _messages_as_a_command_shows_them(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests hold messages as they read on a command line; `test_errors` has those for Python callers."""
+    if request.module.__name__.endswith("test_errors"):
+        yield
+        return
+    with naming_flags():
+        yield

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags, columns_of, positive
+from qa_lightning.errors import naming_flags
 
 
+@naming_flags()
 def check_data(words: Sequence[str]) -> int:
     """Say what is wrong with data; status 1 if training would stop at it."""
     flags = Flags(

@@ -9,8 +9,10 @@ from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags, columns_of, positive
+from qa_lightning.errors import naming_flags
 
 
+@naming_flags()
 def evaluate(words: Sequence[str]) -> int:
     """Score a model, or a file of predictions, on a dataset with answers."""
     options = _evaluate_options(words)

@@ -9,9 +9,10 @@ from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import COLUMN_NAMES, Flags, columns_of, decimal, positive
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, naming_flags
 
 
+@naming_flags()
 def export(words: Sequence[str]) -> int:
     """Write a trained model as ONNX, or publish it on the Hub, or both."""
     options = _export_options(words)

@@ -86,7 +86,7 @@ def columns_of(options: Namespace) -> Columns:
     return Columns(**{name: options.columns[name] for name in COLUMN_NAMES})
 
 
-class _BadValue(argparse.ArgumentTypeError, ValueError):
+class _ValueError(argparse.ArgumentTypeError, ValueError):
     """What a value is not: the first for the command line, which then shows the message, the second for a file."""
 
 
@@ -95,9 +95,9 @@ def positive(text: Any) -> int:
     try:
         number = int(str(text))  # from a file it may be a number already, and not a whole one
     except ValueError:
-        raise _BadValue(f"{text} is not a whole number") from None
+        raise _ValueError(f"{text} is not a whole number") from None
     if number < 1:
-        raise _BadValue(f"{number} is less than 1")
+        raise _ValueError(f"{number} is less than 1")
     return number
 
 
@@ -106,4 +106,4 @@ def decimal(text: Any) -> float:
     try:
         return float(text)
     except ValueError:
-        raise _BadValue(f"{text} is not a number") from None
+        raise _ValueError(f"{text} is not a number") from None

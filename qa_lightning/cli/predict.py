@@ -10,8 +10,10 @@ from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import COLUMN_NAMES, Flags, columns_of, positive
+from qa_lightning.errors import naming_flags
 
 
+@naming_flags()
 def predict(words: Sequence[str]) -> int:
     """Answer one question, or all of a file."""
     options = _predict_options(words)

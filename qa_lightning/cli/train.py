@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.commands import CHECKOUT, PACKAGE, command, did_you_mean
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, naming_flags
 
 TRAIN_HELP = """\
 Fine-tune a question answering model and score it every epoch.
@@ -47,6 +47,7 @@ Every flag, in full:
 """
 
 
+@naming_flags()
 def train(words: Sequence[str]) -> int:
     """Fine-tune, validate the best checkpoint and write it as a transformers folder."""
     if "-h" in words or "--help" in words:

@@ -213,6 +213,6 @@ def _load_weights(name: str, dtype: torch.dtype, trust_remote_code: bool, use_sa
     if missing:
         raise InputError(
             f"model {name!r} has no trained question answering head ({', '.join(missing)} are missing): its answers "
-            f"would be random. Fine-tune it by {command('train')}, or name a model that was"
+            f"would be random. Fine-tune it by `{command('train')}`, or name a model that was"
         )
     return model

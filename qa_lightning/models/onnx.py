@@ -83,7 +83,9 @@ class OnnxModel:
         path = Path(folder).expanduser()
         file = path / MODEL_FILE
         if not file.is_file():
-            raise InputError(f"{path}: no {MODEL_FILE} in it; write one by {command('export')} --model M --format onnx")
+            raise InputError(
+                f"{path}: no {MODEL_FILE} in it; write one by `{command('export')} --model M --format onnx`"
+            )
         ort = runtime()
         with loading(str(path)), quiet_transformers():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)

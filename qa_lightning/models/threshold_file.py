@@ -54,7 +54,7 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
         fingerprint = str(content["fingerprint"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
-            f"--threshold_file {path}: not a file that {command('evaluate')} --output_dir wrote as {THRESHOLD_FILE} "
+            f"--threshold_file {path}: not a file that `{command('evaluate')} --output_dir` wrote as {THRESHOLD_FILE} "
             f"({type(error).__name__}: {error})"
         ) from None
     if not (0 < scaling.temperature < float("inf") and abs(scaling.threshold) < float("inf")):
@@ -65,7 +65,7 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
     if weights_digest(weights_folder(model)) != weights:
         raise InputError(
             f"--threshold_file {path} was made for {made_for}, whose weights are not those of --model {model}; "
-            f"make one by {command('evaluate')} --model {model} --data FILE --output_dir DIR"
+            f"make one by `{command('evaluate')} --model {model} --data FILE --output_dir DIR`"
         )
     return Fitted(scaling, version_2, fingerprint)
 

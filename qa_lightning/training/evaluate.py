@@ -168,8 +168,8 @@ def score_model(
     if is_onnx_folder(name):
         raise InputError(
             f"--model {name} is an ONNX export, which validation does not run; answer the questions by "
-            f"{command('predict')} --model {name} --input {data} --output answers.jsonl, and score these by "
-            f"{command('evaluate')} --predictions answers.jsonl --data {data}"
+            f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score these by "
+            f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
         )
     trained = AnswerSettings.of_model(load_model(name))
     settings = trained.fitted(read_threshold_file(thresholds, name)) if thresholds else trained

@@ -114,25 +114,7 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse bad flags, all at once; choose what was left open: precision, checkpoint, the folder to log to."""
         trainer, model, data = self.config.trainer, self.config.model, self.config.data
-        counts = (
-            "batch_size",
-            "eval_batch_size",
-            "pad_to_multiple_of",
-            "max_train_examples",
-            "max_validation_examples",
-        )
-        problems = data_problems(
-            data.dataset, data.validation, data.validation_fraction, {name: data[name] for name in counts}
-        )
-        problems += model_problems(
-            model.learning_rate,
-            model.weight_decay,
-            model.warmup_ratio,
-            model.max_answer_length,
-            model.n_best,
-            model.layer_decay,
-            model.attention_dropout,
-        )
+        problems = data_problems(data) + model_problems(model)
         if not self.config.save_every_minutes >= 0:
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
         if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
@@ -253,7 +235,7 @@ class TrainCLI(LightningCLI):
         for line in lines:
             log.info(line)
         if lines:
-            log.info(f"{command('check-data')} shows the rows")
+            log.info(f"`{command('check-data')}` shows the rows")
 
     def _stopped(self, stop: Stop) -> int:
         """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect."""

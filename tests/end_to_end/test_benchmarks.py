@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qa_lightning.decoding.logits import FeatureLogits
+from qa_lightning.decoding.decoder import FeatureLogits
 from qa_lightning.decoding.predictions import Rows
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings

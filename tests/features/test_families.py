@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from qa_lightning import QALightningModule, Reader, SquadDataModule
-from qa_lightning.decoding.logits import FeatureLogits
+from qa_lightning.decoding.decoder import FeatureLogits
 from qa_lightning.decoding.predictions import Rows
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import FeatureDataset, PaddingCollator

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder
-from qa_lightning.decoding.logits import FeatureLogits
+from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.features.store import FeatureStore
 

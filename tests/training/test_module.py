@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering, BertTokenizer
 
 from qa_lightning import QALightningModule, SquadDataModule
-from qa_lightning.decoding.logits import FeatureLogits, LogitsCollector, complete_rows, join_windows
+from qa_lightning.decoding.decoder import FeatureLogits, LogitsCollector, complete_rows, join_windows
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.features.batching import PaddingCollator, TrainingSampler
 from qa_lightning.metrics.outcomes import Outcomes, judge
