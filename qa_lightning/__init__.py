@@ -55,5 +55,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All public names, those that are not imported yet too."""
-    return sorted({*globals(), *__all__})
+    """The public names, those that are not imported yet too, and none of what this file itself imports."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -140,6 +140,14 @@ def max_positions(model: Any) -> int | None:
     return limit - max(skipped, default=0)
 
 
+def model_summary(model: Any) -> str:
+    """Class, name, size, dtype and device of a model, for people."""
+    name = f"{type(model).__name__} {str(model.name_or_path)!r}"
+    count = sum(weight.numel() for weight in model.parameters()) if hasattr(model, "parameters") else None
+    size = "" if count is None else f", {count / 1e6:.1f} M parameters"
+    return f"{name}{size}, {str(model.dtype).removeprefix('torch.')} on {model.device}"
+
+
 def vocabulary_problem(model: Any, tokenizer: Any) -> str | None:
     """Why a loaded model cannot read what a tokenizer writes: ids that it has no embedding for; None where it can."""
     known = getattr(model.config.get_text_config(), "vocab_size", None)
