@@ -182,8 +182,8 @@ def _score(module: Any, data: Any) -> float:
     module.train()
     dataset = data.validation_set
     predictions = material.predictions_of(collected.take(), dataset.store, dataset.examples, dataset.version_2)
-    outcomes = judge(predictions)
     metric = SquadMetric(dataset.version_2)
+    outcomes = judge(predictions, metric.scoring)
     metric.update_scores(*outcomes.scores(0.0, dataset.version_2), outcomes.has_answer)
     return float(metric.compute()["f1"])
 

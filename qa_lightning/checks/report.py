@@ -24,6 +24,7 @@ from qa_lightning.features.prepared import PreparedSplit, cut_examples, open_exa
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import build_once
+from qa_lightning.metrics.squad import Scoring
 
 AT_START = 100_000  # rows of a split that are looked at when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -70,33 +71,38 @@ def check_source(
         if tokenizer is not None and kept:
             examples = open_examples(folder)
             write_features(cut_examples(examples, Windower(tokenizer, settings)), folder, len(tokenizer))
-            tokens = TokenCheck(FeatureStore.open(folder), examples, tokenizer, settings, max_answer_length, most)
+            tokens = TokenCheck(FeatureStore.open(folder), examples, tokenizer, settings, max_answer_length, most=most)
             report.facts |= tokens.run()
             report.add(tokens.findings.found())
             check.place(report.findings)
     return report
 
 
-def check_prepared(splits: Sequence[PreparedSplit], max_answer_length: int) -> dict[str, Report]:
+def check_prepared(
+    splits: Sequence[PreparedSplit], max_answer_length: int, mixed_script: bool = False
+) -> dict[str, Report]:
     """Check what a run trains and validates on, once: the findings are kept beside the prepared data.
 
     Args:
         splits: prepared; validation among them, and training where there is any.
         max_answer_length: in tokens.
+        mixed_script: see `squad.Scoring`.
 
     Returns:
         Split -> report.
     """
-    key = "-".join([str(_FORMAT), str(max_answer_length), *(one.features_folder.name for one in splits)])
+    scoring = Scoring(version_2=True, mixed_script=mixed_script)
+    names = [one.features_folder.name for one in splits]
+    key = "-".join([str(_FORMAT), str(max_answer_length), *(["mixed"] if mixed_script else []), *names])
     folder = splits[0].cache_dir / "checks" / key
-    build_once(folder, lambda part: _write_checks(part, splits, max_answer_length))
+    build_once(folder, lambda part: _write_checks(part, splits, max_answer_length, scoring))
     return {
         one.split: Report.of_json(json.loads((folder / f"{one.split}.json").read_text(encoding="utf-8")))
         for one in splits
     }
 
 
-def _write_checks(folder: Path, splits: Sequence[PreparedSplit], max_answer_length: int) -> None:
+def _write_checks(folder: Path, splits: Sequence[PreparedSplit], max_answer_length: int, scoring: Scoring) -> None:
     opened = {one.split: one.open() for one in splits}
     hashes = context_hashes(_placed(opened["validation"][1])) if len(splits) > 1 else frozenset()
     for prepared in splits:
@@ -108,7 +114,7 @@ def _write_checks(folder: Path, splits: Sequence[PreparedSplit], max_answer_leng
             report.facts |= check.facts()
             report.add(check.findings.found())
         if split == "validation":
-            tokens = TokenCheck(store, examples, prepared.tokenizer, prepared.settings, max_answer_length)
+            tokens = TokenCheck(store, examples, prepared.tokenizer, prepared.settings, max_answer_length, scoring)
             report.facts |= tokens.run()
             report.add(tokens.findings.found())
         (folder / f"{split}.json").write_text(json.dumps(report.as_json()), encoding="utf-8")

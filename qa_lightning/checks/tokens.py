@@ -15,7 +15,7 @@ from qa_lightning.checks.rows import Findings, Severity
 from qa_lightning.data.formats import shown
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import WindowSettings
-from qa_lightning.metrics.squad import answer_scores
+from qa_lightning.metrics.squad import Scoring, answer_scores
 
 _ROWS = 1000  # examples read at a time
 
@@ -57,6 +57,7 @@ class TokenCheck:
         tokenizer: that cut them.
         settings: by which.
         max_answer_length: in tokens.
+        scoring: how answers are counted.
         most: rows to keep of each finding.
     """
 
@@ -67,6 +68,7 @@ class TokenCheck:
         tokenizer: Any,
         settings: WindowSettings,
         max_answer_length: int,
+        scoring: Scoring = Scoring(version_2=True),  # noqa: B008 - frozen
         most: int = 5,
     ) -> None:
         self.findings = Findings(TOKEN_FINDINGS, most)
@@ -75,6 +77,7 @@ class TokenCheck:
         self._tokenizer = tokenizer
         self._settings = settings
         self._max_answer_length = max_answer_length
+        self._scoring = scoring
         self._unknown: Counter[str] = Counter()
         self._sums = np.zeros(3)  # EM, F1, questions
         self._lengths: dict[str, list[int]] = {"question": [], "context": [], "answer": []}
@@ -117,7 +120,7 @@ class TokenCheck:
         self._look_for_unknown(row, windows)
         texts = row["answers"]["text"]
         best = self._best_answer(row, windows) if texts else ""
-        exact, f1 = answer_scores(best, texts, version_2=True)
+        exact, f1 = answer_scores(best, texts, self._scoring)
         self._sums += (exact, f1, 1)
 
     def _context_length(self, windows: range) -> int:

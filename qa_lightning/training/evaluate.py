@@ -130,11 +130,9 @@ def score_file(
     if null_odds and not version_2:
         raise InputError(f"--null_odds {null_odds}: every question of {data} has an answer; leave the flag out")
     golds = [row["answers"]["text"] for row in references]
-    scores = [
-        answer_scores(text, gold, version_2, mixed_script) for text, gold in zip(texts.values(), golds, strict=True)
-    ]
-    exact, f1 = np.array(scores, float).reshape(-1, 2).T
     metric = SquadMetric(version_2, mixed_script)
+    scores = [answer_scores(text, gold, metric.scoring) for text, gold in zip(texts.values(), golds, strict=True)]
+    exact, f1 = np.array(scores, float).reshape(-1, 2).T
     metric.update_scores(exact, f1, has_answer)
     result = ScoreResult(metric.compute(), texts, references, version_2)
     if null_odds is None:

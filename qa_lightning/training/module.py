@@ -189,7 +189,7 @@ class QALightningModule(LightningModule):
         metric = self.metrics[int(dataset.version_2)]
         assert isinstance(metric, SquadMetric)
         share = (self.trainer.global_rank, self.trainer.world_size)
-        outcomes = judge(self.predictions, share, metric.mixed_script)
+        outcomes = judge(self.predictions, metric.scoring, share)
         metric.update_scores(*outcomes.scores(self.threshold, dataset.version_2), outcomes.has_answer)
         self.scores = scores = metric.compute()
         metric.reset()

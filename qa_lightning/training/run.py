@@ -231,7 +231,11 @@ class TrainCLI(LightningCLI):
     def _look_at_data(self) -> None:
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
-        lines = list(short_lines(check_prepared(self.datamodule.splits(), self.model.max_answer_length)))
+        lines = list(
+            short_lines(
+                check_prepared(self.datamodule.splits(), self.model.max_answer_length, self.config.model.mixed_script)
+            )
+        )
         for line in lines:
             log.info(line)
         if lines:

@@ -16,6 +16,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Judged, fit_confidence, fitted_lines
 from qa_lightning.metrics.outcomes import Outcomes, judge
+from qa_lightning.metrics.squad import Scoring
 from qa_lightning.metrics.thresholds import split_by_article
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.threshold_file import read_threshold_file
@@ -87,7 +88,7 @@ def judged_texts(rows: list[dict], mixed_script: bool = False) -> Outcomes:
     windows = WindowLogits(each, np.ones_like(each), *np.zeros((2, len(rows))), 0 * each, lengths, -1.0 - each)
     spans = decode_spans(windows, 1, 30, GRID)
     made = [{"id": f"q{number}", "question": "?", "title": None} | row for number, row in enumerate(rows)]
-    return judge(Predictions(Rows(made), each, spans, True), mixed_script=mixed_script)
+    return judge(Predictions(Rows(made), each, spans, True), Scoring(True, mixed_script))
 
 
 def test_an_article_is_its_title_and_without_one_its_context() -> None:

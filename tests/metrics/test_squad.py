@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from qa_lightning.data.examples import read_examples
 from qa_lightning.data.sources import read_rows
-from qa_lightning.metrics.squad import SquadMetric, answer_scores, normalize_answer, squad_f1
+from qa_lightning.metrics.squad import Scoring, SquadMetric, answer_scores, normalize_answer, squad_f1
 
 SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside this checkout")
@@ -165,7 +165,7 @@ def test_f1_counts_repeated_words_and_the_versions_differ_in_empty_texts(predict
     ],
 )
 def test_one_answer_scores_its_best_gold_answer(prediction, golds, version_2, expected):
-    assert answer_scores(prediction, golds, version_2) == pytest.approx(expected, **EXACTLY)
+    assert answer_scores(prediction, golds, Scoring(version_2)) == pytest.approx(expected, **EXACTLY)
 
 
 # --- against the rules written a second time ---

@@ -189,7 +189,7 @@ def test_scores_do_not_depend_on_how_many_examples_are_read_at_a_time(data, mode
         monkeypatch.setattr("qa_lightning.decoding.predictions._ROWS", rows)
         for share in ((0, 1), (1, 2)):
             metric = SquadMetric()
-            outcomes = judge(module.predictions, share)
+            outcomes = judge(module.predictions, metric.scoring, share)
             metric.update_scores(*outcomes.scores(0.0, False), outcomes.has_answer)
             assert metric.compute() == {"exact_match": 100.0, "f1": 100.0}
             assert int(metric.sums[0, 2]) == len(range(share[0], 11, share[1]))
