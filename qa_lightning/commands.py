@@ -40,9 +40,9 @@ def command_words(name: str) -> list[str]:
 
 
 def program_name() -> str:
-    """The file that runs, for the record of a run; ``qa-lightning`` where it is this package."""
-    name = Path(sys.argv[0]).name
-    return PROGRAM if name == "__main__.py" else name
+    """The name of the file that runs; ``qa-lightning`` where it is this package."""
+    called = Path(sys.argv[0])
+    return PROGRAM if called.resolve() == PACKAGE / "__main__.py" else called.name
 
 
 def _scripts_as_called() -> Path | None:
