@@ -37,7 +37,6 @@ class Flags(ArgumentParser):  # type: ignore[misc]
             description=description,
             formatter_class=_HelpFormatter,
             print_config=None,
-            allow_abbrev=False,  # a flag that is added later would make an abbreviation ambiguous
         )
         self.add_argument("--config", action="config", metavar="FILE", help="flags from a YAML file")
 
