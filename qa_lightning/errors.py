@@ -9,9 +9,9 @@ from typing import Any
 
 Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 
-# A flag as messages write it, with a value that can only be one.
+# A command in backticks; or a flag as messages write it, with a value that can only be one.
 _FLAG = re.compile(
-    r"--(?:(?:data|model|trainer)\.)?([a-z][\w.]*\w)"
+    r"`(?:qa-lightning|python) [^`]*`|--(?:(?:data|model|trainer)\.)?([a-z][\w.]*\w)"
     r"(?: (true|false|skip|repair|error|first|all|eager|sdpa|bf16-mixed|NAME|FILE|\d+(?:\.\d+)?)(?![\w.]))?"
 )
 _command_runs = False
@@ -53,13 +53,15 @@ def worded(message: str) -> str:
     """A message that names flags, worded for whoever reads it.
 
     Messages are written for the command line: ``pass --data.max_length 256``. Where no command runs they name the
-    argument: ``pass max_length=256``.
+    argument: ``pass max_length=256``. A whole command, in backticks, stays as it is.
     """
     return message if _command_runs else _FLAG.sub(_argument, message)
 
 
 def _argument(found: re.Match[str]) -> str:
     name, value = found.groups()
+    if name is None:  # a whole command
+        return found[0]
     if value is None:
         return str(name)
     plain = value in ("true", "false") or value[0].isdigit()

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from qa_lightning.commands import command
 from qa_lightning.data import synthetic
 from qa_lightning.data.formats import SUFFIXES, PlacedRow, file_format, read_file
 from qa_lightning.errors import InputError
@@ -196,7 +197,8 @@ def _load_from_hub(name: str) -> Any:
         raise InputError(
             f"dataset {name!r} is neither a file here nor cached, and the Hugging Face Hub did not give it "
             f"({type(error).__name__}: {reason}). Check the name and the network; without a network pass "
-            "--data.dataset FILE (SQuAD JSON, JSON lines, CSV, Parquet), or run `make quickstart`, which needs none"
+            "--data.dataset FILE (SQuAD JSON, JSON lines, CSV, Parquet), or run "
+            f"`{command('train')} --config quickstart`, which needs none"
         ) from None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
+from qa_lightning.commands import command
 from qa_lightning.errors import InputError
 
 
@@ -32,7 +33,7 @@ def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]
         else:
             cure = (
                 "it is no folder here and not in the Hub's cache. Check the name and the network; without a network "
-                "pass the folder of a model, or run `make quickstart`, which needs none"
+                f"pass the folder of a model, or run `{command('train')} --config quickstart`, which needs none"
             )
         raise InputError(f"model {name!r} cannot be loaded: {cure} ({type(error).__name__}: {reason})") from None
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from qa_lightning.commands import program_name
 from qa_lightning.files import write_json
 from qa_lightning.runs.signals import slurm_job
 
@@ -52,7 +53,7 @@ def describe_run(
     """
     return {
         "started": _now(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [program_name(), *sys.argv[1:]],
         "resumed_from": resumed_from,
         "slurm_job": slurm_job(),
         "seed": seed,

@@ -126,6 +126,24 @@ class SquadDataModule(LightningDataModule):
         self._described: set[Split] = set()
         self._start = (0, 0)  # epoch, and batches of it that are done: where training goes on
 
+    def __repr__(self) -> str:
+        """Where the questions come from, how they are cut and batched, and how many there are; nothing is loaded."""
+        settings = self.settings
+        splits = {"train": self.train_set, "validation": self.validation_set}
+        sizes = [
+            f"{name}: {len(split.examples):,} questions in {len(split):,} windows"
+            for name, split in splits.items()
+            if split is not None
+        ]
+        return (
+            f"SquadDataModule({self.dataset!r}, validation={self.validation!r}, "
+            f"model_name={self.hparams['model_name']!r}, max_length={settings.max_length}, "
+            f"doc_stride={settings.doc_stride}, batch_size={self.batch_size}, "
+            f"eval_batch_size={self.eval_batch_size};\n  {', '.join(sizes) or 'not set up yet'})"
+        )
+
+    __str__ = __repr__  # Lightning's own would make loaders
+
     def prepare_data(self) -> None:
         """Read, check, window and cache what is not cached yet. Lightning calls it once a machine."""
         for split in self._splits():

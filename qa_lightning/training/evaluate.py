@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
+from qa_lightning.commands import command
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import read_examples
@@ -127,7 +128,7 @@ def score_file(
     has_answer = [bool(row["answers"]["text"]) for row in references]
     version_2 = not all(has_answer)
     if null_odds and not version_2:
-        raise InputError(f"--null-odds {null_odds}: every question of {data} has an answer; leave the flag out")
+        raise InputError(f"--null_odds {null_odds}: every question of {data} has an answer; leave the flag out")
     golds = [row["answers"]["text"] for row in references]
     metric = SquadMetric(version_2, mixed_script)
     scores = [answer_scores(text, gold, metric.scoring) for text, gold in zip(texts.values(), golds, strict=True)]
@@ -165,8 +166,8 @@ def score_model(
     if is_onnx_folder(name):
         raise InputError(
             f"--model {name} is an ONNX export, which validation does not run; answer the questions by "
-            f"scripts/predict.py --model {name} --input {data} --output answers.jsonl, and score these by "
-            f"scripts/evaluate.py --predictions answers.jsonl --data {data}"
+            f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score these by "
+            f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
         )
     trained = AnswerSettings.of_model(load_model(name))
     settings = trained.fitted(read_threshold_file(thresholds, name)) if thresholds else trained
@@ -246,7 +247,7 @@ def write(result: ScoreResult, folder: Path) -> list[str]:
         if result.confidence:
             drawn = plots.save(figures(result.confidence), folder)
     except OSError as error:
-        raise InputError(f"--output-dir {folder}: cannot be written ({error})") from None
+        raise InputError(f"--output_dir {folder}: cannot be written ({error})") from None
     return sorted([*result.files, *(path.name for path in drawn)])
 
 
@@ -293,11 +294,11 @@ def read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
     try:
         odds = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"--null-odds {path}: cannot be read as JSON ({error})") from None
+        raise InputError(f"--null_odds {path}: cannot be read as JSON ({error})") from None
     if not isinstance(odds, dict):
-        raise InputError(f'--null-odds {path}: expected one object {{"id": number, ...}}')
+        raise InputError(f'--null_odds {path}: expected one object {{"id": number, ...}}')
     bad = [
-        f"--null-odds {path}: {key!r} has {odds.get(key, 'nothing')!r}; a number is wanted"
+        f"--null_odds {path}: {key!r} has {odds.get(key, 'nothing')!r}; a number is wanted"
         for key in wanted
         if isinstance(odds.get(key), bool) or not isinstance(odds.get(key), (int, float)) or math.isnan(odds[key])
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors import SafetensorError
 
+from qa_lightning.commands import command_words
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_json
@@ -128,17 +128,4 @@ def relative(path: Path) -> Path:
 
 def ask_command(model: Path, question: str, context: str) -> str:
     """The command that asks a model a question, ready to be pasted."""
-    executable = Path(sys.executable)
-    inside = executable.is_relative_to(Path.cwd())
-    python = str(executable.relative_to(Path.cwd())) if inside else "python"
-    words = [
-        python,
-        "scripts/predict.py",
-        "--model",
-        str(model),
-        "--question",
-        question,
-        "--context",
-        context,
-    ]
-    return " ".join(shlex.quote(word) for word in words)
+    return shlex.join([*command_words("predict"), "--model", str(model), "--question", question, "--context", context])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Trainer
@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 
 from qa_lightning.checks.report import check_prepared, short_lines
+from qa_lightning.commands import command, flag_problem, usage_name
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.files import write_problem
 from qa_lightning.models.loading import max_positions, vocabulary_problem
@@ -38,6 +39,15 @@ log = logging.getLogger("qa_lightning")
 LOGS = "lightning_logs"
 
 
+class TrainParser(LightningArgumentParser):
+    """Says what is wrong with a flag without a screen of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong with the flags, and end with status 2."""
+        print(f"error: {flag_problem(message, self._option_string_actions)}", file=sys.stderr)
+        sys.exit(2)
+
+
 class TrainCLI(LightningCLI):
     """Flags, ``--config`` files and their defaults for `QALightningModule`, `SquadDataModule` and the Trainer.
 
@@ -53,6 +63,7 @@ class TrainCLI(LightningCLI):
             run=False,
             seed_everything_default=42,
             auto_configure_optimizers=False,
+            parser_class=TrainParser,
             save_config_callback=SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
@@ -65,8 +76,8 @@ class TrainCLI(LightningCLI):
                 "callbacks": default_callbacks(interactive=sys.stdout.isatty()),
             },
             parser_kwargs={
-                "prog": "train.py",
-                "usage": "train.py [--help] [--config FILE] [--GROUP.FLAG VALUE ...]",
+                "prog": usage_name("train"),
+                "usage": f"{usage_name('train')} [--help] [--config NAME_OR_FILE] [--GROUP.FLAG VALUE ...]",
             },
         )
 
@@ -228,7 +239,7 @@ class TrainCLI(LightningCLI):
         for line in lines:
             log.info(line)
         if lines:
-            log.info("scripts/check_data.py shows the rows")
+            log.info(f"`{command('check-data')}` shows the rows")
 
     def _stopped(self, stop: Stop) -> int:
         """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect."""

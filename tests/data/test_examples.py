@@ -200,7 +200,12 @@ def test_a_hub_name_without_a_network_is_one_error_with_the_way_out(name, use, m
     with pytest.raises(InputError) as caught:
         use(name, "train")
     assert len(caught.value.problems) == 1
-    for words in (f"dataset '{name}'", "OfflineModeIsEnabled", "--data.dataset FILE", "`make quickstart`"):
+    for words in (
+        f"dataset '{name}'",
+        "OfflineModeIsEnabled",
+        "--data.dataset FILE",
+        "`qa-lightning train --config quickstart`",
+    ):
         assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -116,5 +116,5 @@ def test_it_is_off_by_default_and_reaches_the_metric_by_flag(tmp_path, capsys) -
     assert "f1             90.0000" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         commands.evaluate([*given, "--mixed-script", "--official"])
-    assert "knows no --mixed-script" in capsys.readouterr().err
+    assert "knows no --mixed_script" in capsys.readouterr().err
     assert SquadMetric().scoring.mixed_script is False

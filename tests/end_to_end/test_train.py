@@ -86,7 +86,7 @@ def test_one_line_an_epoch_and_how_to_go_on_are_printed(run) -> None:
         assert re.fullmatch(rf"epoch {place}/3 +{scores}  train loss {number}  {speed}  \d+:\d\d", line), line
     assert any("60 questions" in line and "windows" in line for line in lines)
     assert any("1 devices x 8 windows x 1 accumulated = 8 windows a step" in line for line in lines)
-    assert any(line.startswith("ask it:") and "scripts/predict.py" in line for line in lines)
+    assert any(line.startswith("ask it:") and " predict --model " in line for line in lines)
 
 
 def curves(folder: Path) -> EventAccumulator:
@@ -274,7 +274,7 @@ def test_the_best_checkpoint_of_version_2_data_is_that_of_the_best_threshold(tmp
     ("arguments", "words"),
     [
         (["--data.dataset", "nothing.json"], ["--data.dataset nothing.json: no such file"]),
-        (["--model.model_name", "nobody/no-such-model"], ["'nobody/no-such-model'", "make quickstart"]),
+        (["--model.model_name", "nobody/no-such-model"], ["'nobody/no-such-model'", "train --config quickstart"]),
         (["--ckpt_path", "gone.ckpt"], ["--ckpt_path gone.ckpt: no such file"]),
         (["--ckpt_path", "last"], ["--ckpt_path last: there is no run in"]),
         (["--data.max_length", "256"], ["--data.max_length 256 is more than the 128 positions", "128 or less"]),

@@ -345,7 +345,7 @@ def test_flags_that_say_too_little_or_too_much(capsys, no_export, models) -> Non
     for flag, needed in (("quantize", "format"), ("output", "format"), ("columns.id", "data")):
         assert f"--{flag} is of no use without --{needed}; add that, or leave it out" in said
     said = refused(capsys, *model, "--format", "onnx", "--max-f1-drop", "0", "--dry-run", "--private")
-    for flag, needed in (("max-f1-drop", "quantize"), ("private", "push-to-hub"), ("dry-run", "push-to-hub")):
+    for flag, needed in (("max_f1_drop", "quantize"), ("private", "push_to_hub"), ("dry_run", "push_to_hub")):
         assert f"--{flag} is of no use without --{needed}" in said
     quantize = (*model, "--format", "onnx", "--quantize", "int8")
     assert "--quantize int8 needs --data FILE" in refused(capsys, *quantize)

@@ -280,7 +280,7 @@ def test_predict_takes_a_threshold_file_for_one_question_and_for_a_file(evaluate
     with pytest.raises(InputError, match=r"--threshold-file None, then "):
         commands.predict(["--model", model, *questions])
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(InputError, match=r"--threshold-file .*bad.json: not a file that"):
+    with pytest.raises(InputError, match=r"--threshold_file .*bad.json: not a file that"):
         commands.predict(["--model", model, "--threshold-file", str(tmp_path / "bad.json"), *questions])
 
 
@@ -299,15 +299,15 @@ _FITTED = {"null_score_diff_threshold": 1, "version_2": True, "model": "", "weig
 )
 def test_a_threshold_file_that_is_none_is_refused(tmp_path: Path, model_folder, content: str) -> None:
     (tmp_path / "file.json").write_text(content)
-    with pytest.raises(InputError, match=r"--threshold-file .*file.json"):
+    with pytest.raises(InputError, match=r"--threshold_file .*file.json"):
         read_threshold_file(tmp_path / "file.json", model_folder)
-    with pytest.raises(InputError, match=r"--threshold-file .*nowhere.json"):
+    with pytest.raises(InputError, match=r"--threshold_file .*nowhere.json"):
         read_threshold_file(tmp_path / "nowhere.json", model_folder)
 
 
 def test_an_onnx_export_is_scored_by_the_answers_that_it_gives(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     with pytest.raises(
-        InputError, match=r"is an ONNX export.*scripts/predict.py --model .* --predictions answers.jsonl"
+        InputError, match=r"is an ONNX export.*`qa-lightning predict --model .* --predictions answers.jsonl"
     ):
         commands.evaluate(["--model", str(tmp_path), "--data", "questions.json"])
