@@ -16,9 +16,9 @@ from qa_lightning.data.columns import Columns
 from qa_lightning.errors import InputError
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.models.loading import load_tokenizer
-from tests.conftest import small_tokenizer
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.models import small_tokenizer
 
 SETTINGS = WindowSettings(48, 12, 12)
 

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,9 @@ from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
 from tests.helpers.data import make_rows
 from tests.helpers.decoding import predict
+from tests.helpers.paths import ROOT
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from qa_lightning.models.settings import AnswerSettings
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.decoding import predict
 from tests.helpers.families import FAMILIES, SIZES, save
-from tests.training.test_module import QUIET
+from tests.helpers.training import QUIET
 
 SETTINGS = WindowSettings(max_length=64, doc_stride=24, max_question_length=12)
 

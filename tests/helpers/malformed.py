@@ -28,8 +28,9 @@ import yaml
 from datasets import Dataset
 
 from tests.helpers.forms import ROWS, as_json, as_lines, as_parquet, as_table, nested, row, write
+from tests.helpers.paths import ROOT
 
-TABLES = Path(__file__).parents[1] / "data" / "malformed"
+TABLES = ROOT / "tests" / "data" / "malformed"
 REFUSED = ("names", "encodings", "damaged", "empty", "json", "csv")  # files that are no data at all
 
 HEADER = b"id,question,context,answer_text,answer_start\n"

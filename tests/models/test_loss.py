@@ -23,13 +23,11 @@ from qa_lightning.features.labels import NOWHERE, held_spans
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.models.loss import span_loss
-from tests.end_to_end.test_train import flags
-from tests.features.test_windows import CONTEXT, FAMILIES, rows_of, texts
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import differences
-from tests.runs.test_resume import Crash, Gradients, crash
-from tests.training.test_module import QUIET, SMALL
+from tests.helpers.training import QUIET, SMALL, Crash, Gradients, crash, train_flags
+from tests.helpers.windows import CONTEXT, TOKENIZERS, rows_of, texts
 
 GOLD = ("gold_start", "gold_end")
 FILES = ("windows", "input_ids", "token_type_ids", "token_offset", "context_offset")
@@ -37,7 +35,7 @@ FILES = ("windows", "input_ids", "token_type_ids", "token_offset", "context_offs
 
 @pytest.fixture(scope="module", params=["wordpiece", "byte_level", "unigram_left"])
 def family(request: pytest.FixtureRequest):
-    return FAMILIES[request.param]()
+    return TOKENIZERS[request.param]()
 
 
 def several_rows(count: int, **made: int) -> list[dict]:
@@ -250,7 +248,7 @@ def test_an_answer_that_no_token_covers_is_no_label() -> None:
     context = "Ben\u200d\u0000 paid it"
     nothing = (4, 5)
     ben, paid = (0, 3), (6, 10)
-    windower = Windower(FAMILIES["wordpiece"](), WindowSettings(40, 8, 12))  # drops control characters
+    windower = Windower(TOKENIZERS["wordpiece"](), WindowSettings(40, 8, 12))  # drops control characters
     batch = windower(["Who?"] * 3, [context] * 3, [nothing, ben, nothing], others=[[ben, paid], [nothing], [ben]])
     alone = windower(["Who?"] * 2, [context] * 2, [ben, paid]).windows
     ben_label, paid_label = ((int(one["start"]), int(one["end"])) for one in alone)
@@ -430,7 +428,7 @@ def test_a_run_learns_and_one_that_was_cut_off_ends_as_it(tmp_path, model_folder
     validation = write_json(tmp_path / "validation.json", make_rows(8))
     common = ["--data.train_answers", "all", "--trainer.accumulate_grad_batches", "2", "--data.batch_size", "4"]
     given = {
-        name: [*flags(tmp_path / name, model_folder, train, validation), *common, "--save_every_minutes", "0"]
+        name: [*train_flags(tmp_path / name, model_folder, train, validation), *common, "--save_every_minutes", "0"]
         for name in ("whole", "cut")
     }
     assert commands.train(given["whole"]) == 0

@@ -19,18 +19,10 @@ from qa_lightning.features.batching import PaddingCollator, TrainingSampler
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.models.loss import span_loss
-from tests.conftest import small_config
 from tests.helpers.data import make_rows, mixed_rows, write_json
 from tests.helpers.families import FAMILIES, save
-
-SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
-QUIET = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
+from tests.helpers.models import small_config
+from tests.helpers.training import QUIET, SMALL
 
 
 @pytest.fixture

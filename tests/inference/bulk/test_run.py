@@ -35,8 +35,9 @@ from qa_lightning.training.evaluate import score_file
 from tests.helpers import commands
 from tests.helpers.data import make_rows
 from tests.helpers.forms import as_lines, as_parquet, as_table, nested
+from tests.helpers.paths import ROOT
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "predict.py"
+SCRIPT = ROOT / "scripts" / "predict.py"
 ROWS = make_rows(75, long=3)
 BATCH = 1  # 16 rows a chunk
 
