@@ -11,11 +11,10 @@ from transformers import PreTrainedTokenizerFast
 
 from qa_lightning.features.store import FeatureStore
 
+GOLD = ("gold_start", "gold_end")  # the arrays of a batch that hold the labels of windows with several
 CONTEXT = "In 1999 Ben paid £20,980. " + "Anna lives in Oslo and works there. " * 12 + "Carl moved to Rome in 2001."
-
-
-alphabet = st.characters(codec="utf-8", exclude_characters="\x00")
-texts = st.text(st.one_of(st.sampled_from("ab .,é😀ß東\u0301\u200d\u00a0\t\n "), alphabet), min_size=1, max_size=120)
+_ALPHABET = st.characters(codec="utf-8", exclude_characters="\x00")
+texts = st.text(st.one_of(st.sampled_from("ab .,é😀ß東\u0301\u200d\u00a0\t\n "), _ALPHABET), min_size=1, max_size=120)
 
 TEXTS = [
     "Where does Anna live? Anna lives in Oslo, and Ben works in Rome at the bakery.",
@@ -117,3 +116,14 @@ def rows_of(batch):
         tokens = slice(store.token_offset[index], store.token_offset[index] + window["length"])
         context = slice(store.context_offset[index], store.context_offset[index] + window["context_length"])
         yield window, store.input_ids[tokens], store.char_start[context], store.char_end[context]
+
+
+def windows_gold(store: FeatureStore) -> list[list[tuple[int, int]]]:
+    """The distinct labels of each window; none for one that is labelled with its CLS token."""
+    found = []
+    for index, window in enumerate(store.windows):
+        gold = store.gold(index)
+        own = [(int(window["start"]), int(window["end"]))] if gold is None else list(zip(*map(list, gold), strict=True))
+        assert own[0] == (window["start"], window["end"])
+        found.append([] if own == [(window["cls"], window["cls"])] else own)
+    return found
