@@ -99,7 +99,7 @@ def test_a_benchmark_prints_a_table_with_ratios(tmp_path, tokenizer, script, fla
     data.write_text(json.dumps(make_rows(120)))
     pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     vocab.write_text("".join(f"{piece}\n" for piece, _ in pieces))
-    command = [sys.executable, str(FOLDER / f"{script}.py"), "--data", str(data), "--vocab", str(vocab)]
+    command = [sys.executable, str(FOLDER / f"bench_{script}.py"), "--data", str(data), "--vocab", str(vocab)]
     command += ["--questions", "8" if script == "training" else "120", "--rounds", "1", "--only", *variants]
     ended = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
