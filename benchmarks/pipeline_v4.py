@@ -1,4 +1,4 @@
-"""The peer of ``bench_pipeline.py``: the question answering pipeline of transformers 4.57, for the interpreter that has it.
+"""The peer of ``bench_pipeline.py``: the pipeline of transformers 4.57, for the interpreter that has it.
 
 python pipeline_v4.py MODEL QUESTIONS.jsonl BATCH_SIZE WARM_UP
 """
