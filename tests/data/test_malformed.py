@@ -9,7 +9,6 @@ import gzip
 import json
 import logging
 import re
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,7 +69,6 @@ def test_skip_leaves_bad_rows_out_and_refuses_bad_files(tmp_path, case):
 def test_commands_end_with_status_2_and_no_traceback(tmp_path, capsys, monkeypatch, case):
     monkeypatch.setattr(logging.getLogger("qa_lightning"), "handlers", [])
     monkeypatch.setattr(logging.getLogger("qa_lightning"), "propagate", True)
-    monkeypatch.setattr("sys.path", list(sys.path))
     name = case.make(tmp_path)
     predictions = write(tmp_path.parent, f"{tmp_path.name}-predictions.json", b"{}")
     capsys.readouterr()
