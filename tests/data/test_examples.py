@@ -1,10 +1,8 @@
 """Sources and their fingerprints, rows that are checked, the split by context and the table on disk."""
 
 import json
-import os
 import random
 from itertools import count
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -14,10 +12,7 @@ from qa_lightning.data.examples import in_validation, read_examples, write_examp
 from qa_lightning.data.sources import EMBEDDED_SIZES, has_split, read_rows, source_fingerprint, source_kind
 from qa_lightning.errors import InputError
 from tests.helpers.forms import CONTEXT, ROWS, as_json, as_lines, as_parquet, nested, read, row
-
-SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside this checkout")
-
+from tests.helpers.paths import SHARED, needs_data
 
 # --- sources ---
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import yaml
@@ -12,8 +11,8 @@ import yaml
 import qa_lightning
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
 COMMANDS = [
@@ -56,11 +55,11 @@ def test_scripts_configs_and_pictures_that_it_names_exist() -> None:
 
 def test_the_fault_table_names_tests_that_exist() -> None:
     table = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", table))
     assert len(named) > 12
     assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
-    assert all((ROOT / "tests" / name).is_file() for name in re.findall(r"`(\w+\.py)`", table))
+    assert all([*(ROOT / "tests").rglob(name)] for name in re.findall(r"`(\w+\.py)`", table))
 
 
 def test_the_python_blocks_run(tmp_path, monkeypatch, model_folder) -> None:

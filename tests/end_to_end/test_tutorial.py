@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import commands
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.S)
 

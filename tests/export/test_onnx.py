@@ -20,10 +20,10 @@ from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings
-from tests.conftest import small_config
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import FAMILIES, save
+from tests.helpers.models import small_config
 
 SETTINGS = AnswerSettings(max_length=64, doc_stride=16, max_question_length=16, max_answer_length=8)
 ROWS = make_rows(24, long=4)

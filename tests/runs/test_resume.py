@@ -24,45 +24,13 @@ from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.errors import InputError
 from qa_lightning.runs.resume import LastCheckpoint
 from qa_lightning.runs.signals import Stop
-from qa_lightning.training import run as training
-from tests.end_to_end.test_train import AVERAGED, flags
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import curves, differences
+from tests.helpers.paths import ROOT
+from tests.helpers.training import AVERAGED, Crash, Gradients, crash, train_flags
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
-
-
-class CrashError(Exception):
-    """Stands for whatever ends a process: nothing is saved on its account."""
-
-
-class Crash(Callback):
-    """Fails at a moment.
-
-    Args:
-        hook: by which the moment comes.
-        epoch, batch: of it.
-    """
-
-    def __init__(self, hook: str, epoch: int, batch: int) -> None:
-        self.moment = (hook, epoch, batch)
-
-    def _look(self, trainer: Trainer, hook: str, batch: int) -> None:
-        if not trainer.sanity_checking and self.moment == (hook, trainer.current_epoch, batch):
-            raise CrashError
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        self._look(trainer, "step", trainer.fit_loop.epoch_loop.batch_idx)
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self._look(trainer, "batch", batch_idx)
-
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        self._look(trainer, "validation", batch_idx)
-
-    def on_train_epoch_end(self, trainer, pl_module) -> None:
-        self._look(trainer, "epoch", 0)
+SCRIPT = ROOT / "scripts" / "train.py"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +43,7 @@ def data(tmp_path_factory) -> dict[str, str]:
 
 
 def arguments(root: Path, model: str, data: dict[str, str], *more: str) -> list[str]:
-    given = flags(root, model, data["train"], data["validation"])
+    given = train_flags(root, model, data["train"], data["validation"])
     return [*given, "--trainer.max_epochs", "2", "--data.eval_batch_size", "16", "--save_every_minutes", "0", *more]
 
 
@@ -102,14 +70,6 @@ def whole(tmp_path_factory, model_folder, data):
         return done[kind]
 
     return run
-
-
-def crash(monkeypatch, callback: Callback, given: list[str]) -> None:
-    with monkeypatch.context() as patch:
-        default = training.default_callbacks
-        patch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), callback])
-        with pytest.raises(CrashError):
-            commands.train(given)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -392,21 +352,11 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_runs_killed_at_random_moments_end_as_whole_ones(devices: int) -> None:
-    script = Path(__file__).parents[1] / "helpers" / "kill_and_resume.py"
+    script = ROOT / "tests" / "helpers" / "kill_and_resume.py"
     words = ["--kills", "2", "--devices", str(devices), "--accumulate", "2", "--seed", "5"]
     ended = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 of 2 equal" in ended.stdout
-
-
-class Gradients(Callback):
-    """Keeps the gradients of every step, before they are clipped."""
-
-    def __init__(self) -> None:
-        self.seen: list[torch.Tensor] = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        self.seen.append(torch.cat([parameter.grad.flatten() for parameter in pl_module.parameters()]))
 
 
 def gradients_of(

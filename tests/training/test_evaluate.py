@@ -6,17 +6,14 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.training.evaluate import ScoreResult, compare_with_official, read_null_odds, score_file, write
 from tests.helpers import commands
+from tests.helpers.paths import ROOT, SHARED, needs_data
 
-ROOT = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside this checkout")
 PUBLISHED = ["v1.1-bert-ensemble.json", "v2.0-bert-single.json"]
 
 CONTEXT = "The Normans of Normandy came to England in 1066."
