@@ -92,6 +92,6 @@ def test_languages_are_guessed_on_a_sample(tmp_path) -> None:
 
 def test_rows_that_are_listed_are_few_and_counts_are_whole(tmp_path) -> None:
     rows = [row(0, id=f"r{number}", question="") for number in range(20)]
-    report = check_source(write_json(tmp_path / "data.json", rows), most=3)
+    report = check_source(write_json(tmp_path / "data.json", rows), max_rows=3)
     assert report.findings[0].count == 20
     assert len(report.findings[0].rows) == 3

@@ -36,7 +36,7 @@ def test_what_a_tokenizer_does_is_counted_from_the_windows(tmp_path, model_folde
         assert by_kind[kind].count == 1, kind
         assert by_kind[kind].rows[0]["id"] == name
         assert by_kind[kind].rows[0]["place"].startswith(f"{tmp_path}/data.json row ")
-    assert "--data.max_question_length; the longest has 30 tokens" in by_kind["cut_question"].cure
+    assert "--data.max_question_length; the longest has 30 tokens" in by_kind["cut_question"].fix
     assert report.facts["unknown"] == {"\u2603": 1}
     assert set(by_kind) <= set(TOKEN_FINDINGS) | set(ROW_FINDINGS)
     tokenizer = small_tokenizer()

@@ -33,7 +33,7 @@ def test_the_embedded_dataset_is_valid_and_has_both_splits_without_a_shared_text
     contexts = {}
     for split in ("train", "validation"):
         assert has_split("synthetic", split)
-        examples = list(read_examples(read_rows("synthetic", split), "error", [], most=500))
+        examples = list(read_examples(read_rows("synthetic", split), "error", [], max_examples=500))
         assert len(examples) == 500 <= EMBEDDED_SIZES[split]
         contexts[split] = {item["context"] for item in examples}
     assert not contexts["train"] & contexts["validation"]
@@ -60,7 +60,7 @@ def test_reading_stops_at_the_wanted_number_and_leaves_out_what_is_not_wanted():
             seen.append(number)
             yield f"row {number}", row(id=number)
 
-    examples = list(read_examples(rows(), "error", [], keep=lambda item: int(item["id"]) % 2 == 1, most=3))
+    examples = list(read_examples(rows(), "error", [], keep=lambda item: int(item["id"]) % 2 == 1, max_examples=3))
     assert [item["id"] for item in examples] == ["1", "3", "5"]
     assert len(seen) <= 7
 

@@ -179,7 +179,7 @@ def test_a_name_that_the_hub_would_not_take_is_refused_before_anything_is_sent(h
 
 
 @pytest.mark.parametrize(
-    ("step", "status", "cure"),
+    ("step", "status", "fix"),
     [
         ("create", 401, "hf auth login"),
         ("create", 403, "it needs the role `write`"),
@@ -194,8 +194,8 @@ def test_a_name_that_the_hub_would_not_take_is_refused_before_anything_is_sent(h
         ("commit", 500, "fault of its own"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line_with_a_cure_and_without_the_token(
-    hub, folder, capsys, step, status, cure
+def test_what_the_hub_refuses_is_one_line_with_a_fix_and_without_the_token(
+    hub, folder, capsys, step, status, fix
 ) -> None:
     def refuse() -> None:
         raise Refused(status, f"step {step} refused Bearer {TOKEN}")
@@ -207,7 +207,7 @@ def test_what_the_hub_refuses_is_one_line_with_a_cure_and_without_the_token(
     assert ended.value.code == 2
     (line,) = output.err.splitlines()[-1:]
     assert line.startswith(f"error: --push-to-hub {REPO}: ")
-    assert cure in line
+    assert fix in line
     assert f"{status}: step {step} refused" in line
     assert "Traceback" not in output.err
     assert TOKEN not in output.out + output.err

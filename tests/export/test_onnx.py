@@ -371,7 +371,7 @@ def test_models_that_cannot_be_exported(tmp_path, monkeypatch, capsys, models, e
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_onnx_runtime_the_cure_is_named(tmp_path, monkeypatch, exports) -> None:
+def test_without_onnx_runtime_the_fix_is_named(tmp_path, monkeypatch, exports) -> None:
     real = builtins.__import__
 
     def without(name, *rest):

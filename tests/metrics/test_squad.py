@@ -343,7 +343,7 @@ def test_missing_ids_are_an_error_that_counts_and_names_them_and_changes_nothing
     assert metric.compute() == {"exact_match": 100.0, "f1": 100.0}
 
 
-def test_v11_without_a_gold_answer_is_an_error_that_names_the_cure_and_changes_nothing():
+def test_v11_without_a_gold_answer_is_an_error_that_names_the_fix_and_changes_nothing():
     metric = SquadMetric()
     metric.update(*as_batch([("x", ["x"])]))
     with pytest.raises(ValueError, match="version_2=True"):

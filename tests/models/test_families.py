@@ -214,7 +214,7 @@ def test_odd_texts_are_answered_or_refused(saved) -> None:
         reader.answer(["Who?", "W\ud800o?", "Who?"], ["Anna", "Anna", " \n"])
 
 
-def test_a_slow_tokenizer_is_refused_with_the_models_name_and_a_cure(tmp_path) -> None:
+def test_a_slow_tokenizer_is_refused_with_the_models_name_and_a_fix(tmp_path) -> None:
     with quiet_transformers():
         CanineForQuestionAnswering(CanineConfig(**SIZES, num_hash_buckets=32)).save_pretrained(tmp_path)
     CanineTokenizer().save_pretrained(tmp_path)
@@ -226,7 +226,7 @@ def test_a_slow_tokenizer_is_refused_with_the_models_name_and_a_cure(tmp_path) -
     assert "choose a model that has a fast tokenizer" in problem
 
 
-def test_a_model_whose_kind_has_no_head_is_refused_with_its_name_and_a_cure(tmp_path) -> None:
+def test_a_model_whose_kind_has_no_head_is_refused_with_its_name_and_a_fix(tmp_path) -> None:
     with quiet_transformers():
         GPTBigCodeForCausalLM(GPTBigCodeConfig(vocab_size=400, n_embd=32, n_layer=1, n_head=2)).save_pretrained(
             tmp_path
@@ -240,7 +240,7 @@ def test_a_model_whose_kind_has_no_head_is_refused_with_its_name_and_a_cure(tmp_
         assert "has no question answering head; choose an encoder such as bert-base-cased" in problem
 
 
-def test_a_vocabulary_smaller_than_the_tokenizers_is_refused_with_the_models_name_and_a_cure(saved, tmp_path) -> None:
+def test_a_vocabulary_smaller_than_the_tokenizers_is_refused_with_the_models_name_and_a_fix(saved, tmp_path) -> None:
     name, folder = saved
     tokenizer = load_tokenizer(folder)
     assert vocabulary_problem(load_model(folder), tokenizer) is None
@@ -257,6 +257,6 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_refused_with_the_models_nam
     assert f"a vocabulary of {size - 1:,} tokens, its {type(tokenizer_of(name)).__name__} one of {size:,}" in problem
     assert "save the model again after model.resize_token_embeddings(len(tokenizer))" in problem
     with quiet_transformers():
-        model.resize_token_embeddings(size)  # the cure
+        model.resize_token_embeddings(size)  # the fix
         model.save_pretrained(tmp_path)
     Reader.load(str(tmp_path)).answer(["Who? <added>"], ["Anna <added>"])

@@ -90,7 +90,7 @@ def test_a_predictions_file_is_scored_as_v20_only_where_a_question_has_no_answer
 
 def test_only_the_first_questions_are_scored_when_asked(files, capsys):
     predictions, data = files()
-    result = score_file(predictions, str(data), most=2)
+    result = score_file(predictions, str(data), max_examples=2)
     assert list(result.predictions) == ["q1", "q2"]
     assert result.metrics == pytest.approx({"exact_match": 50.0, "f1": 100 * (1 + 2 / 3) / 2}, rel=0, abs=1e-9)
     assert evaluate(predictions, data, "--max-examples", 2) == 0
