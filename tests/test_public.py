@@ -45,7 +45,7 @@ def test_the_version_is_known_installed_or_not(monkeypatch, tmp_path) -> None:
     assert qa_lightning.__version__ == VERSION[1]
     monkeypatch.setattr(importlib.metadata, "version", nowhere)
     assert qa_lightning.__version__ == VERSION[1]
-    monkeypatch.setattr("qa_lightning.commands.CHECKOUT", tmp_path)
+    monkeypatch.setattr("qa_lightning.wording.CHECKOUT", tmp_path)
     assert qa_lightning.__version__ == "unknown"
 
 

@@ -12,11 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from qa_lightning.commands import command
 from qa_lightning.data import synthetic
 from qa_lightning.data.formats import SUFFIXES, PlacedRow, file_format, read_file
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
+from qa_lightning.wording import command
 
 Split = Literal["train", "validation"]
 Kind = Literal["embedded", "files", "folder", "hub"]

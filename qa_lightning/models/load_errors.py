@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from qa_lightning.commands import command
 from qa_lightning.errors import InputError
+from qa_lightning.wording import command
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
-from qa_lightning.commands import command
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import read_examples
@@ -31,6 +30,7 @@ from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
+from qa_lightning.wording import command
 
 log = logging.getLogger("qa_lightning")
 
