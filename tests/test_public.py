@@ -6,15 +6,14 @@ import importlib.metadata
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import qa_lightning
 from qa_lightning import Reader, SquadDataModule, pipeline
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 VERSION = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text("utf-8"), flags=re.MULTILINE)
 
 

@@ -14,8 +14,8 @@ import pytest
 from qa_lightning import wording
 from qa_lightning.errors import InputError, naming_flags, worded
 from qa_lightning.models.loading import load_model
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 
 # argv[0] -> a command in a message, in a usage line, and the program of a run's record

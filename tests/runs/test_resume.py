@@ -28,7 +28,7 @@ from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import curves, differences
 from tests.helpers.paths import ROOT
-from tests.helpers.training import AVERAGED, Crash, Gradients, crash, train_flags
+from tests.helpers.training import AVERAGED, Crash, crash, train_flags
 
 SCRIPT = ROOT / "scripts" / "train.py"
 
@@ -347,56 +347,6 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(
     third = subprocess.run(again, capture_output=True, text=True, env=environment, check=False)
     assert third.returncode == 0  # the same job, its run finished: a new one
     assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "version_1"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
-def test_runs_killed_at_random_moments_end_as_whole_ones(devices: int) -> None:
-    script = ROOT / "tests" / "helpers" / "kill_and_resume.py"
-    words = ["--kills", "2", "--devices", str(devices), "--accumulate", "2", "--seed", "5"]
-    ended = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "2 of 2 equal" in ended.stdout
-
-
-def gradients_of(
-    data: dict[str, str], model: str, batch_size: int, accumulated: int, batching: str, tmp_path
-) -> torch.Tensor:
-    """[steps, weights] gradients in an epoch without dropout, with weights that hardly move."""
-    torch.manual_seed(0)
-    sizes = {"max_length": 48, "doc_stride": 12, "max_question_length": 12}
-    datamodule = SquadDataModule(
-        data["train"], data["validation"], model, **sizes, batch_size=batch_size, batching=batching
-    )
-    module = QALightningModule(model, learning_rate=1e-12)
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.Dropout):
-            layer.p = 0.0
-    gradients = Gradients()
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        callbacks=gradients,
-        accumulate_grad_batches=accumulated,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(module, datamodule)
-    return torch.stack(gradients.seen)
-
-
-@pytest.mark.parametrize("batching", ["length", "random"])
-def test_accumulated_batches_train_as_one_large_batch(tmp_path, model_folder, data, batching) -> None:
-    """108 windows: the last step has fewer, in batches of unequal size."""
-    large = gradients_of(data, model_folder, 10, 1, batching, tmp_path)
-    assert len(large) == 11
-    for batch_size, accumulated in ((5, 2), (2, 5), (1, 10)):
-        small = gradients_of(data, model_folder, batch_size, accumulated, batching, tmp_path)
-        torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-6)
 
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
