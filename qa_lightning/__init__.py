@@ -46,7 +46,7 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     """Import on first use: ``--help`` and plain errors then come without waiting for torch."""
     if name == "__version__":
-        from qa_lightning.commands import package_version
+        from qa_lightning.wording import package_version
 
         return package_version()
     if name not in _MODULES:

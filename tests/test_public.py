@@ -6,15 +6,14 @@ import importlib.metadata
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import qa_lightning
 from qa_lightning import Reader, SquadDataModule, pipeline
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 VERSION = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text("utf-8"), flags=re.MULTILINE)
 
 
@@ -46,7 +45,7 @@ def test_the_version_is_known_installed_or_not(monkeypatch, tmp_path) -> None:
     assert qa_lightning.__version__ == VERSION[1]
     monkeypatch.setattr(importlib.metadata, "version", nowhere)
     assert qa_lightning.__version__ == VERSION[1]
-    monkeypatch.setattr("qa_lightning.commands.CHECKOUT", tmp_path)
+    monkeypatch.setattr("qa_lightning.wording.CHECKOUT", tmp_path)
     assert qa_lightning.__version__ == "unknown"
 
 

@@ -39,7 +39,7 @@ def check_source(
     tokenizer: Any = None,
     settings: WindowSettings = WindowSettings(),  # noqa: B008 - frozen
     max_answer_length: int = 30,
-    most: int = 5,
+    max_rows: int = 5,
 ) -> Report:
     """Check all rows of a source.
 
@@ -49,7 +49,7 @@ def check_source(
         columns: names of the columns.
         tokenizer: to look through; None leaves out what needs one.
         settings, max_answer_length: of the windows and answers, in tokens.
-        most: rows to list of each finding.
+        max_rows: rows to list of each finding.
 
     Raises:
         InputError: a source that cannot be read at all.
@@ -60,7 +60,7 @@ def check_source(
         validation = source
     if validation is not None:
         other = context_hashes(with_usual_columns(read_rows(validation, "validation"), columns))
-    check = RowCheck(most, other)
+    check = RowCheck(max_rows, other)
     split: Any = "train" if has_split(source, "train") or not has_split(source, "validation") else "validation"
     rows = with_usual_columns(read_rows(source, split), columns, told.append)
     with closing(check), tempfile.TemporaryDirectory() as name:
@@ -71,7 +71,9 @@ def check_source(
         if tokenizer is not None and kept:
             examples = open_examples(folder)
             write_features(cut_examples(examples, Windower(tokenizer, settings)), folder, len(tokenizer))
-            tokens = TokenCheck(FeatureStore.open(folder), examples, tokenizer, settings, max_answer_length, most=most)
+            tokens = TokenCheck(
+                FeatureStore.open(folder), examples, tokenizer, settings, max_answer_length, max_rows=max_rows
+            )
             report.facts |= tokens.run()
             report.add(tokens.findings.found())
             check.place(report.findings)
@@ -133,7 +135,7 @@ def short_lines(reports: dict[str, Report]) -> Iterator[str]:
                 first = finding.rows[0]
                 yield (
                     f"{split}: {finding.count:,} {finding.title} (the first: id {first['id']}, {first['what']}); "
-                    f"{finding.cure}"
+                    f"{finding.fix}"
                 )
         ceiling = report.facts.get("ceiling")
         if ceiling and ceiling["exact_match"] < 99.95:
@@ -160,7 +162,7 @@ def show(report: Report, console: Console) -> None:
     table.add_column("what helps", overflow="fold")
     for finding in report.findings:
         level = f"[{_COLOURS[finding.severity]}]{finding.severity}[/]"
-        table.add_row(level, f"{finding.count:,}", finding.title, escape(finding.cure))
+        table.add_row(level, f"{finding.count:,}", finding.title, escape(finding.fix))
     console.print(table)
     for finding in report.findings:
         rows = Table(title=f"{finding.title}: the first {len(finding.rows)} of {finding.count:,}", title_justify="left")

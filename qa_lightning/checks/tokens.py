@@ -58,7 +58,7 @@ class TokenCheck:
         settings: by which.
         max_answer_length: in tokens.
         scoring: how answers are counted.
-        most: rows to keep of each finding.
+        max_rows: rows to keep of each finding.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class TokenCheck:
         settings: WindowSettings,
         max_answer_length: int,
         scoring: Scoring = Scoring(version_2=True),  # noqa: B008 - frozen
-        most: int = 5,
+        max_rows: int = 5,
     ) -> None:
-        self.findings = Findings(TOKEN_FINDINGS, most)
+        self.findings = Findings(TOKEN_FINDINGS, max_rows)
         self._store = store
         self._examples = examples
         self._tokenizer = tokenizer
@@ -96,7 +96,7 @@ class TokenCheck:
             ("cut_question", "question", "--data.max_question_length"),
         ):
             longest = max(self._lengths[length], default=0)
-            self.findings.set_cure(kind, f"raise {flag}; the longest has {longest} tokens")
+            self.findings.set_fix(kind, f"raise {flag}; the longest has {longest} tokens")
         windows = np.diff(first)
         exact, f1, count = self._sums.tolist()
         return {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from qa_lightning.commands import flag_problem, usage_name
+from qa_lightning.wording import flag_problem, usage_name
 
 if TYPE_CHECKING:
     from qa_lightning.data.columns import Columns

@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import NamedTuple
 
 from qa_lightning.cli.console import run_command, use_cache_without_network
-from qa_lightning.commands import PROGRAM, did_you_mean, package_version
 from qa_lightning.errors import InputError
+from qa_lightning.wording import PROGRAM, did_you_mean, package_version
 
 
 class Command(NamedTuple):

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.commands import CHECKOUT, PACKAGE, command, did_you_mean
 from qa_lightning.errors import InputError, naming_flags
+from qa_lightning.wording import CHECKOUT, PACKAGE, command, did_you_mean
 
 TRAIN_HELP = """\
 Fine-tune a question answering model and score it every epoch.

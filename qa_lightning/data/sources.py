@@ -12,11 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from qa_lightning.commands import command
 from qa_lightning.data import synthetic
 from qa_lightning.data.formats import SUFFIXES, PlacedRow, file_format, read_file
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
+from qa_lightning.wording import command
 
 Split = Literal["train", "validation"]
 Kind = Literal["embedded", "files", "folder", "hub"]
@@ -24,7 +24,7 @@ _OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".xls", ".ods")  # 
 EMBEDDED = "synthetic"
 EMBEDDED_SIZES = {"train": 10_000, "validation": 500}
 EMBEDDED_VERSION = 1  # raise it when synthetic.py gives other rows
-_CURES = {
+_FIXES = {
     ".xlsx": "save the sheet as CSV UTF-8",
     ".xls": "save the sheet as CSV UTF-8",
     ".ods": "save the sheet as CSV UTF-8",
@@ -108,7 +108,7 @@ def _format_problem(file: Path) -> str:
     known = f"known are {', '.join(SUFFIXES)}, each also with .gz"
     if not suffix and file.suffix.lower() == ".gz":
         return f"{file}: does not tell what is packed; name it .json.gz or the like ({known})"
-    return f"{file}: cannot read the format of the ending '{suffix}'; {_CURES.get(suffix, known)}"
+    return f"{file}: cannot read the format of the ending '{suffix}'; {_FIXES.get(suffix, known)}"
 
 
 def read_rows(source: str, split: Split) -> Iterator[PlacedRow]:

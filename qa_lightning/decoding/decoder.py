@@ -272,13 +272,13 @@ def complete_rows(logits: FeatureLogits, store: FeatureStore) -> NDArray[np.intp
 
 
 def join_windows(
-    logits: FeatureLogits, store: FeatureStore, rows: NDArray[np.intp], most_tokens: int = 1 << 20
+    logits: FeatureLogits, store: FeatureStore, rows: NDArray[np.intp], max_tokens: int = 1 << 20
 ) -> Iterator[tuple[NDArray[np.int64], WindowLogits]]:
     """Put logits and offsets of whole examples side by side, some at a time, so that memory is bounded.
 
     Args:
         logits, store, rows: see `complete_rows`, which gives the rows.
-        most_tokens: context tokens at a time; more only where one example has more.
+        max_tokens: context tokens at a time; more only where one example has more.
 
     Yields:
         [N] indices of the examples, ascending, and their windows, numbered 0 to N - 1.
@@ -289,7 +289,7 @@ def join_windows(
     first = 0
     while first < len(rows):
         done = tokens_until[first - 1] if first else 0
-        stop = max(int(np.searchsorted(tokens_until, done + most_tokens, side="right")), first + 1)
+        stop = max(int(np.searchsorted(tokens_until, done + max_tokens, side="right")), first + 1)
         if stop < len(rows):  # not within an example: back to where it begins, or else on to its end
             begin = int(np.searchsorted(examples, examples[stop]))
             stop = begin if begin > first else int(np.searchsorted(examples, examples[first], side="right"))

@@ -213,10 +213,10 @@ class Windower:
 
     def _encode_questions(self, questions: Sequence[str]) -> tuple[list[list[int]], int]:
         """Token ids of each question, at most ``max_question_length``; and how many questions were longer."""
-        most = self._settings.max_question_length
+        longest = self._settings.max_question_length
         stripped = [question.strip() for question in questions]
         ids = [tokens.ids for tokens in self._tokenizer.encode_batch_fast(stripped, add_special_tokens=False)]
-        return [tokens[:most] for tokens in ids], sum(len(tokens) > most for tokens in ids)
+        return [tokens[:longest] for tokens in ids], sum(len(tokens) > longest for tokens in ids)
 
     def _assemble(
         self, questions: list[list[int]], contexts: list[int], example: Ints, begin: Ints, length: Ints

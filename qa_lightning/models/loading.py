@@ -14,13 +14,13 @@ from transformers import (
     AutoTokenizer,
 )
 
-from qa_lightning.commands import command
 from qa_lightning.data import sources
 from qa_lightning.errors import InputError
 from qa_lightning.files import build_once, default_cache_dir
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.tiny import _TINY_VERSION, TINY, TINY_CONFIG, create_tiny_model
+from qa_lightning.wording import command
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:

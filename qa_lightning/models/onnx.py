@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from qa_lightning.commands import command
 from qa_lightning.errors import InputError
 from qa_lightning.models.load_errors import loading, quiet_transformers
+from qa_lightning.wording import command
 
 MODEL_FILE = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import cached_file
 
-from qa_lightning.commands import command
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.confidence import Confidence
 from qa_lightning.models.folder import weights_digest
 from qa_lightning.models.loading import resolve
 from qa_lightning.models.settings import Fitted
+from qa_lightning.wording import command
 
 if TYPE_CHECKING:
     pass

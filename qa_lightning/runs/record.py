@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from qa_lightning.commands import program_name
 from qa_lightning.files import write_json
 from qa_lightning.runs.signals import slurm_job
+from qa_lightning.wording import program_name
 
 PACKAGES = (
     "qa-lightning",

@@ -221,7 +221,7 @@ class SquadDataModule(LightningDataModule):
         """Batches for this process; see `EvaluationSampler` for who gets what."""
         assert self.validation_set is not None, "call setup() first"
         lengths = self.validation_set.store.windows["length"]
-        sampler = EvaluationSampler(lengths, self.eval_batch_size, *self._world(), self._most_batches(len(lengths)))
+        sampler = EvaluationSampler(lengths, self.eval_batch_size, *self._world(), self._max_batches(len(lengths)))
         return self._loader(self.validation_set, self.eval_batch_size, sampler)
 
     def state_dict(self) -> dict[str, Any]:
@@ -273,7 +273,7 @@ class SquadDataModule(LightningDataModule):
             "--trainer.accumulate_grad_batches": self.trainer.accumulate_grad_batches,
         }
 
-    def _most_batches(self, features: int) -> int | None:
+    def _max_batches(self, features: int) -> int | None:
         """What ``limit_val_batches`` asks for, counted over all processes: the same features for any number of them."""
         limit = self.trainer.limit_val_batches if self.trainer else 1.0
         if limit is None or (isinstance(limit, float) and limit == 1.0):

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 
-from qa_lightning.commands import command
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import read_examples
@@ -31,10 +30,11 @@ from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
+from qa_lightning.wording import command
 
 log = logging.getLogger("qa_lightning")
 
-_MOST_ODDS = 1e30
+_MAX_ODDS = 1e30
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ScoreResult:
         files: dict[str, Any] = {"metrics.json": self.metrics, "predictions.json": self.predictions}
         if self.version_2 and self.n_best:
             # JSON has no infinity, which stands for a context without a token
-            files["null_odds.json"] = {key: min(odds, _MOST_ODDS) for key, odds in self.null_odds.items()}
+            files["null_odds.json"] = {key: min(odds, _MAX_ODDS) for key, odds in self.null_odds.items()}
         more = {"nbest_predictions.json": self.n_best, THRESHOLD_FILE: self.threshold_file}
         return files | {name: content for name, content in more.items() if content}
 
@@ -90,7 +90,7 @@ class ScoreResult:
 def score_file(
     path: Path,
     data: str,
-    most: int | None = None,
+    max_examples: int | None = None,
     mixed_script: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - frozen
     null_odds: Path | None = None,
@@ -101,7 +101,7 @@ def score_file(
         path: a JSON object ``{"id": "answer"}``, or the JSON lines that `run.answer_file` writes.
         null_odds: a JSON object ``{"id": number}``, the higher the less there is an answer (the v2.0 scorer's
             ``--na-prob-file``): best thresholds and average precisions are then found.
-        data, most, mixed_script, columns: see `score_model`.
+        data, max_examples, mixed_script, columns: see `score_model`.
 
     Raises:
         InputError: no such file, another layout, or ids of ``data`` that it lacks.
@@ -114,8 +114,8 @@ def score_file(
         with_usual_columns(read_rows(data, "validation"), columns, log.info),
         "error",
         [],
-        most=most,
-        cure="correct them",
+        max_examples=max_examples,
+        fix="correct them",
     )
     references: list[dict[str, Any]] = [{"id": row["id"], "answers": row["answers"]} for row in rows]
     missing = [row["id"] for row in references if row["id"] not in predictions]
@@ -147,7 +147,7 @@ def score_model(
     name: str,
     data: str,
     batch_size: int = 32,
-    most: int | None = None,
+    max_examples: int | None = None,
     mixed_script: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - frozen
     thresholds: Path | None = None,
@@ -158,7 +158,7 @@ def score_model(
         name: folder of a trained model, or its name on the Hub.
         data: file or dataset.
         batch_size: windows a step.
-        most: only the first so many questions.
+        max_examples: only the first so many questions.
         mixed_script: see `metrics`.
         columns: names of the data's columns, where they are not to be guessed.
         thresholds: a file with threshold and temperature, in place of the model's own.
@@ -180,7 +180,7 @@ def score_model(
         doc_stride=settings.doc_stride,
         max_question_length=settings.max_question_length,
         eval_batch_size=batch_size,
-        max_validation_examples=most,
+        max_validation_examples=max_examples,
         columns=columns,
     )
     module = QALightningModule(

@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors import SafetensorError
 
-from qa_lightning.commands import command_words
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_json
@@ -24,6 +23,7 @@ from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.runs.record import mark_finished
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
+from qa_lightning.wording import command_words
 
 log = logging.getLogger("qa_lightning")
 

@@ -248,11 +248,11 @@ class QALightningModule(LightningModule):
         return parts
 
 
-def _example_ids(dataset: FeatureDataset, features: NDArray[Any], most: int = 32) -> list[str]:
+def _example_ids(dataset: FeatureDataset, features: NDArray[Any], limit: int = 32) -> list[str]:
     """The questions that some features are windows of; the first of them, if they are many."""
     examples = sorted(set(dataset.store.windows["example"][features].tolist()))
-    more = [f"and {len(examples) - most} more"] if len(examples) > most else []
-    return [repr(example_id) for example_id in dataset.examples[examples[:most]]["id"]] + more
+    more = [f"and {len(examples) - limit} more"] if len(examples) > limit else []
+    return [repr(example_id) for example_id in dataset.examples[examples[:limit]]["id"]] + more
 
 
 def model_problems(given: Mapping[str, Any]) -> list[str]:

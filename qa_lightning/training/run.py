@@ -14,7 +14,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 
 from qa_lightning.checks.report import check_prepared, short_lines
-from qa_lightning.commands import command, flag_problem, usage_name
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.files import write_problem
 from qa_lightning.models.loading import max_positions, vocabulary_problem
@@ -33,6 +32,7 @@ from qa_lightning.training.callbacks import RunRecord, default_callbacks
 from qa_lightning.training.datamodule import SquadDataModule, data_problems
 from qa_lightning.training.finish import finish, relative
 from qa_lightning.training.module import QALightningModule, model_problems
+from qa_lightning.wording import command, flag_problem, usage_name
 
 log = logging.getLogger("qa_lightning")
 

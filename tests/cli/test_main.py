@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import yaml
@@ -14,8 +13,7 @@ import yaml
 from qa_lightning.cli import main
 from qa_lightning.cli.train import config_files, train, with_config_files
 from qa_lightning.errors import InputError
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
 
 
 def called(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:

@@ -14,8 +14,8 @@ from qa_lightning.checks.report import check_source
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.metrics.squad import Scoring, answer_scores, normalize_answer
 from qa_lightning.models.loading import load_tokenizer
-from tests.conftest import small_config
 from tests.helpers import commands
+from tests.helpers.models import small_config
 
 # language -> script, and pairs of a context's beginning, answer and end; the question that asks for the answer
 SENTENCES = {

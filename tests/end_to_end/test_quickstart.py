@@ -16,8 +16,8 @@ from qa_lightning.data.sources import EMBEDDED_SIZES
 from qa_lightning.data.synthetic import generate_examples
 from qa_lightning.metrics.squad import SquadMetric
 from tests.helpers import commands
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 # One process for all commands: each alone would wait for torch again. What they print is kept apart by these lines.

@@ -20,10 +20,10 @@ from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings
-from tests.conftest import small_config
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import FAMILIES, save
+from tests.helpers.models import small_config
 
 SETTINGS = AnswerSettings(max_length=64, doc_stride=16, max_question_length=16, max_answer_length=8)
 ROWS = make_rows(24, long=4)
@@ -371,7 +371,7 @@ def test_models_that_cannot_be_exported(tmp_path, monkeypatch, capsys, models, e
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_onnx_runtime_the_cure_is_named(tmp_path, monkeypatch, exports) -> None:
+def test_without_onnx_runtime_the_fix_is_named(tmp_path, monkeypatch, exports) -> None:
     real = builtins.__import__
 
     def without(name, *rest):

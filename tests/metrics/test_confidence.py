@@ -20,9 +20,9 @@ from qa_lightning.metrics.squad import Scoring
 from qa_lightning.metrics.thresholds import split_by_article
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.threshold_file import read_threshold_file
-from tests.decoding.test_spans import random_windows
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.decoding import random_windows
 
 GRID = Scaling(temperatures=tuple(TEMPERATURES))
 

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,9 @@ from hypothesis import strategies as st
 
 from qa_lightning.metrics.squad import Scoring, answer_scores
 from qa_lightning.metrics.thresholds import best_threshold, score_at, split_by_article, squad_v2_metrics, tuned
+from tests.helpers.paths import ROOT
 
-GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden" / "squad_v2_metrics.json.gz").read_bytes()))
+GOLDEN = json.loads(gzip.decompress((ROOT / "tests" / "golden" / "squad_v2_metrics.json.gz").read_bytes()))
 EXACTLY = {"abs": 1e-9, "rel": 0}
 
 odds_values = st.one_of(

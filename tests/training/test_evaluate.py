@@ -6,17 +6,14 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.training.evaluate import ScoreResult, compare_with_official, read_null_odds, score_file, write
 from tests.helpers import commands
+from tests.helpers.paths import ROOT, SHARED, needs_data
 
-ROOT = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside this checkout")
 PUBLISHED = ["v1.1-bert-ensemble.json", "v2.0-bert-single.json"]
 
 CONTEXT = "The Normans of Normandy came to England in 1066."
@@ -93,7 +90,7 @@ def test_a_predictions_file_is_scored_as_v20_only_where_a_question_has_no_answer
 
 def test_only_the_first_questions_are_scored_when_asked(files, capsys):
     predictions, data = files()
-    result = score_file(predictions, str(data), most=2)
+    result = score_file(predictions, str(data), max_examples=2)
     assert list(result.predictions) == ["q1", "q2"]
     assert result.metrics == pytest.approx({"exact_match": 50.0, "f1": 100 * (1 + 2 / 3) / 2}, rel=0, abs=1e-9)
     assert evaluate(predictions, data, "--max-examples", 2) == 0

@@ -9,7 +9,6 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch._dynamo.testing import CompileCounter
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering, BertTokenizer
 
 from qa_lightning import QALightningModule, SquadDataModule
@@ -19,18 +18,10 @@ from qa_lightning.features.batching import PaddingCollator, TrainingSampler
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.models.loss import span_loss
-from tests.conftest import small_config
 from tests.helpers.data import make_rows, mixed_rows, write_json
 from tests.helpers.families import FAMILIES, save
-
-SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
-QUIET = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
+from tests.helpers.models import small_config
+from tests.helpers.training import QUIET, SMALL
 
 
 @pytest.fixture
@@ -83,25 +74,6 @@ def _row(batch: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
         name: value[row : row + 1, :length] if value.ndim == 2 else value[row : row + 1]
         for name, value in batch.items()
     }
-
-
-def test_loss_is_the_mean_of_both_cross_entropies() -> None:
-    start, end = torch.randn(2, 3, 7)
-    batch = {
-        "attention_mask": torch.ones(3, 7, dtype=torch.int64),
-        "start_positions": torch.tensor([0, 3, 6]),
-        "end_positions": torch.tensor([0, 4, 6]),
-    }
-    expected = (
-        cross_entropy(start, batch["start_positions"], reduction="none")
-        + cross_entropy(end, batch["end_positions"], reduction="none")
-    ) / 2
-    torch.testing.assert_close(span_loss(start, end, batch), expected)
-    batch["attention_mask"][:, 5:] = 0
-    batch["start_positions"][2] = batch["end_positions"][2] = 1
-    torch.testing.assert_close(
-        span_loss(start, end, batch), span_loss(start[:, :5], end[:, :5], batch | {"attention_mask": torch.ones(3, 5)})
-    )
 
 
 def test_dropout_is_on_in_training_and_off_in_validation(data, model_folder) -> None:

@@ -10,9 +10,9 @@ import torch
 from transformers import BertForQuestionAnswering, BertTokenizer
 
 from qa_lightning.metrics.squad import SquadMetric
-from tests.conftest import small_config
 from tests.helpers import commands
 from tests.helpers.data import write_json
+from tests.helpers.models import small_config
 
 LETTERS = "北京是中国的首都上海在东边人口多少呢天津港"
 

@@ -1,6 +1,6 @@
 """Time and memory at 10 thousand, 100 thousand and a million questions: preparing, training steps, validating.
 
-    python benchmarks/growth.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
+    python benchmarks/bench_growth.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
 
 The questions are repeated under new ids. Training steps and the validation epoch run with random logits in place of
 a model, so that all that grows is ours. ``memory_mb`` is what the process's own memory grew by at its peak, files that

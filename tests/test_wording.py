@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from qa_lightning import commands
+from qa_lightning import wording
 from qa_lightning.errors import InputError, naming_flags, worded
 from qa_lightning.models.loading import load_model
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 
 # argv[0] -> a command in a message, in a usage line, and the program of a run's record
@@ -34,28 +34,29 @@ CALLS = [
 def test_a_command_is_named_as_the_process_was_called(monkeypatch, called, message, usage, program) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [called, "--flag"])
-    assert commands.command("check-data") == message
-    assert commands.usage_name("check-data") == usage
-    assert commands.program_name() == program
+    assert wording.command("check-data") == message
+    assert wording.usage_name("check-data") == usage
+    assert wording.program_name() == program
 
 
 def test_the_words_to_paste_run_here(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     monkeypatch.setattr(sys, "argv", ["/usr/bin/qa-lightning"])
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert commands.command_words("predict") == ["qa-lightning", "predict"]
+    assert wording.command_words("predict") == ["qa-lightning", "predict"]
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert commands.command_words("predict") == ["python", "-m", "qa_lightning", "predict"]
-    monkeypatch.chdir(tmp_path)
+    assert wording.command_words("predict") == ["python", "-m", "qa_lightning", "predict"]
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
-    assert commands.command_words("predict") == [".venv/bin/python", "-m", "qa_lightning", "predict"]
+    assert wording.command_words("predict") == [".venv/bin/python", "-m", "qa_lightning", "predict"]
     (tmp_path / "scripts").symlink_to(SCRIPTS)
     monkeypatch.setattr(sys, "argv", ["scripts/train.py"])
-    assert commands.command_words("check-data") == [".venv/bin/python", "scripts/check_data.py"]
+    assert wording.command_words("check-data") == [".venv/bin/python", "scripts/check_data.py"]
 
 
 def test_no_message_names_a_script_but_by_this_module() -> None:
     for path in (ROOT / "qa_lightning").rglob("*.py"):
-        if path.name != "commands.py":
+        if path.name != "wording.py":
             assert re.search(r"scripts/|\b(train|predict|check_data|export)\.py --", path.read_text("utf-8")) is None, (
                 path
             )
@@ -84,7 +85,7 @@ def test_a_message_names_the_command_whoever_reads_it(monkeypatch, tmp_path) -> 
     ],
 )
 def test_the_nearest_right_name_is_told(word, known, expected) -> None:
-    assert commands.did_you_mean(word, known) == expected
+    assert wording.did_you_mean(word, known) == expected
 
 
 @pytest.mark.parametrize("script", ["train", "check_data", "evaluate", "predict", "export"])

@@ -1,6 +1,6 @@
 """Logits to answers: the exact search over all windows, against the top 20 starts by the top 20 ends.
 
-    python benchmarks/decoding.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
+    python benchmarks/bench_decoding.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
 
 Logits are noise (the hardest case, in which the best spans lie anywhere) or, with ``--logits peaked``, noise with a
 clear answer. One thread. Ours has its features mapped from disk, the peer its own in an Arrow file, as in

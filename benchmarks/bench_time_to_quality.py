@@ -1,6 +1,6 @@
 """Minutes of training until a stated F1: ours, against the padded recipe; same machine, seed and hyper-parameters.
 
-    python benchmarks/time_to_quality.py --model MODEL --train train.json --validation validation.json
+    python benchmarks/bench_time_to_quality.py --model MODEL --train train.json --validation validation.json
 
 Both train MODEL with the same batch size, learning rate, warm-up and linear decay, in float32 on a CPU (bf16 against
 fp16 on a GPU). Every ``--check-every`` features training pauses, and both are scored by the same exact code; the
