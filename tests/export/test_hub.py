@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import jinja2
 import pytest
 import torch
 import yaml
@@ -40,6 +42,12 @@ CONTEXT = "Ben works in Rome . " * 12 + "Anna lives in Oslo . " + "The baker wor
 @pytest.fixture(autouse=True)
 def _printed_lines() -> None:
     commands.quiet_libraries()
+
+
+@pytest.fixture(autouse=True)
+def _every_value_of_a_card_is_given(monkeypatch) -> None:
+    """Jinja shows nothing for a name that it does not know; here it is an error."""
+    monkeypatch.setattr(jinja2, "Template", partial(jinja2.Template, undefined=jinja2.StrictUndefined))
 
 
 @pytest.fixture
