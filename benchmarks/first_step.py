@@ -1,4 +1,4 @@
-"""A callback for `startup.py`."""
+"""A callback for `bench_startup.py`."""
 
 from __future__ import annotations
 

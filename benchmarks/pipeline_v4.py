@@ -1,4 +1,4 @@
-"""The peer of ``pipeline.py``: the question answering pipeline of transformers 4.57, for the interpreter that has it.
+"""The peer of ``bench_pipeline.py``: the pipeline of transformers 4.57, for the interpreter that has it.
 
 python pipeline_v4.py MODEL QUESTIONS.jsonl BATCH_SIZE WARM_UP
 """
@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, QuestionAnsweringPipeline
 from transformers.utils import logging
 
-SETTINGS = {"max_answer_len": 30, "max_seq_len": 384, "doc_stride": 128}  # as in pipeline.py
+SETTINGS = {"max_answer_len": 30, "max_seq_len": 384, "doc_stride": 128}  # as in bench_pipeline.py
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from qa_lightning.training.datamodule import SquadDataModule
     from qa_lightning.training.module import QALightningModule
 
+    __version__: str
+
 __all__ = [
     "QALightningModule",
     "QuestionAnsweringPipeline",
@@ -21,6 +23,7 @@ __all__ = [
     "SquadDataModule",
     "SquadMetric",
     "WindowLogits",
+    "__version__",
     "decode_spans",
     "pipeline",
     "register_pipeline",
@@ -42,6 +45,15 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """Import on first use: ``--help`` and plain errors then come without waiting for torch."""
+    if name == "__version__":
+        from qa_lightning.wording import package_version
+
+        return package_version()
     if name not in _MODULES:
         raise AttributeError(f"module 'qa_lightning' has no attribute {name!r}")
     return getattr(import_module(f"qa_lightning.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, those that are not imported yet too, and none of what this file itself imports."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -1,6 +1,11 @@
-"""See `qa_lightning.cli.evaluate.evaluate_main`; `--help` lists the flags."""
+"""`qa-lightning evaluate` in a checkout, installed or not; `--help` lists the flags."""
 
-from qa_lightning.cli.evaluate import evaluate_main
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose evaluate.py hides the library
+
+from qa_lightning.cli.main import run
 
 if __name__ == "__main__":
-    evaluate_main()
+    run("evaluate")

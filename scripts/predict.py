@@ -1,6 +1,11 @@
-"""See `qa_lightning.cli.predict.predict_main`; `--help` lists the flags."""
+"""`qa-lightning predict` in a checkout, installed or not; `--help` lists the flags."""
 
-from qa_lightning.cli.predict import predict_main
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose evaluate.py hides the library
+
+from qa_lightning.cli.main import run
 
 if __name__ == "__main__":
-    predict_main()
+    run("predict")

@@ -1,6 +1,11 @@
-"""See `qa_lightning.cli.train.train_main`; `--help` lists the flags."""
+"""`qa-lightning train` in a checkout, installed or not; `--help` lists the flags."""
 
-from qa_lightning.cli.train import train_main
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of scripts/, whose evaluate.py hides the library
+
+from qa_lightning.cli.main import run
 
 if __name__ == "__main__":
-    train_main()
+    run("train")

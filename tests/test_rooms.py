@@ -10,14 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.paths import ROOT
+from tests.helpers.rooms import ROOMS
+
 PACKAGE = ROOT / "qa_lightning"
 
-# From left to right: a room imports from itself and from rooms before it. The first three are single files.
-ROOMS = (
-    *("errors", "files", "arrays", "data", "features", "decoding", "metrics", "models", "checks", "runs"),
-    *("inference", "inference.bulk", "training", "export", "cli"),
-)
 MAX_FILES = 8  # in a room, without its __init__.py: what a person takes in at a glance
 
 

@@ -24,6 +24,7 @@ from qa_lightning.features.prepared import PreparedSplit, cut_examples, open_exa
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import build_once
+from qa_lightning.metrics.squad import Scoring
 
 AT_START = 100_000  # rows of a split that are looked at when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -38,7 +39,7 @@ def check_source(
     tokenizer: Any = None,
     settings: WindowSettings = WindowSettings(),  # noqa: B008 - frozen
     max_answer_length: int = 30,
-    most: int = 5,
+    max_rows: int = 5,
 ) -> Report:
     """Check all rows of a source.
 
@@ -48,7 +49,7 @@ def check_source(
         columns: names of the columns.
         tokenizer: to look through; None leaves out what needs one.
         settings, max_answer_length: of the windows and answers, in tokens.
-        most: rows to list of each finding.
+        max_rows: rows to list of each finding.
 
     Raises:
         InputError: a source that cannot be read at all.
@@ -59,7 +60,7 @@ def check_source(
         validation = source
     if validation is not None:
         other = context_hashes(with_usual_columns(read_rows(validation, "validation"), columns))
-    check = RowCheck(most, other)
+    check = RowCheck(max_rows, other)
     split: Any = "train" if has_split(source, "train") or not has_split(source, "validation") else "validation"
     rows = with_usual_columns(read_rows(source, split), columns, told.append)
     with closing(check), tempfile.TemporaryDirectory() as name:
@@ -70,33 +71,40 @@ def check_source(
         if tokenizer is not None and kept:
             examples = open_examples(folder)
             write_features(cut_examples(examples, Windower(tokenizer, settings)), folder, len(tokenizer))
-            tokens = TokenCheck(FeatureStore.open(folder), examples, tokenizer, settings, max_answer_length, most)
+            tokens = TokenCheck(
+                FeatureStore.open(folder), examples, tokenizer, settings, max_answer_length, max_rows=max_rows
+            )
             report.facts |= tokens.run()
             report.add(tokens.findings.found())
             check.place(report.findings)
     return report
 
 
-def check_prepared(splits: Sequence[PreparedSplit], max_answer_length: int) -> dict[str, Report]:
+def check_prepared(
+    splits: Sequence[PreparedSplit], max_answer_length: int, mixed_script: bool = False
+) -> dict[str, Report]:
     """Check what a run trains and validates on, once: the findings are kept beside the prepared data.
 
     Args:
         splits: prepared; validation among them, and training where there is any.
         max_answer_length: in tokens.
+        mixed_script: see `squad.Scoring`.
 
     Returns:
         Split -> report.
     """
-    key = "-".join([str(_FORMAT), str(max_answer_length), *(one.features_folder.name for one in splits)])
+    scoring = Scoring(version_2=True, mixed_script=mixed_script)
+    names = [one.features_folder.name for one in splits]
+    key = "-".join([str(_FORMAT), str(max_answer_length), *(["mixed"] if mixed_script else []), *names])
     folder = splits[0].cache_dir / "checks" / key
-    build_once(folder, lambda part: _write_checks(part, splits, max_answer_length))
+    build_once(folder, lambda part: _write_checks(part, splits, max_answer_length, scoring))
     return {
         one.split: Report.of_json(json.loads((folder / f"{one.split}.json").read_text(encoding="utf-8")))
         for one in splits
     }
 
 
-def _write_checks(folder: Path, splits: Sequence[PreparedSplit], max_answer_length: int) -> None:
+def _write_checks(folder: Path, splits: Sequence[PreparedSplit], max_answer_length: int, scoring: Scoring) -> None:
     opened = {one.split: one.open() for one in splits}
     hashes = context_hashes(_placed(opened["validation"][1])) if len(splits) > 1 else frozenset()
     for prepared in splits:
@@ -108,7 +116,7 @@ def _write_checks(folder: Path, splits: Sequence[PreparedSplit], max_answer_leng
             report.facts |= check.facts()
             report.add(check.findings.found())
         if split == "validation":
-            tokens = TokenCheck(store, examples, prepared.tokenizer, prepared.settings, max_answer_length)
+            tokens = TokenCheck(store, examples, prepared.tokenizer, prepared.settings, max_answer_length, scoring)
             report.facts |= tokens.run()
             report.add(tokens.findings.found())
         (folder / f"{split}.json").write_text(json.dumps(report.as_json()), encoding="utf-8")
@@ -127,7 +135,7 @@ def short_lines(reports: dict[str, Report]) -> Iterator[str]:
                 first = finding.rows[0]
                 yield (
                     f"{split}: {finding.count:,} {finding.title} (the first: id {first['id']}, {first['what']}); "
-                    f"{finding.cure}"
+                    f"{finding.fix}"
                 )
         ceiling = report.facts.get("ceiling")
         if ceiling and ceiling["exact_match"] < 99.95:
@@ -154,7 +162,7 @@ def show(report: Report, console: Console) -> None:
     table.add_column("what helps", overflow="fold")
     for finding in report.findings:
         level = f"[{_COLOURS[finding.severity]}]{finding.severity}[/]"
-        table.add_row(level, f"{finding.count:,}", finding.title, escape(finding.cure))
+        table.add_row(level, f"{finding.count:,}", finding.title, escape(finding.fix))
     console.print(table)
     for finding in report.findings:
         rows = Table(title=f"{finding.title}: the first {len(finding.rows)} of {finding.count:,}", title_justify="left")

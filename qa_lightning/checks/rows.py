@@ -1,4 +1,4 @@
-"""What is wrong with data, or worth a look, before anything is trained: findings with rows, counts and cures.
+"""What is wrong with data, or worth a look, before anything is trained: findings with rows, counts and fixes.
 
 Rows are streamed. What must be compared over all of them (questions and contexts) is remembered by 8 bytes of a hash.
 Languages are guessed on a sample; everything else is counted on every row.
@@ -70,7 +70,7 @@ class Finding:
     Attributes:
         kind: a short name, one of `ROW_FINDINGS` or of `tokens.ROW_FINDINGS`.
         severity: ``error`` stops training, a ``warning`` costs quality, a ``note`` is good to know.
-        title, cure: what it is, and the flag or the edit that helps.
+        title, fix: what it is, and the flag or the edit that helps.
         count: how often.
         rows: the first of them: ``place``, ``id`` and ``what``.
     """
@@ -78,14 +78,14 @@ class Finding:
     kind: str
     severity: Severity
     title: str
-    cure: str
+    fix: str
     count: int = 0
     rows: list[dict[str, str]] = field(default_factory=list)
 
-    def add(self, place: str, row_id: str, what: str, most: int) -> None:
-        """Count a row, and keep it if it is one of the first ``most``."""
+    def add(self, place: str, row_id: str, what: str, max_rows: int) -> None:
+        """Count a row, and keep it if it is one of the first ``max_rows``."""
         self.count += 1
-        if len(self.rows) < most:
+        if len(self.rows) < max_rows:
             self.rows.append({"place": place, "id": row_id, "what": what})
 
 
@@ -127,21 +127,21 @@ class Findings:
     """Collects findings by kind.
 
     Args:
-        kinds: kind -> severity, title, cure.
-        most: rows to keep of each.
+        kinds: kind -> severity, title, fix.
+        max_rows: rows to keep of each.
     """
 
-    def __init__(self, kinds: dict[str, tuple[Severity, str, str]], most: int) -> None:
+    def __init__(self, kinds: dict[str, tuple[Severity, str, str]], max_rows: int) -> None:
         self._all = {kind: Finding(kind, *about) for kind, about in kinds.items()}
-        self._most = most
+        self._max_rows = max_rows
 
     def add(self, kind: str, place: str, row_id: str, what: str) -> None:
         """Count a row."""
-        self._all[kind].add(place, row_id, what, self._most)
+        self._all[kind].add(place, row_id, what, self._max_rows)
 
-    def set_cure(self, kind: str, cure: str) -> None:
+    def set_fix(self, kind: str, fix: str) -> None:
         """Say more exactly what helps."""
-        self._all[kind].cure = cure
+        self._all[kind].fix = fix
 
     def found(self) -> list[Finding]:
         """Those that there are."""
@@ -152,12 +152,12 @@ class RowCheck:
     """Looks at rows, one after the other.
 
     Args:
-        most: rows to keep of each finding.
+        max_rows: rows to keep of each finding.
         other_contexts: hashes of the contexts that stand on the other side (see `context_hashes`).
     """
 
-    def __init__(self, most: int = 5, other_contexts: frozenset[int] = frozenset()) -> None:
-        self.findings = Findings(ROW_FINDINGS, most)
+    def __init__(self, max_rows: int = 5, other_contexts: frozenset[int] = frozenset()) -> None:
+        self.findings = Findings(ROW_FINDINGS, max_rows)
         self.rows = self.unanswerable = self.answers = 0
         self._contexts: set[int] = set()
         self._leaked: set[int] = set()

@@ -15,7 +15,7 @@ from qa_lightning.checks.rows import Findings, Severity
 from qa_lightning.data.formats import shown
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import WindowSettings
-from qa_lightning.metrics.squad import answer_scores
+from qa_lightning.metrics.squad import Scoring, answer_scores
 
 _ROWS = 1000  # examples read at a time
 
@@ -57,7 +57,8 @@ class TokenCheck:
         tokenizer: that cut them.
         settings: by which.
         max_answer_length: in tokens.
-        most: rows to keep of each finding.
+        scoring: how answers are counted.
+        max_rows: rows to keep of each finding.
     """
 
     def __init__(
@@ -67,14 +68,16 @@ class TokenCheck:
         tokenizer: Any,
         settings: WindowSettings,
         max_answer_length: int,
-        most: int = 5,
+        scoring: Scoring = Scoring(version_2=True),  # noqa: B008 - frozen
+        max_rows: int = 5,
     ) -> None:
-        self.findings = Findings(TOKEN_FINDINGS, most)
+        self.findings = Findings(TOKEN_FINDINGS, max_rows)
         self._store = store
         self._examples = examples
         self._tokenizer = tokenizer
         self._settings = settings
         self._max_answer_length = max_answer_length
+        self._scoring = scoring
         self._unknown: Counter[str] = Counter()
         self._sums = np.zeros(3)  # EM, F1, questions
         self._lengths: dict[str, list[int]] = {"question": [], "context": [], "answer": []}
@@ -93,7 +96,7 @@ class TokenCheck:
             ("cut_question", "question", "--data.max_question_length"),
         ):
             longest = max(self._lengths[length], default=0)
-            self.findings.set_cure(kind, f"raise {flag}; the longest has {longest} tokens")
+            self.findings.set_fix(kind, f"raise {flag}; the longest has {longest} tokens")
         windows = np.diff(first)
         exact, f1, count = self._sums.tolist()
         return {
@@ -117,7 +120,7 @@ class TokenCheck:
         self._look_for_unknown(row, windows)
         texts = row["answers"]["text"]
         best = self._best_answer(row, windows) if texts else ""
-        exact, f1 = answer_scores(best, texts, version_2=True)
+        exact, f1 = answer_scores(best, texts, self._scoring)
         self._sums += (exact, f1, 1)
 
     def _context_length(self, windows: range) -> int:

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qa_lightning.cli.console import add_columns, columns_of, positive, quiet_libraries, run_command
+from jsonargparse import Namespace
+
+from qa_lightning.cli.console import quiet_libraries
+from qa_lightning.cli.flags import Flags, columns_of, positive
+from qa_lightning.errors import naming_flags
 
 
-def evaluate_main() -> None:
-    """``scripts/evaluate.py``."""
-    run_command(evaluate)
-
-
-def evaluate(args: Sequence[str] | None = None) -> int:
+@naming_flags()
+def evaluate(words: Sequence[str]) -> int:
     """Score a model, or a file of predictions, on a dataset with answers."""
-    parser = argparse.ArgumentParser(
-        prog="evaluate.py",
-        description="Print EM and F1 of a model, or of a predictions file, as the official SQuAD scorers count them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    subject = parser.add_mutually_exclusive_group(required=True)
-    subject.add_argument("--model", help="folder of a trained model, or its name on the Hub")
-    subject.add_argument("--predictions", type=Path, help='JSON file {"id": "answer", ...}')
-    parser.add_argument(
-        "--data", required=True, help="file (SQuAD JSON, JSON lines, CSV, Parquet), files, or dataset on the Hub"
-    )
-    parser.add_argument("--output-dir", type=Path, help="write metrics.json, predictions.json, nbest_predictions.json")
-    parser.add_argument("--official", action="store_true", help="compare with evaluate.load('squad' or 'squad_v2')")
-    parser.add_argument("--threshold-file", type=Path, help="threshold and temperature of another evaluation")
-    parser.add_argument("--null-odds", type=Path, help='with --predictions: {"id": number}, for best thresholds')
-    parser.add_argument("--mixed-script", action="store_true", help="F1 by ideographs for Chinese, as MLQA counts")
-    parser.add_argument("--batch-size", type=positive, default=32, help="windows a step")
-    parser.add_argument("--max-examples", type=positive, help="only the first so many questions")
-    add_columns(parser)
-    options = parser.parse_args(args)
-    if options.official and options.mixed_script:
-        parser.error("--official compares with the SQuAD scorer, which knows no --mixed-script")
-    if options.null_odds and not options.predictions:
-        parser.error("--null-odds goes with --predictions; a model brings its own")
-    if options.threshold_file and not options.model:
-        parser.error("--threshold-file goes with --model, whose threshold it replaces")
+    options = _evaluate_options(words)
     from qa_lightning.training import evaluate as scoring
 
     quiet_libraries()
@@ -59,3 +33,46 @@ def evaluate(args: Sequence[str] | None = None) -> int:
         written = scoring.write(result, options.output_dir)
         print(f"written to {options.output_dir}: {', '.join(written)}")
     return scoring.compare_with_official(result) if options.official else 0
+
+
+def _evaluate_options(words: Sequence[str]) -> Namespace:
+    """The flags of `evaluate`, those that go together."""
+    flags = Flags(
+        "evaluate", "Print EM and F1 of a model, or of a predictions file, as the official SQuAD scorers count them."
+    )
+    flags.add_argument("--model", type=str, metavar="NAME", help="folder of a trained model, or its name on the Hub")
+    flags.add_argument("--predictions", type=Path, metavar="FILE", help='JSON file {"id": "answer", ...}')
+    flags.add_argument(
+        "--data",
+        type=str,
+        required=True,
+        metavar="DATA",
+        help="file (SQuAD JSON, JSON lines, CSV, Parquet), files, or dataset on the Hub",
+    )
+    flags.add_argument(
+        "--output_dir", type=Path, metavar="DIR", help="write metrics.json, predictions.json, nbest_predictions.json"
+    )
+    flags.add_argument("--official", action="store_true", help="compare with evaluate.load('squad' or 'squad_v2')")
+    flags.add_argument(
+        "--threshold_file", type=Path, metavar="FILE", help="threshold and temperature of another evaluation"
+    )
+    flags.add_argument(
+        "--null_odds", type=Path, metavar="FILE", help='with --predictions: {"id": number}, for best thresholds'
+    )
+    flags.add_argument("--mixed_script", action="store_true", help="F1 by ideographs for Chinese, as MLQA counts")
+    flags.add_argument("--batch_size", type=positive, default=32, metavar="N", help="windows a step")
+    flags.add_argument("--max_examples", type=positive, metavar="N", help="only the first so many questions")
+    flags.add_columns()
+    options = flags.read(words)
+    problems = []
+    if (options.model is None) == (options.predictions is None):
+        problems.append("give either --model or --predictions: what is to be scored")
+    if options.official and options.mixed_script:
+        problems.append("--official compares with the SQuAD scorer, which knows no --mixed_script")
+    if options.null_odds and not options.predictions:
+        problems.append("--null_odds goes with --predictions; a model brings its own")
+    if options.threshold_file and not options.model:
+        problems.append("--threshold_file goes with --model, whose threshold it replaces")
+    if problems:
+        flags.error("\n".join(problems))
+    return options

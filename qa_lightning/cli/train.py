@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from qa_lightning.cli.console import quiet_libraries, run_command
+from qa_lightning.cli.console import quiet_libraries
+from qa_lightning.errors import InputError, naming_flags
+from qa_lightning.wording import CHECKOUT, PACKAGE, command, did_you_mean
 
 TRAIN_HELP = """\
 Fine-tune a question answering model and score it every epoch.
 
-  python scripts/train.py                                   bert-base-cased on SQuAD v1.1 from the Hub
-  python scripts/train.py --config configs/quickstart.yaml  a small model on embedded data: no network, a minute or two
+  {train}
+      bert-base-cased on SQuAD v1.1 from the Hub
+  {train} --config quickstart
+      a small model on embedded data: no network, a minute or two
 
 Flags that people use:
   --data.dataset NAME_OR_FILE      Hub dataset, SQuAD JSON, JSON lines, CSV, Parquet, or "synthetic"  [rajpurkar/squad]
@@ -30,30 +34,73 @@ Flags that people use:
   --model.attention_dropout X      0 trains a quarter to a half faster on a CPU  [the model's own]
   --ema_decay X                    validate and write a running mean of the weights; 0.999 for little data  [none]
   --model.compile true             compile the model first: slower to start, faster from then on
-  --config FILE.yaml               flags from a file; a run's own stands in lightning_logs/version_N/config.yaml
+  --config NAME_OR_FILE            flags from a file: a run's lightning_logs/version_N/config.yaml, or one that comes
+                                   with the package: {configs}
   --ckpt_path last                 go on with the newest run; or the path of a checkpoint
   --save_every_minutes N           how much training a crash may cost  [15]
   --seed_everything N              [42]
 
-What you get, in lightning_logs/version_N: checkpoints/best.ckpt and last.ckpt, model/ (for transformers and for
-scripts/predict.py), config.yaml, and curves for: tensorboard --logdir lightning_logs
+What you get, in lightning_logs/version_N: checkpoints/best.ckpt and last.ckpt, config.yaml, model/ for transformers and
+{predict}, and curves for: tensorboard --logdir lightning_logs
 
 Every flag, in full:
 """
 
 
-def train_main() -> None:
-    """``scripts/train.py``."""
-    if any(flag in sys.argv[1:] for flag in ("-h", "--help")):
-        print(TRAIN_HELP)  # first, so that it is there before the libraries are loaded
-    run_command(train)
-
-
-def train(args: Sequence[str] | None = None) -> int:
+@naming_flags()
+def train(words: Sequence[str]) -> int:
     """Fine-tune, validate the best checkpoint and write it as a transformers folder."""
+    if "-h" in words or "--help" in words:
+        print(train_help())  # first, so that it is there before the libraries are loaded
+    flags = list(with_config_files(words))
     gc.disable()  # nothing that is imported is garbage: a fifth of the seconds until --help is there
     from qa_lightning.training.run import TrainCLI
 
     gc.enable()
     quiet_libraries()
-    return TrainCLI(list(args) if args is not None else None).run()
+    return TrainCLI(flags).run()
+
+
+def train_help() -> str:
+    """What people want to know, before all flags."""
+    return TRAIN_HELP.format(train=command("train"), predict=command("predict"), configs=", ".join(config_files()))
+
+
+def config_folder() -> Path:
+    """Where the configs lie that come with the package: within it where it is installed, else beside it."""
+    return next((folder for folder in (PACKAGE / "configs", CHECKOUT / "configs") if folder.is_dir()), PACKAGE)
+
+
+def config_files() -> dict[str, Path]:
+    """Name -> file of each config that comes with the package."""
+    return {path.stem: path for path in sorted(config_folder().glob("*.yaml"))}
+
+
+def with_config_files(words: Sequence[str]) -> Iterator[str]:
+    """The flags, with the file in place of a name that ``--config`` gives.
+
+    Raises:
+        InputError: neither a file nor such a name.
+    """
+    follows = False
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if follows:
+            yield _config_file(word)
+        elif equals and flag in ("-c", "--config"):
+            yield f"{flag}={_config_file(value)}"
+        else:
+            yield word
+        follows = not follows and word in ("-c", "--config")
+
+
+def _config_file(given: str) -> str:
+    known = config_files()
+    if Path(given).expanduser().is_file() or (given not in known and set("{:\n") & set(given)):  # flags, written out
+        return given
+    if given in known:
+        return str(known[given])
+    raise InputError(
+        f"--config {given}: no such file in {Path.cwd()}, and of that name none of {', '.join(known)}, which lie in "
+        f"{config_folder()}{did_you_mean(Path(given).stem, known)}"
+    )

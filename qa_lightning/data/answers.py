@@ -103,11 +103,11 @@ def has_surrogates(text: str) -> bool:
     return False
 
 
-def occurrences(text: str, context: str, most: int | None = None) -> list[int]:
-    """All places of ``text``, overlapping ones too; with ``most``, the first so many."""
+def occurrences(text: str, context: str, limit: int | None = None) -> list[int]:
+    """All places of ``text``, overlapping ones too; with ``limit``, the first so many."""
     places: list[int] = []
     place = context.find(text)
-    while place >= 0 and (most is None or len(places) < most):
+    while place >= 0 and (limit is None or len(places) < limit):
         places.append(place)
         place = context.find(text, place + 1)
     return places

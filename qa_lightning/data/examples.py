@@ -22,7 +22,7 @@ from qa_lightning.errors import InputError
 
 OnBadRows = Literal["error", "skip", "repair"]
 _BATCH_CHARACTERS = 1 << 26  # of contexts that are written at a time; Arrow's texts of one batch end at 2 GiB
-_CURE = "correct them, or pass --data.on_bad_rows skip to leave such rows out"
+_FIX = "correct them, or pass --data.on_bad_rows skip to leave such rows out"
 _MOVE = ", or repair to move answers to where their text can only be meant"
 SCHEMA = pa.schema(
     [
@@ -125,8 +125,8 @@ def read_examples(
     on_bad_rows: OnBadRows,
     skipped: list[str],
     keep: Callable[[Example], bool] = lambda _: True,
-    most: int | None = None,
-    cure: str | None = None,
+    max_examples: int | None = None,
+    fix: str | None = None,
     repairs: list[str] | None = None,
 ) -> Iterator[Example]:
     """Stream valid examples.
@@ -137,8 +137,8 @@ def read_examples(
             only be meant, and raises what is left.
         skipped: with ``skip``, what is wrong with each row left out is appended here, one line a row.
         keep: which of the valid examples are wanted.
-        most: stop reading after so many wanted ones.
-        cure: what a person can do about bad rows; None names the values of ``--data.on_bad_rows``.
+        max_examples: stop reading after so many wanted ones.
+        fix: what a person can do about bad rows; None names the values of ``--data.on_bad_rows``.
         repairs: with ``repair``, what was changed in the wanted ones is appended here, one line an answer.
 
     Raises:
@@ -149,7 +149,7 @@ def read_examples(
     found = valid = 0
     with closing(IdPlaces()) as places:
         for place, row in _until_broken(rows, problems if on_bad_rows != "skip" else []):
-            if found == most:
+            if found == max_examples:
                 break
             moved: list[str] | None = [] if on_bad_rows == "repair" else None
             example, wrong = check_row(place, row, moved)
@@ -166,7 +166,7 @@ def read_examples(
                         repairs += moved or []
                     yield example
     if problems and (on_bad_rows != "skip" or not valid):
-        raise InputError(_summed_up(problems, cure or _CURE + (_MOVE if on_bad_rows == "error" else "")))
+        raise InputError(_summed_up(problems, fix or _FIX + (_MOVE if on_bad_rows == "error" else "")))
     if not found:
         raise InputError("the data has no questions")
     skipped += bad_rows
@@ -180,9 +180,9 @@ def _until_broken(rows: Iterable[PlacedRow], problems: list[str]) -> Iterator[Pl
         raise InputError([*error.problems, *problems]) from None
 
 
-def _summed_up(problems: list[str], cure: str) -> list[str]:
+def _summed_up(problems: list[str], fix: str) -> list[str]:
     count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''} in the data"
-    return [f"{count} ({cure}):", *problems]
+    return [f"{count} ({fix}):", *problems]
 
 
 def _twice(place: str, name: Any, first: str) -> Problem:

@@ -103,24 +103,24 @@ def _is_packed(path: Path) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file, unpacked; what goes wrong while it is read is one error with a cure."""
+    """A file, unpacked; what goes wrong while it is read is one error with a fix."""
     try:
         with cast(IO[bytes], gzip.open(path, "rb")) if _is_packed(path) else path.open("rb") as file:
             yield file
     except (EOFError, zlib.error) as error:
         raise InputError(f"{path}: the gzip file is cut off or damaged ({error}); make or fetch it anew") from None
     except gzip.BadGzipFile as error:
-        cure = "take .gz off its name" if "Not a gzipped" in str(error) else "it is damaged: make or fetch it anew"
-        raise InputError(f"{path}: not a whole gzip file ({error}); {cure}") from None
+        fix = "take .gz off its name" if "Not a gzipped" in str(error) else "it is damaged: make or fetch it anew"
+        raise InputError(f"{path}: not a whole gzip file ({error}); {fix}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def refuse_other_kinds(path: Path, start: bytes) -> None:
     """Tell by its first bytes that a file is no text in UTF-8."""
-    for signature, cure in _SIGNATURES.items():
+    for signature, fix in _SIGNATURES.items():
         if start.startswith(signature):
-            raise InputError(f"{path}: not UTF-8, as it {cure}")
+            raise InputError(f"{path}: not UTF-8, as it {fix}")
     if b"\0" in start:
         raise InputError(
             f"{path}: holds NUL bytes, as UTF-16 does and what is no text; save it as UTF-8, or name the right file"

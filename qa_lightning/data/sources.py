@@ -16,6 +16,7 @@ from qa_lightning.data import synthetic
 from qa_lightning.data.formats import SUFFIXES, PlacedRow, file_format, read_file
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
+from qa_lightning.wording import command
 
 Split = Literal["train", "validation"]
 Kind = Literal["embedded", "files", "folder", "hub"]
@@ -23,7 +24,7 @@ _OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".xls", ".ods")  # 
 EMBEDDED = "synthetic"
 EMBEDDED_SIZES = {"train": 10_000, "validation": 500}
 EMBEDDED_VERSION = 1  # raise it when synthetic.py gives other rows
-_CURES = {
+_FIXES = {
     ".xlsx": "save the sheet as CSV UTF-8",
     ".xls": "save the sheet as CSV UTF-8",
     ".ods": "save the sheet as CSV UTF-8",
@@ -107,7 +108,7 @@ def _format_problem(file: Path) -> str:
     known = f"known are {', '.join(SUFFIXES)}, each also with .gz"
     if not suffix and file.suffix.lower() == ".gz":
         return f"{file}: does not tell what is packed; name it .json.gz or the like ({known})"
-    return f"{file}: cannot read the format of the ending '{suffix}'; {_CURES.get(suffix, known)}"
+    return f"{file}: cannot read the format of the ending '{suffix}'; {_FIXES.get(suffix, known)}"
 
 
 def read_rows(source: str, split: Split) -> Iterator[PlacedRow]:
@@ -196,7 +197,8 @@ def _load_from_hub(name: str) -> Any:
         raise InputError(
             f"dataset {name!r} is neither a file here nor cached, and the Hugging Face Hub did not give it "
             f"({type(error).__name__}: {reason}). Check the name and the network; without a network pass "
-            "--data.dataset FILE (SQuAD JSON, JSON lines, CSV, Parquet), or run `make quickstart`, which needs none"
+            "--data.dataset FILE (SQuAD JSON, JSON lines, CSV, Parquet), or run "
+            f"`{command('train')} --config quickstart`, which needs none"
         ) from None
 
 

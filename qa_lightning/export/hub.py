@@ -184,7 +184,7 @@ def _quiet_bars() -> Iterator[None]:
 
 @contextmanager
 def _explained(repo: str) -> Iterator[None]:
-    """Turn what the Hub, its client or the network raise into one line with a cure, and without the token."""
+    """Turn what the Hub, its client or the network raise into one line with a fix, and without the token."""
     try:
         yield
     except InputError:
@@ -205,7 +205,7 @@ def _problem(error: BaseException, repo: str) -> str:
     said = str(getattr(error, "server_message", None) or error).strip() or type(error).__name__
     reason = " ".join(said.split())[:300]
     owner, settings = repo.partition("/")[0], f"{constants.ENDPOINT}/settings/tokens"
-    cures = {
+    fixes = {
         401: f"the Hub does not know the token; run `hf auth login`, or set HF_TOKEN to a valid one from {settings}",
         403: f"the token may not write to {repo}; it needs the role `write` ({settings}), and {owner} must be your "
         "account or an organization that you may write to",
@@ -215,15 +215,15 @@ def _problem(error: BaseException, repo: str) -> str:
         429: "too many requests; wait a while, and run the command again",
     }
     if isinstance(error, OfflineModeIsEnabled):
-        cure = "HF_HUB_OFFLINE is set, or the Hub has no address here; unset it, or check the network"
-    elif status in cures:
-        cure = cures[status]
+        fix = "HF_HUB_OFFLINE is set, or the Hub has no address here; unset it, or check the network"
+    elif status in fixes:
+        fix = fixes[status]
     elif status is not None and status >= 500:
-        cure = "the Hub has a fault of its own; run the command again later"
+        fix = "the Hub has a fault of its own; run the command again later"
     elif status is None and (
         isinstance(error, (OSError, json.JSONDecodeError)) or type(error).__module__.startswith("http")
     ):
-        cure = f"{constants.ENDPOINT} is not reached, or is not the Hub; check the network, and run the command again"
+        fix = f"{constants.ENDPOINT} is not reached, or is not the Hub; check the network, and run the command again"
     else:
-        cure = "the Hub did not take it; correct what it says, and run the command again"
-    return f"--push-to-hub {repo}: {cure} ({status or type(error).__name__}: {reason})"
+        fix = "the Hub did not take it; correct what it says, and run the command again"
+    return f"--push-to-hub {repo}: {fix} ({status or type(error).__name__}: {reason})"

@@ -189,9 +189,9 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob(f"{MODEL_FILE}*"))
 
 
-def _read(data: str, columns: Columns, most: int | None) -> list[Example]:
+def _read(data: str, columns: Columns, max_examples: int | None) -> list[Example]:
     source = with_usual_columns(read_rows(data, "validation"), columns, log.info)
-    rows = list(read_examples(source, "error", [], most=most, cure="correct them"))
+    rows = list(read_examples(source, "error", [], max_examples=max_examples, fix="correct them"))
     if not rows:
         raise InputError(f"--data {data}: no questions in it; name a file that has some")
     return rows

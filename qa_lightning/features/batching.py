@@ -61,7 +61,7 @@ class PaddingCollator:
     Args:
         tokenizer: its padding side, pad token and model inputs decide how.
         multiple: pad on to a multiple of so many tokens, for kernels that are faster on such lengths.
-        most: but never beyond so many, the longest that a feature can be.
+        max_length: but never beyond so many, the longest that a feature can be.
 
     The batch holds int64 tensors: ``input_ids, attention_mask`` and, where the tokenizer's models take them,
     ``token_type_ids``, of shape [B, T]; ``feature, start_positions, end_positions, cls, context_begin,
@@ -69,9 +69,9 @@ class PaddingCollator:
     gold spans also ``gold_start, gold_end`` of shape [B, A], those of each feature, -1 behind the last of them.
     """
 
-    def __init__(self, tokenizer: Any, multiple: int = 1, most: int | None = None) -> None:
+    def __init__(self, tokenizer: Any, multiple: int = 1, max_length: int | None = None) -> None:
         self.multiple = multiple
-        self.most = most
+        self.max_length = max_length
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.pad_type: int = tokenizer.pad_token_type_id
         self.left: bool = tokenizer.padding_side == "left"
@@ -82,7 +82,7 @@ class PaddingCollator:
         windows = np.array([feature["window"] for feature in features])
         lengths = windows["length"].astype(np.int64)
         width = -(-int(lengths.max()) // self.multiple) * self.multiple
-        shape = (len(features), width if self.most is None else min(width, self.most))
+        shape = (len(features), width if self.max_length is None else min(width, self.max_length))
         shift = shape[1] - lengths if self.left else np.zeros_like(lengths)
         ids = np.full(shape, self.pad_id, np.int64)
         mask = np.zeros(shape, np.int64)
@@ -226,7 +226,7 @@ class EvaluationSampler(DistributedSampler[int]):
         lengths: tokens of each feature.
         batch_size: features a batch and process.
         num_replicas, rank: how many processes there are, and which of them this one is.
-        most_batches: take only the first so many batches, over all processes; None takes all.
+        max_batches: take only the first so many batches, over all processes; None takes all.
     """
 
     def __init__(
@@ -235,10 +235,10 @@ class EvaluationSampler(DistributedSampler[int]):
         batch_size: int,
         num_replicas: int = 1,
         rank: int = 0,
-        most_batches: int | None = None,
+        max_batches: int | None = None,
     ) -> None:
         order = np.argsort(-np.asarray(lengths), kind="stable")
-        batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)][:most_batches]
+        batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)][:max_batches]
         rounds = -(-len(batches) // num_replicas)
         numbers = [(turn * num_replicas + rank) for turn in range(rounds)]
         mine = [batches[number if number < len(batches) else 0] for number in numbers]

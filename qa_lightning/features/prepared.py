@@ -34,7 +34,7 @@ class PreparedSplit:
         split: which.
         source: what it is read from; see `sources`.
         divided: (fraction, seed), if the source is divided by context, so much of it for validation.
-        most: questions to take, the first ones; None for all.
+        max_examples: questions to take, the first ones; None for all.
         on_bad_rows, columns: see `SquadDataModule`.
         tokenizer, settings: what cuts it, and how.
         cache_dir: where the folders go.
@@ -44,7 +44,7 @@ class PreparedSplit:
     split: Split
     source: str
     divided: tuple[float, int] | None
-    most: int | None
+    max_examples: int | None
     on_bad_rows: OnBadRows
     columns: Columns
     tokenizer: Any
@@ -64,7 +64,7 @@ class PreparedSplit:
             _FORMAT,
             source_fingerprint(self.source, self._part),
             [self.split, *self.divided] if self.divided else None,
-            self.most,
+            self.max_examples,
             self.on_bad_rows,
             asdict(self.columns),
         ]
@@ -115,7 +115,7 @@ class PreparedSplit:
         skipped: list[str] = []
         repairs: list[str] = []
         rows = with_usual_columns(read_rows(self.source, self._part), self.columns, told.append)
-        examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.most, repairs=repairs)
+        examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.max_examples, repairs=repairs)
         try:
             count = write_examples(examples, folder / "examples.arrow")
         except InputError as error:

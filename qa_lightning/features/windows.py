@@ -12,7 +12,7 @@ the label, unless a caller asks for all (`Windower`, ``others``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from qa_lightning.arrays import Ints, ragged
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, Rules, broken_rules
 from qa_lightning.features.labels import gold_tokens, held_spans, label_windows
 from qa_lightning.features.offsets import offsets_without_space
 
@@ -36,6 +36,13 @@ WINDOW = np.dtype(
         ("end", np.int32),  # label: index of that answer's last token, or cls
     ]
 )
+
+
+_RULES: Rules = {
+    "max_length": (lambda length: length >= 1, "must be at least 1"),
+    "doc_stride": (lambda stride: stride >= 0, "must be at least 0"),
+    "max_question_length": (lambda length: length >= 1, "must be at least 1"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,15 +61,7 @@ class WindowSettings:
 
     def check(self, special_tokens: int) -> None:
         """Raise `InputError` unless the longest question leaves room for the context to move on."""
-        problems = [
-            f"--data.{name} is {value}; it must be at least {least}"
-            for name, value, least in (
-                ("max_length", self.max_length, 1),
-                ("doc_stride", self.doc_stride, 0),
-                ("max_question_length", self.max_question_length, 1),
-            )
-            if value < least
-        ]
+        problems = broken_rules(asdict(self), _RULES, "data")
         room = self.max_length - self.max_question_length - special_tokens
         if not problems and self.doc_stride >= room:
             problems.append(
@@ -214,10 +213,10 @@ class Windower:
 
     def _encode_questions(self, questions: Sequence[str]) -> tuple[list[list[int]], int]:
         """Token ids of each question, at most ``max_question_length``; and how many questions were longer."""
-        most = self._settings.max_question_length
+        longest = self._settings.max_question_length
         stripped = [question.strip() for question in questions]
         ids = [tokens.ids for tokens in self._tokenizer.encode_batch_fast(stripped, add_special_tokens=False)]
-        return [tokens[:most] for tokens in ids], sum(len(tokens) > most for tokens in ids)
+        return [tokens[:longest] for tokens in ids], sum(len(tokens) > longest for tokens in ids)
 
     def _assemble(
         self, questions: list[list[int]], contexts: list[int], example: Ints, begin: Ints, length: Ints

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from torch import Tensor
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder
-from qa_lightning.decoding.logits import FeatureLogits
+from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits
 from qa_lightning.decoding.predictions import Answer, Predictions, Rows
 from qa_lightning.decoding.spans import Spans, WindowLogits, decode_spans
 from qa_lightning.errors import InputError
@@ -193,7 +192,7 @@ def _decoded(decoder: Decoder, store: FeatureStore) -> tuple[NDArray[np.int64], 
     Raises:
         InputError: logits that are not numbers.
     """
-    decoded = decoder.join([decoder.take()])
+    decoded = decoder.take()
     if len(decoded.broken):
         numbers = ", ".join(map(str, sorted({*store.example[decoded.broken].tolist()})))
         raise InputError(

@@ -15,6 +15,7 @@ are fewer than ``top_k`` answers rather than empty ones; and an argument that is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +42,7 @@ from qa_lightning.inference.arguments import (
 )
 from qa_lightning.inference.engine import AnswerDict, RankedAnswers, Reading, read
 from qa_lightning.inference.v4 import V4Answers
-from qa_lightning.models.loading import load_answering_model, max_positions, name_token_types
+from qa_lightning.models.loading import load_answering_model, max_positions, model_summary, name_token_types
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
@@ -98,6 +99,17 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         super().__init__(model=model, tokenizer=tokenizer, device=device, batch_size=batch_size, **settings)
         self._collate = PaddingCollator(tokenizer)
         self.model.eval()
+
+    def __repr__(self) -> str:
+        """The model, and how it is asked unless a call says otherwise; nothing is computed."""
+        settings: dict[str, Any] = {"batch_size": self._batch_size}
+        if self.compat:
+            settings["compat"] = self.compat
+        elif self._saved:
+            settings |= asdict(self._saved.windows)
+            settings |= {"null_score_diff_threshold": self.scaling.threshold, "temperature": self.scaling.temperature}
+        shown = (f"{name}={value!r}" for name, value in {**settings, **self._postprocess_params}.items())
+        return f"QuestionAnsweringPipeline({model_summary(self.model)};\n  {', '.join(shown)})"
 
     def _sanitize_parameters(self, **settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Settings of a call, or of the constructor: known ones, each on its own within its limits."""
@@ -232,7 +244,7 @@ def pipeline(
         batch_size, compat, **settings: see `QuestionAnsweringPipeline`.
         trust_remote_code: run code that comes with the model.
         use_safetensors: False also takes pickled weights, by torch's loader that runs nothing.
-        threshold_file: of ``scripts/evaluate.py --output-dir``: threshold and temperature for this very model.
+        threshold_file: of ``qa-lightning evaluate --output_dir``: threshold and temperature for this very model.
 
     Raises:
         InputError: the model is not to be had, or has no trained question answering head; a file for another model.

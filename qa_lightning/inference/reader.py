@@ -14,7 +14,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.windows import Windower
 from qa_lightning.inference.engine import BestAnswers, read
-from qa_lightning.models.loading import load_answering_model
+from qa_lightning.models.loading import load_answering_model, model_summary
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
@@ -49,7 +49,7 @@ class Reader:
             name: of the model.
             device: where it computes; None takes the first GPU, or else the CPU.
             dtype: what it computes in; None keeps float32.
-            threshold_file: of ``scripts/evaluate.py --output-dir``: threshold and temperature for this very model.
+            threshold_file: of ``qa-lightning evaluate --output_dir``: threshold and temperature for this very model.
 
         Raises:
             InputError: it is not to be had, has no question answering head, or its tokenizer does not fit; or the
@@ -60,6 +60,16 @@ class Reader:
         settings = AnswerSettings.of_model(model)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, tokenizer, settings.fitted(found) if found else settings)
+
+    def __repr__(self) -> str:
+        """The model, and how it is asked; nothing is computed."""
+        settings, scaling = self.settings, self.settings.scaling
+        return (
+            f"Reader({model_summary(self.model)};\n"
+            f"  max_length={settings.max_length}, doc_stride={settings.doc_stride}, "
+            f"max_answer_length={settings.max_answer_length}, version_2={settings.version_2}, "
+            f"null_score_diff_threshold={scaling.threshold:g}, temperature={scaling.temperature:g})"
+        )
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32) -> list[Answer]:
         """Answer each question from its own context.

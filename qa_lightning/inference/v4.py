@@ -122,10 +122,10 @@ class V4Answers:
     def _add_spans(self, answers: list[dict[str, Any]], window: _Window, start: _Float32s, end: _Float32s) -> None:
         """Add a window's likeliest spans; a text that is there already gets their score on top of its own."""
         context = self._items[window.item]["context"]
-        most = self._settings.top_k * 2 + 10 if self._settings.align_to_words else self._settings.top_k
+        count = self._settings.top_k * 2 + 10 if self._settings.align_to_words else self._settings.top_k
         # All pairs of tokens, zero where the end comes first or too late: these, too, were in the choice.
         table = np.tril(np.triu(np.outer(start, end)), self._settings.max_answer_len - 1)
-        for place in _largest(table.ravel(), most):
+        for place in _largest(table.ravel(), count):
             first, last = divmod(int(place), len(end))
             if not (window.allowed[first] and window.allowed[last]):
                 continue
@@ -169,11 +169,11 @@ def _softmax(logits: _Float32s, allowed: NDArray[np.bool_]) -> _Float32s:
     return result
 
 
-def _largest(scores: _Float32s, most: int) -> NDArray[np.intp]:
+def _largest(scores: _Float32s, count: int) -> NDArray[np.intp]:
     """Places of the largest scores, largest first; equal ones in the order in which NumPy happens to leave them."""
-    if most == 1:
+    if count == 1:
         return np.array([np.argmax(scores)])
-    if len(scores) < most:
+    if len(scores) < count:
         return np.argsort(-scores)
-    some = np.argpartition(-scores, most)[:most]  # as there: raises where there are exactly so many
+    some = np.argpartition(-scores, count)[:count]  # as there: raises where there are exactly so many
     return some[np.argsort(-scores[some])]

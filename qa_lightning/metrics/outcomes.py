@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qa_lightning.arrays import Float64s
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.metrics.calibration import TEMPERATURES
-from qa_lightning.metrics.squad import answer_scores
+from qa_lightning.metrics.squad import Scoring, answer_scores
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,13 @@ class Outcomes:
         return np.where(np.isfinite(self.best_score), between + best / np.exp(at), -np.inf)
 
 
-def judge(predictions: Predictions, share: tuple[int, int] = (0, 1), mixed_script: bool = False) -> Outcomes:
+def judge(predictions: Predictions, scoring: Scoring, share: tuple[int, int] = (0, 1)) -> Outcomes:
     """Score the best span of every ``share[1]``-th question from ``share[0]`` on: one process's share.
 
     Args:
         predictions: of questions with gold answers.
+        scoring: how their answers are counted.
         share: which of them.
-        mixed_script: see `metrics`.
     """
     spans = predictions.spans
     numbers = np.arange(share[0], len(predictions), share[1])
@@ -113,8 +113,8 @@ def judge(predictions: Predictions, share: tuple[int, int] = (0, 1), mixed_scrip
     for row, (number, example, _) in enumerate(predictions.rows(numbers.tolist())):
         golds = example["answers"]["text"]
         text = predictions.best_text(number, example)
-        exact[row], f1[row] = answer_scores(text, golds, predictions.version_2, mixed_script) if text else (0, 0.0)
-        null_exact[row] = bool(answer_scores("", golds, predictions.version_2, mixed_script)[0])
+        exact[row], f1[row] = answer_scores(text, golds, scoring) if text else (0, 0.0)
+        null_exact[row] = bool(answer_scores("", golds, scoring)[0])
         has_answer[row] = bool(golds)
         article[row] = _article(example)
     return Outcomes(

@@ -23,7 +23,7 @@ from qa_lightning.metrics.calibration import PrecisionRecall, Reliability, RiskC
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", "-.", ":")
 _GREY = "#767676"
-_MOST_POINTS = 4000  # of a curve; more cannot be seen
+_MAX_POINTS = 4000  # of a curve; more cannot be seen
 
 
 def reliability_diagram(before: Reliability, after: Reliability | None = None, temperature: float = 1.0) -> Figure:
@@ -134,8 +134,8 @@ def _plain(axis: Axes) -> None:
 
 
 def _thinned(x: Float64s, y: Float64s) -> tuple[Float64s, Float64s]:
-    """At most `_MOST_POINTS` of a curve's points, its first and last among them."""
-    some = np.unique(np.linspace(0, max(len(x) - 1, 0), min(len(x), _MOST_POINTS)).astype(int))
+    """At most `_MAX_POINTS` of a curve's points, its first and last among them."""
+    some = np.unique(np.linspace(0, max(len(x) - 1, 0), min(len(x), _MAX_POINTS)).astype(int))
     return x[some], y[some]
 
 

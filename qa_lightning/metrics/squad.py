@@ -16,6 +16,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,19 @@ from torchmetrics import Metric
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 _IDEOGRAPH = re.compile("[\u4e00-\u9fa5]")  # MLQA's range
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How answers are counted; made once, where a run begins, and handed on whole.
+
+    Args:
+        version_2: as the v2.0 scorer does.
+        mixed_script: as MLQA's scorer does for Chinese; see the module.
+    """
+
+    version_2: bool = False
+    mixed_script: bool = False
 
 
 def normalize_answer(text: str, mixed_script: bool = False) -> str:
@@ -56,29 +70,30 @@ def squad_f1(prediction: str, gold: str, version_2: bool = False) -> float:
 
 
 def answer_scores(
-    prediction: str, gold_texts: Sequence[str], version_2: bool = False, mixed_script: bool = False
+    prediction: str,
+    gold_texts: Sequence[str],
+    scoring: Scoring = Scoring(),
 ) -> tuple[int, float]:
     """Exact match (0 or 1) and F1 (0-1) of one answer: the best over its gold answers.
 
     Args:
         prediction: the answer, empty for "no answer".
         gold_texts: every annotator's answer; for v2.0 none means that the question has no answer.
-        version_2: count as the v2.0 scorer does.
-        mixed_script: see `normalize_answer`.
+        scoring: how they are counted.
 
     Raises:
         ValueError: v1.1 and no gold answer.
     """
-    golds = [normalize_answer(text, mixed_script) for text in gold_texts]
-    if version_2:
+    golds = [normalize_answer(text, scoring.mixed_script) for text in gold_texts]
+    if scoring.version_2:
         golds = [gold for gold in golds if gold] or [""]
     if not golds:
         raise ValueError("SQuAD v1.1 scores need at least one gold answer; pass version_2=True for data without")
-    predicted = normalize_answer(prediction, mixed_script)
+    predicted = normalize_answer(prediction, scoring.mixed_script)
     exact = predicted in golds
-    if exact and (predicted or version_2):
+    if exact and (predicted or scoring.version_2):
         return 1, 1.0
-    return int(exact), max(squad_f1(predicted, gold, version_2) for gold in golds)
+    return int(exact), max(squad_f1(predicted, gold, scoring.version_2) for gold in golds)
 
 
 class SquadMetric(Metric):
@@ -103,8 +118,7 @@ class SquadMetric(Metric):
 
     def __init__(self, version_2: bool = False, mixed_script: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.version_2 = version_2
-        self.mixed_script = mixed_script
+        self.scoring = Scoring(version_2, mixed_script)
         # rows: questions with an answer, questions without; columns: exact matches, F1 in units, questions
         self.add_state("sums", torch.zeros(2, 3, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -134,8 +148,7 @@ class SquadMetric(Metric):
             raise ValueError(f"no prediction for {len(missing)} of {len(targets)} ids, the first {missing[0]!r}")
         golds = [item["answers"]["text"] for item in targets]
         scores = [
-            answer_scores(texts[item["id"]], gold, self.version_2, self.mixed_script)
-            for item, gold in zip(targets, golds, strict=True)
+            answer_scores(texts[item["id"]], gold, self.scoring) for item, gold in zip(targets, golds, strict=True)
         ]
         # The v2.0 scorer asks whether there are answers before it drops those that normalise to nothing.
         self._add([exact for exact, _ in scores], [f1 for _, f1 in scores], [bool(gold) for gold in golds])
@@ -164,7 +177,7 @@ class SquadMetric(Metric):
         """
         has, no = self.sums.tolist()
         both = [a + b for a, b in zip(has, no, strict=True)]
-        if not self.version_2:
+        if not self.scoring.version_2:
             return {"exact_match": self._percent(both, 0), "f1": self._percent(both, 1)}
         result: dict[str, float] = {
             "exact": self._percent(both, 0),

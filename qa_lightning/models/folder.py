@@ -43,7 +43,7 @@ def model_files(folder: Path) -> tuple[list[str], list[str]]:
     """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "is no folder here"
-        return [], [f"--model {folder} {what}; --push-to-hub takes the folder of a model, such as a run's model/"]
+        return [], [f"--model {folder} {what}; --push_to_hub takes the folder of a model, such as a run's model/"]
     there = {path.name for path in folder.iterdir() if path.is_file()}
     weights, problems = _weights(folder, there)
     graph = [name for name in ONNX if name in there] if ONNX[0] in there else []

@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from qa_lightning.errors import InputError
+from qa_lightning.wording import command
 
 
 @contextmanager
@@ -26,15 +27,15 @@ def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]
                 f"sdpa or eager, or leave the flag out ({type(error).__name__}: {reason})"
             ) from None
         if "Unrecognized configuration class" in reason:
-            cure = "this kind of model has no question answering head; choose an encoder such as bert-base-cased"
+            fix = "this kind of model has no question answering head; choose an encoder such as bert-base-cased"
         elif Path(name).expanduser().is_dir():
-            cure = "the folder needs config.json, model.safetensors and tokenizer.json"
+            fix = "the folder needs config.json, model.safetensors and tokenizer.json"
         else:
-            cure = (
+            fix = (
                 "it is no folder here and not in the Hub's cache. Check the name and the network; without a network "
-                "pass the folder of a model, or run `make quickstart`, which needs none"
+                f"pass the folder of a model, or run `{command('train')} --config quickstart`, which needs none"
             )
-        raise InputError(f"model {name!r} cannot be loaded: {cure} ({type(error).__name__}: {reason})") from None
+        raise InputError(f"model {name!r} cannot be loaded: {fix} ({type(error).__name__}: {reason})") from None
 
 
 @contextmanager

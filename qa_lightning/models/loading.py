@@ -20,6 +20,7 @@ from qa_lightning.files import build_once, default_cache_dir
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.tiny import _TINY_VERSION, TINY, TINY_CONFIG, create_tiny_model
+from qa_lightning.wording import command
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
@@ -139,6 +140,14 @@ def max_positions(model: Any) -> int | None:
     return limit - max(skipped, default=0)
 
 
+def model_summary(model: Any) -> str:
+    """Class, name, size, dtype and device of a model, for people."""
+    name = f"{type(model).__name__} {str(model.name_or_path)!r}"
+    count = sum(weight.numel() for weight in model.parameters()) if hasattr(model, "parameters") else None
+    size = "" if count is None else f", {count / 1e6:.1f} M parameters"
+    return f"{name}{size}, {str(model.dtype).removeprefix('torch.')} on {model.device}"
+
+
 def vocabulary_problem(model: Any, tokenizer: Any) -> str | None:
     """Why a loaded model cannot read what a tokenizer writes: ids that it has no embedding for; None where it can."""
     known = getattr(model.config.get_text_config(), "vocab_size", None)
@@ -212,6 +221,6 @@ def _load_weights(name: str, dtype: torch.dtype, trust_remote_code: bool, use_sa
     if missing:
         raise InputError(
             f"model {name!r} has no trained question answering head ({', '.join(missing)} are missing): its answers "
-            "would be random. Fine-tune it by scripts/train.py, or name a model that was"
+            f"would be random. Fine-tune it by `{command('train')}`, or name a model that was"
         )
     return model

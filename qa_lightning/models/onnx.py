@@ -18,6 +18,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qa_lightning.errors import InputError
 from qa_lightning.models.load_errors import loading, quiet_transformers
+from qa_lightning.wording import command
 
 MODEL_FILE = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -82,7 +83,9 @@ class OnnxModel:
         path = Path(folder).expanduser()
         file = path / MODEL_FILE
         if not file.is_file():
-            raise InputError(f"{path}: no {MODEL_FILE} in it; write one by scripts/export.py --model M --format onnx")
+            raise InputError(
+                f"{path}: no {MODEL_FILE} in it; write one by `{command('export')} --model M --format onnx`"
+            )
         ort = runtime()
         with loading(str(path)), quiet_transformers():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)

@@ -14,6 +14,7 @@ from qa_lightning.metrics.confidence import Confidence
 from qa_lightning.models.folder import weights_digest
 from qa_lightning.models.loading import resolve
 from qa_lightning.models.settings import Fitted
+from qa_lightning.wording import command
 
 if TYPE_CHECKING:
     pass
@@ -53,18 +54,18 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
         fingerprint = str(content["fingerprint"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
-            f"--threshold-file {path}: not a file that scripts/evaluate.py --output-dir wrote as {THRESHOLD_FILE} "
+            f"--threshold_file {path}: not a file that `{command('evaluate')} --output_dir` wrote as {THRESHOLD_FILE} "
             f"({type(error).__name__}: {error})"
         ) from None
     if not (0 < scaling.temperature < float("inf") and abs(scaling.threshold) < float("inf")):
         raise InputError(
-            f"--threshold-file {path}: temperature {scaling.temperature} must be above 0, and it and the threshold "
+            f"--threshold_file {path}: temperature {scaling.temperature} must be above 0, and it and the threshold "
             f"{scaling.threshold} finite"
         )
     if weights_digest(weights_folder(model)) != weights:
         raise InputError(
-            f"--threshold-file {path} was made for {made_for}, whose weights are not those of --model {model}; "
-            f"make one by scripts/evaluate.py --model {model} --data FILE --output-dir DIR"
+            f"--threshold_file {path} was made for {made_for}, whose weights are not those of --model {model}; "
+            f"make one by `{command('evaluate')} --model {model} --data FILE --output_dir DIR`"
         )
     return Fitted(scaling, version_2, fingerprint)
 

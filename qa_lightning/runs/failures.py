@@ -1,4 +1,4 @@
-"""What ended a run from outside of its code: memory, the compiler, another process; recognised, and said with cures."""
+"""What ended a run from outside of its code: memory, the compiler, another process; recognised, and said with fixes."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import torch
 
 from qa_lightning.files import write_json
 from qa_lightning.runs.signals import slurm_job
+from qa_lightning.wording import program_name
 
 PACKAGES = (
     "qa-lightning",
@@ -52,7 +53,7 @@ def describe_run(
     """
     return {
         "started": _now(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [program_name(), *sys.argv[1:]],
         "resumed_from": resumed_from,
         "slurm_job": slurm_job(),
         "seed": seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 from qa_lightning.data.columns import Columns
 from qa_lightning.data.examples import OnBadRows
 from qa_lightning.data.sources import Split, has_split, source_kind
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, Rules, broken_rules, worded
 from qa_lightning.features.batching import (
     Batching,
     EvaluationSampler,
@@ -31,6 +32,17 @@ from qa_lightning.files import default_cache_dir
 from qa_lightning.models.loading import load_tokenizer
 
 log = logging.getLogger("qa_lightning")
+
+_COUNT = (lambda count: count >= 1, "must be at least 1")
+_RULES: Rules = {
+    "batch_size": _COUNT,
+    "eval_batch_size": _COUNT,
+    "pad_to_multiple_of": _COUNT,
+    "max_train_examples": _COUNT,
+    "max_validation_examples": _COUNT,
+    "validation_fraction": (lambda part: 0 < part < 1, "lies between 0 and 1"),
+    "train_answers": (lambda which: which in get_args(TrainAnswers), "is first or all"),
+}
 
 
 class SquadDataModule(LightningDataModule):
@@ -105,21 +117,7 @@ class SquadDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self.settings = WindowSettings(max_length, doc_stride, max_question_length)
-        problems = data_problems(
-            dataset,
-            validation,
-            validation_fraction,
-            {
-                "batch_size": batch_size,
-                "eval_batch_size": eval_batch_size,
-                "pad_to_multiple_of": pad_to_multiple_of,
-                "max_train_examples": max_train_examples,
-                "max_validation_examples": max_validation_examples,
-            },
-        )
-        if train_answers not in get_args(TrainAnswers):
-            problems.append(f"--data.train_answers is {train_answers!r}; it is first or all")
-        if problems:
+        if problems := data_problems(self.hparams):
             raise InputError(problems)
         self.tokenizer = load_tokenizer(model_name)
         Windower(self.tokenizer, self.settings)  # refuses settings that cannot work before any data is read
@@ -127,6 +125,24 @@ class SquadDataModule(LightningDataModule):
         self.validation_set: FeatureDataset | None = None
         self._described: set[Split] = set()
         self._start = (0, 0)  # epoch, and batches of it that are done: where training goes on
+
+    def __repr__(self) -> str:
+        """Where the questions come from, how they are cut and batched, and how many there are; nothing is loaded."""
+        settings = self.settings
+        splits = {"train": self.train_set, "validation": self.validation_set}
+        sizes = [
+            f"{name}: {len(split.examples):,} questions in {len(split):,} windows"
+            for name, split in splits.items()
+            if split is not None
+        ]
+        return (
+            f"SquadDataModule({self.dataset!r}, validation={self.validation!r}, "
+            f"model_name={self.hparams['model_name']!r}, max_length={settings.max_length}, "
+            f"doc_stride={settings.doc_stride}, batch_size={self.batch_size}, "
+            f"eval_batch_size={self.eval_batch_size};\n  {', '.join(sizes) or 'not set up yet'})"
+        )
+
+    __str__ = __repr__  # Lightning's own would make loaders
 
     def prepare_data(self) -> None:
         """Read, check, window and cache what is not cached yet. Lightning calls it once a machine."""
@@ -140,7 +156,7 @@ class SquadDataModule(LightningDataModule):
                 continue
             self._described.add(split)
             for line in describe_split(prepared, how):
-                log.info(line)
+                log.info(worded(line))
 
     def setup(self, stage: str) -> None:
         """Map what `prepare_data` left on disk."""
@@ -205,7 +221,7 @@ class SquadDataModule(LightningDataModule):
         """Batches for this process; see `EvaluationSampler` for who gets what."""
         assert self.validation_set is not None, "call setup() first"
         lengths = self.validation_set.store.windows["length"]
-        sampler = EvaluationSampler(lengths, self.eval_batch_size, *self._world(), self._most_batches(len(lengths)))
+        sampler = EvaluationSampler(lengths, self.eval_batch_size, *self._world(), self._max_batches(len(lengths)))
         return self._loader(self.validation_set, self.eval_batch_size, sampler)
 
     def state_dict(self) -> dict[str, Any]:
@@ -257,7 +273,7 @@ class SquadDataModule(LightningDataModule):
             "--trainer.accumulate_grad_batches": self.trainer.accumulate_grad_batches,
         }
 
-    def _most_batches(self, features: int) -> int | None:
+    def _max_batches(self, features: int) -> int | None:
         """What ``limit_val_batches`` asks for, counted over all processes: the same features for any number of them."""
         limit = self.trainer.limit_val_batches if self.trainer else 1.0
         if limit is None or (isinstance(limit, float) and limit == 1.0):
@@ -299,28 +315,15 @@ class SquadDataModule(LightningDataModule):
         return self.dataset, self.validation is None and not has_split(self.dataset, "validation")
 
 
-def data_problems(
-    dataset: str | None, validation: str | None, validation_fraction: float, counts: dict[str, int | None]
-) -> list[str]:
-    """All that is wrong with the values of the flags, before anything is loaded.
-
-    Args:
-        dataset, validation, validation_fraction: see `SquadDataModule`.
-        counts: flags that must be at least 1, or None.
-    """
-    problems = [
-        f"--data.{name} is {value}; it must be at least 1"
-        for name, value in counts.items()
-        if value is not None and value < 1
-    ]
-    if not 0 < validation_fraction < 1:
-        problems.append(f"--data.validation_fraction is {validation_fraction}; it lies between 0 and 1")
-    if dataset is None and validation is None:
+def data_problems(given: Mapping[str, Any]) -> list[str]:
+    """All that is wrong with the arguments of `SquadDataModule`, by name, before anything is loaded."""
+    problems = broken_rules(given, _RULES, "data")
+    if given["dataset"] is None and given["validation"] is None:
         problems.append("neither --data.dataset nor --data.validation names any data")
-    for flag, source in (("dataset", dataset), ("validation", validation)):
+    for name in ("dataset", "validation"):
         try:
-            if source is not None:
-                source_kind(source)
+            if given[name] is not None:
+                source_kind(given[name])
         except InputError as error:
-            problems += [f"--data.{flag} {problem}" for problem in error.problems]
+            problems += [f"--data.{name} {problem}" for problem in error.problems]
     return problems

@@ -30,10 +30,11 @@ from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
+from qa_lightning.wording import command
 
 log = logging.getLogger("qa_lightning")
 
-_MOST_ODDS = 1e30
+_MAX_ODDS = 1e30
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class ScoreResult:
         files: dict[str, Any] = {"metrics.json": self.metrics, "predictions.json": self.predictions}
         if self.version_2 and self.n_best:
             # JSON has no infinity, which stands for a context without a token
-            files["null_odds.json"] = {key: min(odds, _MOST_ODDS) for key, odds in self.null_odds.items()}
+            files["null_odds.json"] = {key: min(odds, _MAX_ODDS) for key, odds in self.null_odds.items()}
         more = {"nbest_predictions.json": self.n_best, THRESHOLD_FILE: self.threshold_file}
         return files | {name: content for name, content in more.items() if content}
 
@@ -89,7 +90,7 @@ class ScoreResult:
 def score_file(
     path: Path,
     data: str,
-    most: int | None = None,
+    max_examples: int | None = None,
     mixed_script: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - frozen
     null_odds: Path | None = None,
@@ -100,7 +101,7 @@ def score_file(
         path: a JSON object ``{"id": "answer"}``, or the JSON lines that `run.answer_file` writes.
         null_odds: a JSON object ``{"id": number}``, the higher the less there is an answer (the v2.0 scorer's
             ``--na-prob-file``): best thresholds and average precisions are then found.
-        data, most, mixed_script, columns: see `score_model`.
+        data, max_examples, mixed_script, columns: see `score_model`.
 
     Raises:
         InputError: no such file, another layout, or ids of ``data`` that it lacks.
@@ -113,8 +114,8 @@ def score_file(
         with_usual_columns(read_rows(data, "validation"), columns, log.info),
         "error",
         [],
-        most=most,
-        cure="correct them",
+        max_examples=max_examples,
+        fix="correct them",
     )
     references: list[dict[str, Any]] = [{"id": row["id"], "answers": row["answers"]} for row in rows]
     missing = [row["id"] for row in references if row["id"] not in predictions]
@@ -127,13 +128,11 @@ def score_file(
     has_answer = [bool(row["answers"]["text"]) for row in references]
     version_2 = not all(has_answer)
     if null_odds and not version_2:
-        raise InputError(f"--null-odds {null_odds}: every question of {data} has an answer; leave the flag out")
+        raise InputError(f"--null_odds {null_odds}: every question of {data} has an answer; leave the flag out")
     golds = [row["answers"]["text"] for row in references]
-    scores = [
-        answer_scores(text, gold, version_2, mixed_script) for text, gold in zip(texts.values(), golds, strict=True)
-    ]
-    exact, f1 = np.array(scores, float).reshape(-1, 2).T
     metric = SquadMetric(version_2, mixed_script)
+    scores = [answer_scores(text, gold, metric.scoring) for text, gold in zip(texts.values(), golds, strict=True)]
+    exact, f1 = np.array(scores, float).reshape(-1, 2).T
     metric.update_scores(exact, f1, has_answer)
     result = ScoreResult(metric.compute(), texts, references, version_2)
     if null_odds is None:
@@ -148,7 +147,7 @@ def score_model(
     name: str,
     data: str,
     batch_size: int = 32,
-    most: int | None = None,
+    max_examples: int | None = None,
     mixed_script: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - frozen
     thresholds: Path | None = None,
@@ -159,7 +158,7 @@ def score_model(
         name: folder of a trained model, or its name on the Hub.
         data: file or dataset.
         batch_size: windows a step.
-        most: only the first so many questions.
+        max_examples: only the first so many questions.
         mixed_script: see `metrics`.
         columns: names of the data's columns, where they are not to be guessed.
         thresholds: a file with threshold and temperature, in place of the model's own.
@@ -167,8 +166,8 @@ def score_model(
     if is_onnx_folder(name):
         raise InputError(
             f"--model {name} is an ONNX export, which validation does not run; answer the questions by "
-            f"scripts/predict.py --model {name} --input {data} --output answers.jsonl, and score these by "
-            f"scripts/evaluate.py --predictions answers.jsonl --data {data}"
+            f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score these by "
+            f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
         )
     trained = AnswerSettings.of_model(load_model(name))
     settings = trained.fitted(read_threshold_file(thresholds, name)) if thresholds else trained
@@ -181,7 +180,7 @@ def score_model(
         doc_stride=settings.doc_stride,
         max_question_length=settings.max_question_length,
         eval_batch_size=batch_size,
-        max_validation_examples=most,
+        max_validation_examples=max_examples,
         columns=columns,
     )
     module = QALightningModule(
@@ -248,7 +247,7 @@ def write(result: ScoreResult, folder: Path) -> list[str]:
         if result.confidence:
             drawn = plots.save(figures(result.confidence), folder)
     except OSError as error:
-        raise InputError(f"--output-dir {folder}: cannot be written ({error})") from None
+        raise InputError(f"--output_dir {folder}: cannot be written ({error})") from None
     return sorted([*result.files, *(path.name for path in drawn)])
 
 
@@ -295,11 +294,11 @@ def read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
     try:
         odds = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"--null-odds {path}: cannot be read as JSON ({error})") from None
+        raise InputError(f"--null_odds {path}: cannot be read as JSON ({error})") from None
     if not isinstance(odds, dict):
-        raise InputError(f'--null-odds {path}: expected one object {{"id": number, ...}}')
+        raise InputError(f'--null_odds {path}: expected one object {{"id": number, ...}}')
     bad = [
-        f"--null-odds {path}: {key!r} has {odds.get(key, 'nothing')!r}; a number is wanted"
+        f"--null_odds {path}: {key!r} has {odds.get(key, 'nothing')!r}; a number is wanted"
         for key in wanted
         if isinstance(odds.get(key), bool) or not isinstance(odds.get(key), (int, float)) or math.isnan(odds[key])
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.runs.record import mark_finished
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
+from qa_lightning.wording import command_words
 
 log = logging.getLogger("qa_lightning")
 
@@ -128,17 +128,4 @@ def relative(path: Path) -> Path:
 
 def ask_command(model: Path, question: str, context: str) -> str:
     """The command that asks a model a question, ready to be pasted."""
-    executable = Path(sys.executable)
-    inside = executable.is_relative_to(Path.cwd())
-    python = str(executable.relative_to(Path.cwd())) if inside else "python"
-    words = [
-        python,
-        "scripts/predict.py",
-        "--model",
-        str(model),
-        "--question",
-        question,
-        "--context",
-        context,
-    ]
-    return " ".join(shlex.quote(word) for word in words)
+    return shlex.join([*command_words("predict"), "--model", str(model), "--question", question, "--context", context])

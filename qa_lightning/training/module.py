@@ -13,11 +13,10 @@ from lightning.pytorch.strategies import FSDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder
-from qa_lightning.decoding.logits import FeatureLogits
+from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.decoding.spans import Scaling
-from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.errors import DivergedError, InputError, Rules, broken_rules
 from qa_lightning.features.batching import Batch, FeatureDataset, TrainingSampler
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import SquadMetric
@@ -28,6 +27,15 @@ from qa_lightning.runs.throughput import computing_weights
 from qa_lightning.training.optim import build_optimizer, linear_schedule
 
 COMPILE_OPTIONS: dict[str, Any] = {}  # of torch.compile
+_RULES: Rules = {
+    "learning_rate": (lambda rate: rate > 0, "must be above 0, 2e-5 to 1e-4 are usual"),
+    "weight_decay": (lambda decay: decay >= 0, "must not be negative"),
+    "warmup_ratio": (lambda ratio: 0 <= ratio <= 1, "is a part of the steps, from 0 to 1"),
+    "layer_decay": (lambda decay: 0 < decay <= 1, "lies above 0 and up to 1, 0.7 to 0.9 are usual"),
+    "attention_dropout": (lambda dropout: 0 <= dropout < 1, "lies from 0 to below 1, 0.1 is usual"),
+    "max_answer_length": (lambda length: length >= 1, "must be at least 1"),
+    "n_best": (lambda count: count >= 1, "must be at least 1"),
+}
 
 
 class QALightningModule(LightningModule):
@@ -75,9 +83,7 @@ class QALightningModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if problems := model_problems(
-            learning_rate, weight_decay, warmup_ratio, max_answer_length, n_best, layer_decay, attention_dropout
-        ):
+        if problems := model_problems(self.hparams):
             raise InputError(problems)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -183,7 +189,7 @@ class QALightningModule(LightningModule):
         metric = self.metrics[int(dataset.version_2)]
         assert isinstance(metric, SquadMetric)
         share = (self.trainer.global_rank, self.trainer.world_size)
-        outcomes = judge(self.predictions, share, metric.mixed_script)
+        outcomes = judge(self.predictions, metric.scoring, share)
         metric.update_scores(*outcomes.scores(self.threshold, dataset.version_2), outcomes.has_answer)
         self.scores = scores = metric.compute()
         metric.reset()
@@ -242,36 +248,13 @@ class QALightningModule(LightningModule):
         return parts
 
 
-def _example_ids(dataset: FeatureDataset, features: NDArray[Any], most: int = 32) -> list[str]:
+def _example_ids(dataset: FeatureDataset, features: NDArray[Any], limit: int = 32) -> list[str]:
     """The questions that some features are windows of; the first of them, if they are many."""
     examples = sorted(set(dataset.store.windows["example"][features].tolist()))
-    more = [f"and {len(examples) - most} more"] if len(examples) > most else []
-    return [repr(example_id) for example_id in dataset.examples[examples[:most]]["id"]] + more
+    more = [f"and {len(examples) - limit} more"] if len(examples) > limit else []
+    return [repr(example_id) for example_id in dataset.examples[examples[:limit]]["id"]] + more
 
 
-def model_problems(
-    learning_rate: float,
-    weight_decay: float,
-    warmup_ratio: float,
-    max_answer_length: int,
-    n_best: int,
-    layer_decay: float,
-    attention_dropout: float | None,
-) -> list[str]:
-    """All that is wrong with the values of the flags, before anything is loaded."""
-    problems = []
-    if not learning_rate > 0:
-        problems.append(f"--model.learning_rate is {learning_rate}; it must be above 0, 2e-5 to 1e-4 are usual")
-    if not weight_decay >= 0:
-        problems.append(f"--model.weight_decay is {weight_decay}; it must not be negative")
-    if not 0 <= warmup_ratio <= 1:
-        problems.append(f"--model.warmup_ratio is {warmup_ratio}; it is a part of the steps, from 0 to 1")
-    if not 0 < layer_decay <= 1:
-        problems.append(f"--model.layer_decay is {layer_decay}; it lies above 0 and up to 1, 0.7 to 0.9 are usual")
-    if attention_dropout is not None and not 0 <= attention_dropout < 1:
-        problems.append(f"--model.attention_dropout is {attention_dropout}; it lies from 0 to below 1, 0.1 is usual")
-    if max_answer_length < 1:
-        problems.append(f"--model.max_answer_length is {max_answer_length}; it must be at least 1")
-    if n_best < 1:
-        problems.append(f"--model.n_best is {n_best}; it must be at least 1")
-    return problems
+def model_problems(given: Mapping[str, Any]) -> list[str]:
+    """All that is wrong with the arguments of `QALightningModule`, by name, before anything is loaded."""
+    return broken_rules(given, _RULES, "model")

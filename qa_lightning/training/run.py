@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Trainer
@@ -32,10 +32,20 @@ from qa_lightning.training.callbacks import RunRecord, default_callbacks
 from qa_lightning.training.datamodule import SquadDataModule, data_problems
 from qa_lightning.training.finish import finish, relative
 from qa_lightning.training.module import QALightningModule, model_problems
+from qa_lightning.wording import command, flag_problem, usage_name
 
 log = logging.getLogger("qa_lightning")
 
 LOGS = "lightning_logs"
+
+
+class TrainParser(LightningArgumentParser):
+    """Says what is wrong with a flag without a screen of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong with the flags, and end with status 2."""
+        print(f"error: {flag_problem(message, self._option_string_actions)}", file=sys.stderr)
+        sys.exit(2)
 
 
 class TrainCLI(LightningCLI):
@@ -53,6 +63,7 @@ class TrainCLI(LightningCLI):
             run=False,
             seed_everything_default=42,
             auto_configure_optimizers=False,
+            parser_class=TrainParser,
             save_config_callback=SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
@@ -65,8 +76,8 @@ class TrainCLI(LightningCLI):
                 "callbacks": default_callbacks(interactive=sys.stdout.isatty()),
             },
             parser_kwargs={
-                "prog": "train.py",
-                "usage": "train.py [--help] [--config FILE] [--GROUP.FLAG VALUE ...]",
+                "prog": usage_name("train"),
+                "usage": f"{usage_name('train')} [--help] [--config NAME_OR_FILE] [--GROUP.FLAG VALUE ...]",
             },
         )
 
@@ -103,25 +114,7 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse bad flags, all at once; choose what was left open: precision, checkpoint, the folder to log to."""
         trainer, model, data = self.config.trainer, self.config.model, self.config.data
-        counts = (
-            "batch_size",
-            "eval_batch_size",
-            "pad_to_multiple_of",
-            "max_train_examples",
-            "max_validation_examples",
-        )
-        problems = data_problems(
-            data.dataset, data.validation, data.validation_fraction, {name: data[name] for name in counts}
-        )
-        problems += model_problems(
-            model.learning_rate,
-            model.weight_decay,
-            model.warmup_ratio,
-            model.max_answer_length,
-            model.n_best,
-            model.layer_decay,
-            model.attention_dropout,
-        )
+        problems = data_problems(data) + model_problems(model)
         if not self.config.save_every_minutes >= 0:
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
         if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
@@ -238,11 +231,15 @@ class TrainCLI(LightningCLI):
     def _look_at_data(self) -> None:
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
-        lines = list(short_lines(check_prepared(self.datamodule.splits(), self.model.max_answer_length)))
+        lines = list(
+            short_lines(
+                check_prepared(self.datamodule.splits(), self.model.max_answer_length, self.config.model.mixed_script)
+            )
+        )
         for line in lines:
             log.info(line)
         if lines:
-            log.info("scripts/check_data.py shows the rows")
+            log.info(f"`{command('check-data')}` shows the rows")
 
     def _stopped(self, stop: Stop) -> int:
         """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect."""

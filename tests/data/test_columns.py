@@ -17,7 +17,6 @@ from qa_lightning import SquadDataModule
 from qa_lightning.data.columns import SYNONYMS, Columns, choose_columns, made_id, usual_row, with_usual_columns
 from qa_lightning.data.formats import BrokenRow
 from qa_lightning.errors import InputError
-from tests.end_to_end.test_train import flags
 from tests.helpers import commands
 from tests.helpers.data import make_rows
 from tests.helpers.forms import (
@@ -33,6 +32,7 @@ from tests.helpers.forms import (
     with_listed_answers,
     write,
 )
+from tests.helpers.training import train_flags
 
 
 def guessed(*there, columns=None):
@@ -185,7 +185,10 @@ def test_guesses_are_told_in_one_line(tmp_path):
 def test_a_run_says_what_was_guessed_each_time(tmp_path, model_folder, capsys):
     path = write(tmp_path, "q.csv", as_table([{"q": "Who?", "text": f"{n} Ada", "answer": "Ada"} for n in range(20)]))
     for _ in range(2):  # the second one finds the data prepared
-        assert commands.train([*flags(tmp_path, model_folder, str(path), str(path)), "--trainer.max_epochs", "1"]) == 0
+        assert (
+            commands.train([*train_flags(tmp_path, model_folder, str(path), str(path)), "--trainer.max_epochs", "1"])
+            == 0
+        )
         output = capsys.readouterr().out
         for split in ("train", "validation"):
             line = f"{split}: columns: question from 'q', context from 'text', answer_text from 'answer', ids made"
@@ -195,7 +198,7 @@ def test_a_run_says_what_was_guessed_each_time(tmp_path, model_folder, capsys):
 def test_a_guess_is_said_before_the_error_that_it_led_to(tmp_path, model_folder, capsys):
     path = write(tmp_path, "q.csv", as_table([{"q": "Who?", "text": "Ada", "answer": "Bob"}]))
     with pytest.raises(InputError, match="'Bob' has no answer_start"):
-        commands.train(flags(tmp_path, model_folder, str(path), str(path)))
+        commands.train(train_flags(tmp_path, model_folder, str(path), str(path)))
     assert "train: columns: question from 'q', context from 'text'" in capsys.readouterr().out
 
 
@@ -510,7 +513,7 @@ def run(tmp_path_factory, model_folder):
     validation = write(folder, "validation.tsv", as_table(rows[30:], "\t"))
     usual = ("id", "question", "context", "answer_text", "answer_start")
     columns = [word for name, own in zip(usual, rows[0], strict=True) for word in (f"--data.columns.{name}", own)]
-    arguments = [*flags(folder, model_folder, str(train), str(validation)), *columns]
+    arguments = [*train_flags(folder, model_folder, str(train), str(validation)), *columns]
     assert commands.train([*arguments, "--trainer.max_epochs", "1"]) == 0
     return folder, arguments
 

@@ -1,10 +1,8 @@
 """Sources and their fingerprints, rows that are checked, the split by context and the table on disk."""
 
 import json
-import os
 import random
 from itertools import count
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -14,10 +12,7 @@ from qa_lightning.data.examples import in_validation, read_examples, write_examp
 from qa_lightning.data.sources import EMBEDDED_SIZES, has_split, read_rows, source_fingerprint, source_kind
 from qa_lightning.errors import InputError
 from tests.helpers.forms import CONTEXT, ROWS, as_json, as_lines, as_parquet, nested, read, row
-
-SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside this checkout")
-
+from tests.helpers.paths import SHARED, needs_data
 
 # --- sources ---
 
@@ -38,7 +33,7 @@ def test_the_embedded_dataset_is_valid_and_has_both_splits_without_a_shared_text
     contexts = {}
     for split in ("train", "validation"):
         assert has_split("synthetic", split)
-        examples = list(read_examples(read_rows("synthetic", split), "error", [], most=500))
+        examples = list(read_examples(read_rows("synthetic", split), "error", [], max_examples=500))
         assert len(examples) == 500 <= EMBEDDED_SIZES[split]
         contexts[split] = {item["context"] for item in examples}
     assert not contexts["train"] & contexts["validation"]
@@ -65,7 +60,7 @@ def test_reading_stops_at_the_wanted_number_and_leaves_out_what_is_not_wanted():
             seen.append(number)
             yield f"row {number}", row(id=number)
 
-    examples = list(read_examples(rows(), "error", [], keep=lambda item: int(item["id"]) % 2 == 1, most=3))
+    examples = list(read_examples(rows(), "error", [], keep=lambda item: int(item["id"]) % 2 == 1, max_examples=3))
     assert [item["id"] for item in examples] == ["1", "3", "5"]
     assert len(seen) <= 7
 
@@ -200,7 +195,12 @@ def test_a_hub_name_without_a_network_is_one_error_with_the_way_out(name, use, m
     with pytest.raises(InputError) as caught:
         use(name, "train")
     assert len(caught.value.problems) == 1
-    for words in (f"dataset '{name}'", "OfflineModeIsEnabled", "--data.dataset FILE", "`make quickstart`"):
+    for words in (
+        f"dataset '{name}'",
+        "OfflineModeIsEnabled",
+        "--data.dataset FILE",
+        "`qa-lightning train --config quickstart`",
+    ):
         assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder
-from qa_lightning.decoding.logits import FeatureLogits, complete_rows, join_windows
+from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits, complete_rows, join_windows
 from qa_lightning.decoding.predictions import Predictions, Rows
 from qa_lightning.decoding.spans import WindowLogits, decode_spans
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
-from tests.conftest import small_tokenizer
 from tests.helpers.data import make_rows
 from tests.helpers.decoding import predict
+from tests.helpers.models import small_tokenizer
 
 
 @cache

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from qa_lightning.decoding import spans
 from qa_lightning.decoding.spans import Scaling, WindowLogits, decode_spans
+from tests.helpers.decoding import random_windows
 
 PLAIN = Scaling()
 
@@ -115,26 +116,6 @@ def test_temperatures_that_are_none_are_refused(broken: float) -> None:
     for scaling in (Scaling(temperature=broken), Scaling(temperatures=(1.0, broken))):
         with pytest.raises(ValueError, match="temperatures must be finite and above 0"):
             decode_spans(random_windows(0, 1), scaling=scaling)
-
-
-def random_windows(seed: int, examples: int, scale: float = 1.0) -> WindowLogits:
-    """Contexts cut into overlapping windows of at most 40 tokens, as features are."""
-    random = np.random.default_rng(seed)
-    example, length, char_start = [], [], []
-    for number in range(examples):
-        tokens, begin = int(random.integers(5, 90)), 0
-        while True:
-            example.append(number)
-            length.append(min(40, tokens - begin))
-            char_start.append(np.arange(begin, begin + length[-1]) * 6)
-            if begin + 40 >= tokens:
-                break
-            begin += 25
-    starts = np.concatenate(char_start)
-    start, end = random.normal(size=(2, len(starts))) * scale
-    return WindowLogits(
-        np.array(example), np.array(length), start, end, starts, starts + 5, random.normal(size=len(example))
-    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 12.0])

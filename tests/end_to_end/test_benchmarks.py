@@ -6,19 +6,19 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qa_lightning.decoding.logits import FeatureLogits
+from qa_lightning.decoding.decoder import FeatureLogits
 from qa_lightning.decoding.predictions import Rows
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
 from tests.helpers.data import make_rows
 from tests.helpers.decoding import predict
+from tests.helpers.paths import ROOT
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_benchmark_prints_a_table_with_ratios(tmp_path, tokenizer, script, fla
     data.write_text(json.dumps(make_rows(120)))
     pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     vocab.write_text("".join(f"{piece}\n" for piece, _ in pieces))
-    command = [sys.executable, str(FOLDER / f"{script}.py"), "--data", str(data), "--vocab", str(vocab)]
+    command = [sys.executable, str(FOLDER / f"bench_{script}.py"), "--data", str(data), "--vocab", str(vocab)]
     command += ["--questions", "8" if script == "training" else "120", "--rounds", "1", "--only", *variants]
     ended = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

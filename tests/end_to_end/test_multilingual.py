@@ -12,9 +12,10 @@ from transformers import BertForQuestionAnswering, PreTrainedTokenizerFast
 from qa_lightning import Reader, SquadMetric
 from qa_lightning.checks.report import check_source
 from qa_lightning.features.windows import WindowSettings
-from qa_lightning.metrics.squad import answer_scores, normalize_answer
-from tests.conftest import small_config
+from qa_lightning.metrics.squad import Scoring, answer_scores, normalize_answer
+from qa_lightning.models.loading import load_tokenizer
 from tests.helpers import commands
+from tests.helpers.models import small_config
 
 # language -> script, and pairs of a context's beginning, answer and end; the question that asks for the answer
 SENTENCES = {
@@ -75,7 +76,7 @@ def byte_model(tmp_path_factory) -> str:
 def test_a_language_passes_the_check_trains_and_scores(tmp_path, byte_model, language, capsys) -> None:
     script, (_, answer, _), question = SENTENCES[language]
     path = write_articles(tmp_path / f"xquad.{language}.json", language, 24)
-    report = check_source(path, model=byte_model, settings=WindowSettings(400, 60, 150))
+    report = check_source(path, tokenizer=load_tokenizer(byte_model), settings=WindowSettings(400, 60, 150))
     assert report.errors == 0
     assert report.facts["scripts"] == {script: 24}
     assert report.facts["languages"] == {language: 24}
@@ -96,9 +97,9 @@ def test_a_language_passes_the_check_trains_and_scores(tmp_path, byte_model, lan
 
 def test_ideographs_are_counted_one_by_one_when_asked() -> None:
     assert answer_scores("北京", ["北京市"]) == (0, 0.0)
-    exact, f1 = answer_scores("北京", ["北京市"], mixed_script=True)
+    exact, f1 = answer_scores("北京", ["北京市"], Scoring(mixed_script=True))
     assert (exact, round(f1, 6)) == (0, 0.8)
-    assert answer_scores("《北京》，2008年", ["北京 2008年"], mixed_script=True) == (1, 1.0)
+    assert answer_scores("《北京》，2008年", ["北京 2008年"], Scoring(mixed_script=True)) == (1, 1.0)
     assert normalize_answer("在Wien的北京", mixed_script=True) == "在 wien 的 北 京"
     assert normalize_answer("The Baker's, «Wien»!") == "bakers «wien»"
     assert normalize_answer("The Baker's, «Wien»!", mixed_script=True) == "bakers wien"
@@ -115,5 +116,5 @@ def test_it_is_off_by_default_and_reaches_the_metric_by_flag(tmp_path, capsys) -
     assert "f1             90.0000" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         commands.evaluate([*given, "--mixed-script", "--official"])
-    assert "knows no --mixed-script" in capsys.readouterr().err
-    assert SquadMetric().mixed_script is False
+    assert "knows no --mixed_script" in capsys.readouterr().err
+    assert SquadMetric().scoring.mixed_script is False

@@ -15,8 +15,9 @@ import torch
 
 from qa_lightning import SquadDataModule
 from tests.helpers.data import make_rows, mixed_rows, write_json
+from tests.helpers.paths import ROOT
 
-SCRIPT = Path(__file__).parents[1] / "helpers" / "several_processes.py"
+SCRIPT = ROOT / "tests" / "helpers" / "several_processes.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
 
 
@@ -120,7 +121,7 @@ def test_a_loss_that_is_no_number_on_one_process_ends_all_with_its_questions(tmp
 @pytest.mark.slow
 def test_bad_data_is_one_error_on_two_processes(tmp_path, model_folder) -> None:
     data = write_json(tmp_path / "data.json", [make_rows(1)[0] | {"question": " "}])
-    script = Path(__file__).parents[2] / "scripts" / "train.py"
+    script = ROOT / "scripts" / "train.py"
     words = ["--data.dataset", data, "--model.model_name", model_folder, "--trainer.accelerator", "cpu"]
     words += ["--trainer.devices", "2", "--data.max_length", "48", "--data.doc_stride", "12"]
     ended = subprocess.run(

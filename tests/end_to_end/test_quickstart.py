@@ -16,8 +16,8 @@ from qa_lightning.data.sources import EMBEDDED_SIZES
 from qa_lightning.data.synthetic import generate_examples
 from qa_lightning.metrics.squad import SquadMetric
 from tests.helpers import commands
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -63,8 +63,9 @@ def test_without_the_question_the_model_only_guesses(quickstart) -> None:
 def test_the_printed_command_answers_its_question(quickstart, capsys) -> None:
     (line,) = (line for line in quickstart[1].splitlines() if line.startswith("ask it:"))
     words = shlex.split(line.removeprefix("ask it:"))
-    assert words[1] == "scripts/predict.py"
-    assert commands.predict([*words[2:], "--json"]) == 0
+    program = words.index("predict")
+    assert words[:program] == ["qa-lightning"] or words[1:program] == ["-m", "qa_lightning"]
+    assert commands.predict([*words[program + 1 :], "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     context = words[words.index("--context") + 1]
     assert context[answer["start"] : answer["end"]] == answer["answer"]

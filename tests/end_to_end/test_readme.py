@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
+import subprocess
+import sys
+from functools import cache
 
 import pytest
 import yaml
 
 import qa_lightning
+from qa_lightning.cli.main import COMMANDS as COMMANDS_THAT_EXIST
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
-COMMANDS = [
-    words
-    for language, block in BLOCKS
-    if language == "bash"
-    for line in block.replace("\\\n", " ").splitlines()
-    if (words := shlex.split(line, comments=True))
-]
+
+
+def commands_of(page: str) -> list[list[str]]:
+    """The words of each command in the page's blocks of shell."""
+    return [
+        words
+        for language, block in re.findall(r"```(\w+)\n(.*?)```", page, flags=re.S)
+        if language == "bash"
+        for line in block.replace("\\\n", " ").splitlines()
+        if (words := shlex.split(line, comments=True))
+    ]
+
+
+@cache
+def run_help(command: str) -> str:
+    """What ``--help`` of a command shows."""
+    words = [sys.executable, "-m", "qa_lightning", command, "--help"]
+    return subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+COMMANDS = commands_of(README)
 
 
 def test_the_first_screen_trains_and_tests() -> None:
@@ -32,12 +49,17 @@ def test_the_first_screen_trains_and_tests() -> None:
     assert re.search(r"^quickstart:.*\n\t.*scripts/train.py --config configs/quickstart.yaml$", makefile, flags=re.M)
     assert re.search(r"^test:.*\n\t.*python -m pytest\b", makefile, flags=re.M)
     ci = (ROOT / ".ci" / "run").read_text()
-    assert "make test\n" in ci
+    assert re.search(r"^make test\b", ci, flags=re.M)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c[:2] == ["python", "scripts/train.py"]], ids=shlex.join)
-def test_training_commands_are_understood(command, capsys) -> None:
-    arguments = [word for word in command[2:] if word not in ("--ckpt_path", "last")]
+TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+TABLE = [shlex.split(text)[1:] for text in re.findall(r"`(qa-lightning [a-z][^`]*)`", README + TRAINING)]
+TRAIN = [words[1:] for words in [*TABLE, *(c[1:] for c in commands_of(TRAINING))] if words and words[0] == "train"]
+
+
+@pytest.mark.parametrize("flags", TRAIN, ids=shlex.join)
+def test_training_commands_are_understood(flags, capsys) -> None:
+    arguments = [word for word in flags if word not in ("--ckpt_path", "last", "--help")]
     with pytest.raises(SystemExit) as caught:
         commands.train([*arguments, "--print_config"])
     assert caught.value.code == 0
@@ -48,6 +70,14 @@ def test_training_commands_are_understood(command, capsys) -> None:
             assert str(config[group][name]) == str(yaml.safe_load(value)) or float(config[group][name]) == float(value)
 
 
+@pytest.mark.parametrize("words", TABLE, ids=shlex.join)
+def test_commands_and_flags_that_it_names_exist(words) -> None:
+    assert words[0] in COMMANDS_THAT_EXIST
+    if words[0] != "train":
+        shown = run_help(words[0])
+        assert [word for word in words if word.startswith("--") and word not in shown] == []
+
+
 def test_scripts_configs_and_pictures_that_it_names_exist() -> None:
     named = set(re.findall(r"(?:scripts|configs|docs)/[\w.]+\.(?:py|yaml|png|md)", README))
     assert len(named) >= 5
@@ -56,11 +86,11 @@ def test_scripts_configs_and_pictures_that_it_names_exist() -> None:
 
 def test_the_fault_table_names_tests_that_exist() -> None:
     table = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", table))
     assert len(named) > 12
     assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
-    assert all((ROOT / "tests" / name).is_file() for name in re.findall(r"`(\w+\.py)`", table))
+    assert all([*(ROOT / "tests").rglob(name)] for name in re.findall(r"`(\w+\.py)`", table))
 
 
 def test_the_python_blocks_run(tmp_path, monkeypatch, model_folder) -> None:

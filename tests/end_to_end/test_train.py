@@ -22,18 +22,8 @@ from qa_lightning.runs.checkpoints import Beginning, find_beginning
 from qa_lightning.training.run import default_precision
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
-
-ROOT = Path(__file__).parents[2]
-
-
-def flags(folder: Path, model: str, train: str, validation: str) -> list[str]:
-    return [
-        *("--data.dataset", train, "--data.validation", validation, "--model.model_name", model),
-        *("--data.max_length", "48", "--data.doc_stride", "12", "--data.max_question_length", "12"),
-        *("--data.batch_size", "8", "--model.learning_rate", "2e-3", "--trainer.max_epochs", "3"),
-        *("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "2"),
-        *("--trainer.default_root_dir", str(folder)),
-    ]
+from tests.helpers.paths import ROOT
+from tests.helpers.training import AVERAGED, train_flags
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +37,7 @@ def run(tmp_path_factory, model_folder):
     validation = write_json(folder / "validation.json", make_rows(25, long=3))
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        assert commands.train([*flags(folder, model_folder, train, validation), "--validate_first", "true"]) == 0
+        assert commands.train([*train_flags(folder, model_folder, train, validation), "--validate_first", "true"]) == 0
     return folder, validation, output.getvalue()
 
 
@@ -86,7 +76,7 @@ def test_one_line_an_epoch_and_how_to_go_on_are_printed(run) -> None:
         assert re.fullmatch(rf"epoch {place}/3 +{scores}  train loss {number}  {speed}  \d+:\d\d", line), line
     assert any("60 questions" in line and "windows" in line for line in lines)
     assert any("1 devices x 8 windows x 1 accumulated = 8 windows a step" in line for line in lines)
-    assert any(line.startswith("ask it:") and "scripts/predict.py" in line for line in lines)
+    assert any(line.startswith("ask it:") and " predict --model " in line for line in lines)
 
 
 def curves(folder: Path) -> EventAccumulator:
@@ -201,7 +191,7 @@ def test_the_reader_answers_many_questions_as_one_by_one(run) -> None:
 
 def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, model_folder, capsys) -> None:
     data = write_json(tmp_path / "v2.json", make_rows(60, unanswerable=20))
-    assert commands.train([*flags(tmp_path, model_folder, data, data), "--trainer.max_epochs", "1"]) == 0
+    assert commands.train([*train_flags(tmp_path, model_folder, data, data), "--trainer.max_epochs", "1"]) == 0
     model = tmp_path / "lightning_logs" / "version_0" / "model"
     settings = json.loads((model / "config.json").read_text())["qa_lightning"]
     assert settings["version_2"] is True
@@ -225,12 +215,9 @@ def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, mod
     assert f"threshold and temperature were fitted to {data} itself" in out
 
 
-AVERAGED = ("--ema_decay", "0.9")
-
-
 def test_averaged_weights_are_what_is_validated_and_written(tmp_path, model_folder) -> None:
     data = write_json(tmp_path / "train.json", make_rows(40))
-    assert commands.train([*flags(tmp_path, model_folder, data, data), *AVERAGED]) == 0
+    assert commands.train([*train_flags(tmp_path, model_folder, data, data), *AVERAGED]) == 0
     folder = tmp_path / "lightning_logs" / "version_0"
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     for name, weight in load_file(folder / "model" / "model.safetensors").items():
@@ -241,7 +228,7 @@ def test_averaged_weights_are_what_is_validated_and_written(tmp_path, model_fold
 def test_averages_of_position_numbers_are_refused(tmp_path, model_folder) -> None:
     """Lightning's default: 0.9 * n + 0.1 * n, made an integer again, is now and then n - 1."""
     data = write_json(tmp_path / "train.json", make_rows(40))
-    given = [*flags(tmp_path, model_folder, data, data), "--trainer.callbacks+", "EMAWeightAveraging"]
+    given = [*train_flags(tmp_path, model_folder, data, data), "--trainer.callbacks+", "EMAWeightAveraging"]
     with pytest.raises(InputError, match=r"EMAWeightAveraging averages buffers .*; pass --ema_decay in its place"):
         commands.train(given)
     assert commands.train([*given, "--trainer.callbacks.use_buffers", "false", "--trainer.max_epochs", "1"]) == 0
@@ -251,14 +238,14 @@ def test_averages_of_position_numbers_are_refused(tmp_path, model_folder) -> Non
 def test_a_decay_that_is_none_is_refused(tmp_path, model_folder, decay) -> None:
     data = write_json(tmp_path / "train.json", make_rows(10))
     with pytest.raises(InputError, match=rf"--ema_decay is {float(decay)}; it lies between 0 and 1"):
-        commands.train([*flags(tmp_path, model_folder, data, data), "--ema_decay", decay])
+        commands.train([*train_flags(tmp_path, model_folder, data, data), "--ema_decay", decay])
 
 
 def test_the_best_checkpoint_of_version_2_data_is_that_of_the_best_threshold(tmp_path, model_folder, capsys) -> None:
     """A threshold that nothing passes makes F1 the same in all epochs; what can be got out of the model is not."""
     data = write_json(tmp_path / "v2.json", make_rows(40, unanswerable=20))
     never = ("--model.null_score_diff_threshold", "-1000000", "--trainer.max_epochs", "6")
-    assert commands.train([*flags(tmp_path, model_folder, data, data), *never]) == 0
+    assert commands.train([*train_flags(tmp_path, model_folder, data, data), *never]) == 0
     folder = tmp_path / "lightning_logs" / "version_0"
     events = curves(folder)
     best = events.Scalars("val/best_f1")
@@ -274,7 +261,7 @@ def test_the_best_checkpoint_of_version_2_data_is_that_of_the_best_threshold(tmp
     ("arguments", "words"),
     [
         (["--data.dataset", "nothing.json"], ["--data.dataset nothing.json: no such file"]),
-        (["--model.model_name", "nobody/no-such-model"], ["'nobody/no-such-model'", "make quickstart"]),
+        (["--model.model_name", "nobody/no-such-model"], ["'nobody/no-such-model'", "train --config quickstart"]),
         (["--ckpt_path", "gone.ckpt"], ["--ckpt_path gone.ckpt: no such file"]),
         (["--ckpt_path", "last"], ["--ckpt_path last: there is no run in"]),
         (["--data.max_length", "256"], ["--data.max_length 256 is more than the 128 positions", "128 or less"]),
@@ -417,14 +404,14 @@ def test_a_compiler_that_is_missing_is_named_with_the_flag(tmp_path, model_folde
     monkeypatch.setattr("qa_lightning.training.module.COMPILE_OPTIONS", {"backend": without_compiler})
     train = write_json(tmp_path / "train.json", make_rows(10))
     with pytest.raises(InputError, match=r"^--model.compile true: .*no C\+\+ compiler found.*leave the flag out"):
-        commands.train([*flags(tmp_path, model_folder, train, train), "--model.compile", "true"])
+        commands.train([*train_flags(tmp_path, model_folder, train, train), "--model.compile", "true"])
 
 
 def test_compiled_runs_export_plain_names(tmp_path, model_folder, monkeypatch) -> None:
     torch._dynamo.reset()
     monkeypatch.setattr("qa_lightning.training.module.COMPILE_OPTIONS", {"backend": "eager"})
     train = write_json(tmp_path / "train.json", make_rows(40, long=4))
-    assert commands.train([*flags(tmp_path, model_folder, train, train), "--model.compile", "true"]) == 0
+    assert commands.train([*train_flags(tmp_path, model_folder, train, train), "--model.compile", "true"]) == 0
     folder = tmp_path / "lightning_logs" / "version_0"
     assert (
         load_file(folder / "model" / "model.safetensors").keys()
@@ -448,7 +435,7 @@ def test_running_out_of_memory_names_the_flags_that_help_with_values(
     monkeypatch.setattr(QALightningModule, "training_step", fail)
     train = write_json(tmp_path / "train.json", make_rows(20))
     with pytest.raises(InputError) as caught:
-        commands.train([*flags(tmp_path, model_folder, train, train), "--trainer.accumulate_grad_batches", "3"])
+        commands.train([*train_flags(tmp_path, model_folder, train, train), "--trainer.accumulate_grad_batches", "3"])
     text = str(caught.value)
     assert "out of memory at step 0 with --data.batch_size 8, --data.max_length 48" in text
     assert "--data.batch_size 4 --trainer.accumulate_grad_batches 6" in text
@@ -463,7 +450,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, model_folder,
     monkeypatch.setattr(QALightningModule, "training_step", fail)
     train = write_json(tmp_path / "train.json", make_rows(20))
     with pytest.raises(RuntimeError, match="something else"):
-        commands.train(flags(tmp_path, model_folder, train, train))
+        commands.train(train_flags(tmp_path, model_folder, train, train))
 
 
 def test_a_tokenizer_that_knows_more_than_its_model_is_refused_before_data_is_read(tmp_path, model_folder) -> None:
@@ -476,13 +463,13 @@ def test_a_tokenizer_that_knows_more_than_its_model_is_refused_before_data_is_re
     with pytest.raises(
         InputError, match=r"^--model.model_name: .* they do not belong together.*resize_token_embeddings"
     ):
-        commands.train(flags(tmp_path, str(folder), train, train))
+        commands.train(train_flags(tmp_path, str(folder), train, train))
 
 
 def test_lines_come_when_they_are_said_into_a_pipe_too(tmp_path, model_folder) -> None:
     train = write_json(tmp_path / "train.json", make_rows(16))
     script = ROOT / "scripts" / "train.py"
-    words = [sys.executable, str(script), *flags(tmp_path, model_folder, train, train)]
+    words = [sys.executable, str(script), *train_flags(tmp_path, model_folder, train, train)]
     with subprocess.Popen([*words, "--trainer.max_epochs", "100000"], stdout=subprocess.PIPE, text=True) as process:
         assert any(line.startswith("epoch 1/") for line in process.stdout)
         last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"

@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import commands
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.S)
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     words = shlex.split(command)
-    assert words[0] == "python"
+    assert words[0] == "qa-lightning"
     return subprocess.run(
-        [sys.executable, *words[1:]],
+        [sys.executable, "-m", "qa_lightning", *words[1:]],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
         capture_output=True,
         text=True,
         check=False,
@@ -34,7 +34,6 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_from_a_table_of_ten_questions_to_an_answered_one(tmp_path) -> None:
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
     (table,) = (block for language, block in BLOCKS if language == "csv")
     (tmp_path / "questions.csv").write_text(table, encoding="utf-8")
     check, train, ask, _ = (block.strip() for language, block in BLOCKS if language == "bash")

@@ -20,10 +20,10 @@ from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings
-from tests.conftest import small_config
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import FAMILIES, save
+from tests.helpers.models import small_config
 
 SETTINGS = AnswerSettings(max_length=64, doc_stride=16, max_question_length=16, max_answer_length=8)
 ROWS = make_rows(24, long=4)
@@ -345,7 +345,7 @@ def test_flags_that_say_too_little_or_too_much(capsys, no_export, models) -> Non
     for flag, needed in (("quantize", "format"), ("output", "format"), ("columns.id", "data")):
         assert f"--{flag} is of no use without --{needed}; add that, or leave it out" in said
     said = refused(capsys, *model, "--format", "onnx", "--max-f1-drop", "0", "--dry-run", "--private")
-    for flag, needed in (("max-f1-drop", "quantize"), ("private", "push-to-hub"), ("dry-run", "push-to-hub")):
+    for flag, needed in (("max_f1_drop", "quantize"), ("private", "push_to_hub"), ("dry_run", "push_to_hub")):
         assert f"--{flag} is of no use without --{needed}" in said
     quantize = (*model, "--format", "onnx", "--quantize", "int8")
     assert "--quantize int8 needs --data FILE" in refused(capsys, *quantize)
@@ -371,7 +371,7 @@ def test_models_that_cannot_be_exported(tmp_path, monkeypatch, capsys, models, e
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_onnx_runtime_the_cure_is_named(tmp_path, monkeypatch, exports) -> None:
+def test_without_onnx_runtime_the_fix_is_named(tmp_path, monkeypatch, exports) -> None:
     real = builtins.__import__
 
     def without(name, *rest):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import inspect
 
 import numpy as np
@@ -11,6 +12,7 @@ from qa_lightning import SquadDataModule
 from qa_lightning.features.batching import EvaluationSampler, FeatureDataset, PaddingCollator, TrainingSampler
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
+from tests.helpers.windows import GOLD, windows_gold
 
 
 def lengths(count: int, seed: int = 0) -> np.ndarray:
@@ -212,3 +214,30 @@ def test_real_tokens_are_nearly_all_that_is_computed_on_squad(tokenizer, shared_
     with capsys.disabled():
         print("\nreal tokens:", ", ".join(f"{name} {1 - share:.1%}" for name, share in shares.items()))
     assert max(shares.values()) <= 0.03
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_batches_hold_labels_only_where_some_window_has_several(tokenizer, side: str) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = side
+    contexts = ["Anna lives in Oslo.", "Ben works in Rome at the bakery " * 6, "Who?"]
+    spans = [(14, 18), (0, 3), None]
+    others = [[(11, 18), (14, 18), (14, 19)], [(4, 9)], []]
+    batch = Windower(tokenizer, WindowSettings(40, 8, 12))(["Who?"] * 3, contexts, spans, others=others)
+    store = FeatureStore.of_batch(batch)
+    dataset, collate = FeatureDataset(store, [], False), PaddingCollator(tokenizer)
+    gold = windows_gold(store)
+    assert {len(own) for own in gold} == {0, 2, 3}
+    together = collate([dataset[index] for index in range(len(dataset))])
+    assert together["gold_start"].shape == together["gold_end"].shape == (len(dataset), 3)
+    assert together["gold_start"].dtype == together["gold_end"].dtype == torch.int64
+    for row, own in enumerate(gold):
+        shift = int(together["cls"][row] - store.windows[row]["cls"])
+        assert shift == (0 if side == "right" else together["input_ids"].shape[1] - store.windows[row]["length"])
+        own = own or [(store.windows[row]["cls"],) * 2]
+        padded = [(first + shift, last + shift) for first, last in own] + [(-1, -1)] * (3 - len(own))
+        assert (
+            list(zip(together["gold_start"][row].tolist(), together["gold_end"][row].tolist(), strict=True)) == padded
+        )
+    single = [dataset[row] for row, own in enumerate(gold) if len(own) < 2]
+    assert not set(collate(single)) & set(GOLD)

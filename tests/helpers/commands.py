@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from qa_lightning.cli.check_data import check_data
-from qa_lightning.cli.console import run_command
-from qa_lightning.cli.evaluate import evaluate, evaluate_main
+from qa_lightning.cli.console import quiet_libraries, run_command
+from qa_lightning.cli.evaluate import evaluate
 from qa_lightning.cli.export import export
+from qa_lightning.cli.main import run
 from qa_lightning.cli.predict import predict
 from qa_lightning.cli.train import train
 
-__all__ = ["check_data", "evaluate", "evaluate_main", "export", "predict", "run_command", "train"]
+__all__ = ["check_data", "evaluate", "export", "predict", "quiet_libraries", "run", "run_command", "train"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,12 @@ FAMILIES = {
         "<|endoftext|> Q <|endoftext|> C",
     ),
 }
+
+
+@cache
+def tokenizer_of(name: str) -> Any:
+    """The tokenizer of a family, made once: not to be changed."""
+    return FAMILIES[name].tokenizer()
 
 
 def save(family: Family, folder: Path) -> str:

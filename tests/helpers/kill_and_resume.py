@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parents[2]))  # where tests are
 
 import torch
@@ -29,11 +30,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import BertForQuestionAnswering
 
 from qa_lightning.training import evaluate as scoring
-from tests.conftest import small_config, small_tokenizer
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.models import small_config, small_tokenizer
+from tests.helpers.paths import ROOT
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+SCRIPT = ROOT / "scripts" / "train.py"
 MEASURED = ("features_per_second", "tokens_per_second", "utilization")  # differ from run to run
 
 

@@ -16,8 +16,9 @@ import pytest
 from qa_lightning import QuestionAnsweringPipeline
 from qa_lightning.models.load_errors import quiet_transformers
 from tests.helpers import v4_calls, v4_cases, v4_models
+from tests.helpers.paths import ROOT
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "v4_pipeline.json.gz"
+GOLDEN = ROOT / "tests" / "golden" / "v4_pipeline.json.gz"
 OLD_PYTHON = "QA_LIGHTNING_V4_PYTHON"
 Answer = Callable[..., v4_calls.Outcome]
 

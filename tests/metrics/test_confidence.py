@@ -16,12 +16,13 @@ from qa_lightning.errors import InputError
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Judged, fit_confidence, fitted_lines
 from qa_lightning.metrics.outcomes import Outcomes, judge
+from qa_lightning.metrics.squad import Scoring
 from qa_lightning.metrics.thresholds import split_by_article
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.threshold_file import read_threshold_file
-from tests.decoding.test_spans import random_windows
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.decoding import random_windows
 
 GRID = Scaling(temperatures=tuple(TEMPERATURES))
 
@@ -87,7 +88,7 @@ def judged_texts(rows: list[dict], mixed_script: bool = False) -> Outcomes:
     windows = WindowLogits(each, np.ones_like(each), *np.zeros((2, len(rows))), 0 * each, lengths, -1.0 - each)
     spans = decode_spans(windows, 1, 30, GRID)
     made = [{"id": f"q{number}", "question": "?", "title": None} | row for number, row in enumerate(rows)]
-    return judge(Predictions(Rows(made), each, spans, True), mixed_script=mixed_script)
+    return judge(Predictions(Rows(made), each, spans, True), Scoring(True, mixed_script))
 
 
 def test_an_article_is_its_title_and_without_one_its_context() -> None:
@@ -279,7 +280,7 @@ def test_predict_takes_a_threshold_file_for_one_question_and_for_a_file(evaluate
     with pytest.raises(InputError, match=r"--threshold-file None, then "):
         commands.predict(["--model", model, *questions])
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(InputError, match=r"--threshold-file .*bad.json: not a file that"):
+    with pytest.raises(InputError, match=r"--threshold_file .*bad.json: not a file that"):
         commands.predict(["--model", model, "--threshold-file", str(tmp_path / "bad.json"), *questions])
 
 
@@ -298,15 +299,15 @@ _FITTED = {"null_score_diff_threshold": 1, "version_2": True, "model": "", "weig
 )
 def test_a_threshold_file_that_is_none_is_refused(tmp_path: Path, model_folder, content: str) -> None:
     (tmp_path / "file.json").write_text(content)
-    with pytest.raises(InputError, match=r"--threshold-file .*file.json"):
+    with pytest.raises(InputError, match=r"--threshold_file .*file.json"):
         read_threshold_file(tmp_path / "file.json", model_folder)
-    with pytest.raises(InputError, match=r"--threshold-file .*nowhere.json"):
+    with pytest.raises(InputError, match=r"--threshold_file .*nowhere.json"):
         read_threshold_file(tmp_path / "nowhere.json", model_folder)
 
 
 def test_an_onnx_export_is_scored_by_the_answers_that_it_gives(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     with pytest.raises(
-        InputError, match=r"is an ONNX export.*scripts/predict.py --model .* --predictions answers.jsonl"
+        InputError, match=r"is an ONNX export.*`qa-lightning predict --model .* --predictions answers.jsonl"
     ):
         commands.evaluate(["--model", str(tmp_path), "--data", "questions.json"])

@@ -7,7 +7,6 @@ import re
 import string
 from datetime import timedelta
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +15,9 @@ from hypothesis import strategies as st
 
 from qa_lightning.data.examples import read_examples
 from qa_lightning.data.sources import read_rows
-from qa_lightning.metrics.squad import SquadMetric, answer_scores, normalize_answer, squad_f1
+from qa_lightning.metrics.squad import Scoring, SquadMetric, answer_scores, normalize_answer, squad_f1
+from tests.helpers.paths import SHARED, needs_data
 
-SHARED = Path(os.environ.get("QA_LIGHTNING_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside this checkout")
 PUBLISHED = [
     pytest.param("v1.1-bert-ensemble.json", False, marks=needs_data, id="v1.1"),
     pytest.param("v2.0-bert-single.json", True, marks=needs_data, id="v2.0"),
@@ -165,7 +163,7 @@ def test_f1_counts_repeated_words_and_the_versions_differ_in_empty_texts(predict
     ],
 )
 def test_one_answer_scores_its_best_gold_answer(prediction, golds, version_2, expected):
-    assert answer_scores(prediction, golds, version_2) == pytest.approx(expected, **EXACTLY)
+    assert answer_scores(prediction, golds, Scoring(version_2)) == pytest.approx(expected, **EXACTLY)
 
 
 # --- against the rules written a second time ---
@@ -345,7 +343,7 @@ def test_missing_ids_are_an_error_that_counts_and_names_them_and_changes_nothing
     assert metric.compute() == {"exact_match": 100.0, "f1": 100.0}
 
 
-def test_v11_without_a_gold_answer_is_an_error_that_names_the_cure_and_changes_nothing():
+def test_v11_without_a_gold_answer_is_an_error_that_names_the_fix_and_changes_nothing():
     metric = SquadMetric()
     metric.update(*as_batch([("x", ["x"])]))
     with pytest.raises(ValueError, match="version_2=True"):

@@ -6,17 +6,17 @@ import itertools
 import json
 import math
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qa_lightning.metrics.squad import answer_scores
+from qa_lightning.metrics.squad import Scoring, answer_scores
 from qa_lightning.metrics.thresholds import best_threshold, score_at, split_by_article, squad_v2_metrics, tuned
+from tests.helpers.paths import ROOT
 
-GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden" / "squad_v2_metrics.json.gz").read_bytes()))
+GOLDEN = json.loads(gzip.decompress((ROOT / "tests" / "golden" / "squad_v2_metrics.json.gz").read_bytes()))
 EXACTLY = {"abs": 1e-9, "rel": 0}
 
 odds_values = st.one_of(
@@ -52,7 +52,10 @@ def all_thresholds(odds):
 @pytest.mark.parametrize("case", range(len(GOLDEN["made"])))
 def test_metrics_are_squad_metrics_for_made_questions(case):
     case = GOLDEN["made"][case]
-    scores = [answer_scores(text, gold, True) for text, gold in zip(case["texts"], case["golds"], strict=True)]
+    scores = [
+        answer_scores(text, gold, Scoring(version_2=True))
+        for text, gold in zip(case["texts"], case["golds"], strict=True)
+    ]
     exact, f1 = zip(*scores, strict=True)
     assert list(exact) == case["raw"]["exact"]
     assert list(f1) == pytest.approx(case["raw"]["f1"], **EXACTLY)
@@ -85,7 +88,9 @@ def test_metrics_of_the_published_predictions(shared_data):
     articles = json.loads((shared_data / "squad" / "dev-v2.0.json").read_text())["data"]
     rows = [qa for article in articles for part in article["paragraphs"] for qa in part["qas"]]
     titles = [article["title"] for article in articles for part in article["paragraphs"] for _ in part["qas"]]
-    scores = [answer_scores(texts[qa["id"]], [each["text"] for each in qa["answers"]], True) for qa in rows]
+    scores = [
+        answer_scores(texts[qa["id"]], [each["text"] for each in qa["answers"]], Scoring(version_2=True)) for qa in rows
+    ]
     exact, f1 = (np.array(column, float) for column in zip(*scores, strict=True))
     has = np.array([bool(qa["answers"]) for qa in rows])
     empty = np.array([not texts[qa["id"]] for qa in rows])

@@ -12,8 +12,8 @@ from qa_lightning.data.synthetic import generate_examples
 from qa_lightning.errors import InputError
 from qa_lightning.models.loading import load_model, load_tokenizer, max_positions
 from qa_lightning.models.tiny import create_tiny_model
-from tests.conftest import small_config
 from tests.helpers.families import FAMILIES, save
+from tests.helpers.models import small_config
 
 
 def _digests(folder: Path, results) -> None:

@@ -25,10 +25,11 @@ from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.models.loading import load_model
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO, read_beginning
 from qa_lightning.training import run as training
-from tests.end_to_end.test_train import flags
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import curves
+from tests.helpers.paths import ROOT
+from tests.helpers.training import train_flags
 
 
 def save(path: Path, value: float, size: int = 1000) -> None:
@@ -146,7 +147,7 @@ def test_a_run_whose_checkpoints_cannot_be_written_goes_on_and_says_so(tmp_path,
 
     monkeypatch.setattr("qa_lightning.runs.checkpoints._write", full)
     train = write_json(tmp_path / "train.json", make_rows(20))
-    assert commands.train([*flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]) == 0
+    assert commands.train([*train_flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]) == 0
     printed = capsys.readouterr().out
     assert "best.ckpt could not be written, there is none before it and training goes on" in printed
     assert "No space left on device" in printed
@@ -158,7 +159,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(tm
     train = write_json(tmp_path / "train.json", make_rows(20))
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"runs go to .*, where nothing can be written .* --trainer.default_root_dir"):
-        commands.train(flags(tmp_path / "file", model_folder, train, train))
+        commands.train(train_flags(tmp_path / "file", model_folder, train, train))
 
 
 def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_folder, capsys, monkeypatch) -> None:
@@ -168,7 +169,7 @@ def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_fold
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("no right to mount a small disk")
     train = write_json(tmp_path / "train.json", make_rows(20))
-    arguments = [*flags(disk, model_folder, train, train), "--trainer.log_every_n_steps", "1"]
+    arguments = [*train_flags(disk, model_folder, train, train), "--trainer.log_every_n_steps", "1"]
 
     class Fill(Callback):
         def on_train_epoch_start(self, trainer, pl_module) -> None:
@@ -216,7 +217,7 @@ def test_a_checkpoint_that_could_not_be_written_is_not_called_saved(
     train = write_json(tmp_path / "train.json", make_rows(80))
     default = training.default_callbacks
     monkeypatch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), Full()])
-    arguments = [*flags(tmp_path, model_folder, train, train), "--save_every_minutes", "0"]
+    arguments = [*train_flags(tmp_path, model_folder, train, train), "--save_every_minutes", "0"]
     with pytest.raises(DivergedError, match=r"at step 4 .*; step 1 is saved in .*last.ckpt; go on with"):
         commands.train(arguments)
     saved = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
@@ -227,8 +228,8 @@ def test_a_checkpoint_that_could_not_be_written_is_not_called_saved(
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130)])
 def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, name: str, status: int) -> None:
     train = write_json(tmp_path / "train.json", make_rows(60))
-    script = Path(__file__).parents[2] / "scripts" / "train.py"
-    command = [sys.executable, str(script), *flags(tmp_path, model_folder, train, train)]
+    script = ROOT / "scripts" / "train.py"
+    command = [sys.executable, str(script), *train_flags(tmp_path, model_folder, train, train)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*command, "--trainer.max_epochs", "100000"], stdout=subprocess.PIPE, text=True, env=environment
@@ -269,7 +270,7 @@ class Evil:
 def finished_run(tmp_path, model_folder, capsys) -> list[str]:
     """The flags of a run that is done."""
     train = write_json(tmp_path / "train.json", make_rows(20))
-    arguments = [*flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]
+    arguments = [*train_flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]
     assert commands.train(arguments) == 0
     capsys.readouterr()
     return arguments

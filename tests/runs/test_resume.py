@@ -24,45 +24,13 @@ from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.errors import InputError
 from qa_lightning.runs.resume import LastCheckpoint
 from qa_lightning.runs.signals import Stop
-from qa_lightning.training import run as training
-from tests.end_to_end.test_train import AVERAGED, flags
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import curves, differences
+from tests.helpers.paths import ROOT
+from tests.helpers.training import AVERAGED, Crash, crash, train_flags
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
-
-
-class CrashError(Exception):
-    """Stands for whatever ends a process: nothing is saved on its account."""
-
-
-class Crash(Callback):
-    """Fails at a moment.
-
-    Args:
-        hook: by which the moment comes.
-        epoch, batch: of it.
-    """
-
-    def __init__(self, hook: str, epoch: int, batch: int) -> None:
-        self.moment = (hook, epoch, batch)
-
-    def _look(self, trainer: Trainer, hook: str, batch: int) -> None:
-        if not trainer.sanity_checking and self.moment == (hook, trainer.current_epoch, batch):
-            raise CrashError
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        self._look(trainer, "step", trainer.fit_loop.epoch_loop.batch_idx)
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self._look(trainer, "batch", batch_idx)
-
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        self._look(trainer, "validation", batch_idx)
-
-    def on_train_epoch_end(self, trainer, pl_module) -> None:
-        self._look(trainer, "epoch", 0)
+SCRIPT = ROOT / "scripts" / "train.py"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +43,7 @@ def data(tmp_path_factory) -> dict[str, str]:
 
 
 def arguments(root: Path, model: str, data: dict[str, str], *more: str) -> list[str]:
-    given = flags(root, model, data["train"], data["validation"])
+    given = train_flags(root, model, data["train"], data["validation"])
     return [*given, "--trainer.max_epochs", "2", "--data.eval_batch_size", "16", "--save_every_minutes", "0", *more]
 
 
@@ -102,14 +70,6 @@ def whole(tmp_path_factory, model_folder, data):
         return done[kind]
 
     return run
-
-
-def crash(monkeypatch, callback: Callback, given: list[str]) -> None:
-    with monkeypatch.context() as patch:
-        default = training.default_callbacks
-        patch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), callback])
-        with pytest.raises(CrashError):
-            commands.train(given)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -387,66 +347,6 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(
     third = subprocess.run(again, capture_output=True, text=True, env=environment, check=False)
     assert third.returncode == 0  # the same job, its run finished: a new one
     assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "version_1"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
-def test_runs_killed_at_random_moments_end_as_whole_ones(devices: int) -> None:
-    script = Path(__file__).parents[1] / "helpers" / "kill_and_resume.py"
-    words = ["--kills", "2", "--devices", str(devices), "--accumulate", "2", "--seed", "5"]
-    ended = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "2 of 2 equal" in ended.stdout
-
-
-class Gradients(Callback):
-    """Keeps the gradients of every step, before they are clipped."""
-
-    def __init__(self) -> None:
-        self.seen: list[torch.Tensor] = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        self.seen.append(torch.cat([parameter.grad.flatten() for parameter in pl_module.parameters()]))
-
-
-def gradients_of(
-    data: dict[str, str], model: str, batch_size: int, accumulated: int, batching: str, tmp_path
-) -> torch.Tensor:
-    """[steps, weights] gradients in an epoch without dropout, with weights that hardly move."""
-    torch.manual_seed(0)
-    sizes = {"max_length": 48, "doc_stride": 12, "max_question_length": 12}
-    datamodule = SquadDataModule(
-        data["train"], data["validation"], model, **sizes, batch_size=batch_size, batching=batching
-    )
-    module = QALightningModule(model, learning_rate=1e-12)
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.Dropout):
-            layer.p = 0.0
-    gradients = Gradients()
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        callbacks=gradients,
-        accumulate_grad_batches=accumulated,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(module, datamodule)
-    return torch.stack(gradients.seen)
-
-
-@pytest.mark.parametrize("batching", ["length", "random"])
-def test_accumulated_batches_train_as_one_large_batch(tmp_path, model_folder, data, batching) -> None:
-    """108 windows: the last step has fewer, in batches of unequal size."""
-    large = gradients_of(data, model_folder, 10, 1, batching, tmp_path)
-    assert len(large) == 11
-    for batch_size, accumulated in ((5, 2), (2, 5), (1, 10)):
-        small = gradients_of(data, model_folder, batch_size, accumulated, batching, tmp_path)
-        torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-6)
 
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -8,7 +8,7 @@ from transformers import BertForQuestionAnswering, DistilBertConfig, DistilBertF
 from qa_lightning.models.loss import span_loss
 from qa_lightning.runs import throughput
 from qa_lightning.runs.throughput import StepCounter, Throughput, computing_weights, peak_flops, training_flops
-from tests.conftest import small_config
+from tests.helpers.models import small_config
 
 
 def mask_of(*lengths: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.files import append, lock, write_json
 
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
-_CURE = "pass --overwrite to begin anew, or another --output"
+_FIX = "pass --overwrite to begin anew, or another --output"
 _FLAGS = {
     "batch_size": "--batch-size",
     "dtype": "--dtype",
@@ -81,7 +81,7 @@ class AnswerFiles:
         if not overwrite and self.has_answers() and not self.record.exists():
             raise InputError(
                 f"--output {self.output}: is there already and no unfinished run of this command ({self.record.name} "
-                f"is missing); {_CURE}"
+                f"is missing); {_FIX}"
             )
         with self._writing():
             self.output.unlink(missing_ok=True)
@@ -104,10 +104,10 @@ class AnswerFiles:
             record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
             differences = _differences(record, made_with)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.record}: cannot be read as what a run left ({error!r}); {_CURE}") from None
+            raise InputError(f"{self.record}: cannot be read as what a run left ({error!r}); {_FIX}") from None
         if differences:
             raise InputError(
-                [f"--output {self.output} was begun with something else; go on with that, {_CURE}:", *differences]
+                [f"--output {self.output} was begun with something else; go on with that, {_FIX}:", *differences]
             )
         return record
 
@@ -151,7 +151,7 @@ class AnswerFiles:
                 if not line.endswith(b"\n") or b"\0" in line:  # some file systems leave NULs for what was not written
                     return
                 if not (found := _LINE.match(line)):
-                    raise InputError(f"{path} line {number}: was not written by this command; {_CURE}")
+                    raise InputError(f"{path} line {number}: was not written by this command; {_FIX}")
                 end += len(line)
                 yield int(found[1]), end
 

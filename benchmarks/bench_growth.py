@@ -1,6 +1,6 @@
 """Time and memory at 10 thousand, 100 thousand and a million questions: preparing, training steps, validating.
 
-    python benchmarks/growth.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
+    python benchmarks/bench_growth.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
 
 The questions are repeated under new ids. Training steps and the validation epoch run with random logits in place of
 a model, so that all that grows is ours. ``memory_mb`` is what the process's own memory grew by at its peak, files that
@@ -94,7 +94,7 @@ def decoding(options: argparse.Namespace, times: int) -> harness.Figures:
     """Join and decode."""
     import numpy as np
 
-    from qa_lightning.decoding.logits import FeatureLogits
+    from qa_lightning.decoding.decoder import FeatureLogits
 
     data = _data(options, times)
     data.prepare_data()

@@ -1,6 +1,6 @@
 """Windows and labels of all questions, cached and ready, against bare `Tokenizer.encode_batch` on the same pairs.
 
-    python benchmarks/windowing.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
+    python benchmarks/bench_windowing.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
 
 Ours ends with flat files on disk that are mapped and ready; ``course`` is the Hugging Face course's preprocessing,
 cached by `datasets.map`; ``encode_batch`` throws its results away.

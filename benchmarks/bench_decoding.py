@@ -1,6 +1,6 @@
 """Logits to answers: the exact search over all windows, against the top 20 starts by the top 20 ends.
 
-    python benchmarks/decoding.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
+    python benchmarks/bench_decoding.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
 
 Logits are noise (the hardest case, in which the best spans lie anywhere) or, with ``--logits peaked``, noise with a
 clear answer. One thread. Ours has its features mapped from disk, the peer its own in an Arrow file, as in
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
     """Examples, their features, and logits of each context token."""
-    from qa_lightning.decoding.logits import FeatureLogits
+    from qa_lightning.decoding.decoder import FeatureLogits
     from qa_lightning.features.store import FeatureStore, write_features
     from qa_lightning.features.windows import Windower, WindowSettings
 

@@ -1,6 +1,6 @@
 """Training steps: features/s of length-grouped batches, against batches padded to 384 tokens.
 
-    python benchmarks/training.py --data dev-v1.1.json --vocab bert-base-uncased-vocab.txt
+    python benchmarks/bench_training.py --data dev-v1.1.json --vocab bert-base-uncased-vocab.txt
 
 Ours is `Trainer.fit` as ``scripts/train.py`` runs it; the peer is the course's plain loop (AdamW as torch gives it,
 linear schedule; on a GPU under fp16 with a scaler). Steps of the start are left out. ``tokens_per_second`` counts

@@ -1,6 +1,6 @@
 """Minutes of training until a stated F1: ours, against the padded recipe; same machine, seed and hyper-parameters.
 
-    python benchmarks/time_to_quality.py --model MODEL --train train.json --validation validation.json
+    python benchmarks/bench_time_to_quality.py --model MODEL --train train.json --validation validation.json
 
 Both train MODEL with the same batch size, learning rate, warm-up and linear decay, in float32 on a CPU (bf16 against
 fp16 on a GPU). Every ``--check-every`` features training pauses, and both are scored by the same exact code; the
@@ -165,7 +165,7 @@ def _score(module: Any, data: Any) -> float:
     import torch
 
     from qa_lightning import SquadMetric
-    from qa_lightning.decoding.logits import FeatureLogits, LogitsCollector
+    from qa_lightning.decoding.decoder import FeatureLogits, LogitsCollector
     from qa_lightning.metrics.outcomes import judge
     from qa_lightning.models.loss import span_loss
 
@@ -182,8 +182,8 @@ def _score(module: Any, data: Any) -> float:
     module.train()
     dataset = data.validation_set
     predictions = material.predictions_of(collected.take(), dataset.store, dataset.examples, dataset.version_2)
-    outcomes = judge(predictions)
     metric = SquadMetric(dataset.version_2)
+    outcomes = judge(predictions, metric.scoring)
     metric.update_scores(*outcomes.scores(0.0, dataset.version_2), outcomes.has_answer)
     return float(metric.compute()["f1"])
 

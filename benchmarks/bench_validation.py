@@ -1,6 +1,6 @@
 """A validation epoch, against its forward passes alone.
 
-    python benchmarks/validation.py --data dev-v1.1.json --vocab bert-base-uncased-vocab.txt
+    python benchmarks/bench_validation.py --data dev-v1.1.json --vocab bert-base-uncased-vocab.txt
 
 The forward passes run over the same batches, ready in memory; what the epoch takes beyond them is loading, padding,
 the loss, keeping logits, decoding and scoring. ``padded-384`` is the forward passes of batches padded to 384 tokens.

@@ -1,6 +1,6 @@
 """Start-up: until ``train.py --help`` is printed, and until the first training step on data that is prepared already.
 
-    python benchmarks/startup.py --data train.json --vocab bert-base-uncased-vocab.txt
+    python benchmarks/bench_startup.py --data train.json --vocab bert-base-uncased-vocab.txt
 
 Wall time of the whole process, imports included. The first round fills the cache and is not counted.
 """

@@ -1,6 +1,6 @@
 """Questions a second through the question answering pipeline: ours, against that of transformers 4.57.
 
-    python benchmarks/pipeline.py --data dev-v1.1.json --model MODEL --v4-python v4/bin/python --batch-size 32
+    python benchmarks/bench_pipeline.py --data dev-v1.1.json --model MODEL --v4-python v4/bin/python --batch-size 32
 
 ``v4/bin/python`` is an interpreter with the old versions (``pip install transformers==4.57.6 torch==2.13.0``), which
 runs ``pipeline_v4.py``. Both are asked the same questions, in one call, with the same settings; loading is not counted.

@@ -1,6 +1,6 @@
 """Answers to EM and F1: our metric, against torchmetrics' `SQuAD`.
 
-python benchmarks/scoring.py --data dev-v1.1.json --predictions predictions.json
+python benchmarks/bench_scoring.py --data dev-v1.1.json --predictions predictions.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Answering by ONNX Runtime, float32 and int8, against PyTorch: questions a second, and what they score.
 
-    python benchmarks/onnx_models.py --model lightning_logs/version_0/model --data dev-v1.1.json
+    python benchmarks/bench_onnx_models.py --model lightning_logs/version_0/model --data dev-v1.1.json
 
 All three answer the same questions through `Reader`, with as many threads: windows, batches and decoding are the same,
 the forward pass is what differs. The exports are made once, before anything is timed, as ``scripts/export.py`` makes

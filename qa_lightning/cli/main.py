@@ -1,0 +1,85 @@
+"""``qa-lightning COMMAND``: which commands there are, and the way to each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from qa_lightning.cli.console import run_command, use_cache_without_network
+from qa_lightning.errors import InputError
+from qa_lightning.wording import PROGRAM, did_you_mean, package_version
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Args:
+        function: ``module:function``; it takes the flags and returns the exit status. Imported when it is called.
+        help: what it does, in one line.
+    """
+
+    function: str
+    help: str
+
+
+COMMANDS = {
+    "train": Command("qa_lightning.cli.train:train", "fine-tune a model and score it every epoch"),
+    "check-data": Command("qa_lightning.cli.check_data:check_data", "say what is wrong with data before training"),
+    "evaluate": Command("qa_lightning.cli.evaluate:evaluate", "score a model, or a file of predictions"),
+    "predict": Command("qa_lightning.cli.predict:predict", "answer one question, or all questions of a file"),
+    "export": Command("qa_lightning.cli.export:export", "write a model as ONNX, or publish it on the Hub"),
+}
+
+
+def main() -> None:
+    """``qa-lightning``: call the command that the first word names, and exit."""
+    run_command(lambda: dispatch(sys.argv[1:]))
+
+
+def run(name: str) -> None:
+    """Call one command with the flags of this process, and exit: the scripts of a checkout."""
+    run_command(lambda: call(name, sys.argv[1:]))
+
+
+def dispatch(words: Sequence[str]) -> int:
+    """Call the command that the first word names, or list the commands; returns the exit status."""
+    first = words[0] if words else "--help"
+    if first in ("-h", "--help"):
+        print(overview())
+        return 0
+    if first == "--version":
+        print(f"{PROGRAM} {package_version()}")
+        return 0
+    if first in COMMANDS:
+        return call(first, words[1:])
+    if first.startswith("-"):
+        raise InputError(f"{first}: a command comes before its flags; the commands are {', '.join(COMMANDS)}")
+    raise InputError(
+        f"there is no command {first!r}{did_you_mean(first, COMMANDS) or '; there are ' + ', '.join(COMMANDS)}"
+    )
+
+
+def call(name: str, flags: Sequence[str]) -> int:
+    """Call a command; returns the exit status."""
+    if "-h" not in flags and "--help" not in flags:  # help needs no network, and does not wait for one
+        use_cache_without_network()
+    module, _, function = COMMANDS[name].function.partition(":")
+    command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
+    return command(flags)
+
+
+def overview() -> str:
+    """The commands with a line each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Fine-tune, measure and ask extractive question answering models.",
+            "",
+            *lines,
+            "",
+            f"{PROGRAM} COMMAND --help lists the flags of a command; {PROGRAM} --version says the version.",
+        ]
+    )

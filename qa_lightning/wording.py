@@ -1,0 +1,112 @@
+"""Commands and flags as people call them: in messages, in usage lines, and when they are misspelt.
+
+The console script, ``python -m qa_lightning`` and Python itself call ``qa-lightning train``; in a checkout
+``python scripts/train.py`` does the same. A message that names a command names it as this process was called.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+PROGRAM = "qa-lightning"
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = PACKAGE.parent  # or site-packages, where the package is installed
+
+
+def command(name: str) -> str:
+    """How this process's caller calls a command, for a message: ``qa-lightning NAME`` or ``python scripts/NAME.py``."""
+    folder = _scripts_as_called()
+    return f"{PROGRAM} {name}" if folder is None else f"python {folder / _script(name)}"
+
+
+def usage_name(name: str) -> str:
+    """The same for a usage line: ``qa-lightning NAME`` or ``NAME.py``."""
+    return f"{PROGRAM} {name}" if _scripts_as_called() is None else _script(name)
+
+
+def command_words(name: str) -> list[str]:
+    """The same to be pasted into this shell: with the Python of an environment below this folder, if that runs."""
+    executable, here = Path(sys.executable), Path.cwd()
+    python = str(executable.relative_to(here)) if executable.is_relative_to(here) else "python"
+    folder = _scripts_as_called()
+    if folder is not None:
+        return [python, str(folder / _script(name))]
+    return [PROGRAM, name] if shutil.which(PROGRAM) else [python, "-m", PACKAGE.name, name]
+
+
+def program_name() -> str:
+    """The name of the file that runs; ``qa-lightning`` where it is this package."""
+    called = Path(sys.argv[0])
+    return PROGRAM if called.resolve() == PACKAGE / "__main__.py" else called.name
+
+
+def _scripts_as_called() -> Path | None:
+    """The folder of this checkout's scripts, as it was typed; None where another program runs."""
+    called = Path(sys.argv[0])
+    return called.parent if called.resolve().parent == CHECKOUT / "scripts" else None
+
+
+def _script(name: str) -> str:
+    return f"{name.replace('-', '_')}.py"
+
+
+def package_version() -> str:
+    """The installed version; in a checkout that is not installed, that of its pyproject.toml."""
+    from importlib.metadata import PackageNotFoundError, version  # takes as long to import as all the rest
+
+    try:
+        return version(PROGRAM)
+    except PackageNotFoundError:
+        project = CHECKOUT / "pyproject.toml"
+        found = re.search(r'^version = "(.+)"', project.read_text("utf-8"), re.MULTILINE) if project.is_file() else None
+        return found[1] if found else "unknown"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` for the known word nearest to one that is not known; empty where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.65)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def flag_problem(message: str, flags: Iterable[str]) -> str:
+    """What the parser says about flags, by their names and with the nearest right one.
+
+    Args:
+        message: jsonargparse's.
+        flags: those that there are, with their dashes.
+    """
+    every = [flag for flag in flags if flag.startswith("--")]
+    known = [flag for flag in every if not any(other.startswith(f"{flag}.") for other in every)]  # no groups
+    if unknown := re.fullmatch(r"unrecognized arguments: (.*)", message, re.DOTALL):
+        wrong = [word.partition("=")[0] for word in unknown[1].split() if re.match(r"--?[A-Za-z]", word)]
+        if not wrong:
+            return f"{unknown[1]!r} belongs to no flag; a text with spaces goes in quotes"
+        return "\n".join(_no_such_flag(flag, known) for flag in wrong)
+    if within := re.fullmatch(r"Group '(.+)' does not accept option '(.+)'", message):
+        return _no_such_flag(f"--{within[1]}.{within[2]}", known)
+    if unknown := re.fullmatch(r"Option '(.+)' is not accepted", message):
+        return _no_such_flag(f"--{unknown[1]}", known)
+    if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
+        names = missing[1].split(", ")
+        return ", ".join(f"--{name}" if f"--{name}" in known else name for name in names) + ": required"
+    message = re.sub(r'^Parser key "([^"]+)":\s*', r"--\1: ", message)
+    message = re.sub(r"^argument (?=--)", "", message)
+    message = re.sub(r"Expected a (.+?)\. Got value: ", r"expected \1, got ", message)
+    union = re.fullmatch(
+        r"(--\S+: )Does not validate against any of the Union subtypes\s+Subtypes: \[(.*)\]\n\s+Errors:\n"
+        r"(?:\s+- Expected a [^\n]*\n)*\s+Given value type: [^\n]*\n\s+Given value: (.*)",
+        message,
+        re.DOTALL,
+    )
+    if union:
+        message = f"{union[1]}expected one of {union[2]}, got {union[3]}"
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "").replace("NoneType", "null")
+
+
+def _no_such_flag(flag: str, known: Iterable[str]) -> str:
+    return f"there is no flag {flag}{did_you_mean(flag, known)}"

@@ -1,0 +1,87 @@
+"""The report: shown, written as JSON, told by the command's status, and before a training run."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from qa_lightning import SquadDataModule
+from qa_lightning.checks.report import check_prepared, check_source, short_lines, show
+from qa_lightning.checks.rows import Report, RowCheck
+from qa_lightning.data.columns import Columns
+from qa_lightning.errors import InputError
+from qa_lightning.models.loading import load_tokenizer
+from tests.helpers import commands
+from tests.helpers.checks import SETTINGS, answers, row
+from tests.helpers.data import make_rows, write_json
+
+
+def test_data_that_is_right_has_no_findings(tmp_path, model_folder) -> None:
+    path = write_json(tmp_path / "data.json", make_rows(4, unanswerable=1)[1:])  # their numbers are known words
+    report = check_source(path, tokenizer=load_tokenizer(model_folder), settings=SETTINGS)
+    assert report.findings == []
+    assert report.facts["rows"] == 3
+    assert report.facts["unanswerable"] == 1
+    assert report.facts["scripts"] == {"Latin": 3}
+    assert report.facts["ceiling"] == {"exact_match": 100.0, "f1": 100.0}
+
+
+def test_a_report_survives_json_and_is_shown_with_counts_first(tmp_path, model_folder) -> None:
+    path = write_json(tmp_path / "data.json", [*make_rows(3), row(1, id="x", question="[bold]"), row(2, question="")])
+    report = check_source(path, tokenizer=load_tokenizer(model_folder), settings=SETTINGS)
+    assert Report.of_json(json.loads(json.dumps(report.as_json()))) == report
+    output = io.StringIO()
+    show(report, Console(file=output, width=200))
+    lines = output.getvalue().splitlines()
+    assert lines[1].startswith("questions")
+    assert lines[1].split()[1] == "5"
+    printed = output.getvalue()
+    assert printed.index("count") < printed.index("the first 1 of 1")
+    assert str(path) in printed
+
+
+def test_the_command_prints_writes_and_tells_by_its_status(tmp_path, model_folder, capsys) -> None:
+    sizes = ["--max-length", "48", "--doc-stride", "12", "--max-question-length", "12"]
+    bad = write_json(tmp_path / "bad.json", [row(0), row(1, answers=answers("Rome", 0))])
+    target = tmp_path / "report.json"
+    assert commands.check_data([bad, "--model", model_folder, *sizes, "--json", str(target)]) == 1
+    assert "answers that are not at their answer_start" in capsys.readouterr().out
+    assert json.loads(target.read_text())["findings"][0]["kind"] == "misplaced"
+    assert commands.check_data([write_json(tmp_path / "good.json", make_rows(3)), *sizes]) == 0
+    assert "nothing was found that is wrong" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no such file"):
+        commands.check_data([str(tmp_path / "none.json")])
+
+
+def test_named_columns_are_passed_on(tmp_path) -> None:
+    (tmp_path / "data.csv").write_text("frage,text,answer\nWho ?,Ben .,Ben\n", encoding="utf-8")
+    report = check_source(str(tmp_path / "data.csv"), columns=Columns(question="frage"))
+    assert report.findings == []
+    assert "question from 'frage'" in report.facts["read"][0]
+    assert commands.check_data([str(tmp_path / "data.csv"), "--columns.question", "frage"]) == 0
+
+
+def test_training_begins_with_a_line_a_warning(tmp_path, model_folder, monkeypatch) -> None:
+    train = write_json(tmp_path / "train.json", make_rows(12))
+    validation = write_json(
+        tmp_path / "validation.json",
+        [row(3), {"id": "long", "question": "Who ?", "context": "Ben " * 15, "answers": answers("Ben " * 14, 0)}],
+    )
+    data = SquadDataModule(
+        train, validation, model_folder, max_length=48, doc_stride=12, max_question_length=12, cache_dir=str(tmp_path)
+    )
+    data.prepare_data()
+    data.setup("fit")
+    lines = list(short_lines(check_prepared(data.splits(), max_answer_length=10)))
+    assert any("train: 1 validation contexts that are trained on too (the first: id q3" in line for line in lines)
+    assert any("raise --model.max_answer_length; the longest has 14 tokens" in line for line in lines)
+    assert any("score EM 50.00" in line for line in lines)
+
+    def never(self, rows):
+        raise AssertionError("looked at twice")
+
+    monkeypatch.setattr(RowCheck, "valid", never)
+    assert list(short_lines(check_prepared(data.splits(), max_answer_length=10))) == lines  # from what was kept

@@ -1,0 +1,97 @@
+"""What is wrong with rows is found, counted, and named with the row."""
+
+from __future__ import annotations
+
+import pytest
+
+from qa_lightning.checks.report import check_source
+from qa_lightning.checks.rows import ROW_FINDINGS, script_of, short_hash
+from tests.helpers.checks import answers, found, row
+from tests.helpers.data import make_rows, write_json
+
+CASES: dict[str, list[dict]] = {
+    "columns": [{"id": "q1", "question": "Who ?", "context": "Ben ."}],
+    "empty": [row(1, question=" "), row(2, context=None), row(3, id="")],
+    "type": [row(1, question=5), row(2, answers=answers("Paris", -1)), row(3, answers=answers("Paris", 1.5))],
+    "text": [row(1, context="\ud800 x")],
+    "duplicate_id": [row(1, id="q0"), row(2, id="q0")],
+    "answers": [row(1, answers="Paris"), row(2, answers={"text": ["a"], "answer_start": []})],
+    "misplaced": [row(1, answers=answers("Rome", 0)), row(2, answers=answers("Berlin", 0))],
+    "unplaced": [row(1, answers=answers("lives", None))],
+    "contradiction": [row(1, is_impossible=True), row(2, answers=None, is_impossible=False)],
+    "several_places": [row(1, answers=answers("lives in", row(1)["context"].index("lives in")))],
+    "asked_twice": [row(0, id="again", answers=answers("Rome", row(0)["context"].index("Rome")))],
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_each_kind_is_found_counted_and_shown_with_place_and_id(tmp_path, kind) -> None:
+    rows = [row(0), *CASES[kind]]
+    report = check_source(write_json(tmp_path / "data.json", rows))
+    assert found(report)[kind] == len(CASES[kind])
+    assert {other for other in found(report) if ROW_FINDINGS[other][0] == "error"} <= {kind}
+    (finding,) = (one for one in report.findings if one.kind == kind)
+    assert finding.rows[0]["place"].startswith(f"{tmp_path}/data.json row ")
+    assert finding.rows[0]["id"] == str(CASES[kind][0]["id"])
+    assert finding.rows[0]["what"]
+    assert (report.errors > 0) == (finding.severity == "error")
+
+
+def test_kinds_of_rows_are_all_tried() -> None:
+    assert set(CASES) | {"leakage"} == set(ROW_FINDINGS)
+
+
+def test_contexts_on_both_sides_are_counted_once_each(tmp_path) -> None:
+    train = write_json(tmp_path / "train.json", [*make_rows(4), row(1, id="another", question="Where ?")])
+    validation = write_json(tmp_path / "validation.json", [row(1, id="v1"), row(3, id="v3")])
+    report = check_source(train, validation)
+    assert found(report) == {"leakage": 2}
+    assert [one["id"] for one in report.findings[0].rows] == ["q1", "q3"]
+
+
+def test_texts_are_told_apart_that_are_the_same_end_to_end(tmp_path) -> None:
+    """Question and context, and one answer and the next."""
+    rows = [
+        {"id": "1", "question": "ab", "context": "c d ab c a bc", "answers": answers("d", 2)},
+        {"id": "2", "question": "a", "context": "bc d ab c a bc", "answers": answers("bc", 0)},
+        {"id": "3", "question": "Who", "context": "c ab", "answers": {"text": ["ab", "c"], "answer_start": [2, 0]}},
+        {"id": "4", "question": "Who", "context": "c ab", "answers": {"text": ["a", "b"], "answer_start": [2, 3]}},
+        {"id": "5", "question": "Where", "context": "x a bc", "answers": {"text": ["a", "bc"], "answer_start": [2, 4]}},
+        {"id": "6", "question": "Where", "context": "x a bc", "answers": {"text": ["a bc"], "answer_start": [2]}},
+    ]
+    report = check_source(write_json(tmp_path / "data.json", rows))
+    (finding,) = (one for one in report.findings if one.kind == "asked_twice")
+    assert [one["id"] for one in finding.rows] == ["4", "6"]
+    assert len({short_hash(*texts) for texts in (("ab", "c"), ("a", "bc"), ("abc",), ("", "abc"), ("abc", ""))}) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("The baker", "Latin"),
+        ("Пекарь живёт", "Cyrillic"),
+        ("面包师住在", "CJK"),
+        ("يعيش الخباز", "Arabic"),
+        ("ช่างทำขนมปัง", "Thai"),
+        ("12 . !", "none"),
+    ],
+)
+def test_scripts_are_told_by_most_letters(text, script) -> None:
+    assert script_of(text) == script
+
+
+def test_languages_are_guessed_on_a_sample(tmp_path) -> None:
+    german = "Der Bäcker wohnt in Wien und arbeitet jeden Tag in der kleinen Bäckerei an der Ecke."
+    spanish = "El panadero vive en Madrid y trabaja todos los días en la pequeña panadería de la esquina."
+    rows = [
+        {"id": str(number), "question": "?", "context": f"{text} {number}", "answers": None}
+        for number, text in enumerate([german] * 3 + [spanish] * 2)
+    ]
+    assert check_source(write_json(tmp_path / "data.json", rows)).facts["languages"] == {"de": 3, "es": 2}
+
+
+def test_rows_that_are_listed_are_few_and_counts_are_whole(tmp_path) -> None:
+    rows = [row(0, id=f"r{number}", question="") for number in range(20)]
+    report = check_source(write_json(tmp_path / "data.json", rows), max_rows=3)
+    assert report.findings[0].count == 20
+    assert len(report.findings[0].rows) == 3

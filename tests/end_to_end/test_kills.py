@@ -1,0 +1,22 @@
+"""Runs killed with SIGKILL at random moments, and gone on with, end as runs that nothing stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_runs_killed_at_random_moments_end_as_whole_ones(devices: int) -> None:
+    script = ROOT / "tests" / "helpers" / "kill_and_resume.py"
+    words = ["--kills", "2", "--devices", str(devices), "--accumulate", "2", "--seed", "5"]
+    ended = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2 of 2 equal" in ended.stdout

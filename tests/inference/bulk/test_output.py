@@ -1,0 +1,246 @@
+"""The files of answers: what is written, durable, gone on with after a kill, and not overwritten."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import resource
+import signal
+import stat
+from collections.abc import Sequence
+
+import pytest
+import torch
+from filelock import FileLock
+
+from qa_lightning.data.columns import Columns
+from qa_lightning.errors import InputError
+from qa_lightning.inference.bulk import output as answer_files
+from qa_lightning.inference.bulk import run as answering
+from qa_lightning.inference.bulk import workers
+from qa_lightning.inference.bulk.workers import PredictSettings
+from qa_lightning.inference.reader import Reader
+from qa_lightning.training.evaluate import score_file
+from tests.helpers.bulk import BARE, BATCH, ROWS, lines_of, write, written
+from tests.helpers.forms import as_lines, as_table
+
+
+def test_null_odds_are_written_where_the_model_may_say_that_there_is_no_answer(tmp_path, model_folder, ask):
+    reader = Reader.load(model_folder)
+    reader.model.config.qa_lightning = {
+        "max_length": 64,
+        "doc_stride": 16,
+        "max_question_length": 16,
+        "version_2": True,
+    }
+    reader.model.save_pretrained(tmp_path / "model")
+    reader.tokenizer.save_pretrained(tmp_path / "model")
+    rows = [*BARE, {"id": "nothing in it", "question": "What?", "context": "\u200b"}]
+    source = write(tmp_path / "q.jsonl", as_lines(rows))
+    assert ask(source, tmp_path / "a.jsonl", "--model", tmp_path / "model") == 0
+    found = lines_of(tmp_path / "a.jsonl")
+    assert all(isinstance(line["null_odds"], float) for line in found[:-1])
+    assert {name: found[-1][name] for name in ("answer", "score", "null_odds")} == {
+        **{"answer": "", "score": 1.0, "null_odds": None}
+    }
+
+
+def test_the_written_file_is_scored_as_predictions_are(tmp_path, ask):
+    table = [row | {"answers": json.dumps(row["answers"])} for row in ROWS[:9]]
+    for row in table:
+        del row["id"]  # ids are made, the same ones in both
+    source = write(tmp_path / "gold.csv", as_table(table))
+    assert ask(source, tmp_path / "a.jsonl") == 0
+    found = lines_of(tmp_path / "a.jsonl")
+    (tmp_path / "a.json").write_text(json.dumps({line["id"]: line["answer"] for line in found}))
+    scores = [score_file(tmp_path / name, str(source)) for name in ("a.jsonl", "a.json")]
+    assert scores[0].metrics == scores[1].metrics
+    assert scores[0].predictions == scores[1].predictions
+    content = (tmp_path / "a.jsonl").read_bytes()
+    (tmp_path / "a.jsonl").write_bytes(content[:-5])
+    with pytest.raises(InputError, match=r"line 9: no JSON object with id and answer .* is the file whole\?"):
+        score_file(tmp_path / "a.jsonl", str(source))
+    (tmp_path / "a.jsonl").write_bytes(
+        content + b'{"row": 10, "id": "%s", "answer": "other"}\n' % found[0]["id"].encode()
+    )
+    with pytest.raises(InputError, match=r"line 10: id .* has another answer in a line before"):
+        score_file(tmp_path / "a.jsonl", str(source))
+
+
+def cut_at(content: bytes, line: int, more: int = 0) -> bytes:
+    return b"".join(content.splitlines(keepends=True)[:line]) + b'{"row": 99, "id": "'[:more]
+
+
+@pytest.mark.parametrize(
+    ("answers", "errors", "left"),
+    [
+        ((0, 0), (0, 0), 0),
+        ((0, 5), (0, 0), 0),
+        ((3, 10), (0, 0), 0),
+        ((15, 0), (0, 0), 0),
+        ((16, 0), (0, 0), 16),
+        ((16, 1), (0, 0), 16),
+        ((31, 0), (0, 0), 16),
+        ((31, 0), (1, 0), 32),
+        ((31, 0), (0, 15), 16),
+        ((40, 19), (2, 3), 32),
+        ((73, 0), (2, 0), 64),
+        ((70, 3), (2, 0), 64),
+        ((20, 3), (2, 0), 16),  # what nobody but a hand would cut
+    ],
+)
+def test_a_run_that_was_cut_off_anywhere_ends_as_one_that_was_not(
+    answers, errors, left, source, whole, ask, tmp_path, capsys, model_folder
+):
+    output = tmp_path / "answers.jsonl"
+    record = tmp_path / "answers.jsonl.run.json"
+    files = answer_files.AnswerFiles(output)
+    asked = PredictSettings(model_folder, "float32", BATCH)
+    files.begin(answering._made_with(asked, str(source), Columns(), "cpu"), overwrite=False)
+    output.write_bytes(cut_at(whole["answers"], *answers))
+    files.errors.write_bytes(cut_at(whole["errors"], *errors))
+    assert ask(source, output) == 0
+    assert written(output) == whole
+    assert json.loads(record.read_text())["finished"] == {
+        **{"rows": 75, "answered": 73, "bad_rows": 2, "bytes": [len(whole["answers"]), len(whole["errors"])]}
+    }
+    said = capsys.readouterr().out
+    assert (f"going on with {output} after row {left}" in said) == any(answers)
+    assert "73 questions of 75 rows answered" in said
+
+
+def test_every_chunk_is_durable_before_the_next_one_and_the_record_before_it_takes_its_place(
+    source, whole, ask, tmp_path, disk_calls
+):
+    output = tmp_path / "answers.jsonl"
+    assert ask(source, output) == 0
+    assert disk_calls.sizes_synced(output) == sizes_after_chunks(whole["answers"], (16, 32, 48, 64, 75))
+    errors = output.with_name("answers.jsonl.errors.jsonl")
+    assert disk_calls.sizes_synced(errors) == sizes_after_chunks(whole["errors"], (32, 48))
+    record = output.with_name("answers.jsonl.run.json")
+    done = [disk_calls.synced(output), disk_calls.synced(record), ("replaced", record)]
+    assert disk_calls.hold_in_order([("replaced", record), *done])  # one at the beginning, and one at the end
+
+
+def sizes_after_chunks(content: bytes, last_rows: Sequence[int]) -> list[int]:
+    lines = content.splitlines(keepends=True)
+    return [sum(len(line) for line in lines if json.loads(line)["row"] <= last) for last in last_rows]
+
+
+NULS = b"\0" * 20
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [NULS, NULS + b"\n", b'{"row": 33, "id": "' + NULS + b"\n"],
+    ids=["end of the file", "a line", "end of a line"],
+)
+def test_what_was_not_written_to_the_disk_is_written_again(torn, source, whole, ask, tmp_path, model_folder):
+    """Some file systems leave NULs for it after a power cut, and there may be a line end behind them."""
+    output = tmp_path / "answers.jsonl"
+    files = answer_files.AnswerFiles(output)
+    asked = PredictSettings(model_folder, "float32", BATCH)
+    files.begin(answering._made_with(asked, str(source), Columns(), "cpu"), overwrite=False)
+    output.write_bytes(cut_at(whole["answers"], 31) + torn)
+    files.errors.write_bytes(cut_at(whole["errors"], 1))
+    assert ask(source, output) == 0
+    assert written(output) == whole
+
+
+def test_a_finished_output_is_left_alone_and_one_that_lost_its_end_gets_it_again(source, whole, ask, tmp_path, capsys):
+    output = tmp_path / "answers.jsonl"
+    assert ask(source, output) == 0
+    before = output.stat().st_mtime_ns
+    assert ask(source, output) == 0
+    assert output.stat().st_mtime_ns == before
+    assert f"{output} is finished, 73 questions of 75 rows answered" in capsys.readouterr().out
+    output.write_bytes(whole["answers"][:-30] + b"\0" * 20)
+    assert ask(source, output) == 0
+    assert written(output) == whole
+    content = whole["answers"] + b"mine\n"
+    output.write_bytes(content)
+    with pytest.raises(InputError, match=r"line 74: was not written by this command; pass --overwrite"):
+        ask(source, output)
+    assert output.read_bytes() == content
+    assert ask(source, output, "--overwrite") == 0
+    assert written(output) == whole
+
+
+def test_a_run_killed_at_any_durable_write_ends_as_one_that_was_not(source, whole, ask, tmp_path):
+    """One after the other, forked, each killed when bytes are written and not yet made durable; then the end."""
+    output = tmp_path / "answers.jsonl"
+    sizes = []
+    # At the record; the first chunk; answers of the second one; its errors; the third one's errors; the last record.
+    for moment in (1, 2, 1, 2, 2, 3):
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                die_at_write(moment)
+                ask(source, output)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        left = output.read_bytes() if output.exists() else b""
+        assert whole["answers"].startswith(left)
+        sizes.append(len(left))
+    assert sizes == sorted(sizes)  # each went on where the one before was stopped
+    assert len(set(sizes)) >= 4
+    assert ask(source, output) == 0
+    assert written(output) == whole
+
+
+def die_at_write(moment: int) -> None:
+    """Have this process killed when it makes a file durable for the ``moment``-th time, before that is done."""
+    numbers = itertools.count(1)
+    fsync = os.fsync
+
+    def dying(handle) -> None:
+        if stat.S_ISREG(os.fstat(handle).st_mode) and next(numbers) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(handle)
+
+    os.fsync = dying
+
+
+def test_files_that_are_not_ours_or_are_read_are_not_written(tmp_path, ask, monkeypatch):
+    source = write(tmp_path / "q.jsonl", as_lines(BARE))
+    (tmp_path / "link.jsonl").symlink_to(source)
+    for output in (source, tmp_path / "link.jsonl"):
+        with pytest.raises(InputError, match="is a part of --input"):
+            ask(source, output)
+    with pytest.raises(InputError, match="is a part of --input"):
+        ask(f"{tmp_path}/q*.jsonl", tmp_path / "q-answers.jsonl")
+    assert not (tmp_path / "q-answers.jsonl").exists()
+    foreign = write(tmp_path / "mine.jsonl", b"mine\n")
+    with pytest.raises(InputError, match=r"is there already .* pass --overwrite to begin anew, or another --output"):
+        ask(source, foreign)
+    assert foreign.read_bytes() == b"mine\n"
+    with pytest.raises(InputError, match="is no file"):
+        ask(source, tmp_path)
+    with FileLock(tmp_path / ".busy.jsonl.lock"), pytest.raises(InputError, match="another run writes it"):
+        ask(source, tmp_path / "busy.jsonl")
+    write(tmp_path / "a.jsonl", b"{")
+    write(tmp_path / "a.jsonl.run.json", b"[]")
+    with pytest.raises(InputError, match=r"a\.jsonl\.run\.json: cannot be read as what a run left"):
+        ask(source, tmp_path / "a.jsonl")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="--devices 3: there are 2 GPUs here; pass 2 or less"):
+        ask(source, tmp_path / "b.jsonl", "--devices", 3)
+    assert workers.choose_devices(2) == ["cuda:0", "cuda:1"]
+
+
+def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(source, whole, ask, tmp_path):
+    output = tmp_path / "answers.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole["answers"]) // 2, before[1]))
+    try:
+        with pytest.raises(InputError) as caught:
+            ask(source, output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "cannot be written (File too large); free some space" in str(caught.value)
+    assert f"32 rows of {output} are done and stay; the same command goes on after them" in str(caught.value)
+    assert ask(source, output) == 0
+    assert written(output) == whole

@@ -1,0 +1,55 @@
+"""One message, two readers: who runs a command reads flags, who calls from Python reads arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from qa_lightning import QALightningModule, SquadDataModule
+from qa_lightning.errors import InputError, naming_flags, worded
+from tests.helpers import commands
+
+
+@pytest.mark.parametrize(
+    ("written", "argument"),
+    [
+        ("pass --data.max_length 256 or less", "pass max_length=256 or less"),
+        ("--model.learning_rate is 0; it must be above 0", "learning_rate is 0; it must be above 0"),
+        ("or pass --data.on_bad_rows skip to leave such rows out", 'or pass on_bad_rows="skip" to leave such rows out'),
+        ("say which with --data.columns.question NAME", 'say which with columns.question="NAME"'),
+        ("--model.compile true: does not work here", "compile=True: does not work here"),
+        ("--trainer.max_epochs 4 or more", "max_epochs=4 or more"),
+        ("neither --data.dataset nor --data.validation", "neither dataset nor validation"),
+        ("--output answers.jsonl: is there already", "output answers.jsonl: is there already"),
+        ("a - b -- c --- d", "a - b -- c --- d"),
+    ],
+)
+def test_flags_are_arguments_where_no_command_runs(written: str, argument: str) -> None:
+    assert worded(written) == argument
+    assert str(InputError(written)) == argument
+    with naming_flags():
+        assert worded(written) == written
+        assert str(InputError(written)) == written
+    assert worded(written) == argument
+
+
+def test_a_python_caller_is_told_about_arguments_and_all_of_them(model_folder) -> None:
+    with pytest.raises(InputError) as raised:
+        SquadDataModule("gone.json", model_name=model_folder, batch_size=0, validation_fraction=1.5, train_answers="no")
+    text = str(raised.value)
+    assert "--" not in text
+    for name in ("batch_size is 0", "validation_fraction is 1.5", "train_answers is no", "dataset gone.json"):
+        assert name in text
+    with pytest.raises(InputError) as raised:
+        QALightningModule(model_folder, learning_rate=0, n_best=0)
+    assert raised.value.problems == [
+        "learning_rate is 0; it must be above 0, 2e-5 to 1e-4 are usual",
+        "n_best is 0; it must be at least 1",
+    ]
+
+
+def test_a_command_is_told_about_flags_of_model_and_data_at_once(model_folder) -> None:
+    flags = ["--model.model_name", model_folder, "--data.dataset", "gone.json"]
+    with pytest.raises(InputError) as raised:
+        commands.train([*flags, "--data.batch_size", "0", "--model.warmup_ratio", "2", "--model.layer_decay", "0"])
+    names = [problem.split()[0] for problem in raised.value.problems]
+    assert names == ["--data.batch_size", "--data.dataset", "--model.warmup_ratio", "--model.layer_decay"]
