@@ -1,11 +1,13 @@
-"""Calibration against the definitions written as loops, and against models whose temperature is known."""
+"""Calibration against the definitions written as loops, torchmetrics, and models whose temperature is known."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torchmetrics.functional.classification import binary_calibration_error
 
 from qa_lightning.metrics.calibration import (
     FEWEST_FOR_TEMPERATURE,
@@ -43,6 +45,18 @@ def test_equal_width_error_is_the_definition(some, bins):
             total += len(inside) * abs(c - r)
     expected = total / len(some) if some else 0.0
     assert expected_calibration_error(*columns(some), bins) == pytest.approx(expected, **EXACTLY)
+
+
+@given(st.lists(st.tuples(st.integers(0, 14), st.floats(0.001, 0.999), st.sampled_from([0, 1])), min_size=1))
+@settings(deadline=None)
+def test_equal_width_error_is_that_of_torchmetrics(some):
+    """Off the edges of bins: torchmetrics counts a confidence there to the upper bin, this package to the lower."""
+    confidence = [(number + offset) / 15 for number, offset, _ in some]
+    correct = [right for _, _, right in some]
+    expected = binary_calibration_error(
+        torch.tensor(confidence, dtype=torch.float64), torch.tensor(correct), n_bins=15, norm="l1"
+    )
+    assert expected_calibration_error(confidence, correct, 15) == pytest.approx(float(expected), **EXACTLY)
 
 
 @given(answers, st.integers(1, 20), st.booleans(), st.randoms())
