@@ -35,7 +35,7 @@ def test_into_a_file_a_line_at_most_every_ten_seconds(clock, caplog, capsys):
         "row     5,000 of 8,000   62.5%  300.0 rows/s  00:10",
         "row     8,000 of 8,000  100.0%  85.7 rows/s  01:10",
     ]
-    assert capsys.readouterr() == ("", "")
+    assert "\r" not in "".join(capsys.readouterr())  # a bar has it
 
 
 @pytest.mark.parametrize("total", [None, 0, 10])
