@@ -280,7 +280,7 @@ def test_predict_takes_a_threshold_file_for_one_question_and_for_a_file(evaluate
     with pytest.raises(InputError, match=r"--threshold-file None, then "):
         commands.predict(["--model", model, *questions])
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(InputError, match=r"--threshold_file .*bad.json: not a file that"):
+    with pytest.raises(InputError, match=r"--threshold_file .*bad.json cannot be read .*; pass the threshold.json"):
         commands.predict(["--model", model, "--threshold-file", str(tmp_path / "bad.json"), *questions])
 
 
