@@ -21,11 +21,7 @@ from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-ONNX = (
-    "model.onnx",
-    "model.onnx.data",
-    "model.onnx_data",
-)  # the graph, and its weights if they are in a file of their own
+ONNX = ("model.onnx", "model.onnx.data", "model.onnx_data")  # the graph, and its weights if they are separate
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",

@@ -41,7 +41,7 @@ def runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise InputError(f"ONNX models need ONNX Runtime ({error}); run pip install qa-lightning[onnx]") from None
+        raise InputError(f"ONNX models need ONNX Runtime ({error}); pip install qa-lightning[onnx]") from None
     return onnxruntime
 
 
@@ -85,7 +85,7 @@ class OnnxModel:
         file = path / MODEL_FILE
         if not file.is_file():
             raise InputError(
-                f"{path} holds no {MODEL_FILE}; create it with `{command('export')} --model M --format onnx`"
+                f"{path}: no {MODEL_FILE} in it; create one with `{command('export')} --model M --format onnx`"
             )
         ort = runtime()
         with loading(str(path)), quiet_transformers():
@@ -101,7 +101,7 @@ class OnnxModel:
         inputs, outputs = ([one.name for one in some] for some in (session.get_inputs(), session.get_outputs()))
         if not (set(INPUTS[:2]) <= set(inputs) <= set(INPUTS) and set(OUTPUTS) <= set(outputs)):
             raise InputError(
-                f"{file} takes {', '.join(inputs)} and gives {', '.join(outputs)}, but a question answering model "
+                f"{file} takes {', '.join(inputs)} and gives {', '.join(outputs)}, where a question answering model "
                 f"takes {', '.join(INPUTS[:2])} and gives {', '.join(OUTPUTS)}; export a question answering model"
             )
         return cls(session, config, str(folder))
