@@ -1,1 +1,1 @@
-"""A trained model to ONNX, to a model card, to the Hub."""
+"""Write a trained model as ONNX, write its model card, and upload it to the Hub."""

@@ -1,8 +1,8 @@
-"""A model folder -> a repository on the Hugging Face Hub, in one commit: weights, config, tokenizer, model card.
+"""Upload a model folder to the Hugging Face Hub in one commit: weights, config, tokenizer, model card.
 
-Only files that loading the model reads are sent, by their names; whatever else lies in the folder stays here and is
-listed. Everything that can be wrong here is found before anything is sent. The card is that of `card.model_card`,
-unless the folder has a ``README.md``, which is then its author's and is sent as it is.
+Only files that loading the model reads are sent, chosen by name; other files in the folder stay here and are listed.
+The folder and the name are checked before anything is sent. The card comes from `card.model_card`, unless the folder
+has a ``README.md``: its author wrote that one, so it is sent unchanged.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def push_to_hub(model: str, repo: str, private: bool = False, dry_run: bool = Fa
 
     Args:
         model: folder with ``model.safetensors`` (whole or in shards) or ``model.onnx``, config and tokenizer.
-        repo: ``USER/NAME`` on the Hub; made where there is none, added to where there is.
-        private: refuse to upload to a repository that others can see.
+        repo: ``USER/NAME`` on the Hub; created if it does not exist, else a commit is added.
+        private: create a private repository; an existing public one is an error.
         dry_run: write the card to a file beside the folder, list what would be sent, and send nothing.
 
     Raises:
-        InputError: the folder, the name, the token or the network are not good for it, or the Hub refused.
+        InputError: the folder, the name, the token or the network has a problem, or the Hub refuses the upload.
     """
     folder = Path(model).expanduser()
     files, problems = model_files(folder)
@@ -62,7 +62,7 @@ def push_to_hub(model: str, repo: str, private: bool = False, dry_run: bool = Fa
     card = _read_card(own_card) if own_card else model_card(folder, repo)
     content = own_card.read_bytes() if own_card else str(card).encode()
     if own_card:
-        log.info(f"card: {own_card}, as it is")
+        log.info(f"card: {own_card}, unchanged")
     else:
         run = read_run(folder)
         origin = f"from the run in {folder.resolve().parent}" if isinstance(run, Run) else f"without results: {run}"
@@ -79,15 +79,15 @@ def push_to_hub(model: str, repo: str, private: bool = False, dry_run: bool = Fa
 
 
 def _name_problems(repo: str) -> list[str]:
-    """Why the Hub would not take ``repo`` as the name of a repository."""
+    """Why the Hub would refuse ``repo`` as the name of a repository."""
     problem = None
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
         problem = str(error)
     if repo.count("/") != 1:
-        problem = "it needs the name of an account or organization before the model's"
-    return [f"--push-to-hub {repo!r}: {problem}; give it as USER/NAME, such as anna/my-model"] if problem else []
+        problem = "it must be the name of an account or organization, a slash and the name of the model"
+    return [f"--push-to-hub {repo!r}: {problem}; pass USER/NAME, such as anna/my-model"] if problem else []
 
 
 def _read_card(path: Path) -> ModelCard:
@@ -96,58 +96,58 @@ def _read_card(path: Path) -> ModelCard:
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"{path}: its metadata, between the lines of ---, cannot be read; correct it ({reason})"
+            f"{path}: the metadata between the two lines of --- cannot be read ({reason}); correct it"
         ) from None
     return card
 
 
-def _list(folder: Path, sizes: dict[str, int], place: str) -> None:
-    log.info(f"files for {place}")
+def _list(folder: Path, sizes: dict[str, int], target: str) -> None:
+    log.info(f"files for {target}")
     for name, size in sizes.items():
         log.info(f"  {size / 1000:>12,.1f} kB  {name}")
-    log.info(f"  {sum(sizes.values()) / 1000:>12,.1f} kB  in all")
-    if others := sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in sizes):
-        log.info(f"  stays here: {', '.join(others)}")
+    log.info(f"  {sum(sizes.values()) / 1000:>12,.1f} kB  in total")
+    if left := sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in sizes):
+        log.info(f"  not sent: {', '.join(left)}")
 
 
 def _keep_card(folder: Path, content: bytes, own_card: Path | None) -> None:
-    """Write a card where its author can read it and change it."""
+    """Write the card beside the folder, for the user to read and edit; a card that the user wrote is left alone."""
     if own_card:
         log.info("nothing was sent")
         return
-    whole = folder.resolve()
-    path = whole.with_name(f"{whole.name}-card.md")
+    resolved = folder.resolve()
+    path = resolved.with_name(f"{resolved.name}-card.md")
     try:
         if path.exists() and path.read_bytes() != content:
             raise InputError(f"{path} holds another card; move it to {folder / CARD} if it is yours, or delete it")
         write_file(path, content)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error}); make its folder writable") from None
-    log.info(f"nothing was sent; the card is in {path}: put it into {folder / CARD} to change it")
+    log.info(f"nothing was sent; the card is in {path}: to change it, edit it and move it to {folder / CARD}")
 
 
 def _upload(repo: str, added: Sequence[CommitOperationAdd], private: bool) -> str:
-    """Commit files, all or none; returns the address of the commit."""
+    """Commit all files or none; returns the URL of the commit."""
     with _explained(repo), _quiet_bars():
         token = get_token()
         if not token:
             raise InputError(
-                "there is no token for the Hub; run `hf auth login`, or set HF_TOKEN to one that may write"
+                "there is no token for the Hub; run `hf auth login`, or set HF_TOKEN to a token with the role `write`"
             )
         if not token.isascii() or not token.isprintable():
-            raise InputError("the token for the Hub holds characters that none has; run `hf auth login` again")
+            raise InputError("the token for the Hub has invalid characters; run `hf auth login` again")
         api = HfApi(token=token)
         api.create_repo(repo, private=private or None, exist_ok=True)
         info = api.model_info(repo)
         if private and not info.private:
             raise InputError(
-                f"--private: {repo} is there already, and everybody can see it; choose another name, or make it "
-                f"private in {constants.ENDPOINT}/{repo}/settings. Nothing was sent"
+                f"--private: {repo} already exists and is public; nothing was sent. Choose another name, or make it "
+                f"private in {constants.ENDPOINT}/{repo}/settings"
             )
         names = [one.rfilename for one in info.siblings or []]
         deleted = _outdated(names, [one.path_in_repo for one in added])
         if deleted:
-            log.info(f"replaces, in the repository: {', '.join(deleted)}")
+            log.info(f"deletes in the repository: {', '.join(deleted)}")
         return str(
             api.create_commit(
                 repo,
@@ -158,20 +158,20 @@ def _upload(repo: str, added: Sequence[CommitOperationAdd], private: bool) -> st
         )
 
 
-def _outdated(there: Sequence[str], added: Sequence[str]) -> list[str]:
-    """Files of another model's weights or tokenizer in the repository, which would be loaded with, or before, ours."""
+def _outdated(present: Sequence[str], added: Sequence[str]) -> list[str]:
+    """Files in the repository that belong to another model and would be loaded with, or instead of, the added ones."""
     kinds: list[tuple[str, ...]] = [TOKENIZER]
     if ONNX[0] in added:
         kinds.append(ONNX)
     if any(name.endswith(".safetensors") for name in added):
-        shards = tuple(name for name in there if name.startswith("model-") and name.endswith(".safetensors"))
+        shards = tuple(name for name in present if name.startswith("model-") and name.endswith(".safetensors"))
         kinds.append((WEIGHTS, INDEX, *shards))
-    return [name for name in there if name not in added and any(name in kind for kind in kinds)]
+    return [name for name in present if name not in added and any(name in kind for kind in kinds)]
 
 
 @contextmanager
 def _quiet_bars() -> Iterator[None]:
-    """Draw progress bars on a terminal alone."""
+    """Show progress bars only on a terminal."""
     if sys.stderr.isatty() or are_progress_bars_disabled():
         yield
         return
@@ -184,23 +184,23 @@ def _quiet_bars() -> Iterator[None]:
 
 @contextmanager
 def _explained(repo: str) -> Iterator[None]:
-    """Turn what the Hub, its client or the network raise into one line with a fix, and without the token."""
+    """Turn an exception of the Hub, its client or the network into a one-line `InputError` without the token."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # the client, its HTTP library and its uploader each raise kinds of their own
+    except Exception as error:  # the client, its HTTP library and its uploader raise different kinds
         message = _problem(error, repo)
         try:
             token = get_token()
-        except Exception:  # may be what went wrong
+        except Exception:  # reading the token may be what failed
             token = None
         raise InputError(message.replace(token, "(token)") if token else message) from None
 
 
 def _problem(error: BaseException, repo: str) -> str:
     while error.__cause__ is not None and getattr(error, "response", None) is None:
-        error = error.__cause__  # what went wrong below the upload of one file
+        error = error.__cause__  # the cause, not the uploader's wrapper around it
     status = getattr(getattr(error, "response", None), "status_code", None)
     said = str(getattr(error, "server_message", None) or error).strip() or type(error).__name__
     reason = " ".join(said.split())[:300]
@@ -209,21 +209,21 @@ def _problem(error: BaseException, repo: str) -> str:
         401: f"the Hub does not know the token; run `hf auth login`, or set HF_TOKEN to a valid one from {settings}",
         403: f"the token may not write to {repo}; it needs the role `write` ({settings}), and {owner} must be your "
         "account or an organization that you may write to",
-        404: f"the Hub knows no {repo}, and no account {owner}; check the name",
-        409: f"something else is changing {repo} just now; run the command again",
-        412: f"something else has changed {repo} meanwhile; look at it, and run the command again",
-        429: "too many requests; wait a while, and run the command again",
+        404: f"the Hub has no {repo} and no account {owner}; check the name",
+        409: f"another process is changing {repo}; run the command again",
+        412: f"another process changed {repo} during the upload; look at it, then run the command again",
+        429: "too many requests; wait a while, then run the command again",
     }
     if isinstance(error, OfflineModeIsEnabled):
-        fix = "HF_HUB_OFFLINE is set, or the Hub has no address here; unset it, or check the network"
+        fix = "HF_HUB_OFFLINE is set, or the Hub's address is not known; unset it, or check the network"
     elif status in fixes:
         fix = fixes[status]
     elif status is not None and status >= 500:
-        fix = "the Hub has a fault of its own; run the command again later"
+        fix = "the Hub has an internal error; run the command again later"
     elif status is None and (
         isinstance(error, (OSError, json.JSONDecodeError)) or type(error).__module__.startswith("http")
     ):
-        fix = f"{constants.ENDPOINT} is not reached, or is not the Hub; check the network, and run the command again"
+        fix = f"{constants.ENDPOINT} cannot be reached, or is not the Hub; check the network, then run this again"
     else:
-        fix = "the Hub did not take it; correct what it says, and run the command again"
+        fix = "the Hub refused it; correct what it names, then run the command again"
     return f"--push-to-hub {repo}: {fix} ({status or type(error).__name__}: {reason})"

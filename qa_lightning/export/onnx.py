@@ -1,11 +1,12 @@
-"""A trained model -> a folder with an ONNX model that was held against it, for `onnx.OnnxModel` and ONNX Runtime.
+"""Export a trained model to a folder with an ONNX model, after checking it against the original.
 
-The folder holds ``model.onnx`` (with ``model.onnx.data`` where the weights are larger than a protobuf may be),
-``config.json`` with how to ask the model under ``qa_lightning``, and the tokenizer. Nothing is written whose logits
-differ from PyTorch's, or, quantized, whose answers are worse than allowed.
+The folder holds ``model.onnx`` (and ``model.onnx.data`` if the weights exceed the size limit of a protobuf),
+``config.json`` with the answer settings under ``qa_lightning``, and the tokenizer. `onnx.OnnxModel` and ONNX Runtime
+load it. It is written only if its logits equal PyTorch's within a tolerance or, for a quantized model, if its F1 does
+not drop by more than allowed.
 
-int8 is ONNX Runtime's dynamic quantization: weights of matrix products and embeddings are kept in 8 bits, activations
-are quantized as they come. It is made for CPUs.
+int8 is ONNX Runtime's dynamic quantization, for CPUs: weights of matrix products and embeddings are stored in 8 bits,
+and activations are quantized during the forward pass.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ log = logging.getLogger("qa_lightning")
 
 MAX_F1_DROP = 1.0  # F1 points that int8 may lose
 _CHECKED = 32  # questions whose logits are compared
-_EXTERNAL_BYTES = 1_800_000_000  # weights beyond this go to a file of their own: a protobuf holds 2 GB
-_WRITTEN = {CONFIG, *ONNX, *TOKENIZER}  # the names of what an export leaves
+_EXTERNAL_BYTES = 1_800_000_000  # larger weights go to a separate file: a protobuf holds at most 2 GB
+_WRITTEN = {CONFIG, *ONNX, *TOKENIZER}  # names of the files that an export writes
 
 
 def export_onnx(
@@ -54,32 +55,32 @@ def export_onnx(
     max_examples: int | None = None,
     columns: Columns = Columns(),  # noqa: B008 - frozen
 ) -> Path:
-    """Export a trained model, hold it against itself, and write it whole or not at all.
+    """Export a trained model, compare the export with it, and write the whole folder or nothing.
 
     Args:
         name: folder of a trained model, or its name on the Hub.
-        output: the folder to write; None: ``<name>-onnx`` beside a model's folder, or here for a name on the Hub.
+        output: the folder to write; None: see `default_output`.
         quantize: ``int8``, or None for float32.
         data: questions to compare on, with answers for ``int8``; None: some of the embedded dataset.
         max_f1_drop: F1 points (0-100) on ``data`` that ``int8`` may lose.
-        overwrite: replace a folder whatever it holds.
-        max_examples: only the first so many questions of ``data``.
-        columns: names of the data's columns, where they are not to be guessed.
+        overwrite: replace the folder even if it holds other files.
+        max_examples: use at most this many questions of ``data``, the first ones.
+        columns: names of columns of ``data``; those that are None are guessed.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: a model that is not to be had or cannot be exported, an export that does not answer as the model
-            does, an ``output`` that cannot be written or would lose something, or ``int8`` without ``data``.
+        InputError: the model cannot be loaded or exported, the export does not answer like the model, ``output``
+            cannot be written or holds something that would be lost, or ``int8`` is asked for without ``data``.
     """
     if is_onnx_folder(name):
         raise InputError(f"--model {name} is an ONNX export already; name the model that it was made from")
     if quantize and data is None:
-        raise InputError(f"--quantize {quantize} needs --data FILE: questions with answers, to see what it costs in F1")
+        raise InputError(f"--quantize {quantize} needs --data FILE: questions with answers, to measure the loss of F1")
     runtime()
     if missing := [library for library in ("onnx", "onnxscript") if find_spec(library) is None]:
-        raise InputError(f"--format onnx needs {' and '.join(missing)}; pip install qa-lightning[onnx]")
+        raise InputError(f"--format onnx needs {' and '.join(missing)}; run pip install qa-lightning[onnx]")
     folder = output.expanduser() if output else default_output(name, quantize)
     _check_output(folder, name, overwrite)
     rows = _read(data or EMBEDDED, columns, max_examples if quantize else min(max_examples or _CHECKED, _CHECKED))
@@ -99,11 +100,13 @@ def export_onnx(
 
 
 def default_output(name: str, quantize: str | None = None) -> Path:
-    """Where an export goes that was not told: beside a model's folder, or here for a name on the Hub."""
+    """``NAME-onnx`` or ``NAME-onnx-int8``: beside a model's folder, or in the current folder for a name on the Hub."""
     path = Path(name).expanduser()
     ending = f"-onnx-{quantize}" if quantize else "-onnx"
-    whole = path.resolve()
-    return whole.with_name(whole.name + ending) if path.is_dir() else Path(name.rstrip("/").split("/")[-1] + ending)
+    if not path.is_dir():
+        return Path(name.rstrip("/").split("/")[-1] + ending)
+    resolved = path.resolve()
+    return resolved.with_name(resolved.name + ending)
 
 
 def write_onnx(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Path) -> None:
@@ -111,15 +114,15 @@ def write_onnx(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Pat
 
     Args:
         model: in eval mode and float32, on the CPU.
-        tokenizer: tells whether token types are among the inputs.
-        settings: how the model is asked.
+        tokenizer: its ``model_input_names`` decide whether token types are an input.
+        settings: the answer settings, saved in the configuration.
         folder: to write into.
 
     Raises:
-        InputError: the exporter cannot do it.
+        InputError: torch's exporter cannot export the model.
     """
     names = [name for name in INPUTS if name != "token_type_ids" or name in tokenizer.model_input_names]
-    # A tensor each, which it would else take for one input, and of sizes other than 1, which it would take for fixed.
+    # One tensor per input, because the exporter merges inputs that share one; no size of 1, because it fixes those.
     inputs = {name: torch.ones(2, 8, dtype=torch.int64) for name in names}
     try:
         with _quiet_exporter(), torch.no_grad():
@@ -132,13 +135,14 @@ def write_onnx(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Pat
                 output_names=list(OUTPUTS),
                 dynamic_shapes={name: dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for name in names},
             )
-    except Exception as error:  # of torch.export, of its decompositions, of the translation or of the optimizer
+    except Exception as error:  # from torch.export, its decompositions, the translation or the optimizer
         cause = re.sub(r"\x1b\[\d*m", "", str(error.__cause__ or error)).strip().split("\n")[0][:300]
         raise InputError(
-            f"model {model.name_or_path!r} ({type(model).__name__}) cannot be exported to ONNX: torch.onnx.export does "
-            f"not know how ({type(error.__cause__ or error).__name__}: {cause}); ask it as it is, or try another torch"
+            f"model {model.name_or_path!r} ({type(model).__name__}) cannot be exported to ONNX: torch.onnx.export "
+            f"failed ({type(error.__cause__ or error).__name__}: {cause}); use the PyTorch model, or try another torch "
+            "version"
         ) from None
-    assert program is not None  # dynamo gives one
+    assert program is not None  # always, with dynamo=True
     _name_axes(program.model.graph)
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     program.save(folder / MODEL_FILE, external_data=size > _EXTERNAL_BYTES)
@@ -149,16 +153,16 @@ def write_onnx(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Pat
 
 
 def quantize_int8(folder: Path) -> None:
-    """Replace the float32 model of a folder by one with weights of 8 bits."""
+    """Replace the float32 ONNX model in a folder with one whose weights have 8 bits."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     small = folder / "int8.onnx"
     graph = onnx.load(folder / MODEL_FILE)
-    # Constants are folded and shapes inferred by the exporter: without this mark the quantizer advises to do so.
+    # The exporter has folded constants and inferred shapes already; without this mark the quantizer advises to do so.
     onnx.helper.set_model_props(graph, {"onnx.quant.pre_process": "onnxruntime.quant"})
-    # A scale for each channel halves the error. 7 of the 8 bits: sums of 8 overflow on x86 CPUs without VNNI, where the
-    # model would answer worse than it was measured to.
+    # One scale per channel halves the error. Only 7 of the 8 bits are used: with 8, sums overflow on x86 CPUs without
+    # VNNI, and the model would answer worse there than it was measured.
     quantize_dynamic(graph, small, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
     for file in folder.glob("*.data"):
         file.unlink()
@@ -166,7 +170,7 @@ def quantize_int8(folder: Path) -> None:
 
 
 class _Graph(torch.nn.Module):
-    """What is exported: logits as a tuple, and a mask of real numbers, by which XLNet's ``1 - mask`` goes, too."""
+    """The exported module: returns logits as a tuple, and passes a float mask, which XLNet's ``1 - mask`` requires."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -180,7 +184,7 @@ class _Graph(torch.nn.Module):
 
 
 def _name_axes(graph: Any) -> None:
-    """Call the two dynamic axes by their names where others read them."""
+    """Name the two dynamic axes of all inputs and outputs ``batch`` and ``length``, for users of the graph."""
     for value in (*graph.inputs, *graph.outputs):
         value.shape = type(value.shape)(["batch", "length"])
 
@@ -193,28 +197,28 @@ def _read(data: str, columns: Columns, max_examples: int | None) -> list[Example
     source = with_usual_columns(read_rows(data, "validation"), columns, log.info)
     rows = list(read_examples(source, "error", [], max_examples=max_examples, fix="correct them"))
     if not rows:
-        raise InputError(f"--data {data}: no questions in it; name a file that has some")
+        raise InputError(f"--data {data}: no questions in it; name a file with questions")
     return rows
 
 
 def _check_output(folder: Path, name: str, overwrite: bool) -> None:
-    """Raise `InputError` if writing ``folder`` would take something away that an export did not write."""
-    whole, model = folder.resolve(), Path(name).expanduser().resolve()
-    for kept, what in ((model, "the model itself"), (Path.cwd(), "the folder that you are in")):
-        if kept.is_dir() and kept.is_relative_to(whole):
-            raise InputError(f"--output {folder} is or holds {what}; name another folder")
+    """Raise `InputError` if writing ``folder`` would delete something that an export did not write."""
+    resolved, model = folder.resolve(), Path(name).expanduser().resolve()
+    for kept, what in ((model, "the model itself"), (Path.cwd(), "the current folder")):
+        if kept.is_dir() and kept.is_relative_to(resolved):
+            raise InputError(f"--output {folder} is or contains {what}; name another folder")
     if folder.is_file():
         raise InputError(f"--output {folder} is a file; name a folder")
     found = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
     if not found:
         return
     if CONFIG not in found:
-        raise InputError(f"--output {folder} holds no model but {', '.join(found[:5])}; name another folder")
+        raise InputError(f"--output {folder} has no model but {', '.join(found[:5])}; name another folder")
     others = [file for file in found if file not in _WRITTEN]
     if (others or not is_onnx_folder(folder)) and not overwrite:
         raise InputError(
-            f"--output {folder} holds {', '.join(others[:5] or ['a model that is no ONNX export'])}, which would be "
-            "lost; name another folder, or replace this one with all that is in it by --overwrite"
+            f"--output {folder} has {', '.join(others[:5] or ['a model that is no ONNX export'])}, which would be "
+            "lost; name another folder, or pass --overwrite to replace this one with everything in it"
         )
 
 
@@ -223,12 +227,14 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"--output {folder}: cannot be written ({error.strerror or error}); name another") from None
+        raise InputError(
+            f"--output {folder} cannot be written ({error.strerror or error}); name another folder"
+        ) from None
 
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter from telling of its own workings."""
+    """Silence the exporter's own warnings and log lines below errors."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,7 +1,7 @@
-"""An ONNX export against the model that it was made from: the same logits, and, quantized, answers as good.
+"""Compare an ONNX export with the model it was made from: equal logits or, if quantized, about the same F1.
 
-Logits are compared on windows of real questions, from short to as long as the model is ever given, alone and padded in
-batches; only those of tokens count, those of padding are nobody's.
+Logits are compared on windows of real questions, from short ones to the longest the model is given, alone and padded
+in batches. Logits of padding are ignored, because nothing reads them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from qa_lightning.models.settings import AnswerSettings
 
 log = logging.getLogger("qa_lightning")
 
-TOLERANCE = 1e-4  # of float32 logits, absolute
+TOLERANCE = 1e-4  # largest absolute difference of float32 logits
 
 
 def comparison_batches(tokenizer: Any, settings: AnswerSettings, rows: Sequence[Example]) -> list[Batch]:
-    """Windows of some questions in batches of 1 to 8, from the shortest to the longest that the model is given."""
+    """Batches of 1 to 8 windows, from the shortest to the longest window of ``rows`` and of one very long context."""
     questions = [row["question"] for row in rows]
     contexts = [row["context"] for row in rows]
-    everything = " ".join(contexts)
-    long = everything * (1 + 8 * settings.max_length // len(everything))  # more than a window's worth
+    joined = " ".join(contexts)
+    long = joined * (1 + 8 * settings.max_length // len(joined))  # fills at least one window
     questions += questions[:4]
     contexts += [long] * (len(questions) - len(contexts))
     windower = Windower(tokenizer, settings.windows)
@@ -46,15 +46,15 @@ def comparison_batches(tokenizer: Any, settings: AnswerSettings, rows: Sequence[
 
 
 def compare_logits(name: str, model: Any, exported: Any, batches: Sequence[Batch]) -> None:
-    """Hold the logits of an export against those of its model.
+    """Check that an export and its model compute the same logits.
 
     Args:
         name: of the model, for messages.
-        model, exported: the two, on one device.
-        batches: what both compute.
+        model, exported: on the same device.
+        batches: the inputs.
 
     Raises:
-        InputError: some differ by more than `TOLERANCE`, or are not numbers.
+        InputError: logits differ by more than `TOLERANCE`, or are not numbers.
     """
     worst = 0.0
     for batch in batches:
@@ -63,23 +63,23 @@ def compare_logits(name: str, model: Any, exported: Any, batches: Sequence[Batch
             pairs = zip(model_logits(model, batch), model_logits(exported, batch), strict=True)
         for own, other in pairs:
             if not own[real].isfinite().all():
-                raise InputError(f"model {name!r}: its logits are not numbers, its weights are broken")
+                raise InputError(f"model {name!r}: its logits are not numbers: its weights are broken; use another model")
             worst = max(worst, float((own - other)[real].abs().nan_to_num(torch.inf).max()))
     if worst > TOLERANCE:
         raise InputError(
             f"model {name!r}: the logits of its ONNX export differ from PyTorch's by up to {worst:.2g}, more than "
-            f"{TOLERANCE:g}; nothing was written. Ask it as it is, or try other versions of torch and onnxruntime"
+            f"{TOLERANCE:g}; nothing was written. Use the PyTorch model, or try other versions of torch and onnxruntime"
         )
     lengths = [batch["input_ids"].shape[1] for batch in batches]
     windows = sum(len(batch["input_ids"]) for batch in batches)
     log.info(
         f"checked    {windows} windows of up to {max(lengths)} tokens, alone and in batches: "
-        f"logits differ from PyTorch's by {worst:.1g} at most"
+        f"logits differ from PyTorch's by at most {worst:.1g}"
     )
 
 
 def score_answers(model: Any, tokenizer: Any, rows: Sequence[Example]) -> tuple[float, float]:
-    """EM and F1, 0-100, of a model's answers to some questions."""
+    """EM and F1 (0-100) of a model's answers to ``rows``."""
     answers = Reader(model, tokenizer).answer([row["question"] for row in rows], [row["context"] for row in rows])
     metric = SquadMetric(version_2=any(not row["answers"]["text"] for row in rows))
     metric.update(
@@ -93,26 +93,27 @@ def score_answers(model: Any, tokenizer: Any, rows: Sequence[Example]) -> tuple[
 def compare_answers(
     name: str, models: Sequence[tuple[str, Any, int]], tokenizer: Any, rows: Sequence[Example], max_f1_drop: float
 ) -> None:
-    """Hold the answers of a quantized model against those of the model that it was made from; tell of both.
+    """Log EM, F1 and size of a quantized model and of its original, and check that F1 does not drop too much.
 
     Args:
         name: of the model, for messages.
-        models: what it is called, the model and its size in bytes; the original, then the quantized one.
+        models: (label, model, size in bytes) of the original, then of the quantized one.
         tokenizer: of both.
         rows: questions with answers.
         max_f1_drop: F1 points (0-100) that may be lost.
 
     Raises:
-        InputError: more are.
+        InputError: more F1 points are lost.
     """
-    found = []
-    for kind, model, size in models:
+    scores = []
+    for label, model, size in models:
         exact, f1 = score_answers(model, tokenizer, rows)
-        log.info(f"{kind:<10} EM {exact:6.2f}  F1 {f1:6.2f}  {size / 1e6:,.1f} MB")
-        found.append(f1)
-    if found[0] - found[1] > max_f1_drop:
+        log.info(f"{label:<10} EM {exact:6.2f}  F1 {f1:6.2f}  {size / 1e6:,.1f} MB")
+        scores.append(f1)
+    drop = scores[0] - scores[1]
+    if drop > max_f1_drop:
         raise InputError(
-            f"--quantize {models[1][0]} costs model {name!r} {found[0] - found[1]:.2f} F1 points on {len(rows):,} "
-            f"questions ({found[0]:.2f} to {found[1]:.2f}), more than --max-f1-drop {max_f1_drop:g}; nothing was "
-            "written. Export it without --quantize, or allow more"
+            f"--quantize {models[1][0]} costs model {name!r} {drop:.2f} F1 points on {len(rows):,} questions "
+            f"({scores[0]:.2f} to {scores[1]:.2f}), more than --max-f1-drop {max_f1_drop:g}; nothing was written. "
+            "Export it without --quantize, or raise --max-f1-drop"
         )

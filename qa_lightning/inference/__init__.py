@@ -1,1 +1,1 @@
-"""Questions to answers with a trained model: the pipeline, the reader, the scores of transformers 4.57."""
+"""Answer questions with a trained model: the pipeline, the reader, the scores of transformers 4.57."""

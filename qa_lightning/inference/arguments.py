@@ -1,7 +1,7 @@
-"""The ways to call a question answering pipeline, as transformers 4.57 had them -> questions with their contexts.
+"""Parse the arguments of a pipeline call into questions with contexts, and into checked settings.
 
-Source of the contract: ``QuestionAnsweringArgumentHandler`` of transformers 4.57.6. Exceptions for missing and empty
-input keep their types and messages.
+Calls take every form that transformers 4.57.6 accepted (its ``QuestionAnsweringArgumentHandler``). Exceptions for
+missing and empty input keep 4.57's types and messages.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _LAZY = (GeneratorType, Dataset, IterableDataset, datasets.Dataset, datasets.Ite
 
 @dataclass(frozen=True)
 class Call:
-    """What a call asks.
+    """The questions of a call, and the form of its result.
 
     Attributes:
-        items: the questions; to be iterated over once.
-        lazy: they come one by one from a generator or a dataset, and so do the answers.
-        single: there is one, and its answer is wanted alone, outside of a list.
+        items: dicts of ``question`` and ``context``; iterate over them once.
+        lazy: the items come from a generator or a dataset, so the answers are an iterator too.
+        single: there is one item, and its answer is returned without a list around it.
     """
 
     items: Iterable[Any]
@@ -42,7 +42,7 @@ class Call:
 
 
 def create_sample(question: Any, context: Any) -> Any:
-    """A question with its context, or a list of them where ``question`` is a list."""
+    """A dict of one question and its context; a list of such dicts if ``question`` is a list."""
     if isinstance(question, list):
         return [{"question": one, "context": text} for one, text in zip(question, context, strict=False)]
     return {"question": question, "context": context}
@@ -52,17 +52,17 @@ def understand(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool = Fa
     """Find the questions in the arguments of a call.
 
     Args:
-        args: one item, dict or iterable of dicts; or question and context; or several dicts.
-        keywords: ``question`` and ``context``, texts or lists of the same length, or a text for all of the other's
-            list; or the items as ``data`` or ``X``.
-        v4: take and refuse exactly what 4.57 did: a single question for several contexts, tuples for lists, and
-            items with more than question and context are then refused.
+        args: a dict, an iterable of dicts, several dicts, or a question and a context.
+        keywords: ``question`` and ``context``, each a text or a list: two lists have the same length, and a single
+            text is paired with every element of the other list. Or the items as ``data`` or ``X``.
+        v4: accept and refuse exactly what 4.57 did. Then one question for several contexts, tuples in place of
+            lists, and items with keys beyond question and context are errors.
 
     Raises:
-        KeyError: an item without question or context.
-        ValueError: an item that is no dict, a text that is None, empty, blank or no valid Unicode, lists of unequal
-            lengths, or arguments that cannot be understood.
-        TypeError: a text that is none.
+        KeyError: an item lacks its question or context.
+        ValueError: an item is no dict; a text is None, empty, blank or invalid Unicode; two lists differ in length;
+            or the arguments have no known form.
+        TypeError: a question or context is not a str.
     """
     items = _items(args, keywords, v4)
     if isinstance(items, _LAZY):
@@ -116,7 +116,7 @@ def _checked_one_by_one(items: Any, v4: bool) -> Iterator[Item]:
 
 
 def checked_item(item: Any, v4: bool = False) -> Item:
-    """One question with its context, once it holds up; for the exceptions see `understand`."""
+    """Check one item and keep only its question and context; for the exceptions see `understand`."""
     if not isinstance(item, Mapping):
         raise ValueError(f"{item} argument needs to be of type (SquadExample, dict)")
     for name in ("question", "context"):
@@ -130,158 +130,153 @@ def checked_item(item: Any, v4: bool = False) -> Item:
         if v4:
             continue
         if not isinstance(text, str):
-            raise TypeError(f"`{name}` is a {type(text).__name__}, {str(text)[:60]!r}; pass a text")
+            raise TypeError(f"`{name}` is of type {type(text).__name__}, {str(text)[:60]!r}; pass a str")
         if not text.strip():
-            raise ValueError(f"`{name}` is nothing but white space, {text[:60]!r}; pass a text with words in it")
+            raise ValueError(f"`{name}` has only white space, {text[:60]!r}; pass a text with words")
         if has_surrogates(text):
             raise ValueError(f"`{name}` holds half of a surrogate pair, {text[:60]!r}; pass it as valid UTF-8")
     sample: Item = create_sample(**item) if v4 else {name: item[name] for name in ("question", "context")}
     return sample
 
 
-def in_groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items, ``size`` at a time; what was read before an exception is given first, then it is raised."""
-    group: list[Item] = []
+def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield the items in lists of ``size``. If reading an item raises, first yield those read before it."""
+    chunk: list[Item] = []
     iterator = iter(items)
     while True:
         try:
-            group.append(next(iterator))
+            chunk.append(next(iterator))
         except StopIteration:
             break
         except Exception:
-            if group:
-                yield group
+            if chunk:
+                yield chunk
             raise
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
-_LEAST = {"top_k": 1, "max_answer_len": 1, "doc_stride": 0, "max_seq_len": 1, "max_question_len": 1}
-
-
+_MIN = {"top_k": 1, "max_answer_len": 1, "doc_stride": 0, "max_seq_len": 1, "max_question_len": 1}
 _SWITCHES = ("handle_impossible_answer", "align_to_words")
-
-
-_QUESTION_LENGTH = 64  # tokens
-
-
+# Defaults of 4.57, in tokens.
+_QUESTION_LENGTH = 64
 _WINDOW_LENGTH = 384
-
-
 _STRIDE = 128
 
 
 def checked_settings(settings: Mapping[str, Any], lenient: bool = False) -> dict[str, Any]:
-    """Settings that are not None, by their proper names, each within its own limits.
+    """The settings that are not None, by their current names, each checked against its own limits.
 
     Args:
-        settings: of a call.
-        lenient: check only what 4.57 did, and pass over names that are not known.
+        settings: of a call or of the constructor.
+        lenient: check only what 4.57 checked, and ignore unknown names.
 
     Raises:
-        InputError: (a ValueError) values out of range or of another type; all of them together.
-        TypeError: a name that is not known.
+        InputError: (a ValueError) values out of range or of the wrong type, all of them together.
+        TypeError: unknown names.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    if "topk" in given:  # its name before 4.0
+    if "topk" in given:  # the name of top_k before transformers 4.0
         given.setdefault("top_k", given.pop("topk"))
     padding = given.pop("padding", None)
     if not isinstance(padding, bool) and padding is not None:
-        PaddingStrategy(padding)  # a ValueError that lists the values
-    known = (*_LEAST, *_SWITCHES)
+        PaddingStrategy(padding)  # raises a ValueError that lists the valid values
+    known = (*_MIN, *_SWITCHES)
     unknown = [name for name in given if name not in known]
     if unknown and not lenient:
-        raise TypeError(f"unknown argument {', '.join(map(repr, unknown))}; there are {', '.join(known)}, batch_size")
+        names = f"argument{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}"
+        raise TypeError(f"unknown {names}; known are {', '.join(known)}, batch_size")
     given = {name: value for name, value in given.items() if name in known}
     problems = []
     for name, value in given.items():
-        least = _LEAST.get(name)
+        minimum = _MIN.get(name)
         if lenient:
-            if name in ("top_k", "max_answer_len") and value < least:
-                problems.append(f"{name} parameter should be >= {least} (got {value})")
-        elif least is None:
+            if name in ("top_k", "max_answer_len") and value < minimum:
+                problems.append(f"{name} parameter should be >= {minimum} (got {value})")
+        elif minimum is None:
             if not isinstance(value, bool):
                 problems.append(f"{name} is {value!r}; pass True or False")
         elif isinstance(value, bool) or not isinstance(value, int):
-            problems.append(f"{name} is {value!r}, a {type(value).__name__}; pass a whole number")
-        elif value < least:
-            problems.append(f"{name} parameter should be >= {least} (got {value})")
+            problems.append(f"{name} is {value!r}, of type {type(value).__name__}; pass an int")
+        elif value < minimum:
+            problems.append(f"{name} parameter should be >= {minimum} (got {value})")
     if problems:
         raise InputError(problems)
     return given
 
 
 def checked_batch_size(value: Any) -> int:
-    """The batch size, at least 1."""
+    """The batch size; raises `InputError` unless it is an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"batch_size is {value!r}; pass a whole number from 1 on")
+        raise InputError(f"batch_size is {value!r}; pass an int of at least 1")
     return value
 
 
 def v4_settings(given: Mapping[str, Any]) -> V4Settings:
-    """The settings of a call in 4.57's manner."""
+    """The settings of a call with ``compat="v4"``; the arguments left out get 4.57's defaults."""
     return V4Settings(**given)
 
 
 def window_settings(
     given: Mapping[str, Any], saved: AnswerSettings | None, positions: int | None, tokenizer: Any
 ) -> WindowSettings:
-    """How contexts are cut for a call.
+    """How contexts are cut into windows for a call; all lengths in tokens.
 
     Args:
-        given: by the caller; see `checked_settings`.
-        saved: what the model was saved with; None for models of others, which get 4.57's defaults.
-        positions: the longest input that the model can take, in tokens; None where there is no limit.
+        given: the caller's settings, from `checked_settings`.
+        saved: the settings that the model was saved with; None for a model from elsewhere, which gets 4.57's defaults.
+        positions: the longest input that the model takes; None if there is no limit.
         tokenizer: the model's.
 
     Raises:
-        InputError: windows longer than the model can take, too short for anything, or shorter than their overlap.
+        InputError: windows are longer than the model takes, too short for a question and a context, or shorter than
+            their overlap.
     """
     special = tokenizer.num_special_tokens_to_add(pair=True)
-    longest = given.get("max_seq_len")
-    if longest is None:
-        longest = saved.max_length if saved else min(tokenizer.model_max_length, _WINDOW_LENGTH)
-        longest = min(longest, positions or longest)
-    elif positions and longest > positions:
-        raise InputError(f"max_seq_len {longest}: the model has positions for {positions} tokens; pass at most these")
-    if longest < special + 2:
+    length = given.get("max_seq_len")
+    if length is None:
+        length = saved.max_length if saved else min(tokenizer.model_max_length, _WINDOW_LENGTH)
+        length = min(length, positions or length)
+    elif positions and length > positions:
+        raise InputError(f"max_seq_len {length} is more than the model's {positions} positions; pass at most that")
+    if length < special + 2:
         raise InputError(
-            f"max_seq_len {longest} leaves no room for question and context beside {special} special tokens; pass at "
-            f"least {special + 2}"
+            f"max_seq_len {length} leaves no room for a question and a context beside {special} special tokens; pass "
+            f"at least {special + 2}"
         )
     stride = given.get("doc_stride")
     if stride is None:
-        stride = min(longest // 2, saved.doc_stride if saved else _STRIDE)
-    if stride > longest:
-        raise InputError(f"`doc_stride` ({stride}) is larger than `max_seq_len` ({longest})")
+        stride = min(length // 2, saved.doc_stride if saved else _STRIDE)
+    if stride > length:
+        raise InputError(f"`doc_stride` ({stride}) is larger than `max_seq_len` ({length})")
     question = given.get("max_question_len", saved.max_question_length if saved else _QUESTION_LENGTH)
-    return WindowSettings(longest, stride, min(question, longest - special - 1))
+    return WindowSettings(length, stride, min(question, length - special - 1))
 
 
 def call_settings(given: Mapping[str, Any], scaling: Scaling) -> CallSettings:
-    """How a call is answered.
+    """How the answers of a call are chosen and scored.
 
     Args:
-        given: by the caller; see `checked_settings`.
+        given: the caller's settings, from `checked_settings`; those about windows are left out here.
         scaling: the model's threshold and temperature.
     """
-    windows = ("doc_stride", "max_seq_len", "max_question_len")
-    return CallSettings(scaling=scaling, **{name: value for name, value in given.items() if name not in windows})
+    about_windows = ("doc_stride", "max_seq_len", "max_question_len")
+    return CallSettings(scaling=scaling, **{name: value for name, value in given.items() if name not in about_windows})
 
 
 @dataclass(frozen=True)
 class CallSettings:
-    """How one pipeline call is answered.
+    """How the answers of one pipeline call are chosen and scored.
 
     Args:
-        top_k: the number of answers, at most.
+        top_k: the maximum number of answers.
         max_answer_len: the longest answer, in tokens, before it is widened to whole words.
-        handle_impossible_answer: whether "no answer" is one.
-        align_to_words: widen answers to whole words, and give each text once.
-        scaling: how scores become probabilities, with the threshold above which "no answer" comes first.
+        handle_impossible_answer: whether "no answer" may be an answer.
+        align_to_words: widen answers to whole words, and return each text once.
+        scaling: how scores become probabilities, and the threshold above which "no answer" comes first.
     """
 
     top_k: int = 1
@@ -293,15 +288,15 @@ class CallSettings:
 
 @dataclass(frozen=True)
 class V4Settings:
-    """The old call's settings, with its defaults; all lengths in tokens.
+    """The settings of a call of transformers 4.57, with its defaults; all lengths in tokens.
 
     Args:
-        top_k: answers to give.
-        doc_stride: tokens that two windows share; None takes half a window, at most 128.
+        top_k: the maximum number of answers.
+        doc_stride: tokens that two windows share; None means half a window, at most 128.
         max_answer_len: the longest answer.
-        max_seq_len: the longest window; None takes the tokenizer's limit, at most 384.
-        max_question_len: was without effect, and is.
-        handle_impossible_answer: whether "no answer" is one.
+        max_seq_len: the longest window; None means the tokenizer's limit, at most 384.
+        max_question_len: has no effect, as in 4.57.
+        handle_impossible_answer: whether "no answer" may be an answer.
         align_to_words: widen answers to whole words.
     """
 

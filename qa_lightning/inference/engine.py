@@ -1,14 +1,14 @@
-"""Questions in memory -> windows -> logits -> answers: the one loop of the reader, the pipeline and files of questions.
+"""The loop from questions through windows and logits to answers; reader, pipeline and files of questions all use it.
 
-A `Reading` is a policy: it cuts the windows, takes in their logits and says what the answers are. `read` does the rest.
-There are three:
+A `Reading` holds some questions and is the policy: it cuts their windows, collects the logits and decides the answers.
+`read` runs the model. All questions of a reading are in memory at once. There are three policies:
 
-* `BestAnswers`: one answer a question, as in validation: the best span, or none above the threshold. `Reader` asks so.
-* `RankedAnswers`: the ``top_k`` answers of a pipeline call, widened to whole words if asked for. Their scores are
-  probabilities: normalised over every span of every window and the null answer together, so scores of windows compare
-  and those of one question never add up to more than 1. Where answers are widened to whole words, an answer is a text:
-  the probabilities of the spans that read alike, wherever they stand, are added up, and its offsets are those of the
-  likeliest. Where they are not, an answer is a span, with the span's own score.
+* `BestAnswers`: one answer per question, as in validation: the best span, or "no answer" above the threshold. `Reader`
+  uses it.
+* `RankedAnswers`: the ``top_k`` answers of a pipeline call. Scores are probabilities, normalised over every span of
+  every window and the null answer together, so scores of different windows compare, and those of one question sum to
+  at most 1. With ``align_to_words`` an answer is a text: the probabilities of all spans that read alike are added up,
+  and the offsets are those of the likeliest span. Without it an answer is a span, with its own score.
 * `v4.V4Answers`: the answers and scores of transformers 4.57.
 """
 
@@ -37,19 +37,19 @@ Found = TypeVar("Found")
 
 
 class Reading(Protocol[Found]):
-    """Some questions on their way from windows to answers.
+    """Some questions and the policy that answers them.
 
     Attributes:
-        store: their windows.
+        store: the windows of the questions.
     """
 
     store: FeatureStore
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
-        """Take in a batch of `batching.PaddingCollator` and its logits, [B, T] each."""
+        """Collect the logits, [B, T] each, of a batch of `batching.PaddingCollator`."""
 
     def answers(self) -> list[Found]:
-        """What came of each question, once all windows were added."""
+        """The result of each question, in order; call it once all windows were added."""
 
 
 def read(
@@ -62,12 +62,12 @@ def read(
 
     Args:
         reading: the policy, with the questions.
-        forward: gives start and end logits, [B, T] each, of a batch.
+        forward: returns the start and end logits, [B, T] each, of a batch.
         collate: pads the windows of a batch.
-        batch_size: windows a forward pass.
+        batch_size: windows per forward pass.
 
     Raises:
-        InputError: logits that are not numbers.
+        InputError: logits are not numbers.
     """
     for batch in window_batches(reading.store, collate, batch_size):
         reading.add(batch, *forward(batch))
@@ -75,7 +75,7 @@ def read(
 
 
 class BestAnswers:
-    """One answer a question: the best span, or none; see `Reading`.
+    """The best span of each question, or "no answer"; a `Reading`.
 
     Args:
         windower: cuts the windows.
@@ -97,7 +97,7 @@ class BestAnswers:
         """See `Reading`.
 
         Raises:
-            InputError: logits that are not numbers.
+            InputError: logits are not numbers.
         """
         index, spans = _decoded(self._decoder, self.store)
         own = self._settings
@@ -106,7 +106,7 @@ class BestAnswers:
 
 
 class RankedAnswers:
-    """The ``top_k`` distinct answers to each question, best first; see the module and `Reading`.
+    """Up to ``top_k`` distinct answers to each question, best first; a `Reading`.
 
     Args:
         windower: cuts the windows.
@@ -129,7 +129,7 @@ class RankedAnswers:
         """See `Reading`.
 
         Raises:
-            InputError: logits that are not numbers.
+            InputError: logits are not numbers.
         """
         index, spans = _decoded(self._decoder, self.store)
         found = []
@@ -141,11 +141,14 @@ class RankedAnswers:
         return found
 
     def _search(self, index: NDArray[np.int64], windows: WindowLogits) -> Spans:
-        """As many spans of each question as it takes to have ``top_k`` distinct answers, if there are so many."""
+        """Decode enough spans of each question for ``top_k`` distinct answers, or all its spans if they have fewer.
+
+        Several spans may be one answer, so questions with too few answers are decoded again with 4 times the spans.
+        """
         settings = self._settings
         candidates = 2 * settings.top_k + 10 if settings.align_to_words else settings.top_k
         spans = decode_spans(windows, candidates, settings.max_answer_len, settings.scaling)
-        rows = np.arange(len(index))  # of the questions that may lack answers
+        rows = np.arange(len(index))  # questions that may still have too few answers
         found = spans
         while len(rows):
             lacking = [
@@ -162,7 +165,7 @@ class RankedAnswers:
         return spans
 
     def _distinct(self, spans: Spans, number: int, question: int) -> list[AnswerDict]:
-        """The distinct answers of example ``number`` of ``spans``, which is that question, best first."""
+        """The distinct answers of example ``number`` of ``spans``, which is item ``question``, best first."""
         context = self._items[question]["context"]
         encoding = self._encodings[context]
         answers: dict[str | tuple[int, int], AnswerDict] = {}
@@ -187,29 +190,29 @@ def _windows(windower: Windower, items: Sequence[Item], encodings: Mapping[str, 
 
 
 def _decoded(decoder: Decoder, store: FeatureStore) -> tuple[NDArray[np.int64], Spans]:
-    """Questions, in order, and the spans of each.
+    """The indices of the questions, in order, and the spans of each.
 
     Raises:
-        InputError: logits that are not numbers.
+        InputError: logits are not numbers.
     """
     decoded = decoder.take()
     if len(decoded.broken):
         numbers = ", ".join(map(str, sorted({*store.example[decoded.broken].tolist()})))
         raise InputError(
-            f"the model's logits are not numbers (questions {numbers}): its weights are broken, or its dtype is too "
-            "narrow"
+            f"the model's logits are not numbers (questions {numbers}): its weights are broken or its dtype is too "
+            "narrow; use another model, or float32"
         )
     return decoded.index, decoded.spans
 
 
 def _insert_null(answers: list[AnswerDict], score: float) -> None:
-    """Put "no answer" in its order, behind spans that are as likely."""
-    rank = next((at for at, answer in enumerate(answers) if answer["score"] < score), len(answers))
+    """Insert "no answer" by its score, after spans of the same score."""
+    rank = next((index for index, answer in enumerate(answers) if answer["score"] < score), len(answers))
     answers.insert(rank, {"score": score, "start": 0, "end": 0, "answer": ""})
 
 
 def _of_examples(windows: WindowLogits, examples: NDArray[np.intp]) -> WindowLogits:
-    """The windows of some examples, ascending, numbered anew."""
+    """The windows of ``examples`` (ascending), with the examples renumbered from 0."""
     rows = np.isin(windows.example, examples)
     tokens = np.repeat(rows, windows.length)
     return WindowLogits(
@@ -224,16 +227,16 @@ def _of_examples(windows: WindowLogits, examples: NDArray[np.intp]) -> WindowLog
 
 
 def _replaced(spans: Spans, rows: NDArray[np.intp], by: Spans) -> Spans:
-    """``spans`` with those of the examples ``rows`` taken from ``by``."""
+    """``spans``, but those of the examples ``rows`` come from ``by``."""
     source = np.arange(len(spans.count))
     source[rows] = len(spans.count) + np.arange(len(rows))
     return Spans.concatenate([spans, by]).take(source)
 
 
 def whole_words(encoding: Encoding, context: str, start: int, end: int) -> tuple[int, int]:
-    """Widen a span to the words, as the tokenizer parts them, that its first and last character are in.
+    """Widen a span, in character offsets, to the whole words of its first and last character.
 
-    White space at a word's edges stays out. A span whose edge is in no word stays as it is there.
+    Words are the tokenizer's. White space at the edge of a word is left out; a span edge in no word does not move.
     """
     first, last = (_word(encoding, offset) for offset in (start, end - 1))
     begin = min(start, first[0]) if first else start

@@ -1,4 +1,4 @@
-"""The question answering pipeline that transformers had until 5.3, with its call contract, decoded exactly.
+"""The question answering pipeline that transformers 5.3 removed: the same calls and returns, with exact decoding.
 
     from qa_lightning import pipeline
 
@@ -6,10 +6,10 @@
     ask(question="Where do I live?", context="My name is Wolfgang and I live in Berlin")
     # {'score': 0.91..., 'start': 34, 'end': 40, 'answer': 'Berlin'}
 
-What differs from transformers 4.57, unless ``compat="v4"`` asks for its scores: they are probabilities over all
-windows and the null answer together; "no answer" is read at the CLS token wherever it stands; padding on the left
-works; a question that is too long is cut; overlapping windows list no answer twice; ties come in reading order; there
-are fewer than ``top_k`` answers rather than empty ones; and an argument that is not known is refused.
+Differences from transformers 4.57, unless ``compat="v4"`` asks for its answers and scores: scores are probabilities
+over all windows and the null answer together; "no answer" is read at the CLS token, wherever that is; padding on the
+left works; a question that is too long is cut; overlapping windows list no answer twice; ties come in reading order; a
+list is shorter than ``top_k`` rather than filled with empty answers; and unknown arguments are errors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from qa_lightning.inference.arguments import (
     checked_batch_size,
     checked_settings,
     create_sample,
-    in_groups,
+    in_chunks,
     understand,
     v4_settings,
     window_settings,
@@ -49,8 +49,9 @@ from qa_lightning.models.threshold_file import read_threshold_file
 TASK = "extractive-qa"
 Compat = Literal["v4"]
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_TOGETHER = 16  # batches whose windows are cut, and sorted by length, together
-_WINDOWERS = 8  # are kept; each holds a tokenizer of its own
+_CHUNK_FACTOR = 16  # times the batch size: the questions whose windows are cut and sorted by length together
+_MIN_CHUNK = 256  # questions
+_MAX_WINDOWERS = 8  # cached, one per window settings; each holds its own tokenizer
 
 
 class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
@@ -59,13 +60,13 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
     Args:
         model: a model with a question answering head, or an `onnx.OnnxModel`.
         tokenizer: its fast tokenizer.
-        device: as for any pipeline; None takes the first GPU, or else the CPU.
-        batch_size: windows a forward pass.
-        compat: ``v4`` gives the answers and scores of transformers 4.57.
-        **settings: what a call takes, as its default; see `__call__`.
+        device: as for any pipeline; None takes the first GPU, or the CPU if there is none.
+        batch_size: windows per forward pass.
+        compat: ``v4`` returns the answers and scores of transformers 4.57.
+        **settings: defaults for the settings of a call; see `__call__`.
 
     Raises:
-        InputError: a slow tokenizer, no question answering head, or settings that cannot be.
+        InputError: the tokenizer is slow or missing, or ``compat`` or a setting has an invalid value.
     """
 
     default_input_names = "question,context"
@@ -84,11 +85,11 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         **settings: Any,
     ) -> None:
         if compat not in (None, "v4"):
-            raise InputError(f"compat {compat!r}: the one value there is, is 'v4'")
+            raise InputError(f"compat {compat!r} is unknown; pass 'v4', or None")
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(
-                f"tokenizer {type(tokenizer).__name__} is a slow one, or none, and gives no character offsets; pass "
-                "the model's fast tokenizer (AutoTokenizer.from_pretrained with a tokenizer.json)"
+                f"tokenizer {type(tokenizer).__name__} is not a fast tokenizer, so it returns no character offsets; "
+                "pass the model's fast tokenizer (AutoTokenizer.from_pretrained with a tokenizer.json)"
             )
         self.compat = compat
         self._saved = AnswerSettings.of_model(model) if hasattr(model.config, CONFIG_KEY) else None
@@ -101,7 +102,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         self.model.eval()
 
     def __repr__(self) -> str:
-        """The model, and how it is asked unless a call says otherwise; nothing is computed."""
+        """The model and the default settings of a call; runs no computation."""
         settings: dict[str, Any] = {"batch_size": self._batch_size}
         if self.compat:
             settings["compat"] = self.compat
@@ -112,7 +113,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         return f"QuestionAnsweringPipeline({model_summary(self.model)};\n  {', '.join(shown)})"
 
     def _sanitize_parameters(self, **settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Settings of a call, or of the constructor: known ones, each on its own within its limits."""
+        """Check the settings of a call or of the constructor, each on its own; they all go to ``postprocess``."""
         given = checked_settings(settings, lenient=self.compat == "v4")
         return {}, {}, given
 
@@ -120,32 +121,32 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         """Answer questions.
 
         Args:
-            *args: items ``{"question": ..., "context": ...}``: one, a list, a generator or a dataset; or question
-                and context.
-            **keywords: ``question`` and ``context``, each a text or a list (a single text goes with all of the
-                other's), or the items as ``data``; and any of these settings:
+            *args: items ``{"question": ..., "context": ...}``: one, a list, a generator or a dataset; or a question
+                and a context.
+            **keywords: ``question`` and ``context``, each a text or a list (a single text is paired with every
+                element of the other list), or the items as ``data``; and any of these settings (default):
 
-                - ``top_k`` (1): answers to give, at most.
+                - ``top_k`` (1): the maximum number of answers.
                 - ``doc_stride`` (128, at most half a window): tokens that two windows share.
                 - ``max_answer_len`` (15): the longest answer, in tokens, before it is widened to whole words.
-                - ``max_seq_len`` (384, or what the model can take): the longest window, in tokens.
-                - ``max_question_len`` (64): a longer question is cut to so many tokens.
-                - ``handle_impossible_answer`` (False): whether "no answer" (an empty text at 0) is an answer.
-                - ``align_to_words`` (True): widen answers to whole words, and give each text once; False gives
+                - ``max_seq_len`` (384, or the model's limit if lower): the longest window, in tokens.
+                - ``max_question_len`` (64): the longest question, in tokens; a longer one is cut.
+                - ``handle_impossible_answer`` (False): whether "no answer" (an empty text at 0) may be an answer.
+                - ``align_to_words`` (True): widen answers to whole words, and return each text once; False returns
                   spans of tokens, each with its own probability.
-                - ``batch_size``: windows a forward pass.
+                - ``batch_size``: windows per forward pass.
                 - ``padding``: accepted and without effect; a batch is padded to its longest window.
 
-                A model saved by this package brings its own windows in place of these defaults, and the threshold
-                for "no answer" and the temperature of its probabilities.
+                A model saved by this package brings its own window lengths in place of these defaults, and its
+                threshold for "no answer" and its temperature.
 
         Returns:
-            For one question a dict ``score, start, end, answer``, or a list of them where there is not exactly one
-            answer; for a list a list of these; for a generator or a dataset an iterator of these.
-            ``answer == context[start:end]``; ``score`` is a probability.
+            For one question a dict ``score, start, end, answer``, or a list of such dicts unless there is exactly one
+            answer. For a list of questions a list of these; for a generator or a dataset an iterator of these.
+            ``answer == context[start:end]``, in characters; ``score`` is a probability.
 
         Raises:
-            KeyError, ValueError, TypeError: see `arguments.understand` and `call_settings`.
+            KeyError, ValueError, TypeError: see `understand`, `checked_settings` and `window_settings` in `arguments`.
         """
         call = understand(args, keywords, v4=self.compat == "v4")
         own = ("question", "context", "data", "X")
@@ -157,8 +158,8 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         answers = self._answers(call, {**self._postprocess_params, **given}, batch_size)
         if call.lazy:
             return answers
-        every = list(answers)
-        return every[0] if call.single else every
+        results = list(answers)
+        return results[0] if call.single else results
 
     def get_iterator(
         self,
@@ -169,14 +170,14 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         forward_params: Mapping[str, Any],
         postprocess_params: Mapping[str, Any],
     ) -> Iterator[Any]:
-        """Answer ``inputs`` in their order, their windows batched together and sorted by length."""
+        """Answer ``inputs`` in order; windows of many questions are sorted by length and batched together."""
         return self._answers(Call(inputs, lazy=True, single=False), postprocess_params, batch_size)
 
     def _answers(self, call: Call, settings: Mapping[str, Any], batch_size: int) -> Iterator[Any]:
-        # From a generator that is asked for one window at a time, one question at a time is taken.
-        together = 1 if call.lazy and batch_size == 1 else _TOGETHER * max(batch_size, _TOGETHER)
-        for group in in_groups(call.items, together):
-            reading = self._reading(group, settings)
+        # With batch_size=1 a generator is read one question at a time, so that no answer waits for a later question.
+        size = 1 if call.lazy and batch_size == 1 else max(_CHUNK_FACTOR * batch_size, _MIN_CHUNK)
+        for chunk in in_chunks(call.items, size):
+            reading = self._reading(chunk, settings)
             yield from map(_alone, read(reading, self._logits, self._collate, batch_size))
 
     def _logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -188,13 +189,13 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             return V4Answers(self.tokenizer, v4_settings(settings), items)
         windows = window_settings(settings, self._saved, self._positions, self.tokenizer)
         if windows not in self._windowers:
-            if len(self._windowers) == _WINDOWERS:
+            if len(self._windowers) == _MAX_WINDOWERS:
                 self._windowers.pop(next(iter(self._windowers)))
             self._windowers[windows] = Windower(self.tokenizer, windows, yielding=True)
         return RankedAnswers(self._windowers[windows], call_settings(settings, self.scaling), items)
 
     def preprocess(self, example: Any, **settings: Any) -> Iterator[dict[str, Any]]:
-        """The windows of one question, each as a batch of one."""
+        """Yield the windows of one question, each as a batch of one."""
         call = understand((example,), {}, v4=self.compat == "v4")
         reading = self._reading(list(call.items), {**self._postprocess_params, **settings})
         batches = list(window_batches(reading.store, self._collate, 1))
@@ -206,13 +207,13 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         output = self.model(**{name: inputs[name] for name in _MODEL_INPUTS if name in inputs})
         if not hasattr(output, "start_logits"):
             raise InputError(
-                f"model {type(self.model).__name__} gives no start and end logits: it has no question answering head; "
-                "load it with AutoModelForQuestionAnswering"
+                f"model {type(self.model).__name__} returns no start and end logits: it has no question answering "
+                "head; load it with AutoModelForQuestionAnswering"
             )
         return {**inputs, "start": output.start_logits, "end": output.end_logits}
 
     def postprocess(self, model_outputs: list[dict[str, Any]], **_: Any) -> Any:
-        """The answers to the question whose windows these are."""
+        """The answers to one question, from the outputs of `_forward` for its windows."""
         reading: Reading[list[AnswerDict]] = model_outputs[0]["reading"]
         for output in model_outputs:
             reading.add(output, output["start"], output["end"])
@@ -235,19 +236,21 @@ def pipeline(
     threshold_file: str | Path | None = None,
     **settings: Any,
 ) -> QuestionAnsweringPipeline:
-    """Load a model to be asked.
+    """Load a model and its tokenizer as a question answering pipeline.
 
     Args:
-        model: a folder, or a name on the Hub: any question answering model, or an ONNX export of one.
-        device: None takes the first GPU, or else the CPU.
-        dtype: what it computes in; None takes float32, bfloat16 is faster where the hardware has it.
+        model: a folder, or a name on the Hub, of any question answering model or of an ONNX export of one.
+        device: None takes the first GPU, or the CPU if there is none.
+        dtype: of weights and computation; None means float32. bfloat16 is faster on hardware that supports it.
         batch_size, compat, **settings: see `QuestionAnsweringPipeline`.
         trust_remote_code: run code that comes with the model.
-        use_safetensors: False also takes pickled weights, by torch's loader that runs nothing.
-        threshold_file: of ``qa-lightning evaluate --output_dir``: threshold and temperature for this very model.
+        use_safetensors: False also accepts pickled weights, read by torch's loader that runs no code.
+        threshold_file: written by ``qa-lightning evaluate --output_dir`` for this model: its threshold and
+            temperature.
 
     Raises:
-        InputError: the model is not to be had, or has no trained question answering head; a file for another model.
+        InputError: the model cannot be loaded or has no trained question answering head, or ``threshold_file``
+            belongs to another model.
     """
     loaded, tokenizer = load_answering_model(
         str(model), dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=use_safetensors
@@ -264,14 +267,14 @@ def register_pipeline(restore: bool = False) -> None:
     """Make ``transformers.pipeline("extractive-qa", model=...)`` build a `QuestionAnsweringPipeline`.
 
     Args:
-        restore: also under the task's old name, ``question-answering``.
+        restore: register it under the task's old name, ``question-answering``, too.
     """
     tasks = [TASK, "question-answering"] if restore else [TASK]
     for task in tasks:
         REMOVED_TASKS.pop(task, None)
-        PIPELINE_REGISTRY.supported_tasks.pop(task, None)  # registered before: no warning
+        PIPELINE_REGISTRY.supported_tasks.pop(task, None)  # avoids a warning if it was registered before
         PIPELINE_REGISTRY.register_pipeline(
             task, pipeline_class=QuestionAnsweringPipeline, pt_model=AutoModelForQuestionAnswering, type="text"
         )
-    # By it save_pretrained would copy this package's source beside the model, to be run as remote code.
+    # With this attribute, save_pretrained would copy this package's source beside the model as remote code.
     del QuestionAnsweringPipeline._registered_impl

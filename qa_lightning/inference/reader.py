@@ -1,4 +1,4 @@
-"""Asking a trained model: questions and contexts in, answers out, by the windows and decoding of validation."""
+"""Answer questions from their contexts with the windows and the decoding of validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qa_lightning.models.threshold_file import read_threshold_file
 
 
 class Reader:
-    """A trained model that answers questions about texts.
+    """A trained model that answers questions from their contexts; `answer` returns one answer per question.
 
     Args:
         model: a question answering model.
@@ -43,17 +43,18 @@ class Reader:
         dtype: torch.dtype | None = None,
         threshold_file: Path | None = None,
     ) -> Reader:
-        """Load the model of a folder, or of a name on the Hub.
+        """Load a model and its tokenizer.
 
         Args:
-            name: of the model.
-            device: where it computes; None takes the first GPU, or else the CPU.
-            dtype: what it computes in; None keeps float32.
-            threshold_file: of ``qa-lightning evaluate --output_dir``: threshold and temperature for this very model.
+            name: a folder, or a name on the Hub.
+            device: None takes the first GPU, or the CPU if there is none.
+            dtype: of weights and computation; None means float32.
+            threshold_file: written by ``qa-lightning evaluate --output_dir`` for this model: its threshold and
+                temperature.
 
         Raises:
-            InputError: it is not to be had, has no question answering head, or its tokenizer does not fit; or the
-                file is none, or for another model.
+            InputError: the model cannot be loaded, has no question answering head or a tokenizer that does not fit;
+                or ``threshold_file`` cannot be read or belongs to another model.
         """
         found = read_threshold_file(threshold_file, name) if threshold_file else None
         model, tokenizer = load_answering_model(name, dtype)
@@ -62,7 +63,7 @@ class Reader:
         return cls(model, tokenizer, settings.fitted(found) if found else settings)
 
     def __repr__(self) -> str:
-        """The model, and how it is asked; nothing is computed."""
+        """The model and its answer settings; runs no computation."""
         settings, scaling = self.settings, self.settings.scaling
         return (
             f"Reader({model_summary(self.model)};\n"
@@ -72,11 +73,14 @@ class Reader:
         )
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32) -> list[Answer]:
-        """Answer each question from its own context.
+        """Answer each question from its own context, in order.
+
+        Args:
+            questions, contexts: of the same length.
+            batch_size: windows per forward pass.
 
         Raises:
-            InputError: an empty question or context, one that is no valid Unicode, or a model whose logits are not
-                numbers.
+            InputError: a question or context is empty or invalid Unicode, or the model's logits are not numbers.
         """
         pairs = zip(questions, contexts, strict=True)
         items = [{"question": question, "context": context} for question, context in pairs]

@@ -1,13 +1,13 @@
-"""Answers and scores as transformers 4.57's question-answering pipeline gave them, faults included.
+"""Reproduce the answers and scores of transformers 4.57's question-answering pipeline, faults included.
 
-For those who stored thresholds on its scores. Known faults: each window's start and end probabilities are a softmax
-of their own, so scores of windows do not compare; scores of equal texts are added up, so they exceed 1; "no answer"
-is read at the first token, and is the smallest over the windows; a long question is not cut; where there are fewer
-spans than asked for, empty ones fill up. Source: ``question_answering.py`` of transformers 4.57.6.
+For users who stored thresholds on its scores. Its known faults: start and end probabilities are a softmax per window,
+so scores of different windows do not compare; scores of equal texts are added up, so they can exceed 1; "no answer" is
+read at the first token, and takes the smallest score over the windows; a long question is not cut; if there are fewer
+spans than asked for, empty answers fill the list. Source: ``question_answering.py`` of transformers 4.57.6.
 
-Not as there: how many empty spans fill up hung on how far a batch was padded, as did everything for tokenizers that pad
-on the left, where tokens of the question could be answers; here nothing hangs on padding. A question beside which no
-room is left is a ValueError, where the tokenizer's library panicked.
+Two differences remain. In 4.57 the number of empty answers depended on the padding of the batch; with tokenizers that
+pad on the left all answers did, and question tokens could be answers. Here padding changes nothing. Where a question
+made the tokenizer's library panic in 4.57 because windows could not advance, a ValueError is raised here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qa_lightning.features.windows import WINDOW, FeatureBatch
 from qa_lightning.inference.arguments import Item, V4Settings
 
 _Float32s = NDArray[np.float32]
-_OUT = -10000.0  # logit of a token that may not be in an answer
+_OUT = -10000.0  # logit of a token at which no answer may start or end
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class _Window:
 
 
 class V4Answers:
-    """Some questions on their way from windows to answers; see `engine.Reading`.
+    """Up to ``top_k`` answers to each question, as 4.57 returned them; an `engine.Reading`.
 
     Args:
-        tokenizer: a fast one; it cuts the windows itself.
+        tokenizer: a fast tokenizer; it cuts the windows itself.
         settings: of the call.
         items: the questions.
 
     Raises:
-        ValueError: ``doc_stride`` exceeds ``max_seq_len``. A question that leaves no room for the context raises
-            what the tokenizer raises.
+        ValueError: ``doc_stride`` exceeds ``max_seq_len``, or windows cannot advance beside the question. If the
+            question leaves no room at all, the tokenizer's own exception comes through.
     """
 
     def __init__(self, tokenizer: Any, settings: V4Settings, items: Sequence[Item]) -> None:
@@ -63,28 +63,28 @@ class V4Answers:
         self.store = _store([window.encoding for window in self._windows])
 
     def _cut(self, tokenizer: Any, one: Item) -> Sequence[Encoding]:
-        longest = self._settings.max_seq_len
-        longest = min(tokenizer.model_max_length, 384) if longest is None else longest
+        length = self._settings.max_seq_len
+        length = min(tokenizer.model_max_length, 384) if length is None else length
         stride = self._settings.doc_stride
-        stride = min(longest // 2, 128) if stride is None else stride
-        if stride > longest:
-            raise ValueError(f"`doc_stride` ({stride}) is larger than `max_seq_len` ({longest})")
+        stride = min(length // 2, 128) if stride is None else stride
+        if stride > length:
+            raise ValueError(f"`doc_stride` ({stride}) is larger than `max_seq_len` ({length})")
         pair = (one["question"], one["context"])
         try:
-            return self._encoded(tokenizer, pair, longest, stride)
+            return self._encoded(tokenizer, pair, length, stride)
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # of the Rust library; no Exception
+            if type(error).__name__ != "PanicException":  # from the Rust library; not derived from Exception
                 raise
         raise InputError(
-            f"doc_stride {stride} leaves no room to move on beside the question {one['question'][:60]!r} in windows of "
-            f"{longest} tokens; lower doc_stride or raise max_seq_len"
+            f"doc_stride {stride} is too large: beside the question {one['question'][:60]!r}, windows of {length} "
+            "tokens cannot advance; lower doc_stride or raise max_seq_len"
         )
 
-    def _encoded(self, tokenizer: Any, pair: tuple[str, str], longest: int, stride: int) -> Sequence[Encoding]:
+    def _encoded(self, tokenizer: Any, pair: tuple[str, str], length: int, stride: int) -> Sequence[Encoding]:
         encoded = tokenizer(
             *(reversed(pair) if self._context_first else pair),
             truncation="only_first" if self._context_first else "only_second",
-            max_length=longest,
+            max_length=length,
             stride=stride,
             return_token_type_ids=True,
             return_overflowing_tokens=True,
@@ -98,13 +98,13 @@ class V4Answers:
         return allowed if cls is None else allowed | (np.array(encoding.ids) == cls)
 
     def add(self, batch: Mapping[str, torch.Tensor], start: torch.Tensor, end: torch.Tensor) -> None:
-        """Take in the logits, [B, T] each, of a batch of windows."""
+        """Collect the logits, [B, T] each, of a batch of windows."""
         for row, number in enumerate(batch["feature"].tolist()):
             real = batch["attention_mask"][row].bool()
             self._logits[number] = (start[row][real].float().numpy(), end[row][real].float().numpy())
 
     def answers(self) -> list[list[dict[str, Any]]]:
-        """The answers to each question, best first."""
+        """Up to ``top_k`` answers to each question, best first."""
         found: list[list[dict[str, Any]]] = [[] for _ in self._items]
         null = np.full(len(self._items), 1000000.0)
         for number, window in enumerate(self._windows):
@@ -112,21 +112,21 @@ class V4Answers:
             null[window.item] = min(null[window.item], float(start[0] * end[0]))
             start[0] = end[0] = 0.0
             self._add_spans(found[window.item], window, start, end)
-        for answers, odds in zip(found, null.tolist(), strict=True):
+        for answers, null_score in zip(found, null.tolist(), strict=True):
             if self._settings.handle_impossible_answer:
-                answers.append({"score": odds, "start": 0, "end": 0, "answer": ""})
+                answers.append({"score": null_score, "start": 0, "end": 0, "answer": ""})
             answers.sort(key=lambda answer: answer["score"], reverse=True)
             del answers[self._settings.top_k :]
         return found
 
     def _add_spans(self, answers: list[dict[str, Any]], window: _Window, start: _Float32s, end: _Float32s) -> None:
-        """Add a window's likeliest spans; a text that is there already gets their score on top of its own."""
+        """Add the likeliest spans of a window; the score of a text that is already listed is added to its entry."""
         context = self._items[window.item]["context"]
         count = self._settings.top_k * 2 + 10 if self._settings.align_to_words else self._settings.top_k
-        # All pairs of tokens, zero where the end comes first or too late: these, too, were in the choice.
+        # [T, T], 0 where the end is before the start or too far behind it: 4.57 ranked these pairs too.
         table = np.tril(np.triu(np.outer(start, end)), self._settings.max_answer_len - 1)
-        for place in _largest(table.ravel(), count):
-            first, last = divmod(int(place), len(end))
+        for index in _largest(table.ravel(), count):
+            first, last = divmod(int(index), len(end))
             if not (window.allowed[first] and window.allowed[last]):
                 continue
             begin, stop = self._characters(window.encoding, first, last)
@@ -145,13 +145,13 @@ class V4Answers:
         return encoding.offsets[first][0], encoding.offsets[last][1]
 
     def _word(self, encoding: Encoding, token: int) -> tuple[int, int] | None:
-        """Characters, of the window alone, of the word that a token is in."""
+        """Start and end offset of the word that a token is in; a word cut by the window's edge ends there."""
         word = encoding.token_to_word(token)
         return None if word is None else encoding.word_to_chars(word, 0 if self._context_first else 1)
 
 
 def _store(encodings: Sequence[Encoding]) -> FeatureStore:
-    """The windows as the batches want them; places of contexts are left out, for nothing here reads them."""
+    """The windows as a `FeatureStore`; context offsets stay empty because nothing here reads them."""
     windows = np.zeros(len(encodings), WINDOW)
     windows["length"] = [len(encoding) for encoding in encodings]
     nothing = np.zeros(0, np.int32)
@@ -170,10 +170,10 @@ def _softmax(logits: _Float32s, allowed: NDArray[np.bool_]) -> _Float32s:
 
 
 def _largest(scores: _Float32s, count: int) -> NDArray[np.intp]:
-    """Places of the largest scores, largest first; equal ones in the order in which NumPy happens to leave them."""
+    """Indices of the largest scores, largest first; the order of equal scores is undefined (NumPy's)."""
     if count == 1:
         return np.array([np.argmax(scores)])
     if len(scores) < count:
         return np.argsort(-scores)
-    some = np.argpartition(-scores, count)[:count]  # as there: raises where there are exactly so many
+    some = np.argpartition(-scores, count)[:count]  # as in 4.57, this raises if there are exactly ``count`` scores
     return some[np.argsort(-scores[some])]

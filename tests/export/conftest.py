@@ -1,4 +1,4 @@
-"""A Hub on this machine, the model folder of a training run, and one without a run."""
+"""Fixtures: a Hub on this machine, the model folder of a training run, and a model folder without a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.hub_server import TOKEN, HubServer
 
 @pytest.fixture
 def printed_lines() -> None:
-    """Of the libraries, only what a person who runs a command would see."""
+    """Silence the libraries as the commands do."""
     commands.quiet_libraries()
 
 
@@ -30,7 +30,7 @@ def _every_value_of_a_card_is_given(monkeypatch) -> None:
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A Hub that knows one token, which is this machine's, and clients that go to it."""
+    """A Hub that accepts one token, `HF_TOKEN`; the Hub's client is pointed to it."""
     with HubServer() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.hub.url)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

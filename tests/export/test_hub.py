@@ -1,4 +1,4 @@
-"""Models to the Hub: what is sent, what stays, and what is refused, against a Hub on this machine."""
+"""Test uploads to the Hub, on a Hub on this machine: what is sent, what stays here, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.helpers import commands
 from tests.helpers.hub import CONTEXT, QUESTION, REPO, blocks, card_of, written
 from tests.helpers.hub_server import TOKEN, HubServer, Refused
 
-# The Hub's client uploads large files through a parameter that its HTTP library would rather have by another name.
+# The Hub's client uploads large files with a parameter that its HTTP library has deprecated.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
     pytest.mark.usefixtures("printed_lines"),
@@ -63,13 +63,13 @@ def test_a_readme_in_the_folder_is_its_authors_and_stays_as_it_is(hub, folder, c
     (folder / "README.md").write_bytes(own)
     push_to_hub(str(folder), REPO)
     assert hub.repos[REPO].files["README.md"] == own == (folder / "README.md").read_bytes()
-    assert "as it is" in capsys.readouterr().out
+    assert "README.md, unchanged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [b"---\nlicense: [\n---\n", b"---\n- a\n---\n", b"\xff\xfe---\n"])
 def test_a_readme_that_cannot_be_read_is_named(hub, folder, content) -> None:
     (folder / "README.md").write_bytes(content)
-    with pytest.raises(InputError, match=r"README\.md: its metadata.*correct it"):
+    with pytest.raises(InputError, match=r"README\.md: the metadata.*cannot be read.*correct it"):
         push_to_hub(str(folder), REPO)
     assert not hub.requests
 
@@ -86,14 +86,14 @@ def test_shards_go_together_and_what_they_replace_is_taken_away(hub, folder, tmp
     push_to_hub(str(sharded), REPO)
     files = hub.repos[REPO].files
     assert shards | {"model.safetensors.index.json", "notes.md", "onnx/model.onnx"} <= files.keys()
-    assert not {"model.safetensors", "added_tokens.json"} & files.keys()  # would be loaded before, or with, ours
-    assert "replaces, in the repository: model.safetensors, added_tokens.json" in capsys.readouterr().out
+    assert not {"model.safetensors", "added_tokens.json"} & files.keys()  # would be loaded with, or before, ours
+    assert "deletes in the repository: model.safetensors, added_tokens.json" in capsys.readouterr().out
     loaded = written(tmp_path / "loaded", {name: content for name, content in files.items() if "/" not in name})
     there, here = (AutoModelForQuestionAnswering.from_pretrained(one).state_dict() for one in (loaded, folder))
     assert all(torch.equal(there[name], here[name]) for name in here)
     sent = hub.requests.count("put")
     push_to_hub(str(sharded), REPO)
-    assert hub.requests.count("put") == sent  # what is there already is not sent again
+    assert hub.requests.count("put") == sent  # files that the Hub already has are not sent again
 
 
 def test_an_onnx_folder_goes_with_its_graph_and_a_card_that_claims_no_scores_for_it(
@@ -183,15 +183,15 @@ def test_a_name_that_the_hub_would_not_take_is_refused_before_anything_is_sent(h
     [
         ("create", 401, "hf auth login"),
         ("create", 403, "it needs the role `write`"),
-        ("create", 500, "fault of its own"),
-        ("info", 404, "knows no anna/reads-cities"),
-        ("validate", 400, "correct what it says"),
+        ("create", 500, "an internal error"),
+        ("info", 404, "has no anna/reads-cities"),
+        ("validate", 400, "correct what it names"),
         ("preupload", 403, "it needs the role `write`"),
         ("batch", 429, "wait a while"),
-        ("put", 503, "fault of its own"),
-        ("verify", 400, "correct what it says"),
+        ("put", 503, "an internal error"),
+        ("verify", 400, "correct what it names"),
         ("commit", 409, "run the command again"),
-        ("commit", 500, "fault of its own"),
+        ("commit", 500, "an internal error"),
     ],
 )
 def test_what_the_hub_refuses_is_one_line_with_a_fix_and_without_the_token(
@@ -223,7 +223,7 @@ def test_another_accounts_name_is_refused_by_the_hub(hub, folder) -> None:
 def test_a_commit_in_between_is_not_overwritten(hub, folder) -> None:
     hub.before["commit"] = lambda: hub.repos[REPO].commit()
     message = refusal(folder)
-    assert "has changed anna/reads-cities meanwhile" in message
+    assert "changed anna/reads-cities during the upload" in message
     assert not hub.repos[REPO].files
 
 
@@ -234,7 +234,7 @@ def test_a_wrong_token_and_none_are_told_apart(hub, folder, tmp_path, monkeypatc
     assert "hf_another" not in wrong
     hub.requests.clear()
     monkeypatch.setenv("HF_TOKEN", "hf_caf\u00e9")
-    assert "holds characters that none has" in refusal(folder)
+    assert "has invalid characters" in refusal(folder)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     message = refusal(folder)
@@ -247,7 +247,7 @@ def test_without_a_network_one_line_says_so(hub, folder, monkeypatch) -> None:
     with HubServer() as gone:
         closed = gone.hub.url
     monkeypatch.setattr(constants, "ENDPOINT", closed)
-    assert f"{closed} is not reached" in refusal(folder)
+    assert f"{closed} cannot be reached" in refusal(folder)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in refusal(folder)
 
@@ -260,7 +260,7 @@ def test_private_is_kept(hub, folder) -> None:
     hub.repos[REPO].private = False
     files = dict(hub.repos[REPO].files)
     hub.requests.clear()
-    assert "everybody can see it" in refusal(folder, private=True)
+    assert "is public; nothing was sent" in refusal(folder, private=True)
     assert hub.repos[REPO].files == files
     assert set(hub.requests) == {"create", "info"}
 
@@ -282,7 +282,7 @@ def test_a_dry_run_writes_the_card_lists_the_files_and_sends_nothing(
     for name in (*before, "README.md"):
         size = (model / name if name in before else card).stat().st_size
         assert re.search(rf"{size / 1000:,.1f} kB  {re.escape(name)}$", lines, re.MULTILINE)
-    assert push_to_hub(str(model), REPO, dry_run=True) == 0  # the same again
+    assert push_to_hub(str(model), REPO, dry_run=True) == 0  # the same card may be written again
     card.write_text("# mine")
     with pytest.raises(InputError, match=r"model-card\.md holds another card; move it to .*README\.md"):
         push_to_hub(str(model), REPO, dry_run=True)

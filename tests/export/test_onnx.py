@@ -1,4 +1,4 @@
-"""ONNX exports answer as the models that they were made from; int8 costs what it may, and nothing is lost."""
+"""Test ONNX exports: the answers of the original model, the limit on int8's loss of F1, and what is not replaced."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = ("bert", "distilbert", "roberta")
 
 
 def sharp(model) -> None:
-    """Weights with which answers are far from ties."""
+    """Enlarge the weights, so that the scores of answers are far apart."""
     with torch.no_grad():
         for path, weight in model.named_parameters():
             if weight.dim() > 1:
@@ -40,7 +40,7 @@ def sharp(model) -> None:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, tokenizer) -> dict[str, Path]:
-    """Untrained models as transformers folders, with how to ask them."""
+    """Folders of untrained models, saved with answer settings."""
     folders = {}
     for name in NAMES:
         folder = tmp_path_factory.mktemp(name)
@@ -61,7 +61,7 @@ def models(tmp_path_factory, tokenizer) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def exports(models) -> dict[str, Path]:
-    """Their ONNX exports, where they go by themselves."""
+    """The folders of their ONNX exports, at the default path."""
     folders = {}
     for name, folder in models.items():
         commands.export(["--model", str(folder), "--format", "onnx"])
@@ -81,13 +81,13 @@ def data(tmp_path) -> str:
 
 @pytest.fixture
 def no_export(monkeypatch) -> None:
-    """Whoever gets as far as exporting was not refused."""
+    """Fail the test if a model is exported: the call should have been refused."""
     monkeypatch.setattr(onnx_export, "write_onnx", lambda *_: pytest.fail("exported"))
 
 
 @pytest.fixture
 def copies(monkeypatch, exports) -> None:
-    """An export that is there already in place of a new one."""
+    """Copy an existing export in place of making a new one."""
 
     def copy(model, tokenizer, settings, folder: Path) -> None:
         for file in exports["bert"].iterdir():
@@ -153,7 +153,7 @@ def test_axes_and_inputs_are_named(exports) -> None:
         assert all(one.shape == ["batch", "length"] for one in (*session.get_inputs(), *session.get_outputs()))
 
 
-def test_an_export_stands_in_a_pipeline(exports) -> None:
+def test_an_export_works_in_a_pipeline(exports) -> None:
     class Plain(Pipeline):
         def _sanitize_parameters(self, **_):
             return {}, {}, {}
@@ -193,9 +193,9 @@ def test_a_model_stays_what_and_where_it_is(exports) -> None:
         model(torch.full((1, 500), 7))
 
 
-def test_weights_may_stand_beside_the_graph(tmp_path, monkeypatch, bert) -> None:
+def test_weights_may_be_in_a_file_beside_the_graph(tmp_path, monkeypatch, bert) -> None:
     model, tokenizer = bert
-    monkeypatch.setattr(onnx_export, "_EXTERNAL_BYTES", 0)  # as of 1.8 GB on
+    monkeypatch.setattr(onnx_export, "_EXTERNAL_BYTES", 0)  # as if the weights exceeded 1.8 GB
     onnx_export.write_onnx(model, tokenizer, SETTINGS, tmp_path)
     assert (tmp_path / "model.onnx.data").stat().st_size > 50_000
     batches = comparison_batches(tokenizer, SETTINGS, ROWS)
@@ -221,7 +221,7 @@ def test_logits_that_differ_are_refused(tmp_path, monkeypatch, copies, models, b
     model, tokenizer = bert
     other = load_model(str(models["bert"])).eval()
     with torch.no_grad():
-        other.qa_outputs.bias[1] += 3e-4  # of the end logits alone
+        other.qa_outputs.bias[1] += 3e-4  # changes only the end logits
     monkeypatch.setattr(onnx_export, "load_answering_model", lambda _: (other, tokenizer))
     with pytest.raises(InputError, match=r"differ from PyTorch's by up to 0\.0003, more than 0\.0001; nothing was wri"):
         onnx_export.export_onnx(str(models["bert"]), tmp_path / "new")
@@ -282,13 +282,13 @@ def test_int8_that_costs_as_much_as_it_may_or_gains_is_no_error(monkeypatch, qua
     assert next(scores, None) is None
 
 
-def test_an_export_takes_the_place_of_an_export(tmp_path, copies, models) -> None:
+def test_an_export_replaces_an_export(tmp_path, copies, models) -> None:
     output = tmp_path / "deep" / "new"
     for _ in range(2):
         commands.export(["--model", str(models["bert"]), "--format", "onnx", "--output", str(output)])
     before = {file.name for file in output.iterdir()}
     (output / "README.md").write_text("mine")
-    with pytest.raises(InputError, match=r"holds README\.md, which would be lost; .* by --overwrite"):
+    with pytest.raises(InputError, match=r"has README\.md, which would be lost; .* pass --overwrite to replace"):
         onnx_export.export_onnx(str(models["bert"]), output)
     assert (output / "README.md").read_text() == "mine"
     onnx_export.export_onnx(str(models["bert"]), output, overwrite=True)
@@ -303,16 +303,16 @@ def test_what_an_export_must_not_replace(tmp_path, monkeypatch, no_export, model
     (tmp_path / "cwd" / "inner").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "cwd" / "inner")
     for output, problem in (
-        (Path(model), "is or holds the model itself"),
-        (Path(model).parent, "is or holds the model itself"),
-        (Path(".."), "is or holds the folder that you are in"),
+        (Path(model), "is or contains the model itself"),
+        (Path(model).parent, "is or contains the model itself"),
+        (Path(".."), "is or contains the current folder"),
         (tmp_path / "file", "is a file; name a folder"),
         (tmp_path / "file" / "in", "cannot be written"),
-        (tmp_path / "photos", r"holds no model but a\.jpg; name another folder"),
+        (tmp_path / "photos", r"has no model but a\.jpg; name another folder"),
     ):
         with pytest.raises(InputError, match=problem):
             onnx_export.export_onnx(model, output, overwrite=True)
-    with pytest.raises(InputError, match=r"holds a model that is no ONNX export|holds model\.safetensors"):
+    with pytest.raises(InputError, match=r"has a model that is no ONNX export|has model\.safetensors"):
         onnx_export.export_onnx(model, models["roberta"])
     assert (models["roberta"] / "model.safetensors").is_file()
     assert (tmp_path / "photos" / "a.jpg").is_file()
@@ -327,7 +327,7 @@ def test_where_an_export_goes(tmp_path, monkeypatch) -> None:
 
 
 def refused(capsys, *flags: str) -> str:
-    """What the command says as it ends with status 2."""
+    """The error output of a command that exits with status 2."""
     with pytest.raises(SystemExit) as ended:
         commands.run_command(lambda: commands.export(list(flags)))
     assert ended.value.code == 2
@@ -361,12 +361,12 @@ def test_models_that_cannot_be_exported(tmp_path, monkeypatch, capsys, models, e
     assert "cannot be loaded: the folder needs config.json" in said
 
     def forward(self, input_ids, **_):
-        return torch.linalg.eigvals(input_ids.float() @ input_ids.float().T)  # no such operator in ONNX
+        return torch.linalg.eigvals(input_ids.float() @ input_ids.float().T)  # ONNX has no such operator
 
     monkeypatch.setattr(BertForQuestionAnswering, "forward", forward)
     output = tmp_path / "new"
     said = refused(capsys, "--model", str(models["bert"]), "--format", "onnx", "--output", str(output))
-    assert "(BertForQuestionAnswering) cannot be exported to ONNX: torch.onnx.export does not know how" in said
+    assert "(BertForQuestionAnswering) cannot be exported to ONNX: torch.onnx.export failed" in said
     assert len(said.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -387,7 +387,7 @@ def test_without_onnx_runtime_the_fix_is_named(tmp_path, monkeypatch, exports) -
         onnx_export.export_onnx("tiny", tmp_path / "new")
     monkeypatch.setattr(builtins, "__import__", real)
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else name)
-    with pytest.raises(InputError, match=r"--format onnx needs onnxscript; pip install qa-lightning\[onnx\]"):
+    with pytest.raises(InputError, match=r"--format onnx needs onnxscript; run pip install qa-lightning\[onnx\]"):
         onnx_export.export_onnx("tiny", tmp_path / "new")
 
 

@@ -1,4 +1,4 @@
-"""Files of questions for tests, and what was written about them."""
+"""Files of questions for tests, and readers for the files that a run writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.helpers.data import make_rows
 
 ROWS = make_rows(75, long=3)
-BATCH = 1  # 16 rows a chunk
+BATCH = 1  # the batch size; a chunk then has 16 rows
 
 
 def bare(row: dict) -> dict:

@@ -1,4 +1,4 @@
-"""The pipeline against a plain statement of it: every span of every window of one question after another."""
+"""Test the pipeline against a plain reference: all spans of all windows of one question, enumerated in Python."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CONTEXTS = [
 
 @pytest.fixture(scope="module", params=["bert", "roberta", "distilbert", "xlnet", "albert", "deberta-v3", "gpt2"])
 def family(request, tmp_path_factory):
-    """The folder of an untrained model, and it as a pipeline."""
+    """The folder of an untrained model, and the pipeline loaded from it."""
     name = next(name for name in FAMILIES if name.startswith(request.param))
     folder = save(FAMILIES[name], tmp_path_factory.mktemp("family"))
     return folder, pipeline(folder)
@@ -52,8 +52,13 @@ def ask(model_folder) -> QuestionAnsweringPipeline:
     return pipeline(model_folder)
 
 
-def all_spans(folder: str, question: str, context: str, length: int, stride: int, longest: int):
-    """Every place's best score, every window's null score and the log of the sum over everything."""
+def all_spans(folder: str, question: str, context: str, length: int, stride: int, max_tokens: int):
+    """The reference.
+
+    Returns:
+        Best score of each span (its start and end offset), the smallest null score of the windows, and the log of the
+        sum of exp(score) over all spans and the null answer.
+    """
     tokenizer, model = load_tokenizer(folder), load_model(folder).eval()
     left = tokenizer.padding_side == "left"
     encoded = tokenizer(
@@ -64,9 +69,9 @@ def all_spans(folder: str, question: str, context: str, length: int, stride: int
         return_overflowing_tokens=True,
     )
     cls = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-    places: dict[tuple[int, int], float] = {}
-    nulls, everything = [], []
-    first = encoded.encodings[0]  # later windows of a template without token types have other ones; see test_features
+    best: dict[tuple[int, int], float] = {}
+    nulls, scores = [], []
+    first = encoded.encodings[0]  # without token types in the template, later windows get other ones
     type_of = dict(zip(first.sequence_ids, first.type_ids, strict=True))
     for window in encoded.encodings:
         types = [
@@ -81,46 +86,47 @@ def all_spans(folder: str, question: str, context: str, length: int, stride: int
         start, end = (logits[0].double().tolist() for logits in (output.start_logits, output.end_logits))
         null = window.ids.index(cls) if cls in window.ids else 0
         nulls.append(start[null] + end[null])
-        context_tokens = [at for at, owner in enumerate(window.sequence_ids) if owner == (0 if left else 1)]
-        spans = {}
-        for at in context_tokens:
-            begin, stop = window.offsets[at]
+        context_tokens = [index for index, owner in enumerate(window.sequence_ids) if owner == (0 if left else 1)]
+        offsets = {}
+        for index in context_tokens:
+            begin, stop = window.offsets[index]
             while begin < stop and context[begin].isspace():
                 begin += 1
             while stop > begin and context[stop - 1].isspace():
                 stop -= 1
-            spans[at] = (begin, stop)
-        for one in context_tokens:
-            for other in context_tokens:
-                if one <= other < one + longest and spans[one][0] < spans[one][1] and spans[other][0] < spans[other][1]:
+            offsets[index] = (begin, stop)
+        visible = [index for index in context_tokens if offsets[index][0] < offsets[index][1]]
+        for one in visible:
+            for other in visible:
+                if one <= other < one + max_tokens:
                     score = start[one] + end[other]
-                    everything.append(score)
-                    place = (spans[one][0], spans[other][1])
-                    places[place] = max(places.get(place, -math.inf), score)
-    total = np.logaddexp.reduce([*everything, min(nulls)])
-    return places, min(nulls), float(total)
+                    scores.append(score)
+                    span = (offsets[one][0], offsets[other][1])
+                    best[span] = max(best.get(span, -math.inf), score)
+    total = np.logaddexp.reduce([*scores, min(nulls)])
+    return best, min(nulls), float(total)
 
 
 @pytest.mark.parametrize("context", CONTEXTS, ids=["one window", "windows", "numbers", "one word"])
-def test_answers_are_the_likeliest_places_with_their_probabilities(family, context: str) -> None:
+def test_answers_are_the_likeliest_spans_with_their_probabilities(family, context: str) -> None:
     folder, ask = family
-    places, null, total = all_spans(folder, QUESTION, context, length=48, stride=12, longest=6)
+    spans, null, total = all_spans(folder, QUESTION, context, length=48, stride=12, max_tokens=6)
     asked = {"max_seq_len": 48, "doc_stride": 12, "max_answer_len": 6, "align_to_words": False}
     answers = listed(ask(question=QUESTION, context=context, top_k=7, **asked))
-    wanted = sorted(places.items(), key=lambda place: (-place[1], place[0]))[:7]
+    wanted = sorted(spans.items(), key=lambda span: (-span[1], span[0]))[:7]
     assert len(answers) == len(wanted)
     for answer, (_, score) in zip(answers, wanted, strict=True):
         assert answer["score"] == pytest.approx(math.exp(score - total), abs=1e-5)
-        assert math.exp(places[(answer["start"], answer["end"])] - total) == pytest.approx(answer["score"], abs=1e-5)
+        assert math.exp(spans[(answer["start"], answer["end"])] - total) == pytest.approx(answer["score"], abs=1e-5)
         assert answer["answer"] == context[answer["start"] : answer["end"]] != ""
     best = ask(question=QUESTION, context=context, handle_impossible_answer=True, top_k=20_000, **asked)
     (nothing,) = (answer for answer in best if not answer["answer"])
     assert nothing == {"score": pytest.approx(math.exp(null - total), abs=1e-5), "start": 0, "end": 0, "answer": ""}
     assert (best[0] is nothing) == (null > wanted[0][1])
-    assert len(best) == len(places) + 1
+    assert len(best) == len(spans) + 1
 
 
-def test_a_question_alone_in_a_list_with_others_and_in_any_batch_gets_the_same_answers(family) -> None:
+def test_a_question_gets_the_same_answers_alone_in_a_list_and_in_any_batch(family) -> None:
     _, ask = family
     lengths = {"max_seq_len": 48, "doc_stride": 12}
     alone = [listed(ask(question=QUESTION, context=context, top_k=3, **lengths)) for context in CONTEXTS]
@@ -131,7 +137,7 @@ def test_a_question_alone_in_a_list_with_others_and_in_any_batch_gets_the_same_a
             assert [answer["score"] for answer in answers] == pytest.approx([a["score"] for a in others], abs=1e-5)
 
 
-def test_every_form_of_a_call_asks_the_same(ask) -> None:
+def test_every_form_of_a_call_gets_the_same_answer(ask) -> None:
     one = {"question": QUESTION, "context": CONTEXT}
     answer = ask(**one)
     assert set(answer) == {"score", "start", "end", "answer"}
@@ -183,10 +189,10 @@ def test_one_answer_is_a_dict_and_more_are_a_list(ask) -> None:
     assert isinstance(ask(**asked), dict)
     assert len(ask(**asked, top_k=4)) == len(ask(**asked, topk=4)) == 4
     assert [len(answers) for answers in ask([asked, asked], top_k=4)] == [4, 4]
-    assert isinstance(ask(question="Who?", context="Anna", top_k=4, align_to_words=True), dict)  # there is no other
+    assert isinstance(ask(question="Who?", context="Anna", top_k=4, align_to_words=True), dict)  # the only answer
 
 
-def test_a_generator_is_read_as_its_answers_are_asked_for(ask) -> None:
+def test_a_generator_is_read_lazily(ask) -> None:
     read = count()
 
     def endless():
@@ -201,7 +207,7 @@ def test_a_generator_is_read_as_its_answers_are_asked_for(ask) -> None:
     assert len(list(islice(ask(endless(), batch_size=4), 300))) == 300
 
 
-def test_answers_to_what_came_before_a_bad_item_of_a_generator_are_given(ask) -> None:
+def test_items_before_a_bad_item_of_a_generator_are_answered(ask) -> None:
     answers = ask({"question": QUESTION, "context": context} for context in (CONTEXT, CONTEXT, ""))
     assert next(answers)["answer"]
     assert next(answers)["answer"]
@@ -217,16 +223,16 @@ def test_answers_to_what_came_before_a_bad_item_of_a_generator_are_given(ask) ->
         ({"data": {"question": "a"}}, KeyError, "dictionary with keys {question:..., context:...}"),
         ({"data": {"question": "a", "context": None}}, ValueError, "`context` cannot be None"),
         ({"question": "", "context": "a"}, ValueError, "`question` cannot be empty"),
-        ({"question": "a", "context": " \n"}, ValueError, "`context` is nothing but white space"),
+        ({"question": "a", "context": " \n"}, ValueError, "`context` has only white space"),
         ({"question": "\ud800", "context": "a"}, ValueError, "`question` holds half of a surrogate pair"),
-        ({"data": {"question": 3, "context": "a"}}, TypeError, "`question` is a int, '3'; pass a text"),
+        ({"data": {"question": 3, "context": "a"}}, TypeError, "`question` is of type int, '3'; pass a str"),
         ({"data": ["a", "b"]}, ValueError, "needs to be of type"),
         ({"data": 3}, ValueError, "Invalid arguments"),
         ({"question": ["a"], "context": ["a", "b"]}, ValueError, "don't have the same lengths"),
         ({"question": 3, "context": "a"}, ValueError, "Arguments can't be understood"),
         ({"top_k": 0}, ValueError, r"top_k parameter should be >= 1 \(got 0\)"),
-        ({"top_k": 1.5}, ValueError, "top_k is 1.5, a float; pass a whole number"),
-        ({"top_k": True}, ValueError, "top_k is True, a bool"),
+        ({"top_k": 1.5}, ValueError, "top_k is 1.5, of type float; pass an int"),
+        ({"top_k": True}, ValueError, "top_k is True, of type bool"),
         ({"max_answer_len": 0}, ValueError, "max_answer_len parameter should be >= 1"),
         ({"doc_stride": -1, "top_k": 0}, ValueError, r"(?s)doc_stride.*-1.*top_k|top_k.*doc_stride.*-1"),
         (
@@ -235,10 +241,11 @@ def test_answers_to_what_came_before_a_bad_item_of_a_generator_are_given(ask) ->
             r"`doc_stride` \(200\) is larger than `max_seq_len` \(100\)",
         ),
         ({"max_seq_len": 4}, ValueError, "max_seq_len 4 leaves no room .* at least 5"),
-        ({"max_seq_len": 129}, ValueError, "max_seq_len 129: the model has positions for 128 tokens"),
+        ({"max_seq_len": 129}, ValueError, "max_seq_len 129 is more than the model's 128 positions; pass at most"),
         ({"handle_impossible_answer": "yes"}, ValueError, "handle_impossible_answer is 'yes'; pass True or False"),
-        ({"batch_size": 0}, ValueError, "batch_size is 0"),
-        ({"max_length": 3}, TypeError, "unknown argument 'max_length'; there are top_k"),
+        ({"batch_size": 0}, ValueError, "batch_size is 0; pass an int of at least 1"),
+        ({"max_length": 3}, TypeError, "unknown argument 'max_length'; known are top_k"),
+        ({"max_length": 3, "n": 1}, TypeError, "unknown arguments 'max_length', 'n'; known are top_k"),
     ],
 )
 def test_bad_calls_get_one_clear_error(ask, keywords, kind, message) -> None:
@@ -262,13 +269,13 @@ odd = st.text(
     question=odd,
     context=odd.map(lambda text: text * 3),
     top_k=st.integers(1, 6),
-    longest=st.integers(5, 60),
+    length=st.integers(5, 60),
     stride=st.integers(0, 60),
     switches=st.tuples(st.booleans(), st.booleans()),
     answer_length=st.integers(1, 40),
 )
-def test_any_text_is_refused_or_answered_by_what_stands_there(
-    family, question, context, top_k, longest, stride, switches, answer_length
+def test_any_text_is_refused_or_answered_by_a_part_of_itself(
+    family, question, context, top_k, length, stride, switches, answer_length
 ) -> None:
     _, ask = family
     impossible, words = switches
@@ -277,20 +284,20 @@ def test_any_text_is_refused_or_answered_by_what_stands_there(
             question=question,
             context=context,
             top_k=top_k,
-            max_seq_len=longest,
+            max_seq_len=length,
             doc_stride=stride,
             handle_impossible_answer=impossible,
             align_to_words=words,
             max_answer_len=answer_length,
         )
     except ValueError:
-        if question.strip() and context.strip() and stride <= longest and longest >= 6:
-            raise  # nothing was wrong
+        if question.strip() and context.strip() and stride <= length and length >= 6:
+            raise  # the call was valid
         return
     answers = listed(answers)
     assert len(answers) <= top_k
-    places = [(answer["start"], answer["end"]) for answer in answers]
-    assert len(set(places)) == len(places)
+    spans = [(answer["start"], answer["end"]) for answer in answers]
+    assert len(set(spans)) == len(spans)
     assert sum(answer["score"] for answer in answers) <= 1 + 1e-9
     found = [answer for answer in answers if answer["end"]]
     assert len(answers) - len(found) <= impossible
@@ -300,9 +307,9 @@ def test_any_text_is_refused_or_answered_by_what_stands_there(
         assert bool(answer["answer"]) == (answer["end"] > 0)
 
 
-def test_equal_scores_come_in_reading_order_and_one_place_once(model_folder) -> None:
+def test_equal_scores_come_in_reading_order_and_one_span_once(model_folder) -> None:
     model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
-    torch.nn.init.zeros_(model.qa_outputs.weight)  # every span is as likely
+    torch.nn.init.zeros_(model.qa_outputs.weight)  # all spans are equally likely
     ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
     context = "anna ben carl dora " * 10
     answers = ask(
@@ -314,32 +321,33 @@ def test_equal_scores_come_in_reading_order_and_one_place_once(model_folder) -> 
         max_answer_len=2,
         align_to_words=False,
     )
-    words = [(at, at + len(word)) for at, word in words_of(context)]
+    words = [(start, start + len(word)) for start, word in words_of(context)]
     wanted = sorted([*words, *((one[0], other[1]) for one, other in pairwise(words))])
     assert [(answer["start"], answer["end"]) for answer in answers] == wanted
 
 
 def words_of(text: str):
-    at = 0
+    """Yield the start offset of each word, and the word."""
+    start = 0
     for word in text.split():
-        at = text.index(word, at)
-        yield at, word
-        at += len(word)
+        start = text.index(word, start)
+        yield start, word
+        start += len(word)
 
 
-def test_words_are_whole_where_asked_and_their_pieces_are_not_listed_beside_them(ask) -> None:
-    context = "qwerty uiopas dfghjk"  # in pieces of one letter
+def test_words_are_whole_if_asked_for_and_their_pieces_are_not_listed_too(ask) -> None:
+    context = "qwerty uiopas dfghjk"  # the tokenizer splits these into single letters
     pieces = ask(question="what?", context=context, top_k=20, align_to_words=False)
     words = ask(question="what?", context=context, top_k=20)
     edges = {0, 6, 7, 13, 14, 20}
     assert any({answer["start"], answer["end"]} - edges for answer in pieces)
     assert all({answer["start"], answer["end"]} <= edges for answer in words)
-    assert len(words) == 6  # all there are: more candidates were looked at until they were found
+    assert len(words) == 6  # all of them: more spans were decoded until all were found
 
 
-def test_probabilities_of_one_text_in_several_places_add_up_and_no_answer_comes_behind_its_equals(model_folder) -> None:
+def test_probabilities_of_equal_texts_add_up_and_no_answer_comes_after_equal_scores(model_folder) -> None:
     model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
-    torch.nn.init.zeros_(model.qa_outputs.weight)  # 10 spans and no answer, all as likely
+    torch.nn.init.zeros_(model.qa_outputs.weight)  # 10 spans and "no answer", all equally likely
     ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
     asked = {"question": "who?", "context": "anna lives in Anna"}
     answers = ask(**asked, top_k=20)
@@ -348,30 +356,30 @@ def test_probabilities_of_one_text_in_several_places_add_up_and_no_answer_comes_
     assert [answer["score"] for answer in answers[1:]] == pytest.approx([1 / 11] * 8)
     with_none = ask(**asked, top_k=20, handle_impossible_answer=True)
     assert with_none == [*answers, {"score": pytest.approx(1 / 11), "start": 0, "end": 0, "answer": ""}]
-    places = ask(**asked, top_k=20, align_to_words=False)
-    assert [answer["score"] for answer in places] == pytest.approx([1 / 11] * 10)  # a place each, not a text
+    spans = ask(**asked, top_k=20, align_to_words=False)
+    assert [answer["score"] for answer in spans] == pytest.approx([1 / 11] * 10)  # spans, not texts
 
 
 @pytest.mark.parametrize(
-    ("place", "widened"),
+    ("span", "widened"),
     [
         ((2, 4), (1, 5)),  # within the word
         ((1, 5), (1, 5)),  # the word
-        ((0, 3), (0, 5)),  # what was asked for stays, white space or not
+        ((0, 3), (0, 5)),  # white space that was in the span stays
         ((3, 6), (1, 6)),
     ],
 )
-def test_white_space_inside_a_word_stays_out_when_a_place_is_widened_to_it(place, widened) -> None:
+def test_white_space_inside_a_word_stays_out_when_a_span_is_widened_to_it(span, widened) -> None:
     class OneWord:
-        """The tokenizer takes all of the text for a word, with the white space around it."""
+        """An encoding whose only word is the whole text, with the white space around it."""
 
-        def char_to_word(self, at: int) -> int | None:
-            return 0 if 0 <= at < 6 else None
+        def char_to_word(self, offset: int) -> int | None:
+            return 0 if 0 <= offset < 6 else None
 
         def word_to_chars(self, word: int) -> tuple[int, int]:
             return 0, 6
 
-    assert whole_words(OneWord(), " anna ", *place) == widened
+    assert whole_words(OneWord(), " anna ", *span) == widened
 
 
 def test_a_question_that_is_too_long_is_cut(ask) -> None:
@@ -405,7 +413,7 @@ def test_a_saved_models_own_settings_are_the_defaults(model_folder, tmp_path) ->
         model.config.qa_lightning = vars(saved) | {"null_score_diff_threshold": threshold}
         ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
         answer = ask(**asked, handle_impossible_answer=True)
-        assert bool(answer["answer"]) == answered  # the threshold says so, without being told
+        assert bool(answer["answer"]) == answered  # by the saved threshold
     model.config.qa_lightning = vars(saved) | {"temperature": 0.1}
     hotter = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)(**asked)
     assert hotter["answer"] == plain["answer"]
@@ -436,10 +444,10 @@ def _tasks(monkeypatch):
 
 
 @pytest.mark.usefixtures("_tasks")
-def test_transformers_builds_it_by_its_name_and_by_the_old_one_where_wanted(model_folder, tmp_path) -> None:
+def test_transformers_builds_it_by_its_name_and_by_the_old_one_if_restored(model_folder, tmp_path) -> None:
     wanted = pipeline(model_folder)(question=QUESTION, context=CONTEXT)
     register_pipeline()
-    register_pipeline()  # twice is no harm
+    register_pipeline()  # twice does no harm
     with quiet_transformers():
         ask = transformers.pipeline("extractive-qa", model=model_folder)
         assert isinstance(ask, QuestionAnsweringPipeline)
@@ -471,11 +479,11 @@ def test_a_model_without_a_trained_head_or_without_any_is_refused(model_folder, 
         ask = QuestionAnsweringPipeline(
             model=AutoModel.from_pretrained(tmp_path), tokenizer=load_tokenizer(model_folder)
         )
-    with pytest.raises(InputError, match="BertModel gives no start and end logits"):
+    with pytest.raises(InputError, match="BertModel returns no start and end logits"):
         ask(question=QUESTION, context=CONTEXT)
-    with pytest.raises(InputError, match="is a slow one, or none"):
+    with pytest.raises(InputError, match="NoneType is not a fast tokenizer"):
         QuestionAnsweringPipeline(model=load_model(model_folder), tokenizer=None)
-    with pytest.raises(InputError, match="compat 'v3'"):
+    with pytest.raises(InputError, match="compat 'v3' is unknown"):
         pipeline(model_folder, compat="v3")
     with pytest.raises(InputError, match=r"nowhere.*cannot be loaded"):
         pipeline("nobody/nowhere")
@@ -499,11 +507,11 @@ def test_code_that_comes_with_a_model_does_not_run_unless_asked_for(model_folder
     tokenizer.save_pretrained(tmp_path)
     ran = tmp_path / "ran"
     (tmp_path / "code.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
-    pipeline(tmp_path)(question=QUESTION, context=CONTEXT)  # by transformers' own BERT
+    pipeline(tmp_path)(question=QUESTION, context=CONTEXT)  # with transformers' own BERT
     assert not ran.exists()
 
 
-def test_logits_that_are_not_numbers_end_the_call(model_folder) -> None:
+def test_logits_that_are_not_numbers_are_an_error(model_folder) -> None:
     model = load_model(model_folder)
     torch.nn.init.constant_(model.qa_outputs.bias, math.nan)
     ask = QuestionAnsweringPipeline(model=model, tokenizer=load_tokenizer(model_folder))
@@ -511,6 +519,6 @@ def test_logits_that_are_not_numbers_end_the_call(model_folder) -> None:
         ask(question=QUESTION, context=CONTEXT)
 
 
-def test_the_package_gives_the_function_by_the_name_of_the_thing() -> None:
+def test_the_package_exports_the_functions_by_their_names() -> None:
     assert qa_lightning.pipeline is pipeline
     assert callable(qa_lightning.register_pipeline)

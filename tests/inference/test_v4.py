@@ -1,4 +1,4 @@
-"""The pipeline, call by call, against what that of transformers 4.57.6 returned; see tests/golden/record_v4.py."""
+"""Compare the pipeline, call by call, with the recorded one of transformers 4.57.6; see tests/golden/record_v4.py."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def read(path: Path) -> list[v4_calls.Call]:
 
 @pytest.fixture(scope="module")
 def recorded() -> list[v4_calls.Call]:
-    """Every golden call with its recorded outcome."""
+    """All golden calls, each with its recorded outcome."""
     return read(GOLDEN)
 
 
 @pytest.fixture(scope="module")
 def answer() -> Answer:
-    """Makes a call on the pipeline around its model."""
+    """A function that makes a call on the pipeline of the call's model, by default with ``compat="v4"``."""
     pipes: dict[tuple[str, Any], QuestionAnsweringPipeline] = {}
 
     def ask(call: v4_calls.Call, compat: Any = "v4") -> v4_calls.Outcome:
@@ -51,7 +51,7 @@ def answer() -> Answer:
 
 
 def single_answers(returned: Any) -> Iterator[dict[str, Any]]:
-    """The dicts of whatever a call returned."""
+    """Yield every answer dict in what a call returned, however nested."""
     if isinstance(returned, dict):
         yield returned
     else:
@@ -67,20 +67,20 @@ def test_v4_mode_answers_and_refuses_as_recorded(recorded, answer, group) -> Non
     wrong = {name: verdict.reason for name, verdict in verdicts.items() if verdict.kind == "differs"}
     assert not wrong
     kinds = Counter(verdict.kind for verdict in verdicts.values())
-    # Equal scores stand in the recorded order, but for those that only rounding sets apart.
+    # Equal scores come in the recorded order, except those that differ only by rounding.
     assert kinds["ties"] <= 0.01 * len(calls), kinds
     assert kinds["fillers"] <= 0.2 * len(calls), kinds
     assert kinds["accident"] <= sum("accident" in call or "PanicException" in str(call["outcome"]) for call in calls)
 
 
 def test_with_padding_on_the_left_answers_are_in_the_context_and_were_not(recorded, answer) -> None:
-    """There, the old pipeline also took words of the question, and looked up their places in the context."""
+    """With left padding the old pipeline also took question words, and looked up their offsets in the context."""
     lost = 0
     for call in (call for call in recorded if call["model"] == "bert-left"):
         context = call["arguments"]["context"]
         for compat in ("v4", None):
             if not context.strip() and compat is None:
-                continue  # refused
+                continue  # an error by default
             for found in single_answers(answer(call, compat)["returned"]):
                 assert 0 <= found["start"] <= found["end"] <= len(context)
                 assert found["answer"] == context[found["start"] : found["end"]]
@@ -92,11 +92,11 @@ def test_with_padding_on_the_left_answers_are_in_the_context_and_were_not(record
 
 
 def test_by_default_calls_have_the_recorded_forms_and_errors(recorded, answer) -> None:
-    """Probabilities in place of the old scores, and fewer answers rather than empty ones.
+    """By default scores are probabilities, and lists are shorter rather than filled with empty answers.
 
-    Errors are of the same class or one derived from it; two calls that had one have an answer.
+    An error has the recorded class or one derived from it. Two kinds of calls that raised then are answered now.
     """
-    # Several contexts for a question, and a stride for which there is no room, are no errors now.
+    # Several contexts for one question, and a stride that left windows no room to advance.
     answered = ("Arguments can't be understood", "tokenizer stride set to 40")
     wrong = {}
     for number, call in enumerate(recorded):
@@ -116,40 +116,40 @@ def test_by_default_calls_have_the_recorded_forms_and_errors(recorded, answer) -
     assert not wrong
 
 
-# Settings that are refused by default, whatever the old pipeline did -> why.
+# Settings that are errors by default, whatever the old pipeline did -> the message.
 REFUSED_SETTINGS = {
     ("max_answer_len", 0): "max_answer_len parameter should be >= 1 (got 0)",
     ("max_answer_len", -3): "max_answer_len parameter should be >= 1 (got -3)",
-    ("max_answer_len", 2.5): "max_answer_len is 2.5, a float; pass a whole number",
+    ("max_answer_len", 2.5): "max_answer_len is 2.5, of type float; pass an int",
     ("max_seq_len", 0): "max_seq_len parameter should be >= 1 (got 0)",
-    ("max_seq_len", 3): "max_seq_len 3 leaves no room for question and context beside 3 special tokens",
-    ("max_seq_len", 300): "max_seq_len 300: the model has positions for 192 tokens",
+    ("max_seq_len", 3): "max_seq_len 3 leaves no room for a question and a context beside 3 special tokens",
+    ("max_seq_len", 300): "max_seq_len 300 is more than the model's 192 positions",
     ("doc_stride", -1): "doc_stride parameter should be >= 0 (got -1)",
-    ("doc_stride", "4"): "doc_stride is '4', a str; pass a whole number",
-    ("batch_size", 0): "batch_size is 0; pass a whole number from 1 on",
-    ("top_k", "3"): "top_k is '3', a str; pass a whole number",
-    ("unheard_of", 1): "unknown argument 'unheard_of'; there are top_k, ",
+    ("doc_stride", "4"): "doc_stride is '4', of type str; pass an int",
+    ("batch_size", 0): "batch_size is 0; pass an int of at least 1",
+    ("top_k", "3"): "top_k is '3', of type str; pass an int",
+    ("unheard_of", 1): "unknown argument 'unheard_of'; known are top_k, ",
 }
 
 
 def refusal_of(call: v4_calls.Call) -> str | None:
-    """Why a call must be refused by default; None where it must be answered."""
+    """The message of the error that a call must raise by default; None if it must be answered."""
     arguments = call["arguments"]
     for item in arguments if isinstance(arguments, list) else [arguments]:
         for name in ("question", "context"):
             if item[name] == "":
                 return f"`{name}` cannot be empty"
             if item[name] == [5]:
-                return f"`{name}` is a int, '5'; pass a text"
+                return f"`{name}` is of type int, '5'; pass a str"
             if isinstance(item[name], str) and item[name].isspace():
-                return f"`{name}` is nothing but white space"
+                return f"`{name}` has only white space"
             if "\ud800" in item[name]:
                 return f"`{name}` holds half of a surrogate pair"
     return next((REFUSED_SETTINGS[one] for one in call["settings"].items() if one in REFUSED_SETTINGS), None)
 
 
 def is_sound(outcome: v4_calls.Outcome, refusal: str | None) -> bool:
-    """Probabilities, or, of a call that must be refused, the error that says why and that a caller would catch."""
+    """Whether a call returned probabilities or, if it must be refused, raised the expected ValueError or TypeError."""
     if refusal is None:
         return "returned" in outcome and all(
             0 <= found["score"] <= 1 + 1e-6 for found in single_answers(outcome["returned"])
@@ -158,7 +158,7 @@ def is_sound(outcome: v4_calls.Outcome, refusal: str | None) -> bool:
 
 
 def form_of(part: Any) -> Any:
-    """The nesting of what was returned, without the values."""
+    """The nesting and the keys of a result, without the values."""
     return sorted(part) if isinstance(part, dict) else [form_of(one) for one in part]
 
 
@@ -190,16 +190,16 @@ def test_the_golden_file_has_every_case(recorded) -> None:
         ({0: {"score": 0.5002}}, "differs"),
         ({0: {"start": 4}}, "differs"),
         ({1: {"answer": "a city"}}, "differs"),
-        ({1: {"start": 12, "end": 16}, 2: {"start": 8, "end": 11}}, "ties"),  # the two of equal scores change places
+        ({1: {"start": 12, "end": 16}, 2: {"start": 8, "end": 11}}, "ties"),  # two answers of equal score swapped
         ({3: {"start": 1}}, "fillers"),
     ],
 )
 def test_the_comparison_sees_what_differs(changes, kind) -> None:
     scores = (0.5, 0.2, 0.2, 0.0)
-    places = ((0, 3), (8, 11), (12, 16), (2, 2))
+    offsets = ((0, 3), (8, 11), (12, 16), (2, 2))
     recorded = [
         {"score": score, "start": start, "end": end, "answer": "Oslo"}
-        for score, (start, end) in zip(scores, places, strict=True)
+        for score, (start, end) in zip(scores, offsets, strict=True)
     ]
     found = [answer | changes.get(number, {}) for number, answer in enumerate(recorded)]
     assert v4_calls.compare({}, {"returned": recorded}, {"returned": found}).kind == kind

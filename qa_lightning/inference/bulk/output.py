@@ -1,8 +1,9 @@
-"""The files of a run that answers questions: what is written, what of it is whole, and what it was made with.
+"""Write the answers of a file of questions so that a stopped run can resume: answers, bad rows and a record.
 
-``OUTPUT`` holds answers and ``OUTPUT.errors.jsonl`` rows that have none, a JSON object a line that begins with the
-row's number; ``OUTPUT.run.json`` says what they were made with, and whether the run came to its end. A chunk of rows
-is appended and made durable before the next one, so a crash leaves whole chunks and a part of one at most.
+``OUTPUT`` holds the answers and ``OUTPUT.errors.jsonl`` the rows that cannot be asked: one JSON object per line, which
+begins with the row's number. ``OUTPUT.run.json`` records the model, the input and the settings, and whether the run is
+finished. Each chunk of rows is appended and made durable before the next, so a crash leaves whole chunks and at most
+one partial chunk.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from qa_lightning.errors import InputError
 from qa_lightning.files import append, lock, write_json
 
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
-_FIX = "pass --overwrite to begin anew, or another --output"
+_FIX = "pass --overwrite to start over, or another --output"
 _FLAGS = {
     "batch_size": "--batch-size",
     "dtype": "--dtype",
     "threshold_file": "--threshold-file",
     "columns": "--columns",
-    "rows_together": "rows a chunk",
+    "rows_together": "rows per chunk",
 }
 
 
@@ -35,25 +36,25 @@ class AnswerFiles:
     """The three files of a run.
 
     Args:
-        output: the file of answers; its folder is made.
+        output: the file of answers; `locked` creates its folder.
 
     Raises:
-        InputError: it is no file.
+        InputError: ``output`` is a folder, or something else that is not a file.
     """
 
     def __init__(self, output: Path) -> None:
         if output.exists() and not output.is_file():
-            raise InputError(f"--output {output}: is no file; name one to write, such as {output / 'answers.jsonl'}")
+            raise InputError(f"--output {output} is not a file; name a file, such as {output / 'answers.jsonl'}")
         self.output = output
         self.errors = output.with_name(f"{output.name}.errors.jsonl")
         self.record = output.with_name(f"{output.name}.run.json")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others from writing the same files.
+        """Hold a lock, so that no other run writes these files.
 
         Raises:
-            InputError: somebody does already, or nothing can be written there.
+            InputError: another run holds it, the folder cannot be written to, or its file system has no locks.
         """
         with ExitStack() as held:
             with self._writing():
@@ -61,27 +62,35 @@ class AnswerFiles:
                     free = held.enter_context(lock(self.output))
                 except NotImplementedError:
                     raise InputError(
-                        f"--output {self.output}: its file system has no locks; choose another one"
+                        f"--output {self.output}: its file system has no locks; name a file on another one"
                     ) from None
             if not free:
                 raise InputError(
-                    f"--output {self.output}: another run writes it; wait for its end, or name another --output"
+                    f"--output {self.output}: another run is writing it; wait until it ends, or name another --output"
                 )
             yield
 
     def refuse_input(self, source: str) -> None:
-        """Raise `InputError` where one of the files is a part of what is read."""
+        """Raise `InputError` if one of the three files is among the input files of ``source``."""
         read = {path.resolve() for path in source_files(source)}
         for path in (self.output, self.errors, self.record):
             if path.resolve() in read:
-                raise InputError(f"--output {self.output}: {path} is a part of --input {source}; name another file")
+                raise InputError(f"--output {self.output}: {path} is part of --input {source}; name another file")
 
     def begin(self, made_with: Mapping[str, Any], overwrite: bool) -> None:
-        """Begin anew."""
+        """Write empty files and a record of an unfinished run, in place of what is there.
+
+        Args:
+            made_with: the record: model, input and settings.
+            overwrite: replace the files even if no run of this command wrote them.
+
+        Raises:
+            InputError: ``output`` has content but no record and ``overwrite`` is False, or it cannot be written.
+        """
         if not overwrite and self.has_answers() and not self.record.exists():
             raise InputError(
-                f"--output {self.output}: is there already and no unfinished run of this command ({self.record.name} "
-                f"is missing); {_FIX}"
+                f"--output {self.output} already exists, and no run of this command wrote it ({self.record.name} is "
+                f"missing); {_FIX}"
             )
         with self._writing():
             self.output.unlink(missing_ok=True)
@@ -91,36 +100,42 @@ class AnswerFiles:
             self.errors.touch()
 
     def has_answers(self) -> bool:
-        """Whether there is something that could be gone on with."""
+        """Whether the file of answers exists and is not empty."""
         return _size(self.output) > 0
 
     def recorded(self, made_with: Mapping[str, Any]) -> dict[str, Any]:
-        """What the files were made with.
+        """The record of the run that wrote the files.
 
         Raises:
-            InputError: it cannot be read, or is not what they would be gone on with.
+            InputError: it cannot be read, or its model, input or settings differ from ``made_with``.
         """
         try:
             record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
             differences = _differences(record, made_with)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.record}: cannot be read as what a run left ({error!r}); {_FIX}") from None
+            raise InputError(f"{self.record} cannot be read as the record of a run ({error!r}); {_FIX}") from None
         if differences:
             raise InputError(
-                [f"--output {self.output} was begun with something else; go on with that, {_FIX}:", *differences]
+                [
+                    f"--output {self.output} was started with other values; resume with those, {_FIX}:",
+                    *differences,
+                ]
             )
         return record
 
     def is_finished(self, record: Mapping[str, Any]) -> bool:
-        """Whether the run came to its end, and its files are as long as they were then."""
+        """Whether the record says that the run finished, and both files still have the sizes recorded then."""
         finished = record["finished"]
         return bool(finished) and finished["bytes"] == [_size(self.output), _size(self.errors)]
 
     def cut_to_whole_chunks(self, rows_together: int) -> tuple[int, int]:
-        """Take away what belongs to no whole chunk.
+        """Truncate both files after the last whole chunk.
+
+        Args:
+            rows_together: the rows of a chunk.
 
         Returns:
-            How many rows are left, and how many of them are bad ones.
+            The number of rows that remain, and how many of them are bad rows.
         """
         with self._writing():
             self.errors.touch()
@@ -134,7 +149,7 @@ class AnswerFiles:
             return rows, self._cut(self.errors, rows)
 
     def _cut(self, path: Path, rows: int) -> int:
-        """Keep the lines of the first so many rows; how many lines that are."""
+        """Truncate a file after the lines of the first ``rows`` rows; returns how many lines those are."""
         count = end = 0
         for row, line_end in self._lines(path):
             if row > rows:
@@ -144,26 +159,26 @@ class AnswerFiles:
         return count
 
     def _lines(self, path: Path) -> Iterator[tuple[int, int]]:
-        """Row and end, in bytes, of each line, until one that a crash left torn."""
+        """Yield the row number of each line and the byte offset of its end; stop at a line that a crash cut off."""
         end = 0
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n") or b"\0" in line:  # some file systems leave NULs for what was not written
+                if not line.endswith(b"\n") or b"\0" in line:  # some file systems leave NULs where data was not written
                     return
                 if not (found := _LINE.match(line)):
-                    raise InputError(f"{path} line {number}: was not written by this command; {_FIX}")
+                    raise InputError(f"{path} line {number} was not written by this command; {_FIX}")
                 end += len(line)
                 yield int(found[1]), end
 
     def append(self, answers: bytes, errors: bytes) -> None:
-        """Write what came of a chunk, durably, the answers first."""
+        """Append the lines of a chunk and make them durable, answers first."""
         for path, lines in ((self.output, answers), (self.errors, errors)):
             if lines:
                 with self._writing():
                     append(path, lines)
 
     def finish(self, made_with: Mapping[str, Any], counts: Mapping[str, int]) -> None:
-        """Say in the record that the run came to its end."""
+        """Mark the run as finished in the record, with ``counts``; remove an empty file of errors."""
         with self._writing():
             sizes = [_size(self.output), _size(self.errors)]
             write_json(self.record, {**made_with, "finished": {**counts, "bytes": sizes}})
@@ -171,7 +186,7 @@ class AnswerFiles:
                 self.errors.unlink(missing_ok=True)
 
     def discard_if_empty(self) -> None:
-        """Leave nothing behind where nothing was written."""
+        """Remove all three files if neither answers nor errors were written."""
         if not _size(self.output) and not _size(self.errors):
             for path in (self.output, self.errors, self.record):
                 path.unlink(missing_ok=True)
@@ -182,7 +197,7 @@ class AnswerFiles:
             yield
         except OSError as error:
             raise InputError(
-                f"--output {self.output}: cannot be written ({error.strerror or error}); free some space or make the "
+                f"--output {self.output} cannot be written ({error.strerror or error}); free some space, or make its "
                 "folder writable"
             ) from None
 
@@ -192,15 +207,15 @@ def _size(path: Path) -> int:
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was, of that which decides the answers."""
+    """One line for each difference between two records that changes the answers: model, input, settings."""
     found = []
     for name in ("model", "input"):
         if then[f"{name}_fingerprint"] != now[f"{name}_fingerprint"]:
-            same = (
-                " has changed since" if then[name] == now[name] else f", then {then[name]}, which holds something else"
+            difference = (
+                " has changed since then" if then[name] == now[name] else f" differs from {then[name]}, used before"
             )
-            found.append(f"--{name} {now[name]}{same}")
+            found.append(f"--{name} {now[name]}{difference}")
     for name, value in now["settings"].items():
         if (before := then["settings"].get(name)) != value:
-            found.append(f"{_FLAGS[name]} {value}, then {before}")
+            found.append(f"{_FLAGS[name]} {value}, was {before}")
     return found

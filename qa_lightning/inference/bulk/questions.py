@@ -1,6 +1,6 @@
-"""Any source of rows -> questions to answer, streamed, each with its number; rows that cannot be asked, with why.
+"""Stream the rows of any source as questions; rows that cannot be asked become `BadRow`s with the reason.
 
-Columns are understood as in training, but answers are not needed, and an id is made where a row has none.
+Columns are understood as in training, but answers are not needed, and a row without an id gets one made.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from qa_lightning.data.sources import read_rows, source_files, source_kind
 from qa_lightning.errors import InputError
 
 _JSON_LINES = (".jsonl", ".ndjson")
-_QUICKLY_COUNTED = 1 << 30  # bytes of a file of JSON lines: a second or so
+_MAX_COUNTED_BYTES = 1 << 30  # of a file of JSON lines; counting its lines takes about a second
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class BadRow:
 
     Attributes:
         row: its number in the source, from 1.
-        place: the file and where the row stands in it.
-        problem: what is wrong and what helps.
+        place: the file and the row or line in it.
+        problem: what is wrong, and the fix.
     """
 
     row: int
@@ -65,16 +65,16 @@ class BadRow:
 def read_questions(
     source: str, columns: Columns, tell: Callable[[str], None] = lambda line: None, first: int = 1
 ) -> Iterator[Question | BadRow]:
-    """Stream the rows of a source; whatever is wrong with one row costs that row alone.
+    """Stream the rows of a source; a bad row is yielded as a `BadRow`, and the next row is read.
 
     Args:
         source: what `sources.read_rows` takes.
-        columns: names of columns, where they are not to be guessed.
-        tell: is called with a line that says what was guessed.
-        first: the number of the row to begin with; those before are read and not checked.
+        columns: names of columns; those that are None are guessed.
+        tell: called with one line that says which columns were guessed.
+        first: number of the first row to yield; rows before it are read but not checked.
 
     Raises:
-        InputError: the source cannot be read, or has other columns.
+        InputError: the source cannot be read, or its question or context column is not known.
     """
     rows = with_usual_columns(_completed(_read_rows(source), columns), columns, tell)
     for number, (place, row) in enumerate(rows, 1):
@@ -83,7 +83,7 @@ def read_questions(
 
 
 def count_rows(source: str) -> int | None:
-    """How many rows a source has, where that is known without reading it whole, or quickly; else None."""
+    """The number of rows of a source, if counting them is quick (Parquet, JSON lines up to 1 GiB); else None."""
     if source_kind(source) != "files":
         return None
     total = 0
@@ -91,12 +91,12 @@ def count_rows(source: str) -> int | None:
         try:
             if path.suffix.lower() == ".parquet":
                 total += pq.read_metadata(path).num_rows
-            elif path.suffix.lower() in _JSON_LINES and path.stat().st_size <= _QUICKLY_COUNTED:
+            elif path.suffix.lower() in _JSON_LINES and path.stat().st_size <= _MAX_COUNTED_BYTES:
                 with path.open("rb") as file:
                     total += sum(1 for line in file if line.strip())
             else:
                 return None
-        except (pa.ArrowException, OSError, ValueError):  # reading the rows will say what is wrong
+        except (pa.ArrowException, OSError, ValueError):  # reading the rows reports what is wrong
             return None
     return total
 
@@ -110,7 +110,7 @@ def _read_rows(source: str) -> Iterator[PlacedRow]:
 
 
 def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
-    """As `formats.read_file` does, but a line that is no JSON object is one broken row, and the next line is read."""
+    """Like `formats.read_file`, but a line that is no JSON object is one broken row; the lines after it are read."""
     with opened(path) as file:
         for number, line in enumerate(file, 1):
             if number == 1:
@@ -126,41 +126,41 @@ def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
 
 
 def _completed(rows: Iterable[PlacedRow], columns: Columns) -> Iterator[PlacedRow]:
-    """Add what `with_usual_columns` asks of training data and answering does without: answers, and an id in each row.
+    """Add empty columns that `with_usual_columns` requires and answering does not need: answers, and an id per row.
 
-    Answers that are there stay: made ids are made of them too, here as in `scoring`.
+    Existing answers stay, because made ids depend on them, here as in scoring.
     """
-    lacking: dict[tuple[str, ...], list[str]] = {}
+    missing: dict[tuple[str, ...], list[str]] = {}
     id_column: str | None = None
     for place, row in rows:
         if isinstance(row, BrokenRow):
             yield place, row
             continue
-        there = tuple(row)
-        if there not in lacking:
-            lacking[there], named = _lacking(place, list(there), columns, id_column)
+        present = tuple(row)
+        if present not in missing:
+            missing[present], named = _missing(place, list(present), columns, id_column)
             id_column = id_column or named
-        yield place, row | dict.fromkeys(lacking[there])
+        yield place, row | dict.fromkeys(missing[present])
 
 
-def _lacking(place: str, there: list[str], columns: Columns, id_column: str | None) -> tuple[list[str], str | None]:
-    """Columns to add to those that are ``there``, and which one then is the id.
+def _missing(place: str, present: list[str], columns: Columns, id_column: str | None) -> tuple[list[str], str | None]:
+    """The columns to add to a row, and the name of its id column (None: it has none).
 
     Args:
         place: of the row, for messages.
-        there: the row's columns.
-        columns: names that are given.
-        id_column: the id in rows before, where they have one.
+        present: the row's columns.
+        columns: names that the caller gave.
+        id_column: the id column of earlier rows, if they had one.
     """
     trials = [[], ["answers"], *([[id_column], [id_column, "answers"]] if id_column else [])]
     for added in trials:
         try:
-            names = choose_columns(place, [*there, *added], columns)
+            names = choose_columns(place, [*present, *added], columns)
         except InputError:
             continue
         if "id" in names or id_column is None:
             return added, names.get("id")
-    return ["answers"], None  # question or context cannot be told, which `with_usual_columns` says
+    return ["answers"], None  # question or context is unknown: `with_usual_columns` raises
 
 
 def _question(number: int, place: str, row: dict[str, Any]) -> Question | BadRow:

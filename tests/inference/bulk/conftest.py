@@ -1,4 +1,4 @@
-"""The predict command within this process, questions with two bad rows, and what a whole run writes about them."""
+"""Fixtures: the predict command in this process, a file of questions with two bad rows, and the output of one run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.forms import as_lines
 
 @pytest.fixture(autouse=True)
 def fresh_log(monkeypatch):
-    """A command sets the log up on the standard output of the moment; leave nothing of it to the next test."""
+    """Remove the log handlers after each test: a command binds them to the standard output of that test."""
     logger = logging.getLogger("qa_lightning")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
@@ -25,7 +25,7 @@ def fresh_log(monkeypatch):
 
 @pytest.fixture
 def ask(model_folder):
-    """Run the command within this process; its exit status."""
+    """A function that runs the command in this process and returns its exit status."""
 
     def run(source, output, *flags, batch_size=BATCH):
         given = ["--model", model_folder, "--input", str(source), "--output", str(output)]
@@ -36,7 +36,7 @@ def ask(model_folder):
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory) -> Path:
-    """Questions without answers, as JSON lines, with two bad rows."""
+    """75 questions without gold answers, as JSON lines; rows 21 and 41 are bad."""
     path = tmp_path_factory.mktemp("questions") / "questions.jsonl"
     rows = [bare(row) for row in ROWS]
     rows[20]["context"] = " "
@@ -48,7 +48,7 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole(source, model_folder, tmp_path_factory) -> dict[str, bytes]:
-    """What a run that was never stopped writes: answers and errors."""
+    """The answers and errors that a run writes which was never stopped."""
     output = tmp_path_factory.mktemp("whole") / "answers.jsonl"
     assert answer_file(PredictSettings(model_folder, "float32", BATCH), str(source), output) == 0
     return written(output)

@@ -1,4 +1,4 @@
-"""The files of answers: what is written, durable, gone on with after a kill, and not overwritten."""
+"""Test the files of answers: what is written and when it is durable, resuming after a kill, and what is refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_null_odds_are_written_where_the_model_may_say_that_there_is_no_answer(t
 def test_the_written_file_is_scored_as_predictions_are(tmp_path, ask):
     table = [row | {"answers": json.dumps(row["answers"])} for row in ROWS[:9]]
     for row in table:
-        del row["id"]  # ids are made, the same ones in both
+        del row["id"]  # made ids are the same when answering and when scoring
     source = write(tmp_path / "gold.csv", as_table(table))
     assert ask(source, tmp_path / "a.jsonl") == 0
     found = lines_of(tmp_path / "a.jsonl")
@@ -88,7 +88,7 @@ def cut_at(content: bytes, line: int, more: int = 0) -> bytes:
         ((40, 19), (2, 3), 32),
         ((73, 0), (2, 0), 64),
         ((70, 3), (2, 0), 64),
-        ((20, 3), (2, 0), 16),  # what nobody but a hand would cut
+        ((20, 3), (2, 0), 16),  # only an edit by hand cuts the files like this
     ],
 )
 def test_a_run_that_was_cut_off_anywhere_ends_as_one_that_was_not(
@@ -121,7 +121,7 @@ def test_every_chunk_is_durable_before_the_next_one_and_the_record_before_it_tak
     assert disk_calls.sizes_synced(errors) == sizes_after_chunks(whole["errors"], (32, 48))
     record = output.with_name("answers.jsonl.run.json")
     done = [disk_calls.synced(output), disk_calls.synced(record), ("replaced", record)]
-    assert disk_calls.hold_in_order([("replaced", record), *done])  # one at the beginning, and one at the end
+    assert disk_calls.hold_in_order([("replaced", record), *done])  # the record is written at the start and at the end
 
 
 def sizes_after_chunks(content: bytes, last_rows: Sequence[int]) -> list[int]:
@@ -138,7 +138,7 @@ NULS = b"\0" * 20
     ids=["end of the file", "a line", "end of a line"],
 )
 def test_what_was_not_written_to_the_disk_is_written_again(torn, source, whole, ask, tmp_path, model_folder):
-    """Some file systems leave NULs for it after a power cut, and there may be a line end behind them."""
+    """After a power cut some file systems leave NULs for it, which a line end may follow."""
     output = tmp_path / "answers.jsonl"
     files = answer_files.AnswerFiles(output)
     asked = PredictSettings(model_folder, "float32", BATCH)
@@ -161,7 +161,7 @@ def test_a_finished_output_is_left_alone_and_one_that_lost_its_end_gets_it_again
     assert written(output) == whole
     content = whole["answers"] + b"mine\n"
     output.write_bytes(content)
-    with pytest.raises(InputError, match=r"line 74: was not written by this command; pass --overwrite"):
+    with pytest.raises(InputError, match=r"line 74 was not written by this command; pass --overwrite"):
         ask(source, output)
     assert output.read_bytes() == content
     assert ask(source, output, "--overwrite") == 0
@@ -169,10 +169,10 @@ def test_a_finished_output_is_left_alone_and_one_that_lost_its_end_gets_it_again
 
 
 def test_a_run_killed_at_any_durable_write_ends_as_one_that_was_not(source, whole, ask, tmp_path):
-    """One after the other, forked, each killed when bytes are written and not yet made durable; then the end."""
+    """Forks one run after another, kills each when bytes are written but not yet durable, then finishes the file."""
     output = tmp_path / "answers.jsonl"
     sizes = []
-    # At the record; the first chunk; answers of the second one; its errors; the third one's errors; the last record.
+    # Killed at: the record; chunk 1; the answers of chunk 2; its errors; the errors of chunk 3; the last record.
     for moment in (1, 2, 1, 2, 2, 3):
         child = os.fork()
         if not child:
@@ -184,14 +184,14 @@ def test_a_run_killed_at_any_durable_write_ends_as_one_that_was_not(source, whol
         left = output.read_bytes() if output.exists() else b""
         assert whole["answers"].startswith(left)
         sizes.append(len(left))
-    assert sizes == sorted(sizes)  # each went on where the one before was stopped
+    assert sizes == sorted(sizes)  # each resumed where the previous one was killed
     assert len(set(sizes)) >= 4
     assert ask(source, output) == 0
     assert written(output) == whole
 
 
 def die_at_write(moment: int) -> None:
-    """Have this process killed when it makes a file durable for the ``moment``-th time, before that is done."""
+    """Kill this process at its ``moment``-th call to make a file durable, before the call takes effect."""
     numbers = itertools.count(1)
     fsync = os.fsync
 
@@ -207,22 +207,22 @@ def test_files_that_are_not_ours_or_are_read_are_not_written(tmp_path, ask, monk
     source = write(tmp_path / "q.jsonl", as_lines(BARE))
     (tmp_path / "link.jsonl").symlink_to(source)
     for output in (source, tmp_path / "link.jsonl"):
-        with pytest.raises(InputError, match="is a part of --input"):
+        with pytest.raises(InputError, match="is part of --input"):
             ask(source, output)
-    with pytest.raises(InputError, match="is a part of --input"):
+    with pytest.raises(InputError, match="is part of --input"):
         ask(f"{tmp_path}/q*.jsonl", tmp_path / "q-answers.jsonl")
     assert not (tmp_path / "q-answers.jsonl").exists()
     foreign = write(tmp_path / "mine.jsonl", b"mine\n")
-    with pytest.raises(InputError, match=r"is there already .* pass --overwrite to begin anew, or another --output"):
+    with pytest.raises(InputError, match=r"already exists, .* pass --overwrite to start over, or another --output"):
         ask(source, foreign)
     assert foreign.read_bytes() == b"mine\n"
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         ask(source, tmp_path)
-    with FileLock(tmp_path / ".busy.jsonl.lock"), pytest.raises(InputError, match="another run writes it"):
+    with FileLock(tmp_path / ".busy.jsonl.lock"), pytest.raises(InputError, match="another run is writing it"):
         ask(source, tmp_path / "busy.jsonl")
     write(tmp_path / "a.jsonl", b"{")
     write(tmp_path / "a.jsonl.run.json", b"[]")
-    with pytest.raises(InputError, match=r"a\.jsonl\.run\.json: cannot be read as what a run left"):
+    with pytest.raises(InputError, match=r"a\.jsonl\.run\.json cannot be read as the record of a run"):
         ask(source, tmp_path / "a.jsonl")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

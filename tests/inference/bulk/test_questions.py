@@ -1,4 +1,4 @@
-"""Questions are read from every format; bad rows are listed, and end nothing."""
+"""Test that questions are read from every format, and that bad rows are listed and do not stop a run."""
 
 from __future__ import annotations
 

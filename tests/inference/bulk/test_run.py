@@ -1,4 +1,4 @@
-"""A run of the predict command: its flags, its progress, when it may go on, and constant memory."""
+"""Test a run of the predict command: its flags, its progress, when it may resume, and constant memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.helpers.forms import as_lines
 @pytest.mark.parametrize(
     ("flags", "changed", "words"),
     [
-        (["--batch-size", "2"], {}, ["--batch-size 2, then 1"]),
-        (["--dtype", "bfloat16"], {}, ["--dtype bfloat16, then float32"]),
-        (["--columns.question", "question"], {}, ["--columns {'question': 'question'}, then {}"]),
-        ([], {"input"}, ["--input", "has changed since"]),
-        ([], {"model"}, ["--model", "has changed since"]),
+        (["--batch-size", "2"], {}, ["--batch-size 2, was 1"]),
+        (["--dtype", "bfloat16"], {}, ["--dtype bfloat16, was float32"]),
+        (["--columns.question", "question"], {}, ["--columns {'question': 'question'}, was {}"]),
+        ([], {"input"}, ["--input", "has changed since then"]),
+        ([], {"model"}, ["--model", "has changed since then"]),
     ],
 )
 def test_other_input_model_or_settings_are_refused_with_what_differs(
@@ -47,7 +47,7 @@ def test_other_input_model_or_settings_are_refused_with_what_differs(
         reader.model.save_pretrained(tmp_path / "model")
     with pytest.raises(InputError) as caught:
         ask(source, output, "--model", tmp_path / "model", *flags)
-    for word in [*words, f"--output {output} was begun with something else", "--overwrite", "another --output"]:
+    for word in [*words, f"--output {output} was started with other values", "--overwrite", "another --output"]:
         assert word in str(caught.value)
     assert written(output) == before
     assert ask(source, output, "--model", tmp_path / "model", *flags, "--overwrite") == 0
@@ -121,7 +121,7 @@ def test_progress_is_told_now_and_then(source, ask, tmp_path, monkeypatch, capsy
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path, model_folder, ask):
-    """Ten times the rows, at most some MB more: a chunk of these takes 1 MB, the whole file 30."""
+    """Ten times the rows take at most 12 MB more: a chunk takes 1 MB, the whole file 30 MB."""
 
     def peak(count: int) -> int:
         source, output = tmp_path / f"{count}.csv", tmp_path / f"{count}.jsonl"

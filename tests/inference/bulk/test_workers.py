@@ -1,4 +1,4 @@
-"""The processes that answer: one and several, what they fail of, and how much they take at once."""
+"""Test the processes that answer: one and several, how they fail, and how much text they process at once."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_the_script_killed_or_interrupted_on_two_devices_leaves_no_process_and_g
         assert process.returncode == (130 if number == signal.SIGINT else -number)
         assert ("the same command goes on after them" in said) == (number == signal.SIGINT)
         assert "Traceback" not in said
-        while any(Path(f"/proc/{child}").exists() for child in children):  # the test's own timeout ends it
+        while any(Path(f"/proc/{child}").exists() for child in children):  # the timeout of the test ends this loop
             time.sleep(0.05)
     assert ask(source, output, batch_size=2) == 0
     assert written(output) == written(tmp_path / "whole.jsonl")
