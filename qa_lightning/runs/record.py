@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 
 from qa_lightning.files import write_json
 from qa_lightning.runs.signals import slurm_job
@@ -130,3 +131,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """The folder of a run; None where nothing is written. All processes must call it together.
+
+    Args:
+        trainer: of the run.
+    """
+    return Path(trainer.log_dir) if trainer.log_dir is not None else None
