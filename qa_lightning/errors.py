@@ -49,6 +49,10 @@ def naming_flags() -> Iterator[None]:
         _command_runs = before
 
 
+class LostProcessError(RuntimeError):
+    """Another process of this run has ended; the message says what is known of it, and how the run goes on."""
+
+
 def worded(message: str) -> str:
     """A message that names flags, worded for whoever reads it.
 

@@ -20,7 +20,7 @@ from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import save_model, weights_digest
 from qa_lightning.models.settings import AnswerSettings
-from qa_lightning.runs.record import mark_finished
+from qa_lightning.runs.record import RECORD, mark_finished, run_folder
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
 from qa_lightning.wording import command_words
@@ -36,14 +36,14 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     """
     _validate_best(trainer, module, data)
     # Both ask the other processes too, so all must come by here.
-    log_dir, weights = trainer.log_dir, trainer.strategy.lightning_module_state_dict()
-    if not trainer.is_global_zero or log_dir is None:
+    run, weights = run_folder(trainer), trainer.strategy.lightning_module_state_dict()
+    if not trainer.is_global_zero or run is None:
         return
     assert module.outcomes is not None
     assert data.validation_set is not None
     version_2 = data.validation_set.version_2
     found = fit_confidence(module.outcomes, version_2, Scaling(threshold=module.threshold))
-    folder = Path(log_dir) / "model"
+    folder = run / "model"
     settings = AnswerSettings(
         **asdict(data.settings),
         max_answer_length=module.max_answer_length,
@@ -59,17 +59,19 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
             f"the model could not be written to {relative(folder)} ({error}); free some space or make the folder "
             "writable, then --ckpt_path last writes it"
         ) from None
-    _report(trainer, found, Path(log_dir) / "confidence")
+    _report(trainer, found, run / "confidence")
     names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
     scores = {f"best/{name}": float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(dict(module.hparams) | dict(data.hparams), scores)
             logger.experiment.flush()  # a finished run's files change no more
-    mark_finished(Path(log_dir) / "run.json", scores, weights_digest(folder))
+    mark_finished(run / RECORD, scores, weights_digest(folder))
     shown = relative(folder)
     log.info(f"\nthe best checkpoint is written as a model for transformers: {shown}")
-    log.info(f"curves:    tensorboard --logdir {relative(Path(log_dir).parent)}")
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            log.info(f"curves:    tensorboard --logdir {relative(Path(logger.log_dir).parent)}")
     log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
 
 

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
 from qa_lightning.checks.report import check_prepared, short_lines
-from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.files import write_problem
+from qa_lightning.errors import DivergedError, InputError, LostProcessError
+from qa_lightning.files import hold_folder, write_file, write_problem
 from qa_lightning.models.loading import max_positions, vocabulary_problem
-from qa_lightning.runs.checkpoints import AtomicCheckpointIO, find_beginning
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO, Beginning, find_beginning
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.failures import (
+    Launcher,
+    end_with_parent,
     explained_compiler_failure,
     is_out_of_memory,
     keep_freed_memory,
     lost_a_process,
     out_of_memory_problems,
 )
-from qa_lightning.runs.resume import LastCheckpoint, Stopped
-from qa_lightning.runs.signals import Stop, slurm_job
+from qa_lightning.runs.record import (
+    RECORD,
+    RunFolder,
+    append_run,
+    claim_folder,
+    describe_start,
+    last_start,
+    release_folder,
+    run_folder,
+)
+from qa_lightning.runs.resume import LastCheckpoint
+from qa_lightning.runs.signals import Stop, Stopped, StopSignals, first_process, requeue_job, slurm_job
 from qa_lightning.training.callbacks import RunRecord, default_callbacks
 from qa_lightning.training.datamodule import SquadDataModule, data_problems
 from qa_lightning.training.finish import finish, relative
@@ -37,6 +52,7 @@ from qa_lightning.wording import command, flag_problem, usage_name
 log = logging.getLogger("qa_lightning")
 
 LOGS = "lightning_logs"
+_SECONDS_TO_END = 20.0  # that the workers of a run which was killed take, at most, until they notice
 
 
 class TrainParser(LightningArgumentParser):
@@ -48,14 +64,28 @@ class TrainParser(LightningArgumentParser):
         sys.exit(2)
 
 
+class _SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run's own folder, whatever logs."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write; called on the first process alone."""
+        if folder := run_folder(trainer):
+            write_file(folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
+
+
 class TrainCLI(LightningCLI):
     """Flags, ``--config`` files and their defaults for `QALightningModule`, `SquadDataModule` and the Trainer.
 
     Args:
         args: flags; None takes the command line's.
+        signals: of a command that listens from its first moment on; None listens while the run trains.
     """
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(self, args: list[str] | None = None, signals: StopSignals | None = None) -> None:
+        self.signals = signals or StopSignals()
+        self.beginning = Beginning()
+        self.folder = RunFolder()
+        self._held: int | None = None  # see `hold_folder`
         super().__init__(
             QALightningModule,
             SquadDataModule,
@@ -64,8 +94,8 @@ class TrainCLI(LightningCLI):
             seed_everything_default=42,
             auto_configure_optimizers=False,
             parser_class=TrainParser,
-            save_config_callback=SaveConfigCallback,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=_SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={
                 "max_epochs": 3,
                 "devices": 1,
@@ -123,9 +153,11 @@ class TrainCLI(LightningCLI):
             raise InputError(problems)
         if trainer.precision is None:
             trainer.precision = default_precision(str(trainer.accelerator))
-        logs = Path(trainer.default_root_dir or ".") / LOGS
+        logs = self._logs
         if problem := write_problem(logs):
             raise InputError(f"runs go to {logs}, {problem}; choose another folder with --trainer.default_root_dir")
+        if not first_process():
+            return  # it is told where the run begins, in `_meet`
         self.beginning = begun = find_beginning(self.config.ckpt_path, logs, slurm_job())
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
         if self.config.ckpt_path == "last" and begun.folder is None and 0 <= epochs <= begun.epochs:
@@ -135,13 +167,9 @@ class TrainCLI(LightningCLI):
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log to TensorBoard, in the resumed run's own folder, unless another logger is configured."""
-        root = Path(self.config.trainer.default_root_dir or ".")
+        """Log to TensorBoard, in the run's own folder, unless another logger is configured."""
         if self.config.trainer.logger in (None, True):
-            begun = self.beginning
-            # A TensorBoard that is open has read what is cut off before training: it is told to forget it.
-            again: dict[str, Any] = {"version": begun.folder.name, "purge_step": begun.step} if begun.folder else {}
-            kwargs["logger"] = CurveLogger(root, name=LOGS, default_hp_metric=False, **again)
+            kwargs["logger"] = CurveLogger(self._logs.parent, name=LOGS, default_hp_metric=False)
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
@@ -149,6 +177,15 @@ class TrainCLI(LightningCLI):
             # Not buffers: means of position numbers, made integers again, are now and then one too low.
             average = EMAWeightAveraging(decay=self.config.ema_decay, use_buffers=False)
             trainer.callbacks.insert(0, average)  # type: ignore[attr-defined]
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if not trainer.loggers:  # that one refuses to run without
+            callbacks[:] = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]
+        callbacks.insert(0, self.folder)
+        strategy: Any = trainer.strategy
+        if isinstance(strategy.launcher, _SubprocessScriptLauncher):
+            strategy._launcher = Launcher(strategy.launcher, self._tell_lost)
+        # Lightning's handlers act within a step; those of this run are the ones that count, before training too.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         return trainer
 
     def run(self) -> int:
@@ -156,23 +193,41 @@ class TrainCLI(LightningCLI):
         if problems := self._model_problems():
             raise InputError(problems)
         self._announce()
-        seed, begun = int(self.config.seed_everything), self.beginning
-        self.last = LastCheckpoint(self.config.save_every_minutes)
-        self.trainer.callbacks += [RunRecord(seed, begun.checkpoint), self.last]  # type: ignore[attr-defined]
+        self.last = LastCheckpoint(self.config.save_every_minutes, self.signals)
+        self.trainer.callbacks += [RunRecord(), self.last]  # type: ignore[attr-defined]
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-        rank_zero_only(self._look_at_data)()  # what is wrong with it is said before other processes are started
-        if isinstance(self.trainer.logger, CurveLogger):
-            rank_zero_only(begun.cut_curves)()
         try:
+            status = self._run()
+        except BaseException:
+            self._end_others()
+            raise
+        finally:
+            if self._held is not None:
+                os.close(self._held)
+        if status:
+            self._end_others()
+        return status
+
+    def _run(self) -> int:
+        try:
+            if self.trainer.is_global_zero and not self.config.trainer.fast_dev_run:
+                self._claim()
+            rank_zero_only(self._look_at_data)()  # what is wrong with it is said before other processes are started
+            self._meet()
+            begun = self.beginning
+            self.signals.check()
             with explained_compiler_failure():
                 if self.config.validate_first and not begun.checkpoint:
                     self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+                    self.signals.check()
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
+                self.signals.check()
                 finish(self.trainer, self.model, self.datamodule)
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._saved()}") from None
         except ValueError as error:
+            begun = self.beginning
             if begun.checkpoint and "parameter group" in str(error):
                 raise InputError(
                     f"--ckpt_path: {relative(Path(begun.checkpoint))} was made with another --model.layer_decay than "
@@ -188,13 +243,58 @@ class TrainCLI(LightningCLI):
                     "must be told: pass --trainer.strategy ddp_find_unused_parameters_true"
                 ) from None
             if self.trainer.world_size > 1 and lost_a_process(error):
-                raise InputError("another process of this run ended; what it said stands above") from None
+                return self._lost(error)
             raise
         except Stopped as error:
-            return self._stopped(error.stop)
-        except SystemExit:  # how Lightning ends outside of training, and on a second Ctrl-C
-            return self._stopped(Stop.TERMINATE if self.trainer.received_sigterm else Stop.INTERRUPT)
+            return self._stopped(error.stop, error.alone)
+        except SystemExit:  # how Lightning ends on a second Ctrl-C
+            return self._stopped(Stop.INTERRUPT)
         return 0
+
+    @property
+    def _logs(self) -> Path:
+        """The folder that holds the runs."""
+        return Path(self.config.trainer.default_root_dir or ".") / LOGS
+
+    def _claim(self) -> None:
+        """Take the run's own folder, which nobody else writes to, and note the start in it; first process alone.
+
+        Raises:
+            InputError: the run that is to be gone on with still runs, or nothing can be written.
+        """
+        begun = self.beginning
+        if problem := begun.misfit(self.config.model.model_name, self.model.state_dict()):
+            raise InputError(f"--ckpt_path {self.config.ckpt_path or 'last'}: {problem}")
+        try:
+            folder = begun.folder or claim_folder(self._logs)
+            self._held = _hold(folder)
+            start = describe_start(int(self.config.seed_everything), str(begun.checkpoint) if begun.checkpoint else None)
+            append_run(folder / RECORD, start)
+        except OSError as error:
+            raise InputError(
+                f"runs go to {self._logs}, where nothing can be written ({error.strerror}); free some space, or choose "
+                "another folder with --trainer.default_root_dir"
+            ) from None
+        self.folder.path = folder
+
+    def _meet(self) -> None:
+        """Start the other processes, or wait for them, and agree on the run's folder and where it begins."""
+        strategy: Any = self.trainer.strategy
+        if self.trainer.world_size > 1 and isinstance(strategy.launcher, Launcher | None):
+            if isinstance(strategy.launcher, Launcher):
+                strategy.launcher.launch(lambda: None)
+            if not self.trainer.is_global_zero and "TORCHELASTIC_RUN_ID" not in os.environ:
+                end_with_parent()
+            strategy.setup_environment()
+            self.beginning, self.folder.path = strategy.broadcast((self.beginning, self.folder.path))
+        begun, folder = self.beginning, self.folder.path
+        if begun.checkpoint:
+            self.last.path, self.last.step = begun.checkpoint, begun.step
+        for logger in self.trainer.loggers:
+            if folder and isinstance(logger, CurveLogger):
+                # A TensorBoard that is open has read what is cut off before training: it is told to forget it.
+                logger.write_to(folder, begun.step if begun.folder else None)
+                rank_zero_only(begun.cut_curves)()
 
     def _model_problems(self) -> list[str]:
         """Why the model that was loaded, or what is to be done with it, cannot work here."""
@@ -229,8 +329,13 @@ class TrainCLI(LightningCLI):
         )
 
     def _look_at_data(self) -> None:
-        self.datamodule.prepare_data()
-        self.datamodule.setup("fit")
+        try:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
+        except InputError:
+            if self.folder.path and not self.beginning.folder:
+                release_folder(self.folder.path)
+            raise
         lines = list(
             short_lines(
                 check_prepared(self.datamodule.splits(), self.model.max_answer_length, self.config.model.mixed_script)
@@ -241,17 +346,53 @@ class TrainCLI(LightningCLI):
         if lines:
             log.info(f"`{command('check-data')}` shows the rows")
 
-    def _stopped(self, stop: Stop) -> int:
-        """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect."""
+    def _stopped(self, stop: Stop, alone: bool = False) -> int:
+        """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect.
+
+        Args:
+            stop: the signal.
+            alone: whether the other processes know nothing of it yet.
+        """
         if not self.trainer.is_global_zero:
-            return 0  # a status of its own would make the launcher kill the first process, which has more to say
-        log.info(f"\nstopped by {stop.cause} after step {self.trainer.global_step}: {self._saved()}")
+            return 0  # a status of its own would be a failure, and the first process has more to say
+        if alone and stop is Stop.REQUEUE:
+            requeue_job()
+        when = f"after step {self.trainer.global_step}" if self.trainer.global_step else "before the first step"
+        log.info(f"\nstopped by {stop.cause} {when}: {self._saved()}")
         return stop.status
+
+    def _end_others(self) -> None:
+        launcher = self.trainer.strategy.launcher
+        if isinstance(launcher, Launcher):
+            launcher.end()
+
+    def _lost(self, error: RuntimeError) -> int:
+        """Another process ended: say what is known of it, where nobody else does."""
+        if self.signals.asked:
+            return self._stopped(self.signals.asked)
+        launcher, reason = self.trainer.strategy.launcher, " ".join(str(error).split())[:200]
+        known = None
+        if isinstance(launcher, Launcher) and launcher.procs:
+            deadline = time.monotonic() + Launcher.seconds  # its connection may break some time before it has ended
+            while not (known := launcher.lost()) and time.monotonic() < deadline:
+                time.sleep(0.1)
+        elif isinstance(launcher, Launcher) and not self.trainer.is_global_zero:
+            return 1  # the process that started this one ends it, or has told why it ends itself
+        raise LostProcessError(self._lost_message(known or f"another process of this run ended ({reason})")) from None
+
+    def _lost_message(self, known: str) -> str:
+        return f"{known}. {self._saved()}"
+
+    def _tell_lost(self, known: str) -> None:
+        print(f"error: {self._lost_message(known)}", file=sys.stderr, flush=True)
 
     def _saved(self) -> str:
         """What there is to go on from."""
+        folder = self.folder.path
+        if folder and last_start(folder / RECORD).get("finished"):
+            return f"the run is finished, its model is in {relative(folder / 'model')}"
         if self.last.path is None:
-            return "nothing is saved yet"
+            return "nothing is saved yet" + ("; begin it again with --ckpt_path last" if folder else "")
         return f"step {self.last.step} is saved in {relative(self.last.path)}; go on with --ckpt_path last"
 
     def _announce(self) -> None:
@@ -271,6 +412,21 @@ class TrainCLI(LightningCLI):
         )
         if self.beginning.checkpoint:
             log.info(f"going on from {self.beginning.checkpoint}, after step {self.beginning.step}")
+
+
+def _hold(folder: Path) -> int | None:
+    """Hold a run's folder; a run that was killed a moment ago lets go of it soon."""
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while True:
+        try:
+            return hold_folder(folder)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"--ckpt_path last: {folder} is being trained by another process; wait until that has ended, or "
+                    "leave the flag out to start another run"
+                ) from None
+        time.sleep(0.2)
 
 
 def default_precision(accelerator: str) -> str:
