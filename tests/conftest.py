@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork of a process with threads of OpenMP hangs
 
 import pytest
 import torch
@@ -24,14 +24,6 @@ from tests.helpers.paths import SHARED
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """For the whole session, so that fixtures of any scope, too, find nothing that an earlier run prepared."""
     os.environ["QA_LIGHTNING_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(autouse=True)
-def _own_import_path() -> Iterator[None]:
-    """A command takes its script's folder off sys.path: under pytest-xdist that is the checkout, which spawn needs."""
-    before = list(sys.path)
-    yield
-    sys.path[:] = before
 
 
 @pytest.fixture(scope="session")

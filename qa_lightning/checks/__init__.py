@@ -1,1 +1,1 @@
-"""What is wrong with data, or worth a look, before training."""
+"""Find errors and risks in data before training."""

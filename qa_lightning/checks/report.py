@@ -1,4 +1,4 @@
-"""Checks of whole sources and of prepared data, and how they are shown: on a terminal, as JSON, as a few lines."""
+"""Check whole sources and prepared data, and show the reports: on a terminal, as JSON, as a few lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qa_lightning.checks.rows import Report, RowCheck, context_hashes
 from qa_lightning.checks.tokens import TokenCheck
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import write_examples
-from qa_lightning.data.formats import PlacedRow
+from qa_lightning.data.formats import PlacedRow, counted
 from qa_lightning.data.sources import has_split, read_rows
 from qa_lightning.features.prepared import PreparedSplit, cut_examples, open_examples
 from qa_lightning.features.store import FeatureStore, write_features
@@ -26,10 +26,10 @@ from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import build_once
 from qa_lightning.metrics.squad import Scoring
 
-AT_START = 100_000  # rows of a split that are looked at when training begins
+AT_START = 100_000  # rows of a split that are checked, at most, when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
-_TOLD_BEFORE = ("cut_question", "unheld")  # by the lines about prepared data
-_FORMAT = 1  # of the cached findings; raise it when the checks change
+_LOGGED_ELSEWHERE = ("cut_question", "unheld")  # `features.prepared.describe_split` logs lines about these
+_FORMAT = 1  # of the cached reports; raise it when the checks change
 
 
 def check_source(
@@ -41,32 +41,34 @@ def check_source(
     max_answer_length: int = 30,
     max_rows: int = 5,
 ) -> Report:
-    """Check all rows of a source.
+    """Check all rows of a source's training split; of its validation split, if it has only that one.
 
     Args:
-        source: what to check: as ``--data.dataset``.
-        validation: what is validated on, to look for contexts on both sides; None takes the source's own split.
+        source: what to check, as for ``--data.dataset``.
+        validation: the validation data, to find contexts that training and validation share; None takes the source's
+            own validation split, if it has one.
         columns: names of the columns.
-        tokenizer: to look through; None leaves out what needs one.
-        settings, max_answer_length: of the windows and answers, in tokens.
-        max_rows: rows to list of each finding.
+        tokenizer: cuts the windows; None leaves out all checks of tokens.
+        settings: how contexts are cut into windows.
+        max_answer_length: in tokens.
+        max_rows: rows to list for each finding.
 
     Raises:
-        InputError: a source that cannot be read at all.
+        InputError: the source cannot be read.
     """
     other: frozenset[int] = frozenset()
-    told: list[str] = []
+    column_lines: list[str] = []
     if validation is None and has_split(source, "validation") and has_split(source, "train"):
         validation = source
     if validation is not None:
         other = context_hashes(with_usual_columns(read_rows(validation, "validation"), columns))
     check = RowCheck(max_rows, other)
     split: Any = "train" if has_split(source, "train") or not has_split(source, "validation") else "validation"
-    rows = with_usual_columns(read_rows(source, split), columns, told.append)
+    rows = with_usual_columns(read_rows(source, split), columns, column_lines.append)
     with closing(check), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kept = write_examples(check.valid(rows), folder / "examples.arrow")
-        report = Report(source, {"read": told, **check.facts()})
+        report = Report(source, {"read": column_lines, **check.facts()})
         report.add(check.findings.found())
         if tokenizer is not None and kept:
             examples = open_examples(folder)
@@ -76,22 +78,24 @@ def check_source(
             )
             report.facts |= tokens.run()
             report.add(tokens.findings.found())
-            check.place(report.findings)
+            check.add_places(report.findings)
     return report
 
 
 def check_prepared(
     splits: Sequence[PreparedSplit], max_answer_length: int, mixed_script: bool = False
 ) -> dict[str, Report]:
-    """Check what a run trains and validates on, once: the findings are kept beside the prepared data.
+    """Check the data of a run: the first `AT_START` rows of each split, and the features of validation.
+
+    The reports are cached beside the prepared data, so each combination of splits is checked once.
 
     Args:
-        splits: prepared; validation among them, and training where there is any.
+        splits: prepared; validation must be among them, training may be.
         max_answer_length: in tokens.
         mixed_script: see `squad.Scoring`.
 
     Returns:
-        Split -> report.
+        Name of the split -> report.
     """
     scoring = Scoring(version_2=True, mixed_script=mixed_script)
     names = [one.features_folder.name for one in splits]
@@ -123,33 +127,37 @@ def _write_checks(folder: Path, splits: Sequence[PreparedSplit], max_answer_leng
 
 
 def _placed(examples: Any) -> Iterator[PlacedRow]:
-    """Prepared examples as rows."""
+    """The first `AT_START` prepared examples as rows with places."""
     return ((f"row {number}", row) for number, row in enumerate(islice(examples, AT_START), 1))
 
 
 def short_lines(reports: dict[str, Report]) -> Iterator[str]:
-    """What a person should know before training: a line a warning, and the best score that can be reached."""
+    """Lines to log before training: one per warning, and the best possible score if it is below 100.
+
+    Args:
+        reports: name of the split -> report.
+    """
     for split, report in reports.items():
         for finding in report.findings:
-            if finding.severity == "warning" and finding.kind not in _TOLD_BEFORE:
+            if finding.severity == "warning" and finding.kind not in _LOGGED_ELSEWHERE:
                 first = finding.rows[0]
                 yield (
-                    f"{split}: {finding.count:,} {finding.title} (the first: id {first['id']}, {first['what']}); "
+                    f"{split}: {finding.title}: {finding.count:,} (the first: id {first['id']}, {first['what']}); "
                     f"{finding.fix}"
                 )
         ceiling = report.facts.get("ceiling")
         if ceiling and ceiling["exact_match"] < 99.95:
             yield (
-                f"{split}: gold answers, through this tokenizer and back, score EM {ceiling['exact_match']:.2f} and F1 "
-                f"{ceiling['f1']:.2f}: no model can do better here"
+                f"{split}: gold answers, converted to tokens and back, score EM {ceiling['exact_match']:.2f} and F1 "
+                f"{ceiling['f1']:.2f}: no model can score higher with this tokenizer and these settings"
             )
 
 
 def show(report: Report, console: Console) -> None:
-    """Print a report: counts, then what was found, then the first rows of each."""
+    """Print a report: counts, then the findings, then the first rows of each finding."""
     console.print(f"[bold]{escape(report.source)}[/bold]", highlight=False)
     facts = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in _told(report.facts):
+    for name, value in _fact_lines(report.facts):
         facts.add_row(name, escape(value))
     console.print(facts)
     if not report.findings:
@@ -159,7 +167,7 @@ def show(report: Report, console: Console) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("what", overflow="fold")
-    table.add_column("what helps", overflow="fold")
+    table.add_column("fix", overflow="fold")
     for finding in report.findings:
         level = f"[{_COLOURS[finding.severity]}]{finding.severity}[/]"
         table.add_row(level, f"{finding.count:,}", finding.title, escape(finding.fix))
@@ -173,26 +181,26 @@ def show(report: Report, console: Console) -> None:
         console.print(rows)
 
 
-def _told(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Facts as lines: a name and a text."""
+def _fact_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Facts as pairs of a name and a text."""
     for line in facts.get("read", []):
         yield "read as", line
-    answers = f"{facts['answers']:,} answers, {facts['unanswerable']:,} questions without one"
-    yield "questions", f"{facts['rows']:,} about {facts['contexts']:,} contexts; {answers}"
+    answers = f"{counted(facts['answers'], 'answer')}, {counted(facts['unanswerable'], 'question')} without an answer"
+    yield "questions", f"{facts['rows']:,} about {counted(facts['contexts'], 'context')}; {answers}"
     for name in ("scripts", "languages"):
         total = sum(facts[name].values()) or 1
         shares = [f"{kind} {count / total:.0%}" for kind, count in list(facts[name].items())[:8]]
         yield name, ", ".join(shares) or "none"
     if "windows" not in facts:
-        yield "tokens", "not looked at; name a model with --model"
+        yield "tokens", "not checked; name a model with --model"
         return
     for name, spread in facts["tokens"].items():
-        yield f"tokens a {name}", _spread_line(spread)
-    yield "windows a question", _spread_line(facts["windows_per_question"])
+        yield f"tokens per {name}", _spread_line(spread)
+    yield "windows per question", _spread_line(facts["windows_per_question"])
     ceiling = facts["ceiling"]
     yield (
-        "at best",
-        f"EM {ceiling['exact_match']:.2f}, F1 {ceiling['f1']:.2f} (gold answers through the tokens and back)",
+        "best score",
+        f"EM {ceiling['exact_match']:.2f}, F1 {ceiling['f1']:.2f} (gold answers, converted to tokens and back)",
     )
     if facts["unknown"]:
         unknown = [f"{text!r} {count:,}" for text, count in list(facts["unknown"].items())[:10]]

@@ -1,7 +1,7 @@
-"""What is wrong with data, or worth a look, before anything is trained: findings with rows, counts and fixes.
+"""Check rows before training: each finding has a count, a fix and its first rows.
 
-Rows are streamed. What must be compared over all of them (questions and contexts) is remembered by 8 bytes of a hash.
-Languages are guessed on a sample; everything else is counted on every row.
+Rows are streamed. Questions and contexts are compared over all rows by 8 bytes of a hash, which stay in memory.
+Languages are guessed on a sample of at most 300 contexts; everything else is counted on all rows.
 """
 
 from __future__ import annotations
@@ -20,35 +20,39 @@ from qa_lightning.data.formats import PlacedRow, shown
 
 Severity = Literal["error", "warning", "note"]
 LANGUAGE_SAMPLE = 300  # contexts
-_LETTERS_LOOKED_AT = 2000  # of a context, for its script
+_SCRIPT_CHARACTERS = 2000  # at the start of a context that its script is decided by
 
-# kind -> how bad it is, what it is called, what to do about it
+# kind -> severity, title, fix
 ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
-    "columns": ("error", "rows without a column", "name it with --data.columns.question NAME and the like"),
-    "empty": ("error", "empty or null fields", "fill them in, or --data.on_bad_rows skip leaves the rows out"),
-    "type": ("error", "fields of a wrong type", "correct them, or --data.on_bad_rows skip leaves the rows out"),
-    "text": ("error", "texts that are no valid Unicode", "save the file as UTF-8"),
+    "columns": ("error", "rows without a column", "name it, for example with --data.columns.question NAME"),
+    "empty": ("error", "empty or null fields", "fill them in, or leave the rows out with --data.on_bad_rows skip"),
+    "type": ("error", "fields of a wrong type", "correct them, or leave the rows out with --data.on_bad_rows skip"),
+    "text": ("error", "texts that are not valid Unicode", "save the file as UTF-8"),
     "duplicate_id": (
         "error",
-        "ids that stand twice",
+        "repeated ids",
         "make them unique, or leave the id column out: ids are then made",
     ),
-    "answers": ("error", "answers in another shape", "give texts and places in pairs; no answer is an empty list"),
+    "answers": (
+        "error",
+        "answers in another shape",
+        "give each text its answer_start; give an empty list for no answer",
+    ),
     "misplaced": (
         "error",
         "answers that are not at their answer_start",
-        "--data.on_bad_rows repair moves those that can only be meant elsewhere; correct the others",
+        "--data.on_bad_rows repair moves those whose right offset is certain; correct the others",
     ),
     "unplaced": (
         "error",
-        "answers without an answer_start that stand in several places, or in none",
+        "answers without an answer_start that occur several times, or not at all",
         "add a column answer_start, or correct the text",
     ),
-    "contradiction": ("error", "is_impossible against the answers", "correct one of the two"),
+    "contradiction": ("error", "is_impossible contradicts the answers", "correct one of the two"),
     "several_places": (
         "note",
-        "answers whose text stands in several places of the context",
-        "answer_start says which one is meant: make sure that it does",
+        "answers whose text occurs several times in the context",
+        "make sure that answer_start is the occurrence that is meant",
     ),
     "asked_twice": (
         "warning",
@@ -57,22 +61,23 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     ),
     "leakage": (
         "warning",
-        "validation contexts that are trained on too",
-        "take them out of one side, or leave --data.validation out: the data is then split by context",
+        "validation contexts that are also trained on",
+        "remove them from one side, or leave --data.validation out: the data is then split by context",
     ),
 }
 
 
 @dataclass
 class Finding:
-    """One kind of thing that was found.
+    """All occurrences of one kind of problem.
 
     Attributes:
-        kind: a short name, one of `ROW_FINDINGS` or of `tokens.ROW_FINDINGS`.
-        severity: ``error`` stops training, a ``warning`` costs quality, a ``note`` is good to know.
-        title, fix: what it is, and the flag or the edit that helps.
-        count: how often.
-        rows: the first of them: ``place``, ``id`` and ``what``.
+        kind: a key of `ROW_FINDINGS` or `tokens.TOKEN_FINDINGS`.
+        severity: ``error`` stops training, ``warning`` costs quality, ``note`` is good to know.
+        title: what was found, as a plural noun.
+        fix: the flag or the edit that helps.
+        count: number of occurrences.
+        rows: the first of them, with ``place``, ``id`` and ``what``.
     """
 
     kind: str
@@ -83,7 +88,7 @@ class Finding:
     rows: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, place: str, row_id: str, what: str, max_rows: int) -> None:
-        """Count a row, and keep it if it is one of the first ``max_rows``."""
+        """Count an occurrence, and keep it if it is one of the first ``max_rows``."""
         self.count += 1
         if len(self.rows) < max_rows:
             self.rows.append({"place": place, "id": row_id, "what": what})
@@ -91,12 +96,12 @@ class Finding:
 
 @dataclass
 class Report:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         source: what was checked.
-        facts: counts, and shares of scripts and languages, by name.
-        findings: those that were found, errors first.
+        facts: by name: counts, also of scripts and languages; with a tokenizer also lengths and the best score.
+        findings: errors first; empty if nothing was found.
     """
 
     source: str
@@ -104,22 +109,22 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, findings: list[Finding]) -> None:
-        """Take in findings, errors first."""
+        """Add findings, and sort all of them: errors first, then warnings, then notes."""
         order = ("error", "warning", "note")
         self.findings = sorted(self.findings + findings, key=lambda one: order.index(one.severity))
 
     @property
     def errors(self) -> int:
-        """How many things would stop training."""
+        """Number of problems that would stop training."""
         return sum(finding.count for finding in self.findings if finding.severity == "error")
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The report as values that ``json`` can write."""
         return {"source": self.source, "facts": self.facts, "findings": [asdict(one) for one in self.findings]}
 
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> Report:
-        """The report that `as_json` gave."""
+        """Rebuild a report from the values of `as_json`."""
         return cls(values["source"], values["facts"], [Finding(**one) for one in values["findings"]])
 
 
@@ -128,7 +133,7 @@ class Findings:
 
     Args:
         kinds: kind -> severity, title, fix.
-        max_rows: rows to keep of each.
+        max_rows: rows to keep for each kind.
     """
 
     def __init__(self, kinds: dict[str, tuple[Severity, str, str]], max_rows: int) -> None:
@@ -136,24 +141,24 @@ class Findings:
         self._max_rows = max_rows
 
     def add(self, kind: str, place: str, row_id: str, what: str) -> None:
-        """Count a row."""
+        """Count an occurrence of ``kind``; see `Finding.rows` for the other arguments."""
         self._all[kind].add(place, row_id, what, self._max_rows)
 
     def set_fix(self, kind: str, fix: str) -> None:
-        """Say more exactly what helps."""
+        """Replace the fix of a kind by one that names the data's own numbers."""
         self._all[kind].fix = fix
 
     def found(self) -> list[Finding]:
-        """Those that there are."""
+        """The findings that occurred at least once."""
         return [one for one in self._all.values() if one.count]
 
 
 class RowCheck:
-    """Looks at rows, one after the other.
+    """Checks rows one after the other, and collects findings and facts.
 
     Args:
-        max_rows: rows to keep of each finding.
-        other_contexts: hashes of the contexts that stand on the other side (see `context_hashes`).
+        max_rows: rows to keep for each finding.
+        other_contexts: hashes of the contexts of the other split, from `context_hashes`, to find shared ones.
     """
 
     def __init__(self, max_rows: int = 5, other_contexts: frozenset[int] = frozenset()) -> None:
@@ -168,16 +173,16 @@ class RowCheck:
         self._places = IdPlaces()
 
     def close(self) -> None:
-        """Forget where rows stand."""
+        """Remove the temporary file of the rows' places."""
         self._places.close()
 
-    def place(self, findings: Iterable[Finding]) -> None:
-        """Fill in where the rows of findings stand that know their ids alone."""
+    def add_places(self, findings: Iterable[Finding]) -> None:
+        """Fill in the places of those rows of findings that have only an id."""
         for row in (row for finding in findings for row in finding.rows if not row["place"]):
             row["place"] = self._places.find(row["id"]) or ""
 
     def valid(self, rows: Iterable[PlacedRow]) -> Iterator[Example]:
-        """Pass on the rows that nothing is wrong with; of all, note what is.
+        """Check all rows, and yield those without errors as examples.
 
         Args:
             rows: with the usual columns.
@@ -192,32 +197,33 @@ class RowCheck:
             if example is None:
                 continue
             if first := self._places.add(example["id"], place):
-                self.findings.add("duplicate_id", place, name, f"stands already at {first}")
+                self.findings.add("duplicate_id", place, name, f"is also the id of {first}")
                 continue
-            self._look(place, example)
+            self._check(place, example)
             yield example
 
-    def _look(self, place: str, example: Example) -> None:
+    def _check(self, place: str, example: Example) -> None:
         question, context, answers = example["question"], example["context"], example["answers"]
         self.unanswerable += not answers["text"]
         self.answers += len(answers["text"])
-        self._look_at_context(place, example)
+        self._check_context(place, example)
         for text in dict.fromkeys(answers["text"]):
             if len(found := occurrences(text, context)) > 1:
-                what = f"{shown(text)} stands at {', '.join(map(str, found[:5]))}"
+                what = f"{shown(text)} occurs at {', '.join(map(str, found[:5]))}"
                 self.findings.add("several_places", place, example["id"], what)
         asked = short_hash(" ".join(question.split()).lower(), context)
-        said = short_hash(*sorted({text.strip().lower() for text in answers["text"]}))
-        if self._asked.setdefault(asked, said) != said:
+        answered = short_hash(*sorted({text.strip().lower() for text in answers["text"]}))
+        if self._asked.setdefault(asked, answered) != answered:
             self.findings.add("asked_twice", place, example["id"], shown(question))
 
-    def _look_at_context(self, place: str, example: Example) -> None:
+    def _check_context(self, place: str, example: Example) -> None:
         context = example["context"]
         key = short_hash(context)
         if key not in self._contexts:
             self._contexts.add(key)
             self._scripts[script_of(context)] += 1
-            # Every context up to so many, then ever fewer: spread over the data, the same each time.
+            # The first contexts fill the sample; a later one replaces one of them, ever less often. So the sample is
+            # spread over the data. The hash decides, so it is the same each time.
             if len(self._sample) < LANGUAGE_SAMPLE:
                 self._sample.append(context[:2000])
             elif key % len(self._contexts) < LANGUAGE_SAMPLE:
@@ -227,7 +233,7 @@ class RowCheck:
             self.findings.add("leakage", place, example["id"], shown(context))
 
     def facts(self) -> dict[str, Any]:
-        """Counts, and how contexts spread over scripts and languages."""
+        """Counts of rows, contexts and answers, and of contexts by script and (on the sample) by language."""
         return {
             "rows": self.rows,
             "contexts": len(self._contexts),
@@ -239,19 +245,19 @@ class RowCheck:
 
 
 def context_hashes(rows: Iterable[PlacedRow]) -> frozenset[int]:
-    """Of all contexts, to find them again on the other side."""
+    """Hashes of the contexts of some rows, for `RowCheck` to find the same contexts in another split."""
     return frozenset(short_hash(row["context"]) for _, row in rows if isinstance(row.get("context"), str))
 
 
 def short_hash(*texts: str) -> int:
-    """8 bytes of SHA-256."""
+    """The first 8 bytes of the SHA-256 of some texts; a separator keeps ("ab", "c") and ("a", "bc") apart."""
     digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big")
 
 
 def script_of(text: str) -> str:
-    """The script that most letters of a text are of, by the first word of their Unicode names."""
-    scripts = Counter(_script(letter) for letter in text[:_LETTERS_LOOKED_AT] if letter.isalpha())
+    """The script of most letters of a text, such as "Latin", by the first word of their Unicode names; else "none"."""
+    scripts = Counter(_script(letter) for letter in text[:_SCRIPT_CHARACTERS] if letter.isalpha())
     return scripts.most_common(1)[0][0] if scripts else "none"
 
 
@@ -262,9 +268,9 @@ def _script(letter: str) -> str:
 
 
 def languages(texts: list[str]) -> dict[str, int]:
-    """How many texts are of which language, as far as can be guessed; ISO 639-1 codes."""
+    """Guessed language (ISO 639-1 code) -> number of texts."""
     if not texts:
         return {}
-    import py3langid  # imported late: it reads its model
+    import py3langid  # imported late: it loads its model
 
     return dict(Counter(py3langid.classify(text)[0] for text in texts).most_common())

@@ -1,6 +1,6 @@
-"""What a tokenizer and its windows do to data: lengths, what is cut, lost or unknown, and the best score that is left.
+"""Check what a tokenizer and its windows do to data: lengths, cut questions, lost answers, and the best possible score.
 
-All of it is counted from prepared features, so that what is told is what a run would train on.
+Everything is counted from prepared features, so the report is about exactly what a run uses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa_lightning.checks.rows import Findings, Severity
-from qa_lightning.data.formats import shown
+from qa_lightning.data.formats import counted, shown
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.metrics.squad import Scoring, answer_scores
@@ -23,11 +23,11 @@ TOKEN_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "unheld": (
         "warning",
         "answers that no window holds whole",
-        "a larger --data.doc_stride, or --data.max_length if the model has positions for it",
+        "raise --data.doc_stride, or --data.max_length if the model has positions for it",
     ),
     "long_answer": (
         "warning",
-        "answers longer than max_answer_length, which are never given",
+        "answers longer than max_answer_length, which are never predicted",
         "raise --model.max_answer_length",
     ),
     "cut_question": (
@@ -42,23 +42,23 @@ TOKEN_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     ),
     "altered": (
         "note",
-        "answers that come back from the tokens with another text",
-        "tokens do not end where the answer does: let it end at the end of a word",
+        "answers whose text changes when converted to tokens and back",
+        "the answer begins or ends within a token: let it begin and end with a whole word",
     ),
 }
 
 
 class TokenCheck:
-    """Looks at features.
+    """Checks the features of some examples.
 
     Args:
-        store: with offsets, as for validation.
-        examples: that they are windows of.
-        tokenizer: that cut them.
-        settings: by which.
+        store: the features, with character offsets.
+        examples: the examples that the features are windows of.
+        tokenizer: the tokenizer that made the features.
+        settings: how the features were cut.
         max_answer_length: in tokens.
-        scoring: how answers are counted.
-        max_rows: rows to keep of each finding.
+        scoring: how answers are scored.
+        max_rows: rows to keep for each finding.
     """
 
     def __init__(
@@ -83,20 +83,26 @@ class TokenCheck:
         self._lengths: dict[str, list[int]] = {"question": [], "context": [], "answer": []}
 
     def run(self) -> dict[str, Any]:
-        """Look at every example; returns facts."""
+        """Check every example.
+
+        Returns:
+            ``windows``; ``windows_per_question`` and ``tokens`` (of questions, contexts and answers) as a smallest,
+            median, mean, 95th percentile and largest value; ``unknown``, the 20 most frequent unknown texts; and
+            ``ceiling``, EM and F1 in percent of gold answers that were converted to tokens and back.
+        """
         first = self._first_windows()
         for begin in range(0, len(self._examples), _ROWS):
             rows = self._examples[begin : begin + _ROWS]
             encoded = self._tokenizer(rows["question"], add_special_tokens=False, verbose=False)["input_ids"]
-            for offset, question in enumerate(encoded):
-                row = {name: values[offset] for name, values in rows.items()}
-                self._look(row, len(question), range(first[begin + offset], first[begin + offset + 1]))
+            for index, question in enumerate(encoded):
+                row = {name: values[index] for name, values in rows.items()}
+                self._check(row, len(question), range(first[begin + index], first[begin + index + 1]))
         for kind, length, flag in (
             ("long_answer", "answer", "--model.max_answer_length"),
             ("cut_question", "question", "--data.max_question_length"),
         ):
             longest = max(self._lengths[length], default=0)
-            self.findings.set_fix(kind, f"raise {flag}; the longest has {longest} tokens")
+            self.findings.set_fix(kind, f"raise {flag}; the longest has {counted(longest, 'token')}")
         windows = np.diff(first)
         exact, f1, count = self._sums.tolist()
         return {
@@ -108,28 +114,28 @@ class TokenCheck:
         }
 
     def _first_windows(self) -> NDArray[np.int64]:
-        """[N + 1] the first window of each example, and where the last one's end."""
+        """[N + 1] index of the first window of each example, and at the end the number of windows."""
         return np.searchsorted(self._store.example, np.arange(len(self._examples) + 1))
 
-    def _look(self, row: dict[str, Any], question: int, windows: range) -> None:
-        self._lengths["question"].append(question)
-        if question > self._settings.max_question_length:
-            what = f"{question} tokens: {shown(row['question'])}"
+    def _check(self, row: dict[str, Any], question_length: int, windows: range) -> None:
+        self._lengths["question"].append(question_length)
+        if question_length > self._settings.max_question_length:
+            what = f"{counted(question_length, 'token')}: {shown(row['question'])}"
             self.findings.add("cut_question", "", row["id"], what)
         self._lengths["context"].append(self._context_length(windows))
-        self._look_for_unknown(row, windows)
+        self._find_unknown(row, windows)
         texts = row["answers"]["text"]
         best = self._best_answer(row, windows) if texts else ""
         exact, f1 = answer_scores(best, texts, self._scoring)
         self._sums += (exact, f1, 1)
 
     def _context_length(self, windows: range) -> int:
-        """Context tokens of an example: those of its windows, without what two of them share."""
+        """Context tokens of an example: those of its windows, with the overlaps counted once."""
         lengths = self._store.windows["context_length"][windows.start : windows.stop]
         return int(lengths.sum()) - self._settings.doc_stride * (len(windows) - 1)
 
     def _best_answer(self, row: dict[str, Any], windows: range) -> str:
-        """The first gold answer, through tokens and back; empty if it cannot be given."""
+        """The first gold answer, converted to tokens and back; empty if no prediction can give it."""
         gold = row["answers"]["text"][0]
         for window in windows:
             record = self._store.windows[window]
@@ -139,37 +145,38 @@ class TokenCheck:
             length = int(record["end"] - record["start"]) + 1
             self._lengths["answer"].append(length)
             if length > self._max_answer_length:
-                self.findings.add("long_answer", "", row["id"], f"{length} tokens: {shown(gold)}")
+                self.findings.add("long_answer", "", row["id"], f"{counted(length, 'token')}: {shown(gold)}")
                 return ""
             start = int(self._store.char_start[begin + record["start"]])
             end = int(self._store.char_end[begin + record["end"]])
             back = str(row["context"][start:end])
             if back != gold.strip():
-                self.findings.add("altered", "", row["id"], f"{shown(gold)} comes back as {shown(back)}")
+                self.findings.add("altered", "", row["id"], f"{shown(gold)} becomes {shown(back)}")
             return back
         self.findings.add("unheld", "", row["id"], shown(gold))
         return ""
 
-    def _look_for_unknown(self, row: dict[str, Any], windows: range) -> None:
+    def _find_unknown(self, row: dict[str, Any], windows: range) -> None:
+        """Count the texts of the context that became the unknown token."""
         unknown = self._tokenizer.unk_token_id
         if unknown is None:
             return
-        places = set()
+        spans = set()  # in characters; windows overlap, so one can be found twice
         for window in windows:
             record = self._store.windows[window]
             begin = int(self._store.token_offset[window]) + int(record["context_begin"])
             ids = self._store.input_ids[begin : begin + int(record["context_length"])]
             for token in np.flatnonzero(ids == unknown).tolist():
-                place = int(self._store.context_offset[window]) + token
-                places.add((int(self._store.char_start[place]), int(self._store.char_end[place])))
-        if places:
-            texts = [row["context"][start:end] for start, end in sorted(places)]
+                index = int(self._store.context_offset[window]) + token
+                spans.add((int(self._store.char_start[index]), int(self._store.char_end[index])))
+        if spans:
+            texts = [row["context"][start:end] for start, end in sorted(spans)]
             self._unknown.update(texts)
             self.findings.add("unknown", "", row["id"], ", ".join(map(repr, dict.fromkeys(texts[:10]))))
 
 
 def _spread(values: NDArray[Any]) -> dict[str, float]:
-    """Smallest, median, mean, 95th percentile and largest."""
+    """Smallest, median, mean, 95th percentile and largest value; empty for no values."""
     if not len(values):
         return {}
     return {

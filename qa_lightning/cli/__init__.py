@@ -1,1 +1,1 @@
-"""The commands."""
+"""The commands of ``qa-lightning``, one module each, and what they share."""

@@ -1,4 +1,4 @@
-"""``check-data``: say what is wrong with data before training on it."""
+"""``check-data``: report what is wrong with data before training on it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from qa_lightning.errors import naming_flags
 
 @naming_flags()
 def check_data(words: Sequence[str]) -> int:
-    """Say what is wrong with data; status 1 if training would stop at it."""
+    """Report what is wrong with data; returns status 1 if training would stop at it."""
     flags = Flags(
         "check-data",
-        "Look through questions before training on them: what is wrong, how often, where, and what helps.",
+        "Check questions before training on them: what is wrong, how often, where, and how to fix it.",
     )
     flags.add_argument("data", type=str, help="file, files or dataset, as --data.dataset of train takes them")
     flags.add_argument(
-        "--validation", type=str, metavar="DATA", help="what is validated on, to find contexts that stand on both sides"
+        "--validation", type=str, metavar="DATA", help="data to validate on, to find contexts that are in both"
     )
     flags.add_argument(
-        "--model", type=str, metavar="NAME", help="name or folder; its tokenizer tells what is cut, lost or unknown"
+        "--model", type=str, metavar="NAME", help="name or folder; its tokenizer shows what is cut, lost or unknown"
     )
     flags.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
     for name, default, help in (
-        ("rows", 5, "rows to list of each finding"),
-        ("max_length", 384, "tokens a window, question included"),
-        ("doc_stride", 128, "tokens that two windows share"),
-        ("max_question_length", 64, "longer questions are cut, in tokens"),
-        ("max_answer_length", 30, "longest answer given, in tokens"),
+        ("rows", 5, "rows to list per finding"),
+        ("max_length", 384, "tokens per window, question included"),
+        ("doc_stride", 128, "tokens of context that two neighbouring windows share"),
+        ("max_question_length", 64, "longest question, in tokens; longer ones are cut"),
+        ("max_answer_length", 30, "longest predicted answer, in tokens"),
     ):
         flags.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=help)
     flags.add_columns()

@@ -1,4 +1,4 @@
-"""How every command starts and ends: exit status, messages, the network, and what the libraries say."""
+"""What every command starts and ends with: exit status, error messages, the Hub without a network, quiet libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from collections.abc import Callable
 
 
 def run_command(command: Callable[[], int]) -> None:
-    """Run a command and exit; bad input gives its message on stderr and status 2, never a traceback."""
+    """Run a command and exit with its status; bad input prints its message on stderr, without a traceback.
+
+    Status 2 means bad input, 3 a loss or logits that are not finite, 130 Ctrl-C.
+    """
     from qa_lightning.errors import DivergedError, InputError
 
     try:
@@ -28,9 +31,9 @@ def run_command(command: Callable[[], int]) -> None:
 
 
 def use_cache_without_network() -> None:
-    """Where the Hub has no address, go by its cache at once, not after half a minute of retries.
+    """Use the Hub's cache at once if the Hub's host name cannot be resolved, not after half a minute of retries.
 
-    The Hub's client reads the variable when it is imported, so this comes first.
+    Call it first: the Hub's client reads ``HF_HUB_OFFLINE`` when it is imported.
     """
     from urllib.parse import urlparse
     from urllib.request import getproxies
@@ -44,17 +47,20 @@ def use_cache_without_network() -> None:
 
 
 def quiet_libraries() -> None:
-    """Show this project's lines, and from the libraries, once they are imported, what a person can act on."""
+    """Print this project's log lines, and of the libraries' only those that a person can act on.
+
+    Call it after Lightning is imported, which sets its own log levels.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # the data module is
-    warnings.filterwarnings("ignore", message=".*accumulate the metric across devices.*")  # all have the same value
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # SquadDataModule resumes itself
+    warnings.filterwarnings("ignore", message=".*accumulate the metric across devices.*")  # all log the same value
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message="The dirpath has changed.*")  # a finished run, gone on with elsewhere
+    warnings.filterwarnings("ignore", message="The dirpath has changed.*")  # a finished run resumes in a new folder
     logger = logging.getLogger("qa_lightning")
     if not logger.handlers:
         handler = _PrintHandler()
@@ -65,8 +71,8 @@ def quiet_libraries() -> None:
 
 
 class _PrintHandler(logging.Handler):
-    """Prints to what ``sys.stdout`` is at that moment."""
+    """Prints to what ``sys.stdout`` is when a record comes, not when the handler was made."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record."""
+        """Print the record, flushed so that a pipe gets it at once."""
         print(self.format(record), flush=True)

@@ -14,7 +14,7 @@ from qa_lightning.errors import naming_flags
 
 @naming_flags()
 def evaluate(words: Sequence[str]) -> int:
-    """Score a model, or a file of predictions, on a dataset with answers."""
+    """Score a model, or a file of predictions; returns status 1 if the official scorer disagrees."""
     options = _evaluate_options(words)
     from qa_lightning.training import evaluate as scoring
 
@@ -36,7 +36,7 @@ def evaluate(words: Sequence[str]) -> int:
 
 
 def _evaluate_options(words: Sequence[str]) -> Namespace:
-    """The flags of `evaluate`, those that go together."""
+    """Parse the flags of `evaluate`; those that do not go together end the process with status 2."""
     flags = Flags(
         "evaluate", "Print EM and F1 of a model, or of a predictions file, as the official SQuAD scorers count them."
     )
@@ -54,23 +54,25 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
     )
     flags.add_argument("--official", action="store_true", help="compare with evaluate.load('squad' or 'squad_v2')")
     flags.add_argument(
-        "--threshold_file", type=Path, metavar="FILE", help="threshold and temperature of another evaluation"
+        "--threshold_file", type=Path, metavar="FILE", help="threshold and temperature from another evaluation"
     )
     flags.add_argument(
-        "--null_odds", type=Path, metavar="FILE", help='with --predictions: {"id": number}, for best thresholds'
+        "--null_odds", type=Path, metavar="FILE", help='with --predictions: {"id": number}, to find the best thresholds'
     )
-    flags.add_argument("--mixed_script", action="store_true", help="F1 by ideographs for Chinese, as MLQA counts")
-    flags.add_argument("--batch_size", type=positive, default=32, metavar="N", help="windows a step")
-    flags.add_argument("--max_examples", type=positive, metavar="N", help="only the first so many questions")
+    flags.add_argument(
+        "--mixed_script", action="store_true", help="score each ideograph as a word, as MLQA does for Chinese"
+    )
+    flags.add_argument("--batch_size", type=positive, default=32, metavar="N", help="windows per step")
+    flags.add_argument("--max_examples", type=positive, metavar="N", help="score only the first N questions")
     flags.add_columns()
     options = flags.read(words)
     problems = []
     if (options.model is None) == (options.predictions is None):
-        problems.append("give either --model or --predictions: what is to be scored")
+        problems.append("give either --model or --predictions, to say what to score")
     if options.official and options.mixed_script:
         problems.append("--official compares with the SQuAD scorer, which knows no --mixed_script")
     if options.null_odds and not options.predictions:
-        problems.append("--null_odds goes with --predictions; a model brings its own")
+        problems.append("--null_odds goes with --predictions; a model computes its own")
     if options.threshold_file and not options.model:
         problems.append("--threshold_file goes with --model, whose threshold it replaces")
     if problems:

@@ -14,7 +14,7 @@ from qa_lightning.errors import InputError, naming_flags
 
 @naming_flags()
 def export(words: Sequence[str]) -> int:
-    """Write a trained model as ONNX, or publish it on the Hub, or both."""
+    """Write a trained model as ONNX, publish it on the Hub, or both; returns the exit status."""
     options = _export_options(words)
     if problems := _export_problems(options):
         raise InputError(problems)
@@ -33,27 +33,31 @@ def _export_options(words: Sequence[str]) -> Namespace:
         "--model", type=str, required=True, metavar="NAME", help="folder of a trained model, or its name on the Hub"
     )
     onnx = flags.add_argument_group("an ONNX folder")
-    onnx.add_argument("--format", choices=("onnx",), help="what to write; it is compared with PyTorch first")
-    onnx.add_argument("--output", type=Path, metavar="DIR", help="where to  [the model's name and -onnx, beside it]")
-    onnx.add_argument("--overwrite", action="store_true", help="replace the model in --output with all that is in it")
+    onnx.add_argument("--format", choices=("onnx",), help="what to write; it is first compared with PyTorch")
+    onnx.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to write  [beside the model, its name and -onnx]"
+    )
+    onnx.add_argument("--overwrite", action="store_true", help="replace the folder in --output and everything in it")
     onnx.add_argument("--quantize", choices=("int8",), help="weights in 8 bits, for CPUs; needs --data")
     onnx.add_argument(
         "--data", type=str, metavar="FILE", help="questions to compare on  [some of the embedded dataset]"
     )
-    onnx.add_argument("--max_examples", type=positive, metavar="N", help="only the first so many of them")
-    onnx.add_argument("--max_f1_drop", type=decimal, metavar="X", help="F1 points that int8 may cost on --data  [1.0]")
+    onnx.add_argument("--max_examples", type=positive, metavar="N", help="only the first N of them")
+    onnx.add_argument(
+        "--max_f1_drop", type=decimal, metavar="X", help="F1 points that int8 may lose on --data at most  [1.0]"
+    )
     flags.add_columns()
     hub = flags.add_argument_group("the Hub")
     hub.add_argument(
-        "--push_to_hub", type=str, metavar="USER/NAME", help="publish the model, or with --format what it wrote"
+        "--push_to_hub", type=str, metavar="USER/NAME", help="publish the model, or with --format the exported one"
     )
-    hub.add_argument("--private", action="store_true", help="make the repository a private one")
+    hub.add_argument("--private", action="store_true", help="make the repository private")
     hub.add_argument("--dry_run", action="store_true", help="only show what would be sent")
     return flags.read(words)
 
 
 def _export_problems(options: Namespace) -> list[str]:
-    """Flags that say too little, or what no other flag asks for."""
+    """A line for each flag that has no effect without another one, and for a value out of range."""
     problems = []
     if not options.format and not options.push_to_hub:
         problems.append("nothing to do: choose --format onnx, to write a folder, or --push_to_hub USER/NAME, or both")
@@ -74,7 +78,7 @@ def _export_problems(options: Namespace) -> list[str]:
 
 
 def _export_onnx(options: Namespace) -> str:
-    """Write the ONNX folder; returns where it is."""
+    """Write the ONNX folder; returns its path."""
     from qa_lightning.export.onnx import MAX_F1_DROP, export_onnx
 
     folder = export_onnx(

@@ -1,4 +1,4 @@
-"""The flags of every command but ``train``, which has LightningCLI's: how they are read, shown and refused."""
+"""Reads, shows and refuses the flags of every command except ``train``, which uses LightningCLI."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ COLUMN_NAMES = ("id", "question", "context", "answers", "answer_text", "answer_s
 class Flags(ArgumentParser):  # type: ignore[misc]
     """The flags of one command.
 
-    Flags are written with underscores, ``--batch_size``; with dashes they are understood, too. ``--columns.NAME`` may
-    be called ``--data.columns.NAME``, as it is in ``train``. Texts come through as they are: use ``type=str`` with a
-    default of None, never ``str | None``, which takes the text "null" for None.
+    Flags are written with underscores, ``--batch_size``; dashes are accepted, too. ``--columns.NAME`` can also be
+    written ``--data.columns.NAME``, as in ``train``. Texts stay as they are: use ``type=str`` with a default of None,
+    never ``str | None``, which reads the text "null" as None.
 
     Args:
-        command: its name.
-        description: what it does, in a sentence.
+        command: the command's name.
+        description: what the command does, in a sentence.
     """
 
     def __init__(self, command: str, description: str) -> None:
@@ -37,28 +37,27 @@ class Flags(ArgumentParser):  # type: ignore[misc]
             description=description,
             formatter_class=_HelpFormatter,
             print_config=None,
-            allow_abbrev=False,  # a flag that is added later would make an abbreviation ambiguous
         )
         self.add_argument("--config", action="config", metavar="FILE", help="flags from a YAML file")
 
     def add_columns(self) -> None:
         """Add the flags that name the columns of data."""
-        group = self.add_argument_group("columns of the data, where they are not guessed")
+        group = self.add_argument_group("columns of the data, if they are not found by their names")
         for name in COLUMN_NAMES:
-            group.add_argument(f"--columns.{name}", type=str, metavar="NAME", help=f"the column that is the {name}")
+            group.add_argument(f"--columns.{name}", type=str, metavar="NAME", help=f"name of the {name} column")
 
     def read(self, words: Sequence[str]) -> Namespace:
-        """The values of the flags; ends the process with status 2 where they are wrong."""
+        """Parse the flags; wrong ones end the process with status 2."""
         own = [self._own_name(word) for word in words]
         given = itertools.takewhile(lambda word: word != "--", own)
         flags = [found[0] for word in given if (found := re.match(r"--[A-Za-z][\w.-]*(?==|$)", word))]
-        # Before parsing: a flag within another, such as --data.x beside --data, is not always seen to be none.
+        # Checked before parsing: the parser can miss an unknown flag below a known one, such as --data.x beside --data.
         if unknown := [flag for flag in flags if flag not in self._option_string_actions]:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return self.parse_args(own)
 
     def _own_name(self, word: str) -> str:
-        """A flag by its own name; whatever is no flag stays as it is."""
+        """Turn a flag into the spelling it was added with; any other word stays as it is."""
         flag, equals, value = word.partition("=")
         if flag.startswith("--data.columns."):
             flag = flag.replace("--data.columns.", "--columns.")
@@ -66,13 +65,13 @@ class Flags(ArgumentParser):  # type: ignore[misc]
         return (own if own in self._option_string_actions else flag) + equals + value
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong with the flags, each problem on a line, and end with status 2."""
+        """Print what is wrong with the flags, one problem per line, and end the process with status 2."""
         print(f"error: {flag_problem(message, self._option_string_actions)}", file=sys.stderr)
         sys.exit(2)
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Shows a default in square brackets, where the help does not do so itself."""
+    """Adds the default to a help text, in square brackets; a default of None or False is not shown."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         shown = action.default not in (None, False, argparse.SUPPRESS)
@@ -80,20 +79,20 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 
 def columns_of(options: Namespace) -> Columns:
-    """The columns that the flags name."""
+    """The names of the data's columns, from the flags of `Flags.add_columns`."""
     from qa_lightning.data.columns import Columns
 
     return Columns(**{name: options.columns[name] for name in COLUMN_NAMES})
 
 
 class _ValueError(argparse.ArgumentTypeError, ValueError):
-    """What a value is not: the first for the command line, which then shows the message, the second for a file."""
+    """A bad value. The command line shows the message of an ArgumentTypeError; a file of flags needs a ValueError."""
 
 
 def positive(text: Any) -> int:
-    """A whole number of at least 1."""
+    """Parse a whole number of at least 1, for ``type=`` of a flag."""
     try:
-        number = int(str(text))  # from a file it may be a number already, and not a whole one
+        number = int(str(text))  # a file can give a number that is not whole, which int() would cut
     except ValueError:
         raise _ValueError(f"{text} is not a whole number") from None
     if number < 1:
@@ -102,7 +101,7 @@ def positive(text: Any) -> int:
 
 
 def decimal(text: Any) -> float:
-    """Any number."""
+    """Parse any number, for ``type=`` of a flag."""
     try:
         return float(text)
     except ValueError:

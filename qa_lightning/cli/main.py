@@ -1,4 +1,4 @@
-"""``qa-lightning COMMAND``: which commands there are, and the way to each."""
+"""``qa-lightning COMMAND``: the table of commands, and the call of one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from qa_lightning.wording import PROGRAM, did_you_mean, package_version
 
 
 class Command(NamedTuple):
-    """A command.
+    """A row of the table of commands.
 
     Args:
-        function: ``module:function``; it takes the flags and returns the exit status. Imported when it is called.
-        help: what it does, in one line.
+        function: ``module:function``, imported when it is called; it takes the flags and returns the exit status.
+        help: what the command does, in one line.
     """
 
     function: str
@@ -34,12 +34,12 @@ COMMANDS = {
 
 
 def main() -> None:
-    """``qa-lightning``: call the command that the first word names, and exit."""
+    """Entry point of ``qa-lightning``: call the command that the first word names, and exit."""
     run_command(lambda: dispatch(sys.argv[1:]))
 
 
 def run(name: str) -> None:
-    """Call one command with the flags of this process, and exit: the scripts of a checkout."""
+    """Entry point of a checkout's scripts: call one command with the flags of this process, and exit."""
     run_command(lambda: call(name, sys.argv[1:]))
 
 
@@ -62,8 +62,8 @@ def dispatch(words: Sequence[str]) -> int:
 
 
 def call(name: str, flags: Sequence[str]) -> int:
-    """Call a command; returns the exit status."""
-    if "-h" not in flags and "--help" not in flags:  # help needs no network, and does not wait for one
+    """Call a command by its name; returns the exit status."""
+    if "-h" not in flags and "--help" not in flags:  # help needs no network and does not wait for it
         use_cache_without_network()
     module, _, function = COMMANDS[name].function.partition(":")
     command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
@@ -71,7 +71,7 @@ def call(name: str, flags: Sequence[str]) -> int:
 
 
 def overview() -> str:
-    """The commands with a line each."""
+    """The text of ``qa-lightning --help``: one line per command."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
@@ -80,6 +80,6 @@ def overview() -> str:
             "",
             *lines,
             "",
-            f"{PROGRAM} COMMAND --help lists the flags of a command; {PROGRAM} --version says the version.",
+            f"{PROGRAM} COMMAND --help lists the flags of a command; {PROGRAM} --version prints the version.",
         ]
     )

@@ -15,7 +15,7 @@ from qa_lightning.errors import naming_flags
 
 @naming_flags()
 def predict(words: Sequence[str]) -> int:
-    """Answer one question, or all of a file."""
+    """Answer one question, or all questions of a file; returns the exit status."""
     options = _predict_options(words)
     quiet_libraries()
     if options.input is not None:
@@ -34,19 +34,22 @@ def predict(words: Sequence[str]) -> int:
     if options.json:
         print(json.dumps({"answer": answer.text, "start": answer.start, "end": answer.end, "score": answer.score}))
     else:
-        place = f"characters {answer.start}-{answer.end}" if answer.text else "the text does not answer it"
-        print(f"answer  {answer.text or '(no answer)'}\nplace   {place}\nscore   {answer.score:.4f}")
+        span = f"characters {answer.start}-{answer.end}" if answer.text else "the text does not answer it"
+        print(f"answer  {answer.text or '(no answer)'}\nspan    {span}\nscore   {answer.score:.4f}")
     return 0
 
 
 def _predict_options(words: Sequence[str]) -> Namespace:
-    """The flags of `predict`, those of one of its two forms alone."""
+    """Parse the flags of `predict`; flags of both its forms together end the process with status 2."""
     flags = Flags("predict", "Ask a trained model one question about a text, or all questions of a file.")
     flags.add_argument(
         "--model", type=str, required=True, metavar="NAME", help="folder of a trained model, or its name on the Hub"
     )
     flags.add_argument(
-        "--threshold_file", type=Path, metavar="FILE", help="of evaluate --output_dir: when there is no answer"
+        "--threshold_file",
+        type=Path,
+        metavar="FILE",
+        help="threshold and temperature from an evaluation",
     )
     one = flags.add_argument_group("one question")
     one.add_argument("--question", type=str, metavar="TEXT", help="what to ask")
@@ -54,13 +57,19 @@ def _predict_options(words: Sequence[str]) -> Namespace:
     one.add_argument("--json", action="store_true", default=None, help="print one JSON object")
     file = flags.add_argument_group("a file of questions")
     file.add_argument(
-        "--input", type=str, metavar="FILE", help="SQuAD JSON, JSON lines, CSV, TSV or Parquet, packed or not"
+        "--input", type=str, metavar="FILE", help="SQuAD JSON, JSON lines, CSV, TSV or Parquet, also with .gz"
     )
-    file.add_argument("--output", type=Path, metavar="FILE", help="where answers go, as JSON lines; goes on with them")
-    file.add_argument("--batch_size", type=positive, metavar="N", help="windows a step  [32]")
+    file.add_argument(
+        "--output", type=Path, metavar="FILE", help="file for the answers, as JSON lines; an unfinished one is resumed"
+    )
+    file.add_argument("--batch_size", type=positive, metavar="N", help="windows per step  [32]")
     file.add_argument("--devices", type=positive, metavar="N", help="GPUs, or processes on a CPU  [1]")
-    file.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="computed in  [float32]")
-    file.add_argument("--overwrite", action="store_true", default=None, help="begin anew, whatever the output holds")
+    file.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="number type to compute in  [float32]"
+    )
+    file.add_argument(
+        "--overwrite", action="store_true", default=None, help="start again, whatever the output file holds"
+    )
     flags.add_columns()
     options = flags.read(words)
     single = [options.question, options.context, options.json]

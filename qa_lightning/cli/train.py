@@ -21,10 +21,10 @@ Fine-tune a question answering model and score it every epoch.
 Flags that people use:
   --data.dataset NAME_OR_FILE      Hub dataset, SQuAD JSON, JSON lines, CSV, Parquet, or "synthetic"  [rajpurkar/squad]
   --data.validation NAME_OR_FILE   what to validate on  [the dataset's validation split, or a part of the file]
-  --data.columns.question NAME     what a column of your file is called, where that is not guessed
-  --data.on_bad_rows skip          leave bad rows out; `repair` moves answers that can only be meant elsewhere  [error]
-  --data.batch_size N              windows a step and device  [8]
-  --data.max_length N              tokens a window, question included  [384]
+  --data.columns.question NAME     name of the question column, if it is not found by its name
+  --data.on_bad_rows skip          leave bad rows out; `repair` corrects unambiguous answer offsets  [error]
+  --data.batch_size N              windows per step and device  [8]
+  --data.max_length N              tokens per window, question included  [384]
   --model.model_name NAME          name on the Hub, or a folder  [bert-base-cased]
   --model.learning_rate X          [2e-5]
   --trainer.max_epochs N           [3]
@@ -36,8 +36,8 @@ Flags that people use:
   --model.compile true             compile the model first: slower to start, faster from then on
   --config NAME_OR_FILE            flags from a file: a run's lightning_logs/version_N/config.yaml, or one that comes
                                    with the package: {configs}
-  --ckpt_path last                 go on with the newest run; or the path of a checkpoint
-  --save_every_minutes N           how much training a crash may cost  [15]
+  --ckpt_path last                 resume the newest run; or the path of a checkpoint
+  --save_every_minutes N           minutes of training that a crash may cost  [15]
   --seed_everything N              [42]
 
 What you get, in lightning_logs/version_N: checkpoints/best.ckpt and last.ckpt, config.yaml, model/ for transformers and
@@ -51,9 +51,9 @@ Every flag, in full:
 def train(words: Sequence[str]) -> int:
     """Fine-tune, validate the best checkpoint and write it as a transformers folder."""
     if "-h" in words or "--help" in words:
-        print(train_help())  # first, so that it is there before the libraries are loaded
+        print(train_help())  # before the libraries are loaded, which takes seconds
     flags = list(with_config_files(words))
-    gc.disable()  # nothing that is imported is garbage: a fifth of the seconds until --help is there
+    gc.disable()  # imports leave no garbage, and looking for it takes a fifth of the time until --help
     from qa_lightning.training.run import TrainCLI
 
     gc.enable()
@@ -62,12 +62,12 @@ def train(words: Sequence[str]) -> int:
 
 
 def train_help() -> str:
-    """What people want to know, before all flags."""
+    """The screen of common flags that comes before the list of all flags."""
     return TRAIN_HELP.format(train=command("train"), predict=command("predict"), configs=", ".join(config_files()))
 
 
 def config_folder() -> Path:
-    """Where the configs lie that come with the package: within it where it is installed, else beside it."""
+    """Folder of the configs that come with the package: in it if it is installed, beside it in a checkout."""
     return next((folder for folder in (PACKAGE / "configs", CHECKOUT / "configs") if folder.is_dir()), PACKAGE)
 
 
@@ -77,10 +77,10 @@ def config_files() -> dict[str, Path]:
 
 
 def with_config_files(words: Sequence[str]) -> Iterator[str]:
-    """The flags, with the file in place of a name that ``--config`` gives.
+    """The flags; the name of a config after ``--config`` becomes the path of its file.
 
     Raises:
-        InputError: neither a file nor such a name.
+        InputError: what follows ``--config`` is neither a file nor the name of a config.
     """
     follows = False
     for word in words:
@@ -96,11 +96,12 @@ def with_config_files(words: Sequence[str]) -> Iterator[str]:
 
 def _config_file(given: str) -> str:
     known = config_files()
-    if Path(given).expanduser().is_file() or (given not in known and set("{:\n") & set(given)):  # flags, written out
+    # A value that is YAML itself is passed on, like a file.
+    if Path(given).expanduser().is_file() or (given not in known and set("{:\n") & set(given)):
         return given
     if given in known:
         return str(known[given])
     raise InputError(
-        f"--config {given}: no such file in {Path.cwd()}, and of that name none of {', '.join(known)}, which lie in "
-        f"{config_folder()}{did_you_mean(Path(given).stem, known)}"
+        f"--config {given}: no such file in {Path.cwd()}, and no config of that name; there are {', '.join(known)}, "
+        f"which lie in {config_folder()}{did_you_mean(Path(given).stem, known)}"
     )

@@ -1,1 +1,1 @@
-"""Raw rows to validated examples: what sources hold, in whichever format, columns and spelling."""
+"""Read sources in any supported format, with any column names, and turn their rows into validated examples."""

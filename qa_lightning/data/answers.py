@@ -1,42 +1,56 @@
-"""Answers as they are given -> texts and places that slice the context; what is wrong with them; where they belong."""
+"""Check gold answers against their context, say what is wrong with them, and repair offsets.
+
+An answer is right if its text is at its offset: ``context[start : start + len(text)] == text``. An offset is repaired
+only if a single other one can be meant (`repaired_start`); all other wrong answers are problems for a person to solve.
+"""
 
 from __future__ import annotations
 
 import unicodedata
 from typing import Any, TypedDict
 
-from qa_lightning.data.formats import shown
+from qa_lightning.data.formats import counted, shown
 
-NEAR = 20  # characters that a repair moves an answer at most, where its text stands in several places
+NEAR = 20  # a repair moves an answer by at most this many characters if its text occurs several times
 _UNITS = (("utf-8", 1, "bytes"), ("utf-16-le", 2, "UTF-16 units, as JavaScript and Java do"))
 
 
 class Problem(str):
-    """What is wrong with a row, in a sentence that begins with its place.
+    """What is wrong with a row, in a sentence that begins with the row's place.
 
     Args:
-        kind: a short name, of those in `rows.ROW_FINDINGS`.
+        kind: a key of `rows.ROW_FINDINGS`.
         text: the sentence.
     """
 
     kind: str
 
     def __new__(cls, kind: str, text: str) -> Problem:
-        """Make a text that knows its kind."""
+        """Make the string and set its ``kind``."""
         problem = super().__new__(cls, text)
         problem.kind = kind
         return problem
 
 
 class Answers(TypedDict):
-    """Gold answers: equally long lists, empty for a question without an answer."""
+    """Gold answers: two lists of the same length, empty for a question without an answer."""
 
     text: list[str]
     answer_start: list[int]
 
 
 def check_answers(place: str, answers: Any, context: str, moved: list[str] | None) -> tuple[Answers, list[Problem]]:
-    """Check both usual shapes: ``{"text": [...], "answer_start": [...]}`` and ``[{"text", "answer_start"}, ...]``."""
+    """Check the answers of a row.
+
+    Args:
+        place: where the row is in its source, for messages.
+        answers: ``{"text": [...], "answer_start": [...]}`` or ``[{"text", "answer_start"}, ...]``; None for no answer.
+        context: the text that ``answer_start`` counts characters of.
+        moved: wrong offsets are repaired, and each repair is appended here as a line; None repairs nothing.
+
+    Returns:
+        The answers that are right, and the problems of the others.
+    """
     result = Answers(text=[], answer_start=[])
     if answers is None:
         return result, []
@@ -46,34 +60,35 @@ def check_answers(place: str, answers: Any, context: str, moved: list[str] | Non
             return result, [Problem("answers", what)]
         if len(answers["text"]) != len(answers["answer_start"]):
             what = (
-                f"{place}: {len(answers['text'])} answer texts but {len(answers['answer_start'])} answer_start values"
+                f"{place}: {counted(len(answers['text']), 'answer text')} but "
+                f"{counted(len(answers['answer_start']), 'answer_start value')}; give one answer_start for each text"
             )
-            return result, [Problem("answers", f"{what}; they go in pairs")]
+            return result, [Problem("answers", what)]
         pairs = list(zip(answers["text"], answers["answer_start"], strict=True))
     elif isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
         pairs = [(answer.get("text"), answer.get("answer_start")) for answer in answers]
     else:
         what = f"{place}: answers is {shown(answers)}, not a list of answers"
         if isinstance(answers, str) or (isinstance(answers, list) and all(isinstance(one, str) for one in answers)):
-            what += " with their places; name a column of texts alone with --data.columns.answer_text"
+            what += " with their offsets; name a column that holds texts alone with --data.columns.answer_text"
         return result, [Problem("answers", what)]
     problems: list[Problem] = []
     for text, start in pairs:
-        right = _check_answer(place, text, start, context, moved)
-        if isinstance(right, Problem):
-            problems.append(right)
+        checked = _check_answer(place, text, start, context, moved)
+        if isinstance(checked, Problem):
+            problems.append(checked)
         else:
             result["text"].append(text)
-            result["answer_start"].append(right)
+            result["answer_start"].append(checked)
     return result, problems
 
 
 def _check_answer(place: str, text: Any, start: Any, context: str, moved: list[str] | None) -> int | Problem:
-    """Where an answer begins, or what is wrong with it."""
+    """The right offset of an answer, or what is wrong with it."""
     if not isinstance(text, str):
         return Problem("answers", f"{place}: answer text is {shown(text)}, not a text")
     if not text.strip():
-        what = f"{place}: answer text is {shown(text)}; an unanswerable question has no answers at all"
+        what = f"{place}: answer text is {shown(text)}; give an unanswerable question an empty list of answers"
         return Problem("answers", what)
     if has_surrogates(text):
         return Problem("text", f"{place}: answer text holds half of a surrogate pair; save the file as valid UTF-8")
@@ -87,7 +102,7 @@ def _check_answer(place: str, text: Any, start: Any, context: str, moved: list[s
         what = f"{place}: answer {shown(text)} has no answer_start, and {where(text, context)}"
         return Problem("unplaced", what)
     if not _is_count(start):
-        what = f"{place}: answer_start is {shown(start)}; it is a whole number, of characters from 0"
+        what = f"{place}: answer_start is {shown(start)}; it must be a whole number of characters, counted from 0"
         return Problem("type", what)
     there = shown(context[start : start + len(text)])
     what = f"{place}: answer {shown(text)} is not at answer_start {shown(start)} (there: {there}); "
@@ -95,7 +110,7 @@ def _check_answer(place: str, text: Any, start: Any, context: str, moved: list[s
 
 
 def has_surrogates(text: str) -> bool:
-    """Whether ``text`` holds half of a surrogate pair, which no UTF-8 file can hold."""
+    """Whether ``text`` holds half of a surrogate pair, which UTF-8 cannot encode."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -104,55 +119,57 @@ def has_surrogates(text: str) -> bool:
 
 
 def occurrences(text: str, context: str, limit: int | None = None) -> list[int]:
-    """All places of ``text``, overlapping ones too; with ``limit``, the first so many."""
-    places: list[int] = []
-    place = context.find(text)
-    while place >= 0 and (limit is None or len(places) < limit):
-        places.append(place)
-        place = context.find(text, place + 1)
-    return places
+    """Offsets at which ``text`` occurs, ascending, overlapping ones included; at most the first ``limit``."""
+    offsets: list[int] = []
+    offset = context.find(text)
+    while offset >= 0 and (limit is None or len(offsets) < limit):
+        offsets.append(offset)
+        offset = context.find(text, offset + 1)
+    return offsets
 
 
 def repaired_start(text: str, start: Any, context: str) -> int | None:
-    """Where an answer that is not at ``start`` can only be meant to be; None where that is not certain.
+    """The offset that a wrong ``start`` must mean; None if that is not certain.
 
-    It is certain if the context holds the text in one place, whatever ``start`` is; or in one that is nearer than all
-    others and at most `NEAR` characters away, unless ``start`` read as a count of bytes or of UTF-16 units is exactly
-    another.
+    It is certain if the text occurs once in the context, whatever ``start`` is. It is also certain if one occurrence is
+    nearer to ``start`` than all others and at most `NEAR` characters away; but not if ``start``, read as a count of
+    bytes or of UTF-16 units, gives exactly another occurrence.
     """
-    places = occurrences(text, context, 2)
-    if len(places) < 2:
-        return places[0] if places else None
+    offsets = occurrences(text, context, 2)
+    if len(offsets) < 2:
+        return offsets[0] if offsets else None
     if not _is_count(start) or context.startswith(text, start):
         return start if _is_count(start) else None
     for distance in range(1, NEAR + 1):
         near = {
-            place for place in (start - distance, start + distance) if place >= 0 and context.startswith(text, place)
+            offset
+            for offset in (start - distance, start + distance)
+            if offset >= 0 and context.startswith(text, offset)
         }
         if near:
-            meant = near | {place for place, _ in _other_counts(text, start, context)}
+            meant = near | {offset for offset, _ in _other_counts(text, start, context)}
             return meant.pop() if len(meant) == 1 else None
     return None
 
 
 def where(text: str, context: str) -> str:
-    """Say where a context holds ``text``, or in what it differs from what the context holds."""
-    places = occurrences(text, context, 4)
-    if places:
-        more = " and elsewhere" if len(places) > 3 else ""
-        return f"it stands at {', '.join(map(str, places[:3]))}{more}"
+    """Say at which offsets a context holds ``text``, or how ``text`` differs from what the context holds."""
+    offsets = occurrences(text, context, 4)
+    if offsets:
+        more = " and elsewhere" if len(offsets) > 3 else ""
+        return f"it occurs at {', '.join(map(str, offsets[:3]))}{more}"
     for difference, same in (
         ("upper and lower case", str.lower),
         ("white space (around it, line ends, tabs, no-break spaces)", lambda value: " ".join(value.split())),
         ("the form of its characters (composed or not, NFC or NFD)", _composed),
     ):
         if same(text) in same(context):
-            return f"the context holds it but for {difference}"
+            return f"the context holds it except for {difference}"
     return "the context does not hold it"
 
 
 def miscounted(text: str, start: int, context: str) -> str:
-    """What else than characters from 0 a wrong place may count, if it does, as the end of a sentence."""
+    """What a wrong offset counts instead of characters from 0, as the end of a sentence; empty if that is unknown."""
     for _, unit in _other_counts(text, start, context):
         return f"; answer_start counts {unit}, not characters"
     if start > 0 and context.startswith(text, start - 1):
@@ -161,7 +178,7 @@ def miscounted(text: str, start: int, context: str) -> str:
 
 
 def _other_counts(text: str, start: int, context: str) -> list[tuple[int, str]]:
-    """Places where ``text`` stands if ``start`` is a count of other units, and which."""
+    """Offsets at which ``text`` occurs if ``start`` counts other units than characters, each with the unit's name."""
     found = []
     for encoding, size, unit in _UNITS:
         encoded = context.encode(encoding)

@@ -1,7 +1,7 @@
-"""Rows as people have them -> rows of ``id, question, context, answers``.
+"""Rename and parse the columns of raw rows, so that each row has ``id, question, context, answers``.
 
-Columns may have other names, answers may be JSON in a text, a text and its place in columns of their own, or a text
-alone, and ids may be missing. What is guessed is told, and nothing is guessed that could be meant in two ways.
+Columns may have other names. Answers may be JSON in a string, a text and its offset in two columns, or a text alone.
+Ids may be missing. Each guess is reported in a line; ambiguous columns are an error.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ SYNONYMS = {
     ),
     "is_impossible": ("is_impossible", "impossible", "unanswerable"),
 }
-_APART = ("answer_text", "answer_start")  # answers in columns of their own
+_APART = ("answer_text", "answer_start")  # the columns that together replace "answers"
 _TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
-_NOTHING = ("", "null", "none", "nan")  # as a cell of a table says that there is no value
-_TRIED = 100  # rows without the needed columns at the beginning, before it is said that the columns are the wrong ones
+_NOTHING = ("", "null", "none", "nan")  # cells of a table that mean "no value"
+_MAX_BROKEN = 100  # this many first rows without the needed columns stop the reading: the columns are wrong, not a row
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of your data are called, where that is not to be guessed; None guesses.
+    """Names of your data's columns; None guesses the name.
 
     Args:
-        id: of the question; without such a column ids are made of the row's content.
-        question: the question.
-        context: the text that is asked about.
-        answers: lists of texts and places, ``{"text": [...], "answer_start": [...]}``, as such or as JSON.
-        answer_text: the answer, where it stands in a column of its own; empty for no answer.
-        answer_start: the answer's first character in the context, counted from 0; without such a column the answer
-            must stand in the context once.
-        is_impossible: whether the question has no answer.
+        id: column of the question's id; without such a column, ids are made from each row's content.
+        question: column of the question.
+        context: column of the text that the question is about.
+        answers: column of answers with offsets, ``{"text": [...], "answer_start": [...]}``, as such or as JSON.
+        answer_text: column of the answer's text, if the text is in a column of its own; an empty cell is no answer.
+        answer_start: column of the offset of the answer's first character in the context, counted from 0; without
+            such a column the answer must occur exactly once in the context.
+        is_impossible: column that says whether the question has no answer.
     """
 
     id: str | None = None
@@ -61,26 +61,29 @@ class Columns:
 
 
 class MadeId(str):
-    """An id that was made of a row's content, and so says nothing to a person."""
+    """An id that was made from a row's content; the message about equal rows leaves it out, as nobody knows it."""
 
 
 def with_usual_columns(
-    rows: Iterable[PlacedRow], columns: Columns, tell: Callable[[str], None] = lambda line: None
+    rows: Iterable[PlacedRow], columns: Columns, log_line: Callable[[str], None] = lambda line: None
 ) -> Iterator[PlacedRow]:
-    """Rename, parse and complete rows; which column is which is decided anew where there are other columns.
+    """Give rows the usual columns: rename, parse and complete them.
+
+    Names are chosen once for each distinct set of columns, so files with different columns can be read together.
 
     Args:
-        rows: as `sources.read_rows` gives them.
-        columns: names that are given.
-        tell: is called with a line that says what was guessed, or named, and what is made up for.
+        rows: from `sources.read_rows`.
+        columns: the names that a person gave.
+        log_line: is called once for each distinct choice of columns that is not the usual one, with a line that says
+            which names differ, whether ids are made, and whether offsets are searched for.
 
     Raises:
-        InputError: a column that is named is not there, or one that is not could be several; that of a few rows among
-            others is theirs alone (a `BrokenRow`).
+        InputError: no row has the columns, or none among the first 100. A row without them among rows that have them
+            becomes a `BrokenRow` instead.
     """
     chosen: dict[tuple[str, ...], dict[str, str]] = {}
-    told: set[str] = set()
-    broken: list[PlacedRow] = []  # before the first row that has the columns
+    logged: set[str] = set()
+    broken: list[PlacedRow] = []  # rows before the first one that has the columns
     for place, row in rows:
         if isinstance(row, BrokenRow):
             yield place, row
@@ -90,20 +93,20 @@ def with_usual_columns(
             try:
                 names = choose_columns(place, list(there), columns)
                 if "id" not in names and any("id" in other for other in chosen.values()):
-                    raise InputError(f"{place}: no column 'id', as others have; it has {listed(there)}")
+                    raise InputError(f"{place}: no column 'id', which other rows have; it has {listed(there)}")
             except InputError as error:
                 problem = place, BrokenRow("columns", error.problems, row)
                 if chosen:
                     yield problem
                     continue
                 broken.append(problem)
-                if len(broken) == _TRIED:
+                if len(broken) == _MAX_BROKEN:
                     break
                 continue
-            line = _decided(names)
-            if line and line not in told:
-                told.add(line)
-                tell(f"columns{f' as in {place}' if chosen else ''}: {line}")
+            line = _choice_line(names)
+            if line and line not in logged:
+                logged.add(line)
+                log_line(f"columns{f' as in {place}' if chosen else ''}: {line}")
             chosen[there] = names
             yield from broken
             broken.clear()
@@ -115,15 +118,21 @@ def with_usual_columns(
 
 
 def choose_columns(place: str, there: list[str], columns: Columns) -> dict[str, str]:
-    """Which column of the data is which.
+    """Choose which column of the data is which.
+
+    A name that a person gave comes first, then the usual name, then a synonym if exactly one column has one.
 
     Args:
-        place: of the row that has the columns, for messages.
-        there: the columns that there are.
-        columns: names that are given.
+        place: of a row with these columns, for messages.
+        there: the row's columns.
+        columns: the names that a person gave.
+
+    Returns:
+        Usual name -> column of the data, without the usual names that have no column.
 
     Raises:
-        InputError: all that is wrong with the names.
+        InputError: a given name is not there, names contradict each other, a needed column is missing, or two columns
+            fit one name; it lists all of these problems.
     """
     has = listed(there) or "none"
     names = {name: given for name, given in asdict(columns).items() if given is not None}
@@ -137,7 +146,9 @@ def choose_columns(place: str, there: list[str], columns: Columns) -> dict[str, 
             problems.append(f"{' and '.join(same)}: column {given!r} cannot be both")
     apart = bool(names.keys() & set(_APART))
     if apart and "answers" in names:
-        problems.append("--data.columns.answers: leave it out, or --data.columns.answer_text and answer_start")
+        problems.append(
+            "--data.columns.answers: leave it out, or leave out --data.columns.answer_text and answer_start"
+        )
     unsure = set(names)
     for name, synonyms in SYNONYMS.items():
         if name in names or (name == "answers" and apart) or (name in _APART and "answers" in names):
@@ -162,7 +173,7 @@ def choose_columns(place: str, there: list[str], columns: Columns) -> dict[str, 
     elif not {"answers", "answer_text", "is_impossible"} & (names.keys() | unsure):
         problems.append(
             f"{place}: no column 'answers'; it has {has}. Say which it is with --data.columns.answers NAME, "
-            "or --data.columns.answer_text NAME where it holds the answer's text alone"
+            "or with --data.columns.answer_text NAME if it holds the answer's text alone"
         )
     if problems:
         raise InputError(problems)
@@ -170,7 +181,12 @@ def choose_columns(place: str, there: list[str], columns: Columns) -> dict[str, 
 
 
 def usual_row(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """A row with the usual columns; values that cannot be understood stay as they are, for `examples.check_row`."""
+    """A row with the usual columns; values that cannot be parsed stay as they are, and `examples.check_row` finds them.
+
+    Args:
+        row: a raw row.
+        names: usual name -> column of the row, from `choose_columns`.
+    """
     usual = {name: row[column] for name, column in names.items()}
     if isinstance(usual.get("answers"), str):
         usual["answers"] = _parsed(usual["answers"])
@@ -188,17 +204,20 @@ def usual_row(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
 
 
 def made_id(row: Mapping[str, Any]) -> MadeId:
-    """An id of the row's content: the same whatever stands around it, in whatever order and form."""
+    """Make an id from a row's question, context and answers.
+
+    Equal content gives an equal id, whatever the order of the rows, the file's format and the shape of the answers.
+    """
     content = [row.get("question"), row.get("context"), _listed_answers(row.get("answers"))]
     try:
         text = json.dumps(content, default=str)
-    except (TypeError, ValueError, RecursionError):  # no answers that `examples.check_row` lets pass
+    except (TypeError, ValueError, RecursionError):  # answers that `examples.check_row` refuses anyway
         text = json.dumps(content[:2], default=str)
     return MadeId(hashlib.sha256(text.encode()).hexdigest()[:20])
 
 
 def _listed_answers(answers: Any) -> Any:
-    """The same for the same answers in any shape: a list of texts and places; None for none."""
+    """Answers in one shape, whichever they came in: ``[{"text", "answer_start"}, ...]``; None for no answers."""
     if isinstance(answers, dict) and all(isinstance(answers.get(name), list) for name in ("text", "answer_start")):
         pairs = zip(answers["text"], answers["answer_start"], strict=False)
         answers = [{"text": text, "answer_start": start} for text, start in pairs]
@@ -207,24 +226,27 @@ def _listed_answers(answers: Any) -> Any:
     return None if answers == [] else answers
 
 
-def _decided(names: Mapping[str, str]) -> str:
-    """What is not as it is usually, as one line."""
+def _choice_line(names: Mapping[str, str]) -> str:
+    """A line that names what differs from the usual columns; empty if nothing does."""
     parts = [f"{name} from {column!r}" for name, column in names.items() if column != name]
     if "id" not in names:
-        parts.append("ids made of each row's content")
+        parts.append("ids made from each row's content")
     if "answer_text" in names and "answer_start" not in names:
-        parts.append("answers placed where the context holds their text, if that is one place")
+        parts.append("answer_start from the context, if the answer occurs there once")
     return ", ".join(parts)
 
 
 def _simple(name: str) -> str:
-    """A name without case and signs: ``Question-Text`` and ``questionText`` are ``question_text``."""
+    """A name in snake case: ``Question-Text`` and ``questionText`` become ``question_text``."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     return "_".join(filter(None, re.split(r"[\s._-]+", words)))
 
 
 def _parsed(text: str) -> Any:
-    """Answers in a text: JSON, or what Python or numpy write for lists and dictionaries."""
+    """Parse answers from a string: JSON, or lists and dictionaries as Python or numpy print them.
+
+    None for an empty cell; the string itself if it cannot be parsed. Nothing in it is executed.
+    """
     bare = text.strip()
     if bare.lower() in _NOTHING:
         return None
@@ -236,23 +258,23 @@ def _parsed(text: str) -> Any:
         pass
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in the text
+            warnings.simplefilter("ignore")  # invalid escapes in the string are no concern of ours
             return ast.literal_eval(_Arrays().visit(ast.parse(bare, mode="eval")))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return text
 
 
 class _Arrays(ast.NodeTransformer):
-    """Takes ``array([...], dtype=...)``, which numpy writes, for the list."""
+    """Replaces ``array([...], dtype=...)``, which numpy prints, by the list in it."""
 
     def visit_Call(self, node: ast.Call) -> Any:
-        """Replace a call by its first argument."""
+        """Return the argument of an ``array`` call; other calls stay, and ``ast.literal_eval`` then refuses them."""
         is_array = isinstance(node.func, ast.Name) and node.func.id == "array" and len(node.args) == 1
         return self.visit(node.args[0]) if is_array else node
 
 
 def _truth(value: Any) -> Any:
-    """True, False or None of what tables write for them; any other value as it is."""
+    """Parse True, False or None as tables write them; any other value stays as it is."""
     if value is None or isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return value
     text = str(value).strip().lower()
@@ -260,25 +282,31 @@ def _truth(value: Any) -> Any:
 
 
 def _answers_of(text: Any, start: Any, context: Any) -> Any:
-    """Answers of a text, or several, with their places, or none, in columns of their own."""
+    """Build answers from the cells of ``answer_text`` and ``answer_start``.
+
+    Args:
+        text: a text, a list of texts, or complete answers; an empty cell (None, NaN, white space) is no answer.
+        start: an offset, a list of offsets, or None.
+        context: is searched for each text that has no offset.
+    """
     if isinstance(text, dict) or (isinstance(text, list) and any(isinstance(one, dict) for one in text)):
-        return text  # they have their places with them
+        return text  # complete answers, with their offsets
     if text is None or text != text or (isinstance(text, str) and not text.strip()):
-        place = _whole(start)
-        lost = isinstance(place, int) and place > 0
-        return [{"text": text, "answer_start": place}] if lost else None
-    if isinstance(text, str) and isinstance(start, str) and start.strip().startswith("["):  # lists, written as texts
+        offset = _whole(start)
+        text_is_lost = isinstance(offset, int) and offset > 0  # an offset without a text: `check_answers` refuses it
+        return [{"text": text, "answer_start": offset}] if text_is_lost else None
+    if isinstance(text, str) and isinstance(start, str) and start.strip().startswith("["):  # lists, printed as strings
         text, start = _parsed(text), _parsed(start)
     texts = text if isinstance(text, list) else [text]
     starts = start if isinstance(start, list) else [start] * len(texts)
     if len(starts) != len(texts):
         return {"text": texts, "answer_start": starts}
-    places = [_place(one, _whole(place), context) for one, place in zip(texts, starts, strict=True)]
-    return [{"text": one, "answer_start": place} for one, place in zip(texts, places, strict=True)]
+    offsets = [_offset(one, _whole(given), context) for one, given in zip(texts, starts, strict=True)]
+    return [{"text": one, "answer_start": offset} for one, offset in zip(texts, offsets, strict=True)]
 
 
-def _place(text: Any, start: Any, context: Any) -> Any:
-    """Where an answer begins: as given, or where the context holds it, if that is one place."""
+def _offset(text: Any, start: Any, context: Any) -> Any:
+    """The offset of an answer: ``start`` if it is given, else that of its only occurrence in the context, else None."""
     if start is not None or not (isinstance(text, str) and isinstance(context, str)):
         return start
     first = context.find(text)
@@ -286,7 +314,7 @@ def _place(text: Any, start: Any, context: Any) -> Any:
 
 
 def _whole(start: Any) -> Any:
-    """A whole number of what tables write for it; None for nothing; any other value as it is."""
+    """Parse a whole number as tables write it ("40.0"); None for an empty cell; other values stay as they are."""
     if isinstance(start, float):
         return None if start != start else int(start) if start.is_integer() else start
     if not isinstance(start, str):

@@ -1,7 +1,7 @@
-"""Raw rows -> validated examples ``id, question, context, answers{text, answer_start}``.
+"""Validate raw rows into examples ``id, question, context, answers{text, answer_start}``, and write them to disk.
 
-A question without an answer has empty ``answers`` (v2.0's ``is_impossible`` is read, and held against the answers).
-Rows are streamed; ids are remembered to find duplicates, in a temporary file (`IdPlaces`).
+A question without an answer has empty ``answers``. SQuAD v2.0's ``is_impossible`` is only checked against them.
+Rows are streamed. To find duplicate ids, all ids are kept in a temporary file (`IdPlaces`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from qa_lightning.data.answers import Answers, Problem, check_answers, has_surrogates
 from qa_lightning.data.columns import MadeId
-from qa_lightning.data.formats import COLUMNS, BrokenRow, PlacedRow, listed, shown
+from qa_lightning.data.formats import COLUMNS, BrokenRow, PlacedRow, counted, listed, shown
 from qa_lightning.errors import InputError
 
 OnBadRows = Literal["error", "skip", "repair"]
-_BATCH_CHARACTERS = 1 << 26  # of contexts that are written at a time; Arrow's texts of one batch end at 2 GiB
+_BATCH_CHARACTERS = 1 << 26  # a batch with more characters of contexts is written; Arrow allows 2 GiB of text a batch
 _FIX = "correct them, or pass --data.on_bad_rows skip to leave such rows out"
-_MOVE = ", or repair to move answers to where their text can only be meant"
+_MOVE = ", or repair to move answers whose right offset is certain"
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
 class Example(TypedDict, total=False):
     """One question; ``answer_start`` counts characters (code points) of ``context``.
 
-    ``title`` is that of the article, where it has one.
+    ``title`` is the article's title, if it has one.
     """
 
     id: str
@@ -49,9 +49,9 @@ class Example(TypedDict, total=False):
 
 
 def in_validation(context: str, fraction: float, seed: int) -> bool:
-    """Put a context, with all of its questions, into the held-out part with probability ``fraction``.
+    """Whether a context, with all its questions, belongs to the held-out share ``fraction`` of the contexts.
 
-    A hash of seed and context decides, so the split is the same whatever the order or number of rows.
+    A hash of ``seed`` and context decides, so the split does not depend on the order or number of rows.
     """
     digest = hashlib.sha256(f"{seed}\n{context}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
@@ -60,13 +60,16 @@ def in_validation(context: str, fraction: float, seed: int) -> bool:
 def check_row(
     place: str, row: dict[str, Any], repairs: list[str] | None = None
 ) -> tuple[Example | None, list[Problem]]:
-    """Turn a raw row into an `Example`, or say all that is wrong with it.
+    """Turn a raw row into an `Example`, or list all its problems.
 
     Args:
-        place: where the row stands.
+        place: where the row is in its source, for messages.
         row: with the usual columns.
-        repairs: None repairs nothing; else an answer that is not at its place is moved where it can only be that one
-            (see `answers.repaired_start`), and what was changed is appended, one line an answer.
+        repairs: wrong answer offsets are repaired (see `answers.repaired_start`) if the row has no other problem, and
+            each repair is appended here as a line; None repairs nothing.
+
+    Returns:
+        The example and no problems, or None and at least one problem.
     """
     if isinstance(row, BrokenRow):
         return None, [Problem(row.kind, problem) for problem in row.problems]
@@ -89,7 +92,7 @@ def check_row(
             )
     if not isinstance(row["id"], (str, int)) or isinstance(row["id"], bool) or not str(row["id"]).strip():
         kind = "empty" if row["id"] is None or isinstance(row["id"], str) else "type"
-        what = f"{place}: id is {shown(row['id'])}; give every question a text or number of its own"
+        what = f"{place}: id is {shown(row['id'])}; give each question a unique text or number"
         problems.append(Problem(kind, what))
     elif has_surrogates(str(row["id"])):
         problems.append(Problem("text", f"{place}: id holds half of a surrogate pair; save the file as valid UTF-8"))
@@ -129,20 +132,21 @@ def read_examples(
     fix: str | None = None,
     repairs: list[str] | None = None,
 ) -> Iterator[Example]:
-    """Stream valid examples.
+    """Stream the valid examples of some rows.
 
     Args:
         rows: with the usual columns.
-        on_bad_rows: ``error`` raises, ``skip`` leaves bad rows out, ``repair`` moves answers to where their text can
-            only be meant, and raises what is left.
-        skipped: with ``skip``, what is wrong with each row left out is appended here, one line a row.
-        keep: which of the valid examples are wanted.
-        max_examples: stop reading after so many wanted ones.
-        fix: what a person can do about bad rows; None names the values of ``--data.on_bad_rows``.
-        repairs: with ``repair``, what was changed in the wanted ones is appended here, one line an answer.
+        on_bad_rows: ``error`` raises for bad rows, ``skip`` leaves them out, ``repair`` moves answers whose right
+            offset is certain and raises for the other bad rows.
+        skipped: with ``skip``, the problems of each bad row are appended here, one line per row.
+        keep: whether a valid example is wanted; the others are not yielded.
+        max_examples: stop reading after this many wanted examples.
+        fix: what the message advises for bad rows; None names the values of ``--data.on_bad_rows``.
+        repairs: with ``repair``, each repair of a wanted example is appended here as a line.
 
     Raises:
-        InputError: but with ``skip``, after the last row, listing all problems; always, when no row was valid.
+        InputError: rows are bad; raised after the last row, with all problems. With ``skip`` only if no row is valid.
+            Also if no example is wanted.
     """
     problems: list[str] = []
     bad_rows: list[str] = []
@@ -173,7 +177,7 @@ def read_examples(
 
 
 def _until_broken(rows: Iterable[PlacedRow], problems: list[str]) -> Iterator[PlacedRow]:
-    """The rows; where the source breaks off, the problems of the rows before are said too."""
+    """Pass the rows on; if their source breaks off, its error also lists ``problems``, those of the rows before."""
     try:
         yield from rows
     except InputError as error:
@@ -181,23 +185,22 @@ def _until_broken(rows: Iterable[PlacedRow], problems: list[str]) -> Iterator[Pl
 
 
 def _summed_up(problems: list[str], fix: str) -> list[str]:
-    count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''} in the data"
-    return [f"{count} ({fix}):", *problems]
+    return [f"{counted(len(problems), 'problem')} in the data ({fix}):", *problems]
 
 
 def _twice(place: str, name: Any, first: str) -> Problem:
     if isinstance(name, MadeId):
-        what = f"{place}: has the question, context and answers of {first}; leave one of the two out"
+        what = f"{place}: has the same question, context and answers as {first}; leave one of the two out"
     else:
-        what = f"{place}: id {str(name)!r} stands already at {first}; ids must be unique"
+        what = f"{place}: id {str(name)!r} is also the id of {first}; ids must be unique"
     return Problem("duplicate_id", what)
 
 
 class IdPlaces:
-    """Which ids there were, and where, in a temporary database: memory stays at some megabytes for any number."""
+    """Remembers each id and its row's place, in a temporary SQLite file; memory stays at a cache of 16 MiB."""
 
     def __init__(self) -> None:
-        self._base = sqlite3.connect("", isolation_level=None)  # a file that goes with the connection
+        self._base = sqlite3.connect("", isolation_level=None)  # SQLite removes the file when the connection closes
         for command in (
             "PRAGMA cache_size = -16384",  # KiB
             "PRAGMA journal_mode = OFF",
@@ -207,23 +210,32 @@ class IdPlaces:
             self._base.execute(command)
 
     def add(self, name: str, place: str) -> str | None:
-        """Remember an id; where it stood before, if it did."""
+        """Remember an id; return the place of an earlier row with the same id, or None."""
         if self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (name, place)).rowcount:
             return None
         return self.find(name)
 
     def find(self, name: str) -> str | None:
-        """Where an id stands."""
+        """The place of the row with this id; None if there is none."""
         found = self._base.execute("SELECT place FROM places WHERE id = ?", (name,)).fetchone()
         return None if found is None else str(found[0])
 
     def close(self) -> None:
-        """Remove the file."""
+        """Close the connection, which removes the file."""
         self._base.close()
 
 
 def write_examples(examples: Iterable[Example], path: Path, batch_rows: int = 1000) -> int:
-    """Write an Arrow stream that ``datasets.Dataset.from_file`` maps from disk; return the number of rows."""
+    """Write an Arrow stream, which ``datasets.Dataset.from_file`` maps from disk.
+
+    Args:
+        examples: to write.
+        path: of the file.
+        batch_rows: rows of a record batch; a batch of long contexts has fewer.
+
+    Returns:
+        The number of rows.
+    """
     batch: list[Example] = []
     count = characters = 0
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:

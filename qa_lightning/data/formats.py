@@ -1,11 +1,11 @@
-"""Files -> raw rows, streamed, each with the place where it stands.
+"""Stream the raw rows of a file, each with its place (file and row), for messages.
 
-Formats go by the ending, a last ``.gz`` left out: official nested SQuAD JSON (v1.1 and v2.0, with or without titles) or
-a list of rows (``.json``), JSON lines (``.jsonl``, ``.ndjson``), CSV and TSV with a header, and Parquet. A ``.json``
-file is read whole, which the format asks for, and so is a Parquet file within ``.gz``.
+A file's ending, without a last ``.gz``, gives its format: official nested SQuAD JSON (v1.1 and v2.0, with or without
+titles) or a list of rows (``.json``), JSON lines (``.jsonl``, ``.ndjson``), CSV and TSV with a header, and Parquet.
 
-A file that is damaged, or no such file as its ending says, is an `InputError`; a row of a table that cannot be told
-apart into its columns is a `BrokenRow`, and the next row is read.
+Limits: a ``.json`` file and a Parquet file in ``.gz`` are read into memory whole; all others are streamed. A damaged
+file, or one whose content is not what its ending says, is an `InputError`. A row of a table with too many or too few
+fields becomes a `BrokenRow`, and reading continues.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 COLUMNS = ("id", "question", "context", "answers")
 _LARGEST_FIELD = 2**31 - 1  # characters of a CSV field; Python's own limit is 131,072
 _PARQUET_ROWS = 1000  # read at a time
-START = 4096  # bytes that tell what a file is
+START = 4096  # bytes at the start of a file that its kind is recognized by
 _SIGNATURES = {
     b"\xff\xfe": "is UTF-16; save it as UTF-8",
     b"\xfe\xff": "is UTF-16; save it as UTF-8",
@@ -39,16 +39,16 @@ _SIGNATURES = {
     b"PAR1": "is Parquet; end its name in .parquet",
 }
 
-PlacedRow = tuple[str, dict[str, Any]]  # where the row stands, for messages, and the row
+PlacedRow = tuple[str, dict[str, Any]]  # the row's place in its source, for messages, and the row
 
 
 class BrokenRow(dict[str, Any]):
-    """A row that has not the columns it needs, with what is wrong with it.
+    """A row that cannot be read or lacks columns, with its problems.
 
     Args:
-        kind: a short name, of those in `rows.ROW_FINDINGS`.
+        kind: a key of `rows.ROW_FINDINGS`.
         problems: sentences that begin with the row's place.
-        values: what it has.
+        values: the columns that the row has.
     """
 
     def __init__(self, kind: str, problems: list[str], values: Mapping[str, Any] | None = None) -> None:
@@ -58,16 +58,16 @@ class BrokenRow(dict[str, Any]):
 
 
 def file_format(path: Path) -> str:
-    """The ending that tells the format of a file, in lower case and without ``.gz``."""
+    """The ending that gives a file's format, in lower case and without ``.gz``, such as ``.json``."""
     name = path.with_suffix("") if _is_packed(path) else path
     return name.suffix.lower()
 
 
 def read_file(path: Path) -> Iterator[PlacedRow]:
-    """Stream the rows of a file.
+    """Stream the rows of a file; a file of an unknown ending is read as JSON lines.
 
     Raises:
-        InputError: the file cannot be read as what its ending says.
+        InputError: the file cannot be read in the format that its ending gives.
     """
     kind = file_format(path)
     if kind == ".parquet":
@@ -78,19 +78,24 @@ def read_file(path: Path) -> Iterator[PlacedRow]:
 
 
 def shown(value: Any, limit: int = 60) -> str:
-    """A value for a message, cut where it is long."""
+    """The ``repr`` of a value for a message, cut to ``limit`` characters."""
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
         text = f"a {type(value).__name__} too large to show"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def listed(names: Any, limit: int = 30) -> str:
-    """Names for a message, the first ones where there are many."""
+    """Names for a message: the first ``limit`` of them, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(shown, names[:limit])) + more
+
+
+def counted(count: int, noun: str) -> str:
+    """A count for a message: ``1 row``, ``2,000 rows``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
@@ -103,27 +108,37 @@ def _is_packed(path: Path) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file, unpacked; what goes wrong while it is read is one error with a fix."""
+    """Open a file, and unpack gzip.
+
+    Raises:
+        InputError: anything that goes wrong while the file is open, with a fix.
+    """
     try:
         with cast(IO[bytes], gzip.open(path, "rb")) if _is_packed(path) else path.open("rb") as file:
             yield file
     except (EOFError, zlib.error) as error:
-        raise InputError(f"{path}: the gzip file is cut off or damaged ({error}); make or fetch it anew") from None
+        raise InputError(
+            f"{path}: the gzip file is cut off or damaged ({error}); create or download it again"
+        ) from None
     except gzip.BadGzipFile as error:
-        fix = "take .gz off its name" if "Not a gzipped" in str(error) else "it is damaged: make or fetch it anew"
-        raise InputError(f"{path}: not a whole gzip file ({error}); {fix}") from None
+        fix = "remove .gz from its name" if "Not a gzipped" in str(error) else "create or download it again"
+        raise InputError(f"{path}: not a valid gzip file ({error}); {fix}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def refuse_other_kinds(path: Path, start: bytes) -> None:
-    """Tell by its first bytes that a file is no text in UTF-8."""
+    """Check by a file's first bytes that it is not another kind of file than text in UTF-8.
+
+    Raises:
+        InputError: it is UTF-16, gzip, ZIP or Parquet, or holds NUL bytes.
+    """
     for signature, fix in _SIGNATURES.items():
         if start.startswith(signature):
-            raise InputError(f"{path}: not UTF-8, as it {fix}")
+            raise InputError(f"{path}: not UTF-8: it {fix}")
     if b"\0" in start:
         raise InputError(
-            f"{path}: holds NUL bytes, as UTF-16 does and what is no text; save it as UTF-8, or name the right file"
+            f"{path}: holds NUL bytes, so it is UTF-16 or not a text file; save it as UTF-8, or name the right file"
         )
 
 
@@ -133,8 +148,8 @@ def _decode(place: str, data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{place}: not UTF-8 (byte {error.start} is 0x{data[error.start]:02x}, as in Latin-1 or Windows-1252 "
-            "maybe); save it as UTF-8"
+            f"{place}: not UTF-8 (byte {error.start} is 0x{data[error.start]:02x}; it may be Latin-1 or Windows-1252); "
+            "save it as UTF-8"
         ) from None
 
 
@@ -148,13 +163,13 @@ def _read_json(path: Path) -> Iterator[PlacedRow]:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        hint = "; a file of one object a line is named .jsonl" if error.msg == "Extra data" else ""
+        hint = "; name a file with one object per line .jsonl" if error.msg == "Extra data" else ""
         hint = f"; it begins {shown(text.strip(), 40)}" if error.pos == 0 else hint
         raise InputError(
             f"{path}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}){hint}"
         ) from None
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond what Python reads
-        raise InputError(f"{path}: not valid JSON that can be read ({error})") from None
+    except (ValueError, RecursionError) as error:  # a longer number or a deeper nesting than Python reads
+        raise InputError(f"{path}: not valid JSON that Python can read ({error})") from None
     articles = data.get("data") if isinstance(data, dict) else data
     layout = f'{{"data": [articles with paragraphs]}} or a list of rows with {", ".join(COLUMNS)}'
     if not isinstance(articles, list):
@@ -168,7 +183,7 @@ def _read_json(path: Path) -> Iterator[PlacedRow]:
         raise InputError(f"{path}: not a SQuAD file; expected {layout}, not {what}")
     for number, article in enumerate(articles, 1):
         if not isinstance(article, dict):
-            raise InputError(f"{path}: not a SQuAD file; expected {layout}, but number {number} is {shown(article)}")
+            raise InputError(f"{path}: not a SQuAD file; expected {layout}, but item {number} is {shown(article)}")
         if "paragraphs" in article:
             title = {"title": article["title"]} if "title" in article else {}
             yield from _read_paragraphs(f"{path} article {number}", article["paragraphs"], title)
@@ -177,12 +192,18 @@ def _read_json(path: Path) -> Iterator[PlacedRow]:
 
 
 def _read_paragraphs(place: str, paragraphs: Any, title: dict[str, Any]) -> Iterator[PlacedRow]:
-    """The questions of an article, each with its context and the article's title, if it has one."""
+    """The questions of an article, each with its context and the article's title.
+
+    Args:
+        place: of the article.
+        paragraphs: of the article, as in the file.
+        title: ``{"title": ...}``, or empty if the article has none.
+    """
 
     def refuse(where: str, what: str) -> InputError:
         return InputError(
             f"{where}: not SQuAD's layout ({what}); expected paragraphs with 'context' and 'qas', "
-            "each of these with 'id', 'question' and 'answers'"
+            "a list of questions with 'id', 'question' and 'answers'"
         )
 
     if not isinstance(paragraphs, list):
@@ -211,7 +232,15 @@ def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
 
 
 def json_object(place: str, line: bytes) -> dict[str, Any]:
-    """The object in a line; `InputError` where there is none."""
+    """Parse a line of JSON lines.
+
+    Args:
+        place: of the row, for messages.
+        line: bytes in UTF-8.
+
+    Raises:
+        InputError: the line is not one JSON object in UTF-8.
+    """
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -219,8 +248,8 @@ def json_object(place: str, line: bytes) -> dict[str, Any]:
         raise InputError(f"{place}: not one JSON object in UTF-8 ({byte}); save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{place}: not one JSON object in UTF-8 ({error}); each line holds a whole one, "
-            "and a file that is one JSON text is named .json"
+            f"{place}: not one JSON object in UTF-8 ({error}); each line must hold a whole object; "
+            "if the whole file is one JSON text, name it .json"
         ) from None
     if not isinstance(row, dict):
         raise InputError(f"{place}: {shown(row)} is not a JSON object with {', '.join(COLUMNS)}")
@@ -228,7 +257,7 @@ def json_object(place: str, line: bytes) -> dict[str, Any]:
 
 
 def _read_table(path: Path, kind: str) -> Iterator[PlacedRow]:
-    """CSV or TSV; the separator of a ``.csv`` is the one of ``, ; tab`` that its header has most of."""
+    """Read CSV or TSV; in a ``.csv`` the separator is the most frequent of comma, semicolon and tab in its header."""
     csv.field_size_limit(_LARGEST_FIELD)
     try:
         with opened(path) as raw:
@@ -237,48 +266,50 @@ def _read_table(path: Path, kind: str) -> Iterator[PlacedRow]:
             header = start.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").split(b"\n")[0]
             separator = "\t" if kind == ".tsv" else max(",;\t", key=lambda mark: header.count(mark.encode()))
             raw.seek(0)
-            with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:  # line ends in texts stay as they are
+            with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:  # newline="" keeps line ends in texts
                 yield from _rows_of_table(path, csv.reader(text, delimiter=separator, strict=True), separator)
     except UnicodeDecodeError:
         with opened(path) as raw:
             for number, line in enumerate(raw, 1):
                 _decode(f"{path} line {number}", line)
-        raise  # not to be reached: some line is what was not decoded
+        raise  # never reached: one of the lines cannot be decoded, and `_decode` raised for it
 
 
 def _rows_of_table(path: Path, lines: Any, separator: str) -> Iterator[PlacedRow]:
     names: list[str] = []
-    number = read = 0  # rows, and lines of the file
+    number = read = 0  # counts of rows, and of lines of the file
     try:
         for fields in lines:
             first, read = read + 1, lines.line_num
-            if not any(field.strip() for field in fields):  # an empty line, or the empty rows that spreadsheets add
+            if not any(field.strip() for field in fields):  # an empty line, or an empty row that a spreadsheet adds
                 continue
             if not names:
                 names = [field.strip() for field in fields]
                 if twice := _repeated(filter(None, names)):
-                    raise InputError(f"{path}: its header names {listed(twice)} twice; its first line names columns")
+                    raise InputError(
+                        f"{path}: its header names {listed(twice)} twice; its first line must name each column once"
+                    )
                 continue
             number += 1
             place = f"{path} row {number}"
             if len(fields) != len(names):
                 problem = (
-                    f"{place} (line {first}): {len(fields)} fields where the header has {len(names)}; put texts "
-                    f"that hold {shown(separator)} or line breaks in double quotes"
+                    f"{place} (line {first}): {counted(len(fields), 'field')} where the header has {len(names)}; put "
+                    f"texts that hold {shown(separator)} or line breaks in double quotes"
                 )
                 yield place, BrokenRow("columns", [problem])
             elif any("\0" in field for field in fields):
-                yield place, BrokenRow("text", [f"{place} (line {first}): holds a NUL byte; take it out"])
+                yield place, BrokenRow("text", [f"{place} (line {first}): holds a NUL byte; remove it"])
             else:
                 yield place, dict(zip(names, fields, strict=True))
     except csv.Error as error:
-        open_quote = ": a quoted text that begins in this row has no end" if "end of data" in str(error) else ""
+        open_quote = ": a quoted text begins in this row and has no end" if "end of data" in str(error) else ""
         raise InputError(
-            f"{path} line {read + 1}: not valid CSV ({error}){open_quote}; a text with a double quote stands in double "
-            "quotes, and each quote within it is doubled"
+            f"{path} line {read + 1}: not valid CSV ({error}){open_quote}; put a text that holds double quotes in "
+            "double quotes, and double each quote in it"
         ) from None
     if not names:
-        raise InputError(f"{path}: is empty; its first line names the columns")
+        raise InputError(f"{path}: is empty; its first line must name the columns")
 
 
 def _read_parquet(path: Path) -> Iterator[PlacedRow]:
@@ -292,14 +323,14 @@ def _read_parquet(path: Path) -> Iterator[PlacedRow]:
         file = pq.ParquetFile(content)
         fields = list(file.schema_arrow)
         twice = _repeated(field.name for field in fields)
-        # Dates are of no use here, and there are some that Python has not.
+        # Dates and times are left out: no column needs them, and Python cannot represent all of them.
         names = [field.name for field in fields if not pa.types.is_temporal(field.type)]
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS) if not twice else ():
             for row in batch.select(names).to_pylist():
                 number += 1
                 yield f"{path} row {number}", row
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        # the footer, a page further on, names and texts that are not UTF-8, dates within other columns
-        raise InputError(f"{path}: not a readable Parquet file ({error}); make or fetch it anew") from None
+        # A damaged footer or page, names and texts that are not UTF-8, or dates nested in other columns.
+        raise InputError(f"{path}: not a readable Parquet file ({error}); create or download it again") from None
     if twice:
-        raise InputError(f"{path}: has the columns {listed(twice)} twice")
+        raise InputError(f"{path}: names columns twice: {listed(twice)}; each column needs a name of its own")

@@ -1,7 +1,8 @@
-"""What ``--data.dataset`` and ``--data.validation`` may name -> raw rows, streamed, each with its place.
+"""Stream the raw rows of what ``--data.dataset`` and ``--data.validation`` name, each with its place.
 
-Sources: the embedded dataset (``synthetic``), files in the formats of `formats`, one, several (``a.json,b.json``) or a
-pattern (``data/*.jsonl``), a folder that ``datasets`` saved, and a dataset of the Hugging Face Hub.
+A source is one of: the embedded dataset (``synthetic``); files in the formats of `formats`, given as one path, several
+paths (``a.json,b.json``) or a pattern (``data/*.jsonl``); a folder that ``datasets`` saved; a dataset on the Hugging
+Face Hub.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from qa_lightning.wording import command
 
 Split = Literal["train", "validation"]
 Kind = Literal["embedded", "files", "folder", "hub"]
-_OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".xls", ".ods")  # surely no names on the Hub either
+_OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".xls", ".ods")  # names of files, not of Hub datasets
 EMBEDDED = "synthetic"
 EMBEDDED_SIZES = {"train": 10_000, "validation": 500}
-EMBEDDED_VERSION = 1  # raise it when synthetic.py gives other rows
+EMBEDDED_VERSION = 1  # raise it when synthetic.py generates other rows: prepared data of the old ones is then not used
 _FIXES = {
     ".xlsx": "save the sheet as CSV UTF-8",
     ".xls": "save the sheet as CSV UTF-8",
@@ -34,10 +35,11 @@ _FIXES = {
 
 
 def source_kind(source: str) -> Kind:
-    """Tell what ``source`` names.
+    """Decide what kind of source ``source`` names.
 
     Raises:
-        InputError: it looks like files, and one is not there, or is of no format that can be read.
+        InputError: it looks like a path or pattern but names no file, or a file's format is not supported, or it is a
+            folder that ``datasets`` did not save.
     """
     if source == EMBEDDED:
         return "embedded"
@@ -48,7 +50,7 @@ def source_kind(source: str) -> Kind:
         is_folder = path.is_dir()
         files = source_files(source)
         missing = [] if files else [part for part in _parts(source) if not source_files(part)]
-    except (RuntimeError, OSError, ValueError) as error:  # no such user, a name that is too long, a broken pattern
+    except (RuntimeError, OSError, ValueError) as error:  # an unknown ~user, a name that is too long, a bad pattern
         raise InputError(f"{source}: not a usable path ({error})") from None
     if files:
         problems = [_format_problem(file) for file in files if file_format(file) not in SUFFIXES]
@@ -71,7 +73,10 @@ def source_kind(source: str) -> Kind:
 
 
 def source_files(source: str) -> list[Path]:
-    """The files that ``source`` names: itself, those of a pattern or of a list with commas; none if one is missing."""
+    """The files that ``source`` names, as one path, a pattern or a list with commas.
+
+    Empty if there is no such file, or if one part of a list has none.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
@@ -91,7 +96,7 @@ def _parts(source: str) -> list[str]:
 def _missing_problem(name: str) -> str:
     if Path(name).expanduser().is_dir():
         return _folder_problem(name)
-    what = "no file fits this pattern" if any(mark in name for mark in "*?[") else "no such file"
+    what = "no file matches this pattern" if any(mark in name for mark in "*?[") else "no such file"
     return (
         f"{name}: {what} (looked in {Path.cwd()}); give the path of a SQuAD JSON, JSON lines, CSV, TSV or Parquet "
         "file, or the name of a dataset on the Hub"
@@ -105,17 +110,21 @@ def _folder_problem(name: str) -> str:
 
 def _format_problem(file: Path) -> str:
     suffix = file_format(file)
-    known = f"known are {', '.join(SUFFIXES)}, each also with .gz"
+    known = f"supported are {', '.join(SUFFIXES)}, each also with .gz"
     if not suffix and file.suffix.lower() == ".gz":
-        return f"{file}: does not tell what is packed; name it .json.gz or the like ({known})"
-    return f"{file}: cannot read the format of the ending '{suffix}'; {_FIXES.get(suffix, known)}"
+        return f"{file}: its name does not say which format is packed; name it .json.gz, for example ({known})"
+    return f"{file}: the ending '{suffix}' is not supported; {_FIXES.get(suffix, known)}"
 
 
 def read_rows(source: str, split: Split) -> Iterator[PlacedRow]:
-    """Stream the raw rows of ``source`` with the place of each; a file has no splits, so ``split`` is not looked at.
+    """Stream the raw rows of ``source``, each with its place.
+
+    Args:
+        source: what to read.
+        split: which split; files have none and ignore it.
 
     Raises:
-        InputError: the source cannot be reached or read at all. Bad rows are found by `examples.check_row`.
+        InputError: the source cannot be found or read. Bad rows are not checked here but in `examples.check_row`.
     """
     kind = source_kind(source)
     if kind == "embedded":
@@ -128,7 +137,11 @@ def read_rows(source: str, split: Split) -> Iterator[PlacedRow]:
 
 
 def source_fingerprint(source: str, split: Split) -> str:
-    """A key of the source's content: equal for equal rows, other when the file or dataset changed."""
+    """A key of the source's content, for caches: it changes if the rows change, and not if a file is moved.
+
+    Raises:
+        InputError: the source cannot be found or read.
+    """
     kind = source_kind(source)
     if kind == "embedded":
         return f"synthetic-{EMBEDDED_VERSION}-{split}-{EMBEDDED_SIZES[split]}"
@@ -149,12 +162,12 @@ def source_fingerprint(source: str, split: Split) -> str:
 
 @cache
 def _digest(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of a file, read once a process for each state that its size and time of change tell apart."""
+    """SHA-256 of a file; a process reads a file once, and again only if its size or modification time changed."""
     return digest([path])
 
 
 def has_split(source: str, split: Split) -> bool:
-    """Whether ``source`` brings ``split`` itself; files bring only the split that they are given for."""
+    """Whether ``source`` itself is divided into splits and has ``split``; files are not divided."""
     kind = source_kind(source)
     if kind in ("hub", "folder"):
         splits = _load_saved(source) if kind == "folder" else _load_from_hub(source)
@@ -164,7 +177,7 @@ def has_split(source: str, split: Split) -> bool:
 
 @cache
 def _load_saved(folder: str) -> Any:
-    """A dataset, or a dictionary of splits, that ``datasets`` saved."""
+    """Load what ``datasets`` saved: a dataset, or a dictionary of splits."""
     from datasets import load_from_disk  # imported late: --help does not wait for it
 
     try:
@@ -172,7 +185,7 @@ def _load_saved(folder: str) -> Any:
     except Exception as error:  # a missing file, another version's format, damaged tables
         reason = str(error).strip().split("\n")[0][:200]
         raise InputError(
-            f"{folder}: not a dataset that `datasets` saved whole ({type(error).__name__}: {reason})"
+            f"{folder}: not a complete dataset of `datasets` ({type(error).__name__}: {reason}); save it again"
         ) from None
 
 
@@ -187,15 +200,15 @@ def _saved_split(folder: str, split: Split) -> Any:
 
 @cache
 def _load_from_hub(name: str) -> Any:
-    """All splits of a Hub dataset, from the network or the client's own cache."""
+    """Load all splits of a Hub dataset, from the network or from the client's cache."""
     from datasets import load_dataset  # imported late: --help does not wait for it
 
     try:
         return load_dataset(name)
-    except Exception as error:  # the client raises a dozen kinds; each means "not to be had"
+    except Exception as error:  # the client raises a dozen kinds of error; each means that loading failed
         reason = str(error).strip().split("\n")[0][:200]
         raise InputError(
-            f"dataset {name!r} is neither a file here nor cached, and the Hugging Face Hub did not give it "
+            f"dataset {name!r} is neither a local file nor cached, and loading it from the Hugging Face Hub failed "
             f"({type(error).__name__}: {reason}). Check the name and the network; without a network pass "
             "--data.dataset FILE (SQuAD JSON, JSON lines, CSV, Parquet), or run "
             f"`{command('train')} --config quickstart`, which needs none"

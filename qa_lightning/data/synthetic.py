@@ -1,23 +1,23 @@
-"""A small generated question answering data set: SQuAD-shaped rows, no download, no files.
+"""Generate a small question answering dataset: rows in SQuAD's shape, without a download or files.
 
-Each context says a few things about two to five people (where they live, where they are from, their job,
-pet, instrument and the year they joined the club), in shuffled sentences of varied wording, with some
-sentences that say nothing of use. The question asks one thing about one person. At least two people in the
-context have an answer to it, and "lives in" and "comes from" are both answered by a city: a model has to
-match the person, and in the contexts that tell several things of each the relation too.
+Each context states a few facts about two to five people (where they live, where they are from, their job, pet,
+instrument and the year they joined the club), in shuffled sentences of varied wording, with some irrelevant sentences.
+The question asks for one fact about one person. If it has an answer, the context states that kind of fact about at
+least two people, and "lives in" and "comes from" are both answered by a city. So a model has to match the person and,
+in contexts with several facts per person, the relation too.
 
 What it covers and what it does not:
 
-* English of about 270 words, templates only, names always before what is said of them. A model that does well
-  here has learned to match and to point, not to read; it says nothing about SQuAD.
-* Six in ten contexts tell one thing of each person, the others two to four. Most have 10 to 45 words; about
-  6 % (``LONG_SHARE``) have 80 to 140, with the answer anywhere in them: at a ``max_length`` of 96 about
-  8 % of the contexts need more than one window.
+* English of about 270 words, from templates only; a name always comes before its facts. A model with a good score here
+  has learned to match names and to point at words, not to read; the score says nothing about SQuAD.
+* Six in ten contexts state one fact per person, the others two to four. Most contexts have 10 to 45 words. About 6 %
+  (``LONG_SHARE``) have 80 to 140, with the answer anywhere in them: at a ``max_length`` of 96 about 8 % of the contexts
+  need more than one window.
 * Answers are one or two words (``marine biologist``) and occur exactly once in their context.
-* No context is in both splits (a checksum of the text decides its split), but names, values and templates
-  are shared: validation asks about new combinations of known words.
-* With ``unanswerable`` above 0, that share of the questions (drawn per row) asks for something that the
-  context says of others but not of this person, who may or may not be in it.
+* No context is in both splits (a checksum of the text decides), but names, values and templates are shared: validation
+  asks about new combinations of known words.
+* With ``unanswerable`` above 0, that share of the questions (drawn per row) asks for a fact that the context states
+  about others but not about this person, who may or may not be in the context.
 """
 
 import random
@@ -29,20 +29,19 @@ from typing import Any
 
 SPLITS = ("train", "validation")
 LONG_SHARE = 0.06
-# People in a context, and things told of each. The many short ones are what makes the set quick to learn: a
-# model finds out about matching names there, and then uses it everywhere.
+# (people in a context, relations). The many short contexts make the dataset quick to learn: a model learns to match
+# names there, and then does so everywhere.
 _SHAPES = ((2, 1), (2, 1), (3, 1), (3, 1), (2, 2), (3, 2))
 _LONG_SHAPES = ((4, 4), (5, 3), (5, 4))
-# A fact is left out now and then, so that a gap does not give away an unanswerable question.
-_FACT_SHARE = 0.9
-_PAIR_SHARE = 0.4  # of a person's facts that could share a sentence with the next one
+_FACT_SHARE = 0.9  # of the other facts is stated; some are missing, so that a gap does not mean "unanswerable"
+_PAIR_SHARE = 0.4  # of facts that are followed by another of the same person: both go into one sentence
 
 
 @dataclass(frozen=True)
 class Relation:
-    """One attribute of a person. ``predicates`` follow the name, ``sentences`` stand alone."""
+    """One attribute of a person, with its wordings: ``predicates`` follow the name, ``sentences`` are complete."""
 
-    kind: str  # relations of one kind draw from the same values, never the same one twice in a context
+    kind: str  # relations of one kind share their values; no value is used twice in a context
     values: tuple[str, ...]
     predicates: tuple[str, ...]
     sentences: tuple[str, ...]
@@ -156,25 +155,33 @@ class _Fact:
     name: str
     relation: Relation
     value: str
-    start: int = -1  # of the value in the context
+    start: int = -1  # offset of the value in the context; -1 until it is written
 
 
 def generate_examples(split: str, size: int, seed: int = 0, unanswerable: float = 0.0) -> Iterator[dict[str, Any]]:
     """Yield ``size`` rows ``{"id", "question", "context", "answers": {"text", "answer_start"}}``.
 
-    The rows depend on the arguments alone; a larger ``size`` begins with the rows of a smaller one.
-    ``split`` is "train" or "validation"; ``unanswerable`` is a share (0 to 1), whose rows have empty lists.
+    The rows depend on the arguments only; a larger ``size`` begins with the rows of a smaller one.
+
+    Args:
+        split: "train" or "validation".
+        size: number of rows.
+        seed: of the random choices.
+        unanswerable: share (0 to 1) of questions without an answer; their answer lists are empty.
+
+    Raises:
+        ValueError: another split or share.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if not 0.0 <= unanswerable <= 1.0:
         raise ValueError(f"unanswerable must lie between 0 and 1, not {unanswerable}")
-    rng = random.Random(f"{split}-{seed}")  # a string seeds alike everywhere
+    rng = random.Random(f"{split}-{seed}")  # a string gives the same numbers on every machine
     made = 0
     while made < size:
         row = _example(rng, rng.random() < unanswerable)
         if (zlib.crc32(row["context"].encode()) % 8 == 0) != (split == "validation"):
-            continue  # this text belongs to the other split
+            continue  # this context belongs to the other split
         yield {"id": f"synthetic-{split}-{made:06d}", **row}
         made += 1
 
@@ -186,12 +193,12 @@ def _example(rng: random.Random, unanswerable: bool) -> dict[str, Any]:
     absent = names.pop()
     relations = rng.sample(RELATIONS, relation_count)
     asked = rng.choice(relations)
-    holders = rng.sample(names, 2)  # these two have the asked fact for certain
+    holders = rng.sample(names, 2)  # the asked fact is always stated about these two
     asked_name = holders[0]
     gap = None
     if unanswerable:
         asked_name = absent
-        if relation_count > 1 and rng.random() < 0.7:  # other things are told of this person
+        if relation_count > 1 and rng.random() < 0.7:  # the context states other facts about this person
             gap = asked_name = rng.choice(names)
             holders = [name for name in names if name != gap]
 
@@ -212,7 +219,7 @@ def _example(rng: random.Random, unanswerable: bool) -> dict[str, Any]:
 
 
 def _write(rng: random.Random, facts: list[_Fact], fillers: int) -> str:
-    """Put the facts into shuffled sentences and note where each value came to stand."""
+    """Write the facts in shuffled sentences, with fillers between them; set each fact's ``start``."""
     rng.shuffle(facts)
     sentences: list[list[str | _Fact]] = [[filler] for filler in rng.sample(FILLERS, fillers)]
     pending = sorted(facts, key=lambda fact: fact.name)  # stable: a person's facts stay shuffled
@@ -241,7 +248,7 @@ def _write(rng: random.Random, facts: list[_Fact], fillers: int) -> str:
 
 
 def _fill(template: str, fact: _Fact) -> list[str | _Fact]:
-    """Split a template at its value, with the rest filled in."""
+    """Fill in a template: the text before the value, the fact (for its value), the text after it."""
     before, after = template.split("{value}")
     article = "an" if fact.value[0] in "aeiou" else "a"
     return [before.format(name=fact.name, a=article), fact, after.format(name=fact.name)]

@@ -1,1 +1,1 @@
-"""Logits to spans and answers, exactly and over all windows."""
+"""Turns logits into the best spans and answers of each example: an exact search over all of its windows."""

@@ -1,8 +1,9 @@
-"""Logits of features -> spans of examples, while they come in; joined by id, never by position.
+"""Decodes the logits of features into the best spans of examples, while batches arrive.
 
-An example is decoded, and its logits let go, once all its windows were seen. So memory holds some batches' logits,
-those of examples with windows still to come, and of every other example its few best spans: some 100 bytes a question,
-where the logits of one take about 1,200.
+Logits are joined to features and examples by index, never by their position in a batch. Every 64 batches, the examples
+whose windows have all arrived are decoded and their logits are freed. So memory holds the logits of up to 64 batches,
+the logits of examples with missing windows, and the best spans of all other examples: about 100 bytes a question,
+where the logits of one question take about 1,200.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from qa_lightning.features.store import FeatureStore
 
 @dataclass(frozen=True)
 class FeatureLogits:
-    """What a forward pass says of F features: logits of context tokens alone, ragged rows end to end, float32.
+    """The logits of F features, of their context tokens only: ragged rows, concatenated, float32.
 
     Attributes:
         feature: [F] indices of the features, in any order, repeats allowed.
-        length: [F] context tokens.
+        length: [F] number of context tokens.
         start, end: [sum(length)] logits.
         null: [F] start + end logit of the "no answer" token.
-        loss: [F] loss against the label.
+        loss: [F] loss against the label; 0 if none was computed.
     """
 
     feature: Ints
@@ -47,16 +48,16 @@ class FeatureLogits:
         end: torch.Tensor,
         loss: torch.Tensor | None = None,
     ) -> FeatureLogits:
-        """Take what decoding needs from a batch.
+        """Copy what decoding needs from a batch to the CPU.
 
         Args:
-            batch: as `batching.PaddingCollator` makes it.
+            batch: made by `batching.PaddingCollator`.
             start, end: [B, T] float32 logits.
-            loss: [B]; None where nothing is trained or validated.
+            loss: [B]; None for 0, where there are no labels.
         """
-        place = torch.arange(start.shape[1], device=start.device)
+        column = torch.arange(start.shape[1], device=start.device)
         begin = batch["context_begin"][:, None]
-        context = (place >= begin) & (place < begin + batch["context_length"][:, None])
+        context = (column >= begin) & (column < begin + batch["context_length"][:, None])  # [B, T]
         cls_column = batch["cls"][:, None]
         null = (start.gather(1, cls_column) + end.gather(1, cls_column))[:, 0]
         parts = (batch["feature"], batch["context_length"], start[context], end[context], null)
@@ -65,18 +66,18 @@ class FeatureLogits:
 
     @classmethod
     def join(cls, parts: list[FeatureLogits]) -> FeatureLogits:
-        """Put the results of batches or processes end to end.
+        """Concatenate the logits of several batches or processes.
 
-        Empties ``parts``, field by field, so that the logits never stand in memory twice.
+        This empties ``parts``, and frees each field once it is joined: memory never holds all logits twice.
         """
         if len(parts) == 1:
             return parts.pop()
         fields = {name: [getattr(part, name) for part in parts] for name in cls.__dataclass_fields__}
         parts.clear()
-        return cls(**{name: np.concatenate([empty, *fields.pop(name)]) for name, empty in _NOTHING.items()})
+        return cls(**{name: np.concatenate([empty, *fields.pop(name)]) for name, empty in _EMPTY_FIELDS.items()})
 
     def broken_rows(self) -> NDArray[np.bool_]:
-        """[F] where some logit is not a number."""
+        """[F] whether a logit of the feature is NaN."""
         if not (np.isnan(self.start).any() or np.isnan(self.end).any() or np.isnan(self.null).any()):
             return np.zeros(len(self.feature), bool)
         owner = np.repeat(np.arange(len(self.feature)), self.length)
@@ -85,7 +86,7 @@ class FeatureLogits:
         return broken
 
     def without(self, rows: NDArray[np.bool_]) -> FeatureLogits:
-        """All features but those where ``rows``, [F], is true."""
+        """The features for which ``rows``, [F], is false."""
         if not rows.any():
             return self
         kept = ~rows
@@ -100,7 +101,7 @@ class FeatureLogits:
         )
 
 
-_NOTHING: dict[str, NDArray[Any]] = {
+_EMPTY_FIELDS: dict[str, NDArray[Any]] = {
     "feature": np.zeros(0, np.int64),
     "length": np.zeros(0, np.int64),
     **{name: np.zeros(0, np.float32) for name in ("start", "end", "null", "loss")},
@@ -109,12 +110,12 @@ _NOTHING: dict[str, NDArray[Any]] = {
 
 @dataclass(frozen=True)
 class BestSpans:
-    """The search of validation and of the reader: the best spans, as they stand.
+    """The search for `Decoder` that validation and the reader use: `decode_spans` with fixed settings.
 
     Args:
-        n_best: spans to keep of each example.
+        n_best: spans to keep for each example.
         max_answer_length: the longest span, in tokens.
-        scaling: of the probabilities.
+        scaling: how scores become probabilities.
     """
 
     n_best: int
@@ -122,21 +123,21 @@ class BestSpans:
     scaling: Scaling = field(default_factory=Scaling)
 
     def __call__(self, index: NDArray[np.int64], windows: WindowLogits) -> Spans:
-        """Search; see `Decoder`."""
+        """Find the spans; see ``search`` of `Decoder`."""
         return decode_spans(windows, self.n_best, self.max_answer_length, self.scaling)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What came of some features' logits.
+    """The result of decoding the logits of some features.
 
     Attributes:
-        index: [N] examples whose every window was seen.
-        spans: the best of each.
+        index: [N] the complete examples: all of their windows have arrived.
+        spans: the best spans of these N examples.
         feature: [F] all features, in any order, repeats allowed.
         loss: [F] loss of each against its label.
-        rest: logits of the examples of which a window is missing.
-        broken: features whose logits are not numbers; they are in none of the others but ``feature``.
+        rest: logits of the examples with missing windows.
+        broken: features with NaN logits. They are in ``feature`` and ``loss``, but their logits are not used.
     """
 
     index: NDArray[np.int64]
@@ -148,19 +149,19 @@ class Decoded:
 
     @property
     def mean_loss(self) -> float:
-        """Mean over the features, each counted once."""
+        """Mean loss over the features; a repeated feature counts once."""
         return float(self.loss[once_each(self.feature)].astype(np.float64).mean())
 
 
 class Decoder:
-    """Decodes as soon as it can.
+    """Collects logits and decodes each example once all of its windows have arrived.
 
     Args:
-        store: the features that logits are of.
-        search: finds the spans of whole examples: given their indices, [N], and the logits of all their windows.
+        store: the features that the logits belong to.
+        search: finds the spans of N complete examples, given their indices, [N], and the logits of all their windows.
     """
 
-    batches_together = 64  # are decoded at once
+    batches_together = 64  # batches between two decoding passes
 
     def __init__(self, store: FeatureStore, search: Callable[[NDArray[np.int64], WindowLogits], Spans]) -> None:
         self._store = store
@@ -177,7 +178,7 @@ class Decoder:
         self._broken: list[Ints] = [np.zeros(0, np.int64)]
 
     def add(self, logits: FeatureLogits) -> None:
-        """Take in a batch, or what another one left over."""
+        """Add the logits of a batch."""
         whole = logits.without(broken := logits.broken_rows())
         self._broken.append(logits.feature[broken])
         self._features.append((logits.feature, logits.loss))
@@ -197,10 +198,10 @@ class Decoder:
         self._rest = [logits.without(seen)]
 
     def take(self) -> Decoded:
-        """What came of all that was added since the last call; examples are in order of the dataset, each once."""
+        """Return the result for all logits added since the last call: each example once, in dataset order."""
         self._decode()
         features, losses = zip(*self._features, strict=True)
-        index, first = np.unique(np.concatenate(self._index), return_index=True)  # repeats may complete one twice
+        index, first = np.unique(np.concatenate(self._index), return_index=True)  # repeats can complete one twice
         decoded = Decoded(
             index,
             Spans.concatenate(self._spans).take(first),
@@ -213,9 +214,9 @@ class Decoder:
         return decoded
 
     def join(self, parts: Sequence[Decoded]) -> Decoded:
-        """What came of all of several parts, of which one may hold windows that another lacks.
+        """Join the results of several processes: each example once, in dataset order.
 
-        The examples are in order of the dataset, each once.
+        The windows of one example may be spread over several ``parts``; such examples are decoded here.
         """
         if len(parts) == 1:
             return parts[0]
@@ -235,7 +236,7 @@ class Decoder:
 
 
 class LogitsCollector:
-    """Takes in the logits of batch after batch; small arrays are merged on the way, for they tear memory to pieces."""
+    """Collects the logits of batches, and merges every 64 of them: many small arrays would fragment memory."""
 
     batches_merged = 64
 
@@ -244,44 +245,47 @@ class LogitsCollector:
         self._merged: list[FeatureLogits] = []
 
     def add(self, logits: FeatureLogits) -> None:
-        """Take in a batch."""
+        """Add the logits of a batch."""
         self._recent.append(logits)
         if len(self._recent) == self.batches_merged:
             self._merged.append(FeatureLogits.join(self._recent))
 
     def take(self) -> FeatureLogits:
-        """All that was taken in since the last call."""
+        """Return all logits added since the last call, concatenated."""
         parts, self._merged, self._recent = self._merged + self._recent, [], []
         return FeatureLogits.join(parts)
 
 
 def complete_rows(logits: FeatureLogits, store: FeatureStore) -> NDArray[np.intp]:
-    """Rows of ``logits`` of the examples whose every window was seen: each feature once, in order of ``store``.
+    """Rows of ``logits`` that belong to complete examples: each feature once, in the order of ``store``.
+
+    An example is complete if ``logits`` holds all of its windows.
 
     Raises:
-        ValueError: the logits are of other features.
+        ValueError: the logits belong to other features: context lengths differ.
     """
     once = once_each(logits.feature)
     every = store.example
-    example, place, seen = np.unique(every[logits.feature[once]], return_inverse=True, return_counts=True)
+    example, number, seen = np.unique(every[logits.feature[once]], return_inverse=True, return_counts=True)
     windows_of = np.searchsorted(every, example, side="right") - np.searchsorted(every, example)
-    rows: NDArray[np.intp] = once[(seen == windows_of)[place]]
+    rows: NDArray[np.intp] = once[(seen == windows_of)[number]]
     if not np.array_equal(logits.length[rows], store.windows["context_length"][logits.feature[rows]]):
-        raise ValueError("the logits are not those of these features: context lengths differ")
+        raise ValueError("the logits belong to other features: context lengths differ")
     return rows
 
 
 def join_windows(
     logits: FeatureLogits, store: FeatureStore, rows: NDArray[np.intp], max_tokens: int = 1 << 20
 ) -> Iterator[tuple[NDArray[np.int64], WindowLogits]]:
-    """Put logits and offsets of whole examples side by side, some at a time, so that memory is bounded.
+    """Join logits and character offsets of complete examples, in chunks, so that memory is bounded.
 
     Args:
-        logits, store, rows: see `complete_rows`, which gives the rows.
-        max_tokens: context tokens at a time; more only where one example has more.
+        logits, store: as for `complete_rows`.
+        rows: the rows that `complete_rows` returns.
+        max_tokens: context tokens in a chunk; only a single example may exceed it.
 
     Yields:
-        [N] indices of the examples, ascending, and their windows, numbered 0 to N - 1.
+        [N] indices of the examples, ascending; and their windows, whose ``example`` counts from 0 to N - 1.
     """
     token_offset = np.cumsum(logits.length, dtype=np.int64) - logits.length
     examples = store.windows["example"][logits.feature[rows]]
@@ -290,13 +294,13 @@ def join_windows(
     while first < len(rows):
         done = tokens_until[first - 1] if first else 0
         stop = max(int(np.searchsorted(tokens_until, done + max_tokens, side="right")), first + 1)
-        if stop < len(rows):  # not within an example: back to where it begins, or else on to its end
+        if stop < len(rows):  # do not cut an example: go back to its first window, or else on to its end
             begin = int(np.searchsorted(examples, examples[stop]))
             stop = begin if begin > first else int(np.searchsorted(examples, examples[first], side="right"))
         part = rows[first:stop]
         feature, length = logits.feature[part], logits.length[part]
         tokens = ragged(token_offset[part], length)
-        places = ragged(store.context_offset[feature], length)
+        store_tokens = ragged(store.context_offset[feature], length)
         indices, number = np.unique(examples[first:stop], return_inverse=True)
         yield (
             indices.astype(np.int64),
@@ -305,8 +309,8 @@ def join_windows(
                 length=length,
                 start=logits.start[tokens],
                 end=logits.end[tokens],
-                char_start=store.char_start[places],
-                char_end=store.char_end[places],
+                char_start=store.char_start[store_tokens],
+                char_end=store.char_end[store_tokens],
                 null=logits.null[part],
             ),
         )
@@ -314,6 +318,6 @@ def join_windows(
 
 
 def once_each(feature: Ints) -> NDArray[np.intp]:
-    """Rows that hold each feature once, ascending by feature; of repeats the first."""
+    """Rows that hold each feature once, ascending by feature; the first row of a repeated feature."""
     rows: NDArray[np.intp] = np.unique(feature, return_index=True)[1]
     return rows

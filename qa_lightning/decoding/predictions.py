@@ -1,7 +1,6 @@
-"""Logits of features -> answers of examples, and their scores.
+"""Turns the best spans of examples into answers, and chooses between the best span and "no answer".
 
-Shared by validation, evaluation and answering: decoding over all windows, and the choice between the best span and
-no answer.
+Validation, evaluation and answering share this module.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ class Answer:
     """The answer to one question.
 
     Attributes:
-        id: the example's.
+        id: the id of the example.
         text: the answer, exactly ``context[start:end]``; empty for "no answer".
-        start, end: characters in the context, end exclusive; both 0 for "no answer".
+        start, end: character offsets in the context, end exclusive; both 0 for "no answer".
         score: probability, normalised over all spans of all windows and the null answer.
-        null_odds: null score minus the best span's score; above the threshold there is no answer.
+        null_odds: null score minus the best span's score; above the threshold the answer is "no answer".
     """
 
     id: str
@@ -41,14 +40,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Decoded answers of some examples of a dataset.
+    """Decoded answers of N examples of a dataset.
 
     Args:
         examples: the dataset.
-        index: [N] which of its examples.
-        spans: the best spans of each.
-        version_2: whether "no answer" is an answer.
-        threshold: the ``null_odds`` above which it is given.
+        index: [N] indices of the examples in the dataset.
+        spans: the best spans of each of the N examples.
+        version_2: whether "no answer" is a possible answer.
+        threshold: the ``null_odds`` above which the answer is "no answer".
     """
 
     examples: Any
@@ -61,10 +60,10 @@ class Predictions:
         return len(self.index)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any], Answer]]:
-        """Number, example and answer, in order of the dataset; read a thousand examples at a time.
+        """Yield number, example and answer; examples are read 1,000 at a time.
 
         Args:
-            numbers: which of the N to give; None for all.
+            numbers: which of the N examples to yield, and in which order; None for all, in dataset order.
         """
         wanted = range(len(self)) if numbers is None else numbers
         null_odds = self.spans.null_score - self.spans.best_score
@@ -94,7 +93,7 @@ class Predictions:
         return Answer(example["id"], text, start, end, float(self.spans.probability[span]), odds)
 
     def best_text(self, number: int, example: dict[str, Any]) -> str:
-        """The best span of example ``number``, whether or not it is given; empty where there is none."""
+        """The text of the best span of example ``number``, also where "no answer" wins; empty without a valid span."""
         if not self.spans.count[number]:
             return ""
         span = int(self.spans.offset[number])
@@ -102,7 +101,7 @@ class Predictions:
         return text
 
     def n_best(self, number: int, example: dict[str, Any]) -> list[dict[str, Any]]:
-        """All candidates for example ``number``, likeliest first, as ``nbest_predictions.json`` holds them."""
+        """All candidates for example ``number``, highest score first, in the format of ``nbest_predictions.json``."""
         first = int(self.spans.offset[number])
         candidates = []
         for span in range(first, first + int(self.spans.count[number])):
@@ -124,16 +123,16 @@ class Predictions:
                 "probability": float(self.spans.null_probability[number]),
                 "score": float(self.spans.null_score[number]),
             }
-            place = next(
-                (place for place, other in enumerate(candidates) if other["score"] < null["score"]),
+            rank = next(
+                (rank for rank, other in enumerate(candidates) if other["score"] < null["score"]),
                 len(candidates),
             )
-            candidates.insert(place, null)
+            candidates.insert(rank, null)
         return candidates
 
 
 class Rows:
-    """Rows in memory, read by columns as a ``datasets.Dataset`` is."""
+    """Rows in memory; indexing returns columns, as a ``datasets.Dataset`` does."""
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = rows

@@ -1,16 +1,19 @@
-"""Start and end logits -> the best spans and the null score of each example, over all of its windows. Exact.
+"""Finds the best spans and the null score of each example from start and end logits, exactly, over all of its windows.
 
-A span is a pair of context tokens of one window, ``start <= end``, at most ``max_answer_length`` tokens long, both
-covering at least one character; its score is start + end logit. A place (first and last character) is listed once,
-with its best score, however many windows show it. Ties go to the first in reading order: smaller first character,
-then smaller last one. Probabilities are normalised over every span of every window and the null answer together:
-the softmax of score / temperature, the null score lowered by the threshold above which it wins, so that the likelier
-of the best span and "no answer" is the one that the threshold decides for. The null score is the smallest over the
-windows, as in the original BERT code: the answer is missing only if it is missing everywhere.
+A *token span* is a pair of context tokens of one window with ``start <= end`` and at most ``max_answer_length``
+tokens; both tokens cover at least one character. Its score is start + end logit. A *character span* is its start and
+end offset in the context. Each character span is listed once, with its best score, even if several windows or tokens
+cover it. Ties go to the first in reading order: smaller start offset, then smaller end offset.
 
-Everything is flat NumPy over the tokens of many windows: sliding maxima and sums by doubling, so the work grows with
-``log2(max_answer_length)``; memory is bounded by chunks of examples. No cut "top 20 by top 20" is made: the n best
-places start in the n starts of highest best score, and only pairs that reach the n-th of these are looked at.
+The null score is the minimum over the windows, as in the original BERT code: an answer is missing only if it is
+missing in every window. Probabilities are a softmax of score / temperature over all token spans of all windows and
+the null answer. The threshold is subtracted from the null score first, so that the more probable of the best span and
+"no answer" is the one that the threshold rule chooses.
+
+All steps are flat NumPy over the tokens of many windows. Sliding maxima and sums are computed by doubling, so the
+time grows with ``log2(max_answer_length)``. Chunks of examples bound the memory. The search is exact and makes no
+"top 20 starts by top 20 ends" cut: the n-th highest of the best scores per start offset is a lower bound for the
+score of the n-th best character span, and only pairs that reach it are examined.
 """
 
 from __future__ import annotations
@@ -23,19 +26,19 @@ from numpy.typing import NDArray
 
 from qa_lightning.arrays import Floats, Ints, ragged
 
-_CHUNK_TOKENS = 1 << 17  # bounds the working memory to some 50 MB, whatever the number of windows
+_CHUNK_TOKENS = 1 << 17  # bounds the working memory to about 50 MB for any number of windows
 
 
 @dataclass(frozen=True)
 class WindowLogits:
-    """Logits of the context tokens of W windows, ragged rows end to end.
+    """Logits of the context tokens of W windows: ragged rows, concatenated.
 
     Attributes:
-        example: [W] which example a window belongs to; non-decreasing.
-        length: [W] context tokens of each window.
+        example: [W] index of the example that a window belongs to; non-decreasing.
+        length: [W] number of context tokens of each window.
         start, end: [sum(length)] logits.
-        char_start, char_end: [sum(length)] characters of the context that a token covers, end exclusive; a token
-            that covers none (start == end) starts and ends no answer.
+        char_start, char_end: [sum(length)] character offsets of each token in the context, end exclusive.
+            start == end marks a token without characters; no answer starts or ends there.
         null: [W] start + end logit of the window's "no answer" token.
     """
 
@@ -50,16 +53,17 @@ class WindowLogits:
 
 @dataclass(frozen=True)
 class Spans:
-    """The best spans of N examples, best first, ragged rows end to end.
+    """The best spans of N examples, best first: ragged rows, concatenated.
 
     Attributes:
-        count: [N] spans of each example: ``n_best``, or fewer where there are no more.
-        char_start, char_end: [sum(count)] place in the context, end exclusive.
+        count: [N] number of spans of each example: ``n_best``, or fewer if the example has no more.
+        char_start, char_end: [sum(count)] character offsets in the context, end exclusive.
         score: [sum(count)] start + end logit.
         probability: [sum(count)] normalised over all spans of the example and the null answer.
-        null_score: [N] start + end logit of "no answer", the smallest over the windows.
-        null_probability: [N] likewise normalised.
-        log_spans: [N, K] log of the sum of exp(score / T) over all spans, at K temperatures T that were asked for.
+        null_score: [N] start + end logit of "no answer", the minimum over the windows.
+        null_probability: [N] normalised in the same way.
+        log_spans: [N, K] log of the sum of exp(score / T) over all spans, for each of the K temperatures T in
+            ``Scaling.temperatures``.
     """
 
     count: Ints
@@ -73,15 +77,15 @@ class Spans:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Spans]) -> Spans:
-        """The spans of several sets of examples as those of one."""
+        """Join the spans of several sets of examples."""
         if not parts:
             nothing, none = np.zeros(0), np.zeros(0, np.int32)
             return cls(none, none, none, nothing, nothing, nothing, nothing, np.zeros((0, 0)))
-        some = [part for part in parts if len(part.count)] or parts[:1]  # of none, the K of log_spans is unknown
+        some = [part for part in parts if len(part.count)] or parts[:1]  # an empty part may have another K
         return cls(*(np.concatenate([getattr(part, name) for part in some]) for name in cls.__dataclass_fields__))
 
     def take(self, rows: NDArray[np.intp]) -> Spans:
-        """The spans of some of the examples, in the order of ``rows``."""
+        """The spans of the examples ``rows``, in that order."""
         count = self.count[rows]
         flat = ragged(self.offset[rows], count)
         return Spans(
@@ -97,13 +101,13 @@ class Spans:
 
     @property
     def offset(self) -> NDArray[np.int64]:
-        """[N] where each example's spans begin."""
+        """[N] index of each example's first span in the flat arrays."""
         count = self.count.astype(np.int64)
         return np.cumsum(count) - count
 
     @property
     def best_score(self) -> NDArray[np.float64]:
-        """[N] the best span's score; -inf for an example without a valid span."""
+        """[N] score of the best span; -inf for an example without a valid span."""
         best = np.full(len(self.count), -np.inf)
         some = self.count > 0
         best[some] = self.score[self.offset[some]]
@@ -115,9 +119,9 @@ class Scaling:
     """How scores become probabilities.
 
     Args:
-        temperature: above 1 makes them less certain, below more; greater than 0.
-        threshold: how much the null score must exceed the best span's to be the likelier.
-        temperatures: those to keep the sums over all spans for.
+        temperature: divides the scores, greater than 0; above 1, probabilities become less certain, below 1 more.
+        threshold: "no answer" is the more probable if the null score exceeds the best span's by more than this.
+        temperatures: the K temperatures to compute ``Spans.log_spans`` for.
     """
 
     temperature: float = 1.0
@@ -131,16 +135,17 @@ def decode_spans(
     max_answer_length: int = 30,
     scaling: Scaling = Scaling(),
 ) -> Spans:
-    """Find the ``n_best`` spans of every example; see the module for what counts and how ties go.
+    """Find the ``n_best`` spans of every example; the module defines spans, scores and ties.
 
     Args:
-        logits: windows in order of example; every example from 0 to the last has at least one.
-        n_best: places to list for each example, at least 1.
+        logits: windows in order of example; every example from 0 to the last has at least one window.
+        n_best: character spans to list for each example, at least 1.
         max_answer_length: the longest span, in tokens of its window, at least 1.
-        scaling: of the probabilities; scores stay as they are.
+        scaling: how scores become probabilities; the scores themselves do not change.
 
     Raises:
-        ValueError: an argument below 1, logits that are NaN, or examples out of order.
+        ValueError: an argument is below 1, a temperature is not finite and above 0, logits are NaN, or examples are
+            out of order.
     """
     if n_best < 1 or max_answer_length < 1:
         raise ValueError(f"n_best {n_best} and max_answer_length {max_answer_length} must be at least 1")
@@ -148,16 +153,16 @@ def decode_spans(
         raise ValueError(f"temperatures must be finite and above 0: {scaling}")
     step = np.diff(logits.example)
     if len(logits.example) and (logits.example[0] != 0 or (step < 0).any() or (step > 1).any()):
-        raise ValueError("windows must be in order of example, each example from 0 on with at least one window")
+        raise ValueError("windows must be in order of example, and every example from 0 on needs at least one window")
     return Spans.concatenate([_decode_chunk(chunk, n_best, max_answer_length, scaling) for chunk in _chunks(logits)])
 
 
 def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
-    """Cut between examples so that a chunk has about `_CHUNK_TOKENS` tokens (more only if one example has)."""
+    """Split between examples into chunks of at most `_CHUNK_TOKENS` tokens; only a single example may exceed it."""
     if not len(logits.example):
         return
     last_token = np.cumsum(logits.length.astype(np.int64))
-    first_window = np.flatnonzero(np.diff(logits.example, prepend=-1))  # of each example
+    first_window = np.flatnonzero(np.diff(logits.example, prepend=-1))  # [N] of each example
     window_end = np.append(first_window[1:], len(logits.example))
     token_end = last_token[window_end - 1]
     example = 0
@@ -178,7 +183,7 @@ def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
         example = stop
 
 
-def _decode_chunk(logits: WindowLogits, n_best: int, longest: int, scaling: Scaling) -> Spans:
+def _decode_chunk(logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling) -> Spans:
     if np.isnan(logits.start).any() or np.isnan(logits.end).any() or np.isnan(logits.null).any():
         raise ValueError("logits are NaN: the model has diverged")
     examples = int(logits.example[-1]) + 1
@@ -186,24 +191,28 @@ def _decode_chunk(logits: WindowLogits, n_best: int, longest: int, scaling: Scal
     covers = logits.char_end > logits.char_start
     start = np.where(covers, logits.start, -np.inf)
     end = np.where(covers, logits.end, -np.inf)
-    # Ends laid out with `longest - 1` gaps of -inf between windows, so that no span crosses from one to the next.
-    place = np.arange(len(end)) + np.repeat(np.arange(len(logits.length)) * (longest - 1), logits.length)
-    ends = np.full(len(end) + len(logits.length) * (longest - 1), -np.inf)
-    ends[place] = end
-    row_best = start + _sliding_max(ends, longest)[place]  # best span that starts at each token
+    # `max_answer_length - 1` values of -inf follow the end logits of each window: no span crosses into the next one.
+    end_index = np.arange(len(end)) + np.repeat(np.arange(len(logits.length)) * (max_answer_length - 1), logits.length)
+    ends = np.full(len(end) + len(logits.length) * (max_answer_length - 1), -np.inf)
+    ends[end_index] = end
+    row_best = (
+        start + _sliding_max(ends, max_answer_length)[end_index]
+    )  # [tokens] best score of a span by its first token
 
     null = np.full(examples, np.inf)
     np.minimum.at(null, logits.example, logits.null)
 
     def log_spans(temperature: float) -> NDArray[np.float64]:
         scaled = start / temperature, ends / temperature, row_best / temperature
-        return _log_sum(*scaled, place, example, examples, longest)
+        return _log_sum(*scaled, end_index, example, examples, max_answer_length)
 
     null_score = (null - scaling.threshold) / scaling.temperature
     log_total = np.logaddexp(log_spans(scaling.temperature), null_score)
-    token, reach = _candidates(example, logits.char_start, row_best, start, ends, place, examples, n_best, longest)
-    score = start[token] + ends[place[token] + reach]
-    best = _first_of_each_place(example[token], logits.char_start[token], logits.char_end[token + reach], score, n_best)
+    token, reach = _candidates(
+        example, logits.char_start, row_best, start, ends, end_index, examples, n_best, max_answer_length
+    )
+    score = start[token] + ends[end_index[token] + reach]
+    best = _best_distinct(example[token], logits.char_start[token], logits.char_end[token + reach], score, n_best)
     token, reach, score = token[best], reach[best], score[best]
     return Spans(
         count=np.bincount(example[token], minlength=examples).astype(np.int32),
@@ -218,7 +227,7 @@ def _decode_chunk(logits: WindowLogits, n_best: int, longest: int, scaling: Scal
 
 
 def _sliding_max(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """``out[i] = max(values[i : i + width])``, in log2(width) passes."""
+    """``out[i] = max(values[i : i + width])``, computed in log2(width) passes."""
     out = values.copy()
     covered = 1
     while covered < width:
@@ -229,9 +238,9 @@ def _sliding_max(values: NDArray[np.float64], width: int) -> NDArray[np.float64]
 
 
 def _sliding_sum(values: NDArray[np.float64], width: int, logs: bool = False) -> NDArray[np.float64]:
-    """``out[i] = sum(values[i : i + width])`` of positive values by additions alone, so without cancellation.
+    """``out[i] = sum(values[i : i + width])`` of positive values; it only adds, so nothing cancels.
 
-    With ``logs`` the values and the sums are logarithms.
+    With ``logs``, the values and the sums are logarithms.
     """
     add = np.logaddexp if logs else np.add
     out = np.full_like(values, -np.inf if logs else 0.0)
@@ -251,24 +260,24 @@ def _log_sum(
     start: NDArray[np.float64],
     ends: NDArray[np.float64],
     row_best: NDArray[np.float64],
-    place: Ints,
+    end_index: Ints,
     example: Ints,
     examples: int,
-    longest: int,
+    max_answer_length: int,
 ) -> NDArray[np.float64]:
-    """[N] log of the sum of exp(score) over every span of every window of an example."""
-    top_start, top_end, best = (_largest(values, example, examples) for values in (start, ends[place], row_best))
-    # exp is scaled by the best start and the best end. Where these two are hundreds of nats better than any pair
-    # that may stand together, all pairs would vanish; the slower sum of logarithms then takes over.
+    """[N] log of the sum of exp(score) over all spans of all windows of each example."""
+    top_start, top_end, best = (_largest(values, example, examples) for values in (start, ends[end_index], row_best))
+    # exp is scaled by the best start and the best end. If these two score hundreds of nats above every valid pair,
+    # all pairs would underflow to 0; then the slower sum of logarithms is used.
     if ((best > -np.inf) & (best < top_start + top_end - 600)).any():
-        rows = start + _sliding_sum(ends, longest, logs=True)[place]
+        rows = start + _sliding_sum(ends, max_answer_length, logs=True)[end_index]
         top = _largest(rows, example, examples)
         sums = np.bincount(example, np.exp(rows - _finite(top)[example]), minlength=examples)
         shift = _finite(top)
     else:
         weights = np.zeros_like(ends)
-        weights[place] = np.exp(ends[place] - _finite(top_end)[example])
-        rows = np.exp(start - _finite(top_start)[example]) * _sliding_sum(weights, longest)[place]
+        weights[end_index] = np.exp(ends[end_index] - _finite(top_end)[example])
+        rows = np.exp(start - _finite(top_start)[example]) * _sliding_sum(weights, max_answer_length)[end_index]
         sums = np.bincount(example, rows, minlength=examples)
         shift = _finite(top_start) + _finite(top_end)
     with np.errstate(divide="ignore"):  # no valid span: log(0) = -inf
@@ -291,15 +300,15 @@ def _candidates(
     row_best: NDArray[np.float64],
     start: NDArray[np.float64],
     ends: NDArray[np.float64],
-    place: Ints,
+    end_index: Ints,
     examples: int,
     n_best: int,
-    longest: int,
+    max_answer_length: int,
 ) -> tuple[Ints, Ints]:
-    """Pairs (token, reach), the end being ``reach`` tokens further, among which the n best places surely are.
+    """Pairs (token, reach), among them the n best character spans of each example; the end is token + reach.
 
-    Each distinct first character contributes at least its best span, so the n-th highest of these bests is a bound
-    that the n-th best place reaches.
+    Each distinct start offset has a best span, and these are different character spans. So the n-th highest of their
+    scores is a lower bound for the score of the n-th best character span.
     """
     order = np.lexsort((char_start, example))
     new = (np.diff(example[order], prepend=-1) != 0) | (np.diff(char_start[order], prepend=-1) != 0)
@@ -308,18 +317,19 @@ def _candidates(
     group_example = example[order][first]
     bound = _nth_largest(group_best, group_example, examples, n_best)
     token = np.flatnonzero((row_best >= bound[example]) & (row_best > -np.inf))
-    reach = np.arange(longest)
-    score = start[token][:, None] + ends[place[token][:, None] + reach]
+    reach = np.arange(max_answer_length)
+    score = start[token][:, None] + ends[end_index[token][:, None] + reach]
     row, reach_of = np.nonzero((score >= bound[example[token]][:, None]) & (score > -np.inf))
     return token[row], reach_of
 
 
 def _nth_largest(values: NDArray[np.float64], segment: Ints, segments: int, n: int) -> NDArray[np.float64]:
-    """The n-th largest value of each segment; -inf where it has fewer. ``segment`` is non-decreasing."""
+    """The n-th largest value of each segment; -inf for fewer than n values. ``segment`` is non-decreasing."""
     count = np.bincount(segment, minlength=segments)
     offset = np.cumsum(count) - count
     bound = np.full(segments, -np.inf)
-    # Segments of like size, as rows of one matrix, are partitioned together; a size class at most doubles the work.
+    # Segments of similar size are partitioned together, as rows of one matrix. Padding at most doubles the work,
+    # because sizes in one class differ by at most a factor of 2.
     sizes = np.where(count >= n, np.ceil(np.log2(np.maximum(count, 1))), -1).astype(np.int64)
     for size in np.unique(sizes[sizes >= 0]):
         rows = np.flatnonzero(sizes == size)
@@ -330,13 +340,11 @@ def _nth_largest(values: NDArray[np.float64], segment: Ints, segments: int, n: i
     return bound
 
 
-def _first_of_each_place(
-    example: Ints, char_start: Ints, char_end: Ints, score: NDArray[np.float64], n_best: int
-) -> Ints:
-    """Indices of the n best distinct places of each example, best first, ties in reading order.
+def _best_distinct(example: Ints, char_start: Ints, char_end: Ints, score: NDArray[np.float64], n_best: int) -> Ints:
+    """Indices of the n best distinct character spans of each example, best first, ties in reading order.
 
-    Candidates come by window, in reading order. Only those of examples with several windows, or with several tokens
-    for one character, have to be put in order and freed of repeats.
+    Candidates arrive by window, each window in reading order. Only examples with several windows, or with several
+    tokens for one character, need sorting and the removal of repeats.
     """
     order = np.arange(len(example))
     same_start = np.diff(char_start) == 0
@@ -350,7 +358,7 @@ def _first_of_each_place(
         repeated[1:] = np.logical_and.reduce(
             [np.diff(values[sorted_rows]) == 0 for values in (example, char_start, char_end)]
         )
-        order[rows] = sorted_rows  # examples come in order, so each keeps its stretch of rows
+        order[rows] = sorted_rows  # sorted by example first, so each example keeps its own range of rows
         keep = np.ones(len(order), bool)
         keep[rows] = ~repeated
         order = order[keep]

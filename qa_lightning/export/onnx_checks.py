@@ -64,7 +64,7 @@ def compare_logits(name: str, model: Any, exported: Any, batches: Sequence[Batch
         for own, other in pairs:
             if not own[real].isfinite().all():
                 raise InputError(
-                    f"model {name!r}: its logits are not numbers, so its weights are broken; use another model"
+                    f"model {name!r}: its logits are not numbers: its weights are broken; use another model"
                 )
             worst = max(worst, float((own - other)[real].abs().nan_to_num(torch.inf).max()))
     if worst > TOLERANCE:

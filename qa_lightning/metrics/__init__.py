@@ -1,1 +1,1 @@
-"""Answers to EM, F1, thresholds, calibration and figures."""
+"""Scores answers: EM and F1, thresholds for "no answer", calibration, and figures of them."""

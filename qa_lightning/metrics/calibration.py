@@ -1,9 +1,9 @@
-"""How far a confidence can be trusted, what can be answered at which risk, and the temperature that mends it.
+"""Computes calibration, risk-coverage curves and precision-recall curves, and fits the temperature.
 
-Pure NumPy on arrays of N questions. ``confidence`` is whatever ranks the answers, most confident highest; where it is
-read as a probability it must lie in 0-1. ``correct`` is 0 or 1 (or a score between, such as F1). Questions of equal
-confidence are never told apart: every curve has one point for each confidence that occurs, so that no result depends
-on the order of the questions.
+Pure NumPy on arrays of N questions. ``confidence`` ranks the answers, the most confident highest; functions that read
+it as a probability need values in 0-1. ``correct`` is 0, 1 or a score between, such as F1. Questions of equal
+confidence stay together: every curve has one point for each distinct confidence, so that no result depends on the
+order of the questions.
 
 Sources: Guo et al., 2017 (expected calibration error over equal-width bins, temperature scaling); Nguyen and O'Connor,
 2015 (bins of equal mass); Geifman and El-Yaniv, 2017 (risk and coverage).
@@ -20,22 +20,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from qa_lightning.arrays import Float64s
 
-# A log grid for `fit_temperature`: steps of 19%, between which the parabola is exact to some 0.2%.
+# The log grid of `fit_temperature`, in steps of 19%; the parabola between grid points is exact to about 0.2%.
 TEMPERATURES: Float64s = np.geomspace(0.25, 16.0, 25)
 TEMPERATURES.flags.writeable = False
 
-# At 50 questions the standard error of the fit is 16%, at 20 it is 27%, at 500 it is 5% (made questions).
-FEWEST_FOR_TEMPERATURE = 50
+# With fewer questions nothing is fitted: the standard error of the fit is 27% at 20 questions, 16% at 50 and 5% at 500
+# (synthetic questions).
+MIN_FOR_TEMPERATURE = 50
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence against accuracy in B bins; a bin holds confidences above its lower edge, up to its upper one.
+    """Confidence against accuracy in B bins; a bin holds ``lower edge < confidence <= upper edge``.
 
     Attributes:
-        edges: [B + 1] from 0 to 1; the first bin holds its lower edge, too.
-        confidence, accuracy: [B] means over the bin's questions; NaN where it has none.
-        count: [B] questions.
+        edges: [B + 1] from 0 to 1; the first bin also holds confidence 0.
+        confidence, accuracy: [B] means over the questions of each bin; NaN for an empty bin.
+        count: [B] number of questions.
     """
 
     edges: Float64s
@@ -45,7 +46,10 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error, 0-1: the mean of ``|accuracy - confidence|`` over questions; 0 for none."""
+        """Expected calibration error, 0-1: mean of the bins' ``|accuracy - confidence|``, weighted by ``count``.
+
+        It is 0 without questions.
+        """
         some = self.count > 0
         gaps = np.abs(self.accuracy[some] - self.confidence[some])
         return float(np.dot(gaps, self.count[some]) / max(self.count.sum(), 1))
@@ -53,12 +57,12 @@ class Reliability:
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """What goes wrong when only the most confident answers are given; K points, most confident first.
+    """The share of wrong answers if only the most confident answers are given; K points, most confident first.
 
     Attributes:
-        confidence: [K] the least confidence that is answered.
+        confidence: [K] the lowest confidence that is answered.
         coverage: [K] share of the questions that are answered, 0-1, increasing to 1.
-        risk: [K] share of those that are wrong, 0-1.
+        risk: [K] share of these answers that are wrong, 0-1.
     """
 
     confidence: Float64s
@@ -67,18 +71,18 @@ class RiskCoverage:
 
     @property
     def area(self) -> float:
-        """Area under the curve, 0-1, lower is better: the mean risk over the coverages of all N questions."""
+        """Area under the curve, 0-1, lower is better: the mean over all questions of the risk at their confidence."""
         return float(np.dot(self.risk, np.diff(self.coverage, prepend=0.0)))
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Precision and recall of the answers down to a confidence; K points, most confident first.
+    """Precision and recall of the answers at or above a confidence; K points, most confident first.
 
     Attributes:
-        confidence: [K] the least confidence that is answered.
+        confidence: [K] the lowest confidence that is answered.
         precision: [K] share of the given answers that are right, 0-1.
-        recall: [K] right answers over all questions that have one, 0-1, never decreasing.
+        recall: [K] right answers divided by the number of questions that have an answer, 0-1, never decreasing.
     """
 
     confidence: Float64s
@@ -87,49 +91,49 @@ class PrecisionRecall:
 
     @property
     def average_precision(self) -> float:
-        """Precision averaged over the steps of recall, 0-1."""
+        """Mean precision, weighted by the steps of recall, 0-1."""
         return float(np.dot(self.precision, np.diff(self.recall, prepend=0.0)))
 
 
 def checked_columns(columns: Mapping[str, ArrayLike], within: tuple[str, ...] = ()) -> list[Float64s]:
-    """Arrays of one length N as float64, or one error with everything that is wrong with them.
+    """Convert arrays of the same length N to float64; one error names everything that is wrong.
 
     Args:
         columns: name, for the message -> [N].
-        within: names of those whose values must lie in 0-1.
+        within: names of the columns whose values must lie in 0-1.
 
     Raises:
-        ValueError: other shapes, differing lengths, NaN, or values outside 0-1.
+        ValueError: other shapes, different lengths, NaN, or values outside 0-1.
     """
     arrays = {name: np.asarray(values, np.float64) for name, values in columns.items()}
     problems = [f"{name} has the shape {values.shape}, not [N]" for name, values in arrays.items() if values.ndim != 1]
     if not problems and len({len(values) for values in arrays.values()}) > 1:
         problems.append("lengths differ: " + ", ".join(f"{name} {len(values)}" for name, values in arrays.items()))
     for name, values in arrays.items():
-        rules = [(np.isnan(values), "is not a number")]
+        rules = [(np.isnan(values), "NaN")]
         if name in within:
-            rules.append(((values < 0) | (values > 1), "is outside 0-1"))
+            rules.append(((values < 0) | (values > 1), "outside 0-1"))
         for broken, what in rules:
             if broken.any():
                 first = int(np.flatnonzero(broken)[0])
-                value = values.flat[first]
-                problems.append(f"{name} {what} in {broken.sum():,} places, the first {value} at {first}")
+                count = f"{broken.sum():,} value{'s are' if broken.sum() > 1 else ' is'}"
+                problems.append(f"{name}: {count} {what}, the first is {values.flat[first]} at index {first}")
     if problems:
         raise ValueError("; ".join(problems))
     return list(arrays.values())
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15, adaptive: bool = False) -> Reliability:
-    """Accuracy by confidence.
+    """Accuracy by bin of confidence.
 
     Args:
         confidence, correct: [N] 0-1; see the module.
-        bins: how many, at least 1.
-        adaptive: bins of about equally many questions, instead of equal width. Equal confidences stay together, so
-            that there may be fewer bins.
+        bins: number of bins, at least 1.
+        adaptive: give each bin about the same number of questions instead of the same width. Equal confidences stay
+            in one bin, so there may be fewer bins.
 
     Raises:
-        ValueError: see `checked_columns`; or no bins.
+        ValueError: see `checked_columns`; or ``bins`` is below 1.
     """
     if bins < 1:
         raise ValueError(f"bins {bins} must be at least 1")
@@ -150,15 +154,15 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15, adapt
 def expected_calibration_error(
     confidence: ArrayLike, correct: ArrayLike, bins: int = 15, adaptive: bool = False
 ) -> float:
-    """Mean distance of accuracy from confidence, 0-1; 0 for no questions. Arguments as `reliability` has them."""
+    """``reliability(...).error``: mean distance between accuracy and confidence, 0-1; 0 without questions."""
     return reliability(confidence, correct, bins, adaptive).error
 
 
 def _from_most_confident(confidence: Float64s, correct: Float64s) -> tuple[Float64s, NDArray[np.int64], Float64s]:
-    """[K] distinct confidences, highest first; questions and right answers down to each of them."""
+    """[K] distinct confidences, highest first; [K] questions and [K] right answers at or above each of them."""
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])  # of each confidence
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])  # last rank of each confidence
     return ranked[last], last + 1, np.cumsum(correct[order])[last]
 
 
@@ -166,7 +170,7 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
     """Risk at every coverage that a threshold on the confidence can reach.
 
     Args:
-        confidence: [N] any numbers, also infinite.
+        confidence: [N] any numbers, infinite ones too.
         correct: [N] 0-1.
 
     Raises:
@@ -178,19 +182,19 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
 
 
 def coverage_at_precision(confidence: ArrayLike, correct: ArrayLike, precision: float = 0.9) -> tuple[float, float]:
-    """The largest share of the questions that can be answered, most confident first, with at least this precision.
+    """The largest share of the questions that can be answered, most confident first, at this precision or better.
 
     Args:
-        confidence: [N] any numbers, also infinite.
+        confidence: [N] any numbers, infinite ones too.
         correct: [N] 0-1.
-        precision: the share of right answers to keep to, 0-1.
+        precision: the lowest allowed share of right answers, 0-1.
 
     Returns:
-        The share, 0-1, and the least confidence to answer at: ``confidence >= threshold``. 0 and inf where not even
-        the most confident answers are that precise, or there are none.
+        The share, 0-1, and the threshold: answer if ``confidence >= threshold``. 0 and inf if even the most confident
+        answers are less precise, or there are no questions.
 
     Raises:
-        ValueError: see `checked_columns`; or a precision outside 0-1.
+        ValueError: see `checked_columns`; or ``precision`` is outside 0-1.
     """
     if not 0.0 <= precision <= 1.0:
         raise ValueError(f"precision {precision} must lie in 0-1")
@@ -205,12 +209,12 @@ def precision_recall(confidence: ArrayLike, correct: ArrayLike, total_answerable
     """Precision and recall at every threshold on the confidence.
 
     Args:
-        confidence: [N] any numbers, also infinite.
-        correct: [N] 0-1; 0 for an answer to a question that has none.
-        total_answerable: questions that have an answer. With none, recall is 0.
+        confidence: [N] any numbers, infinite ones too.
+        correct: [N] 0-1; 0 for an answer to a question without a gold answer.
+        total_answerable: number of questions with a gold answer. If it is 0, recall is 0.
 
     Raises:
-        ValueError: see `checked_columns`; or fewer answerable questions than right answers.
+        ValueError: see `checked_columns`; or there are fewer answerable questions than right answers.
     """
     sure, right = checked_columns({"confidence": confidence, "correct": correct}, ("correct",))
     if right.sum() > total_answerable + 1e-6:
@@ -222,23 +226,24 @@ def precision_recall(confidence: ArrayLike, correct: ArrayLike, total_answerable
 def fit_temperature(
     score: ArrayLike, log_total: ArrayLike, correct: ArrayLike, temperatures: ArrayLike = TEMPERATURES
 ) -> float:
-    """The temperature T whose confidences ``exp(score / T - log_total_T)`` best foretell which answers are right.
+    """The temperature T whose confidences ``exp(score / T - log_total_T)`` best predict which answers are right.
 
-    Least negative log likelihood of right and wrong over the grid, then the vertex of the parabola, in log T, through
-    the best grid point and its two neighbours; the end of the grid where that is the best.
+    It minimises the negative log likelihood of right and wrong answers over the grid. The result is the vertex of the
+    parabola, in log T, through the best grid point and its two neighbours; or the best grid point itself if that is
+    an end of the grid.
 
     Args:
-        score: [N] the chosen answer's, in logits.
+        score: [N] score of the chosen answer, in logits.
         log_total: [N, K] log of the sum of ``exp(score / T_k)`` over all spans and "no answer".
         correct: [N] 0-1.
         temperatures: [K] the T_k, positive and increasing.
 
     Returns:
-        The temperature; 1 where the questions cannot tell: fewer than `FEWEST_FOR_TEMPERATURE`, all right, all wrong,
-        or confidences that no temperature changes.
+        The temperature; 1 if the questions do not determine it: fewer than `MIN_FOR_TEMPERATURE` questions, all
+        answers right, all answers wrong, or confidences that no temperature changes.
 
     Raises:
-        ValueError: see `checked_columns`; other shapes, infinite numbers, or a grid out of order.
+        ValueError: see `checked_columns`; or other shapes, infinite numbers, or a grid that does not increase.
     """
     chosen, right = checked_columns({"score": score, "correct": correct}, ("correct",))
     grid, totals = np.asarray(temperatures, np.float64), np.asarray(log_total, np.float64)
@@ -248,7 +253,7 @@ def fit_temperature(
         raise ValueError("temperatures must be positive, finite and increasing")
     if not (np.isfinite(chosen).all() and np.isfinite(totals).all()):
         raise ValueError("score and log_total must be finite")
-    if len(chosen) < FEWEST_FOR_TEMPERATURE or right.min() == 1 or right.max() == 0:
+    if len(chosen) < MIN_FOR_TEMPERATURE or right.min() == 1 or right.max() == 0:
         return 1.0
     loss = np.array([_log_loss(chosen / each - totals[:, k], right) for k, each in enumerate(grid)])
     if np.ptp(loss) <= 1e-12:
@@ -258,18 +263,18 @@ def fit_temperature(
 
 def _log_loss(log_confidence: Float64s, correct: Float64s) -> float:
     """Mean negative log likelihood of right and wrong answers."""
-    log_right = np.minimum(log_confidence, -1e-15)  # so that a wrong answer at confidence 1 costs much, not infinity
+    log_right = np.minimum(log_confidence, -1e-15)  # a wrong answer at confidence 1 costs much, but not infinity
     log_wrong = np.log(-np.expm1(log_right))
     return float(-(correct * log_right + (1.0 - correct) * log_wrong).mean())
 
 
-def _lowest(place: Float64s, loss: Float64s) -> float:
-    """exp of where the parabola through the lowest point and its neighbours has its vertex."""
+def _lowest(log_temperature: Float64s, loss: Float64s) -> float:
+    """The temperature at the vertex of the parabola through the lowest loss and its two neighbours."""
     best = int(np.argmin(loss))
     if 0 < best < len(loss) - 1:
-        left, middle, right = place[best - 1 : best + 2]
+        left, middle, right = log_temperature[best - 1 : best + 2]
         down, up = (loss[best] - loss[best - 1]) / (middle - left), (loss[best + 1] - loss[best]) / (right - middle)
         if up > down:
             vertex = (left + middle) / 2 - down * (right - left) / 2 / (up - down)
             return float(np.exp(vertex))
-    return float(np.exp(place[best]))
+    return float(np.exp(log_temperature[best]))

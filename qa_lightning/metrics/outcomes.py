@@ -1,4 +1,4 @@
-"""Predictions against gold answers -> for each question what a threshold and a temperature are fitted to."""
+"""Scores the best span of each question against the gold answers: the data for threshold and temperature."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from qa_lightning.metrics.squad import Scoring, answer_scores
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What came of N questions, in order of the dataset.
+    """The scored best spans of N questions, in dataset order.
 
     Attributes:
-        index: [N] place of each in the dataset.
-        exact, f1: [N] scores, 0-1, of the best span's text, whether or not it is given; 0 without any span.
-        has_answer: [N] whether the question has one.
-        best_score: [N] the best span's start + end logit; -inf without any.
+        index: [N] index of each question in the dataset.
+        exact, f1: [N] scores, 0-1, of the best span's text, even where "no answer" wins; 0 without a valid span.
+        has_answer: [N] whether the question has a gold answer.
+        best_score: [N] start + end logit of the best span; -inf without a valid span.
         null_score: [N] start + end logit of "no answer".
         log_spans: [N, K] log of the sum of exp(score / T) over all spans, at K temperatures; see `spans.Spans`.
-        article: [N] the title of the question's article or, where it has none, a digest of its context.
-        null_exact: [N] whether "no answer" matches a gold answer exactly.
+        article: [N] the title of the question's article or, without a title, a digest of the context.
+        null_exact: [N] whether "no answer" is an exact match.
     """
 
     index: NDArray[np.int64]
@@ -46,63 +46,63 @@ class Outcomes:
 
     @property
     def null_odds(self) -> Float64s:
-        """[N] null score minus the best span's: inf without any span."""
+        """[N] null score minus the best span's score; inf without a valid span."""
         return self.null_score - self.best_score
 
     @property
     def decision(self) -> tuple[Float64s, Float64s, Float64s, NDArray[np.bool_]]:
-        """Null odds, exact match, F1 and whether there is an answer, as `thresholds` takes them."""
+        """[N] each: null odds, exact match, F1 and ``has_answer``, the arguments of `best_threshold` and `tuned`."""
         return self.null_odds, self.exact, self.f1, self.has_answer
 
-    def silent(self, threshold: float, version_2: bool) -> NDArray[np.bool_]:
-        """[N] which questions get no answer: those without any span and, in v2.0, those above the threshold."""
+    def unanswered(self, threshold: float, version_2: bool) -> NDArray[np.bool_]:
+        """[N] whether the question gets "no answer": it has no valid span or, in v2.0, odds above the threshold."""
         without_span = self.best_score == -np.inf
         return np.asarray(without_span | (version_2 & (self.null_odds > threshold)))
 
     def scores(self, threshold: float, version_2: bool) -> tuple[Float64s, Float64s]:
-        """[N] exact match and F1, 0-1, of the answers that are given under ``threshold``."""
-        silent = self.silent(threshold, version_2)
+        """[N] exact match and F1, 0-1, of the answers under ``threshold``."""
+        unanswered = self.unanswered(threshold, version_2)
         # The v1.1 scorer gives F1 0 to two empty texts.
         null_f1 = self.null_exact if version_2 else np.zeros(len(self))
-        return np.where(silent, self.null_exact, self.exact), np.where(silent, null_f1, self.f1)
+        return np.where(unanswered, self.null_exact, self.exact), np.where(unanswered, null_f1, self.f1)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Outcomes:
-        """Some of the questions."""
+        """The questions ``rows``: a mask or indices, [N]."""
         return Outcomes(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @classmethod
     def join(cls, parts: Sequence[Outcomes]) -> Outcomes:
-        """The shares of several processes as one, in order of the dataset."""
+        """Join the shares of several processes, in dataset order."""
         some = [part for part in parts if len(part)] or parts[:1]
         every = cls(*(np.concatenate([getattr(part, field.name) for part in some]) for field in fields(cls)))
         return every.take(np.argsort(every.index, kind="stable"))
 
     def log_spans_at(self, temperature: float) -> Float64s:
-        """[N] ``log_spans`` at a temperature between those of `calibration.TEMPERATURES`, which it was made for.
+        """[N] ``log_spans`` at any temperature, interpolated; they must be those of `calibration.TEMPERATURES`.
 
-        By the parabola through the three nearest in log T. What is interpolated is the log of how much all spans
-        outweigh the best one, which bends little: wrong by less than 0.001.
+        A parabola in log T through the three nearest grid points interpolates ``log_spans - best_score / T``, which
+        is nearly straight: the error is below 0.001. Temperatures outside the grid get the value at its end.
         """
-        place = np.log(TEMPERATURES)
-        at = float(np.clip(np.log(temperature), place[0], place[-1]))
-        middle = int(np.clip(np.argmin(np.abs(place - at)), 1, len(place) - 2))
+        grid = np.log(TEMPERATURES)
+        at = float(np.clip(np.log(temperature), grid[0], grid[-1]))
+        middle = int(np.clip(np.argmin(np.abs(grid - at)), 1, len(grid) - 2))
         near = slice(middle - 1, middle + 2)
         best = np.where(np.isfinite(self.best_score), self.best_score, 0.0)
         excess = self.log_spans[:, near] - best[:, None] / TEMPERATURES[near]
-        points = place[near]
+        points = grid[near]
         weights = [np.prod([(at - points[j]) / (points[i] - points[j]) for j in range(3) if j != i]) for i in range(3)]
-        with np.errstate(invalid="ignore"):  # without any span: -inf stays
+        with np.errstate(invalid="ignore"):  # without a valid span, -inf stays
             between = excess @ np.array(weights)
         return np.where(np.isfinite(self.best_score), between + best / np.exp(at), -np.inf)
 
 
 def judge(predictions: Predictions, scoring: Scoring, share: tuple[int, int] = (0, 1)) -> Outcomes:
-    """Score the best span of every ``share[1]``-th question from ``share[0]`` on: one process's share.
+    """Score the best spans of one process's share of the questions.
 
     Args:
-        predictions: of questions with gold answers.
-        scoring: how their answers are counted.
-        share: which of them.
+        predictions: decoded answers of questions with gold answers.
+        scoring: how answers are scored.
+        share: rank and number of processes; rank r of n scores the questions r, r + n, r + 2n, ...
     """
     spans = predictions.spans
     numbers = np.arange(share[0], len(predictions), share[1])

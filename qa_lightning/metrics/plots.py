@@ -1,6 +1,7 @@
-"""Figures of calibration and of what can be answered at which risk: made of arrays, without matplotlib's global state.
+"""Draws the figures of `calibration`: reliability, precision and recall, risk and coverage.
 
-Colours are Okabe and Ito's (2008), which people of any colour vision can tell apart; lines differ in dashes, too.
+Nothing touches matplotlib's global state. The colours are those of Okabe and Ito (2008), which people with any colour
+vision can distinguish; lines also differ in their dashes.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from qa_lightning.metrics.calibration import PrecisionRecall, Reliability, RiskC
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", "-.", ":")
 _GREY = "#767676"
-_MAX_POINTS = 4000  # of a curve; more cannot be seen
+_MAX_POINTS = 4000  # per curve; more are not visible
 
 
 def reliability_diagram(before: Reliability, after: Reliability | None = None, temperature: float = 1.0) -> Figure:
-    """Accuracy against confidence by bin, and below it how many questions each bin has.
+    """Draw accuracy against confidence by bin, and below it the number of questions in each bin.
 
     Args:
-        before: of the model's own probabilities.
-        after: of those at ``temperature``; None to draw only the first.
-        temperature: for the label.
+        before: bins of the model's own probabilities.
+        after: bins of the probabilities at ``temperature``; None draws only ``before``.
+        temperature: for the title.
     """
     parts = [("", before)] if after is None else [("before: ", before), (f"after (T = {temperature:.2f}): ", after)]
     figure = Figure(figsize=(5.2 * len(parts) + 0.4, 6.2), dpi=120, layout="constrained")
@@ -75,10 +76,10 @@ def _bars(above: Axes, below: Axes, bins: Reliability, colour: str) -> None:
 
 
 def precision_recall_curves(curves: Mapping[str, PrecisionRecall]) -> Figure:
-    """Precision against recall.
+    """Draw precision against recall.
 
     Args:
-        curves: label -> curve, at least one; the label is followed by its average precision.
+        curves: label -> curve, at least one. The legend adds the average precision to the label.
     """
     figure, axis = _one_axis()
     for (name, curve), colour, dash in zip(curves.items(), cycle(_COLOURS), cycle(_DASHES)):
@@ -92,11 +93,11 @@ def precision_recall_curves(curves: Mapping[str, PrecisionRecall]) -> Figure:
 
 
 def risk_coverage_curves(curves: Mapping[str, RiskCoverage], precision: float | None = 0.9) -> Figure:
-    """Share of wrong answers against the share of questions that are answered.
+    """Draw the share of wrong answers against the share of questions that are answered.
 
     Args:
-        curves: label -> curve, at least one; the label is followed by the area under it.
-        precision: marks how many questions can be answered with at least this precision, 0-1; None for no mark.
+        curves: label -> curve, at least one. The legend adds the area under the curve to the label.
+        precision: marks the share of questions that can be answered at this precision, 0-1; None for no mark.
     """
     figure, axis = _one_axis()
     for (name, curve), colour, dash in zip(curves.items(), cycle(_COLOURS), cycle(_DASHES)):
@@ -134,23 +135,23 @@ def _plain(axis: Axes) -> None:
 
 
 def _thinned(x: Float64s, y: Float64s) -> tuple[Float64s, Float64s]:
-    """At most `_MAX_POINTS` of a curve's points, its first and last among them."""
+    """At most `_MAX_POINTS` points of a curve, with its first and last point."""
     some = np.unique(np.linspace(0, max(len(x) - 1, 0), min(len(x), _MAX_POINTS)).astype(int))
     return x[some], y[some]
 
 
 def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write each figure as ``name.png`` into ``folder``, made where it is missing; the same bytes for the same figure.
+    """Write each figure to ``folder`` as ``name.png``; equal figures give equal bytes.
 
     Args:
         figures: name -> figure.
-        folder: where to.
+        folder: the folder to write to; it is created if it is missing.
 
     Returns:
         The files, in the order of ``figures``.
 
     Raises:
-        InputError: the folder cannot be made or written to.
+        InputError: the folder cannot be created or written to.
     """
     files = []
     try:
@@ -159,5 +160,5 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
             files.append(folder / f"{name}.png")
             write_file(files[-1], partial(figure.savefig, format="png", metadata={"Software": None}))
     except OSError as error:
-        raise InputError(f"{folder}: figures cannot be written ({error}); name a folder that can") from None
+        raise InputError(f"{folder}: figures cannot be written ({error}); name another folder") from None
     return files

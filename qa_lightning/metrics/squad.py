@@ -1,12 +1,12 @@
-"""Answers -> exact match and F1, as the official SQuAD scorers count them (v1.1 and v2.0), on 0-100.
+"""Computes exact match and F1 on 0-100, equal to the official SQuAD scorers (v1.1 and v2.0).
 
 Sources: ``evaluate-v1.1.py`` and ``evaluate-v2.0.py`` of the SQuAD project (Rajpurkar et al., 2016 and 2018).
-The two differ in empty texts: v1.1 gives F1 0 when prediction and gold answer both normalise to nothing, v2.0
-gives 1, and v2.0 leaves gold answers that normalise to nothing out of the comparison.
+The two scorers differ for empty texts. If prediction and gold answer both normalise to nothing, v1.1 gives F1 0 and
+v2.0 gives 1; and v2.0 ignores gold answers that normalise to nothing.
 
-``mixed_script`` counts as MLQA's scorer does for Chinese (Lewis et al., 2020, ``mlqa_evaluation_v1.py``): an ideograph
-is a token of its own and punctuation of any script is dropped. Without it an answer in a script without spaces is one
-token, and F1 is EM. English articles are dropped all the same.
+``mixed_script`` scores like MLQA's scorer for Chinese (Lewis et al., 2020, ``mlqa_evaluation_v1.py``): each ideograph
+is a token, and punctuation of any script is dropped. Without it, an answer in a script without spaces is one token,
+and F1 equals EM. English articles are dropped in both cases.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _IDEOGRAPH = re.compile("[\u4e00-\u9fa5]")  # MLQA's range
 
 @dataclass(frozen=True)
 class Scoring:
-    """How answers are counted; made once, where a run begins, and handed on whole.
+    """How answers are scored; created once at the start of a run.
 
     Args:
-        version_2: as the v2.0 scorer does.
-        mixed_script: as MLQA's scorer does for Chinese; see the module.
+        version_2: score like the v2.0 scorer.
+        mixed_script: score like MLQA's scorer for Chinese; see the module.
     """
 
     version_2: bool = False
@@ -44,11 +44,11 @@ class Scoring:
 
 
 def normalize_answer(text: str, mixed_script: bool = False) -> str:
-    """Lower-case, drop ASCII punctuation and English articles, and join what is left by single spaces.
+    """Lower-case a text, drop ASCII punctuation and English articles, and join the words with single spaces.
 
     Args:
         text: the answer.
-        mixed_script: drop punctuation of any script, and part ideographs by spaces; see the module.
+        mixed_script: also drop punctuation of any script, and put spaces around ideographs; see the module.
     """
     text = text.lower().translate(_PUNCTUATION)
     if mixed_script:
@@ -74,21 +74,23 @@ def answer_scores(
     gold_texts: Sequence[str],
     scoring: Scoring = Scoring(),
 ) -> tuple[int, float]:
-    """Exact match (0 or 1) and F1 (0-1) of one answer: the best over its gold answers.
+    """Exact match (0 or 1) and F1 (0-1) of one prediction: the best over its gold answers.
 
     Args:
-        prediction: the answer, empty for "no answer".
-        gold_texts: every annotator's answer; for v2.0 none means that the question has no answer.
-        scoring: how they are counted.
+        prediction: the predicted text, empty for "no answer".
+        gold_texts: all annotators' answers; in v2.0 an empty list means that the question has no answer.
+        scoring: how answers are scored.
 
     Raises:
-        ValueError: v1.1 and no gold answer.
+        ValueError: v1.1 without a gold answer.
     """
     golds = [normalize_answer(text, scoring.mixed_script) for text in gold_texts]
     if scoring.version_2:
         golds = [gold for gold in golds if gold] or [""]
     if not golds:
-        raise ValueError("SQuAD v1.1 scores need at least one gold answer; pass version_2=True for data without")
+        raise ValueError(
+            "SQuAD v1.1 scores need at least one gold answer; pass version_2=True for questions without one"
+        )
     predicted = normalize_answer(prediction, scoring.mixed_script)
     exact = predicted in golds
     if exact and (predicted or scoring.version_2):
@@ -99,12 +101,12 @@ def answer_scores(
 class SquadMetric(Metric):
     """EM and F1 over batches and processes, equal to the official scorers' to 1e-9.
 
-    Takes what torchmetrics' own ``SQuAD`` and ``evaluate`` take. F1 is summed as integers in steps of 2^-38, for
-    at most 2^25 questions: sums are then the same in any order and number of processes, and no precision that the
-    Trainer casts floating-point states to can touch them.
+    Takes the same inputs as torchmetrics' ``SQuAD`` and the ``evaluate`` library. F1 is summed as integers, in steps
+    of 2^-38, for at most 2^25 questions. So the sums do not depend on the order or the number of processes, and stay
+    exact when the Trainer casts floating-point states to another precision.
 
     Args:
-        version_2: score as SQuAD v2.0: questions without gold answers are right when the prediction is empty, and
+        version_2: score like SQuAD v2.0: a question without gold answers is right if the prediction is empty, and
             ``HasAns_*`` and ``NoAns_*`` are reported.
         mixed_script: see `normalize_answer`.
     """
@@ -123,7 +125,7 @@ class SquadMetric(Metric):
         self.add_state("sums", torch.zeros(2, 3, dtype=torch.int64), dist_reduce_fx="sum")
 
     def set_dtype(self, dst_type: Any) -> SquadMetric:
-        """Stay in integers: there is no floating-point state to convert."""
+        """Change nothing: the state is integers, so there is no floating-point state to convert."""
         return self
 
     def update(
@@ -131,14 +133,14 @@ class SquadMetric(Metric):
         preds: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         target: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     ) -> None:
-        """Score answers against gold answers of the same id.
+        """Score predictions against the gold answers of the same id.
 
         Args:
-            preds: ``{"id", "prediction_text"}``, one or many.
-            target: ``{"id", "answers": {"text": [...]}}``, one or many.
+            preds: ``{"id", "prediction_text"}``, one or a list.
+            target: ``{"id", "answers": {"text": [...]}}``, one or a list.
 
         Raises:
-            ValueError: an id of ``target`` that ``preds`` lacks.
+            ValueError: ``preds`` lacks an id of ``target``; or v1.1 without a gold answer.
         """
         predictions = [preds] if isinstance(preds, Mapping) else preds
         targets = [target] if isinstance(target, Mapping) else target
@@ -150,17 +152,17 @@ class SquadMetric(Metric):
         scores = [
             answer_scores(texts[item["id"]], gold, self.scoring) for item, gold in zip(targets, golds, strict=True)
         ]
-        # The v2.0 scorer asks whether there are answers before it drops those that normalise to nothing.
+        # Like the v2.0 scorer, count a question as answerable even if all its gold answers normalise to nothing.
         self._add([exact for exact, _ in scores], [f1 for _, f1 in scores], [bool(gold) for gold in golds])
 
     def update_scores(self, exact: ArrayLike, f1: ArrayLike, has_answer: ArrayLike) -> None:
-        """Take in questions that are scored already, by `answer_scores`.
+        """Add questions that `answer_scores` has already scored.
 
         Args:
             exact, f1: [N] 0-1.
             has_answer: [N] whether the question has a gold answer.
         """
-        self.update([], [])  # as torchmetrics counts updates
+        self.update([], [])  # so that torchmetrics counts an update
         self._add(exact, f1, has_answer)
 
     def _add(self, exact: ArrayLike, f1: ArrayLike, has_answer: ArrayLike) -> None:
@@ -168,12 +170,14 @@ class SquadMetric(Metric):
         columns = np.stack([np.rint(np.asarray(exact, float)), np.rint(np.asarray(f1, float) * self._unit)], 1)
         counted = np.append(columns.astype(np.int64), np.ones((len(columns), 1), np.int64), 1)
         sums = np.stack([counted[answerable].sum(0), counted[~answerable].sum(0)])
-        # Not in place: the state may have been made in inference mode, and be updated outside of it later.
+        # Not in place: a state created in inference mode may be updated outside of it later.
         self.sums = self.sums + torch.from_numpy(sums).to(self.sums.device)
 
     def compute(self) -> dict[str, float]:
-        """Scores by the official names: ``exact_match, f1`` for v1.1; for v2.0 ``exact, f1, total`` and
-        ``HasAns_*``, ``NoAns_*`` for the kinds of question that occur. No question at all scores 0.
+        """Return scores, 0-100, by their official names; without questions they are 0.
+
+        v1.1: ``exact_match, f1``. v2.0: ``exact, f1, total``, and ``HasAns_*`` and ``NoAns_*`` for the kinds of
+        questions that occur.
         """
         has, no = self.sums.tolist()
         both = [a + b for a, b in zip(has, no, strict=True)]

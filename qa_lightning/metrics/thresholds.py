@@ -1,11 +1,11 @@
-"""The whole output of the official SQuAD v2.0 scorer, and the ``null_score_diff_threshold`` that a model should have.
+"""Computes the full output of the official SQuAD v2.0 scorer, and tunes ``null_score_diff_threshold``.
 
-Pure NumPy on arrays of N questions: ``exact`` and ``f1`` are the scores, 0-1, of a text against the gold answers;
-``null_odds`` (or the official ``no_answer_probability``) is the number above whose threshold there is no answer.
+Pure NumPy on arrays of N questions. ``exact`` and ``f1`` are the scores, 0-1, of a text against the gold answers. If
+``null_odds`` (or the official ``no_answer_probability``) is above the threshold, the answer is "no answer".
 
-The official scorer (``evaluate-v2.0.py``; Rajpurkar et al., 2018) looks for its best threshold between any two
-questions, also between two of the same probability, which no threshold can part: `squad_v2_metrics` does as it does,
-and `best_threshold` does not. Both sort once.
+The official scorer (``evaluate-v2.0.py``; Rajpurkar et al., 2018) tries a cut between any two questions, even between
+two of equal probability, which no threshold can separate. `squad_v2_metrics` reproduces this; `best_threshold` only
+considers cuts that a threshold can make. Both sort once.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from numpy.typing import ArrayLike, NDArray
 from qa_lightning.arrays import Float64s
 from qa_lightning.metrics.calibration import checked_columns, precision_recall
 
-_UNIT = 2**38  # scores are summed as integers, so that sums are the same in any order; for 2^25 questions
+_UNIT = 2**38  # scores are summed as integers, so that the order does not change the sum; for up to 2^25 questions
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold and the scores that it gives.
+    """A threshold and the scores under it.
 
     Attributes:
-        threshold: the ``null_odds`` above which a question is left without an answer.
-        exact, f1: over all questions, 0-100; 0 for no questions.
+        threshold: the ``null_odds`` above which the answer is "no answer".
+        exact, f1: means over all questions, 0-100; 0 without questions.
     """
 
     threshold: float
@@ -39,12 +39,12 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Half:
-    """What a threshold does to one half of the questions.
+    """Scores of one half of the questions at threshold 0 and at a tuned threshold.
 
     Attributes:
-        questions: how many.
-        at_zero: scores under the threshold 0.
-        at_tuned: scores under the tuned threshold.
+        questions: number of questions in this half.
+        at_zero: scores at threshold 0.
+        at_tuned: scores at the tuned threshold.
     """
 
     questions: int
@@ -54,15 +54,15 @@ class Half:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A threshold, and what it is worth on questions that it was not chosen by.
+    """A tuned threshold, and its scores on questions that it was not tuned on.
 
     Attributes:
-        threshold: the one to use; see `tuned`.
-        halves: of each half the threshold that is best there: its scores there, which flatter it, and on the other
-            half, which do not; ``(tuned on, held out)``.
-        at_zero: all questions under the threshold 0.
-        held_out_exact, held_out_f1: over all questions, 0-100, each under the threshold of the half that it is not in:
-            what to expect of tuning on new questions.
+        threshold: the threshold to use; see `tuned`.
+        halves: for the best threshold of each half, its scores ``(on this half, on the other half)``. The scores on
+            its own half are too high; those on the other half are fair.
+        at_zero: scores of all questions at threshold 0.
+        held_out_exact, held_out_f1: means over all questions, 0-100, each scored at the threshold of the half that it
+            is not in. They estimate what tuning gives on new questions.
     """
 
     threshold: float
@@ -83,20 +83,21 @@ def squad_v2_metrics(
     """Everything that ``evaluate-v2.0.py --na-prob-file`` prints, equal to 1e-9.
 
     Args:
-        exact, f1: [N] scores of each question's given text, 0-1, before any threshold; a text may be empty.
-        has_answer: [N] whether the question has one.
-        no_answer_probability: [N] in the order of the official file, which decides among equal ones; any numbers.
-        threshold: above it the empty text is scored instead of the given one (``--na-prob-thresh``).
-        empty: [N] whether the given text is the empty one. Left out, it is taken to be where a question without an
-            answer scores; a text such as "the", which scores there though it is not empty, needs to be told.
+        exact, f1: [N] scores of the predicted texts, 0-1, before any threshold; a text may be empty.
+        has_answer: [N] whether the question has a gold answer.
+        no_answer_probability: [N] any numbers. Between equal ones the order of the questions decides, so it must be
+            that of the official file.
+        threshold: above it the empty text is scored instead of the prediction (``--na-prob-thresh``).
+        empty: [N] whether the prediction is empty. None takes it as empty where F1 is above 0 though the question has
+            no answer; pass it if texts such as "the" occur, which score there without being empty.
 
     Returns:
-        By the official names, on 0-100: ``exact, f1, total``, ``HasAns_*`` and ``NoAns_*`` for the kinds of question
+        By the official names, on 0-100: ``exact, f1, total``, ``HasAns_*`` and ``NoAns_*`` for the kinds of questions
         that occur, ``best_exact, best_exact_thresh, best_f1, best_f1_thresh``, and, if any question has an answer,
         the average precisions ``pr_exact_ap, pr_f1_ap, pr_oracle_ap``.
 
     Raises:
-        ValueError: arrays that differ in length, NaN, or scores outside 0-1.
+        ValueError: arrays of different lengths, NaN, or scores outside 0-1.
     """
     columns = {"exact": exact, "f1": f1, "has_answer": has_answer, "no_answer_probability": no_answer_probability}
     exactly, overlap, has, odds = checked_columns(columns, ("exact", "f1", "has_answer"))
@@ -106,16 +107,16 @@ def squad_v2_metrics(
         raise ValueError(f"empty has the shape {nothing.shape}, not [{len(odds)}]")
     order = np.argsort(odds, kind="stable")
     result: dict[str, float] = {}
-    silent = odds > threshold
+    unanswered = odds > threshold
     for prefix, which in (("", np.ones_like(has_one)), ("HasAns_", has_one), ("NoAns_", ~has_one)):
         if which.any() or not prefix:
             for name, raw in (("exact", exactly), ("f1", overlap)):
-                result[prefix + name] = _percent(np.where(silent, ~has_one, raw)[which])
+                result[prefix + name] = _percent(np.where(unanswered, ~has_one, raw)[which])
             result[prefix + "total"] = int(which.sum())
     for name, raw in (("exact", exactly), ("f1", overlap)):
         gain = np.where(has_one, raw, -1.0 * ~nothing)
-        best, place = _official_best(gain[order], odds[order], int((~has_one).sum()))
-        result |= {f"best_{name}": best, f"best_{name}_thresh": place}
+        best, best_odds = _official_best(gain[order], odds[order], int((~has_one).sum()))
+        result |= {f"best_{name}": best, f"best_{name}_thresh": best_odds}
     if has_one.any():
         for name, raw in (("exact", exactly), ("f1", overlap), ("oracle", has)):
             curve = precision_recall(-odds, raw * has_one, int(has_one.sum()))
@@ -124,8 +125,8 @@ def squad_v2_metrics(
 
 
 def _official_best(gain: Float64s, odds: Float64s, without_answer: int) -> tuple[float, float]:
-    """The best sum, in percent, over "answer the first k": the first that is best, and its last question's odds."""
-    total = np.cumsum(np.append(float(without_answer), gain))  # added up one by one, as there, for the same ties
+    """The best score, 0-100, of answering the first k questions, for the smallest best k; and the odds of the k-th."""
+    total = np.cumsum(np.append(float(without_answer), gain))  # in the official order of additions, for the same ties
     best = int(np.argmax(total))
     return 100.0 * float(total[best]) / max(len(gain), 1), float(odds[best - 1]) if best else 0.0
 
@@ -137,57 +138,59 @@ def _percent(scores: Float64s) -> float:
 def score_at(
     threshold: float, null_odds: ArrayLike, exact: ArrayLike, f1: ArrayLike, has_answer: ArrayLike
 ) -> Threshold:
-    """Scores under the rule "no answer if ``null_odds > threshold``"; the arrays are those of `best_threshold`."""
+    """Scores under the rule "no answer if ``null_odds > threshold``"; for the arrays see `best_threshold`."""
     odds, exactly, overlap, has = _decision_columns(null_odds, exact, f1, has_answer)
     return Threshold(threshold, *_decided(odds > threshold, exactly, overlap, has))
 
 
-def _decided(silent: NDArray[np.bool_], exact: Float64s, f1: Float64s, has_answer: Float64s) -> tuple[float, float]:
-    """Exact match and F1, 0-100, if the ``silent`` questions get no answer."""
-    return _percent(np.where(silent, 1.0 - has_answer, exact)), _percent(np.where(silent, 1.0 - has_answer, f1))
+def _decided(unanswered: NDArray[np.bool_], exact: Float64s, f1: Float64s, has_answer: Float64s) -> tuple[float, float]:
+    """Exact match and F1, 0-100, if the ``unanswered`` questions get "no answer"."""
+    return _percent(np.where(unanswered, 1.0 - has_answer, exact)), _percent(np.where(unanswered, 1.0 - has_answer, f1))
 
 
 def best_threshold(null_odds: ArrayLike, exact: ArrayLike, f1: ArrayLike, has_answer: ArrayLike) -> Threshold:
-    """The threshold of highest F1 under the rule "no answer if ``null_odds > threshold``".
+    """The threshold with the highest F1 under the rule "no answer if ``null_odds > threshold``".
 
-    It stands in the middle between the odds of two questions (1 beyond the outermost), or at 0 if no threshold is
-    better than 0; of several that are equally good it is the one nearest 0, the lower of two equally near. It is
-    finite: odds of inf, of a question without any span, are always without an answer, and odds of -inf never.
+    It is 0 if no other threshold is better. Otherwise it lies halfway between the odds of two questions, or 1 beyond
+    the lowest or highest odds. Of equally good thresholds it is the one nearest 0; of two equally near, the lower.
+    It is always finite: a question with odds inf (without a valid span) always gets "no answer", one with -inf never.
 
     Args:
         null_odds: [N] null score minus the best span's score; may be infinite.
-        exact, f1: [N] 0-1, scores of the best span's text, whether or not it would be given; 0 for a question that
-            has no answer.
-        has_answer: [N] whether the question has one.
+        exact, f1: [N] 0-1, scores of the best span's text, even where "no answer" would win; 0 for a question without
+            a gold answer.
+        has_answer: [N] whether the question has a gold answer.
 
     Raises:
-        ValueError: arrays that differ in length, NaN, or scores outside 0-1.
+        ValueError: arrays of different lengths, NaN, or scores outside 0-1.
     """
     odds, exactly, overlap, has = _decision_columns(null_odds, exact, f1, has_answer)
     order = np.argsort(odds, kind="stable")
     ranked = odds[order]
     gain = np.rint((overlap - (1.0 - has)) * _UNIT).astype(np.int64)[order]
-    total = np.append(0, np.cumsum(gain))  # [N + 1] F1 gained by answering the first k, against answering none
+    total = np.append(0, np.cumsum(gain))  # [N + 1] F1 gained by answering the first k questions instead of none
     first, last = int((odds == -np.inf).sum()), len(odds) - int((odds == np.inf).sum())
     allowed = np.zeros(len(total), bool)
     allowed[1:-1] = ranked[1:] != ranked[:-1]
     allowed[:first] = allowed[last + 1 :] = False
     allowed[[first, last]] = True
-    # Three answers of F1 1/3 are as good as one of F1 1: rounding, half a unit a question, does not choose.
+    # Rounding moves a sum by up to half a unit a question: ignore it, so that 3 answers of F1 1/3 equal one of F1 1.
     as_good = allowed & (total >= total[allowed].max() - len(odds))
     if as_good[(odds <= 0).sum()]:
         return score_at(0.0, odds, exactly, overlap, has)
-    places = _between(ranked, np.flatnonzero(as_good), first, last)
-    return score_at(float(places[np.argmin(np.abs(places))]), odds, exactly, overlap, has)
+    thresholds = _between(ranked, np.flatnonzero(as_good), first, last)
+    return score_at(float(thresholds[np.argmin(np.abs(thresholds))]), odds, exactly, overlap, has)
 
 
 def _between(ranked: Float64s, count: NDArray[np.intp], first: int, last: int) -> Float64s:
-    """Thresholds that let exactly the first ``count`` of ``ranked`` be answered; ``first < last`` bound the finite."""
+    """Thresholds that answer exactly the first ``count`` of ``ranked``, whose finite part is ``ranked[first:last]``."""
     finite = ranked[first:last]
     lower, upper = finite[np.maximum(count - first - 1, 0)], finite[np.minimum(count - first, last - first - 1)]
     middle = lower / 2 + upper / 2
-    middle = np.where((lower <= middle) & (middle < upper), middle, lower)  # neighbours may be adjacent floats
-    below = np.minimum(upper - 1.0, np.nextafter(upper, -np.inf))  # 1 is nothing to very large odds
+    middle = np.where(
+        (lower <= middle) & (middle < upper), middle, lower
+    )  # the mean of adjacent floats may round to upper
+    below = np.minimum(upper - 1.0, np.nextafter(upper, -np.inf))  # very large odds do not change by 1
     return np.where(count == first, below, np.where(count == last, lower + 1.0, middle))
 
 
@@ -197,19 +200,19 @@ def _decision_columns(null_odds: ArrayLike, exact: ArrayLike, f1: ArrayLike, has
 
 
 def split_by_article(groups: Sequence[str], seed: int = 0) -> NDArray[np.bool_]:
-    """Which questions are in the first of two halves that share no article.
+    """[N] whether each question is in the first of two halves that share no article.
 
-    Articles are taken in the order of a hash of their name, each into the half that has fewer questions so far: the
-    halves depend on the names, their numbers of questions and ``seed`` alone, not on the order of the questions.
+    Articles are sorted by a hash of their name, and each goes into the half with fewer questions so far. So the halves
+    depend only on the names, their numbers of questions and ``seed``, not on the order of the questions.
 
     Args:
-        groups: [N] the title of each question's article or, where there are none, its context.
-        seed: another one for other halves.
+        groups: [N] the title of each question's article or, without titles, its context.
+        seed: another seed gives other halves.
     """
     names, which, sizes = np.unique(np.array(groups, dtype=object), return_inverse=True, return_counts=True)
     digests = [blake2b(f"{seed}\n{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest() for name in names]
     in_first = np.zeros(len(names), bool)
-    ahead = 0  # questions that the first half has more than the second
+    ahead = 0  # number of questions in the first half minus that in the second
     for name in sorted(range(len(names)), key=digests.__getitem__):
         in_first[name] = ahead <= 0
         ahead += int(sizes[name]) if in_first[name] else -int(sizes[name])
@@ -224,12 +227,12 @@ def tuned(
     groups: Sequence[str],
     seed: int = 0,
 ) -> Tuned:
-    """Tune the threshold, and show on questions about other articles what the tuning is worth.
+    """Tune the threshold, and measure the tuning on questions about other articles.
 
-    Each half of the articles tunes a threshold for the other. If together they raise the F1 of the questions that they
-    were not chosen by, the threshold to use is the best one over all questions: it is chosen by twice as many as
-    either half's, and so is nearer to what new questions want. If they do not, it is 0. With a single article there
-    is nothing to hold out, and it is 0 too.
+    Each half of the articles is scored at the threshold tuned on the other half. If this raises F1 over all questions
+    above that at threshold 0, the threshold to use is the best one over all questions: it is tuned on twice as many
+    questions as either half's, and so is closer to the best one for new questions. If not, it is 0. It is also 0 for
+    a single article, because nothing can be held out.
 
     Args:
         null_odds, exact, f1, has_answer: see `best_threshold`.

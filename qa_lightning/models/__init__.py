@@ -1,1 +1,1 @@
-"""A model's name or folder to weights and tokenizer, and back to a folder; its loss and its settings."""
+"""Loads models and tokenizers by name or folder, saves them to folders, and holds their loss and settings."""

@@ -1,7 +1,7 @@
-"""What of a model folder belongs to the model: the files that loading it reads, by their names, and nothing else.
+"""Saves a model folder, and lists its model files: the files that loading the model reads, and no others.
 
 Weights are safetensors, as transformers loads them, or an ONNX graph. Formats that can run code when they are loaded,
-such as pickles, are never among them.
+such as pickles, are never listed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-ONNX = ("model.onnx", "model.onnx.data", "model.onnx_data")  # the graph, and its weights where they stand beside it
+ONNX = ("model.onnx", "model.onnx.data", "model.onnx_data")  # the graph, and its weights if they are separate
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
@@ -35,11 +35,11 @@ TOKENIZER = (*VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_toke
 
 
 def model_files(folder: Path) -> tuple[list[str], list[str]]:
-    """What of a folder belongs to its model, without the card.
+    """The model files of a folder, without the model card, and their problems.
 
     Returns:
-        Names of files, in the order of loading: config, weights, ONNX graph, tokenizer.
-        What is wrong with them, a line each.
+        Names of the files, in the order of loading: config, weights, ONNX graph, tokenizer.
+        Problems of the files, one line each.
     """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "is no folder here"
@@ -50,17 +50,19 @@ def model_files(folder: Path) -> tuple[list[str], list[str]]:
     if not weights and not graph and not problems:
         problems.append(
             f"{folder} holds no {WEIGHTS} and no {ONNX[0]}; only these are published, as other formats can run code "
-            "when they are loaded. Load the model with transformers and save it by model.save_pretrained(FOLDER)"
+            "when they are loaded. Load the model with transformers and save it with model.save_pretrained(FOLDER)"
         )
     if problem := _config_problem(folder / CONFIG):
         problems.append(problem)
     if not there & set(VOCABULARIES):
-        problems.append(f"{folder} holds no tokenizer (tokenizer.json); add it by tokenizer.save_pretrained({folder})")
+        problems.append(
+            f"{folder} holds no tokenizer (tokenizer.json); add it with tokenizer.save_pretrained({folder})"
+        )
     return [CONFIG, *weights, *graph, *(name for name in TOKENIZER if name in there)], problems
 
 
 def _weights(folder: Path, there: set[str]) -> tuple[list[str], list[str]]:
-    """The files of weights that transformers loads, and what is wrong with them."""
+    """Names of the weight files that transformers loads, and their problems, one line each."""
     names, problems = [WEIGHTS] if WEIGHTS in there else [], []
     if not names and INDEX in there:
         try:
@@ -68,17 +70,17 @@ def _weights(folder: Path, there: set[str]) -> tuple[list[str], list[str]]:
                 {str(name) for name in json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()}
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            return [], [f"{folder / INDEX} cannot be read ({type(error).__name__}: {error}); write the model again"]
+            return [], [f"{folder / INDEX} cannot be read ({type(error).__name__}: {error}); save the model again"]
         names = [INDEX, *shards]
     for name in names:
         if name not in there:
-            problems.append(f"{folder / name} is missing, which {INDEX} names; write the model again")
+            problems.append(f"{folder / name} is missing, though {INDEX} names it; save the model again")
         elif name != INDEX:
             try:
-                with safe_open(folder / name, "pt"):  # reads the head, and holds it against the file's size
+                with safe_open(folder / name, "pt"):  # reads the header, and checks it against the size of the file
                     pass
             except (OSError, SafetensorError) as error:
-                problems.append(f"{folder / name} is damaged ({error}); write the model again")
+                problems.append(f"{folder / name} is damaged ({error}); save the model again")
     return names, problems
 
 
@@ -86,23 +88,21 @@ def _config_problem(path: Path) -> str | None:
     try:
         kinds = json.loads(path.read_text("utf-8")).get("architectures") or []
     except FileNotFoundError:
-        return f"{path} is missing; add it by model.config.save_pretrained({path.parent})"
+        return f"{path} is missing; add it with model.config.save_pretrained({path.parent})"
     except (OSError, ValueError, AttributeError) as error:
-        return f"{path} cannot be read ({error}); write the model again"
+        return f"{path} cannot be read ({error}); save the model again"
     if kinds and not any("QuestionAnswering" in str(kind) for kind in kinds):
-        return (
-            f"{path}: a model of the kind {', '.join(map(str, kinds))} has no question answering head; train it first"
-        )
+        return f"{path}: {', '.join(map(str, kinds))} has no question answering head; train the model first"
     return None
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether they are PyTorch's, and not inside an ONNX graph."""
+    """Whether the folder holds safetensors, and not only an ONNX graph."""
     return any(folder.glob("*.safetensors"))
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of the weights in a model folder, which says whether they are still those that a run scored."""
+    """SHA-256 of the safetensors in a model folder; tells whether they are still the weights that a run scored."""
     return digest(sorted(folder.glob("*.safetensors")))
 
 
@@ -114,16 +114,16 @@ def save_model(
     weights: Mapping[str, Tensor],
     prefix: str = "",
 ) -> None:
-    """Write config, safetensors and tokenizer, with how to ask the model under ``qa_lightning`` in ``config.json``.
+    """Write config, safetensors and tokenizer; ``config.json`` keeps ``settings`` under ``qa_lightning``.
 
     ``AutoModelForQuestionAnswering.from_pretrained(folder)`` loads it, with or without this package.
 
     Args:
-        model: its configuration is written.
-        tokenizer, settings: what it is asked with.
-        folder: to write to.
-        weights: whole, where the model itself may hold a shard of them.
-        prefix: of the names in ``weights`` that are the model's.
+        model: the model whose configuration is written.
+        tokenizer, settings: how the model is asked.
+        folder: the folder to write; an existing one is replaced.
+        weights: all weights, because the model itself may hold only a shard of them.
+        prefix: the names in ``weights`` that begin with it belong to the model; it is removed.
     """
     setattr(model.config, CONFIG_KEY, asdict(settings))
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What goes wrong while a model is loaded, as one line with a fix; and quiet while it goes well."""
+"""Turns failures to load a model into one-line errors with a fix, and silences transformers while it loads."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from qa_lightning.wording import command
 
 @contextmanager
 def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]:
-    """Turn whatever goes wrong while a model or tokenizer is loaded into one `InputError`."""
+    """Turn any exception while a model or tokenizer is loaded into one `InputError` with a fix."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # the Hub's client, the config and the weights each raise kinds of their own
+    except Exception as error:  # the Hub client, the config and the weights raise many different classes
         reason = str(error).strip().split("\n")[0][:300]
         if attn_implementation and any(word in reason.lower() for word in ("attn_implementation", "flash", "sdpa")):
             raise InputError(
-                f"--model.attn_implementation {attn_implementation}: not to be had for model {name!r} here; choose "
+                f"--model.attn_implementation {attn_implementation}: not available for model {name!r} here; choose "
                 f"sdpa or eager, or leave the flag out ({type(error).__name__}: {reason})"
             ) from None
         if "Unrecognized configuration class" in reason:
@@ -33,14 +33,14 @@ def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]
         else:
             fix = (
                 "it is no folder here and not in the Hub's cache. Check the name and the network; without a network "
-                f"pass the folder of a model, or run `{command('train')} --config quickstart`, which needs none"
+                f"pass the folder of a model, or run `{command('train')} --config quickstart`, which needs no network"
             )
         raise InputError(f"model {name!r} cannot be loaded: {fix} ({type(error).__name__}: {reason})") from None
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from reporting the new head's missing weights, and from drawing bars over a line or two."""
+    """Stop transformers from reporting the weights that a new head lacks, and from drawing progress bars."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -1,4 +1,7 @@
-"""A model's name or folder -> its tokenizer and its weights, refused early where they cannot do the task."""
+"""Loads a model and its tokenizer by name or folder, and rejects those that cannot answer questions.
+
+A model needs a question answering head and a fast tokenizer with no more tokens than the model has embeddings.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,16 @@ from qa_lightning.wording import command
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
     """Load the fast tokenizer of a model.
 
-    transformers 5 forgot of some tokenizers (ALBERT's, XLNet's, RoFormer's) that their models read token types, which
-    tell question and context apart (huggingface/transformers#48128). Where a model has weights for them and the
-    tokenizer's own template tells the texts apart, its ``model_input_names`` name them, also once it is saved.
+    Some tokenizers of transformers 5 (ALBERT, XLNet, RoFormer) no longer give their models token types, which mark
+    question and context (huggingface/transformers#48128). If the model has weights for token types and the tokenizer's
+    own template sets them, ``model_input_names`` gets ``token_type_ids``; saving the tokenizer keeps this.
 
     Args:
         name: a name on the Hub, a folder, or ``tiny``.
-        trust_remote_code: run code that comes with it.
+        trust_remote_code: run code that comes with the tokenizer.
 
     Raises:
-        InputError: not to be had, or a slow tokenizer.
+        InputError: the tokenizer cannot be loaded, or is a slow one.
     """
     with loading(name), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
@@ -50,26 +53,29 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
 
 
 def name_token_types(tokenizer: Any, model: Any) -> None:
-    """Have the tokenizer name token types among its model's inputs, where the model has weights for them; see above."""
+    """Add ``token_type_ids`` to the tokenizer's ``model_input_names`` if the model needs it; see `load_tokenizer`."""
     if _lacks_token_types(tokenizer) and _reads_token_types(model):
         tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
         tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
 
 
 def _lacks_token_types(tokenizer: Any) -> bool:
-    """Whether a tokenizer gives question and context types of their own, but not to its model, and nobody said so."""
+    """Whether a tokenizer can mark question and context by token types, but does not give them to its model.
+
+    False if the tokenizer was saved with ``model_input_names``: then leaving them out was a choice.
+    """
     if "token_type_ids" in tokenizer.model_input_names or "model_input_names" in tokenizer.init_kwargs:
         return False
     return len(set(tokenizer("a", "a", return_token_type_ids=True)["token_type_ids"])) > 1
 
 
 def _planned_model(name: str) -> Any:
-    """A model without its weights; None where there is none to be had."""
+    """The model on the meta device, without weights; None if it cannot be created."""
     try:
         with quiet_transformers(), torch.device("meta"):
             config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
             return AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False)
-    except Exception:  # a folder without a model, or a model that `load_model` refuses and says why
+    except Exception:  # no model in the folder, or one that `load_model` rejects with a reason
         return None
 
 
@@ -84,18 +90,20 @@ def _reads_token_types(model: Any) -> bool:
 def load_model(name: str, attn_implementation: str | None = None, attention_dropout: float | None = None) -> Any:
     """Load a model with a question answering head, in float32 and in training mode.
 
-    Checkpoints keep their own dtype and come in eval mode otherwise: half-precision training, and no dropout.
+    By default transformers keeps the dtype of the checkpoint and sets eval mode: training would then be in half
+    precision or without dropout.
 
     Args:
         name: a name on the Hub, a folder, or ``tiny``.
         attn_implementation: ``sdpa``, ``flash_attention_2``, ``eager``; None leaves the choice to transformers.
-        attention_dropout: 0-1, of attention's weights; None leaves the model's own.
+        attention_dropout: dropout of attention weights, 0-1; None keeps the model's own.
 
     Raises:
-        InputError: not to be had, no such head, or an attention or dropout that it does not have here.
+        InputError: the model cannot be loaded, has no question answering head, or does not support the attention
+            implementation or dropout here.
     """
     with loading(name, attn_implementation), quiet_transformers():
-        # trust_remote_code: and no question on the terminal whether to
+        # trust_remote_code=False: transformers would otherwise ask on the terminal
         config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
         if attention_dropout is not None:
             _set_attention_dropout(config, attention_dropout, name)
@@ -107,10 +115,10 @@ def load_model(name: str, attn_implementation: str | None = None, attention_drop
             attn_implementation=attn_implementation,
         )
     for module in model.modules():
-        if "Sinusoidal" in type(module).__name__:  # a table of constants, which from_pretrained marks as trained
+        if "Sinusoidal" in type(module).__name__:  # a table of constants, which from_pretrained marks as trainable
             module.requires_grad_(False)
     for path, weight in model.named_parameters():
-        if path.endswith("mask_emb") or ".pooler." in path:  # of pre-training (XLNet, FNet): DDP wants all used
+        if path.endswith("mask_emb") or ".pooler." in path:  # only for pre-training (XLNet, FNet); DDP needs all used
             weight.requires_grad_(False)
     return model.train()
 
@@ -121,17 +129,17 @@ def _set_attention_dropout(config: Any, value: float, name: str) -> None:
             setattr(config, known, value)
             return
     raise InputError(
-        f"--model.attention_dropout {value}: {type(config).__name__} of {name!r} has no dropout of attention alone; "
+        f"--model.attention_dropout {value}: {type(config).__name__} of {name!r} has no separate dropout of attention; "
         "leave the flag out"
     )
 
 
 def max_positions(model: Any) -> int | None:
-    """The longest input, in tokens, that a loaded model has positions for; None where it has no such limit."""
+    """The longest input, in tokens, that a loaded model has positions for; None if there is no limit."""
     limit = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
-    # RoBERTa's family starts to count positions after the padding id: its table has that many rows less to give.
+    # RoBERTa-like models number positions from padding id + 1, so the first padding id + 1 rows are not usable.
     skipped = [
         module.padding_idx + 1
         for name, module in model.named_modules()
@@ -141,7 +149,7 @@ def max_positions(model: Any) -> int | None:
 
 
 def model_summary(model: Any) -> str:
-    """Class, name, size, dtype and device of a model, for people."""
+    """One line with class, name, size, dtype and device of a model."""
     name = f"{type(model).__name__} {str(model.name_or_path)!r}"
     count = sum(weight.numel() for weight in model.parameters()) if hasattr(model, "parameters") else None
     size = "" if count is None else f", {count / 1e6:.1f} M parameters"
@@ -149,20 +157,20 @@ def model_summary(model: Any) -> str:
 
 
 def vocabulary_problem(model: Any, tokenizer: Any) -> str | None:
-    """Why a loaded model cannot read what a tokenizer writes: ids that it has no embedding for; None where it can."""
+    """A message if the tokenizer has ids for which the loaded model has no embedding; else None."""
     known = getattr(model.config.get_text_config(), "vocab_size", None)
     needed = max(tokenizer.get_vocab().values(), default=-1) + 1
     if not isinstance(known, int) or needed <= known:
         return None
     return (
-        f"model {model.name_or_path!r} has a vocabulary of {known:,} tokens, its {type(tokenizer).__name__} one of "
-        f"{needed:,}: they do not belong together. Put the tokenizer that the model was trained with beside it; "
-        "if tokens were added, save the model again after model.resize_token_embeddings(len(tokenizer))"
+        f"model {model.name_or_path!r} has a vocabulary of {known:,} tokens, but its {type(tokenizer).__name__} has "
+        f"{needed:,}: they do not belong together. Put the tokenizer that the model was trained with into its folder; "
+        "if you added tokens, save the model again after model.resize_token_embeddings(len(tokenizer))"
     )
 
 
 def resolve(name: str) -> str:
-    """The folder or Hub name to load; makes the folder of ``tiny`` when it is first asked for."""
+    """The folder or Hub name to load from; the folder of ``tiny`` is created in the cache on first use."""
     if name != TINY:
         return str(Path(name).expanduser()) if name.startswith("~") else name
     parts = [_TINY_VERSION, TINY_CONFIG, sources.EMBEDDED_VERSION, sources.EMBEDDED_SIZES]
@@ -175,20 +183,20 @@ def resolve(name: str) -> str:
 def load_answering_model(
     name: str, dtype: torch.dtype | None = None, trust_remote_code: bool = False, use_safetensors: bool = True
 ) -> tuple[Any, Any]:
-    """Load a model to be asked, and its fast tokenizer.
+    """Load a model in eval mode for answering, and its fast tokenizer.
 
     Args:
-        name: a folder, also of an ONNX export, a name on the Hub, or ``tiny``.
-        dtype: what it computes in; None takes float32.
+        name: a folder (also of an ONNX export), a name on the Hub, or ``tiny``.
+        dtype: the dtype of the weights; None for float32. An ONNX model takes only None and float32.
         trust_remote_code: run code that comes with the model.
-        use_safetensors: refuse pickled weights.
+        use_safetensors: reject pickled weights.
 
     Raises:
-        InputError: not to be had, no question answering head, one that was never trained, pickled weights, or a
-            tokenizer that does not fit.
+        InputError: the model cannot be loaded, its question answering head is missing or untrained, its weights are
+            pickled, or the tokenizer does not fit.
     """
     if Path(name).is_file():
-        raise InputError(f"--model {name} is a file; name the folder that holds config.json and model.safetensors")
+        raise InputError(f"--model {name} is a file; pass the folder that holds config.json and model.safetensors")
     tokenizer = load_tokenizer(name, trust_remote_code)
     model: Any
     if is_onnx_folder(resolve(name)):
@@ -206,8 +214,8 @@ def _load_weights(name: str, dtype: torch.dtype, trust_remote_code: bool, use_sa
         pickled = ", ".join(sorted(file.name for file in folder.glob("*.bin")))
         raise InputError(
             f"model {name!r} has pickled weights only ({pickled}); "
-            "save it again by model.save_pretrained, which writes model.safetensors, or pass use_safetensors=False to "
-            "qa_lightning.pipeline"
+            "save it again with model.save_pretrained, which writes model.safetensors, or pass use_safetensors=False "
+            "to qa_lightning.pipeline"
         )
     with loading(name), quiet_transformers():
         model, found = AutoModelForQuestionAnswering.from_pretrained(
@@ -220,7 +228,7 @@ def _load_weights(name: str, dtype: torch.dtype, trust_remote_code: bool, use_sa
     missing = sorted(key for key in found["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
     if missing:
         raise InputError(
-            f"model {name!r} has no trained question answering head ({', '.join(missing)} are missing): its answers "
-            f"would be random. Fine-tune it by `{command('train')}`, or name a model that was"
+            f"model {name!r} has no trained question answering head ({', '.join(missing)} missing): its answers "
+            f"would be random. Fine-tune it with `{command('train')}`, or choose a fine-tuned model"
         )
     return model

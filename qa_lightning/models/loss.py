@@ -1,4 +1,4 @@
-"""Forward passes and their losses: in float32 whatever the model computes in, with padding left out."""
+"""Computes logits and losses in float32, whatever dtype the model computes in; padding is left out."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def model_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Start and end logits of a batch, [B, T] each, float32 whatever the model computes in."""
+    """Start and end logits of a batch, [B, T] each, converted to float32."""
     output = model(**{name: batch[name] for name in _MODEL_INPUTS if name in batch})
     return output.start_logits.float(), output.end_logits.float()
 
 
 def span_loss(start: Tensor, end: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Mean of the start and the end token's cross entropy, with padding left out of the softmax.
+    """Mean of the cross entropies of start and end token, with padding left out of the softmax.
 
     Args:
         start, end: [B, T] float32 logits.
-        batch: ``attention_mask`` [B, T] and the labels ``start_positions``, ``end_positions`` [B]; or, in their
-            place, ``gold_start``, ``gold_end`` [B, A], -1 where there is none: several labels, see `marginal_loss`.
+        batch: ``attention_mask`` [B, T] and the labels: ``start_positions``, ``end_positions`` [B], or, for several
+            gold spans, ``gold_start``, ``gold_end`` [B, A], filled up with -1; see `marginal_loss`.
 
     Returns:
-        [B], the loss of each feature; the same however far the batch is padded.
+        [B] loss of each feature; it does not depend on the amount of padding.
     """
     padding = batch["attention_mask"] == 0
     if "gold_start" in batch:
@@ -41,35 +41,36 @@ def span_loss(start: Tensor, end: Tensor, batch: Mapping[str, Tensor]) -> Tensor
 
 
 def marginal_loss(start: Tensor, end: Tensor, gold_start: Tensor, gold_end: Tensor) -> Tensor:
-    """Half of -log of the probability that the gold spans have together: the sum of p_start * p_end over them.
+    """-log(P) / 2, where P is the total probability of the gold spans: the sum of p_start * p_end over them.
 
-    The marginal likelihood of Clark & Gardner (2018), "Simple and Effective Multi-Paragraph Reading Comprehension", but
-    of whole spans, where they sum over the starts and over the ends apart: the start of one gold span with the end of
-    another is none. The half makes it the mean of both cross entropies, exactly, where there is one gold span.
+    This is the marginal likelihood of Clark & Gardner (2018), "Simple and Effective Multi-Paragraph Reading
+    Comprehension", but over whole spans. They sum over starts and over ends separately, which also counts the start of
+    one gold span with the end of another. With the factor 1/2, the loss of a single gold span is exactly the mean of
+    both cross entropies.
 
     Args:
         start, end: [B, T] float32 logits, -inf for padding.
-        gold_start, gold_end: [B, A] tokens of the distinct gold spans of each feature, at least one, -1 behind them.
+        gold_start, gold_end: [B, A] token indices of the distinct gold spans of each feature, at least one, then -1.
 
     Returns:
-        [B], the loss of each feature.
+        [B] loss of each feature.
     """
     tokens = torch.arange(start.shape[1], device=start.device)
     spans = start.new_zeros(gold_start.shape)
     for logits, gold in ((start, gold_start), (end, gold_end)):
-        # Not gathered: where spans share a token, its gradient would be summed in any order.
+        # No gather: if spans share a token, its backward pass sums their gradients in random order.
         chosen = gold[:, :, None] == tokens
         spans = spans + torch.where(chosen, logits.log_softmax(1)[:, None], 0.0).sum(2)
     return -spans.masked_fill(gold_start < 0, -torch.inf).logsumexp(1) / 2
 
 
 class WatchedLoss:
-    """Losses on their way from the device: looked at after the backward pass is queued, so the device never waits.
+    """Copies losses from the device without blocking. Read after the backward pass is queued, they never stall it.
 
     Args:
-        own: scalar, the mean loss of a batch.
-        mean: scalar, the mean of it over all processes.
-        features: [B] that ``own`` is of.
+        own: scalar, mean loss of this process's batch.
+        mean: scalar, mean of ``own`` over all processes.
+        features: [B] indices of the features in the batch.
     """
 
     def __init__(self, own: Tensor, mean: Tensor, features: Tensor) -> None:
@@ -83,7 +84,7 @@ class WatchedLoss:
             self._arrived.record()
 
     def values(self) -> tuple[float, float]:
-        """The losses, once they are there."""
+        """Wait for the copy, and return ``own`` and ``mean``."""
         if self._arrived is not None:
             self._arrived.synchronize()
         own, mean = self._losses.tolist()

@@ -1,8 +1,8 @@
-"""A folder that holds an ONNX export -> a model that answers as the transformers model which it was made from.
+"""Loads an ONNX export as a model that answers like the transformers model that was exported.
 
-The graph takes ``input_ids``, ``attention_mask`` and, where the model reads them, ``token_type_ids``, int64 [B, T],
-and gives ``start_logits`` and ``end_logits``, float32 [B, T], for any B and T. ONNX Runtime computes; tensors go in and
-come out as torch's. It answers only: there are no weights to be seen, and nothing can be trained.
+The graph takes ``input_ids``, ``attention_mask`` and, if the model reads them, ``token_type_ids``, int64 [B, T],
+and gives ``start_logits`` and ``end_logits``, float32 [B, T], for any B and T. ONNX Runtime computes; inputs and
+outputs are torch tensors. The model can only answer: its weights are not accessible, and it cannot be trained.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def is_onnx_folder(folder: str | Path) -> bool:
-    """Whether a folder holds an ONNX model and no weights for PyTorch, which are taken where there are both."""
+    """Whether a folder holds an ONNX model and no PyTorch weights; PyTorch weights take precedence."""
     path = Path(folder).expanduser()
     return (path / MODEL_FILE).is_file() and not any(any(path.glob(pattern)) for pattern in _WEIGHTS)
 
 
 def runtime() -> Any:
-    """The module ``onnxruntime``.
+    """Import ``onnxruntime``.
 
     Raises:
         InputError: it is not installed.
@@ -46,16 +46,16 @@ def runtime() -> Any:
 
 
 class OnnxModel:
-    """An ONNX question answering model, as far as `Reader` and a transformers pipeline look at a model.
+    """An ONNX question answering model with what `Reader` and a transformers pipeline need of a model.
 
     Args:
-        session: ONNX Runtime's, of a graph with the inputs and outputs of the module.
-        config: the transformers configuration of the model that was exported.
-        name_or_path: where it was loaded from.
+        session: ONNX Runtime session of a graph with the module's inputs and outputs.
+        config: the transformers configuration of the exported model.
+        name_or_path: the folder it was loaded from.
 
     Attributes:
-        device: where its tensors lie, always the CPU. Where the session computes is decided by `load`.
-        dtype: of its logits, whatever the weights are held in.
+        device: device of its tensors, always the CPU; `load` chooses the device on which the session computes.
+        dtype: dtype of its logits, whatever the dtype of the weights.
     """
 
     device = torch.device("cpu")
@@ -71,20 +71,21 @@ class OnnxModel:
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device | None = None) -> OnnxModel:
-        """Load the ``model.onnx`` and the ``config.json`` of a folder.
+        """Load ``model.onnx`` and ``config.json`` from a folder.
 
         Args:
-            folder: that `onnx.export_onnx` wrote.
-            device: ``cpu`` keeps to the CPU; else CUDA computes where ONNX Runtime has it (onnxruntime-gpu).
+            folder: a folder that `onnx.export_onnx` wrote.
+            device: ``cpu`` for the CPU; otherwise CUDA, if ONNX Runtime supports it (onnxruntime-gpu).
 
         Raises:
-            InputError: no such folder, not a question answering model, a damaged file, or no ONNX Runtime here.
+            InputError: the folder is missing, the model is not for question answering, a file is damaged, or ONNX
+                Runtime is not installed.
         """
         path = Path(folder).expanduser()
         file = path / MODEL_FILE
         if not file.is_file():
             raise InputError(
-                f"{path}: no {MODEL_FILE} in it; write one by `{command('export')} --model M --format onnx`"
+                f"{path}: no {MODEL_FILE} in it; create one with `{command('export')} --model M --format onnx`"
             )
         ort = runtime()
         with loading(str(path)), quiet_transformers():
@@ -95,13 +96,13 @@ class OnnxModel:
         )
         try:
             session = ort.InferenceSession(file, _options(ort), providers=[*wanted, "CPUExecutionProvider"])
-        except Exception as error:  # each kind of damage has a class of its own
+        except Exception as error:  # each kind of damage raises its own class
             raise InputError(f"{file}: cannot be loaded; export the model again ({_first_line(error)})") from None
         inputs, outputs = ([one.name for one in some] for some in (session.get_inputs(), session.get_outputs()))
         if not (set(INPUTS[:2]) <= set(inputs) <= set(INPUTS) and set(OUTPUTS) <= set(outputs)):
             raise InputError(
-                f"{file}: takes {', '.join(inputs)} and gives {', '.join(outputs)}, where a question answering model "
-                f"takes {', '.join(INPUTS[:2])} and gives {', '.join(OUTPUTS)}; export one that was trained for it"
+                f"{file} takes {', '.join(inputs)} and gives {', '.join(outputs)}, where a question answering model "
+                f"takes {', '.join(INPUTS[:2])} and gives {', '.join(OUTPUTS)}; export a question answering model"
             )
         return cls(session, config, str(folder))
 
@@ -113,13 +114,13 @@ class OnnxModel:
         Args:
             input_ids: [B, T].
             attention_mask: [B, T], 0 at padding; None for no padding.
-            token_type_ids: [B, T]; None for zeros, and not looked at where the model has no token types.
+            token_type_ids: [B, T]; None for zeros; ignored if the model has no token types.
 
         Returns:
             ``start_logits`` and ``end_logits``, [B, T] float32 each, on the device of ``input_ids``.
 
         Raises:
-            InputError: a batch that the model cannot take.
+            InputError: the model cannot compute the batch.
         """
         given = {
             "input_ids": input_ids,
@@ -129,7 +130,7 @@ class OnnxModel:
         feed = {name: given[name].to("cpu", torch.int64).contiguous().numpy() for name in self._inputs}
         try:
             logits = self._session.run(OUTPUTS, feed)
-        except Exception as error:  # ONNX Runtime has a class for each status
+        except Exception as error:  # ONNX Runtime raises a class for each status
             size = " x ".join(map(str, input_ids.shape))
             raise InputError(
                 f"model {self.name_or_path!r} cannot compute a batch of {size} tokens: "
@@ -139,25 +140,25 @@ class OnnxModel:
         return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
 
     def eval(self) -> OnnxModel:
-        """It is never anything else."""
+        """Do nothing: the model is always in eval mode."""
         return self
 
     def to(self, device: str | int | torch.device | torch.dtype | None = None, dtype: Any = None) -> OnnxModel:
-        """Stay where it is: tensors of any device are taken, and the logits come back on theirs.
+        """Do nothing but check the dtype: the model takes tensors from any device and returns logits on the same one.
 
         Raises:
-            InputError: another dtype than float32 is asked for.
+            InputError: the dtype is not float32.
         """
         wanted = device if isinstance(device, torch.dtype) else dtype
         if wanted not in (None, torch.float32):
             raise InputError(
-                f"an ONNX model cannot be asked to compute in {wanted}: {self.name_or_path} computes in what it was "
-                "exported in; leave the dtype out, or load the model that it was made from"
+                f"an ONNX model cannot be asked to compute in {wanted}: {self.name_or_path} computes in the "
+                "precision of its export; leave the dtype out, or load the model that was exported"
             )
         return self
 
     def can_generate(self) -> bool:
-        """It gives logits, not texts."""
+        """False: it gives logits, not texts."""
         return False
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
@@ -172,8 +173,8 @@ class OnnxModel:
 def _options(ort: Any) -> Any:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = torch.get_num_threads()  # as many as torch would use, which knows OMP_NUM_THREADS
-    options.inter_op_num_threads = 1  # the graph is a chain: its nodes have nothing to do at the same time
+    options.intra_op_num_threads = torch.get_num_threads()  # like torch, which respects OMP_NUM_THREADS
+    options.inter_op_num_threads = 1  # the graph is a chain: no nodes can run in parallel
     options.log_severity_level = 3  # errors
     return options
 

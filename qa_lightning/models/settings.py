@@ -1,4 +1,4 @@
-"""How a saved model is asked: window and answer lengths, threshold and temperature, kept in its ``config.json``."""
+"""Settings for asking a saved model, kept in its ``config.json``: window and answer lengths, threshold, temperature."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ CONFIG_KEY = "qa_lightning"  # where a saved model's config.json keeps `AnswerSe
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """How a model is asked; saved with it, so that it is asked as it was trained.
+    """Settings for asking a model; they are saved with it, so that it answers as it was trained.
 
     Args:
         max_length, doc_stride, max_question_length: see `windows.WindowSettings`.
         max_answer_length: the longest answer, in tokens.
-        version_2: whether the model may say that there is no answer.
-        null_score_diff_threshold: how much the null score must exceed the best span's for that.
+        version_2: whether "no answer" is a possible answer.
+        null_score_diff_threshold: the answer is "no answer" if the null score exceeds the best span's by more than
+            this.
         temperature: divides the scores before they become probabilities.
-        fitted_to: fingerprint of the questions that the last two were fitted to, as ``run.json`` has it.
+        fitted_to: fingerprint of the questions that threshold and temperature were fitted to, as in ``run.json``.
     """
 
     max_length: int = 384
@@ -36,7 +37,7 @@ class AnswerSettings:
 
     @classmethod
     def of_model(cls, model: Any) -> AnswerSettings:
-        """What a model was saved with; for any other model the usual values, as far as its positions reach."""
+        """The settings saved with a model; without any, the defaults, reduced to the positions that it has."""
         saved = getattr(model.config, CONFIG_KEY, None)
         if saved:
             return cls(**saved)
@@ -44,7 +45,7 @@ class AnswerSettings:
         return cls(max_length=limit, doc_stride=min(cls.doc_stride, limit // 3))
 
     def fitted(self, found: Fitted) -> AnswerSettings:
-        """The same with what a threshold file says."""
+        """These settings with threshold and temperature of a threshold file."""
         return replace(
             self,
             version_2=self.version_2 or found.version_2,
@@ -55,22 +56,22 @@ class AnswerSettings:
 
     @property
     def windows(self) -> WindowSettings:
-        """The part that cutting windows needs."""
+        """The settings for cutting contexts into windows."""
         return WindowSettings(self.max_length, self.doc_stride, self.max_question_length)
 
     @property
     def scaling(self) -> Scaling:
-        """The part that probabilities need."""
+        """The settings for turning scores into probabilities."""
         return Scaling(self.temperature, self.null_score_diff_threshold)
 
 
 class Fitted(NamedTuple):
-    """What a threshold file says.
+    """The contents of a threshold file.
 
     Attributes:
         scaling: threshold and temperature.
-        version_2: whether it was fitted to questions of which some have no answer.
-        fingerprint: of these questions.
+        version_2: whether some of the questions of the fit have no answer.
+        fingerprint: fingerprint of these questions.
     """
 
     scaling: Scaling
@@ -78,7 +79,7 @@ class Fitted(NamedTuple):
     fingerprint: str
 
     def as_json(self) -> dict[str, Any]:
-        """What answers hang on, by the names that the saved model has."""
+        """The values that answers depend on, under the names of `AnswerSettings`."""
         return {
             "version_2": self.version_2,
             "null_score_diff_threshold": self.scaling.threshold,

@@ -1,4 +1,4 @@
-"""What a fit of threshold and temperature found -> lines, figures, and a file that applies it to the same model."""
+"""Writes and reads ``threshold.json``, which applies a fitted threshold and temperature to the same model."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ THRESHOLD_FILE = "threshold.json"
 
 
 def threshold_file(found: Confidence, model: str, data: str, fingerprint: str) -> dict[str, Any]:
-    """What `read_threshold_file` reads.
+    """The contents of a threshold file, for `read_threshold_file`.
 
     Args:
-        found: by the fit.
-        model: its name or folder; its weights are remembered.
-        data: what it was fitted to.
-        fingerprint: of its questions.
+        found: the fit.
+        model: name or folder of the model; a digest of its weights is stored.
+        data: the data of the fit.
+        fingerprint: fingerprint of its questions.
     """
     fitted = Fitted(found.scaling, found.tuned is not None, fingerprint)
     return {
@@ -42,10 +42,10 @@ def threshold_file(found: Confidence, model: str, data: str, fingerprint: str) -
 
 
 def read_threshold_file(path: Path, model: str) -> Fitted:
-    """Read threshold and temperature, for the model that they were fitted for.
+    """Read threshold and temperature, if they were fitted for ``model``.
 
     Raises:
-        InputError: no such file, another layout, or made for another model.
+        InputError: the file is missing, is not a threshold file, or belongs to another model.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -54,24 +54,24 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
         fingerprint = str(content["fingerprint"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
-            f"--threshold_file {path}: not a file that `{command('evaluate')} --output_dir` wrote as {THRESHOLD_FILE} "
-            f"({type(error).__name__}: {error})"
+            f"--threshold_file {path} cannot be read ({type(error).__name__}: {error}); pass the {THRESHOLD_FILE} that "
+            f"`{command('evaluate')} --output_dir DIR` writes"
         ) from None
     if not (0 < scaling.temperature < float("inf") and abs(scaling.threshold) < float("inf")):
         raise InputError(
-            f"--threshold_file {path}: temperature {scaling.temperature} must be above 0, and it and the threshold "
-            f"{scaling.threshold} finite"
+            f"--threshold_file {path}: temperature {scaling.temperature} must be above 0, and temperature and "
+            f"threshold {scaling.threshold} must be finite; write the file again with `{command('evaluate')}`"
         )
     if weights_digest(weights_folder(model)) != weights:
         raise InputError(
             f"--threshold_file {path} was made for {made_for}, whose weights are not those of --model {model}; "
-            f"make one by `{command('evaluate')} --model {model} --data FILE --output_dir DIR`"
+            f"make one with `{command('evaluate')} --model {model} --data FILE --output_dir DIR`"
         )
     return Fitted(scaling, version_2, fingerprint)
 
 
 def weights_folder(model: str) -> Path:
-    """Where the files of a model lie: its folder, or that of the Hub's cache."""
+    """The folder with the files of a model: its own, or the one in the Hub's cache."""
     folder = Path(resolve(model)).expanduser()
     if folder.is_dir():
         return folder

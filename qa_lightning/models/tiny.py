@@ -1,4 +1,4 @@
-"""``tiny``: the small untrained model, and its tokenizer, that learn the embedded dataset in a minute on a CPU."""
+"""Creates ``tiny``: a small untrained model and its tokenizer. It learns the embedded dataset in a minute on a CPU."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from transformers import (
 from qa_lightning.data import sources, synthetic
 from qa_lightning.models.load_errors import quiet_transformers
 
-TINY = "tiny"  # a name of ours: untrained weights and a vocabulary learned from the embedded dataset
+TINY = "tiny"  # untrained weights and a vocabulary learned from the embedded dataset; not on the Hub
 
 
-_TINY_VERSION = 2  # raise it when create_tiny_model writes something else
+_TINY_VERSION = 2  # increase it when create_tiny_model writes something else
 
 
 TINY_CONFIG: dict[str, Any] = {
@@ -38,10 +38,10 @@ TINY_CONFIG: dict[str, Any] = {
 def create_tiny_model(folder: Path) -> None:
     """Write an untrained three-layer RoFormer and a WordPiece tokenizer learned from the embedded dataset's texts.
 
-    Two things make it learn in a minute on a CPU what plain BERTs of its size did not learn in several: positions
-    that are rotary (RoFormer, Su et al., 2021), and a first layer whose query and key weights start out equal, so
-    that there every token attends to its like. A name in the context then sees at once whether the question names
-    it; which words matter, and what to point at, is all left to learn.
+    It learns in a minute on a CPU what plain BERTs of its size did not learn in several minutes. There are two reasons:
+    rotary positions (RoFormer, Su et al., 2021), and equal initial weights for query and key in the first layer, so
+    that every token there attends to equal tokens. A name in the context can then tell from the start whether the
+    question contains it. The model still has to learn which words matter and which span to choose.
     """
     rows = synthetic.generate_examples("train", sources.EMBEDDED_SIZES["train"])
     tokenizer = _train_wordpiece([text for row in rows for text in (row["question"], row["context"])])
@@ -59,8 +59,8 @@ def create_tiny_model(folder: Path) -> None:
 def _train_wordpiece(texts: list[str]) -> Any:
     """A lower-casing WordPiece tokenizer in BERT's format, its vocabulary learned from ``texts``.
 
-    The trainer numbers its pieces, and breaks ties between them, differently in every process. Of what it learned
-    only the pieces that the texts need and the alphabet are kept, in order: equal texts give an equal tokenizer.
+    The trainer numbers pieces and breaks ties differently in every process. So only the pieces that the texts use and
+    the alphabet are kept, sorted: equal texts give an equal tokenizer.
     """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     learned = _bert_backend(models.WordPiece(unk_token="[UNK]"))
@@ -78,7 +78,11 @@ def _train_wordpiece(texts: list[str]) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=TINY_CONFIG["max_position_embeddings"],
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],  # question and context must be told apart
+        model_input_names=[
+            "input_ids",
+            "token_type_ids",
+            "attention_mask",
+        ],  # question and context need their own types
         **{f"{name.strip('[]').lower()}_token": name for name in special},
     )
 

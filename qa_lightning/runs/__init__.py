@@ -1,1 +1,1 @@
-"""What keeps a run alive and on record: checkpoints, signals, curves, speed, failures."""
+"""A training run's checkpoints, resume, signals, curves, speed, failures and record."""

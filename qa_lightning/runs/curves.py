@@ -1,4 +1,7 @@
-"""TensorBoard curves that a full disk does not end a run for, and that a resumed run goes on with exactly."""
+"""TensorBoard curves: a full disk does not end the run, and a resumed run continues them exactly.
+
+The price: points that cannot be written are dropped.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ log = logging.getLogger("qa_lightning")
 
 
 class CurveLogger(TensorBoardLogger):
-    """A TensorBoardLogger that says what it could not write, drops it, and tries again some time later.
+    """A TensorBoardLogger that warns when it cannot write, drops the points and tries again after ``retry_seconds``.
 
-    TensorBoard's own writer ends the whole run then, some points after the one that failed.
+    TensorBoard's own writer ends the whole run, some points after the one that failed.
     """
 
     retry_seconds = 60.0
@@ -29,11 +32,11 @@ class CurveLogger(TensorBoardLogger):
         _keep_writer_threads_quiet()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add a point to each curve."""
+        """Add a point at ``step`` to the curve of each metric."""
         self._attempt(lambda: super(CurveLogger, self).log_metrics(metrics, step))
 
     def log_text(self, tag: str, text: str, step: int) -> None:
-        """Add a text, in Markdown."""
+        """Add a Markdown text at ``step``."""
         self._attempt(lambda: self.experiment.add_text(tag, text, step))
 
     def log_hyperparams(self, *arguments: Any, **options: Any) -> None:
@@ -41,11 +44,11 @@ class CurveLogger(TensorBoardLogger):
         self._attempt(lambda: super(CurveLogger, self).log_hyperparams(*arguments, **options))
 
     def save(self) -> None:
-        """Write what is still in memory."""
+        """Write the points that are still in memory."""
         self._attempt(super().save)
 
     def finalize(self, status: str) -> None:
-        """Write what is still in memory, and close."""
+        """Write the points that are still in memory, and close the file."""
         self._attempt(lambda: super(CurveLogger, self).finalize(status))
 
     def _attempt(self, write: Callable[[], None]) -> None:
@@ -53,30 +56,30 @@ class CurveLogger(TensorBoardLogger):
             return
         try:
             write()
-        except (OSError, ValueError) as error:  # Lightning turns whatever fails into a ValueError
+        except (OSError, ValueError) as error:  # Lightning turns any error into a ValueError
             cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
             if not isinstance(cause, OSError):
                 raise
             self._silent_until = time.monotonic() + self.retry_seconds
-            self._experiment = None  # its writer is gone; the next one opens a file of its own
+            self._experiment = None  # its writer has failed for good; the next try opens a new file
             log.warning(
-                f"curves could not be written to {self.log_dir} ({cause.strerror or cause}), training goes on without "
-                f"them; free some space: the next try is in {self.retry_seconds:.0f} s"
+                f"curves could not be written to {self.log_dir} ({cause.strerror or cause}), training continues "
+                f"without them; free some space: the next try is in {self.retry_seconds:.0f} s"
             )
 
 
 def curve_files(run: Path) -> list[Path]:
-    """The files of curves in a run's folder."""
+    """The curves files in a run's folder, sorted by name."""
     return sorted(run.glob("events.out.tfevents.*"))
 
 
 def curve_lengths(logger: TensorBoardLogger) -> dict[str, int]:
-    """Bytes of each file of curves, as far as they are written."""
+    """File name -> size in bytes of each curves file on disk."""
     return {file.name: file.stat().st_size for file in curve_files(Path(logger.log_dir))}
 
 
 def _keep_writer_threads_quiet() -> None:
-    """A writer's thread that fails hands its error to the next write, which reports it; no traceback beside that."""
+    """Print no traceback for a writer thread that fails: it hands its error to the next write, which reports it."""
     before = threading.excepthook
     if getattr(before, "keeps_writers_quiet", False):
         return
@@ -90,5 +93,5 @@ def _keep_writer_threads_quiet() -> None:
 
 
 def last_step(trainer: Trainer) -> int:
-    """The number, from 0, of the optimizer's last step, by which Lightning logs what comes of it."""
+    """Index of the last optimizer step, from 0: Lightning logs that step's results under it."""
     return max(trainer.global_step - 1, 0)

@@ -1,4 +1,7 @@
-"""What ended a run from outside of its code: memory, the compiler, another process; recognised, and said with fixes."""
+"""Turns failures from outside of the code (memory, the compiler, another process) into messages with fixes.
+
+Also keeps freed memory, so that training on a CPU is faster.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from qa_lightning.errors import InputError
 
 
 def lost_a_process(error: RuntimeError) -> bool:
-    """Whether this is what the processes that are left see when one ends."""
+    """Whether the remaining processes raise this error when one of them has ended."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
@@ -28,25 +31,25 @@ def out_of_memory_problems(
     max_length: int,
     precision: str,
 ) -> list[str]:
-    """What ran out, and the flags that help, with values.
+    """The lines of the message: what ran out of memory, then each flag that helps, with a value.
 
     Args:
-        error: what was raised.
+        error: the error that the device or the allocator raised.
         step: optimizer steps that are done.
-        batch_size, eval_batch_size: windows a step and device, in training and in validation.
-        accumulated: batches an optimizer step.
+        batch_size, eval_batch_size: windows per batch and device, in training and in validation.
+        accumulated: batches per optimizer step.
         max_length: the longest window, in tokens.
-        precision: the Trainer's.
+        precision: the Trainer's, such as ``bf16-mixed``.
     """
     half = max(1, batch_size // 2)
     problems = [
         f"out of memory at step {step} with --data.batch_size {batch_size}, --data.max_length {max_length}, "
-        f"--data.eval_batch_size {eval_batch_size} ({' '.join(str(error).split())[:200]}). What helps:"
+        f"--data.eval_batch_size {eval_batch_size} ({' '.join(str(error).split())[:200]}). Flags that help:"
     ]
     if batch_size > 1:
         problems.append(
             f"--data.batch_size {half} --trainer.accumulate_grad_batches {accumulated * -(-batch_size // half)}: the "
-            "same number of windows a step, in smaller pieces"
+            "same number of windows per step, in smaller batches"
         )
     if precision.startswith("32"):
         problems.append("--trainer.precision bf16-mixed: activations take half the memory")
@@ -59,8 +62,8 @@ def out_of_memory_problems(
 
 @contextmanager
 def explained_compiler_failure() -> Iterator[None]:
-    """Turn a failure of ``torch.compile`` into an `InputError`."""
-    from torch._dynamo.exc import BackendCompilerFailed  # imported late: --help does not wait for it
+    """Turn a failure of ``torch.compile`` into an `InputError` that names the flag."""
+    from torch._dynamo.exc import BackendCompilerFailed  # imported here, so that --help does not wait for it
 
     try:
         yield
@@ -72,7 +75,7 @@ def explained_compiler_failure() -> Iterator[None]:
         ) from None
 
 
-# mallopt's names, from glibc's malloc.h
+# Parameters of mallopt, from glibc's malloc.h; their values below are in bytes.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -80,11 +83,13 @@ _SETTINGS = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 128
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what a training step freed for the next step, and not hand it back to the system.
+    """Make glibc keep the memory that a training step frees for the next step, instead of returning it to the system.
 
-    Steps of many lengths on a CPU otherwise spend a tenth of their time and more on fetching pages anew; the process
-    stays at its peak size instead of falling below it between steps. Returns whether it was done: not on other
-    systems, and not where ``MALLOC_*`` variables say what is wanted.
+    On a CPU, steps of many lengths otherwise spend a tenth of their time or more on fetching pages again. The price:
+    the process stays at its peak size between steps.
+
+    Returns:
+        Whether it was done: only with glibc on Linux, and not if a ``MALLOC_*`` environment variable is set.
     """
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return False
@@ -93,5 +98,5 @@ def keep_freed_memory() -> bool:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the machine, had no memory left."""
+    """Whether ``error`` says that a device, or the machine, has no memory left."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

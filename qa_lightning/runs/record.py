@@ -1,4 +1,4 @@
-"""What a run was: command, versions, seed, data and source revision, for ``run.json`` beside its checkpoints."""
+"""Records a run in ``run.json`` in its folder: command, versions, seed, data and source revision."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 
 from qa_lightning.files import write_json
 from qa_lightning.runs.signals import slurm_job
@@ -41,15 +42,15 @@ def describe_run(
     resumed_from: str | None,
     base_model: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All that a person needs to say what a run was; values are JSON.
+    """Everything that says what was run, as JSON values.
 
     Args:
-        seed: of everything.
+        seed: the seed of the whole run.
         devices: such as ``2 x CUDA``.
-        precision: the Trainer's.
+        precision: the Trainer's, such as ``bf16-mixed``.
         data: of each split: source, fingerprint, numbers of questions and windows.
-        resumed_from: the checkpoint that it went on from.
-        base_model: the name of what was fine-tuned, and whether it is the Hub's.
+        resumed_from: the checkpoint that it resumed from; None if it began at the first step.
+        base_model: the name of the model that is fine-tuned, and whether it comes from the Hub.
     """
     return {
         "started": _now(),
@@ -67,18 +68,21 @@ def describe_run(
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide what comes out."""
+    """Name -> version of the installed packages that affect results."""
     found = {}
     for name in PACKAGES:
         try:
             found[name] = version(name)
-        except PackageNotFoundError:  # a source tree on the path
+        except PackageNotFoundError:  # not installed, but imported from a source tree
             continue
-    return found | {"torch": str(torch.__version__)}  # with its build, which the package's metadata may leave out
+    return found | {"torch": str(torch.__version__)}  # names the build, which the package's metadata may leave out
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that ``folder`` is in, and whether files differ from it; None outside of one."""
+    """Commit of the checkout that ``folder`` is in, and whether tracked files differ from it.
+
+    None outside a checkout, and without git.
+    """
     git = shutil.which("git")
     if git is None:
         return None
@@ -100,19 +104,19 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
 
 
 def append_run(path: Path, run: Mapping[str, Any]) -> None:
-    """Add a run to the list in ``path``: a folder that is gone on with holds one entry a start."""
+    """Append a start to the list in ``path``: a resumed run has one entry per start."""
     write_json(path, [*_read(path), dict(run)])
 
 
 def mark_finished(path: Path, scores: Mapping[str, float], weights: str) -> None:
-    """Say in ``path`` that the last start came to its end, with what scores, and with weights of what digest."""
+    """Add to the last entry in ``path`` that the run finished, its scores, and the digest of the weights it wrote."""
     *before, last = _read(path)
     finished = {"finished": _now(), "scores": dict(scores), "weights": weights}
     write_json(path, [*before, last | finished])
 
 
 def last_start(path: Path) -> dict[str, Any]:
-    """The last entry in ``path``; empty where there is none that can be read."""
+    """The last entry in ``path``; empty if there is none or the file cannot be read."""
     try:
         runs = _read(path)
     except (OSError, ValueError):
@@ -127,3 +131,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """The folder of a run; None where nothing is written. All processes must call it together.
+
+    Args:
+        trainer: of the run.
+    """
+    return Path(trainer.log_dir) if trainer.log_dir is not None else None

@@ -1,10 +1,12 @@
-"""Bit-exact resume: ``last.ckpt`` is only ever written where a run can go on as if it had never stopped.
+"""Bit-exact resume: ``last.ckpt`` is only written at safe points, from which a run continues as if never stopped.
 
-Such places lie between two batches, when the optimizer has just stepped and all that was measured is logged; before
-a validation; after one; and at the end of an epoch. Where a run goes on is settled by three things: the loops'
-progress in the checkpoint (`between_batches`), the batches of the epoch that are done (`SquadDataModule`), and a
-seed for each batch (`QALightningModule`). Curves are cut back to where they were. Not in a checkpoint are measured
-speed, and half accumulated gradients, for which there is no such place.
+Safe points: between two batches, when the optimizer has just stepped and everything measured is logged; before and
+after a validation; at the end of an epoch. Three things decide how a run continues: the loops' progress in the
+checkpoint (`between_batches`), the batches of the epoch that are done (`SquadDataModule`), and a seed for each batch
+(`QALightningModule`). Curves are cut back to the checkpoint.
+
+Limits: a checkpoint does not hold measured speed, which differs from run to run, or half-accumulated gradients: between
+the batches of one optimizer step there is no safe point.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from qa_lightning.runs.checkpoints import CURVES
 from qa_lightning.runs.curves import curve_lengths
 from qa_lightning.runs.signals import Stop, StopSignals, slurm_job
 
-_LOOP = "epoch_loop."  # prefix of the training epoch's state in the fit loop's
+_LOOP = "epoch_loop."  # prefix of the epoch loop's keys in the fit loop's state
 
 
 class Stopped(SystemExit):
-    """A run that was asked to stop and did.
+    """A run was asked to stop, and has stopped.
 
     Args:
-        stop: why.
+        stop: why; it also gives the exit status.
     """
 
     def __init__(self, stop: Stop) -> None:
@@ -40,76 +42,76 @@ class Stopped(SystemExit):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt``: every ``minutes``, after each validation and epoch, and when a run is asked to stop.
+    """Writes ``last.ckpt`` every ``minutes``, after each validation and epoch, and when the run is asked to stop.
 
     Args:
-        minutes: of training after which it is written again, between two steps.
+        minutes: time after which the file is written again, at the next safe point.
 
     Attributes:
-        path: of the file; None before it was written or gone on from.
-        step: steps of the optimizer that it holds.
+        path: the file; None until it is written or resumed from.
+        step: optimizer steps that the file holds.
     """
 
-    every_validation_batches = 16  # between two looks for signals
+    every_validation_batches = 16  # validation batches between two checks for a signal
 
     def __init__(self, minutes: float = 15.0) -> None:
         self.minutes = minutes
         self.path: Path | None = None
         self.step = 0
         self._signals = StopSignals()
-        self._saved_at: tuple[int, int] | None = None  # epoch and batch
+        self._saved_at: tuple[int, int] | None = None  # see _progress
         self._saved_when = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock; a checkpoint that is gone on from need not be written again."""
-        self._signals.listen()  # Lightning has set handlers of its own by now, which it takes back in the end
+        """Start the clock; a checkpoint that the run resumed from need not be written again."""
+        self._signals.listen()  # only now: Lightning has just set its own handlers, which it removes at the end
         self._saved_when = time.monotonic()
-        self._saved_at = _place(trainer)
+        self._saved_at = _progress(trainer)
         if trainer.ckpt_path is not None:
             self.path, self.step = Path(trainer.ckpt_path), trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save, or stop, if it is time and this is the first batch of a step."""
+        """Save or stop, if that is due, before the first batch of an optimizer step."""
         if batch_idx % trainer.accumulate_grad_batches:
             return
         save, stop = self._agree(trainer)
-        # No batch of this epoch is done: the epoch before was saved at its end.
-        if (save or stop) and batch_idx > 0 and self._saved_at != _place(trainer):
+        # At batch 0 there is nothing new: the previous epoch was saved at its end.
+        if (save or stop) and batch_idx > 0 and self._saved_at != _progress(trainer):
             self._save(trainer)
-        self._obey(trainer, stop)
+        self._stop_if_asked(trainer, stop)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before a validation, if it is time: it may take long."""
+        """Save before a validation, if that is due: a validation may take long."""
         if _in_fit(trainer) and _between_steps(trainer):
             save, stop = self._agree(trainer)
             if save or stop:
                 self._save(trainer)
-            self._obey(trainer, stop)
+            self._stop_if_asked(trainer, stop)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Stop in a validation, which is then begun again."""
+        """Stop within a validation; the resumed run starts that validation again."""
         if batch_idx % self.every_validation_batches == 0 and _in_fit(trainer) and _between_steps(trainer):
             _, stop = self._agree(trainer)
             if stop:
                 for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                    if isinstance(callback, WeightAveraging):  # puts the weights of training back, to be saved
+                    if isinstance(callback, WeightAveraging):  # puts the training weights back, to be saved
                         callback.on_validation_epoch_end(trainer, pl_module)
                 self._save(trainer)
-            self._obey(trainer, stop)
+            self._stop_if_asked(trainer, stop)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after a validation within an epoch."""
+        """Save after a validation within an epoch; one at the end of an epoch is followed by `on_train_epoch_end`."""
         if _in_fit(trainer) and _between_steps(trainer) and not trainer.is_last_batch:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save at the end of an epoch."""
+        """Save: the end of an epoch is always a safe point."""
         self._save(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Make any checkpoint one to go on from; with the curves on disk as far as it, and their lengths."""
+        """Make any checkpoint resumable: write the curves to disk, keep their sizes, set the loops to a safe point."""
         checkpoint[CURVES] = {}
         for logger in trainer.loggers:
             logger.save()
@@ -127,15 +129,18 @@ class LastCheckpoint(Checkpoint):
             between_batches(loops, trainer.global_step, due)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen no more."""
+        """Put back the signal handlers that were there before."""
         self._signals.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Listen no more."""
+        """Put back the signal handlers that were there before."""
         self._signals.restore()
 
     def _agree(self, trainer: Trainer) -> tuple[bool, Stop]:
-        """Whether it is time to save, and to stop: the same on all processes, at the latest wish of any of them."""
+        """Whether to save, and why to stop, if at all.
+
+        All processes get the same answer: the highest of their wishes, where stopping counts more than saving.
+        """
         late = time.monotonic() - self._saved_when >= self.minutes * 60
         wishes = int(self._signals.asked) * 2 + late
         if trainer.world_size > 1:
@@ -146,20 +151,20 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         path = self._folder(trainer) / "last.ckpt"
-        before = _written(path)
+        before = _file_identity(path)
         trainer.save_checkpoint(path)
-        if _written(path) != before:  # a full disk is told by whoever writes, and the one before stays
+        if _file_identity(path) != before:  # the same after a failed write, which has warned and kept the previous file
             self.path, self.step = path, trainer.global_step
-        self._saved_at, self._saved_when = _place(trainer), time.monotonic()
+        self._saved_at, self._saved_when = _progress(trainer), time.monotonic()
 
     def _folder(self, trainer: Trainer) -> Path:
-        """Where the best checkpoint goes too."""
+        """The folder of the best checkpoint; without one, ``checkpoints`` in the Trainer's root folder."""
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath:
                 return Path(callback.dirpath)
         return Path(trainer.default_root_dir) / "checkpoints"
 
-    def _obey(self, trainer: Trainer, stop: Stop) -> None:
+    def _stop_if_asked(self, trainer: Trainer, stop: Stop) -> None:
         if not stop:
             return
         if stop is Stop.REQUEUE and trainer.is_global_zero:
@@ -168,12 +173,12 @@ class LastCheckpoint(Checkpoint):
 
 
 def between_batches(loops: dict[str, Any], steps: int, validation_due: bool) -> None:
-    """Set the fit loop's state to "all batches that were begun are done", which Lightning goes on from exactly.
+    """Set the fit loop's state to "every started batch is done", from which Lightning resumes exactly.
 
     Args:
-        loops: as ``fit_loop.state_dict()`` gives it; changed in place.
-        steps: of the optimizer that are done.
-        validation_due: the next thing to do is a validation, from its beginning.
+        loops: ``fit_loop.state_dict()``; changed in place.
+        steps: optimizer steps that are done.
+        validation_due: whether a validation comes next, from its first batch.
     """
     progress = loops[f"{_LOOP}batch_progress"]
     for counts in (progress["total"], progress["current"]):
@@ -181,15 +186,15 @@ def between_batches(loops: dict[str, Any], steps: int, validation_due: bool) -> 
     progress["is_last_batch"] = False
     if not validation_due:
         loops[f"{_LOOP}state_dict"]["_batches_that_stepped"] = steps
-    else:  # Lightning goes back to a validation of which a batch was begun and not ended, and counts the step after it
+    else:  # Lightning re-enters a validation with a started, unfinished batch, and counts the step after it
         validation = loops[f"{_LOOP}val_loop.batch_progress"]
         for name in ("total", "current"):
             validation[name] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
         validation["is_last_batch"] = False
 
 
-def _written(path: Path) -> tuple[int, int] | None:
-    """Which file stands there: another after every write, since each is put in the place of the one before."""
+def _file_identity(path: Path) -> tuple[int, int] | None:
+    """Inode and time of a file; None without one. Every write changes it, since each renames a new file to ``path``."""
     return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
@@ -198,11 +203,11 @@ def _in_fit(trainer: Trainer) -> bool:
 
 
 def _between_steps(trainer: Trainer) -> bool:
-    """Whether, in a validation, no gradients are half accumulated."""
-    return _place(trainer)[1] % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+    """Whether a validation runs between two optimizer steps, with no half-accumulated gradients."""
+    return _progress(trainer)[1] % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
-def _place(trainer: Trainer) -> tuple[int, int]:
-    """Epoch, and batches of it that are done."""
+def _progress(trainer: Trainer) -> tuple[int, int]:
+    """Index of the epoch, and how many of its batches are done."""
     loop: Any = trainer.fit_loop
     return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed

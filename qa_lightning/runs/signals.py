@@ -1,4 +1,4 @@
-"""Signals that end a run: noted when they come, acted on between two batches, where a checkpoint is exact."""
+"""Notes the signals that stop a run; `resume.LastCheckpoint` stops it at the next safe point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Stop(IntEnum):
-    """Why a run is to end; the highest of what several processes were told counts."""
+    """Why a run is to stop; if several processes got different signals, the highest value counts."""
 
     NO = 0
     TERMINATE = 1
@@ -24,23 +24,23 @@ class Stop(IntEnum):
 
     @property
     def status(self) -> int:
-        """The exit status that shells and schedulers expect."""
+        """The exit status that shells and schedulers expect: 128 + the signal's number."""
         return 128 + (signal.SIGINT if self is Stop.INTERRUPT else signal.SIGTERM)
 
     @property
     def cause(self) -> str:
-        """For people."""
+        """The reason, as messages name it."""
         return {Stop.INTERRUPT: "Ctrl-C", Stop.REQUEUE: "SLURM (the job is requeued)"}.get(self, "SIGTERM")
 
 
 class StopSignals:
-    """Takes SIGTERM, SIGUSR1 and a first Ctrl-C as the wish to stop; a second Ctrl-C interrupts at once.
+    """Takes SIGTERM, SIGUSR1 and a first Ctrl-C as a request to stop; a second Ctrl-C interrupts at once.
 
-    Lightning's own handlers do what they do in the midst of a step: a checkpoint of half a step, or a broadcast
-    between two others.
+    Lightning's own handlers act in the middle of a step: they write a checkpoint of half a step, or broadcast between
+    two other broadcasts.
 
     Attributes:
-        asked: what was asked for.
+        asked: the highest request so far.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class StopSignals:
         self._before: dict[int, Handler] = {}
 
     def listen(self) -> None:
-        """Note signals from now on; does nothing outside of the main thread, where handlers cannot be set."""
+        """Note signals from now on; does nothing outside the main thread, where Python allows no handlers."""
         self.asked = Stop.NO
         self._set(signal.SIGINT, self._on_interrupt)
         self._set(signal.SIGTERM, lambda *_: self._ask(Stop.TERMINATE))
@@ -56,7 +56,7 @@ class StopSignals:
             self._set(signal.SIGUSR1, lambda *_: self._ask(Stop.REQUEUE if slurm_requeues() else Stop.TERMINATE))
 
     def restore(self) -> None:
-        """Put back the handlers that were there."""
+        """Put back the handlers that were there before `listen`."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -76,11 +76,11 @@ class StopSignals:
             raise KeyboardInterrupt
         self.asked = Stop.INTERRUPT
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            tqdm.write("stopping after this batch; Ctrl-C once more stops at once")
+            tqdm.write("stopping after this batch; press Ctrl-C again to stop at once")
 
 
 def slurm_job() -> str | None:
-    """This SLURM job, as ``scontrol`` names it, the same after a requeue; None outside of a batch job."""
+    """Id of this SLURM batch job, as ``scontrol`` takes it; the same after a requeue, None outside a batch job."""
     if os.environ.get("SLURM_JOB_NAME") in (None, "bash", "interactive"):
         return None
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
@@ -88,5 +88,5 @@ def slurm_job() -> str | None:
 
 
 def slurm_requeues() -> bool:
-    """Whether SIGUSR1 means that SLURM's time is up and the job is to be requeued."""
+    """Whether SIGUSR1 means that the SLURM job's time is up, and that it is to be requeued."""
     return slurm_job() is not None

@@ -1,6 +1,6 @@
-"""How fast a run is: features/s, real tokens/s, padding share and, where the device's peak is known, utilisation.
+"""Measures the speed of a run: features/s, real tokens/s, share of padding and, if the peak is known, utilization.
 
-Everything is counted from real tokens. Padding is work that was done for nothing: it lowers utilisation.
+Only real tokens count as work. Padding is work done for nothing: it lowers utilization.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Throughput:
-    """What some training steps got done, over all processes.
+    """The work of some training steps, over all processes.
 
     Attributes:
-        features: windows.
+        features: windows trained on.
         tokens: tokens of these windows, without padding.
-        padded_tokens: the same with padding.
+        padded_tokens: tokens of these windows, with padding.
         seconds: wall time.
         flops: floating-point operations that the real tokens need, forward and backward.
-        peak_flops: what all devices together can do in a second; None where that is not known.
+        peak_flops: operations per second that all devices together can do; None if that is not known.
     """
 
     features: float
@@ -37,14 +37,14 @@ class Throughput:
 
     @classmethod
     def total(cls, parts: Sequence[Throughput]) -> Throughput:
-        """Several stretches of steps as one."""
+        """Sum several stretches of steps; the peak is that of the last one."""
         names = ("features", "tokens", "padded_tokens", "seconds", "flops")
         sums = {name: sum(getattr(part, name) for part in parts) for name in names}
         return cls(**sums, peak_flops=parts[-1].peak_flops if parts else None)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The figures by their names in TensorBoard; ``train/utilization`` only where the peak is known."""
+        """TensorBoard tag -> value; ``train/utilization`` only if the peak is known."""
         seconds = max(self.seconds, 1e-9)
         figures = {
             "train/features_per_second": self.features / seconds,
@@ -65,7 +65,7 @@ class Throughput:
 
 
 class StepCounter:
-    """Sums what batches hold, on their own device, so that counting waits for nothing.
+    """Sums the counts of batches on the batches' own device, so that counting does not wait for the device.
 
     Columns: features, real tokens, tokens with padding, sum of squared real lengths (attention grows with it).
     """
@@ -74,7 +74,7 @@ class StepCounter:
         self.sums: Tensor | None = None
 
     def add(self, attention_mask: Tensor) -> None:
-        """Count a batch by its mask, [B, T]."""
+        """Add a batch, given its attention mask, [B, T]."""
         lengths = attention_mask.sum(1)
         batch = torch.stack(
             [
@@ -87,19 +87,19 @@ class StepCounter:
         self.sums = batch if self.sums is None else self.sums + batch
 
     def peek(self, device: torch.device) -> Tensor:
-        """[4] int64, the sums since `take` was called."""
+        """[4] int64, the sums since the last `take`."""
         return self.sums if self.sums is not None else torch.zeros(4, dtype=torch.int64, device=device)
 
     def take(self, device: torch.device) -> Tensor:
-        """The same, and begin anew."""
+        """[4] int64, the sums since the last `take`, and start again from 0."""
         sums, self.sums = self.peek(device), None
         return sums
 
 
 def computing_weights(model: nn.Module) -> int:
-    """How many weights compute with a token: all but embeddings, which are looked up.
+    """Number of weights that compute for each token: all but embeddings, which are looked up.
 
-    To be counted before a strategy shards the model: a process then holds a part of them.
+    Count them before a strategy shards the model: after that, a process holds only a part of them.
     """
     looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in looked_up)
@@ -108,11 +108,11 @@ def computing_weights(model: nn.Module) -> int:
 def training_flops(config: Any, weights: int, tokens: float, squared_lengths: float) -> float:
     """Floating-point operations of a forward and backward pass of an encoder.
 
-    6 a weight and token, and 12 a layer, hidden unit and pair of tokens for attention (Chowdhery et al., 2022, PaLM,
-    appendix B).
+    6 per weight and token, and for attention 12 per layer, hidden unit and pair of tokens (Chowdhery et al., 2022,
+    PaLM, appendix B).
 
     Args:
-        config: of a transformers model.
+        config: a transformers model's configuration.
         weights: see `computing_weights`.
         tokens: real tokens.
         squared_lengths: sum of the squared real lengths of the sequences.
@@ -122,7 +122,7 @@ def training_flops(config: Any, weights: int, tokens: float, squared_lengths: fl
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """What a device can do in a second, by Lightning's table; None for a CPU and for devices it does not know.
+    """Operations per second that a device can do, from Lightning's table; None for a CPU and for unknown devices.
 
     Args:
         device: where the model is.
@@ -133,6 +133,6 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     kinds = {"bf16": torch.bfloat16, "16": torch.float16}
     dtype = next((kind for prefix, kind in kinds.items() if precision.startswith(prefix)), torch.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of what it does not know
+        warnings.simplefilter("ignore")  # it warns about unknown devices
         peak = get_available_flops(device, dtype)
     return float(peak) if peak else None

@@ -1,4 +1,4 @@
-"""The report: shown, written as JSON, told by the command's status, and before a training run."""
+"""The report: on a terminal, as JSON, as the command's exit status, and as lines before a training run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.data import make_rows, write_json
 
 
 def test_data_that_is_right_has_no_findings(tmp_path, model_folder) -> None:
-    path = write_json(tmp_path / "data.json", make_rows(4, unanswerable=1)[1:])  # their numbers are known words
+    path = write_json(tmp_path / "data.json", make_rows(4, unanswerable=1)[1:])  # these rows have no unknown word
     report = check_source(path, tokenizer=load_tokenizer(model_folder), settings=SETTINGS)
     assert report.findings == []
     assert report.facts["rows"] == 3
@@ -76,12 +76,12 @@ def test_training_begins_with_a_line_a_warning(tmp_path, model_folder, monkeypat
     data.prepare_data()
     data.setup("fit")
     lines = list(short_lines(check_prepared(data.splits(), max_answer_length=10)))
-    assert any("train: 1 validation contexts that are trained on too (the first: id q3" in line for line in lines)
+    assert any("train: validation contexts that are also trained on: 1 (the first: id q3" in line for line in lines)
     assert any("raise --model.max_answer_length; the longest has 14 tokens" in line for line in lines)
     assert any("score EM 50.00" in line for line in lines)
 
     def never(self, rows):
-        raise AssertionError("looked at twice")
+        raise AssertionError("checked twice")
 
     monkeypatch.setattr(RowCheck, "valid", never)
-    assert list(short_lines(check_prepared(data.splits(), max_answer_length=10))) == lines  # from what was kept
+    assert list(short_lines(check_prepared(data.splits(), max_answer_length=10))) == lines  # from the cached report

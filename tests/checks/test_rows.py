@@ -1,4 +1,4 @@
-"""What is wrong with rows is found, counted, and named with the row."""
+"""Problems of rows are found, counted, and listed with the row's place and id."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_contexts_on_both_sides_are_counted_once_each(tmp_path) -> None:
 
 
 def test_texts_are_told_apart_that_are_the_same_end_to_end(tmp_path) -> None:
-    """Question and context, and one answer and the next."""
+    """Joined texts may be equal where question and context, or two answers, are split at another character."""
     rows = [
         {"id": "1", "question": "ab", "context": "c d ab c a bc", "answers": answers("d", 2)},
         {"id": "2", "question": "a", "context": "bc d ab c a bc", "answers": answers("bc", 0)},

@@ -1,4 +1,4 @@
-"""What a tokenizer and windows do to the data: cut questions, unknown characters, answers that cannot be given."""
+"""What a tokenizer and windows do to the data: cut questions, unknown characters, answers that are lost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_what_a_tokenizer_does_is_counted_from_the_windows(tmp_path, model_folde
     lengths = [len(tokenizer(one["context"], add_special_tokens=False)["input_ids"]) for one in rows]
     assert report.facts["tokens"]["context"]["max"] == max(lengths)
     assert report.facts["tokens"]["context"]["min"] == min(lengths)
-    assert report.facts["ceiling"]["exact_match"] == 50.0  # not the long, the unheld and the part of a token
+    assert (
+        report.facts["ceiling"]["exact_match"] == 50.0
+    )  # wrong: the answer that is too long, the unheld one, and the part of a token
 
 
 @pytest.mark.parametrize(("longest", "findings", "f1"), [(3, {}, 100.0), (2, {"long_answer": 1}, 0.0)])
@@ -68,5 +70,5 @@ def test_answers_that_end_within_a_token_lower_the_ceiling(tmp_path, tokenizer, 
         write_json(tmp_path / "data.json", rows), tokenizer=load_tokenizer(model_folder), settings=SETTINGS
     )
     assert found(report) == {"altered": 1}
-    assert report.findings[0].rows[0]["what"] == "'cit' comes back as 'city'"
+    assert report.findings[0].rows[0]["what"] == "'cit' becomes 'city'"
     assert report.facts["ceiling"] == {"exact_match": 0.0, "f1": 0.0}

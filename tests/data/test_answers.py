@@ -1,4 +1,4 @@
-"""Answers that are not where they are said to be: what is told, what is repaired, and what is not."""
+"""Answers with a wrong offset: what messages say, what is repaired, and what is not."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_answer_is_moved_to_where_it_can_only_be_meant(text, start, context, 
 
 
 def oracle(text, start, context):
-    """By trying every place of the context, and counting what stands before it in other units."""
+    """The right repair, found by trying every offset and counting the bytes and UTF-16 units before it."""
     places = [place for place in range(len(context)) if context[place : place + len(text)] == text]
     if len(places) == 1:
         return places[0]
@@ -110,12 +110,24 @@ def test_what_a_wrong_place_counts_is_told(text, start, context, hint):
 @pytest.mark.parametrize(
     ("text", "context", "words"),
     [
-        ("a", "banana", "it stands at 1, 3, 5"),
-        ("a", "bananarama", "it stands at 1, 3, 5 and elsewhere"),
-        ("Ada", "ADA", "the context holds it but for upper and lower case"),
-        ("a b", "a\u00a0b", "the context holds it but for white space (around it, line ends, tabs, no-break spaces)"),
-        ("a\nb ", "a\r\nb", "the context holds it but for white space (around it, line ends, tabs, no-break spaces)"),
-        ("e\u0301", "\u00e9", "the context holds it but for the form of its characters (composed or not, NFC or NFD)"),
+        ("a", "banana", "it occurs at 1, 3, 5"),
+        ("a", "bananarama", "it occurs at 1, 3, 5 and elsewhere"),
+        ("Ada", "ADA", "the context holds it except for upper and lower case"),
+        (
+            "a b",
+            "a\u00a0b",
+            "the context holds it except for white space (around it, line ends, tabs, no-break spaces)",
+        ),
+        (
+            "a\nb ",
+            "a\r\nb",
+            "the context holds it except for white space (around it, line ends, tabs, no-break spaces)",
+        ),
+        (
+            "e\u0301",
+            "\u00e9",
+            "the context holds it except for the form of its characters (composed or not, NFC or NFD)",
+        ),
         ("Ada", "Bob", "the context does not hold it"),
     ],
 )
@@ -141,8 +153,8 @@ MOVED = [
     "row 4 (id no start): answer 'Babbage' moved from answer_start None to 71",
 ]
 UNREPAIRABLE = [
-    (row(id="tie", context="Ada Ada", answers={"text": ["Ada"], "answer_start": [2]}), "it stands at 0, 4"),
-    (row(id="far", context=f"Ada{FAR}Ada", answers={"text": ["Ada"], "answer_start": [25]}), "it stands at 0, 53"),
+    (row(id="tie", context="Ada Ada", answers={"text": ["Ada"], "answer_start": [2]}), "it occurs at 0, 4"),
+    (row(id="far", context=f"Ada{FAR}Ada", answers={"text": ["Ada"], "answer_start": [25]}), "it occurs at 0, 53"),
     (row(id="none", answers={"text": ["Bob"], "answer_start": [0]}), "the context does not hold it"),
     (
         row(id="one of two", answers={"text": ["1843", "Bob"], "answer_start": [0, 0]}),
@@ -168,7 +180,7 @@ def test_without_repair_nothing_is_moved(tmp_path):
     with pytest.raises(InputError) as caught:
         read(path)
     assert caught.value.problems[0].startswith("4 problems in the data (correct them, or pass --data.on_bad_rows skip")
-    assert "or repair to move answers to where their text can only be meant" in caught.value.problems[0]
+    assert "or repair to move answers whose right offset is certain" in caught.value.problems[0]
     assert [item["id"] for item in read(path, "skip")[0]] == ["right"]
 
 

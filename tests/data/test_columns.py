@@ -1,4 +1,4 @@
-"""Columns by other names, answers in other shapes and ids that are made: what is guessed, told and refused."""
+"""Columns with other names, answers in other shapes and made ids: what is guessed, reported and refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.helpers.training import train_flags
 
 
 def guessed(*there, columns=None):
-    """Which column is which, the usual names left out."""
+    """Usual name -> column, without columns that have their usual name."""
     names = choose_columns("row 1", list(there), columns or Columns())
     return {name: column for name, column in names.items() if name != column}
 
@@ -80,7 +80,7 @@ def refused(*there, columns=None):
         ),
         (["_id", "query", "document", "answers"], {"id": "_id", "question": "query", "context": "document"}),
         (["question", "context", "unanswerable"], {"is_impossible": "unanswerable"}),
-        # the usual name is the one, whatever else there is
+        # the usual name is chosen, whatever other columns there are
         (["question", "context", "text", "passage", "q", "answers"], {}),
         (["question", "context", "answers", "answer", "start", "answer_start"], {}),
         (["id", "uuid", "key", "question", "context", "answers"], {}),
@@ -111,7 +111,7 @@ def test_all_that_is_missing_or_unclear_is_one_error_that_names_the_flags():
         "q.csv row 1: no column 'context'; it has 'q', 'query', 'titel', 'antwort'. Say which it is with "
         "--data.columns.context NAME",
         "q.csv row 1: no column 'answers'; it has 'q', 'query', 'titel', 'antwort'. Say which it is with "
-        "--data.columns.answers NAME, or --data.columns.answer_text NAME where it holds the answer's text alone",
+        "--data.columns.answers NAME, or with --data.columns.answer_text NAME if it holds the answer's text alone",
     ]
     assert [
         problem.split("say which with ")[-1] for problem in refused("q", "query", "text", "passage", "answers")
@@ -127,7 +127,7 @@ def test_names_that_are_given_are_taken():
     assert guessed("nr", "frage", "absatz", "antwort", "ab", columns=columns) == names
     assert guessed("id", "question", "context", "answers", *names.values(), columns=columns) == names
     assert guessed("q", "query", "context", "answers", columns=Columns(question="query")) == {"question": "query"}
-    # the usual name, of another thing
+    # a usual name that is given to another column
     swapped = Columns(question="context", context="question")
     assert guessed("question", "context", "answers", columns=swapped) == {"question": "context", "context": "question"}
     assert guessed("question", "context", "text", "answers", columns=Columns(question="context")) == {
@@ -154,7 +154,7 @@ def test_names_that_are_given_are_taken():
         ),
         (
             Columns(answers="answers", answer_text="id"),
-            ["--data.columns.answers: leave it out, or --data.columns.answer_text and answer_start"],
+            ["--data.columns.answers: leave it out, or leave out --data.columns.answer_text and answer_start"],
         ),
         (
             Columns(answer_start="id"),
@@ -166,7 +166,7 @@ def test_names_that_are_given_wrongly_are_refused_together(columns, problems):
     assert refused("id", "question", "context", "answers", columns=columns) == problems
 
 
-# --- what is told ---
+# --- what is reported ---
 
 
 def test_guesses_are_told_in_one_line(tmp_path):
@@ -177,14 +177,14 @@ def test_guesses_are_told_in_one_line(tmp_path):
     examples = read(write(tmp_path, "q.csv", as_table(rows)), told=told)
     assert [item["answers"]["answer_start"] for item in examples] == [[0], [4], [22]]
     assert told == [
-        "columns: question from 'q', context from 'passage', answer_text from 'answer', ids made of each row's "
-        "content, answers placed where the context holds their text, if that is one place"
+        "columns: question from 'q', context from 'passage', answer_text from 'answer', ids made from each row's "
+        "content, answer_start from the context, if the answer occurs there once"
     ]
 
 
 def test_a_run_says_what_was_guessed_each_time(tmp_path, model_folder, capsys):
     path = write(tmp_path, "q.csv", as_table([{"q": "Who?", "text": f"{n} Ada", "answer": "Ada"} for n in range(20)]))
-    for _ in range(2):  # the second one finds the data prepared
+    for _ in range(2):  # the second run finds the prepared data
         assert (
             commands.train([*train_flags(tmp_path, model_folder, str(path), str(path)), "--trainer.max_epochs", "1"])
             == 0
@@ -208,7 +208,7 @@ def test_nothing_is_told_of_usual_columns(tmp_path):
     assert told == []
 
 
-# --- rows with other columns than the first ---
+# --- rows whose columns differ from the first row's ---
 
 
 def usual(*rows, columns=None):
@@ -265,7 +265,7 @@ def test_no_rows_are_no_columns():
 
 
 def numpy_text(answers):
-    """What a table holds that pandas wrote of a dataset."""
+    """Answers as a table holds them if pandas wrote it from a dataset."""
     return str({"text": np.array(answers["text"], object), "answer_start": np.array(answers["answer_start"], np.int32)})
 
 
@@ -333,7 +333,7 @@ def test_a_call_in_answers_is_never_made(tmp_path):
 
 
 def apart(text, start="absent", context=CONTEXT):
-    """The answers of a row with the answer in columns of its own."""
+    """The answers of a row that has ``answer_text`` and ``answer_start`` instead of ``answers``."""
     item = {"id": "q1", "question": "Who?", "context": context, "answer_text": text}
     item |= {} if start == "absent" else {"answer_start": start}
     return usual_row(item, {name: name for name in item})["answers"]
@@ -376,8 +376,8 @@ def test_a_text_alone_that_stands_in_several_places_is_a_problem_that_lists_them
         read(path)
     problems = [problem.split("): ")[1] for problem in caught.value.problems[1:]]
     assert problems == [
-        "answer 'Ada' has no answer_start, and it stands at 0, 5, 10 and elsewhere",
-        "answer 'Ada' has no answer_start, and it stands at 0, 8",
+        "answer 'Ada' has no answer_start, and it occurs at 0, 5, 10 and elsewhere",
+        "answer 'Ada' has no answer_start, and it occurs at 0, 8",
         "answer 'Ada' has no answer_start, and the context does not hold it",
     ]
     examples, skipped = read(path, "skip")
@@ -391,7 +391,7 @@ def test_a_text_alone_that_stands_in_several_places_is_a_problem_that_lists_them
         (["1843", "Ada"], None, [("1843", 40), ("Ada", 0)]),
         ("['1843', 'Ada']", "[40, 0]", [("1843", 40), ("Ada", 0)]),
         ('["1843", "Ada"]', "[40 ,0]", [("1843", 40), ("Ada", 0)]),
-        ("['1843']", None, [("['1843']", None)]),  # a text may begin like a list
+        ("['1843']", None, [("['1843']", None)]),  # an answer's text may look like a list
         ([{"text": "1843", "answer_start": 40}], None, [("1843", 40)]),
     ],
 )
@@ -498,7 +498,7 @@ def test_an_unknown_column_flag_is_refused(capsys):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, model_folder):
-    """A run on tables with other names: its folder and its flags."""
+    """A run on tables whose columns have other names: its folder and its flags."""
     folder = tmp_path_factory.mktemp("columns")
     names = {"nr": "id", "frage": "question", "absatz": "context"}
     rows = [

@@ -1,4 +1,4 @@
-"""Sources and their fingerprints, rows that are checked, the split by context and the table on disk."""
+"""Sources and their fingerprints, the checks of rows, the split by context and the table on disk."""
 
 import json
 import random
@@ -188,7 +188,7 @@ def test_what_looks_like_a_path_is_never_looked_for_on_the_hub(source, monkeypat
 @pytest.mark.parametrize("name", ["nobody/no-such-questions", "no-such-questions"])
 @pytest.mark.parametrize("use", [read_rows, source_fingerprint, has_split])
 def test_a_hub_name_without_a_network_is_one_error_with_the_way_out(name, use, monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # what HF_HUB_OFFLINE=1 sets at start
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as HF_HUB_OFFLINE=1 sets at import
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -232,7 +232,7 @@ def test_a_repeated_id_names_both_places_and_only_the_first_row_is_kept(tmp_path
     with pytest.raises(InputError) as caught:
         read(path)
     assert caught.value.problems[1:] == [
-        f"{path} row {number}: id '7' stands already at {path} row 1; ids must be unique" for number in (3, 4)
+        f"{path} row {number}: id '7' is also the id of {path} row 1; ids must be unique" for number in (3, 4)
     ]
     assert read(path, "skip")[0] == [row(id="7"), ROWS[0]]
 
@@ -268,7 +268,7 @@ def test_rows_that_are_alike_and_have_no_id_are_told_so(tmp_path):
     with pytest.raises(InputError) as caught:
         read(path)
     assert caught.value.problems[1:] == [
-        f"{path} row 3: has the question, context and answers of {path} row 1; leave one of the two out"
+        f"{path} row 3: has the same question, context and answers as {path} row 1; leave one of the two out"
     ]
     assert len(read(path, "skip")[0]) == 2
 

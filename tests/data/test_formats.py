@@ -1,4 +1,4 @@
-"""Every form of a source gives the same rows, and texts come out of each as they went in."""
+"""Every form of a source gives the same rows, and no form changes a text."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ IMPOSSIBLE = {key: ROWS[3][key] for key in ("id", "question", "context")} | {"is
 
 
 def spreadsheet(rows, separator):
-    """As spreadsheets write: a byte-order mark, Windows line ends, and rows of nothing at the end."""
+    """A table as spreadsheets write it: a byte-order mark, Windows line ends, and empty rows at the end."""
     filled = as_table(rows, separator, lineterminator="\r\n")
     return BYTE_ORDER_MARK + filled + (separator * 3 + "\r\n").encode() * 2 + b"\r\n"
 
 
 def spaced_header(table):
-    """As people write: blanks after the commas of the first line, and at its end."""
+    """A table as people type it: blanks around the commas of the first line, and at its end."""
     header, rest = table.split(b"\r\n", 1)
     return header.replace(b",", b" , ") + b" \r\n" + rest
 
@@ -303,7 +303,7 @@ def test_parquet_of_other_writers_is_read_too(tmp_path):
             "answers": pa.array([json.dumps(item["answers"]) for item in ROWS]),
             "is_impossible": pa.array([0.0, float("nan"), None, 1.0]),
             "answers.text": pa.array([["of no interest"]] * 4),
-            "asked": pa.array([2**62] * 4, pa.timestamp("us")),  # in a year that Python has not
+            "asked": pa.array([2**62] * 4, pa.timestamp("us")),  # a year that Python cannot represent
         }
     )
     sink = io.BytesIO()

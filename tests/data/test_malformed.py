@@ -1,6 +1,6 @@
-"""Whatever a file holds: it is read, or it is one error that names the row, the value and the fix.
+"""A file is either read or refused with one error that names the row, the value and the fix.
 
-The malformed inputs stand in tests/data/malformed/, and are read by tests/helpers/malformed.py.
+The malformed inputs are in tests/data/malformed/; tests/helpers/malformed.py reads them.
 """
 
 from __future__ import annotations
@@ -99,12 +99,12 @@ def test_the_table_is_long():
     names = re.findall(r"^([^#\s].*):$", "\n".join(tables.values()), re.MULTILINE)
     built = re.findall(r"^  built: (.*)$", "\n".join(tables.values()), re.MULTILINE)
     assert len(CASES) >= 40
-    assert len(names) == len(set(names)), "a case stands twice"
+    assert len(names) == len(set(names)), "two cases have the same name"
     assert tables.keys() == {*REFUSED, "bad_rows", "bad_lines"}
     assert set(built) == BUILT.keys() | BUILT_ROWS.keys()
 
 
-# --- what nobody thought of ---
+# --- random damage and random values ---
 
 CONTENTS = {
     ".json": as_json(nested(ROWS, "v2.0")),

@@ -1,4 +1,4 @@
-"""The generated data set: exact rows, honest questions, disjoint splits."""
+"""The generated dataset: exact offsets, questions that need the context, disjoint splits."""
 
 import re
 from collections import Counter
@@ -21,7 +21,7 @@ def validation() -> list[dict[str, Any]]:
 
 
 def candidates(context: str, answer: str) -> list[str]:
-    """The values in ``context`` that are of the same kind as ``answer``."""
+    """The values in ``context`` of the same kind as ``answer``."""
     (values,) = {relation.values for relation in RELATIONS if answer in relation.values}
     return [value for value in values if re.search(rf"\b{re.escape(value)}\b", context)]
 
@@ -52,7 +52,7 @@ def test_the_rows_depend_on_the_arguments_alone(train):
 
 
 def test_rows_are_the_same_on_every_machine():
-    """Pinned text: a change of the generator changes what recorded results mean."""
+    """The text is pinned: a change of the generator makes recorded results incomparable."""
     row = next(generate_examples("train", 1))
     assert row == {
         "id": "synthetic-train-000000",
@@ -69,7 +69,7 @@ def test_the_answer_competes_with_others_of_its_kind(train):
 
 
 def test_person_and_relation_both_matter(train):
-    """Many contexts tell several things of the asked person, and of several people the asked thing."""
+    """Many contexts state several kinds of facts, so the name alone does not give the answer."""
     several = 0
     for row in train:
         kinds = {relation.kind for relation in RELATIONS for value in relation.values if value in row["context"]}
@@ -127,7 +127,7 @@ def test_unanswerable_questions_ask_for_what_the_context_does_not_say():
                 phrase = template.format(name=name, value=value, a=article).rstrip(".")
                 phrase = phrase if "{name}" in template else f"{name} {phrase}"
                 assert phrase not in row["context"]
-    assert known > 100  # some ask about a person of the context
+    assert known > 100  # some questions ask about a person whom the context mentions
 
 
 @pytest.mark.parametrize(("split", "unanswerable"), [("test", 0.0), ("train", -0.1), ("train", 1.5)])

@@ -1,4 +1,4 @@
-"""Decoding while logits come in gives what decoding all of them at once gives, however they are dealt out."""
+"""Decoding batch by batch gives the same result as decoding all logits at once, in any order and split."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def dataset() -> tuple[list[dict], FeatureStore]:
 
 
 def logits_of(store: FeatureStore, features: list[int]) -> FeatureLogits:
-    """Random, but always the same for a feature."""
+    """Random logits, always the same ones for a feature."""
     parts = []
     for feature in features:
         random = np.random.default_rng(feature)

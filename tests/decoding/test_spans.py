@@ -13,7 +13,7 @@ PLAIN = Scaling()
 
 
 def brute_force(logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling = PLAIN):
-    """Every pair of every window, one by one, as the definition says; probabilities over all of them and null."""
+    """Score every pair of tokens of every window, one by one; probabilities are over all pairs and null."""
     offsets = np.cumsum(logits.length) - logits.length
     results = []
     for example in range(int(logits.example.max()) + 1):
@@ -67,7 +67,7 @@ def assert_equal_to_brute_force(
 
 @st.composite
 def windows(draw: st.DrawFn) -> WindowLogits:
-    """Examples of one to three overlapping windows; ties, masked tokens, tokens that cover nothing or the same."""
+    """Examples of 1 to 3 overlapping windows, with ties, masked tokens, and empty or identical character spans."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     scale = draw(st.sampled_from([0.0, 1.0, 30.0, 400.0]))
     ties = draw(st.booleans())
@@ -135,7 +135,7 @@ def test_chunks_give_the_same_as_one_pass(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_probabilities_of_all_spans_and_null_sum_to_one() -> None:
     found = decode_spans(random_windows(3, 10), n_best=10**6)
-    # Places that two windows show are listed once, with the better score: the sum may fall short, never exceed.
+    # A character span in two windows is listed once, with its better score: the sum may be below 1, never above.
     for example in range(10):
         own = slice(int(found.offset[example]), int(found.offset[example] + found.count[example]))
         assert found.probability[own].sum() + found.null_probability[example] <= 1 + 1e-9
@@ -148,7 +148,7 @@ def test_probabilities_of_all_spans_and_null_sum_to_one() -> None:
 
 
 def test_best_span_outside_the_top_twenty_starts_and_ends_is_found() -> None:
-    """25 high starts after 25 high ends do not pair; the best pair uses neither. "Top 20 by top 20" finds none."""
+    """25 high starts come after 25 high ends and cannot pair; the best pair uses neither, so top 20 by 20 misses it."""
     start, end = np.full(60, -5.0), np.full(60, -5.0)
     start[35:60], end[0:25] = 10.0, 10.0
     start[30], end[31] = 9.0, 9.0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
+import jinja2
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
@@ -18,6 +20,12 @@ from tests.helpers.hub_server import TOKEN, HubServer
 def printed_lines() -> None:
     """Silence the libraries as the commands do."""
     commands.quiet_libraries()
+
+
+@pytest.fixture(autouse=True)
+def _every_value_of_a_card_is_given(monkeypatch) -> None:
+    """Jinja shows nothing for a name that it does not know; here it is an error."""
+    monkeypatch.setattr(jinja2, "Template", partial(jinja2.Template, undefined=jinja2.StrictUndefined))
 
 
 @pytest.fixture

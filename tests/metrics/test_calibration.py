@@ -1,14 +1,16 @@
-"""Calibration against the definitions written as loops, and against models whose temperature is known."""
+"""Calibration equals its definitions, written as loops, and torchmetrics; the temperature of known models is found."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torchmetrics.functional.classification import binary_calibration_error
 
 from qa_lightning.metrics.calibration import (
-    FEWEST_FOR_TEMPERATURE,
+    MIN_FOR_TEMPERATURE,
     TEMPERATURES,
     coverage_at_precision,
     expected_calibration_error,
@@ -43,6 +45,18 @@ def test_equal_width_error_is_the_definition(some, bins):
             total += len(inside) * abs(c - r)
     expected = total / len(some) if some else 0.0
     assert expected_calibration_error(*columns(some), bins) == pytest.approx(expected, **EXACTLY)
+
+
+@given(st.lists(st.tuples(st.integers(0, 14), st.floats(0.001, 0.999), st.sampled_from([0, 1])), min_size=1))
+@settings(deadline=None)
+def test_equal_width_error_is_that_of_torchmetrics(some):
+    """Off the edges of bins: torchmetrics counts a confidence there to the upper bin, this package to the lower."""
+    confidence = [(number + offset) / 15 for number, offset, _ in some]
+    correct = [right for _, _, right in some]
+    expected = binary_calibration_error(
+        torch.tensor(confidence, dtype=torch.float64), torch.tensor(correct), n_bins=15, norm="l1"
+    )
+    assert expected_calibration_error(confidence, correct, 15) == pytest.approx(float(expected), **EXACTLY)
 
 
 @given(answers, st.integers(1, 20), st.booleans(), st.randoms())
@@ -149,9 +163,9 @@ def test_recall_without_answerable_questions_is_zero():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: reliability([1.5, 0.5], [1, 0]), "confidence is outside 0-1 in 1 places, the first 1.5 at 0"),
+        (lambda: reliability([1.5, 0.5], [1, 0]), "confidence: 1 value is outside 0-1, the first is 1.5 at index 0"),
         (lambda: reliability([0.5], [1], bins=0), "bins 0 must be at least 1"),
-        (lambda: risk_coverage([math.nan], [1]), "confidence is not a number"),
+        (lambda: risk_coverage([math.nan], [1]), "confidence: 1 value is NaN, the first is nan at index 0"),
         (lambda: coverage_at_precision([0.5], [1], 90), "precision 90 must lie in 0-1"),
         (lambda: precision_recall([0.5, 0.5], [1, 1], 1), "total_answerable 1 is less than the 2 right answers"),
         (lambda: fit_temperature([1.0], [1.0], [1]), r"log_total has the shape \(1,\), not \[1, 25\]"),
@@ -168,7 +182,7 @@ def test_wrong_arguments_are_named(call, message):
 
 
 def made_scores(count, temperature, seed=0, temperatures=TEMPERATURES):
-    """Scores of 30 spans whose probabilities are right at ``temperature``: best score, totals, whether it is right."""
+    """Random scores of 30 spans, calibrated at ``temperature``: best score, log totals, whether the best is right."""
     rng = np.random.default_rng(seed)
     scores = rng.gumbel(size=(count, 30)) * 2.0 * temperature
     chances = np.exp(scores / temperature)
@@ -210,7 +224,7 @@ def test_answers_all_right_or_all_wrong_say_nothing(right):
 
 
 def test_few_questions_say_nothing():
-    score, totals, right = made_scores(FEWEST_FOR_TEMPERATURE, 2.0)
+    score, totals, right = made_scores(MIN_FOR_TEMPERATURE, 2.0)
     assert fit_temperature(score, totals, right) != 1.0
     assert fit_temperature(score[1:], totals[1:], right[1:]) == 1.0
     assert fit_temperature([], np.zeros((0, len(TEMPERATURES))), []) == 1.0

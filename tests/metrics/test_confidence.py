@@ -1,4 +1,4 @@
-"""Threshold and temperature, from logits to the file that applies them: against decoding at those very values."""
+"""Threshold and temperature, from logits to the file that applies them, equal decoding at these values."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_confidence_is_the_probability_that_decoding_gives_the_answer(scale: flo
     judged = Judged(outcomes_of(windows), scaling, version_2=True)
     decoded = decode_spans(windows, 1, 30, scaling)
     answered = decoded.null_score - decoded.best_score <= scaling.threshold
-    assert (judged.silent == ~answered).all()
+    assert (judged.unanswered == ~answered).all()
     wanted = np.where(answered, decoded.probability, decoded.null_probability)
     np.testing.assert_allclose(judged.confidence, wanted, atol=1e-3)
     where_certain = Judged(outcomes_of(windows), scaling, version_2=False)
-    assert not where_certain.silent.any()
+    assert not where_certain.unanswered.any()
     np.testing.assert_allclose(where_certain.confidence, decoded.probability, atol=1e-3)
 
 
@@ -66,7 +66,7 @@ def test_a_question_without_any_span_gets_no_answer_of_probability_1() -> None:
     )
     for version_2 in (False, True):
         judged = Judged(empty, Scaling(2.0), version_2)
-        assert judged.silent.all()
+        assert judged.unanswered.all()
         assert judged.confidence.tolist() == [1.0, 1.0, 1.0]
 
 
@@ -82,7 +82,7 @@ def test_shares_of_processes_join_in_the_order_of_the_dataset() -> None:
 
 
 def judged_texts(rows: list[dict], mixed_script: bool = False) -> Outcomes:
-    """Judge questions whose best span is the word that their context begins with."""
+    """Judge questions whose best span is the first word of their context."""
     lengths = np.array([len(row["context"].split()[0]) for row in rows])
     each = np.arange(len(rows))
     windows = WindowLogits(each, np.ones_like(each), *np.zeros((2, len(rows))), 0 * each, lengths, -1.0 - each)
@@ -98,7 +98,7 @@ def test_an_article_is_its_title_and_without_one_its_context() -> None:
     rows += [{"context": context, "answers": gold} for context in [*contexts[:2], contexts[0]]]
     rows += [{"title": "Ben", "context": contexts[0], "answers": gold}]
     article = judged_texts(rows).article.tolist()
-    assert len(set(article[:3])) == 1  # whichever of its contexts a question is about
+    assert len(set(article[:3])) == 1  # one title, three contexts
     assert article[3] == article[5]
     assert len({article[0], article[3], article[4], article[6]}) == 4
     assert split_by_article(article[:3] + article[6:]).tolist() in ([True] * 3 + [False], [False] * 3 + [True])
@@ -122,7 +122,7 @@ def test_precision_and_recall_begin_with_the_answers_that_are_least_like_none() 
         null_score=np.array([-3.0, -5.0, -4.0, 2.0, 4.0, 3.0]),
     )
     for curve in fit_confidence(outcomes, version_2=True).precision_recall.values():
-        assert curve.average_precision == 1.0  # right answers first, all others after them
+        assert curve.average_precision == 1.0  # all right answers come first
         assert curve.precision.tolist() == [1, 1, 1, 3 / 4, 3 / 5, 1 / 2]
         assert curve.recall.tolist() == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1])
     reverse = replace(outcomes, null_score=-outcomes.null_score)
@@ -131,7 +131,7 @@ def test_precision_and_recall_begin_with_the_answers_that_are_least_like_none() 
 
 
 def overconfident(questions: int, heat: float, seed: int = 3) -> Outcomes:
-    """Answers that are as often right as the scores divided by ``heat`` say, not as the scores themselves do."""
+    """Answers that are right with the probability of the scores divided by ``heat``, not of the scores themselves."""
     windows = random_windows(seed, questions, 3.0)
     truth = decode_spans(windows, 1, 30, Scaling(heat))
     random = np.random.default_rng(seed)
@@ -174,7 +174,7 @@ def test_the_threshold_is_tuned_and_reported_on_the_other_articles() -> None:
     assert -5 < found.scaling.threshold < -1
     assert found.tuned.held_out_f1 > found.tuned.at_zero.f1 + 3
     line, _ = fitted_lines(found)
-    assert f"F1 {found.tuned.held_out_f1:.2f} where 0 gives {found.tuned.at_zero.f1:.2f}" in line
+    assert f"F1 {found.tuned.held_out_f1:.2f}, against {found.tuned.at_zero.f1:.2f} at 0" in line
     (first, second), right = found.held_out, found.held_out_columns[1]
     assert not set(first.outcomes.article) & set(second.outcomes.article)
     assert 100 * right.mean() == pytest.approx(found.tuned.held_out_exact)
@@ -185,7 +185,7 @@ def test_the_threshold_is_tuned_and_reported_on_the_other_articles() -> None:
 
 @pytest.fixture(scope="module")
 def evaluated(model_folder, tmp_path_factory):
-    """A small model, evaluated on questions of which some have no answer."""
+    """A small model, evaluated on questions; some of them have no answer."""
     folder = tmp_path_factory.mktemp("evaluated")
     data = write_json(folder / "data.json", make_rows(60, unanswerable=25, long=3))
     assert commands.evaluate(["--model", model_folder, "--data", data, "--output-dir", str(folder / "out")]) == 0
@@ -280,7 +280,7 @@ def test_predict_takes_a_threshold_file_for_one_question_and_for_a_file(evaluate
     with pytest.raises(InputError, match=r"--threshold-file None, then "):
         commands.predict(["--model", model, *questions])
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(InputError, match=r"--threshold_file .*bad.json: not a file that"):
+    with pytest.raises(InputError, match=r"--threshold_file .*bad.json cannot be read .*; pass the threshold.json"):
         commands.predict(["--model", model, "--threshold-file", str(tmp_path / "bad.json"), *questions])
 
 

@@ -1,4 +1,4 @@
-"""What the figures show: the numbers of the arrays, in files that are there and the same each time."""
+"""Figures show the numbers of the arrays, and equal figures are written as equal files."""
 
 import subprocess
 import sys
@@ -85,7 +85,7 @@ def test_files_are_png_and_the_same_each_time(tmp_path, answers):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, answers):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/plots: figures cannot be written .*; name a folder that can"):
+    with pytest.raises(InputError, match=r"file/plots: figures cannot be written .*; name another folder"):
         save({}, tmp_path / "file" / "plots")
 
 

@@ -1,4 +1,4 @@
-"""EM and F1 against the published scores, against the official rules written a second time, and over two processes."""
+"""EM and F1 equal the published scores and a second implementation of the official rules, also over two processes."""
 
 import json
 import multiprocessing
@@ -25,7 +25,7 @@ PUBLISHED = [
 EXACTLY = {"abs": 1e-9, "rel": 0}
 
 
-# --- the official rules, written from their description and not from this project's code ---
+# --- the official rules, implemented from their description, not from this project's code ---
 
 
 def oracle_words(text):
@@ -57,7 +57,7 @@ def oracle_question(prediction, golds, version_2):
 
 
 def oracle(pairs, version_2):
-    """``pairs`` of an answer and its gold answers -> what the official scorer prints."""
+    """What the official scorer prints for ``pairs`` of a prediction and its gold answers."""
     scored = [(bool(golds), *oracle_question(prediction, golds, version_2)) for prediction, golds in pairs]
 
     def means(rows, exact_name, f1_name):
@@ -93,7 +93,7 @@ def score(pairs, version_2):
 
 @cache
 def published(name):
-    """Pairs of a published prediction and its gold answers, and the scores published for them."""
+    """Pairs of a published prediction and its gold answers, and their published scores."""
     expected = json.loads((SHARED / "predictions" / "expected.json").read_text())[name]
     predictions = json.loads((SHARED / "predictions" / name).read_text(encoding="utf-8"))
     examples = read_examples(read_rows(str(SHARED / expected.pop("dataset")), "validation"), "error", [])
@@ -125,7 +125,7 @@ UNANSWERABLE = [("", []), ("France", []), ("the", []), ("", ["Paris"])]
         ("«The» – “x”", "« » – “x”"),  # only ASCII punctuation is dropped
         ("A\u00a0B\u3000c", "b c"),
         ("THÉ", "thé"),
-        ("a.n", ""),  # punctuation goes first: what is left is an article
+        ("a.n", ""),  # punctuation is dropped first, and an article is left
         ("", ""),
     ],
 )
@@ -152,11 +152,11 @@ def test_f1_counts_repeated_words_and_the_versions_differ_in_empty_texts(predict
 @pytest.mark.parametrize(
     ("prediction", "golds", "version_2", "expected"),
     [
-        ("x y", ["z", "x y z", "x"], False, (0, 0.8)),  # the best gold answer counts, wherever it stands
+        ("x y", ["z", "x y z", "x"], False, (0, 0.8)),  # the best gold answer counts, at any index
         ("y", ["x", "The y."], False, (1, 1.0)),
-        ("the", ["a", "x"], False, (1, 0.0)),  # v1.1: both normalise to nothing: exact, yet F1 0
-        ("the", ["a", "x"], True, (0, 0.0)),  # v2.0: a gold answer that normalises to nothing is left out
-        ("the", ["a", "!"], True, (1, 1.0)),  # ... and where none is left, no answer is right
+        ("the", ["a", "x"], False, (1, 0.0)),  # v1.1: both normalise to nothing: exact match, but F1 0
+        ("the", ["a", "x"], True, (0, 0.0)),  # v2.0 ignores a gold answer that normalises to nothing
+        ("the", ["a", "!"], True, (1, 1.0)),  # ... and if none is left, "no answer" is right
         ("x", ["a"], True, (0, 0.0)),
         ("", [], True, (1, 1.0)),
         ("x", [], True, (0, 0.0)),
@@ -166,7 +166,7 @@ def test_one_answer_scores_its_best_gold_answer(prediction, golds, version_2, ex
     assert answer_scores(prediction, golds, Scoring(version_2)) == pytest.approx(expected, **EXACTLY)
 
 
-# --- against the rules written a second time ---
+# --- equal to the second implementation of the rules ---
 
 PIECES = [
     "a",
@@ -290,7 +290,7 @@ def test_reset_forgets_every_question():
 )
 @pytest.mark.parametrize("version_2", [False, True])
 def test_low_precision_changes_no_score(cast, version_2):
-    """2,307 questions: neither 2,307 nor a running sum of them exists in 8 or 11 bits."""
+    """2,307 questions: 8 or 11 bits can hold neither 2,307 nor a running sum up to it."""
     perfect = [(f"w{number}", [f"w{number}"]) for number in range(2307)]
     holder = torch.nn.ModuleDict({"metric": SquadMetric(version_2)})  # as a LightningModule holds it
     cast(holder)
@@ -355,7 +355,7 @@ def test_v11_without_a_gold_answer_is_an_error_that_names_the_fix_and_changes_no
 
 
 def score_share(rank, folder, cases, answers):
-    """Run by each of two processes: score this rank's share of each case, put the joint scores into ``answers``."""
+    """In each of two processes, score this rank's share of each case and put the joint scores into ``answers``."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     where = f"file://{folder}/rendezvous"
@@ -367,7 +367,7 @@ def score_share(rank, folder, cases, answers):
         for first in range(0, len(share), 700):
             metric.update(*as_batch(share[first : first + 700], first))
         scores[name] = metric.compute()
-        metric.update(*as_batch(MADE[: rank + 1]))  # after a joint score each process goes on with its own share
+        metric.update(*as_batch(MADE[: rank + 1]))  # after a joint score, each process continues with its own share
         scores[name, "continued"] = metric.compute()
     answers.put((rank, scores))
     torch.distributed.destroy_process_group()
@@ -375,7 +375,7 @@ def score_share(rank, folder, cases, answers):
 
 TWO_PROCESS_CASES = {
     "v1.1": (MADE * 3, False, 4),
-    "v2.0": (UNANSWERABLE[:3] + MADE + UNANSWERABLE[3:], True, 3),  # one process sees no answerable question at all
+    "v2.0": (UNANSWERABLE[:3] + MADE + UNANSWERABLE[3:], True, 3),  # one process sees no answerable question
 }
 
 

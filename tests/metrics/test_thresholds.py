@@ -1,4 +1,4 @@
-"""The official v2.0 output against squad_metrics' recorded, and thresholds against trying every one there is."""
+"""The v2.0 output equals the recorded output of squad_metrics, and thresholds equal a search of all thresholds."""
 
 import gzip
 import hashlib
@@ -28,20 +28,20 @@ questions = st.lists(question, max_size=12)
 
 
 def columns(some):
-    """odds, exact, f1, has_answer of drawn questions."""
+    """Odds, exact, f1 and has_answer of the drawn questions."""
     odds, f1, has = (np.array([row[part] for row in some]) for part in range(3))
     f1 = np.where(has, f1, 0.0).astype(float)
     return odds.astype(float), (f1 == 1.0).astype(float), f1, has.astype(bool)
 
 
 def f1_under(threshold, odds, f1, has):
-    """The rule, a question at a time."""
+    """F1 under the rule, question by question."""
     scores = [float(not h) if o > threshold else f for o, f, h in zip(odds, f1, has, strict=True)]
     return 100.0 * math.fsum(scores) / len(scores) if scores else 0.0
 
 
 def all_thresholds(odds):
-    """A finite threshold for each way in which thresholds can part these odds."""
+    """A finite threshold for each way in which a threshold can split these odds."""
     finite = sorted({float(each) for each in odds if math.isfinite(each)})
     return [0.0, -1e308, *finite]
 
@@ -74,7 +74,7 @@ def test_metrics_are_squad_metrics_for_made_questions(case):
 def test_metrics_are_squad_metrics_for_published_predictions_as_numbers():
     case = GOLDEN["real"]["cut"]
     raw = case["raw"]
-    # Its texts are either empty or name something: which they are need not be told.
+    # No text of the case normalises to nothing without being empty, so `empty` may be left out.
     for empty in (case["empty"], None):
         found = squad_v2_metrics(
             raw["exact"], raw["f1"], raw["has_answer"], case["probabilities"], case["threshold"], empty
@@ -170,7 +170,7 @@ def test_of_equally_good_thresholds_the_one_nearest_zero(some):
     finite = sorted({float(each) for each in odds if math.isfinite(each)})
     middles = [low / 2 + high / 2 for low, high in itertools.pairwise(finite)]
     as_good = [each for each in [*middles, *finite] if f1_under(each, odds, f1, has) >= found.f1 - 1e-9]
-    # A middle nearer to 0 would have been taken; odds themselves are nearer only within the gap that was taken.
+    # No middle may be nearer to 0; the odds themselves may be, at the edges of the chosen gap.
     nearer = [each for each in as_good if each in middles and abs(each) < abs(found.threshold)]
     assert not nearer
 
@@ -183,9 +183,9 @@ def test_of_equally_good_thresholds_the_one_nearest_zero(some):
         ([3.0, 3.0], [1.0, 0.8], [True, True], 4.0),  # beyond the outermost
         ([-3.0, -3.0], [0.0, 0.0], [False, False], -4.0),
         ([-2.0, 5.0], [1.0, 0.0], [True, False], 0.0),  # 0 is as good as any
-        ([2.0, 2.0, 6.0], [1.0, 0.0, 0.0], [True, False, False], 0.0),  # equal odds are not parted
+        ([2.0, 2.0, 6.0], [1.0, 0.0, 0.0], [True, False, False], 0.0),  # equal odds are not split
         ([2.0, 2.0, 2.0, 6.0], [1.0, 1.0, 0.0, 0.0], [True, True, False, False], 4.0),
-        ([1.0, 2.0, 4.0, 8.0], [1.0, 0.0, 1.0, 0.0], [True, False, True, False], 1.5),  # 1.5 and 6 are as good
+        ([1.0, 2.0, 4.0, 8.0], [1.0, 0.0, 1.0, 0.0], [True, False, True, False], 1.5),  # 1.5 and 6 are equally good
         ([math.inf], [1.0], [True], 0.0),  # no span: no threshold answers it
         ([-math.inf], [0.0], [False], 0.0),
         ([1.0, math.inf], [1.0, 1.0], [True, True], 2.0),
@@ -202,7 +202,7 @@ def test_never_worse_than_the_official_best_on_odds_that_differ():
     f1 = np.where(has, rng.random(500), 0.0)
     odds = rng.normal(size=500) - 2 * has
     best = best_threshold(odds, f1 == 1, f1, has)
-    # Their texts are never empty, as `best_threshold` takes them to be.
+    # The texts count as never empty, as in `best_threshold`.
     official = squad_v2_metrics(f1 == 1, f1, has, odds, empty=np.zeros(500, bool))
     assert best.f1 == pytest.approx(official["best_f1"], **EXACTLY)
     assert odds[odds <= best.threshold].max() == official["best_f1_thresh"]
@@ -210,7 +210,7 @@ def test_never_worse_than_the_official_best_on_odds_that_differ():
 
 
 def test_the_best_threshold_of_many_questions_takes_one_sort(monkeypatch):
-    """Not one for each threshold that is tried."""
+    """One sort, not one for each threshold."""
     rng = np.random.default_rng(6)
     has = rng.random(200_000) < 0.5
     odds = rng.normal(size=len(has)) - 2 * has + 3
@@ -229,14 +229,16 @@ def test_the_best_threshold_of_many_questions_takes_one_sort(monkeypatch):
     assert best.f1 >= max(score_at(each, odds, has, has, has).f1 for each in np.linspace(1, 3, 41))
 
 
-# --- what is refused ---
+# --- errors ---
 
 
 @pytest.mark.parametrize("take", [best_threshold, lambda odds, *rest: squad_v2_metrics(*rest, odds)])
 def test_broken_arrays_are_refused_together(take):
-    with pytest.raises(ValueError, match=r"is not a number in 2 places, the first nan at 1"):
+    with pytest.raises(ValueError, match=r": 2 values are NaN, the first is nan at index 1"):
         take([0.0, math.nan, math.nan], [1, 1, 1], [1.0, 1.0, 1.0], [True] * 3)
-    with pytest.raises(ValueError, match=r"lengths differ: .*exact 1.*f1 is outside 0-1 in 1 places, the first 80"):
+    with pytest.raises(
+        ValueError, match=r"lengths differ: .*exact 1.*f1: 1 value is outside 0-1, the first is 80.0 at index 1"
+    ):
         take([0.0, 1.0], [1], [0.5, 80.0], [True, True])
     with pytest.raises(ValueError, match=r"has_answer has the shape \(1, 1\), not \[N\]"):
         take([0.0], [1], [1.0], [[True]])
@@ -249,7 +251,7 @@ def test_other_lengths_of_texts_and_groups_are_refused():
         tuned([0.0], [1], [1], [True], ["a", "b"])
 
 
-# --- honest tuning ---
+# --- tuning on held-out articles ---
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=40), st.integers(0, 5), st.randoms())
@@ -274,7 +276,7 @@ def test_another_seed_gives_other_halves():
 
 
 def made_odds(count, shift, seed=0):
-    """Odds that tell a question without an answer from one with, best parted at ``shift``; 20 questions an article."""
+    """Odds that are best split at ``shift`` into questions with and without an answer; 20 questions an article."""
     rng = np.random.default_rng(seed)
     has = rng.random(count) < 0.5
     exact = (has & (rng.random(count) < 0.8)).astype(float)
@@ -300,7 +302,7 @@ def test_a_threshold_that_holds_on_other_articles_is_used():
 
 
 def test_a_threshold_that_does_not_hold_is_left_at_zero():
-    # Two articles that want opposite thresholds: each half's tuning costs the other.
+    # Two articles need opposite thresholds: the threshold of each half is bad for the other.
     odds = [1.0, 1.0, 1.0, 5.0, -1.0, -1.0, -1.0, -5.0]
     has = [True, True, True, False, False, False, False, True]
     f1 = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]

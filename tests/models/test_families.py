@@ -1,4 +1,4 @@
-"""A model of every family: loaded as saved, through a training step, validation and an answer."""
+"""A model of every family loads as it was saved, trains a step, validates and answers."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tests.helpers.texts import FILLER, PARTS, WORDS
 from tests.helpers.training import QUIET
 
 WINDOWS = {"max_length": 64, "doc_stride": 16, "max_question_length": 24}
-# The families with a table of positions, which ends; positions of the others are relative.
+# The families with a position table of limited size; the others have relative positions.
 TABLES = {name for name in FAMILIES if name not in ("xlnet", "deberta-v3", "modernbert")}
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def saved(request, tmp_path_factory) -> tuple[str, str]:
-    """A family's name, and the folder of an untrained model of it."""
+    """The name of a family, and the folder of an untrained model of it."""
     return request.param, save(FAMILIES[request.param], tmp_path_factory.mktemp("model"))
 
 
@@ -81,13 +81,13 @@ def test_a_training_step_validation_and_answers(saved, questions) -> None:
     trainer = Trainer(max_epochs=1, limit_train_batches=1, num_sanity_val_steps=0, callbacks=Watch(), **QUIET)
     trainer.fit(module, data)
     assert trainer.global_step == 1
-    assert not unused  # several devices wait for the gradient of every weight
+    assert not unused  # DDP waits for the gradient of every weight
     assert math.isfinite(trainer.callback_metrics["train/loss"])
     assert math.isfinite(trainer.callback_metrics["val/loss"])
     assert 0 <= trainer.callback_metrics["val/f1"] <= 100
     after = dict(module.model.named_parameters())
     embeddings = next(path for path, weight in after.items() if weight is module.model.get_input_embeddings().weight)
-    head = [path for path, weight in after.items() if weight.ndim == 2][-1]  # its bias shifts all logits alike
+    head = [path for path, weight in after.items() if weight.ndim == 2][-1]  # its bias shifts all logits equally
     for path in (embeddings, head):
         assert not torch.equal(before[path], after[path])
 
@@ -141,14 +141,12 @@ def test_the_loss_of_a_window_is_that_of_the_models_own_head(saved) -> None:
 
 
 def test_models_that_know_token_types_are_given_them(saved, tmp_path) -> None:
-    """transformers 5 leaves them out for ALBERT and XLNet: these then see question and context as one text."""
+    """transformers 5 leaves them out for ALBERT and XLNet, which then see question and context as one text."""
     name, folder = saved
     collator = PaddingCollator(load_tokenizer(folder))
     batch = collator(features_of(folder, ["Ben lives."]))
     if FAMILIES[name].types is None:
-        assert (
-            not batch.get("token_type_ids", torch.zeros(1)).any() or name == "deberta-v3"
-        )  # which has no use for them
+        assert not batch.get("token_type_ids", torch.zeros(1)).any() or name == "deberta-v3"  # it does not use them
         return
     assert len(set(batch["token_type_ids"][0].tolist())) > 1
     model = load_model(folder).eval()
@@ -159,7 +157,9 @@ def test_models_that_know_token_types_are_given_them(saved, tmp_path) -> None:
         )
     assert not torch.allclose(right, blind, atol=1e-4)
     load_tokenizer(folder).save_pretrained(tmp_path)
-    assert "token_type_ids" in type(tokenizer_of(name)).from_pretrained(tmp_path)("Who?", "Ben")  # whoever loads it
+    assert "token_type_ids" in type(tokenizer_of(name)).from_pretrained(tmp_path)(
+        "Who?", "Ben"
+    )  # also without this package
 
 
 def test_what_a_tokenizer_was_saved_with_is_left_alone(tmp_path) -> None:
@@ -254,7 +254,7 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_refused_with_the_models_nam
         Reader.load(str(tmp_path))
     (problem,) = caught.value.problems
     assert str(tmp_path) in problem
-    assert f"a vocabulary of {size - 1:,} tokens, its {type(tokenizer_of(name)).__name__} one of {size:,}" in problem
+    assert f"a vocabulary of {size - 1:,} tokens, but its {type(tokenizer_of(name)).__name__} has {size:,}:" in problem
     assert "save the model again after model.resize_token_embeddings(len(tokenizer))" in problem
     with quiet_transformers():
         model.resize_token_embeddings(size)  # the fix

@@ -1,4 +1,4 @@
-"""The loss of windows with one gold span and with several, and its gradients."""
+"""The loss of windows with one and with several gold spans, and its gradients."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_loss_is_the_mean_of_both_cross_entropies() -> None:
 
 
 def brute_force(start, end, gold: list[tuple[int, int]], real: list[int]) -> tuple[float, np.ndarray, np.ndarray]:
-    """Loss of one feature and its gradients by the logits, float64, from the definition.
+    """Loss of one feature and its gradients with respect to the logits, float64, by definition.
 
-    d loss / d start_i = (p_i - the part of the gold probability whose spans start at i) / 2.
+    d loss / d start_i = (p_i - the share of the gold probability from spans that start at i) / 2.
     """
     p, q = np.zeros(len(start)), np.zeros(len(end))
     for probability, logits in ((p, start), (q, end)):
@@ -87,7 +87,7 @@ def test_loss_and_gradients_are_the_definitions(data, scale: float, left: bool, 
 
 
 def labelled(width: int, gold: list[list[tuple[int, int]]], padding: int) -> dict[str, torch.Tensor]:
-    """A batch with ``gold`` labels, of which the first is the record's, padded on the left."""
+    """A batch padded on the left with ``gold`` labels; the first of each row is also in ``start_positions``."""
     most = max(map(len, gold))
     padded = torch.tensor([own + [(-1, -1)] * (most - len(own)) for own in gold])
     mask = torch.ones(len(gold), width, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, whatever happens while it is written."""
+"""A checkpoint is written whole or not at all, whatever happens meanwhile; stopped and damaged runs resume."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _umask() -> int:
 def test_a_checkpoint_is_durable_before_it_takes_the_place_of_the_one_before_and_so_is_the_place(
     tmp_path, disk_calls
 ) -> None:
-    """What a power cut leaves: data of the new file, then its name, then the folder that holds the name."""
+    """For a power cut: first the new file's data is on disk, then its name, then the folder that holds the name."""
     path = tmp_path / "last.ckpt"
     save(path, 1.0)
     disk_calls.clear()
@@ -68,7 +68,7 @@ def test_a_checkpoint_is_durable_before_it_takes_the_place_of_the_one_before_and
 
 @pytest.fixture
 def warnings_of_the_project():
-    """What the project's logger says; its handlers may have been set up by another test."""
+    """Lines of the project's logger, from a handler of its own: another test may have set up the usual ones."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
@@ -88,7 +88,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, warnings_of
         save(disk / "last.ckpt", 2.0, size=10**6)
         assert (load(disk / "last.ckpt") == 1.0).all()
         assert [file.name for file in disk.iterdir()] == ["last.ckpt"]
-        assert "the one before stays and training goes on; free some space" in warnings_of_the_project[-1]
+        assert "the previous one is kept and training continues; free some space" in warnings_of_the_project[-1]
         save(disk / "last.ckpt", 3.0)  # and there is room again
         assert (load(disk / "last.ckpt") == 3.0).all()
     finally:
@@ -96,7 +96,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, warnings_of
 
 
 def _save_under_a_limit(path: Path, queue) -> None:
-    torch.set_num_threads(1)  # the parent's threads are not here
+    torch.set_num_threads(1)  # a forked process does not have the parent's threads
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     save(path, 2.0, size=10**6)
@@ -149,9 +149,9 @@ def test_a_run_whose_checkpoints_cannot_be_written_goes_on_and_says_so(tmp_path,
     train = write_json(tmp_path / "train.json", make_rows(20))
     assert commands.train([*train_flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "best.ckpt could not be written, there is none before it and training goes on" in printed
+    assert "best.ckpt could not be written, there is no previous one and training continues" in printed
     assert "No space left on device" in printed
-    assert "the model as it is now is written" in printed
+    assert "the current weights are written" in printed
     assert (tmp_path / "lightning_logs" / "version_0" / "model" / "model.safetensors").is_file()
 
 
@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(tm
 
 
 def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_folder, capsys, monkeypatch) -> None:
-    """Filled after the first epoch; with room again the run is gone on with, and ends."""
+    """The disk fills up after the first epoch; once there is room again, the run resumes and finishes."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
@@ -186,7 +186,7 @@ def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_fold
         printed = capsys.readouterr().out
         assert "epoch 3/3" in printed
         assert printed.count("curves could not be written to") == 1
-        assert "last.ckpt could not be written, the one before stays" in printed
+        assert "last.ckpt could not be written, the previous one is kept" in printed
         monkeypatch.undo()
         (disk / "fill").unlink()
         assert commands.train([*arguments, "--ckpt_path", "last"]) == 0
@@ -218,7 +218,7 @@ def test_a_checkpoint_that_could_not_be_written_is_not_called_saved(
     default = training.default_callbacks
     monkeypatch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), Full()])
     arguments = [*train_flags(tmp_path, model_folder, train, train), "--save_every_minutes", "0"]
-    with pytest.raises(DivergedError, match=r"at step 4 .*; step 1 is saved in .*last.ckpt; go on with"):
+    with pytest.raises(DivergedError, match=r"at step 4 .*; step 1 is saved in .*last.ckpt; resume with"):
         commands.train(arguments)
     saved = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     assert torch.load(saved, weights_only=True)["global_step"] == 1
@@ -243,7 +243,7 @@ def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, name: s
     said = "".join(lines)
     cause = "Ctrl-C" if name == "SIGINT" else "SIGTERM"
     (step,) = re.findall(
-        rf"stopped by {cause} after step (\d+): step \1 is saved in .*last.ckpt; go on with --ckpt_path last", said
+        rf"stopped by {cause} after step (\d+): step \1 is saved in .*last.ckpt; resume with --ckpt_path last", said
     )
     saved = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == int(step) > 0
@@ -268,7 +268,7 @@ class Evil:
 
 
 def finished_run(tmp_path, model_folder, capsys) -> list[str]:
-    """The flags of a run that is done."""
+    """Train for one epoch; returns the run's flags."""
     train = write_json(tmp_path / "train.json", make_rows(20))
     arguments = [*train_flags(tmp_path, model_folder, train, train), "--trainer.max_epochs", "1"]
     assert commands.train(arguments) == 0
@@ -281,11 +281,13 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, model_fol
     marker = tmp_path / "executed"
     good = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     torch.save(good | {"callbacks": Evil(marker)}, tmp_path / "evil.ckpt")
-    with pytest.raises(InputError, match=r"^--ckpt_path .*evil.ckpt: holds more than tensors .* could run code"):
+    with pytest.raises(
+        InputError, match=r"^--ckpt_path .*evil.ckpt: the file holds more than tensors .* could run code"
+    ):
         commands.train([*arguments, "--ckpt_path", str(tmp_path / "evil.ckpt")])
     assert not marker.exists()
     torch.load(tmp_path / "evil.ckpt", weights_only=False)
-    assert marker.exists()  # it is one that would have
+    assert marker.exists()  # loading it without weights_only does run the code
 
 
 def test_a_model_folder_with_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, model_folder) -> None:
@@ -320,8 +322,8 @@ def test_a_damaged_last_checkpoint_is_told_and_the_best_one_taken(tmp_path, mode
     last.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "other": b"not a checkpoint"}[damage])
     assert commands.train([*arguments, "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
     printed = capsys.readouterr().out
-    assert "last.ckpt: is " in printed
-    assert "going on from best.ckpt, the best one of that run, instead" in printed
+    assert "last.ckpt: the file is " in printed
+    assert "resuming from best.ckpt, the best checkpoint of that run, instead" in printed
     assert "epoch 2/2" in printed
     newest = tmp_path / "lightning_logs" / "version_1" / "checkpoints"  # the first run was finished
     (newest / "last.ckpt").write_bytes(b"")
@@ -333,9 +335,9 @@ def test_a_damaged_last_checkpoint_is_told_and_the_best_one_taken(tmp_path, mode
 
 def test_tensors_alone_are_no_checkpoint(tmp_path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
-    assert (
-        read_beginning(tmp_path / "weights.ckpt") == "is no checkpoint of a training run: it lacks loops, global_step"
+    assert read_beginning(tmp_path / "weights.ckpt") == (
+        "the file is not a checkpoint of a training run, it lacks loops, global_step; choose another one"
     )
 
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, signals and limits of POSIX")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the forks, signals and limits of POSIX")

@@ -1,4 +1,4 @@
-"""A run that was cut off and gone on with ends, to the last bit, as one that never was."""
+"""A run that was cut off and resumed ends, to the last bit, as a run that was never stopped."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, model_folder, data):
-    """Runs that nothing stopped, one of a kind."""
+    """Trains a run of each kind without stopping it, once; returns the run's folder."""
     done: dict[str, Path] = {}
 
     def run(kind: str) -> Path:
@@ -84,7 +84,7 @@ def whole(tmp_path_factory, model_folder, data):
         ("plain", "validation", 0, 0),
         ("plain", "validation", 1, 2),
         ("plain", "epoch", 0, 0),  # after the best checkpoint was due, before the last
-        ("accumulated", "batch", 0, 6),  # half of a step is done
+        ("accumulated", "batch", 0, 6),  # half of an optimizer step is done
         ("accumulated", "batch", 1, 9),
         ("accumulated", "validation", 0, 1),
         ("validated_within_epochs", "validation", 0, 1),
@@ -122,14 +122,14 @@ def test_a_run_that_was_stopped_in_a_validation_ends_as_one_that_was_not(
     with monkeypatch.context() as patch:
         asked = lambda self, trainer: (False, Stop.TERMINATE) if trainer.validating else agree(self, trainer)  # noqa: E731
         patch.setattr(LastCheckpoint, "_agree", asked)
-        patch.setattr(LastCheckpoint, "on_validation_start", lambda *_: None)  # or it would stop there already
+        patch.setattr(LastCheckpoint, "on_validation_start", lambda *_: None)  # it would stop earlier, here
         assert commands.train(given) == 143
     assert commands.train([*given, "--ckpt_path", "last"]) == 0
     assert differences(whole(kind), tmp_path / "lightning_logs" / "version_0") == []
 
 
 def test_the_comparison_sees_what_differs(tmp_path, model_folder, data, whole) -> None:
-    """It is no test that cannot fail: another seed gives other weights and other curves."""
+    """The comparison can fail: another seed gives different weights and curves."""
     assert commands.train([*arguments(tmp_path, model_folder, data), "--seed_everything", "1"]) == 0
     found = differences(whole("plain"), tmp_path / "lightning_logs" / "version_0")
     assert {"last.ckpt: state_dict", "best.ckpt: optimizer_states", "model.safetensors", "curve train/loss"} <= {*found}
@@ -148,7 +148,7 @@ def test_dropout_is_drawn_anew_in_each_step_and_on_each_process(model_folder, mo
 
 
 def test_a_run_that_goes_on_draws_dropout_by_the_seed_that_it_began_with(model_folder, monkeypatch) -> None:
-    """Whatever seed the second start is given."""
+    """The second start's own seed has no effect."""
     monkeypatch.setattr(QALightningModule, "trainer", SimpleNamespace(current_epoch=1, global_rank=0))
 
     def started(seed: int, checkpoint: dict | None = None) -> QALightningModule:
@@ -215,7 +215,7 @@ def test_a_finished_run_stays_as_it_is(tmp_path, model_folder, data, capsys) -> 
     assert contents(logs / "version_0") == before
     assert sorted(path.name for path in logs.iterdir()) == ["version_0", "version_1", "version_2"]
     assert (logs / "version_1" / "model" / "model.safetensors").is_file()
-    assert min(step for step, _ in curves(logs / "version_1")["val/f1"]) == 27  # goes on where version_0 ended
+    assert min(step for step, _ in curves(logs / "version_1")["val/f1"]) == 27  # continues where version_0 ended
     scores = json.loads((logs / "version_0" / "run.json").read_text())[0]["scores"]
     assert set(scores) == {"best/exact_match", "best/f1"}
 
@@ -242,7 +242,7 @@ def test_last_is_written_by_the_clock_and_only_between_steps(tmp_path, model_fol
 
 
 def fit(model: str, data: dict[str, str], root: Path, *callbacks: Callback, ckpt_path: Path | None = None, **options):
-    """An epoch of 14 steps without validation."""
+    """Train one epoch of 14 steps without validation."""
     torch.manual_seed(0)
     sizes = {"max_length": 48, "doc_stride": 12, "max_question_length": 12}
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -255,7 +255,7 @@ def fit(model: str, data: dict[str, str], root: Path, *callbacks: Callback, ckpt
 
 
 def test_last_is_written_after_so_many_minutes_of_training(tmp_path, model_folder, data, monkeypatch) -> None:
-    """Steps of 20 seconds, by this clock."""
+    """The clock is replaced by one on which a step takes 20 seconds."""
     now = [1000.0]
     monkeypatch.setattr("qa_lightning.runs.resume.time", SimpleNamespace(monotonic=lambda: now[0]))
     saved = []
@@ -271,11 +271,11 @@ def test_last_is_written_after_so_many_minutes_of_training(tmp_path, model_folde
     assert saved == [6, 12, 14]
 
 
-@pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")  # the sampler is
+@pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")  # the sampler resumes
 def test_a_checkpoint_that_another_callback_writes_after_a_step_is_one_to_go_on_from(
     tmp_path, model_folder, data
 ) -> None:
-    """At the step that comes next, by number, batch and loss."""
+    """It resumes at the next step: the same number, batch and loss."""
 
     def losses(**options) -> dict[int, float]:
         seen: dict[int, float] = {}
@@ -301,7 +301,7 @@ def test_a_checkpoint_that_another_callback_writes_after_a_step_is_one_to_go_on_
 def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(
     tmp_path, model_folder, data, whole, moment
 ) -> None:
-    """A stand-in for scontrol notes what it is asked; the job starts again with the same command."""
+    """A fake scontrol notes its arguments; then the job starts again with the same command."""
     asked = tmp_path / "asked"
     tool = tmp_path / "bin" / "scontrol"
     tool.parent.mkdir()
@@ -335,7 +335,7 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(
     again = [*command, "--trainer.max_epochs", str(epochs)]
     ended = subprocess.run(again, capture_output=True, text=True, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert "going on from" in ended.stdout
+    assert "resuming from" in ended.stdout
     assert f"epoch {epochs}/{epochs}" in ended.stdout
     assert [path.name for path in (tmp_path / "lightning_logs").iterdir()] == ["version_0"]
     assert [
@@ -345,8 +345,8 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(
         "4711",
     ]
     third = subprocess.run(again, capture_output=True, text=True, env=environment, check=False)
-    assert third.returncode == 0  # the same job, its run finished: a new one
+    assert third.returncode == 0  # the same job, but its run is finished: a new run starts
     assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "version_1"]
 
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the signals of POSIX")

@@ -45,7 +45,7 @@ def test_figures_are_rates_of_real_work() -> None:
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 @pytest.mark.parametrize("length", [16, 128])
 def test_operations_agree_with_torchs_own_count(family: str, length: int) -> None:
-    """Forward and backward of equally long sequences, attention as plain matrix products."""
+    """Forward and backward of sequences of equal length; eager attention, so that its matrix products are counted."""
     if family == "bert":
         config = small_config(500, hidden_size=64, intermediate_size=256, attn_implementation="eager")
         model = BertForQuestionAnswering(config)

@@ -191,9 +191,6 @@ class AnswerFiles:
             for path in (self.output, self.errors, self.record):
                 path.unlink(missing_ok=True)
 
-    def _write_record(self, values: Mapping[str, Any]) -> None:
-        write_json(self.record, values)
-
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:

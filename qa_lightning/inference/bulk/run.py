@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -29,12 +29,12 @@ from qa_lightning.inference.bulk.workers import PredictSettings, answering, choo
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.loading import resolve
 from qa_lightning.models.threshold_file import read_threshold_file
+from qa_lightning.runs.progress import row_progress
 from qa_lightning.runs.record import package_versions
 
 log = logging.getLogger("qa_lightning")
 
 _BATCHES_TOGETHER = 16  # make a chunk: windows are sorted by length within it, which leaves 5% of padding
-_SECONDS = 10.0  # between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,28 @@ class Chunk:
     def errors(self) -> bytes:
         """The bad rows, as JSON lines."""
         return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.bad).encode(errors="replace")
+
+
+@dataclass
+class _Counts:
+    """Rows that are done, and those of them that cannot be asked; those of earlier runs, too."""
+
+    rows: int
+    bad: int
+
+    def add(self, chunk: Chunk) -> None:
+        """Count a chunk that is written."""
+        self.rows += chunk.rows
+        self.bad += len(chunk.bad)
+
+    @property
+    def answered(self) -> int:
+        """The rows that have an answer."""
+        return self.rows - self.bad
+
+    def as_json(self) -> dict[str, int]:
+        """For the record."""
+        return {"rows": self.rows, "answered": self.answered, "bad_rows": self.bad}
 
 
 def answer_file(
@@ -95,25 +117,25 @@ def answer_file(
                 return 0
             done, bad = files.cut_to_whole_chunks(made_with["settings"]["rows_together"])
             log.info(f"going on with {output} after row {done:,}" + _note(record, made_with))
-        progress = _Progress(done, bad, count_rows(source))
+        counts, earlier = _Counts(done, bad), _Counts(done, bad)
         try:
             files.refuse_input(source)  # again: a pattern may take in what is there only now
-            _answer_rest(asked, source, columns, chosen, files, progress)
-            if progress.bad < progress.rows:
-                files.finish(made_with, progress.counts)
+            seconds = _answer_rest(asked, source, columns, chosen, files, counts)
+            if counts.bad < counts.rows:
+                files.finish(made_with, counts.as_json())
         except (InputError, KeyboardInterrupt) as error:
             files.discard_if_empty()
-            there = f"{progress.rows:,} rows of {output} are done and stay; the same command goes on after them"
-            there = there if progress.rows else "nothing is written yet"
+            there = f"{counts.rows:,} rows of {output} are done and stay; the same command goes on after them"
+            there = there if counts.rows else "nothing is written yet"
             if isinstance(error, KeyboardInterrupt):
                 log.info(f"\nstopped by Ctrl-C: {there}")
                 raise
-            raise InputError([*error.problems, there] if progress.rows else error.problems) from None
-    if progress.bad == progress.rows:
-        raise InputError(f"--input {source}: none of its {progress.rows:,} rows can be asked; see {files.errors}")
-    log.info(f"{progress.summary()}\nwritten to {output}")
-    if progress.bad:
-        log.info(f"{progress.bad:,} of the rows could not be asked; they are listed in {files.errors}")
+            raise InputError([*error.problems, there] if counts.rows else error.problems) from None
+    if counts.bad == counts.rows:
+        raise InputError(f"--input {source}: none of its {counts.rows:,} rows can be asked; see {files.errors}")
+    log.info(f"{_summary(counts, earlier, seconds)}\nwritten to {output}")
+    if counts.bad:
+        log.info(f"{counts.bad:,} of the rows could not be asked; they are listed in {files.errors}")
     return 0
 
 
@@ -123,21 +145,25 @@ def _answer_rest(
     columns: Columns,
     devices: Sequence[str],
     files: AnswerFiles,
-    progress: _Progress,
-) -> None:
-    """Answer the rows that are left and write them, chunk by chunk."""
-    rows = read_questions(source, columns, log.info, progress.rows + 1)
+    counts: _Counts,
+) -> float:
+    """Answer the rows that are left and write them, chunk by chunk; the seconds that took, once a model was loaded."""
+    rows = read_questions(source, columns, log.info, counts.rows + 1)
     first = list(islice(rows, 1))  # columns that are not to be told are an error before a model is loaded
-    if not first and not progress.rows:
+    if not first and not counts.rows:
         raise InputError(f"--input {source}: has no rows")
+    started = time.perf_counter()
     if first:
         with answering(asked, devices) as answers:
             where = ", ".join(devices) if len(set(devices)) == len(devices) else f"{len(devices)} x {devices[0]}"
             log.info(f"answering {source} on {where}, {rows_together(asked):,} rows at a time")
-            progress.start()
-            for chunk, lines in answers(_chunks(chain(first, rows), rows_together(asked))):
-                files.append(lines, chunk.errors)
-                progress.add(chunk)
+            with row_progress(counts.rows, count_rows(source)) as progress:
+                started = time.perf_counter()
+                for chunk, lines in answers(_chunks(chain(first, rows), rows_together(asked))):
+                    files.append(lines, chunk.errors)
+                    counts.add(chunk)
+                    progress.update(chunk.rows)
+    return time.perf_counter() - started
 
 
 def _chunks(rows: Iterator[Question | BadRow], size: int) -> Iterator[tuple[Chunk, list[Question]]]:
@@ -151,52 +177,14 @@ def rows_together(asked: PredictSettings) -> int:
     return _BATCHES_TOGETHER * asked.batch_size
 
 
-class _Progress:
-    """Counts rows, and says now and then how many there are.
-
-    Args:
-        rows, bad: done by earlier runs, and those of them that could not be asked.
-        total: rows that there are, where that is known.
-    """
-
-    def __init__(self, rows: int, bad: int, total: int | None) -> None:
-        self.rows = rows
-        self.bad = bad
-        self._before = (rows, bad)
-        self._total = total
-        self.start()
-
-    def start(self) -> None:
-        """Let the clock run."""
-        self._started = self._said = time.perf_counter()
-
-    def add(self, chunk: Chunk) -> None:
-        """Count a chunk that is written."""
-        self.rows += chunk.rows
-        self.bad += len(chunk.bad)
-        now = time.perf_counter()
-        if now - self._said >= _SECONDS:
-            self._said = now
-            of = f" of {self._total:,}  {self.rows / max(self._total, 1):6.1%}" if self._total else ""
-            seconds = now - self._started
-            speed = (self.rows - self._before[0]) / seconds
-            log.info(f"row {self.rows:>9,}{of}  {speed:,.1f} rows/s  {int(seconds) // 60}:{int(seconds) % 60:02}")
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Of the whole file."""
-        return {"rows": self.rows, "answered": self.rows - self.bad, "bad_rows": self.bad}
-
-    def summary(self) -> str:
-        """What was done, and how fast."""
-        seconds = time.perf_counter() - self._started
-        rows, bad = self._before
-        here = self.rows - self.bad - (rows - bad)
-        before = f", {here:,} of them now," if rows else ""
-        return f"{_counted(self.counts)}{before} in {seconds:,.1f} s, {here / max(seconds, 1e-9):,.1f} questions/s"
+def _summary(counts: _Counts, earlier: _Counts, seconds: float) -> str:
+    """What was done, and how fast."""
+    now = counts.answered - earlier.answered
+    part = f", {now:,} of them now," if earlier.rows else ""
+    return f"{_counted(counts.as_json())}{part} in {seconds:,.1f} s, {now / max(seconds, 1e-9):,.1f} questions/s"
 
 
-def _counted(counts: dict[str, int]) -> str:
+def _counted(counts: Mapping[str, int]) -> str:
     return f"{counts['answered']:,} questions of {counts['rows']:,} rows answered"
 
 

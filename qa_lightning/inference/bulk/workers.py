@@ -1,7 +1,7 @@
 """Questions -> lines of JSON, in this process or in several of their own, each with the model on its own device.
 
-A list of questions is answered by one process whole, in the same batches whichever it is, so any number of processes
-gives the same lines. At most two lists a process are on their way or wait for one before them.
+A chunk of questions is answered by one process whole, in the same batches whichever it is, so any number of processes
+gives the same lines. At most two chunks per process are in flight.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
 from typing import TypeVar
 
 import torch
@@ -129,131 +129,107 @@ def choose_devices(count: int) -> list[str]:
 def answering(
     asked: PredictSettings, devices: Sequence[str]
 ) -> Iterator[Callable[[Chunks[Key]], Iterator[tuple[Key, bytes]]]]:
-    """A function like `Workers.answers`; with one device in this process, with more in one each."""
-    if len(devices) > 1:
-        with Workers(asked, devices) as workers:
-            yield workers.answers
-    else:
-        reader = asked.load(devices[0])
-        yield lambda chunks: ((key, asked.answer(reader, questions)) for key, questions in chunks)
-
-
-class Workers:
-    """Processes that answer; to be used in a ``with`` statement, at whose end they are gone.
+    """A function from chunks of questions to their lines, in order; when the ``with`` ends, no process is left.
 
     Args:
-        asked: how.
-        devices: one a process; those on the CPU share its threads.
+        asked: how questions are answered.
+        devices: one computes in this process, several in a process each; those on the CPU share its threads.
+
+    Raises:
+        InputError: what `PredictSettings.load` and `PredictSettings.answer` raise, or a process died.
     """
+    if len(devices) == 1:
+        reader = asked.load(devices[0])
+        yield lambda chunks: ((key, asked.answer(reader, questions)) for key, questions in chunks)
+        return
+    threads = max(1, torch.get_num_threads() // len(devices))
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    with ExitStack() as running:
+        waiters = ThreadPoolExecutor(len(devices))  # each waits for a process
+        running.callback(waiters.shutdown, cancel_futures=True)  # once the processes are gone
+        workers = [running.enter_context(_Worker(asked, device, threads)) for device in devices]
+        for worker in workers:
+            worker.receive()  # that its model is loaded
+            idle.put(worker)
+        yield partial(_in_order, lambda questions: waiters.submit(_ask, idle, questions), 2 * len(devices))
 
-    def __init__(self, asked: PredictSettings, devices: Sequence[str]) -> None:
-        self._asked = asked
-        self._workers: list[_Worker] = []
-        self._devices = devices
-        self._idle: SimpleQueue[_Worker] = SimpleQueue()
-        self._threads = ThreadPoolExecutor(len(devices))
 
-    def __enter__(self) -> Workers:
-        """Start all, and wait until their models are loaded."""
-        threads = max(1, torch.get_num_threads() // len(self._devices))
-        try:
-            for device in self._devices:
-                self._workers.append(_Worker(self._asked, device, threads))
-            for worker in self._workers:
-                worker.receive()
-                self._idle.put(worker)
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
+def _ask(idle: SimpleQueue[_Worker], questions: Sequence[Question]) -> bytes:
+    worker = idle.get()
+    try:
+        return worker.ask(questions)
+    finally:
+        idle.put(worker)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for worker in self._workers:
-            worker.stop()  # whoever waits for its answer sees its end
-        self._threads.shutdown(cancel_futures=True)
-        for worker in self._workers:
-            worker.close()
 
-    def answers(self, chunks: Chunks[Key]) -> Iterator[tuple[Key, bytes]]:
-        """The lines of each list of questions, with what came with it, in order.
-
-        Raises:
-            InputError: what `PredictSettings.answer` raises, or a process died.
-        """
-        waiting: deque[tuple[Key, Future[bytes]]] = deque()
-        for key, questions in chunks:
-            waiting.append((key, self._threads.submit(self._ask, questions)))
-            if len(waiting) == 2 * len(self._workers):
-                first, answered = waiting.popleft()
-                yield first, answered.result()
-        for first, answered in waiting:
-            yield first, answered.result()
-
-    def _ask(self, questions: Sequence[Question]) -> bytes:
-        worker = self._idle.get()
-        try:
-            return worker.ask(questions)
-        finally:
-            self._idle.put(worker)
+def _in_order(
+    ask: Callable[[Sequence[Question]], Future[bytes]], max_in_flight: int, chunks: Chunks[Key]
+) -> Iterator[tuple[Key, bytes]]:
+    in_flight: deque[tuple[Key, Future[bytes]]] = deque()
+    for key, questions in chunks:
+        in_flight.append((key, ask(questions)))
+        if len(in_flight) == max_in_flight:
+            first, lines = in_flight.popleft()
+            yield first, lines.result()
+    for first, lines in in_flight:
+        yield first, lines.result()
 
 
 class _Worker:
-    """A process of its own, and the connection to it."""
+    """A process that holds the model on its device; killed when the ``with`` ends.
+
+    Not in a pool of `concurrent.futures`: that keeps the writing end of its processes' pipe, so where one is killed
+    while it sends more than the pipe holds (64 KiB on Linux), the pool waits for the rest for ever.
+    """
 
     def __init__(self, asked: PredictSettings, device: str, threads: int) -> None:
-        self.device = device
+        self._device = device
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, asked, device, threads), daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process is the end of the connection
 
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process, whatever it does; whoever waits for its answer sees its end."""
+        self._process.kill()
+        self._process.join()
+
     def ask(self, questions: Sequence[Question]) -> bytes:
         """Have questions answered."""
-        try:
+        with suppress(OSError):  # it died, as `receive` tells
             self._connection.send(questions)
-        except OSError:
-            raise InputError(self._end()) from None
         return self.receive()
 
     def receive(self) -> bytes:
         """What the process sends next."""
         try:
-            reply = self._connection.recv()
+            reply: bytes | InputError = self._connection.recv()
         except (EOFError, OSError):
-            raise InputError(self._end()) from None
+            raise InputError(self._cause_of_death()) from None
         if isinstance(reply, InputError):
             raise reply
-        assert isinstance(reply, bytes)
         return reply
 
-    def _end(self) -> str:
+    def _cause_of_death(self) -> str:
         self._process.join(5)
         status = self._process.exitcode or 0
         how = f"with status {status}; what it said stands above"
         if status < 0:
             how = f"of {signal.Signals(-status).name}"
             how += "; the system ends processes so when memory runs out" if status == -signal.SIGKILL else ""
-        return f"--devices: the process that answers on {self.device} ended {how}"
-
-    def stop(self) -> None:
-        """End the process, whatever it does."""
-        self._process.kill()
-        self._process.join()
-
-    def close(self) -> None:
-        """Let go of the connection, once nobody waits for an answer."""
-        self._connection.close()
+        return f"--devices: the process that answers on {self._device} ended {how}"
 
 
 def _serve(connection: Connection, asked: PredictSettings, device: str, threads: int) -> None:
-    """Answer whatever comes, until the other side is gone: the work of a process."""
+    """Answer whatever comes, until the other side is gone: the work of one of ``count`` processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the first one decides
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's
     torch.set_num_threads(threads)
-    try:
+    with suppress(EOFError, OSError):
         try:
             reader = asked.load(device)
             connection.send(b"")
@@ -261,5 +237,3 @@ def _serve(connection: Connection, asked: PredictSettings, device: str, threads:
                 connection.send(asked.answer(reader, connection.recv()))
         except InputError as error:
             connection.send(error)
-    except (EOFError, OSError):
-        return

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from qa_lightning.inference.bulk import output as answer_files
 from qa_lightning.inference.bulk import workers
 from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.inference.reader import Reader
+from tests.helpers import dying
 from tests.helpers.bulk import BARE, BATCH, bare, write, written
 from tests.helpers.data import make_rows
 from tests.helpers.forms import as_lines
@@ -95,6 +97,59 @@ def test_what_is_wrong_with_a_model_is_said_by_the_first_process(tmp_path, model
     error = ours.recv()
     assert isinstance(error, InputError)
     assert "cannot be loaded: the folder needs" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("exit 7", "with status 7; what it said stands above"),
+        ("SIGKILL", "of SIGKILL; the system ends processes so when memory runs out"),
+        ("SIGTERM", "of SIGTERM"),
+        ("SIGSEGV", "of SIGSEGV"),
+        ("torn", "of SIGKILL; the system ends processes so when memory runs out"),
+    ],
+)
+def test_a_process_that_dies_is_named_with_its_device_and_the_cause(how, words, monkeypatch):
+    monkeypatch.setattr(workers, "_serve", dying.serve)
+    given = []
+    with pytest.raises(InputError) as caught:
+        given.extend(lines_of_processes(how, ["cuda:0", "cuda:1"]))
+    assert all(line == (number, b"cuda:0") for number, line in enumerate(given))
+    assert str(caught.value) == f"--devices: the process that answers on cuda:1 ended {words}"
+    assert not multiprocessing.active_children()
+
+
+def lines_of_processes(how, devices, meanwhile=lambda: None):
+    with workers.answering(how, devices) as answers:
+        threading.Timer(0.2, meanwhile).start()
+        yield from answers((number, []) for number in range(100))
+
+
+def test_ctrl_c_ends_processes_that_hang(monkeypatch):
+    monkeypatch.setattr(workers, "_serve", dying.serve)
+    lines = lines_of_processes("hang", ["cpu", "cpu"], lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        next(lines)
+    assert not multiprocessing.active_children()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+
+
+def test_chunks_come_back_in_order_and_at_most_two_a_process_are_in_flight(monkeypatch):
+    monkeypatch.setattr(workers, "_serve", dying.serve)
+    taken = 0
+
+    def chunks():
+        nonlocal taken
+        for number in range(20):
+            taken += 1
+            yield number, []
+
+    with workers.answering("", ["cpu", "cuda:0"]) as answers:
+        for number, (key, line) in enumerate(answers(chunks())):
+            assert key == number
+            assert line in (b"cpu", b"cuda:0")
+            assert taken == min(number + 4, 20)
+    assert number == 19
 
 
 @pytest.mark.slow
