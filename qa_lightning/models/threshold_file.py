@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers.utils import cached_file
 
@@ -15,9 +15,6 @@ from qa_lightning.models.folder import weights_digest
 from qa_lightning.models.loading import resolve
 from qa_lightning.models.settings import Fitted
 from qa_lightning.wording import command
-
-if TYPE_CHECKING:
-    pass
 
 THRESHOLD_FILE = "threshold.json"
 

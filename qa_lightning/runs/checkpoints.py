@@ -164,7 +164,7 @@ def _resume(run: Run) -> Beginning:
         begun = read_beginning(path)
         if not isinstance(begun, str):
             if problems:
-                log.warning(f"{problems[0]}; going on from {path.name}, the best checkpoint of that run, instead")
+                log.warning(f"{problems[0]}; resuming from {path.name}, the best checkpoint of that run, instead")
             return replace(begun, folder=folder)
         problems.append(f"{path}: {begun}")
     if problems:
@@ -203,7 +203,7 @@ def read_beginning(path: Path) -> Beginning | str:
         return f"the file is not a checkpoint of a training run, it lacks {', '.join(missing)}; choose another one"
     missing = [key for key in ("optimizer_states", "lr_schedulers") if key not in checkpoint]
     if missing:
-        return f"the file holds weights alone, to go on it lacks {', '.join(missing)}; choose another one"
+        return f"the file holds weights alone, to resume it lacks {', '.join(missing)}; choose another one"
     if wrong := _wrong_types(checkpoint):
         return f"the file is not a checkpoint of a training run, {wrong}; choose another one"
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
@@ -221,7 +221,7 @@ def read_beginning(path: Path) -> Beginning | str:
 
 _COUNTS = {"ready": int, "started": int, "processed": int, "completed": int}
 _PROGRESS = {"total": _COUNTS, "current": _COUNTS}
-# What a checkpoint that Lightning can go on from holds. A type stands for a value, a dictionary for one of these names;
+# What a checkpoint that Lightning can resume from holds. A type stands for a value, a dictionary for one of these names;
 # a tuple of two for a dictionary of any names, with the types of its names and values.
 _FORM: dict[str, Any] = {
     "state_dict": (str, torch.Tensor),

@@ -32,7 +32,7 @@ class CurveLogger(TensorBoardLogger):
         _keep_writer_threads_quiet()
 
     def write_to(self, run: Path, purge_step: int | None = None) -> None:
-        """Write into a run's folder; where that is one to go on in, an open TensorBoard forgets from a step on."""
+        """Write into a run's folder; where that run is resumed, an open TensorBoard forgets from a step on."""
         self._version = run.name
         if purge_step is not None:
             self._kwargs["purge_step"] = purge_step

@@ -1,4 +1,4 @@
-"""The training run: flags and config to Trainer, module and data; fit; the best model written out."""
+"""Runs training: makes Trainer, module and data from flags and config files, fits, writes the best model."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ _SECONDS_TO_END = 20.0  # that the workers of a run which was killed take, at mo
 
 
 class TrainParser(LightningArgumentParser):
-    """Says what is wrong with a flag without a screen of usage before it."""
+    """A parser that reports a bad flag without a screen of usage before it."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong with the flags, and end with status 2."""
+        """Print what is wrong with the flags, and end the process with status 2."""
         print(f"error: {flag_problem(message, self._option_string_actions)}", file=sys.stderr)
         sys.exit(2)
 
@@ -77,7 +77,7 @@ class TrainCLI(LightningCLI):
     """Flags, ``--config`` files and their defaults for `QALightningModule`, `SquadDataModule` and the Trainer.
 
     Args:
-        args: flags; None takes the command line's.
+        args: flags; None takes those of the command line.
         signals: of a command that listens from its first moment on; None listens while the run trains.
     """
 
@@ -112,43 +112,43 @@ class TrainCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the flags of the run itself, and tie those that must agree."""
+        """Add the run's own flags, and link those that must have the same value."""
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to go on from; `last` is that of the newest run here, which then goes on in its folder.",
+            help="Checkpoint to resume from; `last` is that of the newest run here, resumed in its own folder.",
         )
         parser.add_argument(
             "--save_every_minutes",
             type=float,
             default=15.0,
-            help="Minutes of training after which checkpoints/last.ckpt is written again, besides each epoch.",
+            help="Minutes of training after which checkpoints/last.ckpt is written, in addition to after each epoch.",
         )
         parser.add_argument(
             "--validate_first",
             type=bool,
             default=False,
-            help="Whether to validate before the first step too.",
+            help="Whether to validate before the first step, too.",
         )
         parser.add_argument(
             "--ema_decay",
             type=float | None,
             default=None,
-            help="Validate, and write as the model, a running mean of the weights: each step it keeps this part of "
-            "itself, 0.999 is usual. Left out, the weights of the last step are.",
+            help="Validate a running mean of the weights, and write it as the model: in each step the mean keeps this "
+            "part of itself, 0.999 is usual. If left out, the weights themselves are used.",
         )
         parser.link_arguments("model.model_name", "data.model_name")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse bad flags, all at once; choose what was left open: precision, checkpoint, the folder to log to."""
+        """Refuse bad flags, all at once; then choose the precision, if it is open, and where the run begins."""
         trainer, model, data = self.config.trainer, self.config.model, self.config.data
         problems = data_problems(data) + model_problems(model)
         if not self.config.save_every_minutes >= 0:
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
         if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
-            problems.append(f"--ema_decay is {self.config.ema_decay}; it lies between 0 and 1, 0.999 is usual")
+            problems.append(f"--ema_decay is {self.config.ema_decay}; it must be between 0 and 1, 0.999 is usual")
         if problems:
             raise InputError(problems)
         if trainer.precision is None:
@@ -162,8 +162,8 @@ class TrainCLI(LightningCLI):
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
         if self.config.ckpt_path == "last" and begun.folder is None and 0 <= epochs <= begun.epochs:
             raise InputError(
-                f"--ckpt_path last: that run is finished, with {begun.epochs} epochs; to train it further, pass "
-                f"--trainer.max_epochs {begun.epochs + 1} or more"
+                f"--ckpt_path last: that run is finished, with {begun.epochs} epoch{'s' * (begun.epochs != 1)}; to "
+                f"train it further, pass --trainer.max_epochs {begun.epochs + 1} or more"
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -174,7 +174,7 @@ class TrainCLI(LightningCLI):
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
         if self.config.ema_decay is not None:
-            # Not buffers: means of position numbers, made integers again, are now and then one too low.
+            # Buffers are not averaged: a mean of position ids, made an integer again, is sometimes one too low.
             average = EMAWeightAveraging(decay=self.config.ema_decay, use_buffers=False)
             trainer.callbacks.insert(0, average)  # type: ignore[attr-defined]
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
@@ -189,7 +189,12 @@ class TrainCLI(LightningCLI):
         return trainer
 
     def run(self) -> int:
-        """Fit, validate the best checkpoint, write the model. Returns the exit status."""
+        """Fit, validate the best checkpoint, write the model; returns the exit status.
+
+        Raises:
+            InputError: the flags cannot work, the data are bad, memory ran out, or the model cannot be written.
+            DivergedError: a loss or logits are not finite.
+        """
         if problems := self._model_problems():
             raise InputError(problems)
         self._announce()
@@ -213,7 +218,7 @@ class TrainCLI(LightningCLI):
         try:
             if self.trainer.is_global_zero and not self.config.trainer.fast_dev_run:
                 self._claim()
-            rank_zero_only(self._look_at_data)()  # what is wrong with it is said before other processes are started
+            rank_zero_only(self._check_data)()  # before other processes start, so that bad data is one error
             self._meet()
             begun = self.beginning
             self.signals.check()
@@ -231,7 +236,7 @@ class TrainCLI(LightningCLI):
             if begun.checkpoint and "parameter group" in str(error):
                 raise InputError(
                     f"--ckpt_path: {relative(Path(begun.checkpoint))} was made with another --model.layer_decay than "
-                    f"{self.model.layer_decay}; go on with the one that stands in its run's config.yaml"
+                    f"{self.model.layer_decay}; resume with the one in its run's config.yaml"
                 ) from None
             raise
         except RuntimeError as error:
@@ -239,8 +244,8 @@ class TrainCLI(LightningCLI):
                 raise InputError(self._out_of_memory_problems(error)) from None
             if "find_unused_parameters" in str(error):
                 raise InputError(
-                    f"{self.config.model.model_name} has weights that take no part in answering, which several devices "
-                    "must be told: pass --trainer.strategy ddp_find_unused_parameters_true"
+                    f"{self.config.model.model_name} has weights that answering does not use, and training on several "
+                    "devices must know that: pass --trainer.strategy ddp_find_unused_parameters_true"
                 ) from None
             if self.trainer.world_size > 1 and lost_a_process(error):
                 return self._lost(error)
@@ -260,22 +265,28 @@ class TrainCLI(LightningCLI):
         """Take the run's own folder, which nobody else writes to, and note the start in it; first process alone.
 
         Raises:
-            InputError: the run that is to be gone on with still runs, or nothing can be written.
+            InputError: the run that is to be resumed still runs, or nothing can be written.
         """
         begun = self.beginning
         if problem := begun.misfit(self.config.model.model_name, self.model.state_dict()):
             raise InputError(f"--ckpt_path {self.config.ckpt_path or 'last'}: {problem}")
         try:
-            folder = begun.folder or claim_folder(self._logs)
+            self.folder.path = folder = begun.folder or claim_folder(self._logs)
             self._held = _hold(folder)
-            start = describe_start(int(self.config.seed_everything), str(begun.checkpoint) if begun.checkpoint else None)
+            from_file = str(begun.checkpoint) if begun.checkpoint else None
+            start = describe_start(int(self.config.seed_everything), from_file)
             append_run(folder / RECORD, start)
         except OSError as error:
+            self._unclaim()
             raise InputError(
                 f"runs go to {self._logs}, where nothing can be written ({error.strerror}); free some space, or choose "
                 "another folder with --trainer.default_root_dir"
             ) from None
-        self.folder.path = folder
+
+    def _unclaim(self) -> None:
+        """Take back a claim, where nothing was trained."""
+        if self.folder.path and not self.beginning.folder:
+            release_folder(self.folder.path)
 
     def _meet(self) -> None:
         """Start the other processes, or wait for them, and agree on the run's folder and where it begins."""
@@ -297,7 +308,7 @@ class TrainCLI(LightningCLI):
                 rank_zero_only(begun.cut_curves)()
 
     def _model_problems(self) -> list[str]:
-        """Why the model that was loaded, or what is to be done with it, cannot work here."""
+        """A line for each reason why the loaded model cannot be trained with these flags."""
         length, limit = self.datamodule.settings.max_length, max_positions(self.model.model)
         problems = []
         if limit and length > limit:
@@ -310,9 +321,8 @@ class TrainCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging) and callback._use_buffers:
                 problems.append(
-                    f"--trainer.callbacks {type(callback).__name__} averages buffers too, a model's position numbers "
-                    "among them, which come out wrong; pass --ema_decay in its place, or "
-                    "--trainer.callbacks.use_buffers false"
+                    f"--trainer.callbacks {type(callback).__name__} averages buffers too, and averaged position ids "
+                    "are wrong; pass --ema_decay instead, or --trainer.callbacks.use_buffers false"
                 )
         return problems
 
@@ -328,13 +338,13 @@ class TrainCLI(LightningCLI):
             precision=str(trainer.precision),
         )
 
-    def _look_at_data(self) -> None:
+    def _check_data(self) -> None:
+        """Prepare the data, and log what its check finds; bad data gives the claimed folder back."""
         try:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
         except InputError:
-            if self.folder.path and not self.beginning.folder:
-                release_folder(self.folder.path)
+            self._unclaim()
             raise
         lines = list(
             short_lines(
@@ -387,13 +397,13 @@ class TrainCLI(LightningCLI):
         print(f"error: {self._lost_message(known)}", file=sys.stderr, flush=True)
 
     def _saved(self) -> str:
-        """What there is to go on from."""
+        """What is saved, and how to resume from it, for a message."""
         folder = self.folder.path
         if folder and last_start(folder / RECORD).get("finished"):
             return f"the run is finished, its model is in {relative(folder / 'model')}"
         if self.last.path is None:
             return "nothing is saved yet" + ("; begin it again with --ckpt_path last" if folder else "")
-        return f"step {self.last.step} is saved in {relative(self.last.path)}; go on with --ckpt_path last"
+        return f"step {self.last.step} is saved in {relative(self.last.path)}; resume with --ckpt_path last"
 
     def _announce(self) -> None:
         if not self.trainer.is_global_zero:
@@ -406,12 +416,13 @@ class TrainCLI(LightningCLI):
             f"precision {trainer.precision} on {trainer.world_size} x {kind}"
         )
         log.info(
-            f"steps: {trainer.world_size} devices x {data.batch_size} windows x {trainer.accumulate_grad_batches} "
-            f"accumulated = {trainer.world_size * data.batch_size * trainer.accumulate_grad_batches} windows a step, "
+            f"steps: {trainer.world_size} device{'s' * (trainer.world_size != 1)} x {data.batch_size} windows x "
+            f"{trainer.accumulate_grad_batches} accumulated = "
+            f"{trainer.world_size * data.batch_size * trainer.accumulate_grad_batches} windows per step, "
             f"{trainer.max_epochs} epochs"
         )
         if self.beginning.checkpoint:
-            log.info(f"going on from {self.beginning.checkpoint}, after step {self.beginning.step}")
+            log.info(f"resuming from {self.beginning.checkpoint}, after step {self.beginning.step}")
 
 
 def _hold(folder: Path) -> int | None:
