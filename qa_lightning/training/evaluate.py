@@ -26,7 +26,7 @@ from qa_lightning.metrics.squad import SquadMetric, answer_scores
 from qa_lightning.metrics.thresholds import squad_v2_metrics
 from qa_lightning.models.loading import load_model
 from qa_lightning.models.onnx import is_onnx_folder
-from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
@@ -236,7 +236,7 @@ def score_model(
         odds,
         own.threshold,
         found,
-        threshold_file(found, name, data, fingerprint),
+        threshold_file(Fitted(found.scaling, found.tuned is not None, fingerprint), name, data),
     )
 
 

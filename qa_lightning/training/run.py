@@ -419,7 +419,7 @@ class TrainCLI(LightningCLI):
             f"steps: {trainer.world_size} device{'s' * (trainer.world_size != 1)} x {data.batch_size} windows x "
             f"{trainer.accumulate_grad_batches} accumulated = "
             f"{trainer.world_size * data.batch_size * trainer.accumulate_grad_batches} windows per step, "
-            f"{trainer.max_epochs} epochs"
+            f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}"
         )
         if self.beginning.checkpoint:
             log.info(f"resuming from {self.beginning.checkpoint}, after step {self.beginning.step}")
