@@ -19,7 +19,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_file
 from qa_lightning.runs.curves import curve_files
-from qa_lightning.runs.record import Run, find_runs
+from qa_lightning.runs.record import PastRun, find_runs
 
 log = logging.getLogger("qa_lightning")
 
@@ -148,7 +148,7 @@ def find_beginning(given: str | None, logs: Path, job: str | None = None) -> Beg
     return _resume(runs[-1])
 
 
-def _resume(run: Run) -> Beginning:
+def _resume(run: PastRun) -> Beginning:
     """Begin at the last checkpoint of ``run``, at the best one if the last is damaged or missing.
 
     Without any checkpoint it begins where its own start did, in the same folder.

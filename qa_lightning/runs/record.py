@@ -138,7 +138,7 @@ def last_start(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Run:
+class PastRun:
     """A run that was found by its folder.
 
     Attributes:
@@ -184,7 +184,7 @@ def claim_folder(logs: Path) -> Path:
         OSError: it cannot be made.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    number = 1 + max((Run(folder).number for folder in logs.glob("version_*")), default=-1)
+    number = 1 + max((PastRun(folder).number for folder in logs.glob("version_*")), default=-1)
     while True:
         folder = logs / f"version_{number}"
         try:
@@ -201,7 +201,7 @@ def release_folder(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def find_runs(logs: Path) -> list[Run]:
+def find_runs(logs: Path) -> list[PastRun]:
     """The runs in ``logs``, in the order of their last starts, as they say themselves; a damaged record is told.
 
     A run that does not say when it started comes right after those that were claimed before it.
@@ -217,9 +217,9 @@ def find_runs(logs: Path) -> list[Run]:
     return sorted(runs, key=lambda run: (when[run.folder], run.number))
 
 
-def _look(folder: Path) -> Run:
+def _look(folder: Path) -> PastRun:
     starts, problem = _read(folder / RECORD)
-    return Run(folder, tuple(starts), problem)
+    return PastRun(folder, tuple(starts), problem)
 
 
 def _is_run(folder: Path) -> bool:
