@@ -221,8 +221,8 @@ def read_beginning(path: Path) -> Beginning | str:
 
 _COUNTS = {"ready": int, "started": int, "processed": int, "completed": int}
 _PROGRESS = {"total": _COUNTS, "current": _COUNTS}
-# What a checkpoint that Lightning can resume from holds. A type stands for a value, a dictionary for one of these names;
-# a tuple of two for a dictionary of any names, with the types of its names and values.
+# What a checkpoint that Lightning can resume from holds. A type stands for a value, a dictionary for one that has these
+# names, a tuple of two for one of any names, with the types of its names and values.
 _FORM: dict[str, Any] = {
     "state_dict": (str, torch.Tensor),
     "global_step": int,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,15 @@ from qa_lightning.errors import InputError
 def lost_a_process(error: RuntimeError) -> bool:
     """Whether the remaining processes raise this error when one of them has ended."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+
+
+STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # the id of the first process, in the environment of those that it started
+
+
+def connection_reason(error: RuntimeError) -> str:
+    """What such an error says, without the place in the library's code and its advice."""
+    said = re.sub(r"\[/\S*\] *", "", " ".join(str(error).split()))
+    return said.partition(". This is typically")[0][:200]
 
 
 class Launcher(_SubprocessScriptLauncher):
@@ -63,11 +73,21 @@ class Launcher(_SubprocessScriptLauncher):
             if status:
                 self._readers[number].join(1)  # its last words may still be on their way
                 how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
+                if status == -signal.SIGKILL:
+                    how += " (the system does so when memory runs out)"
                 words = self._said[number].decode(errors="replace").split("\n")
                 last = next((line.strip() for line in reversed(words) if line.strip()), "")
-                said = f"; the last it said: {last[-300:]}" if last else ", and said nothing"
+                said = f'; the last it said: "{last[-300:]}"' if last else ", and said nothing"
                 return f"process {number + 1} of this run (counted from 0) {how}{said}"
         return None
+
+    def wait_for_lost(self) -> str | None:
+        """`lost`, for a process whose connection broke some time before it has ended."""
+        self._over = True  # this process has noticed
+        deadline = time.monotonic() + self.seconds
+        while not (known := self.lost()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return known
 
     def end(self) -> None:
         """End the other processes: ask them to stop, and kill those that do not in time."""
@@ -92,9 +112,8 @@ class Launcher(_SubprocessScriptLauncher):
             "WORLD_SIZE": str(self.num_processes * self.num_nodes),
         }
         for rank in range(1, self.num_processes):
-            process = subprocess.Popen(
-                _basic_subprocess_cmd(), env=os.environ | {"LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE
-            )
+            own = {"LOCAL_RANK": str(rank), STARTED_BY: str(os.getpid())}
+            process = subprocess.Popen(_basic_subprocess_cmd(), env=os.environ | own, stderr=subprocess.PIPE)
             reader = threading.Thread(target=self._pass_on, args=(process, len(self.procs)), daemon=True)
             self.procs.append(process)
             self._said.append(b"")

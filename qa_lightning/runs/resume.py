@@ -139,6 +139,8 @@ class LastCheckpoint(Checkpoint):
         return bool(wishes % 2), Stop(wishes // 2)
 
     def _save(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         path = self._folder(trainer) / "last.ckpt"
         before = _file_identity(path)
         trainer.save_checkpoint(path)

@@ -23,7 +23,9 @@ from qa_lightning.models.loading import max_positions, vocabulary_problem
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO, Beginning, find_beginning
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.failures import (
+    STARTED_BY,
     Launcher,
+    connection_reason,
     end_with_parent,
     explained_compiler_failure,
     is_out_of_memory,
@@ -86,6 +88,7 @@ class TrainCLI(LightningCLI):
         self.beginning = Beginning()
         self.folder = RunFolder()
         self._held: int | None = None  # see `hold_folder`
+        self._started_by: int | None = None  # the first process's id, in those that it started
         super().__init__(
             QALightningModule,
             SquadDataModule,
@@ -294,7 +297,8 @@ class TrainCLI(LightningCLI):
         if self.trainer.world_size > 1 and isinstance(strategy.launcher, Launcher | None):
             if isinstance(strategy.launcher, Launcher):
                 strategy.launcher.launch(lambda: None)
-            if not self.trainer.is_global_zero and "TORCHELASTIC_RUN_ID" not in os.environ:
+            if os.environ.get(STARTED_BY) == str(os.getppid()):
+                self._started_by = os.getppid()
                 end_with_parent()
             strategy.setup_environment()
             self.beginning, self.folder.path = strategy.broadcast((self.beginning, self.folder.path))
@@ -364,7 +368,8 @@ class TrainCLI(LightningCLI):
             alone: whether the other processes know nothing of it yet.
         """
         if not self.trainer.is_global_zero:
-            return 0  # a status of its own would be a failure, and the first process has more to say
+            # The first process says that all stopped; one that stops alone is a loss to it.
+            return stop.status if alone and self._started_by is not None else 0
         if alone and stop is Stop.REQUEUE:
             requeue_job()
         when = f"after step {self.trainer.global_step}" if self.trainer.global_step else "before the first step"
@@ -380,21 +385,24 @@ class TrainCLI(LightningCLI):
         """Another process ended: say what is known of it, where nobody else does."""
         if self.signals.asked:
             return self._stopped(self.signals.asked)
-        launcher, reason = self.trainer.strategy.launcher, " ".join(str(error).split())[:200]
-        known = None
+        launcher = self.trainer.strategy.launcher
+        known = f"another process of this run ended, or the network to it ({connection_reason(error)})"
         if isinstance(launcher, Launcher) and launcher.procs:
-            deadline = time.monotonic() + Launcher.seconds  # its connection may break some time before it has ended
-            while not (known := launcher.lost()) and time.monotonic() < deadline:
-                time.sleep(0.1)
-        elif isinstance(launcher, Launcher) and not self.trainer.is_global_zero:
-            return 1  # the process that started this one ends it, or has told why it ends itself
-        raise LostProcessError(self._lost_message(known or f"another process of this run ended ({reason})")) from None
-
-    def _lost_message(self, known: str) -> str:
-        return f"{known}. {self._saved()}"
+            known = launcher.wait_for_lost() or known
+        elif self._started_by is not None:  # that one tells what is known, unless it is the one that is lost
+            time.sleep(1)
+            if os.getppid() == self._started_by:
+                return 1
+            known = "the first process of this run was killed, or broke down"
+        if self.trainer.global_rank > 1:  # one that tells is enough; the first may be the one that is lost
+            return 1
+        if self._started_by is not None:  # what it says on stderr went through that process
+            log.error(f"error: {known}; {self._saved()}")
+            return 1
+        raise LostProcessError(f"{known}; {self._saved()}") from None
 
     def _tell_lost(self, known: str) -> None:
-        print(f"error: {self._lost_message(known)}", file=sys.stderr, flush=True)
+        print(f"error: {known}; {self._saved()}", file=sys.stderr, flush=True)
 
     def _saved(self) -> str:
         """What is saved, and how to resume from it, for a message."""
