@@ -42,10 +42,10 @@ class QALightningModule(LightningModule):
     """A question answering model that trains, and scores itself in every validation epoch.
 
     After a validation epoch ``predictions`` holds its answers and ``scores`` what they score, by the official scorers'
-    names, on every process; and ``outcomes``, where some question has no answer or ``temperatures`` ask for them, how
-    right the best spans are. What is random in a training step is
-    drawn from a seed of its own, made of the run's seed, epoch, batch and process: a run that goes on from a
-    checkpoint draws what it would have drawn.
+    names, on every process; ``wrong`` the numbers of those answers, of the share that this process scored, that are no
+    exact match; and ``outcomes``, where some question has no answer or ``temperatures`` ask for them, how right the
+    best spans are. What is random in a training step is drawn from a seed of its own, made of the run's seed, epoch,
+    batch and process: a run that goes on from a checkpoint draws what it would have drawn.
 
     Args:
         model_name: a name on the Hub, a folder, or ``tiny``, an untrained model for the embedded dataset.
@@ -105,7 +105,8 @@ class QALightningModule(LightningModule):
         self._decoder: Decoder | None = None
         self._watched: WatchedLoss | None = None
         self._seed: int | None = None
-        self.step_loss = torch.zeros(())
+        self.step_loss = math.nan
+        self.wrong: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Start and end logits, [B, T] each; see `model_logits`."""
@@ -132,14 +133,15 @@ class QALightningModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """What of the loss is to be descended: its mean over the features of the whole step of the optimizer.
 
-        ``step_loss`` then holds the mean over this batch, on all processes.
+        ``step_loss`` holds the mean over this batch, on all processes, once the backward pass is under way.
         """
         start, end = self(batch)
         losses = span_loss(start, end, batch)
         own = losses.detach().mean()
-        self.step_loss = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
-        self._watched = WatchedLoss(own, self.step_loss, batch["feature"])
-        self.log("train/loss", self.step_loss, prog_bar=True, batch_size=len(start))
+        mean = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        self._watched = WatchedLoss(own, mean, batch["feature"])
+        # Not for Lightning's progress bars: they would wait for the device after every step, drawn or not.
+        self.log("train/loss", mean, batch_size=len(start))
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
         if not isinstance(sampler, TrainingSampler):
             return losses.mean()
@@ -150,6 +152,7 @@ class QALightningModule(LightningModule):
         if self._watched is None:
             return
         own, mean = self._watched.values()
+        self.step_loss = mean
         if math.isfinite(mean):
             return
         dataset = getattr(self.trainer.train_dataloader, "dataset", None)
@@ -190,7 +193,9 @@ class QALightningModule(LightningModule):
         assert isinstance(metric, SquadMetric)
         share = (self.trainer.global_rank, self.trainer.world_size)
         outcomes = judge(self.predictions, metric.scoring, share)
-        metric.update_scores(*outcomes.scores(self.threshold, dataset.version_2), outcomes.has_answer)
+        exact, f1 = outcomes.scores(self.threshold, dataset.version_2)
+        metric.update_scores(exact, f1, outcomes.has_answer)
+        self.wrong = np.flatnonzero(exact == 0) * share[1] + share[0]
         self.scores = scores = metric.compute()
         metric.reset()
         if dataset.version_2 or self.temperatures:

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from qa_lightning.runs import progress
-from qa_lightning.runs.progress import row_progress
+from qa_lightning import progress
 
 
 class Terminal(io.StringIO):
