@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from tqdm import tqdm
 
@@ -59,6 +60,7 @@ class _Lines(tqdm):  # type: ignore[misc]
     """A bar that logs lines in place of drawing itself."""
 
     monitor_interval = 0  # no thread that draws in between
+    _instances: WeakSet[tqdm] = WeakSet()  # not among the bars, which are wiped off where something else is written
 
     def __init__(self, what: str, **options: Any) -> None:
         super().__init__(**options)

@@ -29,7 +29,6 @@ OVERVIEW = {
     "val/loss": "Overview/loss_of_validation",
     "train/loss": "Overview/loss_of_training",
 }
-_SHORT = {"exact_match": "EM", "f1": "F1", "best_f1": "F1 at best threshold"}  # columns
 
 
 class CurveLogger(TensorBoardLogger):
@@ -119,28 +118,34 @@ def log_figures(logger: Logger, group: str, figures: Mapping[str, Any], step: in
             logger.log_image(tag, [figure], step=step)
 
 
-def log_result(logger: Logger, settings: Mapping[str, Any], scores: Mapping[str, float], step: int) -> None:
+def log_result(
+    logger: Logger, run: str, settings: Mapping[str, float | str], scores: Mapping[str, float], step: int
+) -> None:
     """Add what a run came to: to TensorBoard as a row of its HParams tab, to other loggers as last points.
 
-    In TensorBoard the scores are columns of that row, like the settings: as metrics they would have to be curves too,
-    of one point each, which then stand among the others.
+    The tab takes a score from the last point of a curve. So the curves of the overview get one more, of the best
+    checkpoint, in place of curves of their own with a single point.
 
     Args:
         logger: of the run.
-        settings: the columns that tell runs apart, the same ones in every run: TensorBoard takes those of one run.
-        scores: name -> score of the best checkpoint.
+        run: its name.
+        settings: the columns that tell runs apart, the same ones in every run. TensorBoard sorts them, and shows five.
+        scores: name, as in ``val/...``, -> score of the best checkpoint.
         step: index of the last optimizer step.
     """
     if not isinstance(logger, TensorBoardLogger):
         logger.log_metrics({f"best/{name}": value for name, value in scores.items()}, step)
         logger.save()
         return
-    from torch.utils.tensorboard.summary import hparams  # imported late: --help does not wait for it
+    from tensorboard.plugins.hparams import api, summary_v2  # imported late: --help does not wait for them
 
-    shown = {_SHORT.get(name, name): round(value, 2) for name, value in scores.items()}
+    tags = {OVERVIEW[f"val/{name}"]: value for name, value in scores.items()}
+    logger.log_metrics(tags, step + 1)
+    columns = [api.HParam(name) for name in settings]
+    metrics = [api.Metric(tag, display_name=tag.partition("/")[2]) for tag in tags]
     writer = logger.experiment._get_file_writer()
-    for summary in hparams(shown | dict(settings), {}):  # type: ignore[no-untyped-call]
-        writer.add_summary(summary)
+    writer.add_summary(summary_v2.hparams_config_pb(columns, metrics))
+    writer.add_summary(summary_v2.hparams_pb(dict(settings), trial_id=run))
     logger.experiment.flush()  # a finished run's files change no more
 
 

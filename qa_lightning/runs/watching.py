@@ -22,6 +22,9 @@ from qa_lightning.runs.resume import LastCheckpoint
 from qa_lightning.runs.throughput import memory_used
 
 
+_BAR = "{desc} {percentage:3.0f}%|{bar}| "
+
+
 class RunAhead(Callback):
     """Says before the first step what is ahead: windows, batches, steps, when validations come, what is saved where."""
 
@@ -82,6 +85,7 @@ class _Watch(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Let the clock run."""
+        self._learning_rate = learning_rate(trainer)  # of this step: at its end the schedule has gone on
         if self._began is None:
             self._began = time.monotonic()
 
@@ -172,7 +176,7 @@ class StepLines(_Watch):
                 f"step {trainer.global_step:,}{of_steps}",
                 f"{_epoch(trainer)}{share}",
                 f"loss {self._mean_loss:.3f}",
-                f"learning rate {learning_rate(trainer):.2e}",
+                f"learning rate {self._learning_rate:.2e}",
                 f"{self._speed():,.1f} windows/s",
                 *([f"left: {left}"] if left else []),
                 memory_used(pl_module.device),
@@ -214,8 +218,7 @@ class RunBar(_Watch, ProgressBar):
                 file=sys.stdout,
                 dynamic_ncols=True,
                 leave=False,
-                bar_format="{desc} {percentage:3.0f}%|{bar}|{postfix}",
-                postfix=" ",
+                bar_format=_BAR,
                 delay=1e-9,  # not before there is something to tell
             )
 
@@ -230,7 +233,8 @@ class RunBar(_Watch, ProgressBar):
         if time.monotonic() - self._drawn >= self.seconds:
             self._drawn = time.monotonic()
             columns = (self._bar.dynamic_ncols and self._bar.dynamic_ncols(sys.stdout)[0]) or 80
-            self._bar.postfix = " " + self._told_in(columns - len(self._bar.desc) - len(" 100%|12345678| "), trainer)
+            room = columns - len(self._bar.desc) - len(" 100%|12345678| ")
+            self._bar.bar_format = _BAR + self._told_in(room, trainer)
             self._bar.refresh()
             self._forget()
 
@@ -261,7 +265,7 @@ class RunBar(_Watch, ProgressBar):
         _, run = self._left(trainer)
         told = [
             f"{duration(run)} left" if run is not None else "",
-            f"lr {learning_rate(trainer):.1e}",
+            f"lr {self._learning_rate:.1e}",
             self._scores,
             f"loss {self._mean_loss:.2f}",
             f"{self._speed():,.0f} windows/s",

@@ -63,7 +63,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
     scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     for logger in trainer.loggers:
-        log_result(logger, _telling_settings(trainer, module, data), scores, last_step(trainer))
+        log_result(logger, Path(log_dir).name, _telling_settings(trainer, module, data), scores, last_step(trainer))
     mark_finished(
         Path(log_dir) / "run.json", {f"best/{name}": score for name, score in scores.items()}, weights_digest(folder)
     )
@@ -107,15 +107,15 @@ def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
 
 
 def _telling_settings(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> dict[str, Any]:
-    """What tells one run from another, for a table of runs."""
-    names = ("learning_rate", "layer_decay", "warmup_ratio", "weight_decay", "max_length")
-    given = dict(module.hparams) | dict(data.hparams)
+    """What tells one run from another, for a table of runs; the first five by the alphabet are what matters most."""
     return {
-        "model": str(given["model_name"]),
         "batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
         "epochs": trainer.current_epoch,
-        **{name: given[name] for name in names},
+        **{name: module.hparams[name] for name in ("layer_decay", "learning_rate")},
+        "model": str(module.hparams["model_name"]),
         "seed": data.seed,
+        "tokens_a_window": data.settings.max_length,
+        **{name: module.hparams[name] for name in ("warmup_ratio", "weight_decay")},
     }
 
 
