@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
 from tqdm import tqdm
@@ -60,7 +60,8 @@ class _Lines(tqdm):  # type: ignore[misc]
     """A bar that logs lines in place of drawing itself."""
 
     monitor_interval = 0  # no thread that draws in between
-    _instances: WeakSet[tqdm] = WeakSet()  # not among the bars, which are wiped off where something else is written
+    # Not among the bars, which are wiped off where something else is written.
+    _instances: ClassVar[WeakSet[tqdm]] = WeakSet()
 
     def __init__(self, what: str, **options: Any) -> None:
         super().__init__(**options)

@@ -137,12 +137,12 @@ def log_result(
         logger.log_metrics({f"best/{name}": value for name, value in scores.items()}, step)
         logger.save()
         return
-    from tensorboard.plugins.hparams import api, summary_v2  # imported late: --help does not wait for them
+    from tensorboard.plugins.hparams import summary_v2  # imported late: --help does not wait for it
 
     tags = {OVERVIEW[f"val/{name}"]: value for name, value in scores.items()}
     logger.log_metrics(tags, step + 1)
-    columns = [api.HParam(name) for name in settings]
-    metrics = [api.Metric(tag, display_name=tag.partition("/")[2]) for tag in tags]
+    columns = [summary_v2.HParam(name) for name in settings]
+    metrics = [summary_v2.Metric(tag, display_name=tag.partition("/")[2]) for tag in tags]
     writer = logger.experiment._get_file_writer()
     writer.add_summary(summary_v2.hparams_config_pb(columns, metrics))
     writer.add_summary(summary_v2.hparams_pb(dict(settings), trial_id=run))

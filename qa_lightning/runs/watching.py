@@ -21,7 +21,6 @@ from qa_lightning.runs.record import run_folder
 from qa_lightning.runs.resume import LastCheckpoint
 from qa_lightning.runs.throughput import memory_used
 
-
 _BAR = "{desc} {percentage:3.0f}%|{bar}| "
 
 
