@@ -77,7 +77,7 @@ def broken_rules(given: Mapping[str, Any], rules: Rules, prefix: str) -> list[st
         prefix: prefix of the flags, such as ``data``.
     """
     return [
-        f"--{prefix}.{name} is {given[name]}; it {rule}"
+        f"--{prefix}.{name} is {given[name]!r}; it {rule}"
         for name, (holds, rule) in rules.items()
         if given.get(name) is not None and not holds(given[name])
     ]

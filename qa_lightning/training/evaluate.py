@@ -311,7 +311,7 @@ def read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
     if not isinstance(odds, dict):
         raise InputError(f'--null_odds {path}: expected one object {{"id": number, ...}}')
     bad = [
-        f"--null_odds {path}: {key!r} has {odds.get(key, 'nothing')!r}; a number is wanted"
+        f"--null_odds {path}: {key!r} has {repr(odds[key]) if key in odds else 'no number'}; a number is wanted"
         for key in wanted
         if isinstance(odds.get(key), bool) or not isinstance(odds.get(key), (int, float)) or math.isnan(odds[key])
     ]
