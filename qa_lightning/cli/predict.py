@@ -13,7 +13,7 @@ from qa_lightning.cli.flags import COLUMN_NAMES, Flags, columns_of, positive
 from qa_lightning.errors import naming_flags
 
 
-@naming_flags()
+@naming_flags(groups=False)
 def predict(words: Sequence[str]) -> int:
     """Answer one question, or all questions of a file; returns the exit status."""
     options = _predict_options(words)

@@ -56,8 +56,8 @@ class Reader:
             InputError: the model cannot be loaded, has no question answering head or a tokenizer that does not fit;
                 or ``threshold_file`` cannot be read or belongs to another model.
         """
-        found = read_threshold_file(threshold_file, name) if threshold_file else None
         model, tokenizer = load_answering_model(name, dtype)
+        found = read_threshold_file(threshold_file, name) if threshold_file else None
         settings = AnswerSettings.of_model(model)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, tokenizer, settings.fitted(found) if found else settings)
