@@ -123,7 +123,7 @@ class Windower:
         tokenizer: a fast transformers tokenizer; its padding side decides whether question or context comes first.
         settings: lengths in tokens.
         offsets: keep character offsets, which decoding needs and training does not.
-        yielding: accept settings that leave no room next to the longest question. If a context does not fit into one
+        shorten: accept settings that leave no room next to the longest question. If a context does not fit into one
             window and the room for it is not larger than the overlap, the question is cut to at most half of a window,
             and the overlap to at most half of the room that is then left.
 
@@ -131,7 +131,7 @@ class Windower:
         InputError: the tokenizer is slow, or the settings leave no room for the context.
     """
 
-    def __init__(self, tokenizer: Any, settings: WindowSettings, offsets: bool = True, yielding: bool = False) -> None:
+    def __init__(self, tokenizer: Any, settings: WindowSettings, offsets: bool = True, shorten: bool = False) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise InputError(
@@ -142,7 +142,7 @@ class Windower:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._layout = PairLayout.of(self._tokenizer)
-        if not yielding:
+        if not shorten:
             settings.check(self._layout.special_tokens)
         self._context_first = tokenizer.padding_side == "left"
         self._settings = settings
@@ -183,7 +183,7 @@ class Windower:
             number = number_of[context]
             room = self._settings.max_length - self._layout.special_tokens - len(ids)
             stride = self._settings.doc_stride
-            if len(encoded[number]) > room and stride >= room:  # only if yielding: else `WindowSettings.check` refuses
+            if len(encoded[number]) > room and stride >= room:  # only if shorten: else `WindowSettings.check` refuses
                 question_ids[example] = ids[: (self._settings.max_length - self._layout.special_tokens) // 2]
                 room += len(ids) - len(question_ids[example])
                 stride = min(stride, room // 2)

@@ -13,7 +13,7 @@ from qa_lightning.decoding.predictions import Answer
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.windows import Windower
-from qa_lightning.inference.engine import BestAnswers, read
+from qa_lightning.inference.engine import BestAnswers, answer_all
 from qa_lightning.models.loading import load_answering_model, model_summary
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.settings import AnswerSettings
@@ -94,8 +94,8 @@ class Reader:
             raise InputError(problems)
         if not items:
             return []
-        reading = BestAnswers(self._windower, self.settings, items)
-        return read(reading, self._forward, PaddingCollator(self.tokenizer), batch_size)
+        policy = BestAnswers(self._windower, self.settings, items)
+        return answer_all(policy, self._forward, PaddingCollator(self.tokenizer), batch_size)
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
