@@ -163,8 +163,10 @@ def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = Tru
         InputError: it cannot be written, or not be read; nothing half made is left. What ``build`` raises comes
             through, other than an `OSError`.
     """
+    wrong: str | None = ""
     try:
-        if damage(folder, thorough) is None:
+        wrong = damage(folder, thorough)
+        if wrong is None:
             return False
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock_file(folder.parent / f"{folder.name}.lock"):
@@ -180,8 +182,9 @@ def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = Tru
         named = Path(str(error.filename)).resolve() if error.filename else folder.resolve()
         elsewhere = not named.is_relative_to(folder.parent.resolve())
         reason = f"{error.strerror or error}{f': {error.filename}' if elsewhere else ''}"
+        what = f"is damaged ({wrong}) and cannot be made anew" if wrong else "cannot be made"
         raise InputError(
-            f"{folder} cannot be made ({reason}); free some space there, make its folder writable, {_OTHER_CACHE}"
+            f"{folder} {what} ({reason}); free some space there, make its folder writable, {_OTHER_CACHE}"
         ) from None
     return True
 
