@@ -129,7 +129,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _share(path: Path) -> None:
-    """Give a new file or folder the permissions that the umask gives; a folder keeps the mark that hands on its group."""
+    """Give a new file or folder the umask's permissions; a folder keeps the mark by which it hands on its group."""
     if path.is_file():
         path.chmod(new_file_mode())
     else:

@@ -39,9 +39,8 @@ PLACE = ("delete", "a folder", "a link to nowhere")
 
 def damages(content: bytes) -> list[str]:
     """The damages that leave another file than one of this content."""
-    return [
-        kind for kind, change in CONTENT.items() if (content or "append" in kind) and change(content) != content
-    ] + [*PLACE]
+    changes = {kind: change for kind, change in CONTENT.items() if content or "appended" in kind}
+    return [*(kind for kind, change in changes.items() if change(content) != content), *PLACE]
 
 
 def inflict(path: Path, kind: str) -> None:
@@ -63,4 +62,4 @@ def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
