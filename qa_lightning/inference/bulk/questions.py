@@ -26,6 +26,7 @@ from qa_lightning.data.formats import (
     read_file,
     refuse_other_kinds,
 )
+from qa_lightning.data.limits import lines_of
 from qa_lightning.data.sources import read_rows, source_files, source_kind
 from qa_lightning.errors import InputError
 
@@ -93,7 +94,7 @@ def count_rows(source: str) -> int | None:
                 total += pq.read_metadata(path).num_rows
             elif path.suffix.lower() in _JSON_LINES and path.stat().st_size <= _MAX_COUNTED_BYTES:
                 with path.open("rb") as file:
-                    total += sum(1 for line in file if line.strip())
+                    total += sum(1 for line in lines_of(file, path) if line.strip())
             else:
                 return None
         except (pa.ArrowException, OSError, ValueError):  # reading the rows reports what is wrong
@@ -112,7 +113,7 @@ def _read_rows(source: str) -> Iterator[PlacedRow]:
 def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
     """Like `formats.read_file`, but a line that is no JSON object is one broken row; the lines after it are read."""
     with opened(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(lines_of(file, path), 1):
             if number == 1:
                 refuse_other_kinds(path, line[:START])
             if not line.strip():
