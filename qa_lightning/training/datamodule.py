@@ -171,8 +171,8 @@ class SquadDataModule(LightningDataModule):
             prepared = self.prepared(split)
             rows, windows = prepared.summaries()
             described[split] = {
-                "source": rows["source"],
-                "kind": source_kind(rows["source"]),
+                "source": prepared.source,  # not where the rows lay when they were prepared: files are moved
+                "kind": source_kind(prepared.source),
                 "held_out": self.validation_fraction if split == "validation" and self._source(split)[1] else None,
                 "fingerprint": self.fingerprint(split),
                 "features": prepared.features_folder.name,

@@ -18,6 +18,7 @@ from qa_lightning.data.formats import (
     BrokenRow,
     PlacedRow,
 )
+from qa_lightning.data.limits import lines_of
 from qa_lightning.data.sources import read_rows, source_files, source_kind
 from qa_lightning.errors import InputError
 
@@ -85,7 +86,7 @@ def count_rows(source: str) -> int | None:
                 total += pq.read_metadata(path).num_rows
             elif path.suffix.lower() in _JSON_LINES and path.stat().st_size <= _MAX_COUNTED_BYTES:
                 with path.open("rb") as file:
-                    total += sum(1 for line in file if line.strip())
+                    total += sum(1 for line in lines_of(file, path) if line.strip())
             else:
                 return None
         except (pa.ArrowException, OSError, ValueError):  # reading the rows reports what is wrong
