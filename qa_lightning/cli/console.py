@@ -74,5 +74,8 @@ class _PrintHandler(logging.Handler):
     """Prints to what ``sys.stdout`` is when a record comes, not when the handler was made."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record, flushed so that a pipe gets it at once."""
-        print(self.format(record), flush=True)
+        """Print the record above a progress bar, if there is one, flushed so that a pipe gets it at once."""
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record))
+        sys.stdout.flush()

@@ -17,11 +17,12 @@ from typing import Any, Literal
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import Example, OnBadRows, in_validation, read_examples, write_examples
 from qa_lightning.data.formats import counted
-from qa_lightning.data.sources import Split, read_rows, source_fingerprint
+from qa_lightning.data.sources import Split, count_rows, read_rows, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
 from qa_lightning.files import build_once
+from qa_lightning.progress import loop_progress, tracked
 
 log = logging.getLogger("qa_lightning")
 
@@ -124,7 +125,12 @@ class PreparedSplit:
         column_lines: list[str] = []
         skipped: list[str] = []
         repairs: list[str] = []
-        rows = with_usual_columns(read_rows(self.source, self._part), self.columns, column_lines.append)
+        total = count_rows(self.source, self._part) if self.max_examples is None else None
+        rows = with_usual_columns(
+            tracked(read_rows(self.source, self._part), total, what=f"{self.split}: reading"),
+            self.columns,
+            column_lines.append,
+        )
         examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.max_examples, repairs=repairs)
         try:
             count = write_examples(examples, folder / "examples.arrow")
@@ -150,25 +156,30 @@ class PreparedSplit:
         log.info(f"{self.split}: tokenizing {counted(len(examples), 'question')} ...")
         windower = Windower(self.tokenizer, self.settings, offsets=self.split == "validation")
         all_answers = self.answers == "all"
-        batches = cut_examples(examples, windower, all_answers)
+        batches = cut_examples(examples, windower, all_answers, f"{self.split}: tokenizing")
         write_features(batches, folder, len(self.tokenizer), all_answers)
 
 
-def cut_examples(examples: Any, windower: Windower, all_answers: bool = False) -> Iterator[FeatureBatch]:
+def cut_examples(
+    examples: Any, windower: Windower, all_answers: bool = False, what: str = "tokenizing"
+) -> Iterator[FeatureBatch]:
     """Cut examples into features, 1,000 examples at a time.
 
     Args:
         examples: a ``datasets.Dataset`` of examples.
         windower: cuts them.
         all_answers: label windows with all answers, not only with the first one.
+        what: what this is called where progress is told.
     """
-    for first in range(0, len(examples), _ROWS):
-        rows = examples[first : first + _ROWS]
-        spans = [_spans(answers) for answers in rows["answers"]]
-        others = [own[1:] for own in spans] if all_answers else None
-        yield windower(
-            rows["question"], rows["context"], [own[0] if own else None for own in spans], first, others=others
-        )
+    with loop_progress(len(examples), what=what) as progress:
+        for first in range(0, len(examples), _ROWS):
+            rows = examples[first : first + _ROWS]
+            spans = [_spans(answers) for answers in rows["answers"]]
+            others = [own[1:] for own in spans] if all_answers else None
+            yield windower(
+                rows["question"], rows["context"], [own[0] if own else None for own in spans], first, others=others
+            )
+            progress.update(len(spans))
 
 
 def open_examples(folder: Path) -> Any:

@@ -15,6 +15,7 @@ the answers. `answer_all` runs the model. There are three policies:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -31,6 +32,7 @@ from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower
 from qa_lightning.inference.arguments import CallSettings, Item
 from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.progress import loop_progress
 
 AnswerDict = dict[str, Any]  # score, start, end, answer
 Found = TypeVar("Found")
@@ -57,6 +59,7 @@ def answer_all(
     forward: Callable[[Batch], tuple[Tensor, Tensor]],
     collate: PaddingCollator,
     batch_size: int,
+    what: str | None = None,
 ) -> list[Found]:
     """Answer the questions of a policy.
 
@@ -65,12 +68,16 @@ def answer_all(
         forward: returns the start and end logits, [B, T] each, of a batch.
         collate: pads the windows of a batch.
         batch_size: windows per forward pass.
+        what: what this is called where progress is told; None tells none.
 
     Raises:
         InputError: logits are not numbers.
     """
-    for batch in window_batches(policy.store, collate, batch_size):
-        policy.add(batch, *forward(batch))
+    with nullcontext() if what is None else loop_progress(len(policy.store), "window", what=what) as progress:
+        for batch in window_batches(policy.store, collate, batch_size):
+            policy.add(batch, *forward(batch))
+            if progress is not None:
+                progress.update(len(batch["input_ids"]))
     return policy.answers()
 
 

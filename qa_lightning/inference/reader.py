@@ -72,12 +72,15 @@ class Reader:
             f"null_score_diff_threshold={scaling.threshold:g}, temperature={scaling.temperature:g})"
         )
 
-    def answer(self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32) -> list[Answer]:
+    def answer(
+        self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32, what: str | None = None
+    ) -> list[Answer]:
         """Answer each question from its own context, in order.
 
         Args:
             questions, contexts: of the same length.
             batch_size: windows per forward pass.
+            what: what this is called where progress is told; None tells none.
 
         Raises:
             InputError: a question or context is empty or invalid Unicode, or the model's logits are not numbers.
@@ -95,7 +98,7 @@ class Reader:
         if not items:
             return []
         policy = BestAnswers(self._windower, self.settings, items)
-        return answer_all(policy, self._forward, PaddingCollator(self.tokenizer), batch_size)
+        return answer_all(policy, self._forward, PaddingCollator(self.tokenizer), batch_size, what)
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import read_examples
-from qa_lightning.data.sources import read_rows
+from qa_lightning.data.sources import count_rows, read_rows
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_json
@@ -28,6 +28,8 @@ from qa_lightning.models.loading import load_model
 from qa_lightning.models.onnx import is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
+from qa_lightning.progress import tracked
+from qa_lightning.runs.watching import ValidationProgress
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
 from qa_lightning.wording import command
@@ -112,7 +114,11 @@ def score_file(
     if broken:
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
     rows = read_examples(
-        with_usual_columns(read_rows(data, "validation"), columns, log.info),
+        with_usual_columns(
+            tracked(read_rows(data, "validation"), None if max_examples else count_rows(data, "validation"), what=data),
+            columns,
+            log.info,
+        ),
         "error",
         [],
         max_examples=max_examples,
@@ -196,6 +202,7 @@ def score_model(
     )
     module.temperature, module.temperatures = own.temperature, tuple(TEMPERATURES)
     trainer = Trainer(
+        callbacks=[ValidationProgress()],
         devices=1,
         logger=False,
         enable_checkpointing=False,

@@ -10,7 +10,6 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors import SafetensorError
 
 from qa_lightning.decoding.spans import Scaling
@@ -20,6 +19,7 @@ from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import save_model, weights_digest
 from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
 from qa_lightning.runs.record import mark_finished
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
@@ -61,15 +61,16 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         ) from None
     _report(trainer, found, Path(log_dir) / "confidence")
     names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
-    scores = {f"best/{name}": float(trainer.callback_metrics[f"val/{name}"]) for name in names}
+    scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(dict(module.hparams) | dict(data.hparams), scores)
-            logger.experiment.flush()  # so that a finished run's files never change again
-    mark_finished(Path(log_dir) / "run.json", scores, weights_digest(folder))
+        log_result(logger, Path(log_dir).name, _telling_settings(trainer, module, data), scores, last_step(trainer))
+    mark_finished(
+        Path(log_dir) / "run.json", {f"best/{name}": score for name, score in scores.items()}, weights_digest(folder)
+    )
     shown = relative(folder)
     log.info(f"\nthe best checkpoint is written as a model for transformers: {shown}")
-    log.info(f"curves:    tensorboard --logdir {relative(Path(log_dir).parent)}")
+    for place in how_to_see(trainer.loggers, relative):
+        log.info(f"curves:    {place}")
     log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
 
 
@@ -103,9 +104,20 @@ def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
     except (InputError, OSError) as error:
         log.warning(f"the figures were not written: {error}")
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            for name, figure in drawn.items():
-                logger.experiment.add_figure(f"confidence/{name}", figure, trainer.global_step, close=False)
+        log_figures(logger, "val_confidence", drawn, last_step(trainer))
+
+
+def _telling_settings(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> dict[str, Any]:
+    """What tells one run from another, for a table of runs; the first five by the alphabet are what matters most."""
+    return {
+        "batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        "epochs": trainer.current_epoch,
+        **{name: module.hparams[name] for name in ("layer_decay", "learning_rate")},
+        "model": str(module.hparams["model_name"]),
+        "seed": data.seed,
+        "tokens_a_window": data.settings.max_length,
+        **{name: module.hparams[name] for name in ("warmup_ratio", "weight_decay")},
+    }
 
 
 def _sample(data: SquadDataModule) -> tuple[str, str]:

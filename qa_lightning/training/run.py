@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -73,7 +73,7 @@ class TrainCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
                 "enable_progress_bar": sys.stdout.isatty(),
-                "callbacks": default_callbacks(interactive=sys.stdout.isatty()),
+                "callbacks": [],  # `default_callbacks`, once it is known whether there is to be a bar
             },
             parser_kwargs={
                 "prog": usage_name("train"),
@@ -144,12 +144,20 @@ class TrainCLI(LightningCLI):
             kwargs["logger"] = CurveLogger(root, name=LOGS, default_hp_metric=False, **again)
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        self.trainer_defaults["callbacks"] = self._default_callbacks()
         trainer = super().instantiate_trainer(**kwargs)
         if self.config.ema_decay is not None:
             # Buffers are not averaged: a mean of position ids, made an integer again, is sometimes one too low.
             average = EMAWeightAveraging(decay=self.config.ema_decay, use_buffers=False)
             trainer.callbacks.insert(0, average)  # type: ignore[attr-defined]
         return trainer
+
+    def _default_callbacks(self) -> list[Callback]:
+        """Those of every run; with ``--trainer.enable_progress_bar false`` lines in place of a bar, too."""
+        chosen = self.config_init.trainer.callbacks or []
+        has_bar = any(isinstance(callback, ProgressBar) for callback in chosen)
+        callbacks = default_callbacks(interactive=bool(self.config.trainer.enable_progress_bar))
+        return [callback for callback in callbacks if not (has_bar and isinstance(callback, ProgressBar))]
 
     def run(self) -> int:
         """Fit, validate the best checkpoint, write the model; returns the exit status.
