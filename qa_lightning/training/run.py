@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.files import write_problem
-from qa_lightning.models.loading import max_positions, vocabulary_problem
+from qa_lightning.models.loading import max_positions, tokenizer_problem
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO, find_beginning
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.failures import (
@@ -205,8 +205,8 @@ class TrainCLI(LightningCLI):
                 f"--data.max_length {length} is more than the {limit} positions of {self.config.model.model_name}; "
                 f"pass --data.max_length {limit} or less"
             )
-        if vocabulary := vocabulary_problem(self.model.model, self.datamodule.tokenizer):
-            problems.append(f"--model.model_name: {vocabulary}")
+        if problem := tokenizer_problem(self.model.model, self.datamodule.tokenizer):
+            problems.append(f"--model.model_name: {problem}")
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging) and callback._use_buffers:
                 problems.append(
