@@ -24,7 +24,7 @@ from qa_lightning.metrics.thresholds import best_threshold
 from qa_lightning.models.loading import load_model
 from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
 from qa_lightning.runs.throughput import computing_weights
-from qa_lightning.training.optim import build_optimizer, linear_schedule
+from qa_lightning.training.optim import LinearSchedule, build_optimizer
 
 COMPILE_OPTIONS: dict[str, Any] = {}  # of torch.compile
 _RULES: Rules = {
@@ -107,14 +107,24 @@ class QALightningModule(LightningModule):
         self._seed: int | None = None
         self.step_loss = torch.zeros(())
 
+    @property
+    def backbone(self) -> torch.nn.Module:
+        """The encoder below the head, which Lightning's ``BackboneFinetuning`` freezes and thaws."""
+        encoder = self.model.base_model
+        assert isinstance(encoder, torch.nn.Module)
+        return encoder
+
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Start and end logits, [B, T] each; see `model_logits`."""
         return model_logits(self.model, batch)
 
     def on_train_start(self) -> None:
-        """Take the seed that everything was seeded with, unless a checkpoint gave one."""
+        """Take the seed that everything was seeded with, unless a checkpoint gave one; count the steps again."""
         if self._seed is None:
             self._seed = torch.initial_seed()
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, LinearSchedule):  # a finder of batch sizes has changed how many there are
+            schedule.total_steps = self.trainer.estimated_stepping_batches
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed."""
@@ -214,7 +224,7 @@ class QALightningModule(LightningModule):
         # The scaler of fp16 must unscale gradients before they are clipped; fused AdamW would do it afterwards.
         fused = not str(self.trainer.precision).startswith("16")
         optimizer = build_optimizer(self.model, self.learning_rate, self.weight_decay, self.layer_decay, fused)
-        schedule = linear_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup_ratio)
+        schedule = LinearSchedule(optimizer, self.trainer.estimated_stepping_batches, self.warmup_ratio)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
