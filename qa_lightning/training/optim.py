@@ -101,7 +101,7 @@ class LinearSchedule(LRScheduler):
             return 1.0
         warmup = math.ceil(self.total_steps * self.warmup_ratio)
         if step < warmup:
-            return step / warmup
+            return max(0, step) / max(1, warmup)
         return max(0.0, (self.total_steps - step) / max(1, self.total_steps - warmup))
 
     def get_lr(self) -> list[float | torch.Tensor]:
