@@ -37,7 +37,7 @@ def test_a_python_caller_is_told_about_arguments_and_all_of_them(model_folder) -
         SquadDataModule("gone.json", model_name=model_folder, batch_size=0, validation_fraction=1.5, train_answers="no")
     text = str(raised.value)
     assert "--" not in text
-    for name in ("batch_size is 0", "validation_fraction is 1.5", "train_answers is no", "dataset gone.json"):
+    for name in ("batch_size is 0", "validation_fraction is 1.5", "train_answers is 'no'", "dataset gone.json"):
         assert name in text
     with pytest.raises(InputError) as raised:
         QALightningModule(model_folder, learning_rate=0, n_best=0)

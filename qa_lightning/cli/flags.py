@@ -42,7 +42,7 @@ class Flags(ArgumentParser):  # type: ignore[misc]
 
     def add_columns(self) -> None:
         """Add the flags that name the columns of data."""
-        group = self.add_argument_group("columns of the data, if they are not found by their names")
+        group = self.add_argument_group("columns of the data, if they do not have the usual names")
         for name in COLUMN_NAMES:
             group.add_argument(f"--columns.{name}", type=str, metavar="NAME", help=f"name of the {name} column")
 

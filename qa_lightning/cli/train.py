@@ -21,7 +21,7 @@ Fine-tune a question answering model and score it every epoch.
 Flags that people use:
   --data.dataset NAME_OR_FILE      Hub dataset, SQuAD JSON, JSON lines, CSV, Parquet, or "synthetic"  [rajpurkar/squad]
   --data.validation NAME_OR_FILE   what to validate on  [the dataset's validation split, or a part of the file]
-  --data.columns.question NAME     name of the question column, if it is not found by its name
+  --data.columns.question NAME     name of your file's question column, if it is not a usual one
   --data.on_bad_rows skip          leave bad rows out; `repair` corrects unambiguous answer offsets  [error]
   --data.batch_size N              windows per step and device  [8]
   --data.max_length N              tokens per window, question included  [384]

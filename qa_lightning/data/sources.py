@@ -116,12 +116,13 @@ def _format_problem(file: Path) -> str:
     return f"{file}: the ending '{suffix}' is not supported; {_FIXES.get(suffix, known)}"
 
 
-def read_rows(source: str, split: Split) -> Iterator[PlacedRow]:
+def read_rows(source: str, split: Split, keep_broken: bool = False) -> Iterator[PlacedRow]:
     """Stream the raw rows of ``source``, each with its place.
 
     Args:
         source: what to read.
         split: which split; files have none and ignore it.
+        keep_broken: see `formats.read_file`.
 
     Raises:
         InputError: the source cannot be found or read. Bad rows are not checked here but in `examples.check_row`.
@@ -131,7 +132,7 @@ def read_rows(source: str, split: Split) -> Iterator[PlacedRow]:
         rows = synthetic.generate_examples(split, EMBEDDED_SIZES[split])
         return ((f"synthetic row {number}", row) for number, row in enumerate(rows, 1))
     if kind == "files":
-        return chain.from_iterable(read_file(file) for file in source_files(source))
+        return chain.from_iterable(read_file(file, keep_broken) for file in source_files(source))
     dataset = _saved_split(source, split) if kind == "folder" else _hub_split(source, split)
     return ((f"{source} [{split}] row {number}", row) for number, row in enumerate(dataset, 1))
 

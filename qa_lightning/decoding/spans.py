@@ -197,9 +197,7 @@ def _decode_chunk(logits: WindowLogits, n_best: int, max_answer_length: int, sca
     end_index = np.arange(len(end)) + np.repeat(np.arange(len(logits.length)) * (max_answer_length - 1), logits.length)
     ends = np.full(len(end) + len(logits.length) * (max_answer_length - 1), -np.inf)
     ends[end_index] = end
-    row_best = (
-        start + _sliding_max(ends, max_answer_length)[end_index]
-    )  # [tokens] best score of a span by its first token
+    row_best = start + _sliding_max(ends, max_answer_length)[end_index]  # [tokens] best score by start token
 
     null = np.full(examples, np.inf)
     np.minimum.at(null, logits.example, logits.null)

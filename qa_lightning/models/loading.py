@@ -5,8 +5,6 @@ A model needs a question answering head and a fast tokenizer with no more tokens
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,10 @@ from transformers import (
     AutoTokenizer,
 )
 
-from qa_lightning.data import sources
 from qa_lightning.errors import InputError
-from qa_lightning.files import build_once, default_cache_dir
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
-from qa_lightning.models.tiny import _TINY_VERSION, TINY, TINY_CONFIG, create_tiny_model
+from qa_lightning.models.tiny import TINY, tiny_folder
 from qa_lightning.wording import command
 
 
@@ -196,11 +192,7 @@ def resolve(name: str) -> str:
     """The folder or Hub name to load from; the folder of ``tiny`` is created in the cache on first use."""
     if name != TINY:
         return str(Path(name).expanduser()) if name.startswith("~") else name
-    parts = [_TINY_VERSION, TINY_CONFIG, sources.EMBEDDED_VERSION, sources.EMBEDDED_SIZES]
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = default_cache_dir() / "models" / f"{TINY}-{key}"
-    build_once(folder, create_tiny_model)
-    return str(folder)
+    return str(tiny_folder())
 
 
 def load_answering_model(

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers.utils import cached_file
 
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
-from qa_lightning.metrics.confidence import Confidence
 from qa_lightning.models.folder import weights_digest
 from qa_lightning.models.loading import resolve
 from qa_lightning.models.settings import Fitted, setting_problems
 from qa_lightning.wording import command
 
-if TYPE_CHECKING:
-    pass
-
 THRESHOLD_FILE = "threshold.json"
 
 
-def threshold_file(found: Confidence, model: str, data: str, fingerprint: str) -> dict[str, Any]:
+def threshold_file(fitted: Fitted, model: str, data: str) -> dict[str, Any]:
     """The contents of a threshold file, for `read_threshold_file`.
 
     Args:
-        found: the fit.
+        fitted: what was fitted.
         model: name or folder of the model; a digest of its weights is stored.
         data: the data of the fit.
-        fingerprint: fingerprint of its questions.
     """
-    fitted = Fitted(found.scaling, found.tuned is not None, fingerprint)
     return {
         "model": model,
         "weights": weights_digest(weights_folder(model)),
         "fitted_to": data,
-        "fingerprint": fingerprint,
+        "fingerprint": fitted.fingerprint,
         **fitted.as_json(),
     }
 

@@ -1,4 +1,4 @@
-"""The end of a run: the best checkpoint validated, its threshold and temperature fitted, and written as a model."""
+"""Ends a run: validates the best checkpoint, fits its threshold and temperature, and writes it as a model."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ log = logging.getLogger("qa_lightning")
 
 
 def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> None:
-    """Validate the best checkpoint and, on the first process, write all that a run leaves.
+    """Validate the best checkpoint; on the first process, write the model, its confidence and the run's scores.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the model cannot be written.
     """
     _validate_best(trainer, module, data)
-    # Both ask the other processes too, so all must come by here.
+    # Both are collective calls: every process makes them, and only then the others return.
     log_dir, weights = trainer.log_dir, trainer.strategy.lightning_module_state_dict()
     if not trainer.is_global_zero or log_dir is None:
         return
@@ -57,7 +57,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"the model could not be written to {relative(folder)} ({error}); free some space or make the folder "
-            "writable, then --ckpt_path last writes it"
+            "writable, then resume with --ckpt_path last to write it"
         ) from None
     _report(trainer, found, Path(log_dir) / "confidence")
     names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
@@ -65,7 +65,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(dict(module.hparams) | dict(data.hparams), scores)
-            logger.experiment.flush()  # a finished run's files change no more
+            logger.experiment.flush()  # so that a finished run's files never change again
     mark_finished(Path(log_dir) / "run.json", scores, weights_digest(folder))
     shown = relative(folder)
     log.info(f"\nthe best checkpoint is written as a model for transformers: {shown}")
@@ -76,21 +76,22 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
 def _validate_best(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> None:
     best = next(one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint))
     loggers = trainer.loggers
-    trainer.loggers = []  # the curves hold the best checkpoint's point already
+    trainer.loggers = []  # the curves already hold the best checkpoint's scores
     path: str | None = best.best_model_path
     if not trainer.strategy.broadcast(Path(best.best_model_path).is_file()):
-        log.warning("there is no best checkpoint: the model as it is now is written")
+        log.warning("there is no best checkpoint: the current weights are written instead")
         path = None
     module.temperatures = tuple(TEMPERATURES.tolist())
     trainer.validate(module, data, ckpt_path=path, verbose=False, weights_only=True)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAveraging):  # it validated the averaged weights, and put those of training back
+        # After validating it put the training weights back; this copies the averaged ones in again.
+        if isinstance(callback, WeightAveraging):
             callback.on_train_end(trainer, module)
     trainer.loggers = loggers
 
 
 def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
-    """Say, draw and keep what the scores are worth; what cannot be written is no reason to lose a run."""
+    """Log, draw and write how far the model's scores can be trusted; a failed write is only a warning."""
     for line in (*fitted_lines(found), coverage_line(found.coverage)):
         log.info(line)
     from qa_lightning.metrics import plots  # matplotlib takes a second to import
@@ -108,7 +109,7 @@ def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
 
 
 def _sample(data: SquadDataModule) -> tuple[str, str]:
-    """The validation question whose context is shortest, among the first hundred."""
+    """Question and context of an answerable example: the shortest context among the first 100 for validation."""
     assert data.validation_set is not None
     examples: Any = data.validation_set.examples
     rows = [examples[row] for row in range(min(100, len(examples)))]
@@ -121,11 +122,11 @@ def _sample(data: SquadDataModule) -> tuple[str, str]:
 
 
 def relative(path: Path) -> Path:
-    """As seen from here, where it lies below."""
+    """``path`` relative to the current folder if it is below it, else absolute."""
     absolute = path.resolve()
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
 
 
 def ask_command(model: Path, question: str, context: str) -> str:
-    """The command that asks a model a question, ready to be pasted."""
+    """The command that asks a model a question, quoted for a shell."""
     return shlex.join([*command_words("predict"), "--model", str(model), "--question", question, "--context", context])

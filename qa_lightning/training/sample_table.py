@@ -1,4 +1,4 @@
-"""The table of sample predictions in TensorBoard."""
+"""Writes a table of sample predictions to TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class SamplePredictions(Callback):
     """Writes a table of some validation questions, gold answers, predictions and scores to TensorBoard.
 
     Args:
-        count: how many questions, spread evenly over the validation set, so the same ones every epoch.
+        count: number of questions, spread evenly over the validation set: the same ones in every epoch.
     """
 
     def __init__(self, count: int = 20) -> None:
         self.count = count
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the table."""
+        """Write the table, on the first process."""
         predictions: Predictions | None = pl_module.predictions  # type: ignore[assignment]
         if not trainer.is_global_zero or trainer.sanity_checking or not predictions:
             return
@@ -37,7 +37,7 @@ class SamplePredictions(Callback):
 
 
 def sample_table(rows: list[tuple[dict[str, Any], Answer]]) -> str:
-    """A Markdown table; what stands in the data cannot break out of its cell (TensorBoard itself escapes HTML)."""
+    """A Markdown table; text from the data cannot break out of its cell (TensorBoard itself escapes HTML)."""
     lines = ["| question | gold answers | prediction | score |", "|---|---|---|---|"]
     for example, answer in rows:
         gold = "; ".join(dict.fromkeys(example["answers"]["text"])) or "(no answer)"

@@ -1,4 +1,4 @@
-"""The rooms of the package, from left to right: a room imports from itself and from rooms before it."""
+"""The rooms of the package, from left to right: a room may import from itself and from rooms to its left."""
 
 from __future__ import annotations
 

@@ -53,17 +53,17 @@ def test_each_layer_learns_at_a_part_of_the_rate_of_the_one_above(model_folder) 
 def test_every_family_has_embeddings_layers_and_a_head(family) -> None:
     one = FAMILIES[family]
     depths = layer_depths(one.model(one.tokenizer()))
-    layers = 1 if family == "albert" else 2  # ALBERT's layers are one and the same
+    layers = 1 if family == "albert" else 2  # ALBERT's layers share one set of weights
     assert set(depths.values()) == set(range(layers + 2))
-    by_place = sorted(set(zip(depths.values(), depths, strict=True)))
-    assert any("embed" in name or "wte" in name for depth, name in by_place if depth == 0)
-    assert {name.split(".")[0] for depth, name in by_place if depth == layers + 1} <= {
+    by_depth = sorted(set(zip(depths.values(), depths, strict=True)))
+    assert any("embed" in name or "wte" in name for depth, name in by_depth if depth == 0)
+    assert {name.split(".")[0] for depth, name in by_depth if depth == layers + 1} <= {
         "qa_outputs",
         "head",
         "classifier",
     }
     for number in range(layers):
-        inside = [depth for depth, name in by_place if f".{number}." in name and ("layer" in name or ".h." in name)]
+        inside = [depth for depth, name in by_depth if f".{number}." in name and ("layer" in name or ".h." in name)]
         assert family == "albert" or set(inside) == {number + 1}
 
 
@@ -81,7 +81,7 @@ def test_the_schedule_scales_every_layer_alike(model_folder) -> None:
     ("warmup_ratio", "expected"),
     [
         (0.2, [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
-        (0.25, [0, 1 / 3, 2 / 3, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]),  # 2.5 steps are 3
+        (0.25, [0, 1 / 3, 2 / 3, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]),  # 2.5 warm-up steps are rounded up to 3
         (0.01, [0, 1, 8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9]),
     ],
 )

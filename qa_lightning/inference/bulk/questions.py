@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,14 +15,8 @@ import pyarrow.parquet as pq
 from qa_lightning.data.columns import Columns, choose_columns, made_id, with_usual_columns
 from qa_lightning.data.examples import check_row
 from qa_lightning.data.formats import (
-    START,
     BrokenRow,
     PlacedRow,
-    file_format,
-    json_object,
-    opened,
-    read_file,
-    refuse_other_kinds,
 )
 from qa_lightning.data.sources import read_rows, source_files, source_kind
 from qa_lightning.errors import InputError
@@ -76,7 +68,7 @@ def read_questions(
     Raises:
         InputError: the source cannot be read, or its question or context column is not known.
     """
-    rows = with_usual_columns(_completed(_read_rows(source), columns), columns, tell)
+    rows = with_usual_columns(_completed(read_rows(source, "validation", keep_broken=True), columns), columns, tell)
     for number, (place, row) in enumerate(rows, 1):
         if number >= first:
             yield _question(number, place, row)
@@ -99,30 +91,6 @@ def count_rows(source: str) -> int | None:
         except (pa.ArrowException, OSError, ValueError):  # reading the rows reports what is wrong
             return None
     return total
-
-
-def _read_rows(source: str) -> Iterator[PlacedRow]:
-    if source_kind(source) != "files":
-        return read_rows(source, "validation")
-    return chain.from_iterable(
-        _read_json_lines(path) if file_format(path) in _JSON_LINES else read_file(path) for path in source_files(source)
-    )
-
-
-def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
-    """Like `formats.read_file`, but a line that is no JSON object is one broken row; the lines after it are read."""
-    with opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if number == 1:
-                refuse_other_kinds(path, line[:START])
-            if not line.strip():
-                continue
-            place = f"{path} line {number}"
-            try:
-                row = json_object(place, line)
-            except InputError as error:
-                row = BrokenRow("text", error.problems)
-            yield place, row
 
 
 def _completed(rows: Iterable[PlacedRow], columns: Columns) -> Iterator[PlacedRow]:

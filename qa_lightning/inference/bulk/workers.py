@@ -91,10 +91,10 @@ class PredictSettings:
         return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _out_of_memory(self, where: str, device: torch.device) -> str:
-        fixes = [f"--batch-size {self.batch_size // 2}"] if self.batch_size > 1 else []
+        fixes = [f"--batch_size {self.batch_size // 2}"] if self.batch_size > 1 else []
         fixes += ["--dtype bfloat16"] if self.dtype == "float32" and device.type == "cuda" else []
         fixes += ["fewer --devices"] if device.type == "cpu" else []
-        what = f"out of memory on {device} at {where} with --batch-size {self.batch_size}, --dtype {self.dtype}"
+        what = f"out of memory on {device} at {where} with --batch_size {self.batch_size}, --dtype {self.dtype}"
         return f"{what}; what helps: {' or '.join(fixes) or 'more memory'}, with --overwrite or another --output"
 
 
