@@ -27,6 +27,13 @@ from qa_lightning.runs.throughput import computing_weights
 from qa_lightning.training.optim import LinearSchedule, build_optimizer
 
 COMPILE_OPTIONS: dict[str, Any] = {}  # arguments of torch.compile; tests set a backend
+# What is logged, by name, for callbacks that monitor it.
+LOGGED = ("val/f1", "val/exact_match", "val/loss", "train/loss")
+LOGGED_WITH_UNANSWERABLE = (
+    "val/best_f1",
+    "val/null_score_diff_threshold",
+    *(f"val/{kind}_{name}" for kind in ("HasAns", "NoAns") for name in ("exact", "f1")),
+)
 _RULES: Rules = {
     "learning_rate": (lambda rate: rate > 0, "must be above 0, 2e-5 to 1e-4 are usual"),
     "weight_decay": (lambda decay: decay >= 0, "must not be negative"),

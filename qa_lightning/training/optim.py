@@ -81,8 +81,8 @@ def build_optimizer(
 class LinearSchedule(LRScheduler):
     """Rise linearly from 0 over the first ``warmup_ratio`` of the steps, then fall linearly to 0 at ``total_steps``.
 
-    Groups of parameters may join the optimizer in mid-run, and a group's rate may be changed from outside, as Lightning's
-    ``BackboneFinetuning`` and ``LearningRateFinder`` do: such a group goes on from the rate that it was given.
+    Groups of parameters may join the optimizer in mid-run, and the rate of a group may be changed from outside, as
+    Lightning's ``BackboneFinetuning`` and ``LearningRateFinder`` do: such a group goes on from the rate that it got.
 
     Args:
         optimizer: whose rates it sets.
@@ -96,7 +96,9 @@ class LinearSchedule(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """The state, without what the run's flags decide: a run that goes on may be longer than it was to be."""
-        return {name: value for name, value in super().state_dict().items() if name not in ("total_steps", "warmup_ratio")}
+        return {
+            name: value for name, value in super().state_dict().items() if name not in ("total_steps", "warmup_ratio")
+        }
 
     def part(self, step: int) -> float:
         """What part of its highest value the rate is at, 0-1, after ``step`` steps."""
