@@ -177,7 +177,7 @@ def _is_refusal(error: Exception) -> bool:
 def _missing_package(message: str, error: ImportError | None = None) -> str | None:
     """What is missing and how to get it, where a message is about a package; else None."""
     if found := re.search(r"^(.*?)Requirement '([^']+)' not met\. HINT: Try running `(pip install [^`]+)`", message):
-        before = found[1].strip().rstrip(".")
+        before = found[1].strip().rstrip(".:")
         return f"{before + ': ' if before else ''}the package {found[2]} is missing; run {found[3]}"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{message}; run pip install {error.name.partition('.')[0]}, or correct the name"

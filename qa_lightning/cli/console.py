@@ -59,6 +59,9 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # SquadDataModule resumes itself
     warnings.filterwarnings("ignore", message=".*accumulate the metric across devices.*")  # all log the same value
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
+    # The end of the run says that there is no best checkpoint, and why.
+    warnings.filterwarnings("ignore", message=r"`ModelCheckpoint\(monitor='val/\w*f1'\)` could not find the monitored")
+    warnings.filterwarnings("ignore", message="You requested to overfit but enabled")  # which goes together here
     warnings.filterwarnings("ignore", message="The dirpath has changed.*")  # a finished run resumes in a new folder
     logger = logging.getLogger("qa_lightning")
     if not logger.handlers:

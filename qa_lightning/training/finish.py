@@ -258,6 +258,8 @@ def _place(error: BaseException) -> str:
 def why_it_ended(trainer: Trainer) -> str:
     """Why a fit that came to its end did so, in words that name the flag."""
     loop: Any = trainer.fit_loop
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return "--trainer.fast_dev_run is done"
     if trainer.limit_train_batches == 0 or (trainer.global_step == 0 and not trainer.should_stop):
         return "no step was trained"
     if 0 < trainer.max_steps <= trainer.global_step:

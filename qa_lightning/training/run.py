@@ -291,7 +291,7 @@ class TrainCLI(LightningCLI):
         if data is not None and not data.version_2:
             callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
             if problems := monitor_problems(callbacks, LOGGED, self._validates):
-                raise InputError([f"{problem}; the others are those of unanswerable questions" for problem in problems])
+                raise InputError([f"{problem} (the others need questions without an answer)" for problem in problems])
 
     def _stopped(self, stop: Stop) -> int:
         """Log what stopped the run and how to resume it; returns the exit status that schedulers and shells expect."""
