@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from qa_lightning.data import synthetic
 from qa_lightning.data.formats import SUFFIXES, PlacedRow, file_format, read_file
-from qa_lightning.data.limits import refuse_packed_arrow, small_tables
+from qa_lightning.data.limits import lines_of, refuse_packed_arrow, small_tables
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
 from qa_lightning.wording import command
@@ -181,7 +181,7 @@ def _count_rows_of_file(path: Path) -> int | None:
             return int(pq.read_metadata(path).num_rows)
         if path.suffix.lower() in _JSON_LINES and path.stat().st_size <= _MAX_COUNTED_BYTES:
             with path.open("rb") as file:
-                return sum(1 for line in file if line.strip())
+                return sum(1 for line in lines_of(file, path) if line.strip())
     except (pa.ArrowException, OSError, ValueError):  # reading the rows reports what is wrong
         pass
     return None

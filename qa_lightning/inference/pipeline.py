@@ -92,7 +92,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
                 "pass the model's fast tokenizer (AutoTokenizer.from_pretrained with a tokenizer.json)"
             )
         self.compat = compat
-        self._saved = AnswerSettings.of_model(model) if hasattr(model.config, CONFIG_KEY) else None
+        self._saved = AnswerSettings.of_model(model, tokenizer) if hasattr(model.config, CONFIG_KEY) else None
         self.scaling = self._saved.scaling if self._saved else Scaling()
         self._positions = max_positions(model)
         self._windowers: dict[WindowSettings, Windower] = {}

@@ -32,7 +32,7 @@ class Reader:
     def __init__(self, model: Any, tokenizer: Any, settings: AnswerSettings | None = None) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.settings = settings or AnswerSettings.of_model(model)
+        self.settings = settings or AnswerSettings.of_model(model, tokenizer)
         self._windower = Windower(tokenizer, self.settings.windows)
 
     @classmethod
@@ -58,7 +58,7 @@ class Reader:
         """
         model, tokenizer = load_answering_model(name, dtype)
         found = read_threshold_file(threshold_file, name) if threshold_file else None
-        settings = AnswerSettings.of_model(model)
+        settings = AnswerSettings.of_model(model, tokenizer)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, tokenizer, settings.fitted(found) if found else settings)
 

@@ -117,7 +117,8 @@ class EpochLines(Callback):
         f1 = shown["val/f1"] + (f" (best {shown['val/best_f1']})" if "val/best_f1" in shown else "")
         scores = f"EM {shown['val/exact_match']:>6}  F1 {f1:>6}  val loss {shown['val/loss']}"
         if trainer.state.fn != TrainerFn.FITTING:
-            when = "before training" if trainer.global_step == 0 else "best checkpoint"
+            last = "before training" if trainer.global_step == 0 else "last weights"
+            when = "best checkpoint" if trainer.ckpt_path else last
             say(trainer, f"{when:<15} {scores}")
             return
         loss = self._loss / max(self._batches, 1)

@@ -24,9 +24,16 @@ from qa_lightning.metrics.thresholds import best_threshold
 from qa_lightning.models.loading import load_model
 from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
 from qa_lightning.runs.throughput import computing_weights
-from qa_lightning.training.optim import build_optimizer, linear_schedule
+from qa_lightning.training.optim import LinearSchedule, build_optimizer
 
 COMPILE_OPTIONS: dict[str, Any] = {}  # arguments of torch.compile; tests set a backend
+# What is logged, by name, for callbacks that monitor it.
+LOGGED = ("val/f1", "val/exact_match", "val/loss", "train/loss")
+LOGGED_WITH_UNANSWERABLE = (
+    "val/best_f1",
+    "val/null_score_diff_threshold",
+    *(f"val/{kind}_{name}" for kind in ("HasAns", "NoAns") for name in ("exact", "f1")),
+)
 _RULES: Rules = {
     "learning_rate": (lambda rate: rate > 0, "must be above 0, 2e-5 to 1e-4 are usual"),
     "weight_decay": (lambda decay: decay >= 0, "must not be negative"),
@@ -110,14 +117,24 @@ class QALightningModule(LightningModule):
         self.step_loss = math.nan
         self.wrong: NDArray[np.int64] = np.zeros(0, np.int64)
 
+    @property
+    def backbone(self) -> torch.nn.Module:
+        """The encoder below the head, which Lightning's ``BackboneFinetuning`` freezes and thaws."""
+        encoder = self.model.base_model
+        assert isinstance(encoder, torch.nn.Module)
+        return encoder
+
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Start and end logits, [B, T] each; see `model_logits`."""
         return model_logits(self.model, batch)
 
     def on_train_start(self) -> None:
-        """Use the run's seed for the steps, unless a checkpoint gave one."""
+        """Use the run's seed for the steps, unless a checkpoint gave one; count the steps of the schedule again."""
         if self._seed is None:
             self._seed = torch.initial_seed()
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, LinearSchedule):  # a finder of batch sizes has changed how many there are
+            schedule.total_steps = self.trainer.estimated_stepping_batches
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed of the steps."""
@@ -225,7 +242,7 @@ class QALightningModule(LightningModule):
         # fp16's scaler must unscale gradients before they are clipped; fused AdamW would unscale them only after that.
         fused = not str(self.trainer.precision).startswith("16")
         optimizer = build_optimizer(self.model, self.learning_rate, self.weight_decay, self.layer_decay, fused)
-        schedule = linear_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup_ratio)
+        schedule = LinearSchedule(optimizer, self.trainer.estimated_stepping_batches, self.warmup_ratio)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -9,14 +9,27 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    WeightAveraging,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
+from qa_lightning.checks.refusals import (
+    callback_problems,
+    monitor_problems,
+    refusal,
+    trainer_problems,
+    union_problem,
+)
 from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.files import write_problem
-from qa_lightning.models.loading import max_positions, vocabulary_problem
+from qa_lightning.models.loading import max_positions, tokenizer_problem
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO, find_beginning
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.failures import (
@@ -30,8 +43,13 @@ from qa_lightning.runs.resume import LastCheckpoint, Stopped
 from qa_lightning.runs.signals import Stop, slurm_job
 from qa_lightning.training.callbacks import RunRecord, default_callbacks
 from qa_lightning.training.datamodule import SquadDataModule, data_problems
-from qa_lightning.training.finish import finish, relative
-from qa_lightning.training.module import QALightningModule, model_problems
+from qa_lightning.training.finish import finish, only_validating, outliving_the_end, relative
+from qa_lightning.training.module import (
+    LOGGED,
+    LOGGED_WITH_UNANSWERABLE,
+    QALightningModule,
+    model_problems,
+)
 from qa_lightning.wording import command, flag_problem, usage_name
 
 log = logging.getLogger("qa_lightning")
@@ -44,7 +62,10 @@ class TrainParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong with the flags, and end the process with status 2."""
-        print(f"error: {flag_problem(message, self._option_string_actions)}", file=sys.stderr)
+        if not self.exit_on_error:  # a parser within, of one of several classes that a value may be of
+            super().error(message, ex)
+        problem = union_problem(message) or flag_problem(message, self._option_string_actions)
+        print(f"error: {refusal(problem) if problem.startswith('--trainer.') else problem}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -114,7 +135,12 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse bad flags, all at once; then choose the precision, if it is open, and where the run begins."""
         trainer, model, data = self.config.trainer, self.config.model, self.config.data
-        problems = data_problems(data) + model_problems(model)
+        problems = data_problems(data) + model_problems(model) + trainer_problems(trainer)
+        if (trainer.max_epochs, trainer.max_steps) == (-1, -1) and model.warmup_ratio > 0:
+            problems.append(
+                f"--model.warmup_ratio {model.warmup_ratio} is a part of the steps, and --trainer.max_epochs -1 has no "
+                "number of them; pass --trainer.max_steps, or leave the ratio out"
+            )
         if not self.config.save_every_minutes >= 0:
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
         if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
@@ -142,6 +168,7 @@ class TrainCLI(LightningCLI):
             # An open TensorBoard has read the points that are cut off before training; purge_step makes it forget them.
             again: dict[str, Any] = {"version": begun.folder.name, "purge_step": begun.step} if begun.folder else {}
             kwargs["logger"] = CurveLogger(root, name=LOGS, default_hp_metric=False, **again)
+        self.trainer_defaults["callbacks"] = _fitting(self.trainer_defaults["callbacks"], self.config.trainer)
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         self.trainer_defaults["callbacks"] = self._default_callbacks()
@@ -171,6 +198,7 @@ class TrainCLI(LightningCLI):
         self._announce()
         seed, begun = int(self.config.seed_everything), self.beginning
         self.last = LastCheckpoint(self.config.save_every_minutes)
+        self.last.writes = self.config.trainer.enable_checkpointing is not False
         self.trainer.callbacks += [RunRecord(seed, begun.checkpoint), self.last]  # type: ignore[attr-defined]
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -180,8 +208,12 @@ class TrainCLI(LightningCLI):
         try:
             with explained_compiler_failure():
                 if self.config.validate_first and not begun.checkpoint:
-                    self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
+                    with only_validating(self.trainer):
+                        self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+                with outliving_the_end(self.trainer) as ending:
+                    self.trainer.fit(
+                        self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True
+                    )
                 finish(self.trainer, self.model, self.datamodule)
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._saved()}") from None
@@ -207,7 +239,7 @@ class TrainCLI(LightningCLI):
             return self._stopped(error.stop)
         except SystemExit:  # Lightning's exit on a signal outside of training, and on a second Ctrl-C
             return self._stopped(Stop.TERMINATE if self.trainer.received_sigterm else Stop.INTERRUPT)
-        return 0
+        return ending.status
 
     def _model_problems(self) -> list[str]:
         """A line for each reason why the loaded model cannot be trained with these flags."""
@@ -218,8 +250,16 @@ class TrainCLI(LightningCLI):
                 f"--data.max_length {length} is more than the {limit} positions of {self.config.model.model_name}; "
                 f"pass --data.max_length {limit} or less"
             )
-        if vocabulary := vocabulary_problem(self.model.model, self.datamodule.tokenizer):
-            problems.append(f"--model.model_name: {vocabulary}")
+        if problem := tokenizer_problem(self.model.model, self.datamodule.tokenizer):
+            problems.append(f"--model.model_name: {problem}")
+        problems += callback_problems(
+            self.trainer.callbacks,  # type: ignore[attr-defined]
+            (*LOGGED, *LOGGED_WITH_UNANSWERABLE),
+            self._validates,
+            self.trainer.world_size,
+            self.trainer.accumulate_grad_batches,
+            len(self.trainer.loggers),
+        )
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging) and callback._use_buffers:
                 problems.append(
@@ -244,6 +284,7 @@ class TrainCLI(LightningCLI):
         """Prepare the data, and log what its check finds."""
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
+        self._check_monitors()
         lines = list(
             short_lines(
                 check_prepared(self.datamodule.splits(), self.model.max_answer_length, self.config.model.mixed_script)
@@ -253,6 +294,18 @@ class TrainCLI(LightningCLI):
             log.info(line)
         if lines:
             log.info(f"`{command('check-data')}` shows the rows")
+
+    @property
+    def _validates(self) -> bool:
+        return self.trainer.limit_val_batches != 0
+
+    def _check_monitors(self) -> None:
+        """Refuse callbacks that wait for what this data, now that it is known, has no values of."""
+        data = self.datamodule.validation_set
+        if data is not None and not data.version_2:
+            callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
+            if problems := monitor_problems(callbacks, LOGGED, self._validates):
+                raise InputError([f"{problem} (the others need questions without an answer)" for problem in problems])
 
     def _stopped(self, stop: Stop) -> int:
         """Log what stopped the run and how to resume it; returns the exit status that schedulers and shells expect."""
@@ -285,6 +338,16 @@ class TrainCLI(LightningCLI):
         )
         if self.beginning.checkpoint:
             log.info(f"resuming from {self.beginning.checkpoint}, after step {self.beginning.step}")
+
+
+def _fitting(callbacks: list[Callback], trainer: Any) -> list[Callback]:
+    """Those of the callbacks of every run that go with the flags of the Trainer; some refuse to run without a log."""
+    without: tuple[type[Callback], ...] = ()
+    if trainer.enable_checkpointing is False:
+        without += (ModelCheckpoint,)
+    if trainer.logger is False:
+        without += (LearningRateMonitor,)
+    return [callback for callback in callbacks if not isinstance(callback, without)]
 
 
 def default_precision(accelerator: str) -> str:
