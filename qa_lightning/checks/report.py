@@ -30,7 +30,7 @@ from qa_lightning.progress import tracked
 AT_START = 100_000  # rows of a split that are checked, at most, when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _LOGGED_ELSEWHERE = ("cut_question", "unheld")  # `features.prepared.describe_split` logs lines about these
-_FORMAT = 1  # of the cached reports; raise it when the checks change
+_FORMAT = 2  # of the cached reports; raise it when the checks change
 
 
 def check_source(
@@ -102,7 +102,8 @@ def check_prepared(
     """
     scoring = Scoring(version_2=True, mixed_script=mixed_script)
     names = [one.features_folder.name for one in splits]
-    key = "-".join([str(_FORMAT), str(max_answer_length), *(["mixed"] if mixed_script else []), *names])
+    unknown = str(splits[0].tokenizer.unk_token_id)  # is counted, and does not decide windows
+    key = "-".join([str(_FORMAT), str(max_answer_length), unknown, *(["mixed"] if mixed_script else []), *names])
     folder = splits[0].cache_dir / "checks" / key
     build_once(folder, lambda part: _write_checks(part, splits, max_answer_length, scoring))
     return {

@@ -117,6 +117,6 @@ def compare_answers(
     if drop > max_f1_drop:
         raise InputError(
             f"--quantize {models[1][0]} costs model {name!r} {drop:.2f} F1 points on {len(rows):,} questions "
-            f"({scores[0]:.2f} to {scores[1]:.2f}), more than --max-f1-drop {max_f1_drop:g}; nothing was written. "
-            "Export it without --quantize, or raise --max-f1-drop"
+            f"({scores[0]:.2f} to {scores[1]:.2f}), more than --max_f1_drop {max_f1_drop:g}; nothing was written. "
+            "Export it without --quantize, or raise --max_f1_drop"
         )

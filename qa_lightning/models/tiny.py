@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ from transformers import (
 )
 
 from qa_lightning.data import sources, synthetic
+from qa_lightning.files import build_once, default_cache_dir
 from qa_lightning.models.load_errors import quiet_transformers
 
 TINY = "tiny"  # untrained weights and a vocabulary learned from the embedded dataset; not on the Hub
 
 
-_TINY_VERSION = 2  # increase it when create_tiny_model writes something else
+_TINY_VERSION = 3  # increase it when create_tiny_model writes something else
 
 
 TINY_CONFIG: dict[str, Any] = {
@@ -33,6 +36,15 @@ TINY_CONFIG: dict[str, Any] = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+
+
+def tiny_folder() -> Path:
+    """The folder of the tiny model in the cache; the first call makes it."""
+    parts = [_TINY_VERSION, TINY_CONFIG, sources.EMBEDDED_VERSION, sources.EMBEDDED_SIZES]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = default_cache_dir() / "models" / f"{TINY}-{key}"
+    build_once(folder, create_tiny_model)
+    return folder
 
 
 def create_tiny_model(folder: Path) -> None:
@@ -51,9 +63,14 @@ def create_tiny_model(folder: Path) -> None:
     attention = model.roformer.encoder.layer[0].attention.self
     with torch.no_grad():
         attention.key.weight.copy_(attention.query.weight)
-    with quiet_transformers():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    try:
+        with quiet_transformers():
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # what weights and tokenizers are written by raises other classes for a full disk
+        raise OSError(str(error)) from error
 
 
 def _train_wordpiece(texts: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""The table of sample predictions, in TensorBoard and other loggers that show text."""
+"""The table of sample predictions, for TensorBoard and other loggers that show text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SamplePredictions(Callback):
     no exact match, where there are such.
 
     Args:
-        count: how many questions, at most.
+        count: the number of questions, at most.
     """
 
     def __init__(self, count: int = 20) -> None:

@@ -23,7 +23,7 @@ from tests.helpers.forms import as_lines
 @pytest.mark.parametrize(
     ("flags", "changed", "words"),
     [
-        (["--batch-size", "2"], {}, ["--batch-size 2, was 1"]),
+        (["--batch-size", "2"], {}, ["--batch_size 2, was 1"]),
         (["--dtype", "bfloat16"], {}, ["--dtype bfloat16, was float32"]),
         (["--columns.question", "question"], {}, ["--columns {'question': 'question'}, was {}"]),
         ([], {"input"}, ["--input", "has changed since then"]),
