@@ -107,7 +107,11 @@ def flag_problem(message: str, flags: Iterable[str]) -> str:
         re.DOTALL,
     )
     if union:
-        message = f"{union[1]}expected one of {union[2]}, got {union[3]}"
+        values = ", ".join(re.findall(r"Literal\[([^\]]*)\]", union[2]))
+        names = list(dict.fromkeys(value.strip("'") for value in values.split(", ") if value))
+        kinds = re.sub(r"(typing\.)?Literal\[[^\]]*\]", "", union[2]).split(", ")
+        choices = ", ".join([*names, *(kind for kind in kinds if kind)])
+        message = f"{union[1]}expected one of {choices}, got {union[3]}{did_you_mean(union[3], names)}"
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "").replace("NoneType", "null")
 
 

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.runs.signals import Stopped, StopSignals, first_process
@@ -49,6 +50,7 @@ Every flag, in full:
 
 
 @naming_flags()
+@lightning_refusals()
 def train(words: Sequence[str]) -> int:
     """Fine-tune, validate the best checkpoint and write it as a transformers folder."""
     if "-h" in words or "--help" in words:

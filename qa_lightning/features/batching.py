@@ -1,6 +1,6 @@
 """Decide which features form a batch, in what order and on which process, and pad them.
 
-If all features of SQuAD are padded to 384 tokens, two thirds of the work is padding. Sorting by length within 50
+If all features of SQuAD are padded to 384 tokens, over half of the tokens are padding. Sorting by length within 50
 batches leaves about 2% padding, and the order of batches stays random. Both samplers subclass ``DistributedSampler``,
 so Lightning does not replace them and calls ``set_epoch``.
 """

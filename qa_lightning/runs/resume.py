@@ -41,6 +41,7 @@ class LastCheckpoint(Checkpoint):
         step: optimizer steps that the file holds.
     """
 
+    writes = True  # False only listens to signals, where checkpoints are switched off
     every_validation_batches = 16  # validation batches between two checks for a signal
 
     def __init__(self, minutes: float = 15.0, signals: StopSignals | None = None) -> None:
@@ -139,7 +140,7 @@ class LastCheckpoint(Checkpoint):
         return bool(wishes % 2), Stop(wishes // 2)
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not self.writes or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         path = self._folder(trainer) / "last.ckpt"
         before = _file_identity(path)

@@ -24,9 +24,16 @@ from qa_lightning.metrics.thresholds import best_threshold
 from qa_lightning.models.loading import load_model
 from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
 from qa_lightning.runs.throughput import computing_weights
-from qa_lightning.training.optim import build_optimizer, linear_schedule
+from qa_lightning.training.optim import LinearSchedule, build_optimizer
 
 COMPILE_OPTIONS: dict[str, Any] = {}  # arguments of torch.compile; tests set a backend
+# What is logged, by name, for callbacks that monitor it.
+LOGGED = ("val/f1", "val/exact_match", "val/loss", "train/loss")
+LOGGED_WITH_UNANSWERABLE = (
+    "val/best_f1",
+    "val/null_score_diff_threshold",
+    *(f"val/{kind}_{name}" for kind in ("HasAns", "NoAns") for name in ("exact", "f1")),
+)
 _RULES: Rules = {
     "learning_rate": (lambda rate: rate > 0, "must be above 0, 2e-5 to 1e-4 are usual"),
     "weight_decay": (lambda decay: decay >= 0, "must not be negative"),
@@ -42,7 +49,8 @@ class QALightningModule(LightningModule):
     """Trains a question answering model, and scores it in every validation epoch.
 
     After a validation epoch, each process holds all answers in ``predictions`` and their scores, under the official
-    scorers' names, in ``scores``. If some question has no answer, or ``temperatures`` is set, ``outcomes`` says how
+    scorers' names, in ``scores``; ``wrong`` has the numbers of the answers without an exact match, of the share that
+    this process scored. If some question has no answer, or ``temperatures`` is set, ``outcomes`` says how
     right the best spans are; otherwise it is None.
 
     Each training step seeds its random numbers from the run's seed, epoch, batch and process, so a resumed run draws
@@ -106,16 +114,27 @@ class QALightningModule(LightningModule):
         self._decoder: Decoder | None = None
         self._watched: WatchedLoss | None = None
         self._seed: int | None = None
-        self.step_loss = torch.zeros(())
+        self.step_loss = math.nan
+        self.wrong: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    @property
+    def backbone(self) -> torch.nn.Module:
+        """The encoder below the head, which Lightning's ``BackboneFinetuning`` freezes and thaws."""
+        encoder = self.model.base_model
+        assert isinstance(encoder, torch.nn.Module)
+        return encoder
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Start and end logits, [B, T] each; see `model_logits`."""
         return model_logits(self.model, batch)
 
     def on_train_start(self) -> None:
-        """Use the run's seed for the steps, unless a checkpoint gave one."""
+        """Use the run's seed for the steps, unless a checkpoint gave one; count the steps of the schedule again."""
         if self._seed is None:
             self._seed = torch.initial_seed()
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, LinearSchedule):  # a finder of batch sizes has changed how many there are
+            schedule.total_steps = self.trainer.estimated_stepping_batches
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed of the steps."""
@@ -133,14 +152,15 @@ class QALightningModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss to backpropagate: this batch's part of the mean over all features of the optimizer step.
 
-        ``step_loss`` then holds the mean over this batch, over all processes.
+        ``step_loss`` then holds the mean over this batch, over all processes, once the backward pass is under way.
         """
         start, end = self(batch)
         losses = span_loss(start, end, batch)
         own = losses.detach().mean()
-        self.step_loss = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
-        self._watched = WatchedLoss(own, self.step_loss, batch["feature"])
-        self.log("train/loss", self.step_loss, prog_bar=True, batch_size=len(start))
+        mean = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        self._watched = WatchedLoss(own, mean, batch["feature"])
+        # Not for Lightning's progress bars: they would wait for the device after every step, drawn or not.
+        self.log("train/loss", mean, batch_size=len(start))
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
         if not isinstance(sampler, TrainingSampler):
             return losses.mean()
@@ -155,6 +175,7 @@ class QALightningModule(LightningModule):
         if self._watched is None:
             return
         own, mean = self._watched.values()
+        self.step_loss = mean
         if math.isfinite(mean):
             return
         dataset = getattr(self.trainer.train_dataloader, "dataset", None)
@@ -195,7 +216,9 @@ class QALightningModule(LightningModule):
         assert isinstance(metric, SquadMetric)
         share = (self.trainer.global_rank, self.trainer.world_size)
         outcomes = judge(self.predictions, metric.scoring, share)
-        metric.update_scores(*outcomes.scores(self.threshold, dataset.version_2), outcomes.has_answer)
+        exact, f1 = outcomes.scores(self.threshold, dataset.version_2)
+        metric.update_scores(exact, f1, outcomes.has_answer)
+        self.wrong = np.flatnonzero(exact == 0) * share[1] + share[0]
         self.scores = scores = metric.compute()
         metric.reset()
         if dataset.version_2 or self.temperatures:
@@ -219,7 +242,7 @@ class QALightningModule(LightningModule):
         # fp16's scaler must unscale gradients before they are clipped; fused AdamW would unscale them only after that.
         fused = not str(self.trainer.precision).startswith("16")
         optimizer = build_optimizer(self.model, self.learning_rate, self.weight_decay, self.layer_decay, fused)
-        schedule = linear_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup_ratio)
+        schedule = LinearSchedule(optimizer, self.trainer.estimated_stepping_batches, self.warmup_ratio)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_linear_schedule_with_warmup
+from torch.optim.lr_scheduler import LRScheduler
 
 
 def parameter_groups(
@@ -79,8 +78,47 @@ def build_optimizer(
     return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
 
 
-def linear_schedule(optimizer: torch.optim.Optimizer, total_steps: int, warmup_ratio: float) -> LambdaLR:
-    """Rise linearly from 0 over the first ``warmup_ratio`` of the steps, then fall linearly to 0 at ``total_steps``."""
-    warmup = math.ceil(total_steps * warmup_ratio)
-    schedule: LambdaLR = get_linear_schedule_with_warmup(optimizer, warmup, total_steps)
-    return schedule
+class LinearSchedule(LRScheduler):
+    """Rise linearly from 0 over the first ``warmup_ratio`` of the steps, then fall linearly to 0 at ``total_steps``.
+
+    Groups of parameters may join the optimizer in mid-run, and the rate of a group may be changed from outside, as
+    Lightning's ``BackboneFinetuning`` and ``LearningRateFinder`` do: such a group goes on from the rate that it got.
+
+    Args:
+        optimizer: whose rates it sets.
+        total_steps: steps of the whole run; it may be set anew. Infinite, the rate does not fall.
+        warmup_ratio: 0-1; of no effect where the steps are infinite.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, total_steps: float, warmup_ratio: float) -> None:
+        self.total_steps, self.warmup_ratio = total_steps, warmup_ratio
+        super().__init__(optimizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, without what the run's flags decide: a run that goes on may be longer than it was to be."""
+        return {
+            name: value for name, value in super().state_dict().items() if name not in ("total_steps", "warmup_ratio")
+        }
+
+    def part(self, step: int) -> float:
+        """What part of its highest value the rate is at, 0-1, after ``step`` steps."""
+        if math.isinf(self.total_steps):
+            return 1.0
+        warmup = math.ceil(self.total_steps * self.warmup_ratio)
+        if step < warmup:
+            return max(0, step) / max(1, warmup)
+        return max(0.0, (self.total_steps - step) / max(1, self.total_steps - warmup))
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """The rate of each group for the next step."""
+        given = [group["lr"] for group in self.optimizer.param_groups]
+        own = getattr(self, "_last_lr", given)  # none before the first step
+        for place, rate in enumerate(given[len(self.base_lrs) :], len(self.base_lrs)):
+            self.optimizer.param_groups[place]["initial_lr"] = rate
+            self.base_lrs.append(rate)
+        before = self.part(self.last_epoch - 1)
+        for place, rate in enumerate(given):
+            if place >= len(own) or rate != own[place]:
+                self.base_lrs[place] = rate / (before or 1.0)
+        part = self.part(self.last_epoch)
+        return [rate * part for rate in self.base_lrs]

@@ -10,16 +10,29 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, WeightAveraging
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    WeightAveraging,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
+from qa_lightning.checks.refusals import (
+    callback_problems,
+    monitor_problems,
+    refusal,
+    trainer_problems,
+    union_problem,
+)
 from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError, LostProcessError
 from qa_lightning.files import hold_folder, write_file, write_problem
-from qa_lightning.models.loading import max_positions, vocabulary_problem
+from qa_lightning.models.loading import max_positions, tokenizer_problem
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO, Beginning, find_beginning
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.failures import (
@@ -47,8 +60,13 @@ from qa_lightning.runs.resume import LastCheckpoint
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, first_process, requeue_job, slurm_job
 from qa_lightning.training.callbacks import RunRecord, default_callbacks
 from qa_lightning.training.datamodule import SquadDataModule, data_problems
-from qa_lightning.training.finish import finish, relative
-from qa_lightning.training.module import QALightningModule, model_problems
+from qa_lightning.training.finish import finish, only_validating, outliving_the_end, relative
+from qa_lightning.training.module import (
+    LOGGED,
+    LOGGED_WITH_UNANSWERABLE,
+    QALightningModule,
+    model_problems,
+)
 from qa_lightning.wording import command, flag_problem, usage_name
 
 log = logging.getLogger("qa_lightning")
@@ -62,7 +80,10 @@ class TrainParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong with the flags, and end the process with status 2."""
-        print(f"error: {flag_problem(message, self._option_string_actions)}", file=sys.stderr)
+        if not self.exit_on_error:  # a parser within, of one of several classes that a value may be of
+            super().error(message, ex)
+        problem = union_problem(message) or flag_problem(message, self._option_string_actions)
+        print(f"error: {refusal(problem) if problem.startswith('--trainer.') else problem}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -106,7 +127,7 @@ class TrainCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
                 "enable_progress_bar": sys.stdout.isatty(),
-                "callbacks": default_callbacks(interactive=sys.stdout.isatty()),
+                "callbacks": [],  # `default_callbacks`, once it is known whether there is to be a bar
             },
             parser_kwargs={
                 "prog": usage_name("train"),
@@ -147,7 +168,12 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse bad flags, all at once; then choose the precision, if it is open, and where the run begins."""
         trainer, model, data = self.config.trainer, self.config.model, self.config.data
-        problems = data_problems(data) + model_problems(model)
+        problems = data_problems(data) + model_problems(model) + trainer_problems(trainer)
+        if (trainer.max_epochs, trainer.max_steps) == (-1, -1) and model.warmup_ratio > 0:
+            problems.append(
+                f"--model.warmup_ratio {model.warmup_ratio} is a part of the steps, and --trainer.max_epochs -1 has no "
+                "number of them; pass --trainer.max_steps, or leave the ratio out"
+            )
         if not self.config.save_every_minutes >= 0:
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
         if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
@@ -175,21 +201,26 @@ class TrainCLI(LightningCLI):
             kwargs["logger"] = CurveLogger(self._logs.parent, name=LOGS, default_hp_metric=False)
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        self.trainer_defaults["callbacks"] = _fitting(self._default_callbacks(), self.config.trainer)
         trainer = super().instantiate_trainer(**kwargs)
         if self.config.ema_decay is not None:
             # Buffers are not averaged: a mean of position ids, made an integer again, is sometimes one too low.
             average = EMAWeightAveraging(decay=self.config.ema_decay, use_buffers=False)
             trainer.callbacks.insert(0, average)  # type: ignore[attr-defined]
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        if not trainer.loggers:  # that one refuses to run without
-            callbacks[:] = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]
-        callbacks.insert(0, self.folder)
+        trainer.callbacks.insert(0, self.folder)  # type: ignore[attr-defined]
         strategy: Any = trainer.strategy
         if isinstance(strategy.launcher, _SubprocessScriptLauncher):
             strategy._launcher = Launcher(strategy.launcher, self._tell_lost)
         # Lightning's handlers act within a step; those of this run are the ones that count, before training too.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         return trainer
+
+    def _default_callbacks(self) -> list[Callback]:
+        """Those of every run; with ``--trainer.enable_progress_bar false`` lines in place of a bar, too."""
+        chosen = self.config_init.trainer.callbacks or []
+        has_bar = any(isinstance(callback, ProgressBar) for callback in chosen)
+        callbacks = default_callbacks(interactive=bool(self.config.trainer.enable_progress_bar))
+        return [callback for callback in callbacks if not (has_bar and isinstance(callback, ProgressBar))]
 
     def run(self) -> int:
         """Fit, validate the best checkpoint, write the model; returns the exit status.
@@ -202,6 +233,7 @@ class TrainCLI(LightningCLI):
             raise InputError(problems)
         self._announce()
         self.last = LastCheckpoint(self.config.save_every_minutes, self.signals)
+        self.last.writes = self.config.trainer.enable_checkpointing is not False
         self.trainer.callbacks += [RunRecord(), self.last]  # type: ignore[attr-defined]
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -227,9 +259,13 @@ class TrainCLI(LightningCLI):
             self.signals.check()
             with explained_compiler_failure():
                 if self.config.validate_first and not begun.checkpoint:
-                    self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+                    with only_validating(self.trainer):
+                        self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
                     self.signals.check()
-                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
+                with outliving_the_end(self.trainer) as ending:
+                    self.trainer.fit(
+                        self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True
+                    )
                 self.signals.check()
                 finish(self.trainer, self.model, self.datamodule)
         except DivergedError as error:
@@ -257,7 +293,7 @@ class TrainCLI(LightningCLI):
             return self._stopped(error.stop, error.alone)
         except SystemExit:  # how Lightning ends on a second Ctrl-C
             return self._stopped(Stop.INTERRUPT)
-        return 0
+        return ending.status
 
     @property
     def _logs(self) -> Path:
@@ -320,8 +356,16 @@ class TrainCLI(LightningCLI):
                 f"--data.max_length {length} is more than the {limit} positions of {self.config.model.model_name}; "
                 f"pass --data.max_length {limit} or less"
             )
-        if vocabulary := vocabulary_problem(self.model.model, self.datamodule.tokenizer):
-            problems.append(f"--model.model_name: {vocabulary}")
+        if problem := tokenizer_problem(self.model.model, self.datamodule.tokenizer):
+            problems.append(f"--model.model_name: {problem}")
+        problems += callback_problems(
+            self.trainer.callbacks,  # type: ignore[attr-defined]
+            (*LOGGED, *LOGGED_WITH_UNANSWERABLE),
+            self._validates,
+            self.trainer.world_size,
+            self.trainer.accumulate_grad_batches,
+            len(self.trainer.loggers),
+        )
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging) and callback._use_buffers:
                 problems.append(
@@ -347,6 +391,7 @@ class TrainCLI(LightningCLI):
         try:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
+            self._check_monitors()
         except InputError:
             self._unclaim()
             raise
@@ -359,6 +404,18 @@ class TrainCLI(LightningCLI):
             log.info(line)
         if lines:
             log.info(f"`{command('check-data')}` shows the rows")
+
+    @property
+    def _validates(self) -> bool:
+        return self.trainer.limit_val_batches != 0
+
+    def _check_monitors(self) -> None:
+        """Refuse callbacks that wait for what this data, now that it is known, has no values of."""
+        data = self.datamodule.validation_set
+        if data is not None and not data.version_2:
+            callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
+            if problems := monitor_problems(callbacks, LOGGED, self._validates):
+                raise InputError([f"{problem} (the others need questions without an answer)" for problem in problems])
 
     def _stopped(self, stop: Stop, alone: bool = False) -> int:
         """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect.
@@ -446,6 +503,16 @@ def _hold(folder: Path) -> int | None:
                     "leave the flag out to start another run"
                 ) from None
         time.sleep(0.2)
+
+
+def _fitting(callbacks: list[Callback], trainer: Any) -> list[Callback]:
+    """Those of the callbacks of every run that go with the flags of the Trainer; some refuse to run without a log."""
+    without: tuple[type[Callback], ...] = ()
+    if trainer.enable_checkpointing is False:
+        without += (ModelCheckpoint,)
+    if trainer.logger is False:
+        without += (LearningRateMonitor,)
+    return [callback for callback in callbacks if not isinstance(callback, without)]
 
 
 def default_precision(accelerator: str) -> str:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 ROOMS = (
-    *("errors", "files", "arrays", "wording", "data", "features", "decoding", "metrics", "models", "checks", "runs"),
-    *("inference", "inference.bulk", "training", "export", "cli"),
+    *("errors", "files", "arrays", "progress", "wording", "data", "features", "decoding", "metrics", "models"),
+    *("checks", "runs", "inference", "inference.bulk", "training", "export", "cli"),
 )

@@ -119,7 +119,7 @@ def test_answers_that_were_moved_and_rows_that_were_left_out(tmp_path, model_fol
 def test_a_value_that_is_none_is_refused_with_other_bad_flags(model_folder) -> None:
     with pytest.raises(InputError) as caught:
         SquadDataModule("synthetic", model_name=model_folder, train_answers="both", batch_size=0)  # type: ignore
-    assert "--data.train_answers is both; it must be first or all" in str(caught.value)
+    assert "--data.train_answers is 'both'; it must be first or all" in str(caught.value)
     assert "--data.batch_size is 0" in str(caught.value)
 
 
