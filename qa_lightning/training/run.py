@@ -41,6 +41,7 @@ from qa_lightning.runs.failures import (
     connection_reason,
     end_with_parent,
     explained_compiler_failure,
+    explained_restore_failure,
     is_out_of_memory,
     keep_freed_memory,
     lost_a_process,
@@ -239,6 +240,11 @@ class TrainCLI(LightningCLI):
             keep_freed_memory()
         try:
             status = self._run()
+        except InputError:
+            if self.trainer.global_step in (0, self.beginning.step):
+                self._unclaim()
+            self._end_others()
+            raise
         except BaseException:
             self._end_others()
             raise
@@ -262,7 +268,7 @@ class TrainCLI(LightningCLI):
                     with only_validating(self.trainer):
                         self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
                     self.signals.check()
-                with outliving_the_end(self.trainer) as ending:
+                with outliving_the_end(self.trainer) as ending, explained_restore_failure(begun.checkpoint):
                     self.trainer.fit(
                         self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True
                     )
@@ -316,7 +322,6 @@ class TrainCLI(LightningCLI):
             start = describe_start(int(self.config.seed_everything), from_file)
             append_run(folder / RECORD, start)
         except OSError as error:
-            self._unclaim()
             raise InputError(
                 f"runs go to {self._logs}, where nothing can be written ({error.strerror}); free some space, or choose "
                 "another folder with --trainer.default_root_dir"
@@ -324,7 +329,7 @@ class TrainCLI(LightningCLI):
 
     def _unclaim(self) -> None:
         """Take back a claim, where nothing was trained."""
-        if self.folder.path and not self.beginning.folder:
+        if self.folder.path and not self.beginning.folder and self.trainer.is_global_zero:
             release_folder(self.folder.path)
 
     def _meet(self) -> None:
@@ -387,14 +392,10 @@ class TrainCLI(LightningCLI):
         )
 
     def _check_data(self) -> None:
-        """Prepare the data, and log what its check finds; bad data gives the claimed folder back."""
-        try:
-            self.datamodule.prepare_data()
-            self.datamodule.setup("fit")
-            self._check_monitors()
-        except InputError:
-            self._unclaim()
-            raise
+        """Prepare the data, and log what its check finds."""
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        self._check_monitors()
         lines = list(
             short_lines(
                 check_prepared(self.datamodule.splits(), self.model.max_answer_length, self.config.model.mixed_script)
