@@ -1,11 +1,11 @@
-"""Logits to answers: the exact search over all windows, against the top 20 starts by the top 20 ends.
+"""Time from logits to answers: the exact search over all windows against the top 20 starts by the top 20 ends.
 
     python benchmarks/bench_decoding.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
 
-Logits are noise (the hardest case, in which the best spans lie anywhere) or, with ``--logits peaked``, noise with a
-clear answer. One thread. Ours has its features mapped from disk, the peer its own in an Arrow file, as in
-``run_qa.py``, of which it is the search alone, without the n-best file. ``missed`` counts the questions whose best
-span, found by brute force over all pairs of all windows, was not the one given.
+Logits are noise (the hardest case: the best spans may be anywhere) or, with ``--logits peaked``, noise with a clear
+answer. Run it with one thread. Ours reads features that are memory-mapped from disk; the peer reads its own from an
+Arrow file, as ``run_qa.py`` does, and runs only its search, without writing the n-best file. ``missed`` counts the
+questions for which the returned span is not the best one, which brute force over all pairs of all windows finds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
-    """Examples, their features, and logits of each context token."""
+    """Examples, their features, and random logits of each context token."""
     from qa_lightning.decoding.decoder import FeatureLogits
     from qa_lightning.features.store import FeatureStore, write_features
     from qa_lightning.features.windows import Windower, WindowSettings
@@ -40,9 +40,9 @@ def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
     length = store.windows["context_length"]
     start, end = (random.standard_normal(int(length.sum()), np.float32) for _ in range(2))
     if options.logits == "peaked":
-        place = store.context_offset + (random.random(len(store)) * np.maximum(length - 5, 1)).astype(int)
-        start[place] += 8
-        end[np.minimum(place + random.integers(0, 5, len(store)), store.context_offset + length - 1)] += 8
+        peak = store.context_offset + (random.random(len(store)) * np.maximum(length - 5, 1)).astype(int)
+        start[peak] += 8
+        end[np.minimum(peak + random.integers(0, 5, len(store)), store.context_offset + length - 1)] += 8
     null = random.standard_normal(len(store), np.float32)
     folder = options.scratch / "features"
     if not folder.exists():
@@ -53,7 +53,7 @@ def _features(options: argparse.Namespace) -> tuple[list[Any], Any, Any]:
 
 
 def ours(options: argparse.Namespace) -> harness.Figures:
-    """Join, decode, and take the texts."""
+    """Join the windows, decode, and take the texts of the answers."""
     from qa_lightning.decoding.predictions import Rows
 
     rows, store, logits = _features(options)
@@ -65,7 +65,7 @@ def ours(options: argparse.Namespace) -> harness.Figures:
 
 
 def top_20(options: argparse.Namespace) -> harness.Figures:
-    """The peer; its features lie in an Arrow file and its logits in memory, as in ``run_qa.py``."""
+    """The peer, with features in an Arrow file and logits in memory, as in ``run_qa.py``."""
     import datasets
 
     datasets.disable_progress_bars()

@@ -1,11 +1,11 @@
-"""Time and memory at 10 thousand, 100 thousand and a million questions: preparing, training steps, validating.
+"""Time and memory of preparing, loading training batches and validating, for 10 thousand to a million questions.
 
     python benchmarks/bench_growth.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
 
-The questions are repeated under new ids. Training steps and the validation epoch run with random logits in place of
-a model, so that all that grows is ours. ``memory_mb`` is what the process's own memory grew by at its peak, files that
-it maps (and that the system may drop at any time) left out; ``peak_rss_mb``, which the harness adds, holds those and
-the libraries too; ``logits_mb`` is what the logits of all context tokens would take. Linux only.
+The questions are repeated under new ids. Training batches are loaded without a model, and the validation epoch uses
+random logits in place of one, so only our own code is measured. ``memory_mb`` is the peak growth of the process's
+anonymous memory: files that it maps, which the system may drop at any time, do not count. ``peak_rss_mb``, added by
+the harness, includes them and the libraries. ``logits_mb`` is the size of the logits of all context tokens. Linux only.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _data(options: argparse.Namespace, times: int) -> Any:
 
 
 class Memory(threading.Thread):
-    """Looks at the process's anonymous memory fifty times a second while the block runs."""
+    """Samples the process's anonymous memory 50 times per second while the block runs."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -68,7 +68,7 @@ class Memory(threading.Thread):
 
     @property
     def grown(self) -> float:
-        """Megabytes, at the peak."""
+        """Growth at the peak, in MB."""
         return self.peak - self.begin
 
     @staticmethod
@@ -78,7 +78,7 @@ class Memory(threading.Thread):
 
 
 def preparing(options: argparse.Namespace, times: int) -> harness.Figures:
-    """Read, check, cut and write."""
+    """Read and check the rows, cut the windows and write them."""
     _data(options, times)
     data = _data(options, times)
     data.cache_dir = options.scratch / f"cache-{time.time_ns()}"
@@ -91,7 +91,7 @@ def preparing(options: argparse.Namespace, times: int) -> harness.Figures:
 
 
 def decoding(options: argparse.Namespace, times: int) -> harness.Figures:
-    """Join and decode."""
+    """Join the windows and decode all logits in one call."""
     import numpy as np
 
     from qa_lightning.decoding.decoder import FeatureLogits
@@ -118,7 +118,7 @@ def decoding(options: argparse.Namespace, times: int) -> harness.Figures:
 
 
 def training(options: argparse.Namespace, times: int) -> harness.Figures:
-    """The first 200 batches of an epoch, whose order is drawn over all windows, without a model."""
+    """Load the first 200 batches of an epoch, whose order is drawn over all windows; no model runs."""
     from qa_lightning import SquadDataModule
 
     data = SquadDataModule(_file(options, times), _file(options, 1), material.model_folder(options), batch_size=8)
@@ -135,7 +135,7 @@ def training(options: argparse.Namespace, times: int) -> harness.Figures:
 
 
 def epoch(options: argparse.Namespace, times: int) -> harness.Figures:
-    """A validation epoch, random logits for a model."""
+    """A validation epoch with random logits in place of a model."""
     import torch
     from lightning.pytorch import Callback, Trainer
 

@@ -1,10 +1,10 @@
-"""Answering by ONNX Runtime, float32 and int8, against PyTorch: questions a second, and what they score.
+"""Questions per second, EM and F1 of ONNX Runtime, float32 and int8, against PyTorch.
 
     python benchmarks/bench_onnx_models.py --model lightning_logs/version_0/model --data dev-v1.1.json
 
-All three answer the same questions through `Reader`, with as many threads: windows, batches and decoding are the same,
-the forward pass is what differs. The exports are made once, before anything is timed, as ``scripts/export.py`` makes
-them; a first batch is answered unclocked. EM and F1 stand beside the speed, as int8 buys it with them.
+All three answer the same questions through `Reader` with the same number of threads: windows, batches and decoding
+are equal, only the forward pass differs. Exports are made once, before timing, as ``scripts/export.py`` makes them. A
+first batch is answered before the clock starts. EM and F1 are shown because int8 pays for its speed with them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import material
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder of a trained model")
     parser.add_argument("--data", type=material.existing_file, required=True, help="SQuAD JSON file")
-    parser.add_argument("--questions", type=int, default=300, help="a random sample of so many; None: all")
-    parser.add_argument("--batch-size", type=int, default=32, help="windows a step")
+    parser.add_argument("--questions", type=int, default=300, help="size of the random sample; None: all")
+    parser.add_argument("--batch-size", type=int, default=32, help="windows per forward pass")
 
 
 def _exported(options: argparse.Namespace, quantized: bool) -> Path:
-    """The folder of an export, written by whichever variant comes first."""
+    """The folder of an export; the first variant that needs it writes it."""
     from qa_lightning.export.onnx import quantize_int8, write_onnx
     from qa_lightning.models.loading import load_answering_model
     from qa_lightning.models.settings import AnswerSettings
@@ -64,7 +64,7 @@ def _measured(options: argparse.Namespace, model: Any, size: int) -> harness.Fig
 
 
 def pytorch(options: argparse.Namespace) -> harness.Figures:
-    """The peer: the model as it was trained."""
+    """The peer: the trained model under PyTorch."""
     from qa_lightning.models.loading import load_answering_model
 
     size = sum(file.stat().st_size for file in Path(options.model).glob("*.safetensors"))
@@ -72,12 +72,12 @@ def pytorch(options: argparse.Namespace) -> harness.Figures:
 
 
 def float32(options: argparse.Namespace) -> harness.Figures:
-    """``--format onnx``."""
+    """The export of ``--format onnx``."""
     return _onnx(options, quantized=False)
 
 
 def int8(options: argparse.Namespace) -> harness.Figures:
-    """``--format onnx --quantize int8``."""
+    """The export of ``--format onnx --quantize int8``."""
     return _onnx(options, quantized=True)
 
 

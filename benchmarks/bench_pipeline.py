@@ -1,9 +1,9 @@
-"""Questions a second through the question answering pipeline: ours, against that of transformers 4.57.
+"""Questions per second of the question answering pipeline: ours against that of transformers 4.57.
 
     python benchmarks/bench_pipeline.py --data dev-v1.1.json --model MODEL --v4-python v4/bin/python --batch-size 32
 
-``v4/bin/python`` is an interpreter with the old versions (``pip install transformers==4.57.6 torch==2.13.0``), which
-runs ``pipeline_v4.py``. Both are asked the same questions, in one call, with the same settings; loading is not counted.
+``v4/bin/python`` is an interpreter with the old version (``pip install transformers==4.57.6 torch==2.13.0``); it runs
+``pipeline_v4.py``. Both answer the same questions in one call with the same settings; loading is not timed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ WARM_UP = 8  # questions
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=material.existing_file, required=True, help="SQuAD v1.1 JSON file")
     parser.add_argument("--model", required=True, help="folder of a question answering model")
-    parser.add_argument("--questions", type=int, default=400, help="a random sample of so many")
-    parser.add_argument("--batch-size", type=int, default=32, help="windows a forward pass")
+    parser.add_argument("--questions", type=int, default=400, help="size of the random sample")
+    parser.add_argument("--batch-size", type=int, default=32, help="windows per forward pass")
     parser.add_argument(
         "--v4-python",
         type=material.existing_file,
         default=os.environ.get("QA_LIGHTNING_V4_PYTHON"),
-        help="interpreter with transformers 4.57.6; $QA_LIGHTNING_V4_PYTHON if left out",
+        help="interpreter with transformers 4.57.6; its default is $QA_LIGHTNING_V4_PYTHON",
     )
 
 
@@ -51,24 +51,24 @@ def _asked(options: argparse.Namespace, compat: Literal["v4"] | None, dtype: str
 
 
 def ours(options: argparse.Namespace) -> harness.Figures:
-    """Exact decoding, probabilities over all windows."""
+    """Ours: exact decoding, probabilities over all windows."""
     return _asked(options, None)
 
 
 def ours_bf16(options: argparse.Namespace) -> harness.Figures:
-    """The same, computed in bfloat16."""
+    """Ours in bfloat16."""
     return _asked(options, None, "bfloat16")
 
 
 def ours_v4(options: argparse.Namespace) -> harness.Figures:
-    """The old scores, by the same windows as there."""
+    """Ours with ``compat="v4"``: the windows and scores of 4.57."""
     return _asked(options, "v4")
 
 
 def v4(options: argparse.Namespace) -> harness.Figures:
-    """The peer: this process becomes one of the old interpreter, so that the peak memory is its own."""
+    """The peer: this process is replaced with the old interpreter, so that the peak memory is its own."""
     if options.v4_python is None:
-        sys.exit("4.57: name an interpreter that has transformers 4.57.6 by --v4-python, or choose others by --only")
+        sys.exit("4.57: pass --v4-python with an interpreter that has transformers 4.57.6, or use --only")
     script = Path(__file__).with_name("pipeline_v4.py")
     arguments = (options.model, material.question_file(options), options.batch_size, WARM_UP)
     os.execv(options.v4_python, [str(options.v4_python), str(script), *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""Answers to EM and F1: our metric, against torchmetrics' `SQuAD`.
+"""Time to score answers with EM and F1: our metric against torchmetrics' `SQuAD`.
 
 python benchmarks/bench_scoring.py --data dev-v1.1.json --predictions predictions.json
 """

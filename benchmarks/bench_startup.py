@@ -1,8 +1,8 @@
-"""Start-up: until ``train.py --help`` is printed, and until the first training step on data that is prepared already.
+"""Start-up time until ``train.py --help`` is printed, and until the first training step on prepared data.
 
     python benchmarks/bench_startup.py --data train.json --vocab bert-base-uncased-vocab.txt
 
-Wall time of the whole process, imports included. The first round fills the cache and is not counted.
+Wall time from the start of the process, imports included. One run before the first fills the cache and is not counted.
 """
 
 from __future__ import annotations

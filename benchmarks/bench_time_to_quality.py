@@ -1,10 +1,10 @@
-"""Minutes of training until a stated F1: ours, against the padded recipe; same machine, seed and hyper-parameters.
+"""Minutes of training until a given F1: ours against the padded recipe; same machine, seed and hyper-parameters.
 
     python benchmarks/bench_time_to_quality.py --model MODEL --train train.json --validation validation.json
 
 Both train MODEL with the same batch size, learning rate, warm-up and linear decay, in float32 on a CPU (bf16 against
-fp16 on a GPU). Every ``--check-every`` features training pauses, and both are scored by the same exact code; the
-clock counts training alone. The run ends at the F1 asked for.
+fp16 on a GPU). Every ``--check-every`` features training pauses for a score, which the same exact code computes for
+both; only training is timed. The run stops when it reaches ``--f1``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a pretrained encoder: a folder, or a name on the Hub")
     parser.add_argument("--train", required=True, help="SQuAD v1.1 JSON file")
     parser.add_argument("--validation", required=True, help="SQuAD v1.1 JSON file")
-    parser.add_argument("--f1", type=float, default=60.0, help="to reach")
-    parser.add_argument("--epochs", type=int, default=2, help="that the schedule is made for")
+    parser.add_argument("--f1", type=float, default=60.0, help="stop at this F1")
+    parser.add_argument("--epochs", type=int, default=2, help="length of the schedule")
     parser.add_argument("--check-every", type=int, default=500, help="features between two scores")
     parser.add_argument("--first-check", type=int, default=3000, help="features before the first score")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -51,7 +51,7 @@ def _module(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _due(options: argparse.Namespace, before: int, after: int) -> bool:
-    """Whether a score is due between two counts of features."""
+    """Whether a score is due after a step that raises the number of features from ``before`` to ``after``."""
     if after < options.first_check:
         return False
     steps = [(count - options.first_check) // options.check_every for count in (before, after)]
@@ -74,7 +74,7 @@ def ours(options: argparse.Namespace) -> harness.Figures:
     module, data = _module(options)
 
     class Check(Callback):
-        """Keeps the clock of the training steps, and scores when it is time."""
+        """Times the training steps, and scores the model when a score is due."""
 
         seconds, features, f1 = 0.0, 0, 0.0
         since: float | None = None
@@ -161,7 +161,7 @@ def padded(options: argparse.Namespace) -> harness.Figures:
 
 
 def _score(module: Any, data: Any) -> float:
-    """F1 of the module as it is now, by the validation path; leaves it in training mode."""
+    """F1 (0-100) of the module's present weights, computed as in validation; leaves it in training mode."""
     import torch
 
     from qa_lightning import SquadMetric
@@ -176,9 +176,9 @@ def _score(module: Any, data: Any) -> float:
     collected = LogitsCollector()
     with torch.inference_mode():
         for batch in data.val_dataloader():
-            placed = {name: values.to(device) for name, values in batch.items()}
-            start, end = module(placed)
-            collected.add(FeatureLogits.of_batch(placed, start, end, span_loss(start, end, placed)))
+            inputs = {name: values.to(device) for name, values in batch.items()}
+            start, end = module(inputs)
+            collected.add(FeatureLogits.of_batch(inputs, start, end, span_loss(start, end, inputs)))
     module.train()
     dataset = data.validation_set
     predictions = material.predictions_of(collected.take(), dataset.store, dataset.examples, dataset.version_2)

@@ -1,10 +1,10 @@
-"""Training steps: features/s of length-grouped batches, against batches padded to 384 tokens.
+"""Features per second of training with length-grouped batches, against batches padded to 384 tokens.
 
     python benchmarks/bench_training.py --data dev-v1.1.json --vocab bert-base-uncased-vocab.txt
 
-Ours is `Trainer.fit` as ``scripts/train.py`` runs it; the peer is the course's plain loop (AdamW as torch gives it,
-linear schedule; on a GPU under fp16 with a scaler). Steps of the start are left out. ``tokens_per_second`` counts
-real tokens; ``utilization`` is shown where the device's peak is known.
+Ours is `Trainer.fit` as ``scripts/train.py`` runs it; the peer is the course's plain loop (torch's AdamW with its
+defaults, linear schedule; fp16 with a scaler on a GPU). The first steps are not timed. ``tokens_per_second`` counts
+real tokens, without padding; ``utilization`` is shown if the peak of the device is known.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     material.add_shape_flag(parser)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--peer-batch-size", type=int, default=8)
-    parser.add_argument("--warmup-steps", type=int, default=3, help="not counted")
-    parser.add_argument("--peer-steps", type=int, default=10, help="a padded step costs the same every time")
+    parser.add_argument("--warmup-steps", type=int, default=3, help="first steps, not timed")
+    parser.add_argument("--peer-steps", type=int, default=10, help="steps of the peer; each costs the same")
     parser.add_argument("--attn-implementation", help="sdpa, flash_attention_2 or eager")
 
 
@@ -79,7 +79,7 @@ def ours(
     multiple: int = 4,
     attention_dropout: float | None = None,
 ) -> harness.Figures:
-    """`Trainer.fit` over the sample, once."""
+    """One `Trainer.fit` over the sample."""
     import torch
     from lightning.pytorch import Callback, Trainer
 
@@ -94,7 +94,7 @@ def ours(
     logging.getLogger("qa_lightning").setLevel(logging.WARNING)
 
     class Clock(Callback):
-        """Times the steps after the first ones."""
+        """Times the steps after the warm-up."""
 
         def __init__(self) -> None:
             self.counter = StepCounter()

@@ -1,9 +1,9 @@
-"""A validation epoch, against its forward passes alone.
+"""Time of a validation epoch against its forward passes alone.
 
     python benchmarks/bench_validation.py --data dev-v1.1.json --vocab bert-base-uncased-vocab.txt
 
-The forward passes run over the same batches, ready in memory; what the epoch takes beyond them is loading, padding,
-the loss, keeping logits, decoding and scoring. ``padded-384`` is the forward passes of batches padded to 384 tokens.
+The forward passes run over the same batches, already in memory. The epoch also loads, pads, computes the loss, keeps
+logits, decodes and scores. ``padded-384-forward`` are the forward passes of batches padded to 384 tokens.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _forward(module: Any, batches: list[Any]) -> float:
 
 
 def forward(options: argparse.Namespace) -> harness.Figures:
-    """The floor: the model alone."""
+    """The lower bound: the forward passes alone."""
     module, data, _ = _parts(options)
     batches = list(data.val_dataloader())
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
@@ -65,7 +65,7 @@ def forward(options: argparse.Namespace) -> harness.Figures:
 
 
 def epoch(options: argparse.Namespace) -> harness.Figures:
-    """All of it, by `Trainer.validate`."""
+    """The whole epoch, run by `Trainer.validate`."""
     from lightning.pytorch import Callback
 
     module, data, trainer = _parts(options)
@@ -84,7 +84,7 @@ def epoch(options: argparse.Namespace) -> harness.Figures:
 
 
 def padded(options: argparse.Namespace) -> harness.Figures:
-    """The peer's forward passes."""
+    """The peer: forward passes of batches padded to 384 tokens."""
     from qa_lightning.features.batching import PaddingCollator
 
     module, data, _ = _parts(options)

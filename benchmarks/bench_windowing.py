@@ -1,9 +1,9 @@
-"""Windows and labels of all questions, cached and ready, against bare `Tokenizer.encode_batch` on the same pairs.
+"""Time to cut all questions into windows with labels on disk, against bare `Tokenizer.encode_batch` of the same pairs.
 
     python benchmarks/bench_windowing.py --data dev-v1.1.json --vocab bert-base-cased-vocab.txt
 
-Ours ends with flat files on disk that are mapped and ready; ``course`` is the Hugging Face course's preprocessing,
-cached by `datasets.map`; ``encode_batch`` throws its results away.
+Ours ends with flat files on disk, memory-mapped and ready to use. ``course`` is the preprocessing of the Hugging Face
+course, cached by `datasets.map`. ``encode_batch`` discards its results.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _examples(options: argparse.Namespace) -> Any:
 
 
 def encode_batch(options: argparse.Namespace) -> harness.Figures:
-    """The floor: the Rust tokenizer alone."""
+    """The baseline: the Rust tokenizer alone."""
     from tokenizers import Tokenizer
 
     examples = _examples(options)
@@ -51,7 +51,7 @@ def encode_batch(options: argparse.Namespace) -> harness.Figures:
 
 
 def ours(options: argparse.Namespace, training: bool) -> harness.Figures:
-    """Examples on disk to features on disk."""
+    """Ours: from examples on disk to features on disk."""
     from qa_lightning.features.prepared import cut_examples
     from qa_lightning.features.store import FeatureStore, write_features
     from qa_lightning.features.windows import Windower, WindowSettings
@@ -70,7 +70,7 @@ def ours(options: argparse.Namespace, training: bool) -> harness.Figures:
 
 
 def course(options: argparse.Namespace, training: bool) -> harness.Figures:
-    """The course's `map`."""
+    """The peer: the course's `map`."""
     import datasets
 
     datasets.disable_progress_bars()

@@ -1,4 +1,4 @@
-"""A callback for `bench_startup.py`."""
+"""A callback for `bench_startup.py`, which adds it to a run of ``train.py``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from lightning.pytorch import Callback
 
 
 class FirstStep(Callback):
-    """Says when the first training step is done."""
+    """Prints ``first step`` when the first training step is done."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Print a line, once."""
+        """Print the line after the first step of an epoch."""
         if batch_idx == 0:
             print("first step", flush=True)

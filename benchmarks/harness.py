@@ -1,8 +1,8 @@
-"""Runs ours and the peer's way in turn, each in a process of its own, and prints medians and ratios.
+"""Run variants of a benchmark in turn, each in its own process, and print medians and ratios.
 
-A benchmark is a script that calls `main` with its variants. Each round starts one process a variant, in turn, so
-that a drift of the machine's speed meets all of them; what is measured is told by the variant itself (so start-up
-and preparation do not count), and the process's peak memory stands beside it.
+A benchmark is a script that calls `main` with its variants. Each round starts one process per variant, in turn, so
+that all of them meet the same drift of the machine's speed. A variant times itself, so start-up and preparation do not
+count; the harness adds the peak memory of its process.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def main(
     more_is_better: bool = False,
     baseline: str | None = None,
 ) -> None:
-    """Run a benchmark's command line.
+    """Run a benchmark from its command line.
 
     Args:
         description: what is compared.
         variants: name -> function that measures once.
-        figure: which of the figures that a variant returns is compared.
+        figure: the figure, of those a variant returns, that is compared.
         add_arguments: adds the flags of the benchmark.
-        rounds: how often each variant runs, unless ``--rounds`` says otherwise.
-        more_is_better: whether the figure is a rate; ratios then are variant / baseline, and else baseline / variant,
-            so that a ratio above 1 always means "better than the baseline".
+        rounds: runs of each variant, unless ``--rounds`` is given.
+        more_is_better: True for a rate: ratios are variant / baseline. False: baseline / variant. So a ratio above 1
+            always means "better than the baseline".
         baseline: the variant that the others are compared with; None: the first one.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=rounds, help="runs of each variant")
-    parser.add_argument("--only", nargs="+", choices=list(variants), help="leave the other variants out")
+    parser.add_argument("--only", nargs="+", choices=list(variants), help="run only these variants")
     parser.add_argument("--variant", choices=list(variants), help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -81,13 +81,13 @@ def _run(variant: str, scratch: Path) -> Figures:
     environment = os.environ | {"QA_LIGHTNING_CACHE": str(scratch / "cache")}
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
     if ended.returncode:
-        sys.exit(f"{variant}: ended with status {ended.returncode}")
+        sys.exit(f"{variant}: exited with status {ended.returncode}")
     figures: Figures = json.loads(ended.stdout.strip().splitlines()[-1])
     return figures
 
 
 def table(found: Mapping[str, list[Figures]], figure: str, more_is_better: bool, baseline: str) -> str:
-    """A Markdown table: medians with the range of the compared figure, and the median of the ratios of each round."""
+    """A Markdown table: medians, the range of the compared figure, and the median over rounds of the ratio."""
     others = list(dict.fromkeys(key for runs in found.values() for key in runs[0] if key != figure))
     lines = [
         f"| variant | {figure} (min to max) | {' | '.join(others)} | ratio to {baseline} |",
@@ -104,7 +104,7 @@ def table(found: Mapping[str, list[Figures]], figure: str, more_is_better: bool,
 
 
 def machine() -> str:
-    """One line: processor, cores, versions, date."""
+    """One line with processor, cores, versions and date."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

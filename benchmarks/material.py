@@ -1,4 +1,4 @@
-"""What benchmarks work on: questions of a SQuAD file, and models of a known shape with weights that speed ignores."""
+"""Data and models of the benchmarks: questions of a SQuAD file, and models of a known shape with random weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from qa_lightning.data.examples import Example, read_examples
 from qa_lightning.data.sources import read_rows
 
-BARE_TRAINER: dict[str, Any] = {  # nothing but the loop
+BARE_TRAINER: dict[str, Any] = {  # only the training loop
     "devices": 1,
     "logger": False,
     "enable_checkpointing": False,
@@ -41,7 +41,7 @@ SHAPES: dict[str, dict[str, int]] = {  # hidden units, layers, heads, inner unit
 
 
 def existing_file(text: str) -> Path:
-    """A flag's value that must be a file."""
+    """Parse the value of a flag that must be an existing file."""
     path = Path(text)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"no such file: {text}")
@@ -52,25 +52,25 @@ def add_data_flags(parser: argparse.ArgumentParser, questions: int | None) -> No
     """Add ``--data``, ``--vocab`` and ``--questions``."""
     parser.add_argument("--data", type=existing_file, required=True, help="SQuAD v1.1 JSON file, such as dev-v1.1.json")
     parser.add_argument("--vocab", type=existing_file, required=True, help="BERT's vocab.txt")
-    parser.add_argument("--questions", type=int, default=questions, help="a random sample of so many; None: all")
+    parser.add_argument("--questions", type=int, default=questions, help="size of the random sample; None: all")
 
 
 def add_shape_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--shape``."""
     parser.add_argument(
-        "--shape", choices=list(SHAPES), default="minilm-l6", help="of the model; its weights are random"
+        "--shape", choices=list(SHAPES), default="minilm-l6", help="shape of the model; its weights are random"
     )
 
 
 def questions(options: argparse.Namespace) -> list[Example]:
-    """The questions, a seeded sample of them where ``--questions`` asks for one."""
+    """The questions of ``--data``, or a seeded sample of ``--questions`` of them."""
     rows = list(read_examples(read_rows(str(options.data), "validation"), "error", []))
     count = options.questions
     return rows if count is None or count >= len(rows) else random.Random(0).sample(rows, count)
 
 
 def question_file(options: argparse.Namespace) -> str:
-    """The same as a JSON lines file, written once a benchmark."""
+    """The path of the same questions as JSON lines, written once per benchmark."""
     path: Path = options.scratch / "questions.jsonl"
     if not path.exists():
         path.write_text("".join(json.dumps(row) + "\n" for row in questions(options)), encoding="utf-8")
@@ -78,7 +78,7 @@ def question_file(options: argparse.Namespace) -> str:
 
 
 def load_tokenizer(options: argparse.Namespace) -> Any:
-    """A fast BERT tokenizer, lower-casing if its vocabulary has no upper case."""
+    """A fast BERT tokenizer of ``--vocab``; it lower-cases if the vocabulary has no "The"."""
     from transformers import BertTokenizer
 
     lower = not any(line.strip() == "The" for line in options.vocab.open(encoding="utf-8"))
@@ -86,7 +86,7 @@ def load_tokenizer(options: argparse.Namespace) -> Any:
 
 
 def model_folder(options: argparse.Namespace) -> str:
-    """A model of ``--shape`` with random weights, and its tokenizer, as a folder."""
+    """The folder of a model of ``--shape`` with random weights, and its tokenizer."""
     import torch
     from transformers import BertConfig, BertForQuestionAnswering
     from transformers.utils.logging import disable_progress_bar
@@ -103,7 +103,7 @@ def model_folder(options: argparse.Namespace) -> str:
 
 
 def predictions_of(logits: Any, store: Any, examples: Any, version_2: bool, n_best: int = 1) -> Any:
-    """Predictions from logits that were all collected before."""
+    """Predictions from logits that were all collected, decoded in one call."""
     from qa_lightning.decoding.decoder import BestSpans, Decoder
     from qa_lightning.decoding.predictions import Predictions
 

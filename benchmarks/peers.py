@@ -1,4 +1,4 @@
-"""The usual ways, written afresh from their published descriptions, to be measured against.
+"""The usual implementations, written from their published descriptions, as peers to measure against.
 
 Sources: the question answering chapter of the Hugging Face course (every window padded to 384 tokens, labels by a
 Python loop over offsets, a plain training loop) and the post-processing of the ``run_qa.py`` example of transformers
@@ -19,7 +19,7 @@ DOC_STRIDE = 128
 
 
 def padded_features(tokenizer: Any, rows: Mapping[str, Sequence[Any]], training: bool) -> dict[str, Any]:
-    """Windows padded to `MAX_LENGTH`, with labels for training, with example ids and offsets for validation."""
+    """Windows padded to `MAX_LENGTH`: with labels for training, with example ids and offsets for validation."""
     encoded = tokenizer(
         [question.strip() for question in rows["question"]],
         rows["context"],
@@ -36,7 +36,7 @@ def padded_features(tokenizer: Any, rows: Mapping[str, Sequence[Any]], training:
         for number, offsets in enumerate(encoded["offset_mapping"]):
             sequence = encoded.sequence_ids(number)
             ids.append(rows["id"][owners[number]])
-            kept.append([pair if sequence[place] == 1 else None for place, pair in enumerate(offsets)])
+            kept.append([pair if sequence[index] == 1 else None for index, pair in enumerate(offsets)])
         return dict(encoded) | {"example_id": ids, "offset_mapping": kept}
     starts, ends = [], []
     for number, offsets in enumerate(encoded.pop("offset_mapping")):
@@ -79,12 +79,14 @@ def top_20_answers(
     n_best: int = 20,
     max_answer_length: int = 30,
 ) -> dict[str, tuple[str, float]]:
-    """Id -> answer and its start + end logit.
+    """The best answer of each example by ``run_qa.py``'s search: id -> (text, start logit + end logit).
 
     Args:
-        examples: with ``id`` and ``context``.
-        features: a ``datasets.Dataset`` of ``example_id`` and ``offset_mapping``, None outside the context.
+        examples: dicts with ``id`` and ``context``.
+        features: a ``datasets.Dataset`` of ``example_id`` and ``offset_mapping`` (None outside the context).
         start_logits, end_logits: [F, T].
+        n_best: how many of the largest start and end logits of a window are combined.
+        max_answer_length: in tokens.
     """
     of_example = defaultdict(list)
     owners = features["example_id"] if hasattr(features, "features") else [row["example_id"] for row in features]
@@ -95,7 +97,7 @@ def top_20_answers(
         candidates = []
         for number in of_example[example["id"]]:
             start, end = start_logits[number], end_logits[number]
-            offsets = features[number]["offset_mapping"]  # one row from disk
+            offsets = features[number]["offset_mapping"]  # reads one row from disk
             starts = np.argsort(start)[-1 : -n_best - 1 : -1].tolist()
             ends = np.argsort(end)[-1 : -n_best - 1 : -1].tolist()
             for first in starts:

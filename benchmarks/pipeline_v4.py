@@ -1,4 +1,4 @@
-"""The peer of ``bench_pipeline.py``: the pipeline of transformers 4.57, for the interpreter that has it.
+"""The peer of ``bench_pipeline.py``: times the pipeline of transformers 4.57, run by an interpreter that has it.
 
 python pipeline_v4.py MODEL QUESTIONS.jsonl BATCH_SIZE WARM_UP
 """

@@ -1,4 +1,4 @@
-"""Fine-tune, measure and ask extractive question answering models, on PyTorch Lightning."""
+"""Fine-tune, evaluate and use extractive question answering models with PyTorch Lightning."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: ``--help`` and plain errors then come without waiting for torch."""
+    """Import a public name on first use, so that ``--help`` and simple errors do not wait for torch."""
     if name == "__version__":
         from qa_lightning.wording import package_version
 
@@ -55,5 +55,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names, those that are not imported yet too, and none of what this file itself imports."""
+    """The public names, imported or not yet, without the names that this file imports for itself."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -1,4 +1,4 @@
-"""Array types, and rows of unequal length end to end."""
+"""Array types, and indices into ragged rows: rows of unequal length, concatenated in one flat array."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ Float64s = NDArray[np.float64]
 
 
 def ragged(begin: Ints, length: Ints) -> NDArray[np.int64]:
-    """Flat indices of rows end to end, where row i holds ``length[i]`` values from ``begin[i]`` on."""
+    """Flat indices of N rows, concatenated: row i is ``begin[i]``, ..., ``begin[i] + length[i] - 1``.
+
+    Args:
+        begin: [N] flat index of the first value of each row.
+        length: [N] number of values of each row.
+
+    Returns:
+        [sum(length)] indices.
+    """
     lengths = np.asarray(length, np.int64)
     ends = np.cumsum(lengths)
-    places: NDArray[np.int64] = np.arange(ends[-1] if len(ends) else 0)
-    places += np.repeat(begin - (ends - lengths), lengths)
-    return places
+    indices: NDArray[np.int64] = np.arange(ends[-1] if len(ends) else 0)
+    indices += np.repeat(begin - (ends - lengths), lengths)
+    return indices

@@ -1,29 +1,47 @@
-"""The exceptions for bad input, worded for their reader: flags for a command line, arguments for a Python caller."""
+"""Exceptions for bad input. Messages name flags on the command line and arguments in Python."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 
-# A command in backticks; or a flag as messages write it, with a value that can only be one.
+# A command in backticks; or a flag as messages write it, with its value if the next word can only be a value.
 _FLAG = re.compile(
-    r"`(?:qa-lightning|python) [^`]*`|--(?:(?:data|model|trainer)\.)?([a-z][\w.]*\w)"
+    r"`(?:qa-lightning|python) [^`]*`|--((?:data|model|trainer)\.)?([a-z][\w.]*\w)"
     r"(?: (true|false|skip|repair|error|first|all|eager|sdpa|bf16-mixed|NAME|FILE|\d+(?:\.\d+)?)(?![\w.]))?"
 )
-_command_runs = False
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How messages name options.
+
+    Args:
+        flags: by flags, because a command runs; otherwise by arguments.
+        groups: the command's flags have groups, as in ``--data.max_length``; otherwise it is ``--max_length``.
+        names: group and name -> the command's own flag, where it is called otherwise.
+    """
+
+    flags: bool = False
+    groups: bool = True
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+_voice = Voice()
 
 
 class InputError(ValueError):
-    """Something a person gave is wrong: a file, a row, a flag or a name.
+    """The user's input is wrong: a file, a row, a flag or a name.
 
     Args:
-        problems: one line each, naming what is wrong, where, and the fix; flags as ``--data.max_length``. All that
-            were found, not only the first.
-        shown: how many lines the message lists; the rest is counted.
+        problems: all problems found, not only the first. Each is one line that says what is wrong, where, and the
+            fix; flags are written as ``--data.max_length``.
+        shown: the message lists at most this many problems, and counts the rest.
     """
 
     def __init__(self, problems: str | Sequence[str], shown: int = 20) -> None:
@@ -35,49 +53,76 @@ class InputError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """Training produced a loss that is not a number: there is nothing left to learn from."""
+    """Training diverged: a loss is not finite or a logit is NaN, so training cannot continue."""
 
 
 @contextmanager
-def naming_flags() -> Iterator[None]:
-    """Have messages name flags within, as a command does, and not arguments. Also a decorator."""
-    global _command_runs
-    before, _command_runs = _command_runs, True
+def naming_flags(groups: bool = True, names: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Inside this context, messages name flags instead of arguments; commands use it. Also a decorator.
+
+    Args:
+        groups, names: see `Voice`.
+    """
+    with speaking(Voice(True, groups, names or {})):
+        yield
+
+
+@contextmanager
+def speaking(voice: Voice) -> Iterator[None]:
+    """Inside this context, messages name options so: for a process that works for another, which hands it its own."""
+    global _voice
+    before, _voice = _voice, voice
     try:
         yield
     finally:
-        _command_runs = before
+        _voice = before
+
+
+def current_voice() -> Voice:
+    """How messages name options now."""
+    return _voice
 
 
 def worded(message: str) -> str:
-    """A message that names flags, worded for whoever reads it.
+    """Adapt a message that names flags to its reader.
 
-    Messages are written for the command line: ``pass --data.max_length 256``. Where no command runs they name the
-    argument: ``pass max_length=256``. A whole command, in backticks, stays as it is.
+    Messages are written for ``train``: ``pass --data.max_length 256``. Other commands have no groups: ``pass
+    --max_length 256``. If no command runs, flags become arguments: ``pass max_length=256``. A whole command in
+    backticks does not change.
     """
-    return message if _command_runs else _FLAG.sub(_argument, message)
+    if _voice.flags and _voice.groups:
+        return message
+    return _FLAG.sub(_own_flag if _voice.flags else _argument, message)
+
+
+def _own_flag(found: re.Match[str]) -> str:
+    group, name, value = found.groups()
+    if name is None:
+        return found[0]
+    own = _voice.names.get(f"{group or ''}{name}", name)
+    return f"--{own} {value}" if value is not None else f"--{own}"
 
 
 def _argument(found: re.Match[str]) -> str:
-    name, value = found.groups()
-    if name is None:  # a whole command
+    _, name, value = found.groups()
+    if name is None:
         return found[0]
     if value is None:
         return str(name)
-    plain = value in ("true", "false") or value[0].isdigit()
-    return f"{name}={value.capitalize()}" if plain else f'{name}="{value}"'
+    is_literal = value in ("true", "false") or value[0].isdigit()
+    return f"{name}={value.capitalize()}" if is_literal else f'{name}="{value}"'
 
 
 def broken_rules(given: Mapping[str, Any], rules: Rules, prefix: str) -> list[str]:
-    """What is wrong with values that each have a rule of their own.
+    """One line for each value that breaks its rule.
 
     Args:
-        given: name -> value; a name without a rule, or a value of None, is right.
-        rules: name -> a test of the value, and what it must be, as the end of a sentence.
-        prefix: of the flags, such as ``data``.
+        given: name -> value; names without a rule and values of None are not checked.
+        rules: name -> a test of the value, and the end of the sentence "it ...", such as "must be at least 1".
+        prefix: prefix of the flags, such as ``data``.
     """
     return [
-        f"--{prefix}.{name} is {given[name]}; it {rule}"
+        f"--{prefix}.{name} is {given[name]!r}; it {rule}"
         for name, (holds, rule) in rules.items()
         if given.get(name) is not None and not holds(given[name])
     ]

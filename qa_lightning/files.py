@@ -1,10 +1,13 @@
-"""How this package writes: whole or not at all, durable, with the permissions that the user's umask gives.
+"""Writes files and folders atomically and durably, with the permissions that the user's umask gives.
 
-What is written grows beside its target and is renamed over it once its bytes, and the folder's entry, are on the disk:
-whoever looks, after whatever crash, finds the old content or the new one. Every file and folder that a command leaves
-goes through this module; so do digests of files, and the locks by which processes agree.
+New content is written beside its target, synced to disk, and renamed over the target; then the parent folder is synced.
+After any crash, readers find either the old content or the new one. Every file and folder that a command leaves is
+written through this module. It also computes digests of files and holds the locks between processes.
 
-What is made once and found again (`build_once`) carries a manifest, by which damage is noticed before it is used.
+Limits: `append` can leave a part of its content after a crash. When `new_folder` replaces a folder, it needs two
+renames; between them the old one exists under another name only, and the next call restores it.
+
+What is built once and used again (`build_once`) has a manifest, so that damage is noticed before the files are used.
 """
 
 from __future__ import annotations
@@ -53,17 +56,18 @@ def default_cache_dir() -> Path:
 
 
 def write_file(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
-    """Put a file in the place of ``path``, whole and durable; its folder is made if need be.
+    """Write or replace a file, atomically and durably; its folder is created if it is missing.
 
     Args:
         path: the target.
-        content: a text (written as UTF-8), bytes, or a function that writes them to the open file.
+        content: text (written as UTF-8), bytes, or a function that writes bytes to the open file.
 
     Raises:
-        OSError: it cannot be written; ``path`` is as it was. What ``content`` raises comes through.
+        OSError: the file cannot be written. Exceptions of ``content`` are not caught. In both cases ``path`` does not
+            change.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for part in path.parent.glob(f".{_escaped(path.name)}.*.part"):  # of a process that was killed while it wrote
+    for part in path.parent.glob(f".{_escaped(path.name)}.*.part"):  # left by a killed process
         part.unlink(missing_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     part = Path(name)
@@ -83,12 +87,12 @@ def write_file(path: Path, content: str | bytes | Callable[[IO[bytes]], object])
 
 
 def write_json(path: Path, values: Any) -> None:
-    """`write_file` with values as JSON, in lines that people can read."""
+    """`write_file` with values as indented JSON."""
     write_file(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to the end of a file, durably; a crash leaves a part of ``content`` at most."""
+    """Append to a file, durably; after a crash, only a part of ``content`` may be there."""
     with path.open("ab") as file:
         file.write(content)
         file.flush()
@@ -97,17 +101,17 @@ def append(path: Path, content: bytes) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which then takes the place of ``folder``; what fails leaves ``folder`` as it was.
+    """Create or replace ``folder`` with the files that the caller writes; on an exception, ``folder`` does not change.
 
     Yields:
-        The empty folder beside it.
+        An empty folder beside ``folder``, to write into. It is renamed to ``folder`` at the end.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for remains in sorted(folder.parent.glob(f".{_escaped(folder.name)}.*.part")):  # of a process that was killed
-        if remains.name.endswith(".old.part") and not folder.exists():  # between the two renames below
+    for remains in sorted(folder.parent.glob(f".{_escaped(folder.name)}.*.part")):  # left by a killed process
+        if remains.name.endswith(".old.part") and not folder.exists():  # killed between the two renames below
             remains.replace(folder)
         _remove(remains)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
@@ -257,17 +261,17 @@ def _lock_file(path: Path, timeout: float = -1) -> FileLock:
 
 @contextmanager
 def lock(path: Path) -> Iterator[bool]:
-    """Hold the lock of a file that one process at a time may write.
+    """Lock a file that only one process at a time may write.
 
     Args:
-        path: the file that is to be written; its folder is made if need be.
+        path: the file to be written; its folder is created if it is missing.
 
     Yields:
-        Whether the lock was free, and now is this process's.
+        Whether this process now holds the lock; False if another process does.
 
     Raises:
-        NotImplementedError: the file system has no locks.
-        OSError: nothing can be written there.
+        NotImplementedError: the file system does not support locks.
+        OSError: the lock file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     own = _lock_file(path.with_name(f".{path.name}.lock"), timeout=0)
@@ -283,11 +287,11 @@ def lock(path: Path) -> Iterator[bool]:
 
 
 def digest(paths: Iterable[Path], names: bool = False) -> str:
-    """SHA-256 of the content of some files, one after the other.
+    """SHA-256 of the concatenated contents of files, in hexadecimal.
 
     Args:
-        paths: of the files.
-        names: take in their names and sizes, too.
+        paths: the files; their order matters.
+        names: also include their names and sizes.
     """
     found = hashlib.sha256()
     for path in paths:
@@ -300,7 +304,7 @@ def digest(paths: Iterable[Path], names: bool = False) -> str:
 
 
 def write_problem(folder: Path) -> str | None:
-    """Why nothing can be written in ``folder``, which is made if need be; None where that is possible."""
+    """A message if ``folder`` cannot be written to, else None; the folder is created if it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
@@ -310,12 +314,12 @@ def write_problem(folder: Path) -> str | None:
 
 
 def new_file_mode() -> int:
-    """The permissions that new files have here, which temporary files do not follow."""
+    """The permissions of new files under the umask; temporary files are created with stricter ones."""
     return 0o666 & ~_mask()
 
 
 def new_folder_mode() -> int:
-    """Likewise of new folders."""
+    """The permissions of new folders under the umask."""
     return 0o777 & ~_mask()
 
 
@@ -323,21 +327,21 @@ def _mask() -> int:
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(status.split("\nUmask:")[1].split()[0], 8)
-    except (OSError, LookupError, ValueError):  # other systems: to be read it must be set, for a moment and all threads
+    except (OSError, LookupError, ValueError):  # not Linux: reading the umask sets it, briefly, for all threads
         mask = os.umask(0)
         os.umask(mask)
         return mask
 
 
 def sync_folder(folder: Path) -> None:
-    """Make what was made or renamed in a folder durable, where the system can."""
+    """Make new and renamed entries of a folder durable, if the system supports it."""
     _sync(folder)
 
 
 def _sync(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
+    except OSError:  # Windows cannot open folders
         return
     try:
         os.fsync(handle)
@@ -346,5 +350,5 @@ def _sync(path: Path) -> None:
 
 
 def _escaped(name: str) -> str:
-    """A file's name as a pattern for `Path.glob` that fits it alone."""
+    """A pattern for `Path.glob` that matches only this file name."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

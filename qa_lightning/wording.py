@@ -1,7 +1,7 @@
-"""Commands and flags as people call them: in messages, in usage lines, and when they are misspelt.
+"""Names commands as the user called them, and suggests the right name for a misspelt flag or word.
 
-The console script, ``python -m qa_lightning`` and Python itself call ``qa-lightning train``; in a checkout
-``python scripts/train.py`` does the same. A message that names a command names it as this process was called.
+Messages name a command ``qa-lightning train``. If the process runs a script of a checkout, such as
+``python scripts/train.py``, messages name the script instead.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ CHECKOUT = PACKAGE.parent  # or site-packages, where the package is installed
 
 
 def command(name: str) -> str:
-    """How this process's caller calls a command, for a message: ``qa-lightning NAME`` or ``python scripts/NAME.py``."""
+    """A command for a message, as this process was called: ``qa-lightning NAME`` or ``python scripts/NAME.py``."""
     folder = _scripts_as_called()
     return f"{PROGRAM} {name}" if folder is None else f"python {folder / _script(name)}"
 
 
 def usage_name(name: str) -> str:
-    """The same for a usage line: ``qa-lightning NAME`` or ``NAME.py``."""
+    """A command for a usage line: ``qa-lightning NAME`` or ``NAME.py``."""
     return f"{PROGRAM} {name}" if _scripts_as_called() is None else _script(name)
 
 
 def command_words(name: str) -> list[str]:
-    """The same to be pasted into this shell: with the Python of an environment below this folder, if that runs."""
+    """The words of a command to paste into this shell: the script, ``qa-lightning``, or else ``python -m``.
+
+    If the running Python lies below the current folder, as in ``.venv``, its relative path stands for ``python``.
+    """
     executable, here = Path(sys.executable), Path.cwd()
     python = str(executable.relative_to(here)) if executable.is_relative_to(here) else "python"
     folder = _scripts_as_called()
@@ -40,13 +43,13 @@ def command_words(name: str) -> list[str]:
 
 
 def program_name() -> str:
-    """The name of the file that runs; ``qa-lightning`` where it is this package."""
+    """The name of the running file; ``qa-lightning`` for ``python -m qa_lightning``."""
     called = Path(sys.argv[0])
     return PROGRAM if called.resolve() == PACKAGE / "__main__.py" else called.name
 
 
 def _scripts_as_called() -> Path | None:
-    """The folder of this checkout's scripts, as it was typed; None where another program runs."""
+    """The folder of this checkout's scripts, as the user typed it; None if another program runs."""
     called = Path(sys.argv[0])
     return called.parent if called.resolve().parent == CHECKOUT / "scripts" else None
 
@@ -56,8 +59,8 @@ def _script(name: str) -> str:
 
 
 def package_version() -> str:
-    """The installed version; in a checkout that is not installed, that of its pyproject.toml."""
-    from importlib.metadata import PackageNotFoundError, version  # takes as long to import as all the rest
+    """The installed version; without an installation, the version in pyproject.toml, or ``unknown``."""
+    from importlib.metadata import PackageNotFoundError, version  # as slow to import as everything else
 
     try:
         return version(PROGRAM)
@@ -68,20 +71,20 @@ def package_version() -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` for the known word nearest to one that is not known; empty where none is near."""
+    """``; did you mean X?`` with the known word closest to ``word``; empty if none is close."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.65)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def flag_problem(message: str, flags: Iterable[str]) -> str:
-    """What the parser says about flags, by their names and with the nearest right one.
+    """Rewrite a parser's error message: name the flags, and suggest the closest flag for a misspelt one.
 
     Args:
-        message: jsonargparse's.
-        flags: those that there are, with their dashes.
+        message: the message of jsonargparse.
+        flags: the existing flags, with their dashes.
     """
     every = [flag for flag in flags if flag.startswith("--")]
-    known = [flag for flag in every if not any(other.startswith(f"{flag}.") for other in every)]  # no groups
+    known = [flag for flag in every if not any(other.startswith(f"{flag}.") for other in every)]  # without groups
     if unknown := re.fullmatch(r"unrecognized arguments: (.*)", message, re.DOTALL):
         wrong = [word.partition("=")[0] for word in unknown[1].split() if re.match(r"--?[A-Za-z]", word)]
         if not wrong:
@@ -104,7 +107,11 @@ def flag_problem(message: str, flags: Iterable[str]) -> str:
         re.DOTALL,
     )
     if union:
-        message = f"{union[1]}expected one of {union[2]}, got {union[3]}"
+        values = ", ".join(re.findall(r"Literal\[([^\]]*)\]", union[2]))
+        names = list(dict.fromkeys(value.strip("'") for value in values.split(", ") if value))
+        kinds = re.sub(r"(typing\.)?Literal\[[^\]]*\]", "", union[2]).split(", ")
+        choices = ", ".join([*names, *(kind for kind in kinds if kind)])
+        message = f"{union[1]}expected one of {choices}, got {union[3]}{did_you_mean(union[3], names)}"
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "").replace("NoneType", "null")
 
 

@@ -15,7 +15,7 @@ TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 def places() -> list[tuple[str, str | None]]:
     """Each file that the page names, and the name in it where it gives one."""
-    found = re.findall(r"`((?:[a-z_]+/)+[a-z_0-9]+\.py)`(?:: `(\w+)`)?", TEXT)
+    found = re.findall(r"`((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|md))`(?:: `(\w+)`)?", TEXT)
     return sorted({(path, name or None) for path, name in found}, key=str)
 
 

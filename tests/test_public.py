@@ -94,3 +94,10 @@ def test_a_pipeline_says_which_model_it_asks_and_what_was_set(model_folder, unus
     assert first.endswith("float32 on cpu;")
     assert second == "  batch_size=7, top_k=3)"
     assert repr(pipeline(model_folder, device="cpu", compat="v4")).splitlines()[1] == "  batch_size=16, compat='v4')"
+
+
+def test_a_reader_waits_for_no_library_that_it_does_not_use() -> None:
+    code = "import sys, qa_lightning as q; q.Reader; print([name for name in sys.argv[1:] if name in sys.modules])"
+    heavy = ["datasets", "torchmetrics", "lightning", "matplotlib", "evaluate", "tensorboard"]
+    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

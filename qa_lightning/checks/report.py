@@ -19,12 +19,13 @@ from qa_lightning.checks.tokens import TokenCheck
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import write_examples
 from qa_lightning.data.formats import PlacedRow, counted
-from qa_lightning.data.sources import has_split, read_rows
+from qa_lightning.data.sources import count_rows, has_split, read_rows
 from qa_lightning.features.prepared import PreparedSplit, cut_examples, open_examples
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import build_once
 from qa_lightning.metrics.squad import Scoring
+from qa_lightning.progress import tracked
 
 AT_START = 100_000  # rows of a split that are checked, at most, when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -61,10 +62,12 @@ def check_source(
     if validation is None and has_split(source, "validation") and has_split(source, "train"):
         validation = source
     if validation is not None:
-        other = context_hashes(with_usual_columns(read_rows(validation, "validation"), columns))
+        read = tracked(read_rows(validation, "validation"), count_rows(validation, "validation"), what="validation")
+        other = context_hashes(with_usual_columns(read, columns))
     check = RowCheck(max_rows, other)
     split: Any = "train" if has_split(source, "train") or not has_split(source, "validation") else "validation"
-    rows = with_usual_columns(read_rows(source, split), columns, column_lines.append)
+    read = tracked(read_rows(source, split), count_rows(source, split), what="checking")
+    rows = with_usual_columns(read, columns, column_lines.append)
     with closing(check), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kept = write_examples(check.valid(rows), folder / "examples.arrow")
@@ -116,7 +119,8 @@ def _write_checks(folder: Path, splits: Sequence[PreparedSplit], max_answer_leng
         store, examples, _ = opened[prepared.split]
         split, report = prepared.split, Report(prepared.source)
         with closing(RowCheck(other_contexts=hashes if split == "train" else frozenset())) as check:
-            for _ in check.valid(_placed(examples)):
+            total = min(len(examples), AT_START)
+            for _ in check.valid(tracked(_placed(examples), total, what=f"{split}: checking")):
                 pass
             report.facts |= check.facts()
             report.add(check.findings.found())

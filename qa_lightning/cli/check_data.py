@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import Flags, columns_of, positive
+from qa_lightning.cli.flags import Flags, columns_of
 from qa_lightning.errors import naming_flags
 
 
-@naming_flags()
+@naming_flags(groups=False, names={"data.dataset": "data"})
 def check_data(words: Sequence[str]) -> int:
     """Report what is wrong with data; returns status 1 if training would stop at it."""
     flags = Flags(
@@ -32,7 +32,7 @@ def check_data(words: Sequence[str]) -> int:
         ("max_question_length", 64, "longest question, in tokens; longer ones are cut"),
         ("max_answer_length", 30, "longest predicted answer, in tokens"),
     ):
-        flags.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=help)
+        flags.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
     flags.add_columns()
     options = flags.read(words)
     from rich.console import Console

@@ -52,27 +52,72 @@ def quiet_libraries() -> None:
     Call it after Lightning is imported, which sets its own log levels.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "httpx"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # SquadDataModule resumes itself
     warnings.filterwarnings("ignore", message=".*accumulate the metric across devices.*")  # all log the same value
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
+    # The end of the run says that there is no best checkpoint, and why.
+    warnings.filterwarnings("ignore", message=r"`ModelCheckpoint\(monitor='val/\w*f1'\)` could not find the monitored")
+    warnings.filterwarnings("ignore", message="You requested to overfit but enabled")  # which goes together here
     warnings.filterwarnings("ignore", message="The dirpath has changed.*")  # a finished run resumes in a new folder
     logger = logging.getLogger("qa_lightning")
     if not logger.handlers:
+        _print_from(logger, _PrintHandler())
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         handler = _PrintHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+        handler.addFilter(_is_news)  # by message: a level would mute reports that were asked for, too
+        _print_from(logging.getLogger(name), handler)
+
+
+def _print_from(logger: logging.Logger, handler: logging.Handler) -> None:
+    """Have what a logger and those below it log printed, by one handler alone."""
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+# What Lightning logs in every run, or this package says better, by the beginnings of its messages.
+_NO_NEWS = (
+    "GPU available: ",
+    "TPU available: ",
+    "HPU available: ",
+    "💡 Tip: ",
+    "Seed set to ",
+    "LOCAL_RANK: ",
+    "Using ",  # 16bit Automatic Mixed Precision (AMP)
+    "`Trainer.fit` stopped: ",
+    "`Trainer(",  # what a flag was configured to, repeated
+    "Time limit reached.",
+    "Loading `train_dataloader` to estimate",
+    "Restoring states from the checkpoint",
+    "Restored all states from the checkpoint",
+    "Loaded model weights from the checkpoint",
+    "`weights_only` was not set",
+    "Initializing distributed: ",
+    "-" * 100,
+    "distributed_backend=",
+    "SLURM auto-requeueing enabled.",
+    "Detected KeyboardInterrupt",
+    "Received SIGTERM",
+    "Bypassing SIGTERM",
+)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a library's message says something that a person asked for, or can act on."""
+    return record.levelno >= logging.WARNING or not record.getMessage().lstrip().startswith(_NO_NEWS)
 
 
 class _PrintHandler(logging.Handler):
     """Prints to what ``sys.stdout`` is when a record comes, not when the handler was made."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record, flushed so that a pipe gets it at once."""
-        print(self.format(record), flush=True)
+        """Print the record above a progress bar, if there is one, flushed so that a pipe gets it at once."""
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record))
+        sys.stdout.flush()

@@ -12,7 +12,7 @@ from qa_lightning.cli.flags import Flags, columns_of, positive
 from qa_lightning.errors import naming_flags
 
 
-@naming_flags()
+@naming_flags(groups=False, names={"data.validation": "data", "data.dataset": "data"})
 def evaluate(words: Sequence[str]) -> int:
     """Score a model, or a file of predictions; returns status 1 if the official scorer disagrees."""
     options = _evaluate_options(words)

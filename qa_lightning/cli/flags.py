@@ -42,7 +42,7 @@ class Flags(ArgumentParser):  # type: ignore[misc]
 
     def add_columns(self) -> None:
         """Add the flags that name the columns of data."""
-        group = self.add_argument_group("columns of the data, if they are not found by their names")
+        group = self.add_argument_group("columns of the data, if they do not have the usual names")
         for name in COLUMN_NAMES:
             group.add_argument(f"--columns.{name}", type=str, metavar="NAME", help=f"name of the {name} column")
 
@@ -66,6 +66,8 @@ class Flags(ArgumentParser):  # type: ignore[misc]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong with the flags, one problem per line, and end the process with status 2."""
+        if not self.exit_on_error:  # a parser within, of one of several classes that a value may be of
+            super().error(message, ex)
         print(f"error: {flag_problem(message, self._option_string_actions)}", file=sys.stderr)
         sys.exit(2)
 

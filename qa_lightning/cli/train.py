@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.wording import CHECKOUT, PACKAGE, command, did_you_mean
@@ -21,7 +22,7 @@ Fine-tune a question answering model and score it every epoch.
 Flags that people use:
   --data.dataset NAME_OR_FILE      Hub dataset, SQuAD JSON, JSON lines, CSV, Parquet, or "synthetic"  [rajpurkar/squad]
   --data.validation NAME_OR_FILE   what to validate on  [the dataset's validation split, or a part of the file]
-  --data.columns.question NAME     name of the question column, if it is not found by its name
+  --data.columns.question NAME     name of your file's question column, if it is not a usual one
   --data.on_bad_rows skip          leave bad rows out; `repair` corrects unambiguous answer offsets  [error]
   --data.batch_size N              windows per step and device  [8]
   --data.max_length N              tokens per window, question included  [384]
@@ -48,6 +49,7 @@ Every flag, in full:
 
 
 @naming_flags()
+@lightning_refusals()
 def train(words: Sequence[str]) -> int:
     """Fine-tune, validate the best checkpoint and write it as a transformers folder."""
     if "-h" in words or "--help" in words:

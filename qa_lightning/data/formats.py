@@ -77,8 +77,13 @@ def file_format(path: Path) -> str:
     return name.suffix.lower()
 
 
-def read_file(path: Path) -> Iterator[PlacedRow]:
+def read_file(path: Path, keep_broken: bool = False) -> Iterator[PlacedRow]:
     """Stream the rows of a file; a file of an unknown ending is read as JSON lines.
+
+    Args:
+        path: the file.
+        keep_broken: give a broken line of JSON lines as a `BrokenRow` and read on, as for tables; otherwise it is an
+            error of the file.
 
     Raises:
         InputError: the file cannot be read in the format that its ending gives.
@@ -88,7 +93,7 @@ def read_file(path: Path) -> Iterator[PlacedRow]:
         return _read_parquet(path)
     if kind == ".json":
         return _read_json(path)
-    return _read_table(path, kind) if kind in (".csv", ".tsv") else _read_json_lines(path)
+    return _read_table(path, kind) if kind in (".csv", ".tsv") else _read_json_lines(path, keep_broken)
 
 
 def shown(value: Any, limit: int = 60) -> str:
@@ -241,16 +246,24 @@ def _read_paragraphs(place: str, paragraphs: Any, title: dict[str, Any]) -> Iter
             yield f"{where} question {question_number}", {**qa, "context": paragraph["context"], **title}
 
 
-def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
+def _read_json_lines(path: Path, keep_broken: bool) -> Iterator[PlacedRow]:
     with opened(path) as file:
         for number, line in enumerate(lines_of(file, path), 1):
             if number == 1:
                 refuse_other_kinds(path, line[:START])
-            if line.strip():
-                yield f"{path} line {number}", json_object(f"{path} line {number}", line)
+            if not line.strip():
+                continue
+            place = f"{path} line {number}"
+            try:
+                row = _json_object(place, line)
+            except InputError as error:
+                if not keep_broken:
+                    raise
+                row = BrokenRow("text", error.problems)
+            yield place, row
 
 
-def json_object(place: str, line: bytes) -> dict[str, Any]:
+def _json_object(place: str, line: bytes) -> dict[str, Any]:
     """Parse a line of JSON lines.
 
     Args:

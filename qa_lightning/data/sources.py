@@ -13,9 +13,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from qa_lightning.data import synthetic
 from qa_lightning.data.formats import SUFFIXES, PlacedRow, file_format, read_file
-from qa_lightning.data.limits import refuse_packed_arrow, small_tables
+from qa_lightning.data.limits import lines_of, refuse_packed_arrow, small_tables
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
 from qa_lightning.wording import command
@@ -24,6 +27,8 @@ Split = Literal["train", "validation"]
 Kind = Literal["embedded", "files", "folder", "hub"]
 _OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".xls", ".ods")  # names of files, not of Hub datasets
 _ROWS = 1000  # of a dataset, read at a time
+_JSON_LINES = (".jsonl", ".ndjson")
+_MAX_COUNTED_BYTES = 1 << 30  # of a file of JSON lines; counting its lines takes about a second
 EMBEDDED = "synthetic"
 EMBEDDED_SIZES = {"train": 10_000, "validation": 500}
 EMBEDDED_VERSION = 1  # raise it when synthetic.py generates other rows: prepared data of the old ones is then not used
@@ -118,12 +123,13 @@ def _format_problem(file: Path) -> str:
     return f"{file}: the ending '{suffix}' is not supported; {_FIXES.get(suffix, known)}"
 
 
-def read_rows(source: str, split: Split) -> Iterator[PlacedRow]:
+def read_rows(source: str, split: Split, keep_broken: bool = False) -> Iterator[PlacedRow]:
     """Stream the raw rows of ``source``, each with its place.
 
     Args:
         source: what to read.
         split: which split; files have none and ignore it.
+        keep_broken: see `formats.read_file`.
 
     Raises:
         InputError: the source cannot be found or read. Bad rows are not checked here but in `examples.check_row`.
@@ -133,7 +139,7 @@ def read_rows(source: str, split: Split) -> Iterator[PlacedRow]:
         rows = synthetic.generate_examples(split, EMBEDDED_SIZES[split])
         return ((f"synthetic row {number}", row) for number, row in enumerate(rows, 1))
     if kind == "files":
-        return chain.from_iterable(read_file(file) for file in source_files(source))
+        return chain.from_iterable(read_file(file, keep_broken) for file in source_files(source))
     dataset = _saved_split(source, split) if kind == "folder" else _hub_split(source, split)
     return _rows_of(dataset, f"{source} [{split}]")
 
@@ -148,6 +154,37 @@ def _rows_of(dataset: Any, place: str) -> Iterator[PlacedRow]:
             for row in range(table.num_rows):
                 number += 1
                 yield f"{place} row {number}", {name: values[row] for name, values in columns.items()}
+
+
+def count_rows(source: str, split: Split) -> int | None:
+    """The number of rows of a source, if counting them is quick; None for CSV, SQuAD JSON and what is packed.
+
+    Args:
+        source: what `read_rows` takes.
+        split: which split; files have none and ignore it.
+
+    Raises:
+        InputError: the source cannot be found or read.
+    """
+    kind = source_kind(source)
+    if kind == "embedded":
+        return EMBEDDED_SIZES[split]
+    if kind in ("folder", "hub"):
+        return len(_saved_split(source, split) if kind == "folder" else _hub_split(source, split))
+    counts = [_count_rows_of_file(path) for path in source_files(source)]
+    return None if None in counts else sum(filter(None, counts))
+
+
+def _count_rows_of_file(path: Path) -> int | None:
+    try:
+        if path.suffix.lower() == ".parquet":
+            return int(pq.read_metadata(path).num_rows)
+        if path.suffix.lower() in _JSON_LINES and path.stat().st_size <= _MAX_COUNTED_BYTES:
+            with path.open("rb") as file:
+                return sum(1 for line in lines_of(file, path) if line.strip())
+    except (pa.ArrowException, OSError, ValueError):  # reading the rows reports what is wrong
+        pass
+    return None
 
 
 def source_fingerprint(source: str, split: Split) -> str:

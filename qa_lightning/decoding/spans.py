@@ -186,6 +186,8 @@ def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
 def _decode_chunk(logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling) -> Spans:
     if np.isnan(logits.start).any() or np.isnan(logits.end).any() or np.isnan(logits.null).any():
         raise ValueError("logits are NaN: the model has diverged")
+    # No span is longer than a window: a limit beyond that would only cost time and memory.
+    max_answer_length = min(max_answer_length, max(int(logits.length.max()), 1))
     examples = int(logits.example[-1]) + 1
     example = np.repeat(logits.example, logits.length)  # [tokens]
     covers = logits.char_end > logits.char_start
@@ -195,9 +197,7 @@ def _decode_chunk(logits: WindowLogits, n_best: int, max_answer_length: int, sca
     end_index = np.arange(len(end)) + np.repeat(np.arange(len(logits.length)) * (max_answer_length - 1), logits.length)
     ends = np.full(len(end) + len(logits.length) * (max_answer_length - 1), -np.inf)
     ends[end_index] = end
-    row_best = (
-        start + _sliding_max(ends, max_answer_length)[end_index]
-    )  # [tokens] best score of a span by its first token
+    row_best = start + _sliding_max(ends, max_answer_length)[end_index]  # [tokens] best score by start token
 
     null = np.full(examples, np.inf)
     np.minimum.at(null, logits.example, logits.null)

@@ -91,9 +91,10 @@ def model_card(folder: Path, repo: str) -> ModelCard:
     measured = run if isinstance(run, Run) and not onnx else None  # what a run scores is its PyTorch model
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        settings = _answer_settings(config)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        saved, positions = config.get(CONFIG_KEY), config.get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG} cannot be read ({error}); write the model again") from None
+    settings = AnswerSettings.of_config(saved, str(folder / CONFIG), positions)
     data = ModelCardData(
         library_name="onnx" if onnx else "transformers",
         pipeline_tag="question-answering",
@@ -109,14 +110,6 @@ def model_card(folder: Path, repo: str) -> ModelCard:
     values |= {"repo": repo, "onnx": onnx, "settings": settings, "tokenizer": _tokenizer(folder), "example": EXAMPLE}
     card: ModelCard = ModelCard.from_template(data, str(TEMPLATE), **values)
     return card
-
-
-def _answer_settings(config: Mapping[str, Any]) -> AnswerSettings:
-    """As `AnswerSettings.of_model`, without a model."""
-    if saved := config.get(CONFIG_KEY):
-        return AnswerSettings(**saved)
-    limit = min(config.get("max_position_embeddings") or AnswerSettings.max_length, AnswerSettings.max_length)
-    return AnswerSettings(max_length=limit, doc_stride=min(AnswerSettings.doc_stride, limit // 3))
 
 
 def _hub_base(run: Run) -> str | None:

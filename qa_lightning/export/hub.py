@@ -87,7 +87,7 @@ def _name_problems(repo: str) -> list[str]:
         problem = str(error)
     if repo.count("/") != 1:
         problem = "it must be the name of an account or organization, a slash and the name of the model"
-    return [f"--push-to-hub {repo!r}: {problem}; pass USER/NAME, such as anna/my-model"] if problem else []
+    return [f"--push_to_hub {repo!r}: {problem}; pass USER/NAME, such as anna/my-model"] if problem else []
 
 
 def _read_card(path: Path) -> ModelCard:
@@ -226,4 +226,4 @@ def _problem(error: BaseException, repo: str) -> str:
         fix = f"{constants.ENDPOINT} cannot be reached, or is not the Hub; check the network, then run this again"
     else:
         fix = "the Hub refused it; correct what it names, then run the command again"
-    return f"--push-to-hub {repo}: {fix} ({status or type(error).__name__}: {reason})"
+    return f"--push_to_hub {repo}: {fix} ({status or type(error).__name__}: {reason})"

@@ -85,7 +85,7 @@ def export_onnx(
     _check_output(folder, name, overwrite)
     rows = _read(data or EMBEDDED, columns, max_examples if quantize else min(max_examples or _CHECKED, _CHECKED))
     model, tokenizer = load_answering_model(name)
-    settings = AnswerSettings.of_model(model)
+    settings = AnswerSettings.of_model(model, tokenizer)
     with _writing(folder), new_folder(folder) as part:
         write_onnx(model, tokenizer, settings, part)
         exported = OnnxModel.load(part, "cpu")

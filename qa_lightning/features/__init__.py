@@ -1,1 +1,1 @@
-"""Examples to features and batches: windows of tokens, their labels, their files, their padding."""
+"""Cut examples into features (windows of tokens with labels), keep them on disk, and pad them into batches."""

@@ -1,8 +1,8 @@
-"""Features -> batches: which features go together, in what order, on which process, and how they are padded.
+"""Decide which features form a batch, in what order and on which process, and pad them.
 
-Two thirds of the usual work on SQuAD is padding. Sorting by length within 50 batches leaves about 2% of it, while
-the order of batches stays random. Both samplers subclass ``DistributedSampler`` so that Lightning leaves them
-alone and calls ``set_epoch``.
+If all features of SQuAD are padded to 384 tokens, over half of the tokens are padding. Sorting by length within 50
+batches leaves about 2% padding, and the order of batches stays random. Both samplers subclass ``DistributedSampler``,
+so Lightning does not replace them and calls ``set_epoch``.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from qa_lightning.features.store import FeatureStore
 Batching = Literal["length", "random"]
 Batch = dict[str, torch.Tensor]
 
-_NUMBERS = 1 << 16  # made Python's at a time: each takes some 40 bytes
+_INDICES_AT_ONCE = 1 << 16  # indices converted to Python integers together: each takes about 40 bytes
 
 
 class FeatureDataset(Dataset[dict[str, Any]]):
-    """Features by index, as the collator wants them; with their examples, which scoring wants.
+    """Features by index, for `PaddingCollator`; and their examples, for scoring.
 
     Args:
         store: the features, mapped from disk.
         examples: the examples that they are windows of (a ``datasets.Dataset``, or any sequence of `Example`).
-        version_2: whether some question has no answer, so that "no answer" is one (SQuAD v2.0).
+        version_2: whether some question has no answer, so that "no answer" can be predicted (SQuAD v2.0).
     """
 
     def __init__(self, store: FeatureStore, examples: Any, version_2: bool) -> None:
@@ -56,17 +56,20 @@ class FeatureDataset(Dataset[dict[str, Any]]):
 
 
 class PaddingCollator:
-    """Pads the features of a batch to the longest of them, on the tokenizer's own side.
+    """Pads the features of a batch to the longest of them, on the tokenizer's padding side.
 
     Args:
-        tokenizer: its padding side, pad token and model inputs decide how.
-        multiple: pad on to a multiple of so many tokens, for kernels that are faster on such lengths.
-        max_length: but never beyond so many, the longest that a feature can be.
+        tokenizer: gives the padding side, the pad token and the model inputs.
+        multiple: the length in tokens is rounded up to a multiple of this, as kernels are faster on such lengths.
+        max_length: upper limit of the rounded length in tokens: the longest possible feature; None for no limit.
 
-    The batch holds int64 tensors: ``input_ids, attention_mask`` and, where the tokenizer's models take them,
-    ``token_type_ids``, of shape [B, T]; ``feature, start_positions, end_positions, cls, context_begin,
-    context_length`` of shape [B], token indices counted with the padding. Where some feature holds several distinct
-    gold spans also ``gold_start, gold_end`` of shape [B, A], those of each feature, -1 behind the last of them.
+    The batch holds int64 tensors:
+
+    - ``input_ids, attention_mask`` and, if the tokenizer's models take them, ``token_type_ids``: [B, T].
+    - ``feature, start_positions, end_positions, cls, context_begin, context_length``: [B]; token indices count the
+      padding too.
+    - ``gold_start, gold_end``: [B, A] the gold spans of each feature, -1 after the last one; only if some feature of
+      the batch holds several distinct gold spans.
     """
 
     def __init__(self, tokenizer: Any, multiple: int = 1, max_length: int | None = None) -> None:
@@ -78,7 +81,7 @@ class PaddingCollator:
         self.token_types: bool = "token_type_ids" in tokenizer.model_input_names
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> Batch:
-        """Collate; see the class."""
+        """Collate features of `FeatureDataset`; the class describes the batch."""
         windows = np.array([feature["window"] for feature in features])
         lengths = windows["length"].astype(np.int64)
         width = -(-int(lengths.max()) // self.multiple) * self.multiple
@@ -110,8 +113,8 @@ class PaddingCollator:
 
 
 def _gold(features: Sequence[dict[str, Any]], windows: NDArray[np.void], shift: Ints) -> dict[str, NDArray[np.int64]]:
-    """The gold spans of a batch; see `PaddingCollator`."""
-    # All others have one label, that of their record.
+    """``gold_start, gold_end`` of a batch, as `PaddingCollator` describes them."""
+    # A feature without "gold" has one label, that of its record.
     own = [([window["start"]], [window["end"]]) for window in windows]
     spans = [feature.get("gold", one) for feature, one in zip(features, own, strict=True)]
     gold = np.full((2, len(spans), max(len(starts) for starts, _ in spans)), -1, np.int64)
@@ -121,23 +124,24 @@ def _gold(features: Sequence[dict[str, Any]], windows: NDArray[np.void], shift: 
 
 
 class TrainingSampler(DistributedSampler[int]):
-    """Every feature once an epoch, in an order that only ``seed`` and the epoch decide.
+    """Yields every feature once per epoch, in an order that depends only on ``seed`` and the epoch.
 
-    The W processes together take groups of ``batch_size * W * accumulated`` features for a step of the optimizer,
-    and each its strided share of a group: one process with batch size ``2 * B``, two with ``B``, and one that
-    accumulates ``B`` twice see the same groups in the same order. The last, partial group is filled up to a multiple
-    of W by repeating some of it, so that all processes take equal steps.
+    For an optimizer step the W processes together take a group of ``batch_size * W * accumulated`` features; a process
+    takes every W-th feature of it. So one process with batch size ``2 * B``, two with ``B``, and one that accumulates
+    two batches of ``B`` see the same groups in the same order. The last, partial group is filled up to a multiple of W
+    with repeated features, so that all processes take the same number of steps.
 
     Args:
-        lengths: tokens of each feature.
-        batch_size: features a batch and process.
-        batching: ``length`` sorts by length within 50 groups; ``random`` shuffles only.
-        num_replicas, rank: W, and which of them this process is.
-        seed: with the epoch, fixes the order.
-        accumulated: batches a step of the optimizer.
+        lengths: [F] tokens of each feature.
+        batch_size: features per batch and process.
+        batching: ``length`` sorts by length within 50 groups; ``random`` only shuffles.
+        num_replicas: W, the number of processes.
+        rank: index of this process.
+        seed: decides the order together with the epoch.
+        accumulated: batches per optimizer step.
 
     Attributes:
-        start: (epoch, batches): of that epoch so many batches are done already, and left out.
+        start: (epoch, batches): in that epoch, this many batches are already done and are left out.
     """
 
     groups_sorted_together = 50
@@ -176,28 +180,35 @@ class TrainingSampler(DistributedSampler[int]):
         mine = order[self.rank :: self.num_replicas]
         epoch, batches = self.start
         rest = mine[batches * self.batch_size :] if epoch == self.epoch else mine
-        for begin in range(0, len(rest), _NUMBERS):
-            yield from rest[begin : begin + _NUMBERS].tolist()
+        for begin in range(0, len(rest), _INDICES_AT_ONCE):
+            yield from rest[begin : begin + _INDICES_AT_ONCE].tolist()
 
     def weight(self, batch: int) -> float:
-        """What a loss in this process's batch number ``batch`` counts, for a step to be the mean over all its features.
+        """The weight of each feature's loss in a batch, so that the optimizer step is the mean over all its features.
 
-        The mean over processes and accumulated batches is taken by others: of full batches each loss counts
-        1 / batch_size, of the last, partial step more.
+        Lightning averages over accumulated batches and DDP over processes. So the weight is 1 / batch_size, and larger
+        in the last, partial step.
+
+        Args:
+            batch: index of this process's batch in the epoch.
         """
         step = batch * self.batch_size * self.num_replicas // self.group
         features = min(self.group, len(self.lengths) - step * self.group)
         return self.group / self.batch_size / features
 
     def repeats(self, batch: int) -> int:
-        """How many features at the end of this process's batch only fill it up, and count nothing: 0 or 1."""
+        """How many features at the end of a batch are repeated ones, whose loss must not count: 0 or 1.
+
+        Args:
+            batch: index of this process's batch in the epoch.
+        """
         last = -(-len(self) // self.batch_size) - 1
         return int(batch == last and (len(self) - 1) * self.num_replicas + self.rank >= len(self.lengths))
 
     def _group_by_length(self, order: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
         together = self.group * self.groups_sorted_together
         parts = [order[begin : begin + together] for begin in range(0, len(order), together)]
-        # Longest first within a part; stable, so that equal lengths stay in random order.
+        # Longest first within a part. The sort is stable, so features of equal length stay in random order.
         parts = [part[np.argsort(-self.lengths[part], kind="stable")] for part in parts]
         ordered = np.concatenate(parts) if parts else order
         full = len(ordered) // self.group
@@ -206,9 +217,9 @@ class TrainingSampler(DistributedSampler[int]):
 
 
 class LazyLoader(DataLoader[Any]):
-    """Asks its sampler, and starts its workers, only when the first batch is wanted.
+    """A loader that asks its sampler and starts its workers only when the first batch is requested.
 
-    Lightning makes the iterator before it tells the sampler the epoch that a resumed run is in.
+    The reason: Lightning creates the iterator before it tells the sampler the epoch of a resumed run.
     """
 
     def __iter__(self) -> Any:
@@ -216,17 +227,19 @@ class LazyLoader(DataLoader[Any]):
 
 
 class EvaluationSampler(DistributedSampler[int]):
-    """Every feature, longest first, in batches that are the same for any number of processes.
+    """Yields every feature, longest first, in batches that are the same for any number of processes.
 
-    Whole batches are dealt to the processes in turn, so a batch gives the same logits wherever it is computed.
-    All processes take the same number of batches (a wrapped forward may hold collectives); those left over
-    repeat a batch, and whoever joins the results by feature index counts it once.
+    The processes take whole batches in turn, so a batch gives the same logits wherever it is computed. All processes
+    take the same number of batches, because a wrapped forward may contain collectives: a process without a batch in
+    the last turn repeats the first one. Results must be joined by feature index, so that a repeated feature counts
+    once.
 
     Args:
-        lengths: tokens of each feature.
-        batch_size: features a batch and process.
-        num_replicas, rank: how many processes there are, and which of them this one is.
-        max_batches: take only the first so many batches, over all processes; None takes all.
+        lengths: [F] tokens of each feature.
+        batch_size: features per batch and process.
+        num_replicas: number of processes.
+        rank: index of this process.
+        max_batches: take at most this many batches, the first ones, over all processes; None takes all.
     """
 
     def __init__(
@@ -251,12 +264,12 @@ class EvaluationSampler(DistributedSampler[int]):
         return len(self.order)
 
     def __iter__(self) -> Iterator[int]:
-        for begin in range(0, len(self.order), _NUMBERS):
-            yield from self.order[begin : begin + _NUMBERS].tolist()
+        for begin in range(0, len(self.order), _INDICES_AT_ONCE):
+            yield from self.order[begin : begin + _INDICES_AT_ONCE].tolist()
 
 
 def window_batches(store: FeatureStore, collate: PaddingCollator, batch_size: int) -> Iterator[Batch]:
-    """All windows in batches, longest first, so that little is padded and too large a batch fails at once."""
+    """Yield all windows in batches, longest first: little is padded, and a batch that is too large fails at once."""
     yield from DataLoader(
         FeatureDataset(store, None, False),
         batch_size,

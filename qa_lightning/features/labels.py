@@ -1,4 +1,4 @@
-"""Gold answers -> tokens, and the windows that hold them whole."""
+"""Find the tokens of gold answers, and label each window with the answers that it holds whole."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from tokenizers import Encoding
 
 from qa_lightning.arrays import Ints, ragged
 
-NOWHERE = (-1, -1)  # the tokens of an answer that no token covers; no window holds them
+NOWHERE = (-1, -1)  # the span of an answer that no token covers, or of no answer; no window holds it
 
 
 @dataclass(frozen=True)
 class HeldSpans:
-    """Which windows hold which gold spans whole: [G] each, in order of window, then of answer.
+    """Pairs of a window and a gold span that it holds whole: [G] each, in order of window, then of answer.
 
     Attributes:
         window: index of the window.
-        first, last: tokens, counted from the window's first context token.
-        answer: index of the span among its example's.
+        first: index of the span's first token, counted from the window's first context token.
+        last: index of the span's last token, counted in the same way.
+        answer: index of the span among its example's spans.
     """
 
     window: NDArray[np.int64]
@@ -32,23 +33,29 @@ class HeldSpans:
 
 
 def gold_tokens(encoding: Encoding, context: str, spans: Iterable[tuple[int, int] | None]) -> list[tuple[int, int]]:
-    """First and last token in the context of each gold answer; those of the same tokens once, `NOWHERE` for none.
+    """Find the first and last context token of each gold answer.
 
     Args:
-        encoding: of the context.
+        encoding: the tokens of the context.
         context: its text.
-        spans: characters, end exclusive; None for no answer.
+        spans: (start, end) of each answer in characters, end exclusive; None for no answer.
+
+    Returns:
+        Distinct (first, last) token indices, last inclusive, in order of the answers; `NOWHERE` for an answer without
+        tokens.
     """
     tokens = (_answer_tokens(encoding, context, span) if span is not None else None for span in spans)
     return list(dict.fromkeys(one or NOWHERE for one in tokens))
 
 
 def held_spans(spans: Sequence[Sequence[tuple[int, int]]], example: Ints, begin: Ints, end: Ints) -> HeldSpans:
-    """Find the windows that hold spans whole.
+    """Find the windows that hold gold spans whole.
 
     Args:
-        spans: of each example, from `gold_tokens`.
-        example, begin, end: [W] which example each window is of, and which tokens of its context it has.
+        spans: the spans of each example, from `gold_tokens`.
+        example: [W] index of each window's example.
+        begin: [W] index of the window's first token in the context.
+        end: [W] index of the window's last token in the context, plus one.
     """
     flat = np.array(list(chain.from_iterable(spans)), np.int64).reshape(-1, 2)
     count = np.array([len(own) for own in spans], np.int64)
@@ -67,10 +74,10 @@ def held_spans(spans: Sequence[Sequence[tuple[int, int]]], example: Ints, begin:
 
 
 def _answer_tokens(encoding: Encoding, context: str, span: tuple[int, int]) -> tuple[int, int] | None:
-    """Tokens that cover the first and the last character of ``span``, white space at its edges left out.
+    """The tokens that cover the first and the last character of ``span``; None if no character is left.
 
-    Characters that no token covers (control characters, some accents) are stepped over, as is white space, also
-    where it follows on such; None if nothing is left.
+    At both edges, white space and characters that no token covers (control characters, some accents) are skipped, in
+    any order.
     """
     start, end = span
     first = last = None
@@ -84,11 +91,19 @@ def _answer_tokens(encoding: Encoding, context: str, span: tuple[int, int]) -> t
 def label_windows(
     windows: NDArray[np.void], held: HeldSpans
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-    """Label each window with the first span that it holds, or its CLS token; the arrays of those that hold several."""
+    """Write each window's label: the first span that it holds, or else its CLS token.
+
+    Args:
+        windows: [W] records of `windows.WINDOW`; ``start`` and ``end`` are written.
+        held: the spans that they hold.
+
+    Returns:
+        The labels of windows that hold several spans: window, first token and last token, [L] each.
+    """
     labels = [(windows["context_begin"][held.window] + token).astype(np.int32) for token in (held.first, held.last)]
-    labelled, place, count = np.unique(held.window, return_index=True, return_counts=True)
+    labelled, first_pair, count = np.unique(held.window, return_index=True, return_counts=True)
     for name, tokens in zip(("start", "end"), labels, strict=True):
         windows[name] = windows["cls"]
-        windows[name][labelled] = tokens[place]
+        windows[name][labelled] = tokens[first_pair]
     several = np.repeat(count > 1, count)
     return held.window[several], labels[0][several], labels[1][several]

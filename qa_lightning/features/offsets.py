@@ -1,4 +1,8 @@
-"""Which characters of a context each of its tokens covers: without white space, with marks that normalizers drop."""
+"""Compute the characters that each context token covers: without outer white space, with marks that normalizers drop.
+
+A token of a byte-level or SentencePiece tokenizer covers the space before its word, which belongs to no answer. A
+normalizer that drops or composes accents leaves them to no token; here they belong to the letter before them.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,15 @@ _SPACE = np.array([chr(code).isspace() for code in range(0x3002)])
 def offsets_without_space(
     encodings: Sequence[Encoding], texts: Sequence[str]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Characters that each token covers, without white space at the edges, end exclusive.
+    """Compute the span of characters that each token covers, without white space at its edges.
 
     Args:
-        encodings, texts: of the contexts; the result has the tokens of all of them, end to end.
+        encodings: the tokens of each context.
+        texts: the contexts.
+
+    Returns:
+        Start and end (exclusive) of each token, flat over all contexts; offsets count from the token's own context.
+        start == end marks a token without characters.
     """
     parts = [np.fromiter(chain.from_iterable(encoding.offsets), np.int32, 2 * len(encoding)) for encoding in encodings]
     flat = np.concatenate([*parts, np.zeros(0, np.int32)])
@@ -32,10 +41,10 @@ def offsets_without_space(
     first, last = shift + starts, shift + ends - 1
     covers = ends > starts
     if space[first[covers]].any() or space[last[covers]].any():  # SentencePiece and byte-level tokenizers
-        place = np.arange(len(codes))
-        next_start = np.minimum.accumulate(np.where(space, len(codes), place)[::-1])[::-1]
-        previous_end = np.maximum.accumulate(np.where(space, 0, place + 1))
-        # A token of white space alone finds no character of its own: its start moves up to its end.
+        index = np.arange(len(codes))
+        next_start = np.minimum.accumulate(np.where(space, len(codes), index)[::-1])[::-1]
+        previous_end = np.maximum.accumulate(np.where(space, 0, index + 1))
+        # A token of white space alone has no character left: its start moves to its end.
         starts[covers] = np.minimum(next_start[first[covers]] - shift[covers], ends[covers])
         ends[covers] = np.maximum(previous_end[last[covers]] - shift[covers], starts[covers])
     loose = _marks(codes)
@@ -43,8 +52,8 @@ def offsets_without_space(
         edges = np.zeros(len(codes) + 1, np.int64)
         np.add.at(edges, first[covers], 1)
         np.add.at(edges, last[covers] + 1, -1)
-        loose &= np.cumsum(edges[:-1]) == 0  # and what no token covers
-        loose[(np.cumsum(sizes) - sizes)[sizes > 0]] = False  # the first of a text stands behind no letter
+        loose &= np.cumsum(edges[:-1]) == 0  # only marks that no token covers
+        loose[(np.cumsum(sizes) - sizes)[sizes > 0]] = False  # a mark that begins a text has no letter before it
         kept = np.minimum.accumulate(np.where(np.append(loose, False), len(codes), np.arange(len(codes) + 1))[::-1])
         covers = ends > starts
         ends[covers] = kept[::-1][(shift + ends)[covers]] - shift[covers]
@@ -52,9 +61,9 @@ def offsets_without_space(
 
 
 def _marks(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Where a code point is a combining mark: an accent, a vowel sign, a variation selector."""
+    """Whether each code point is a combining mark: an accent, a vowel sign, a variation selector."""
     found = np.zeros(len(codes), bool)
-    if len(codes) and codes.max() >= 0x300:  # the first of them
+    if len(codes) and codes.max() >= 0x300:  # the first combining mark of Unicode
         distinct = np.unique(codes[codes >= 0x300])
         marks = [code for code in distinct.tolist() if unicodedata.category(chr(code)).startswith("M")]
         if marks:

@@ -1,4 +1,7 @@
-"""Prepared data: a split's examples and features on disk, made once, found again by a key of all that decides them."""
+"""Prepare a split once: its examples and features are written to disk, under a key of everything that decides them.
+
+Each combination of data and settings has folders of its own, and none is ever deleted here: disk space is the price.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +16,35 @@ from typing import Any, Literal
 
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import Example, OnBadRows, in_validation, read_examples, write_examples
-from qa_lightning.data.sources import Split, read_rows, source_fingerprint
+from qa_lightning.data.formats import counted
+from qa_lightning.data.sources import Split, count_rows, read_rows, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
 from qa_lightning.files import build_once
+from qa_lightning.progress import loop_progress, tracked
 
 log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
-_FORMAT = 6  # of the files; raise it when what stands in them changes
+_FORMAT = 6  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
 
 
 @dataclass(frozen=True)
 class PreparedSplit:
-    """One split: what it is read from, how it is cut, and the folders that it lies in once it is prepared.
+    """One split: its source, how it is cut into features, and its folders on disk.
 
     Args:
-        split: which.
+        split: which split.
         source: what it is read from; see `sources`.
-        divided: (fraction, seed), if the source is divided by context, so much of it for validation.
-        max_examples: questions to take, the first ones; None for all.
+        divided: (fraction, seed): the source is divided by context, this fraction of the contexts for validation; None
+            if it is not divided.
+        max_examples: take at most this many questions, the first ones; None for all.
         on_bad_rows, columns: see `SquadDataModule`.
-        tokenizer, settings: what cuts it, and how.
-        cache_dir: where the folders go.
+        tokenizer: cuts the examples into features.
+        settings: lengths for the tokenizer.
+        cache_dir: parent of the folders.
         answers: which answers of a question label its windows.
     """
 
@@ -54,12 +61,12 @@ class PreparedSplit:
 
     @property
     def _part(self) -> Split:
-        """What the source is asked for: all of it, if it is divided here."""
+        """The split that the source is asked for; a source that is divided here is read whole, as "train"."""
         return "train" if self.divided else self.split
 
     @cached_property
     def examples_folder(self) -> Path:
-        """Of the examples."""
+        """The folder of the examples; its name is a key of the source's content and all that selects examples."""
         parts = [
             _FORMAT,
             source_fingerprint(self.source, self._part),
@@ -72,7 +79,7 @@ class PreparedSplit:
 
     @cached_property
     def features_folder(self) -> Path:
-        """Of their features."""
+        """The folder of the features; its name is a key of the examples, the tokenizer and the settings."""
         parts = [
             _FORMAT,
             self.examples_folder.name,
@@ -99,7 +106,7 @@ class PreparedSplit:
         return FeatureStore.open(self.features_folder), open_examples(self.examples_folder), unanswerable > 0
 
     def summaries(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What was counted: of examples, and of features."""
+        """The contents of ``summary.json``, of the examples and of the features."""
         rows, windows = (
             json.loads((folder / "summary.json").read_text()) for folder in (self.examples_folder, self.features_folder)
         )
@@ -115,15 +122,20 @@ class PreparedSplit:
             counts["unanswerable"] += not example["answers"]["text"]
             return True
 
-        told: list[str] = []
+        column_lines: list[str] = []
         skipped: list[str] = []
         repairs: list[str] = []
-        rows = with_usual_columns(read_rows(self.source, self._part), self.columns, told.append)
+        total = count_rows(self.source, self._part) if self.max_examples is None else None
+        rows = with_usual_columns(
+            tracked(read_rows(self.source, self._part), total, what=f"{self.split}: reading"),
+            self.columns,
+            column_lines.append,
+        )
         examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.max_examples, repairs=repairs)
         try:
             count = write_examples(examples, folder / "examples.arrow")
         except InputError as error:
-            for line in told:
+            for line in column_lines:  # a wrong guess may be the cause
                 log.info(f"{self.split}: {line}")
             if self.source in error.problems[0]:
                 raise
@@ -131,7 +143,7 @@ class PreparedSplit:
             raise InputError([f"{self.source}{part}: {error.problems[0]}", *error.problems[1:]]) from None
         summary: dict[str, Any] = {
             **{"rows": count, **counts},
-            **{"columns": told, "skipped": skipped, "repaired": repairs},
+            **{"columns": column_lines, "skipped": skipped, "repaired": repairs},
         }
         if self.divided:
             summary["divided"] = {"validation_fraction": self.divided[0], "seed": self.divided[1]}
@@ -141,56 +153,62 @@ class PreparedSplit:
 
     def _write_features(self, folder: Path) -> None:
         examples = open_examples(self.examples_folder)
-        log.info(f"{self.split}: tokenizing {len(examples):,} questions ...")
+        log.info(f"{self.split}: tokenizing {counted(len(examples), 'question')} ...")
         windower = Windower(self.tokenizer, self.settings, offsets=self.split == "validation")
         all_answers = self.answers == "all"
-        batches = cut_examples(examples, windower, all_answers)
+        batches = cut_examples(examples, windower, all_answers, f"{self.split}: tokenizing")
         write_features(batches, folder, len(self.tokenizer), all_answers)
 
 
-def cut_examples(examples: Any, windower: Windower, all_answers: bool = False) -> Iterator[FeatureBatch]:
-    """Cut a ``datasets.Dataset`` of examples into features, a thousand examples at a time.
+def cut_examples(
+    examples: Any, windower: Windower, all_answers: bool = False, what: str = "tokenizing"
+) -> Iterator[FeatureBatch]:
+    """Cut examples into features, 1,000 examples at a time.
 
     Args:
-        examples: to cut.
+        examples: a ``datasets.Dataset`` of examples.
         windower: cuts them.
-        all_answers: label windows with all answers, not with the first alone.
+        all_answers: label windows with all answers, not only with the first one.
+        what: what this is called where progress is told.
     """
-    for first in range(0, len(examples), _ROWS):
-        rows = examples[first : first + _ROWS]
-        spans = [_spans(answers) for answers in rows["answers"]]
-        others = [own[1:] for own in spans] if all_answers else None
-        yield windower(
-            rows["question"], rows["context"], [own[0] if own else None for own in spans], first, others=others
-        )
+    with loop_progress(len(examples), what=what) as progress:
+        for first in range(0, len(examples), _ROWS):
+            rows = examples[first : first + _ROWS]
+            spans = [_spans(answers) for answers in rows["answers"]]
+            others = [own[1:] for own in spans] if all_answers else None
+            yield windower(
+                rows["question"], rows["context"], [own[0] if own else None for own in spans], first, others=others
+            )
+            progress.update(len(spans))
 
 
 def open_examples(folder: Path) -> Any:
-    """Map the examples of a folder, a ``datasets.Dataset``."""
+    """Map a folder's examples from disk, as a ``datasets.Dataset``."""
     from datasets import Dataset  # imported late: --help does not wait for it
 
     return Dataset.from_file(str(folder / "examples.arrow"))
 
 
 def _spans(answers: dict[str, Any]) -> list[tuple[int, int]]:
-    """The annotators' answers, in characters, end exclusive."""
+    """(start, end) of each gold answer in characters, end exclusive."""
     pairs = zip(answers["answer_start"], answers["text"], strict=True)
     return [(start, start + len(text)) for start, text in pairs]
 
 
 def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
-    """Lines that say what a split has, and what a person may want to change about it.
+    """Lines to log: what a split holds, and what a person may want to change.
 
     Args:
         prepared: the split.
-        how: whether it was prepared just now.
+        how: words that say whether it was prepared now or before.
     """
     split = prepared.split
     rows, windows = prepared.summaries()
-    answered = f", {rows['unanswerable']:,} of them without an answer" if rows["unanswerable"] else ""
+    unanswerable = f", {rows['unanswerable']:,} of them without an answer" if rows["unanswerable"] else ""
     yield (
-        f"{split}: {prepared.source}: {rows['rows']:,} questions{answered}, in {windows['features']:,} windows of "
-        f"{windows['tokens'] / max(1, windows['features']):.0f} tokens on average ({how})"
+        f"{split}: {prepared.source}: {counted(rows['rows'], 'question')}{unanswerable}, in "
+        f"{counted(windows['features'], 'window')} of {windows['tokens'] / max(1, windows['features']):.0f} tokens on "
+        f"average ({how})"
     )
     if divided := rows.get("divided"):
         yield (
@@ -201,9 +219,10 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         yield f"{split}: {line}"
     if rows["repaired"]:
         listed = prepared.examples_folder / "repaired.txt"
-        yield f"{split}: moved {len(rows['repaired']):,} answers, all listed in {listed}: {rows['repaired'][0]}"
+        moved = counted(len(rows["repaired"]), "answer")
+        yield f"{split}: moved {moved} (all are listed in {listed}), the first: {rows['repaired'][0]}"
     if rows["skipped"]:
-        yield f"{split}: left out {len(rows['skipped']):,} bad rows, the first: {rows['skipped'][0]}"
+        yield f"{split}: left out {counted(len(rows['skipped']), 'bad row')}, the first: {rows['skipped'][0]}"
     if windows["cut_questions"]:
         yield f"{split}: {windows['cut_questions']:,} questions were longer than --data.max_question_length and cut"
     if (several := windows.get("several_answers")) is not None:

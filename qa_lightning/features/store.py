@@ -1,10 +1,10 @@
-"""Features on disk: flat arrays written as a stream and mapped, never read whole.
+"""Keep features on disk as flat arrays: written as a stream, mapped for reading, never in memory as a whole.
 
 A folder holds ``windows.bin`` (records of `windows.WINDOW`), ``input_ids.bin``, ``token_type_ids.bin``,
-``char_start.bin``, ``char_end.bin``, ``token_offset.bin`` and ``context_offset.bin`` (where each window's values
-begin) and ``summary.json``; where questions are trained on all their answers also ``gold_window.bin``,
-``gold_start.bin`` and ``gold_end.bin``. Token ids take 2 bytes where the vocabulary allows. Bytes come in the machine's
-own order.
+``char_start.bin``, ``char_end.bin``, ``token_offset.bin`` and ``context_offset.bin`` (index of each window's first
+value in the flat arrays), and ``summary.json``. If questions are trained on all their answers, it also holds
+``gold_window.bin``, ``gold_start.bin`` and ``gold_end.bin``. Token ids take 2 bytes if the vocabulary has at most
+65,536 tokens, else 4. Limit: the byte order is the machine's own, so the files cannot move to one with another order.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from qa_lightning.features.windows import WINDOW, FeatureBatch
 def write_features(
     batches: Iterable[FeatureBatch], folder: Path, vocab_size: int, all_answers: bool = False
 ) -> dict[str, Any]:
-    """Write ``batches`` into the existing, empty ``folder``; return the summary that stands in it too.
+    """Write features into a folder.
 
     Args:
         batches: in order of examples.
-        folder: to write into.
-        vocab_size: of the tokenizer, which decides how wide token ids are.
-        all_answers: whether windows are labelled with all answers, and those labels are to be written.
+        folder: exists and is empty.
+        vocab_size: of the tokenizer; it decides how many bytes a token id takes.
+        all_answers: windows are labelled with all answers: write those labels too.
+
+    Returns:
+        The content of ``summary.json``: counts, and the type of each array.
     """
     gold: dict[str, np.dtype[Any]] = {
         "gold_window": np.dtype(np.int64),
@@ -66,8 +69,8 @@ def write_features(
                 name: getattr(batch, name)
                 for name in ("windows", "input_ids", "token_type_ids", "char_start", "char_end")
             }
-            arrays["token_offset"] = counts["tokens"] + _offsets(batch.windows["length"])
-            arrays["context_offset"] = counts["context_tokens"] + _offsets(batch.windows["context_length"])
+            arrays["token_offset"] = counts["tokens"] + _begins(batch.windows["length"])
+            arrays["context_offset"] = counts["context_tokens"] + _begins(batch.windows["context_length"])
             if all_answers:
                 arrays |= {name: getattr(batch, name) for name in gold}
                 arrays["gold_window"] = counts["features"] + batch.gold_window
@@ -90,7 +93,8 @@ class FeatureStore:
     """The features of some examples; see `windows.FeatureBatch` for the arrays.
 
     Attributes:
-        token_offset, context_offset: [F] where each window's values begin in the flat arrays.
+        token_offset: [F] index of each window's first value in ``input_ids`` and ``token_type_ids``.
+        context_offset: [F] index of each window's first value in ``char_start`` and ``char_end``.
         gold_window, gold_start, gold_end: empty, unless questions are trained on all their answers.
     """
 
@@ -107,29 +111,29 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: Path) -> FeatureStore:
-        """Map the files of a folder; pages that are not in use take no memory."""
+        """Map a folder's files; the system loads only the pages that are used, and can drop them again."""
         dtypes = json.loads((folder / "summary.json").read_text())["dtypes"]
         arrays = {name: _map(folder / f"{name}.bin", np.dtype(code)) for name, code in dtypes.items()}
         return cls(windows=_map(folder / "windows.bin", WINDOW), **arrays)
 
     @classmethod
     def of_batch(cls, batch: FeatureBatch) -> FeatureStore:
-        """Hold a batch in memory."""
+        """A store of one batch, in memory."""
         return cls(
             batch.windows,
             batch.input_ids,
             batch.token_type_ids,
             batch.char_start,
             batch.char_end,
-            _offsets(batch.windows["length"]),
-            _offsets(batch.windows["context_length"]),
+            _begins(batch.windows["length"]),
+            _begins(batch.windows["context_length"]),
             gold_window=batch.gold_window,
             gold_start=batch.gold_start,
             gold_end=batch.gold_end,
         )
 
     def gold(self, index: int) -> tuple[Ints, Ints] | None:
-        """First and last token of each gold span, [A] each, of a window that holds several distinct ones; else None."""
+        """First and last token of each gold span of a window, [A] each; None if it has less than two distinct ones."""
         if not len(self.gold_window):
             return None
         begin, end = np.searchsorted(self.gold_window, (index, index + 1))
@@ -137,14 +141,15 @@ class FeatureStore:
 
     @cached_property
     def example(self) -> NDArray[np.int32]:
-        """[F] which example each window is of, non-decreasing; in memory, 4 bytes a window."""
+        """[F] index of each window's example, never decreasing; held in memory, 4 bytes per window."""
         return np.ascontiguousarray(self.windows["example"], np.int32)
 
     def __len__(self) -> int:
         return len(self.windows)
 
 
-def _offsets(lengths: NDArray[Any]) -> NDArray[np.int64]:
+def _begins(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """Index of the first value of each part, for parts of these lengths that follow each other."""
     wide = lengths.astype(np.int64)
     return np.cumsum(wide) - wide
 

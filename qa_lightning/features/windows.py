@@ -1,12 +1,12 @@
-"""Examples -> features: windows of tokens with labels and flat character offsets.
+"""Cut examples into features: windows of tokens, with labels and character offsets.
 
-A feature is one window: the question, then (or, for tokenizers that pad on the left, after) one stretch of the
-context. Windows of one example overlap by ``doc_stride`` tokens. Everything follows from the tokenizer's own
-description; no model name is looked at. Only fast tokenizers can do it: offsets come from the Rust library.
+A feature is one window: the question and a range of the context's tokens. The question comes first, or last for
+tokenizers that pad on the left. Windows of one example overlap by ``doc_stride`` tokens. The layout comes from the
+tokenizer itself, never from a model's name.
 
-Limits: an answer is labelled in every window that holds it whole; one that is longer than the overlap can fall
-between two windows and is then labelled nowhere (counted by `FeatureBatch.labelled`). Of several answers the first is
-the label, unless a caller asks for all (`Windower`, ``others``).
+Limits: only fast tokenizers work, as offsets come from the Rust library. An answer labels every window that holds it
+whole; an answer longer than the overlap can fall between two windows and then labels none (see
+`FeatureBatch.labelled`). Only an example's first answer is a label, unless the caller passes ``others`` to `Windower`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qa_lightning.features.offsets import offsets_without_space
 
 WINDOW = np.dtype(
     [
-        ("example", np.int64),  # index of the example that it is a window of
+        ("example", np.int64),  # index of the window's example
         ("length", np.int32),  # tokens, special ones included, without padding
         ("context_begin", np.int32),  # index of the first context token
         ("context_length", np.int32),  # context tokens
@@ -47,12 +47,12 @@ _RULES: Rules = {
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """How contexts are cut into windows; all in tokens.
+    """How contexts are cut into windows; all lengths in tokens.
 
     Args:
-        max_length: the longest feature, question and special tokens included.
-        doc_stride: how many context tokens two neighbouring windows share.
-        max_question_length: a longer question is cut to its first so many tokens.
+        max_length: length of the longest feature, with question and special tokens.
+        doc_stride: overlap: how many context tokens two neighbouring windows share.
+        max_question_length: a longer question is cut to its first tokens, this many.
     """
 
     max_length: int = 384
@@ -60,7 +60,14 @@ class WindowSettings:
     max_question_length: int = 64
 
     def check(self, special_tokens: int) -> None:
-        """Raise `InputError` unless the longest question leaves room for the context to move on."""
+        """Check that the longest question leaves more room for context than the overlap.
+
+        Args:
+            special_tokens: how many special tokens a pair has.
+
+        Raises:
+            InputError: a length is out of range, or there is too little room.
+        """
         problems = broken_rules(asdict(self), _RULES, "data")
         room = self.max_length - self.max_question_length - special_tokens
         if not problems and self.doc_stride >= room:
@@ -75,20 +82,21 @@ class WindowSettings:
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """The windows of some examples, ragged rows end to end.
+    """The windows of some examples; arrays of tokens are flat, one window after the other.
 
     Attributes:
-        windows: records of `WINDOW`, one a feature, in order of example, then of place in the context.
+        windows: [W] records of `WINDOW`, in order of example, then of index in the context.
         input_ids, token_type_ids: flat, ``windows["length"].sum()`` values each.
-        char_start, char_end: flat, ``windows["context_length"].sum()`` values each: the characters of the
-            example's context that a context token covers, without white space at its edges, end exclusive, with the
-            accents and vowel signs behind its last letter that normalizers dropped or composed, which no token
-            covers; start equals end for a token that covers none, which no answer may start or end at.
+        char_start, char_end: flat, ``windows["context_length"].sum()`` values each: the span of characters in the
+            example's context that each context token covers, end exclusive. White space at its edges is left out.
+            Accents and vowel signs after its last letter are included, if a normalizer dropped or composed them and no
+            token covers them. start == end marks a token without characters; no answer starts or ends there.
+            Empty if the `Windower` keeps no offsets.
         cut_questions: how many questions were longer than ``max_question_length``.
-        labelled: for each example, how many of its windows hold an answer that it is trained on whole.
-        gold_window, gold_start, gold_end: flat, the labels of windows that hold several distinct gold spans, the one
-            in ``windows`` first: index of the window, ascending, and of the span's first and last token. Nothing for
-            windows with one span or none.
+        labelled: for each example, how many of its windows hold an answer whole that it is trained on.
+        gold_window, gold_start, gold_end: [L] the labels of windows that hold several distinct gold spans: index of
+            the window (ascending), and of the span's first and last token. The span in ``windows`` comes first.
+            Windows with one span or none are not listed.
         several: how many examples have a window that holds another answer than the first one.
     """
 
@@ -106,33 +114,33 @@ class FeatureBatch:
 
 
 class Windower:
-    """Cuts examples into features: the same windows as the tokenizer's own of a pair with stride.
+    """Cuts examples into features; the windows are those that the tokenizer itself gives for a pair with a stride.
 
-    Each text is tokenized once: in SQuAD five questions share a context, whose windows are then put together from
+    Each text is tokenized once. In SQuAD about five questions share a context; their windows are then assembled from
     flat arrays.
 
     Args:
         tokenizer: a fast transformers tokenizer; its padding side decides whether question or context comes first.
         settings: lengths in tokens.
         offsets: keep character offsets, which decoding needs and training does not.
-        yielding: take settings that leave no room beside the longest question. Where a question, and its context
-            does not fit into one window, takes more than half of a window it is cut to that, and where the rest
-            is no more than the overlap the overlap is half of the rest.
+        shorten: accept settings that leave no room next to the longest question. If a context does not fit into one
+            window and the room for it is not larger than the overlap, the question is cut to at most half of a window,
+            and the overlap to at most half of the room that is then left.
 
     Raises:
-        InputError: slow tokenizer, or settings that leave no room for the context.
+        InputError: the tokenizer is slow, or the settings leave no room for the context.
     """
 
-    def __init__(self, tokenizer: Any, settings: WindowSettings, offsets: bool = True, yielding: bool = False) -> None:
+    def __init__(self, tokenizer: Any, settings: WindowSettings, offsets: bool = True, shorten: bool = False) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise InputError(
-                f"the tokenizer of {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) is a slow one and gives no "
+                f"the tokenizer of {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) is slow and gives no "
                 "character offsets; choose a model that has a fast tokenizer (a tokenizer.json)"
             )
         self._tokenizer = plain_tokenizer(tokenizer)
         self._layout = PairLayout.of(self._tokenizer)
-        if not yielding:
+        if not shorten:
             settings.check(self._layout.special_tokens)
         self._context_first = tokenizer.padding_side == "left"
         self._settings = settings
@@ -151,26 +159,27 @@ class Windower:
         """Cut examples into features.
 
         Args:
-            questions, contexts: one each an example.
-            spans: where the answer to train on stands in the context, ``(start, end)`` in characters, end
-                exclusive; None for a question without an answer.
-            first: the index of the first of these examples in the whole dataset.
-            encodings: of the contexts, from `encode_contexts`, where a caller has them.
-            others: where further answers to train on stand, in order; None for none. A window is then labelled with
-                the first answer that it holds whole, which need not be the example's first.
+            questions: one per example.
+            contexts: one per example.
+            spans: the answer to train on, ``(start, end)`` in characters of the context, end exclusive; None for a
+                question without an answer.
+            first: index of the first of these examples in the whole dataset.
+            encodings: the tokens of the contexts, from `encode_contexts`; None tokenizes them here.
+            others: spans of further answers to train on, in order, for each example. A window is then labelled with
+                the first answer that it holds whole, which can be another one than the example's first.
         """
         number_of = {text: number for number, text in enumerate(dict.fromkeys(contexts))}
         texts = list(number_of)
         known = self.encode_contexts(texts) if encodings is None else encodings
         encoded = [known[text] for text in texts]
         question_ids, cut_questions = self._encode_questions(questions)
-        cuts: list[tuple[int, int, int, int]] = []  # example, number of its context, first token, end of the tokens
-        gold: list[list[tuple[int, int]]] = []  # of each example, first and last token in the context
+        cuts: list[tuple[int, int, int, int]] = []  # of each window: example, distinct context, begin, end (in tokens)
+        gold: list[list[tuple[int, int]]] = []  # of each example: first and last token of each answer
         for example, (ids, context, span) in enumerate(zip(question_ids, contexts, spans, strict=True)):
             number = number_of[context]
             room = self._settings.max_length - self._layout.special_tokens - len(ids)
             stride = self._settings.doc_stride
-            if len(encoded[number]) > room and stride >= room:  # only where yielding
+            if len(encoded[number]) > room and stride >= room:  # only if shorten: else `WindowSettings.check` refuses
                 question_ids[example] = ids[: (self._settings.max_length - self._layout.special_tokens) // 2]
                 room += len(ids) - len(question_ids[example])
                 stride = min(stride, room // 2)
@@ -178,16 +187,16 @@ class Windower:
             gold.append(gold_tokens(encoded[number], context, [span, *(others[example] if others else ())]))
         example_of, context_of, begin, end = np.array(cuts, np.int64).reshape(-1, 4).T
         size = np.array([len(encoding) for encoding in encoded], np.int64)
-        stretch = (np.cumsum(size) - size)[context_of] + begin  # of all contexts' tokens end to end
+        flat_begin = (np.cumsum(size) - size)[context_of] + begin  # index in the tokens of all contexts, end to end
         context_ids = list(chain.from_iterable(encoding.ids for encoding in encoded))
-        windows, ids_, types = self._assemble(question_ids, context_ids, example_of, stretch, end - begin)
+        windows, ids_, types = self._assemble(question_ids, context_ids, example_of, flat_begin, end - begin)
         held = held_spans(gold, example_of, begin, end)
         gold_window, gold_start, gold_end = label_windows(windows, held)
         windows["example"] = first + example_of
         char_start = char_end = np.zeros(0, np.int32)
         if self._offsets:
-            places = ragged(stretch, end - begin)
-            char_start, char_end = (values[places] for values in offsets_without_space(encoded, texts))
+            flat = ragged(flat_begin, end - begin)
+            char_start, char_end = (values[flat] for values in offsets_without_space(encoded, texts))
         return FeatureBatch(
             windows=windows,
             input_ids=ids_,
@@ -203,12 +212,12 @@ class Windower:
         )
 
     def encode_contexts(self, contexts: Sequence[str]) -> dict[str, Encoding]:
-        """Tokens of each distinct context, without special ones."""
+        """Tokenize each distinct context, without special tokens: context -> its tokens."""
         texts = list(dict.fromkeys(contexts))
         return dict(zip(texts, self._tokenizer.encode_batch(texts, add_special_tokens=False), strict=True))
 
     def _encode_questions(self, questions: Sequence[str]) -> tuple[list[list[int]], int]:
-        """Token ids of each question, at most ``max_question_length``; and how many questions were longer."""
+        """Token ids of each question, at most ``max_question_length`` of them; and how many questions were longer."""
         longest = self._settings.max_question_length
         stripped = [question.strip() for question in questions]
         ids = [tokens.ids for tokens in self._tokenizer.encode_batch_fast(stripped, add_special_tokens=False)]
@@ -217,16 +226,17 @@ class Windower:
     def _assemble(
         self, questions: list[list[int]], contexts: list[int], example: Ints, begin: Ints, length: Ints
     ) -> tuple[NDArray[np.void], NDArray[np.int32], NDArray[np.int8]]:
-        """Put windows together from the five parts of a pair.
+        """Assemble windows from the five parts of a pair.
 
         Args:
             questions: token ids of each question.
             contexts: token ids of all contexts, end to end.
-            example: [W] whose question each window has.
-            begin, length: [W] which stretch of ``contexts`` it has.
+            example: [W] index of the question of each window.
+            begin: [W] index in ``contexts`` of the window's first context token.
+            length: [W] number of its context tokens.
 
         Returns:
-            Records without examples and labels; flat token ids and token types.
+            Records without examples and labels; flat token ids; flat token types.
         """
         layout = self._layout
         context_type, question_type = layout.text_types if self._context_first else layout.text_types[::-1]
@@ -248,12 +258,12 @@ class Windower:
         begins[:, ::2], lengths[:, ::2] = np.cumsum(special_length) - special_length, special_length
         begins[:, 4 - context_part], lengths[:, 4 - context_part] = texts[0]
         begins[:, context_part], lengths[:, context_part] = texts[1]
-        place = np.cumsum(lengths, 1) - lengths  # of each part in its window
+        part_begin = np.cumsum(lengths, 1) - lengths  # [W, 5] index of each part's first token in its window
         windows = np.zeros(len(example), WINDOW)
         windows["length"] = lengths.sum(1)
         windows["context_length"] = length
-        windows["context_begin"] = np.where(length > 0, place[:, context_part], 0)
-        windows["cls"] = 0 if self._cls is None else place[:, self._cls[0]] + self._cls[1]
+        windows["context_begin"] = np.where(length > 0, part_begin[:, context_part], 0)
+        windows["cls"] = 0 if self._cls is None else part_begin[:, self._cls[0]] + self._cls[1]
         flat = ragged(begins.ravel(), lengths.ravel())
         return windows, ids[flat], types[flat]
 
@@ -289,8 +299,8 @@ class PairLayout:
     """The five parts of a pair: special tokens, first text, special tokens, second text, special tokens.
 
     Attributes:
-        special: ids of the special tokens before, between and after the texts.
-        special_types: their token types.
+        special: ids of the special tokens before, between and after the two texts.
+        special_types: the token types of these special tokens.
         text_types: the token type of each of the two texts.
     """
 
@@ -300,7 +310,7 @@ class PairLayout:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> PairLayout:
-        """Look at what the tokenizer makes of a pair; it must not truncate."""
+        """Read the layout from a pair that the tokenizer encodes; the tokenizer must not truncate."""
         pair = tokenizer.encode("a", "a")
         owner = pair.sequence_ids
         first, second = owner.index(0), owner.index(1)
@@ -317,7 +327,7 @@ class PairLayout:
         return sum(map(len, self.special))
 
     def find(self, token: int | None) -> tuple[int, int] | None:
-        """Part (0, 2 or 4) and place in it of the first special token that is ``token``; None where there is none."""
+        """Part (0, 2 or 4) of the first special token that is ``token``, and its index there; None if there is none."""
         for part, ids in enumerate(self.special):
             if token in ids:
                 return 2 * part, ids.index(token)
@@ -325,7 +335,7 @@ class PairLayout:
 
 
 def cut(length: int, room: int, stride: int) -> list[tuple[int, int]]:
-    """Ranges of at most ``room`` tokens that cover ``length`` of them, neighbours sharing ``stride`` (< room)."""
+    """Cut ``length`` tokens into ranges [begin, end) of at most ``room``; neighbours share ``stride`` (< room)."""
     if length <= room:
         return [(0, length)]
     begins = range(0, length - stride, room - stride)

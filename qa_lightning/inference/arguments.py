@@ -6,12 +6,12 @@ missing and empty input keep 4.57's types and messages.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import GeneratorType
 from typing import Any
 
-import datasets
 from torch.utils.data import Dataset, IterableDataset
 from transformers.utils import PaddingStrategy
 
@@ -22,8 +22,6 @@ from qa_lightning.features.windows import WindowSettings
 from qa_lightning.models.settings import AnswerSettings
 
 Item = dict[str, str]  # question, context
-
-_LAZY = (GeneratorType, Dataset, IterableDataset, datasets.Dataset, datasets.IterableDataset)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def understand(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool = Fa
         TypeError: a question or context is not a str.
     """
     items = _items(args, keywords, v4)
-    if isinstance(items, _LAZY):
+    if _is_lazy(items):
         return Call(_checked_one_by_one(items, v4), lazy=True, single=False)
     if isinstance(items, Mapping) and isinstance(items.get("question"), list):  # one dict of several questions
         pairs = create_sample(**items) if v4 else _paired(items["question"], items.get("context"), v4)
@@ -78,6 +76,13 @@ def understand(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool = Fa
         raise ValueError(f"Invalid arguments {dict(keywords)}")
     checked = [checked_item(item, v4) for item in items]
     return Call(checked, lazy=False, single=len(checked) == 1)
+
+
+def _is_lazy(items: Any) -> bool:
+    """Whether items come one by one, and their answers likewise."""
+    library = sys.modules.get("datasets")  # whoever passes one of its datasets has imported it; it takes a second
+    of_library = (library.Dataset, library.IterableDataset) if library else ()
+    return isinstance(items, (GeneratorType, Dataset, IterableDataset, *of_library))
 
 
 def _items(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool) -> Any:
@@ -213,11 +218,6 @@ def checked_batch_size(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"batch_size is {value!r}; pass an int of at least 1")
     return value
-
-
-def v4_settings(given: Mapping[str, Any]) -> V4Settings:
-    """The settings of a call with ``compat="v4"``; the arguments left out get 4.57's defaults."""
-    return V4Settings(**given)
 
 
 def window_settings(

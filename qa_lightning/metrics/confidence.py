@@ -2,12 +2,14 @@
 
 The threshold decides between the best span and "no answer"; the temperature turns scores into probabilities. Both are
 fitted to all questions. Their gain is measured on questions that they were not fitted to: the articles are split into
-halves, and each half is scored with the threshold and temperature fitted to the other half.
+halves, and each half is scored with the threshold and temperature fitted to the other half. One that gains nothing
+there is not kept: the threshold is then 0, and the temperature the model's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from qa_lightning.arrays import Float64s
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.metrics.calibration import (
+    MIN_FOR_TEMPERATURE,
     TEMPERATURES,
     PrecisionRecall,
     Reliability,
@@ -89,34 +92,43 @@ def fit_scaling(outcomes: Outcomes, threshold: float, version_2: bool) -> Scalin
 
 @dataclass(frozen=True)
 class Confidence:
-    """The fitted threshold and temperature, and the answers before and after the fit.
+    """The threshold and temperature to use, and the answers before and after the fit.
 
     Attributes:
-        scaling: fitted threshold and temperature.
+        scaling: threshold and temperature to use: what was fitted, where that gains something on held-out questions.
+        fitted: the temperature that was fitted; None if the questions, or those of a half, do not determine one.
         tuned: how the threshold was chosen; None if every question has an answer.
         before: answers under the model's own threshold and temperature.
-        after: answers under the fitted ones, on the same questions that they were fitted to.
+        after: answers under ``scaling``, on all questions.
         held_out: the two halves of the articles, each under the fit to the other half; None if there is only one
-            article.
+            article. What is not kept of a fit is not applied here either.
+        with_own: the same halves under the same thresholds and the model's own temperature.
+        fitted_error: expected calibration error, 0-1, of the halves if each has the temperature fitted to the other
+            one, kept or not; NaN where there is none.
     """
 
     scaling: Scaling
+    fitted: float | None
     tuned: Tuned | None
     before: Judged
     after: Judged
     held_out: tuple[Judged, Judged] | None
+    with_own: tuple[Judged, Judged] | None
+    fitted_error: float
 
     @property
     def reliability(self) -> tuple[Reliability, Reliability]:
-        """Calibration before and after the fit; after it on held-out questions, if there are any."""
-        sure, right = self.held_out_columns
-        return reliability(self.before.confidence, self.before.correct), reliability(sure, right)
+        """Calibration with the model's own temperature and with the one to use, under the same thresholds.
+
+        On held-out questions, if there are any. The two are equal if a fitted temperature is not kept.
+        """
+        before = _columns(self.with_own or (self.before,))
+        return reliability(*before), reliability(*self.held_out_columns)
 
     @property
     def held_out_columns(self) -> tuple[Float64s, Float64s]:
         """[N] confidence and correctness after the fit, on held-out questions if there are any."""
-        parts = self.held_out or (self.after,)
-        return np.concatenate([part.confidence for part in parts]), np.concatenate([part.correct for part in parts])
+        return _columns(self.held_out or (self.after,))
 
     @property
     def risk_coverage(self) -> RiskCoverage:
@@ -154,6 +166,7 @@ class Confidence:
             "temperature": self.scaling.temperature,
             "expected_calibration_error_before": 100 * before.error,
             "expected_calibration_error_after": 100 * after.error,
+            "temperature_fitted": self.fitted,
             f"answered_at_{100 * PRECISION:.0f}_precision_before": 100 * self.coverage_before,
             f"answered_at_{100 * PRECISION:.0f}_precision_after": 100 * self.coverage,
             "held_out": self.held_out is not None,
@@ -179,44 +192,75 @@ def fit_confidence(
     Args:
         outcomes: the scored questions, with ``log_spans`` at `calibration.TEMPERATURES`.
         version_2: whether some questions have no answer; if not, the threshold stays 0.
-        own: the model's threshold and temperature before the fit.
+        own: the model's threshold and temperature before the fit. Its temperature is kept where a fitted one does not
+            lower the calibration error of held-out questions, or nothing can be held out.
         seed: another seed splits the articles into other halves.
     """
     first = split_by_article(outcomes.article.tolist(), seed)
     tuning = tuned(*outcomes.decision, outcomes.article.tolist(), seed) if version_2 else None
-    scaling = fit_scaling(outcomes, tuning.threshold if tuning else 0.0, version_2)
-    held_out = None
+    threshold = tuning.threshold if tuning else 0.0
+    fitted = fit_scaling(outcomes, threshold, version_2).temperature
+    temperature, held_out, with_own, error = own.temperature, None, None, math.nan
     if first.any() and not first.all():
         sides = [outcomes.take(side) for side in (first, ~first)]
-        thresholds = [half[0].at_tuned.threshold for half in tuning.halves] if tuning else [0.0, 0.0]
-        fits = [fit_scaling(side, threshold, version_2) for side, threshold in zip(sides, thresholds, strict=True)]
-        held_out = Judged(sides[0], fits[1], version_2), Judged(sides[1], fits[0], version_2)
+        # Where the tuned threshold is not kept, the halves' are of no concern: what is told is what is used.
+        thresholds = [half[0].at_tuned.threshold for half in tuning.halves] if tuning and threshold else [0.0, 0.0]
+        fits = [fit_scaling(side, each, version_2) for side, each in zip(sides, thresholds, strict=True)]
+        kept = [Scaling(own.temperature, each) for each in thresholds]
+        held_out = with_own = Judged(sides[0], kept[1], version_2), Judged(sides[1], kept[0], version_2)
+        if 1.0 in (fitted, *(fit.temperature for fit in fits)):
+            fitted = 1.0  # the questions do not determine one
+        else:
+            with_fit = Judged(sides[0], fits[1], version_2), Judged(sides[1], fits[0], version_2)
+            error = reliability(*_columns(with_fit)).error
+            if error < reliability(*_columns(with_own)).error:
+                temperature, held_out = fitted, with_fit
+    scaling = Scaling(temperature, threshold)
     return Confidence(
         scaling,
+        None if fitted == 1.0 else fitted,
         tuning,
         Judged(outcomes, own, version_2),
         Judged(outcomes, scaling, version_2),
         held_out,
+        with_own,
+        error,
     )
+
+
+def _columns(parts: Sequence[Judged]) -> tuple[Float64s, Float64s]:
+    """[N] confidence and correctness of several sets of questions together."""
+    return np.concatenate([part.confidence for part in parts]), np.concatenate([part.correct for part in parts])
 
 
 def fitted_lines(found: Confidence) -> Iterator[str]:
-    """Describe the fit in one or two lines."""
-    how = "each half of the articles scored with the other half's fit" if found.held_out else "on the fitted questions"
+    """Describe the fit in one or two lines: what is kept, what it gains on held-out questions, and why."""
+    how = "each half of the articles scored with the other half's fit"
+    alone = "all questions are about one article, so that nothing can be held out to measure one"
     if found.tuned:
-        tuned, at_zero = found.tuned.held_out_f1, found.tuned.at_zero.f1
-        if tuned > at_zero:
-            yield (
-                f'threshold {found.scaling.threshold:.2f} for "no answer": F1 {tuned:.2f}, against {at_zero:.2f} at 0 '
-                f"({how})"
-            )
+        name, at_zero, tuned = 'threshold {:.2f} for "no answer"', found.tuned.at_zero.f1, found.tuned.held_out_f1
+        if found.held_out is None:
+            yield f"{name.format(0)}: F1 {at_zero:.2f}; it is not tuned: {alone}"
+        elif found.scaling.threshold:
+            yield f"{name.format(found.scaling.threshold)}: F1 {tuned:.2f}, against {at_zero:.2f} at 0 ({how})"
         else:
-            yield f'threshold 0 for "no answer": F1 {at_zero:.2f}, against {tuned:.2f} at a tuned one ({how})'
-    before, after = found.reliability
-    yield (
-        f"temperature {found.scaling.temperature:.2f}: expected calibration error {100 * before.error:.1f}% before, "
-        f"{100 * after.error:.1f}% after ({how})"
-    )
+            yield f"{name.format(0)}, as tuning does not help: F1 {at_zero:.2f}, against {tuned:.2f} if tuned ({how})"
+    kept, own = f"temperature {found.scaling.temperature:.2f}", found.before.scaling.temperature
+    with_own, with_fit = 100 * found.reliability[0].error, 100 * found.fitted_error
+    if found.held_out is None:
+        yield f"{kept}; it is not fitted: {alone}"
+    elif found.fitted is None:
+        yield (
+            f"{kept}: expected calibration error {with_own:.1f}%; it is not fitted: that takes {MIN_FOR_TEMPERATURE} "
+            "questions in each half of the articles, with right answers and wrong ones"
+        )
+    elif with_fit < with_own:
+        yield f"{kept}: expected calibration error {with_fit:.1f}%, against {with_own:.1f}% at {own:.2f} ({how})"
+    else:
+        yield (
+            f"{kept}, as a fitted one does not help: expected calibration error {with_own:.1f}%, against "
+            f"{with_fit:.1f}% if fitted, to {found.fitted:.2f} ({how})"
+        )
 
 
 def coverage_line(share: float) -> str:
@@ -228,8 +272,9 @@ def figures(found: Confidence) -> dict[str, Figure]:
     """The figures by file name: reliability before and after the fit, precision and recall, risk and coverage."""
     from qa_lightning.metrics import plots  # matplotlib takes a second to import
 
+    (before, after), kept = found.reliability, found.scaling.temperature != found.before.scaling.temperature
     return {
-        "reliability": plots.reliability_diagram(*found.reliability, found.scaling.temperature),
+        "reliability": plots.reliability_diagram(before, after if kept else None, found.scaling.temperature),
         "precision_recall": plots.precision_recall_curves(found.precision_recall),
         "risk_coverage": plots.risk_coverage_curves(
             {"before": found.risk_coverage_before, "after": found.risk_coverage}, PRECISION

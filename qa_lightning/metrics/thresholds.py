@@ -187,9 +187,7 @@ def _between(ranked: Float64s, count: NDArray[np.intp], first: int, last: int) -
     finite = ranked[first:last]
     lower, upper = finite[np.maximum(count - first - 1, 0)], finite[np.minimum(count - first, last - first - 1)]
     middle = lower / 2 + upper / 2
-    middle = np.where(
-        (lower <= middle) & (middle < upper), middle, lower
-    )  # the mean of adjacent floats may round to upper
+    middle = np.where((lower <= middle) & (middle < upper), middle, lower)  # adjacent floats have no middle
     below = np.minimum(upper - 1.0, np.nextafter(upper, -np.inf))  # very large odds do not change by 1
     return np.where(count == first, below, np.where(count == last, lower + 1.0, middle))
 

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from qa_lightning.files import digest, new_folder
+from qa_lightning.files import digest, new_folder, write_file
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 
@@ -131,3 +131,14 @@ def save_model(
         with quiet_transformers():
             model.save_pretrained(part, state_dict=own)
         tokenizer.save_pretrained(part)
+
+
+def save_settings(settings: AnswerSettings, folder: Path) -> None:
+    """Put settings into the ``config.json`` of a folder that `save_model` wrote; nothing else of it changes.
+
+    Raises:
+        OSError: it cannot be written; the file is then as it was.
+    """
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config[CONFIG_KEY] = asdict(settings)
+    write_file(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")

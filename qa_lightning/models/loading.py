@@ -5,8 +5,6 @@ A model needs a question answering head and a fast tokenizer with no more tokens
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,10 @@ from transformers import (
     AutoTokenizer,
 )
 
-from qa_lightning.data import sources
 from qa_lightning.errors import InputError
-from qa_lightning.files import build_once, default_cache_dir
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
-from qa_lightning.models.tiny import _TINY_VERSION, TINY, TINY_CONFIG, create_tiny_model
+from qa_lightning.models.tiny import TINY, tiny_folder
 from qa_lightning.wording import command
 
 
@@ -156,6 +152,29 @@ def model_summary(model: Any) -> str:
     return f"{name}{size}, {str(model.dtype).removeprefix('torch.')} on {model.device}"
 
 
+def tokenizer_problem(model: Any, tokenizer: Any) -> str | None:
+    """Why a loaded model cannot work with a tokenizer; None where it can."""
+    return vocabulary_problem(model, tokenizer) or _separator_problem(model, tokenizer)
+
+
+def _separator_problem(model: Any, tokenizer: Any) -> str | None:
+    """A message if the model finds the question by separators, and the tokenizer writes others than it looks for.
+
+    Longformer takes three of them as given: question, two separators, context, one more (RoBERTa's layout).
+    """
+    if model.config.model_type != "longformer":
+        return None
+    wanted, separator = 3, model.config.sep_token_id
+    found = tokenizer("a", "a")["input_ids"].count(separator)
+    if found == wanted:
+        return None
+    return (
+        f"model {model.name_or_path!r} finds the question by {wanted} separators (token {separator}), of which its "
+        f"{type(tokenizer).__name__} writes {found}: they do not belong together. Put the tokenizer that the model was "
+        "trained with into its folder, or choose another model"
+    )
+
+
 def vocabulary_problem(model: Any, tokenizer: Any) -> str | None:
     """A message if the tokenizer has ids for which the loaded model has no embedding; else None."""
     known = getattr(model.config.get_text_config(), "vocab_size", None)
@@ -173,11 +192,7 @@ def resolve(name: str) -> str:
     """The folder or Hub name to load from; the folder of ``tiny`` is created in the cache on first use."""
     if name != TINY:
         return str(Path(name).expanduser()) if name.startswith("~") else name
-    parts = [_TINY_VERSION, TINY_CONFIG, sources.EMBEDDED_VERSION, sources.EMBEDDED_SIZES]
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = default_cache_dir() / "models" / f"{TINY}-{key}"
-    build_once(folder, create_tiny_model)
-    return str(folder)
+    return str(tiny_folder())
 
 
 def load_answering_model(
@@ -203,7 +218,7 @@ def load_answering_model(
         model = OnnxModel.load(resolve(name)).to(dtype=dtype)
     else:
         model = _load_weights(name, dtype or torch.float32, trust_remote_code, use_safetensors)
-    if problem := vocabulary_problem(model, tokenizer):
+    if problem := tokenizer_problem(model, tokenizer):
         raise InputError(problem)
     return model.eval(), tokenizer
 

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 from qa_lightning.decoding.spans import Scaling
+from qa_lightning.errors import InputError, Rules
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.models.loading import max_positions
+from qa_lightning.wording import did_you_mean, package_version
+
+log = logging.getLogger("qa_lightning")
 
 CONFIG_KEY = "qa_lightning"  # where a saved model's config.json keeps `AnswerSettings`
+
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+    "str": (str, "a text"),
+}
+_RULES: Rules = {
+    "max_length": (lambda length: length >= 1, "must be at least 1"),
+    "doc_stride": (lambda stride: stride >= 0, "must be at least 0"),
+    "max_question_length": (lambda length: length >= 1, "must be at least 1"),
+    "max_answer_length": (lambda length: length >= 1, "must be at least 1"),
+    "null_score_diff_threshold": (math.isfinite, "must be finite"),
+    "temperature": (lambda value: value > 0 and math.isfinite(value), "must be above 0 and finite, 1 changes nothing"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,13 +59,68 @@ class AnswerSettings:
     fitted_to: str = ""
 
     @classmethod
-    def of_model(cls, model: Any) -> AnswerSettings:
-        """The settings saved with a model; without any, the defaults, reduced to the positions that it has."""
+    def of_model(cls, model: Any, tokenizer: Any = None) -> AnswerSettings:
+        """The settings saved with a model; see `of_config`.
+
+        Args:
+            model: a loaded model.
+            tokenizer: its tokenizer, to count the special tokens of a window; None counts none.
+
+        Raises:
+            InputError: what was saved cannot be right.
+        """
+        special = tokenizer.num_special_tokens_to_add(pair=True) if tokenizer is not None else 0
         saved = getattr(model.config, CONFIG_KEY, None)
-        if saved:
-            return cls(**saved)
-        limit = min(max_positions(model) or cls.max_length, cls.max_length)
-        return cls(max_length=limit, doc_stride=min(cls.doc_stride, limit // 3))
+        return cls.of_config(saved, f"{model.name_or_path}/config.json", max_positions(model), special)
+
+    @classmethod
+    def of_config(cls, saved: Any, file: str, positions: int | None, special_tokens: int = 0) -> AnswerSettings:
+        """The settings of a ``qa_lightning`` object in a config; without any, the defaults, reduced to the positions.
+
+        Keys that a newer version may have written are passed over, with one warning.
+
+        Args:
+            saved: the object; None or empty if there is none.
+            file: where it stands, for messages.
+            positions: the longest input that the model takes, in tokens; None if there is no limit.
+            special_tokens: special tokens of a window.
+
+        Raises:
+            InputError: unknown keys that are near to known ones, other types, or values that cannot be right.
+        """
+        limit = min(positions or cls.max_length, cls.max_length)
+        usual = cls(max_length=limit, doc_stride=min(cls.doc_stride, limit // 3))
+        if saved is None or saved == {}:
+            return usual
+        place = f"{file}: {CONFIG_KEY}"
+        if not isinstance(saved, Mapping):
+            raise InputError(f"{place} is {saved!r}; it must be an object of settings. Remove it, or write it again")
+        names = [field.name for field in fields(cls)]
+        unknown = {key: did_you_mean(str(key), names) for key in saved if key not in names}
+        problems = [f"{place}.{key} is no setting{hint}" for key, hint in unknown.items() if hint]
+        found = {name: saved[name] for name in names if name in saved}
+        problems += [f"{place}.{problem}" for problem in setting_problems(found)]
+        if not problems:
+            settings = replace(usual, **found)
+            problems = [f"{place}.{problem}" for problem in settings._length_problems(positions, special_tokens)]
+        if problems:
+            raise InputError(problems)
+        if unknown:
+            more = ", ".join(map(str, unknown))
+            _warn_once(f"{place}: passed over {more}, which qa-lightning {package_version()} does not know")
+        return settings
+
+    def _length_problems(self, positions: int | None, special_tokens: int) -> Iterator[str]:
+        """What is wrong with the lengths together, in a loaded model's config."""
+        if positions and self.max_length > positions:
+            yield f"max_length is {self.max_length}; the model has {positions} positions, so it must be at most that"
+        room = self.max_length - self.max_question_length - special_tokens
+        if self.doc_stride >= room:
+            yield (
+                f"doc_stride is {self.doc_stride}; it must be smaller than the room for context, {room} tokens "
+                f"(max_length {self.max_length} - max_question_length {self.max_question_length} - {special_tokens} "
+                "special tokens)"
+            )
 
     def fitted(self, found: Fitted) -> AnswerSettings:
         """These settings with threshold and temperature of a threshold file."""
@@ -85,3 +163,27 @@ class Fitted(NamedTuple):
             "null_score_diff_threshold": self.scaling.threshold,
             "temperature": self.scaling.temperature,
         }
+
+
+def setting_problems(given: Mapping[str, Any]) -> list[str]:
+    """What is wrong with saved settings, each on its own: another type, or a value that cannot be right.
+
+    Args:
+        given: name -> value, under the names of `AnswerSettings`; some of them or all.
+    """
+    problems = []
+    for field in fields(AnswerSettings):
+        if field.name not in given:
+            continue
+        value, (kind, words) = given[field.name], _KINDS[str(field.type)]
+        holds, rule = _RULES.get(field.name, (lambda _: True, ""))
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            problems.append(f"{field.name} is {value!r}; it must be {words}")
+        elif not holds(value):
+            problems.append(f"{field.name} is {value}; it {rule}")
+    return problems
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from transformers.utils import cached_file
+from huggingface_hub import snapshot_download
 
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
-from qa_lightning.metrics.confidence import Confidence
-from qa_lightning.models.folder import weights_digest
+from qa_lightning.models.folder import holds_weights, weights_digest
 from qa_lightning.models.loading import resolve
-from qa_lightning.models.settings import Fitted
+from qa_lightning.models.settings import Fitted, setting_problems
 from qa_lightning.wording import command
-
-if TYPE_CHECKING:
-    pass
 
 THRESHOLD_FILE = "threshold.json"
 
 
-def threshold_file(found: Confidence, model: str, data: str, fingerprint: str) -> dict[str, Any]:
+def threshold_file(fitted: Fitted, model: str, data: str) -> dict[str, Any]:
     """The contents of a threshold file, for `read_threshold_file`.
 
     Args:
-        found: the fit.
+        fitted: what was fitted.
         model: name or folder of the model; a digest of its weights is stored.
         data: the data of the fit.
-        fingerprint: fingerprint of its questions.
     """
-    fitted = Fitted(found.scaling, found.tuned is not None, fingerprint)
     return {
         "model": model,
         "weights": weights_digest(weights_folder(model)),
         "fitted_to": data,
-        "fingerprint": fingerprint,
+        "fingerprint": fitted.fingerprint,
         **fitted.as_json(),
     }
 
@@ -49,25 +43,29 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        scaling = Scaling(float(content["temperature"]), float(content["null_score_diff_threshold"]))
-        made_for, weights, version_2 = str(content["model"]), str(content["weights"]), bool(content["version_2"])
-        fingerprint = str(content["fingerprint"])
+        fitted = {name: content[name] for name in ("version_2", "null_score_diff_threshold", "temperature")}
+        made_for, weights, fingerprint = (str(content[name]) for name in ("model", "weights", "fingerprint"))
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
             f"--threshold_file {path} cannot be read ({type(error).__name__}: {error}); pass the {THRESHOLD_FILE} that "
             f"`{command('evaluate')} --output_dir DIR` writes"
         ) from None
-    if not (0 < scaling.temperature < float("inf") and abs(scaling.threshold) < float("inf")):
+    if problems := setting_problems(fitted):
+        again = f"write the file again with `{command('evaluate')}`"
+        raise InputError([f"--threshold_file {path}: {problem}; {again}" for problem in problems])
+    folder = weights_folder(model)
+    if not holds_weights(folder):
         raise InputError(
-            f"--threshold_file {path}: temperature {scaling.temperature} must be above 0, and temperature and "
-            f"threshold {scaling.threshold} must be finite; write the file again with `{command('evaluate')}`"
+            f"--threshold_file {path}: --model {model} has no model.safetensors to compare with; an ONNX export keeps "
+            "the threshold of the model that it was made from, so leave the flag out"
         )
-    if weights_digest(weights_folder(model)) != weights:
+    if weights_digest(folder) != weights:
         raise InputError(
             f"--threshold_file {path} was made for {made_for}, whose weights are not those of --model {model}; "
             f"make one with `{command('evaluate')} --model {model} --data FILE --output_dir DIR`"
         )
-    return Fitted(scaling, version_2, fingerprint)
+    scaling = Scaling(float(fitted["temperature"]), float(fitted["null_score_diff_threshold"]))
+    return Fitted(scaling, fitted["version_2"], fingerprint)
 
 
 def weights_folder(model: str) -> Path:
@@ -75,4 +73,4 @@ def weights_folder(model: str) -> Path:
     folder = Path(resolve(model)).expanduser()
     if folder.is_dir():
         return folder
-    return Path(str(cached_file(model, "config.json"))).parent
+    return Path(snapshot_download(model, allow_patterns=["config.json", "*.safetensors"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from transformers import (
 )
 
 from qa_lightning.data import sources, synthetic
+from qa_lightning.files import build_once, default_cache_dir
 from qa_lightning.models.load_errors import quiet_transformers
 
 TINY = "tiny"  # untrained weights and a vocabulary learned from the embedded dataset; not on the Hub
@@ -33,6 +36,15 @@ TINY_CONFIG: dict[str, Any] = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+
+
+def tiny_folder() -> Path:
+    """The folder of the tiny model in the cache; the first call makes it."""
+    parts = [_TINY_VERSION, TINY_CONFIG, sources.EMBEDDED_VERSION, sources.EMBEDDED_SIZES]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = default_cache_dir() / "models" / f"{TINY}-{key}"
+    build_once(folder, create_tiny_model)
+    return folder
 
 
 def create_tiny_model(folder: Path) -> None:

@@ -41,14 +41,15 @@ def out_of_memory_problems(
         max_length: the longest window, in tokens.
         precision: the Trainer's, such as ``bf16-mixed``.
     """
-    half = max(1, batch_size // 2)
+    # At most half a batch, and a divisor of it, so that a step keeps its windows.
+    half = max((size for size in range(1, batch_size // 2 + 1) if batch_size % size == 0), default=1)
     problems = [
         f"out of memory at step {step} with --data.batch_size {batch_size}, --data.max_length {max_length}, "
         f"--data.eval_batch_size {eval_batch_size} ({' '.join(str(error).split())[:200]}). Flags that help:"
     ]
     if batch_size > 1:
         problems.append(
-            f"--data.batch_size {half} --trainer.accumulate_grad_batches {accumulated * -(-batch_size // half)}: the "
+            f"--data.batch_size {half} --trainer.accumulate_grad_batches {accumulated * batch_size // half}: the "
             "same number of windows per step, in smaller batches"
         )
     if precision.startswith("32"):

@@ -52,6 +52,7 @@ class LastCheckpoint(Checkpoint):
         step: optimizer steps that the file holds.
     """
 
+    writes = True  # False only listens to signals, where checkpoints are switched off
     every_validation_batches = 16  # validation batches between two checks for a signal
 
     def __init__(self, minutes: float = 15.0) -> None:
@@ -150,6 +151,8 @@ class LastCheckpoint(Checkpoint):
         return bool(wishes % 2), Stop(wishes // 2)
 
     def _save(self, trainer: Trainer) -> None:
+        if not self.writes:
+            return
         path = self._folder(trainer) / "last.ckpt"
         before = _file_identity(path)
         trainer.save_checkpoint(path)

@@ -1,30 +1,30 @@
-"""What is shown and saved during a run: one line an epoch, sample predictions, checkpoints."""
+"""Callbacks of every run: a line per epoch, ``run.json``, the best checkpoint, and the list of all callbacks."""
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from tqdm import tqdm
 
 from qa_lightning.models.tiny import TINY
+from qa_lightning.progress import duration
 from qa_lightning.runs.curves import last_step
 from qa_lightning.runs.record import append_run, describe_run
 from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
+from qa_lightning.runs.watching import RunAhead, RunBar, StepLines, ValidationProgress, learning_rate, say, step_loss
 from qa_lightning.training.sample_table import SamplePredictions
 
 
 class EpochLines(Callback):
-    """Prints a line after each validation in training: losses, EM, F1 and throughput.
+    """Prints a line after each validation: losses, EM, F1 and throughput.
 
-    Throughput counts the training steps alone, over all processes. It goes to TensorBoard every
-    ``log_every_n_steps`` steps of the optimizer, and for those that are left before a validation.
+    Throughput counts only training steps, over all processes. It is logged, with the learning rate of the last step,
+    every ``log_every_n_steps`` optimizer steps, and before each validation for the steps since then.
     """
 
     def __init__(self) -> None:
@@ -32,29 +32,29 @@ class EpochLines(Callback):
         self._started = time.perf_counter()
 
     def _clear(self) -> None:
-        self._loss = torch.zeros((), dtype=torch.float64)
+        self._loss = 0.0
         self._batches = 0
+        self._learning_rate = 0.0
         self._parts: list[Throughput] = []
         self._counter = StepCounter()
         self._running_since: float | None = None
-        self._before = torch.zeros(4, dtype=torch.int64)  # counted by a run that this one goes on with
+        self._before = torch.zeros(4, dtype=torch.int64)  # counted before the run was resumed
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the run's clock."""
         self._started = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Let the steps' clock run."""
+        """Start the clock of the training steps, if it is stopped."""
+        self._learning_rate = learning_rate(trainer)
         if self._running_since is None:
             self._running_since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a batch."""
-        loss = pl_module.step_loss
-        assert isinstance(loss, torch.Tensor)
-        self._loss = self._loss.to(loss.device) + loss
+        """Count a batch; log the throughput if that is due."""
+        self._loss += step_loss(pl_module)
         self._batches += 1
         self._counter.add(batch["attention_mask"])
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -64,13 +64,13 @@ class EpochLines(Callback):
             self._running_since = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the steps' clock."""
+        """Log the throughput of the last steps, and stop their clock."""
         if self._running_since is not None and self._counter.sums is not None:
             self._measure(trainer, pl_module)
         self._running_since = None
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close a stretch of steps: sum over all processes, and log."""
+        """Log the throughput since the last call, summed over all processes."""
         assert self._running_since is not None
         sums = trainer.strategy.reduce(self._counter.take(pl_module.device), reduce_op="sum")
         features, tokens, padded, squared = (float(value) for value in sums)  # waits for the device to finish
@@ -87,45 +87,47 @@ class EpochLines(Callback):
         self._parts.append(part)
         _, tokens_before, padded_before, _ = (float(value) for value in self._before)
         share = 1 - (tokens + tokens_before) / max(padded + padded_before, 1)
+        points = part.metrics | {"train/padding_share": share, "train/learning_rate": self._learning_rate}
         for logger in trainer.loggers:
-            logger.log_metrics(part.metrics | {"train/padding_share": share}, step=last_step(trainer))
+            logger.log_metrics(points, step=last_step(trainer))
         self._before = torch.zeros_like(self._before)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the epoch's losses, and the tokens since the last point: all but speed, which is one process's own."""
+        """Keep the epoch's losses and the token counts since the last logged point; measured speed is not kept."""
         tokens = trainer.strategy.reduce(self._counter.peek(pl_module.device).clone(), reduce_op="sum").cpu()
         checkpoint["epoch_so_far"] = {
-            "loss": float(self._loss),
+            "loss": self._loss,
             "batches": self._batches,
             "counted": (tokens + self._before).tolist(),
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on with them."""
+        """Restore the epoch's losses and token counts, if training resumes."""
         so_far = checkpoint.get("epoch_so_far")
         if so_far is not None and trainer.state.fn == TrainerFn.FITTING:
-            self._loss = torch.tensor(so_far["loss"], dtype=torch.float64)
+            self._loss = float(so_far["loss"])
             self._batches = so_far["batches"]
             self._before = torch.tensor(so_far["counted"], dtype=torch.int64)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the line."""
+        """Print the line of this validation."""
         if trainer.sanity_checking:
             return
         shown = {name: f"{float(value):.2f}" for name, value in trainer.callback_metrics.items()}
         f1 = shown["val/f1"] + (f" (best {shown['val/best_f1']})" if "val/best_f1" in shown else "")
         scores = f"EM {shown['val/exact_match']:>6}  F1 {f1:>6}  val loss {shown['val/loss']}"
         if trainer.state.fn != TrainerFn.FITTING:
-            when = "before training" if trainer.global_step == 0 else "best checkpoint"
-            _say(trainer, f"{when:<15} {scores}")
+            last = "before training" if trainer.global_step == 0 else "last weights"
+            when = "best checkpoint" if trainer.ckpt_path else last
+            say(trainer, f"{when:<15} {scores}")
             return
-        loss = float(self._loss) / max(self._batches, 1)
+        loss = self._loss / max(self._batches, 1)
         done = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        minutes, seconds = divmod(round(time.perf_counter() - self._started), 60)
-        speed = f"{Throughput.total(self._parts)}  " if self._parts else ""  # none, if gone on with at the validation
-        _say(
+        elapsed = duration(time.perf_counter() - self._started)
+        speed = f"{Throughput.total(self._parts)}  " if self._parts else ""  # none if resumed at this validation
+        say(
             trainer,
-            f"{done:<15} {scores}  train loss {loss:.2f}  {speed}{minutes}:{seconds:02d}",
+            f"{done:<15} {scores}  train loss {loss:.2f}  {speed}{elapsed}",
         )
         self._clear()
 
@@ -134,8 +136,8 @@ class RunRecord(Callback):
     """Writes ``run.json`` into the run's folder when a fit starts; see `record.describe_run`.
 
     Args:
-        seed: of everything.
-        resumed_from: the checkpoint that the run goes on from.
+        seed: the seed of the whole run.
+        resumed_from: the checkpoint that the run resumed from; None if it began at the first step.
     """
 
     def __init__(self, seed: int, resumed_from: Path | None) -> None:
@@ -143,8 +145,8 @@ class RunRecord(Callback):
         self.resumed_from = resumed_from
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write."""
-        folder = trainer.log_dir  # asks the other processes too, so all must come by here
+        """Append this start, on the first process."""
+        folder = trainer.log_dir  # a broadcast, so every process must read it
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if folder is None or not trainer.is_global_zero:
             return
@@ -162,10 +164,10 @@ class RunRecord(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """``best.ckpt``, by ``val/f1``; where some questions have no answer, by ``val/best_f1``, under the best threshold.
+    """Keeps ``best.ckpt`` by ``val/f1``, or by ``val/best_f1`` if some questions have no answer.
 
-    That is how the model is to be used, and without it the first epochs' F1 is that of saying "no answer" always.
-    `resume.LastCheckpoint` keeps the last one.
+    ``val/best_f1`` is F1 under the best threshold, which the model is to be used with. Without it, F1 in the first
+    epochs is that of always answering "no answer". `resume.LastCheckpoint` keeps ``last.ckpt``.
     """
 
     def __init__(self) -> None:
@@ -179,7 +181,7 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look at the data, which is set up by now, while a checkpoint's state is not yet restored."""
+        """Choose the score from the data: they are set up by now, and a checkpoint's state is not restored yet."""
         validation_set = getattr(trainer.datamodule, "validation_set", None)  # type: ignore[attr-defined]
         if validation_set is not None and validation_set.version_2:
             self.monitor = "val/best_f1"
@@ -190,20 +192,13 @@ def default_callbacks(interactive: bool) -> list[Callback]:
     """The callbacks of every run.
 
     Args:
-        interactive: whether a person watches a terminal; only then is there a progress bar.
+        interactive: whether a person watches a terminal, where a bar is shown; otherwise lines are printed.
     """
-    callbacks: list[Callback] = [
+    return [
         EpochLines(),
         SamplePredictions(),
-        LearningRateMonitor("step"),
+        RunAhead(),
+        RunBar() if interactive else StepLines(),
+        ValidationProgress(),
         BestCheckpoint(),
     ]
-    if interactive:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))  # each refresh waits for the device
-    return callbacks
-
-
-def _say(trainer: Trainer, line: str) -> None:
-    if trainer.is_global_zero:
-        tqdm.write(line)  # clears a progress bar before it prints, and draws it again below
-        sys.stdout.flush()  # into a file or a pipe, too, when it is said

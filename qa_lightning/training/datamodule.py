@@ -1,4 +1,4 @@
-"""`SquadDataModule`: prepares examples and features once, maps them from disk, hands out loaders."""
+"""`SquadDataModule`: prepares examples and features once, maps them from disk, makes the loaders."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ _RULES: Rules = {
     "pad_to_multiple_of": _COUNT,
     "max_train_examples": _COUNT,
     "max_validation_examples": _COUNT,
-    "validation_fraction": (lambda part: 0 < part < 1, "lies between 0 and 1"),
-    "train_answers": (lambda which: which in get_args(TrainAnswers), "is first or all"),
+    "validation_fraction": (lambda part: 0 < part < 1, "must be between 0 and 1"),
+    "train_answers": (lambda which: which in get_args(TrainAnswers), "must be first or all"),
 }
 
 
@@ -50,30 +50,30 @@ class SquadDataModule(LightningDataModule):
 
     Args:
         dataset: what to train on: a dataset on the Hub, files (SQuAD JSON, JSON lines, CSV, TSV, Parquet, also with
-            .gz; one, several with commas between, or a pattern), a folder that ``datasets`` saved, or ``synthetic``,
+            .gz; one, several separated by commas, or a pattern), a folder that ``datasets`` saved, or ``synthetic``,
             the embedded dataset. None: only validate.
         validation: what to validate on: a file or dataset. None: the validation split of ``dataset``, or, for a
-            file, the questions of a part of its contexts (``validation_fraction``), which are then not trained on.
-        model_name: whose tokenizer cuts the text.
+            file, the questions of a part of its contexts (``validation_fraction``), which are not trained on then.
+        model_name: the model whose tokenizer splits the text into tokens.
         max_length: the longest window in tokens, question included.
         doc_stride: how many tokens of context two neighbouring windows share.
-        max_question_length: longer questions are cut to so many tokens.
-        batch_size: windows a training step and device.
-        eval_batch_size: windows a validation step and device.
-        batching: ``length`` puts windows of like length together, which saves most padding; ``random`` does not.
-        pad_to_multiple_of: pad batches on to a multiple of so many tokens, but not beyond ``max_length``: CPUs take odd
-            lengths more slowly, and memory for each length that occurs.
-        validation_fraction: the part of a file's contexts to validate on, where there is no ``validation``.
-        max_train_examples: train on the first so many questions.
-        max_validation_examples: validate on the first so many questions.
-        on_bad_rows: ``error`` stops and lists every bad row; ``skip`` leaves them out and says how many; ``repair``
-            moves answers to where their text can only be meant, says which, and stops at what is left.
-        columns: what the columns of your files are called, where that is not to be guessed.
-        train_answers: ``first`` trains each question on its first answer; ``all`` on all annotators' answers, by the
-            probability that those which a window holds have together (marginal likelihood).
+        max_question_length: longer questions are cut to this many tokens.
+        batch_size: windows per training step and device.
+        eval_batch_size: windows per validation step and device.
+        batching: ``length`` puts windows of similar length together, which saves most padding; ``random`` does not.
+        pad_to_multiple_of: pad batches to a multiple of this many tokens, but not beyond ``max_length``: on CPUs, odd
+            lengths are slower, and each length that occurs takes memory.
+        validation_fraction: the part of a file's contexts to validate on, if ``validation`` is not given.
+        max_train_examples: train only on this many questions, the first ones.
+        max_validation_examples: validate only on this many questions, the first ones.
+        on_bad_rows: ``error`` stops and lists every bad row; ``skip`` leaves bad rows out and says how many;
+            ``repair`` corrects wrong but unambiguous answer offsets, says which, and stops at the bad rows that remain.
+        columns: names of your files' columns, if they are not the usual ones.
+        train_answers: ``first`` trains each question on its first answer; ``all`` on all annotators' answers: on the
+            total probability of those in a window (marginal likelihood).
         seed: decides the order of batches and the split by context.
-        num_workers: processes that load data; 0 loads in the main one, which is enough for mapped files.
-        cache_dir: where prepared data goes; None for ``$QA_LIGHTNING_CACHE`` or the user's cache folder.
+        num_workers: processes that load data; 0 loads in the main process, which is enough for mapped files.
+        cache_dir: folder of prepared data; None for ``$QA_LIGHTNING_CACHE`` or the user's cache folder.
     """
 
     def __init__(
@@ -120,14 +120,14 @@ class SquadDataModule(LightningDataModule):
         if problems := data_problems(self.hparams):
             raise InputError(problems)
         self.tokenizer = load_tokenizer(model_name)
-        Windower(self.tokenizer, self.settings)  # refuses settings that cannot work before any data is read
+        Windower(self.tokenizer, self.settings)  # refuses impossible settings before any data is read
         self.train_set: FeatureDataset | None = None
         self.validation_set: FeatureDataset | None = None
         self._described: set[Split] = set()
-        self._start = (0, 0)  # epoch, and batches of it that are done: where training goes on
+        self._start = (0, 0)  # where training resumes: epoch, and its batches that are done
 
     def __repr__(self) -> str:
-        """Where the questions come from, how they are cut and batched, and how many there are; nothing is loaded."""
+        """Source, settings of windows and batches, and numbers of questions and windows; loads nothing."""
         settings = self.settings
         splits = {"train": self.train_set, "validation": self.validation_set}
         sizes = [
@@ -142,10 +142,10 @@ class SquadDataModule(LightningDataModule):
             f"eval_batch_size={self.eval_batch_size};\n  {', '.join(sizes) or 'not set up yet'})"
         )
 
-    __str__ = __repr__  # Lightning's own would make loaders
+    __str__ = __repr__  # Lightning's own makes the loaders
 
     def prepare_data(self) -> None:
-        """Read, check, window and cache what is not cached yet. Lightning calls it once a machine."""
+        """Read, check, window and cache the splits that are not cached yet. Lightning calls it once per machine."""
         for split in self._splits():
             started = time.perf_counter()
             prepared = self.prepared(split)
@@ -159,13 +159,13 @@ class SquadDataModule(LightningDataModule):
                 log.info(worded(line))
 
     def setup(self, stage: str) -> None:
-        """Map what `prepare_data` left on disk."""
+        """Memory-map the files of `prepare_data`; the training split only for ``stage="fit"``."""
         if "train" in self._splits() and stage == "fit":
             self.train_set = FeatureDataset(*self.prepared("train").open())
         self.validation_set = FeatureDataset(*self.prepared("validation").open())
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Of each prepared split: its source, a fingerprint of its rows, and how many questions and windows it has."""
+        """Source, fingerprint, and numbers of questions and windows of each prepared split, for ``run.json``."""
         described: dict[str, dict[str, Any]] = {}
         for split in self._splits():
             prepared = self.prepared(split)
@@ -183,15 +183,15 @@ class SquadDataModule(LightningDataModule):
         return described
 
     def fingerprint(self, split: Split) -> str:
-        """Of a split's questions, contexts and answers, and of how they were read."""
+        """Digest of a split's questions, contexts and answers, and of how they were read."""
         return self.prepared(split).examples_folder.name
 
     def splits(self) -> list[PreparedSplit]:
-        """Each split that there is; see `prepared`."""
+        """The splits of this module; see `prepared`."""
         return [self.prepared(split) for split in self._splits()]
 
     def prepared(self, split: Split) -> PreparedSplit:
-        """Where a split lies, or will."""
+        """A split with its settings and the folders of its prepared data, whether or not they exist yet."""
         source, divided = self._source(split)
         return PreparedSplit(
             split,
@@ -209,7 +209,8 @@ class SquadDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches for this process; see `TrainingSampler` for their order."""
         if self.train_set is None:
-            raise InputError("there is nothing to train on: --data.dataset is not given")
+            missing = "--data.dataset is not given" if self.dataset is None else 'call setup("fit") first'
+            raise InputError(f"there is nothing to train on: {missing}")
         world, rank = self._world()
         accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
         lengths = self.train_set.store.windows["length"]
@@ -218,14 +219,14 @@ class SquadDataModule(LightningDataModule):
         return self._loader(self.train_set, self.batch_size, sampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Batches for this process; see `EvaluationSampler` for who gets what."""
+        """Batches for this process; see `EvaluationSampler` for the windows that it gets."""
         assert self.validation_set is not None, "call setup() first"
         lengths = self.validation_set.store.windows["length"]
         sampler = EvaluationSampler(lengths, self.eval_batch_size, *self._world(), self._max_batches(len(lengths)))
         return self._loader(self.validation_set, self.eval_batch_size, sampler)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands: epoch, batches of it that are done, and what decides which batches those were."""
+        """Progress of training: epoch, batches of it that are done, and everything that decides what they held."""
         if self.trainer is None or self.dataset is None:
             return {}
         loop = self.trainer.fit_loop
@@ -239,10 +240,10 @@ class SquadDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the batches that are done.
+        """Resume after the batches that are done.
 
         Raises:
-            InputError: in the midst of an epoch, with flags that make its batches others.
+            InputError: the checkpoint is from within an epoch, and flags that decide its batches have changed.
         """
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
@@ -252,20 +253,21 @@ class SquadDataModule(LightningDataModule):
         ]
         if batches and changed:
             raise InputError(
-                f"--ckpt_path: the checkpoint stands after batch {batches:,} of epoch {epoch + 1}, and the batches are "
-                f"others now ({'; '.join(changed)}); go on with the flags it was made with, or from the end of an epoch"
+                f"--ckpt_path: the checkpoint was written after batch {batches:,} of epoch {epoch + 1}, and the "
+                f"batches are different now ({'; '.join(changed)}); resume with the flags of that run, or from the end "
+                "of an epoch"
             )
         self._start = (epoch, batches)
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
-        if isinstance(sampler, TrainingSampler):  # strategies that restore late have made it by now
+        if isinstance(sampler, TrainingSampler):  # strategies that restore late have made the loader by now
             sampler.start = self._start
 
     def _order(self) -> dict[str, Any]:
-        """All that decides which windows a batch of an epoch holds; by the flags' names where there are flags."""
+        """Everything that decides which windows a batch of an epoch holds; keys are flags where there is one."""
         assert self.trainer is not None
         return {
             "training data": self.prepared("train").features_folder.name,
-            "--data.train_answers": self.train_answers,  # older checkpoints do not say
+            "--data.train_answers": self.train_answers,  # missing in older checkpoints
             "--data.batch_size": self.batch_size,
             "--data.batching": self.batching,
             "seed": self.seed,
@@ -274,15 +276,18 @@ class SquadDataModule(LightningDataModule):
         }
 
     def _max_batches(self, features: int) -> int | None:
-        """What ``limit_val_batches`` asks for, counted over all processes: the same features for any number of them."""
+        """``limit_val_batches`` as a number of batches over all processes; None for all.
+
+        Counted so, any number of processes validates on the same features.
+        """
         limit = self.trainer.limit_val_batches if self.trainer else 1.0
         if limit is None or (isinstance(limit, float) and limit == 1.0):
             return None
         assert self.trainer is not None
-        if isinstance(limit, float):  # a part of each process's batches, as the Trainer counts; 1.0 was dealt with
+        if isinstance(limit, float):  # a part of all batches, rounded down as the Trainer does; 1.0 returned above
             limit = int(-(-features // self.eval_batch_size) * limit)
             if limit == 0:
-                return None  # the Trainer refuses it
+                return None  # the Trainer reports the error
             self.trainer.limit_val_batches = limit
         return limit
 
@@ -306,9 +311,9 @@ class SquadDataModule(LightningDataModule):
         return ["validation"] if self.dataset is None else ["train", "validation"]
 
     def _source(self, split: Split) -> tuple[str, bool]:
-        """What ``split`` is read from, and whether that is to be divided between the splits by context."""
+        """What ``split`` is read from, and whether that source is divided between the splits by context."""
         if self.dataset is None:
-            assert self.validation is not None  # data_problems saw to it
+            assert self.validation is not None  # data_problems has checked that
             return self.validation, False
         if split == "validation" and self.validation is not None:
             return self.validation, False
@@ -316,10 +321,10 @@ class SquadDataModule(LightningDataModule):
 
 
 def data_problems(given: Mapping[str, Any]) -> list[str]:
-    """All that is wrong with the arguments of `SquadDataModule`, by name, before anything is loaded."""
+    """A line for each bad argument of `SquadDataModule`, found before anything is loaded."""
     problems = broken_rules(given, _RULES, "data")
     if given["dataset"] is None and given["validation"] is None:
-        problems.append("neither --data.dataset nor --data.validation names any data")
+        problems.append("neither --data.dataset nor --data.validation names any data; give one of them")
     for name in ("dataset", "validation"):
         try:
             if given[name] is not None:

@@ -1,4 +1,4 @@
-"""Scores of a trained model, or of a predictions file, on a dataset with answers; and the files that hold them."""
+"""Scores a trained model, or a file of predictions, on data with answers, and writes the result's files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import read_examples
-from qa_lightning.data.sources import read_rows
+from qa_lightning.data.sources import count_rows, read_rows
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_json
@@ -24,34 +24,37 @@ from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.metrics.squad import SquadMetric, answer_scores
 from qa_lightning.metrics.thresholds import squad_v2_metrics
-from qa_lightning.models.loading import load_model
+from qa_lightning.models.loading import load_model, load_tokenizer, tokenizer_problem
 from qa_lightning.models.onnx import is_onnx_folder
-from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
+from qa_lightning.progress import tracked
+from qa_lightning.runs.watching import ValidationProgress
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
 from qa_lightning.wording import command
 
 log = logging.getLogger("qa_lightning")
 
-_MAX_ODDS = 1e30
+_MAX_ODDS = 1e30  # in files, for infinity
 
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
-        metrics: by the official scorers' names.
+        metrics: name -> score, 0-100, or count; names as in the official scorers.
         predictions: id -> answer text.
         references: ``{"id", "answers"}`` of each question.
-        version_2: whether it was scored as SQuAD v2.0.
+        version_2: whether the questions were scored as SQuAD v2.0.
         n_best: id -> candidates; empty for a predictions file.
-        best_texts: id -> the best span's text, whether or not it is the answer; likewise.
-        null_odds: id -> null score minus the best span's, or what a file says; may be empty.
-        threshold: the null odds above which there is no answer.
-        confidence: what the model's scores are worth; None for a predictions file.
-        threshold_file: what `threshold_file.read_threshold_file` reads; likewise.
+        best_texts: id -> the best span's text, also if the prediction is "no answer"; empty for a predictions file
+            without null odds.
+        null_odds: id -> null score minus the best span's score, or the number from a file; can be empty.
+        threshold: the prediction is "no answer" if the null odds are above it.
+        confidence: how far the model's scores can be trusted; None for a predictions file.
+        threshold_file: content that `threshold_file.read_threshold_file` reads; empty for a predictions file.
     """
 
     metrics: dict[str, float]
@@ -67,7 +70,7 @@ class ScoreResult:
 
     @property
     def lines(self) -> list[str]:
-        """What the scores are worth, in words."""
+        """How far the model's scores can be trusted, in sentences; empty for a predictions file."""
         found = self.confidence
         if found is None:
             return []
@@ -78,10 +81,10 @@ class ScoreResult:
 
     @property
     def files(self) -> dict[str, Any]:
-        """File name -> content, by the names that other tools read."""
+        """File name -> content, under the names that other tools read."""
         files: dict[str, Any] = {"metrics.json": self.metrics, "predictions.json": self.predictions}
         if self.version_2 and self.n_best:
-            # JSON has no infinity, which stands for a context without a token
+            # a context without a token has infinite odds, which JSON cannot write
             files["null_odds.json"] = {key: min(odds, _MAX_ODDS) for key, odds in self.null_odds.items()}
         more = {"nbest_predictions.json": self.n_best, THRESHOLD_FILE: self.threshold_file}
         return files | {name: content for name, content in more.items() if content}
@@ -95,23 +98,27 @@ def score_file(
     columns: Columns = Columns(),  # noqa: B008 - frozen
     null_odds: Path | None = None,
 ) -> ScoreResult:
-    """Score a file's answers as the official scripts do; for the rest see `score_model`.
+    """Score the answers in a file as the official scripts do.
 
     Args:
         path: a JSON object ``{"id": "answer"}``, or the JSON lines that `run.answer_file` writes.
-        null_odds: a JSON object ``{"id": number}``, the higher the less there is an answer (the v2.0 scorer's
-            ``--na-prob-file``): best thresholds and average precisions are then found.
+        null_odds: a JSON object ``{"id": number}``; a higher number makes "no answer" more likely (the v2.0 scorer's
+            ``--na-prob-file``). The scores then include best thresholds and average precisions.
         data, max_examples, mixed_script, columns: see `score_model`.
 
     Raises:
-        InputError: no such file, another layout, or ids of ``data`` that it lacks.
+        InputError: the file is missing, has another layout, or lacks answers for ids of ``data``.
     """
     predictions = read_predictions(path)
     broken = [key for key, text in predictions.items() if has_surrogates(key + text)]
     if broken:
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
     rows = read_examples(
-        with_usual_columns(read_rows(data, "validation"), columns, log.info),
+        with_usual_columns(
+            tracked(read_rows(data, "validation"), None if max_examples else count_rows(data, "validation"), what=data),
+            columns,
+            log.info,
+        ),
         "error",
         [],
         max_examples=max_examples,
@@ -152,24 +159,30 @@ def score_model(
     columns: Columns = Columns(),  # noqa: B008 - frozen
     thresholds: Path | None = None,
 ) -> ScoreResult:
-    """Answer the questions of ``data`` by the validation path of training, and score the answers.
+    """Answer the questions of ``data`` as a validation in training does, and score the answers.
 
     Args:
         name: folder of a trained model, or its name on the Hub.
         data: file or dataset.
-        batch_size: windows a step.
-        max_examples: only the first so many questions.
+        batch_size: windows per step.
+        max_examples: score only this many questions, the first ones.
         mixed_script: see `metrics`.
-        columns: names of the data's columns, where they are not to be guessed.
-        thresholds: a file with threshold and temperature, in place of the model's own.
+        columns: names of the data's columns, if they are not the usual ones.
+        thresholds: a file with threshold and temperature, which replace the model's own.
+
+    Raises:
+        InputError: the model is an ONNX export, or the model, the data or ``thresholds`` cannot be read.
     """
     if is_onnx_folder(name):
         raise InputError(
-            f"--model {name} is an ONNX export, which validation does not run; answer the questions by "
-            f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score these by "
+            f"--model {name} is an ONNX export, which validation cannot run; answer the questions with "
+            f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score the answers with "
             f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
         )
-    trained = AnswerSettings.of_model(load_model(name))
+    model, tokenizer = load_model(name), load_tokenizer(name)
+    if problem := tokenizer_problem(model, tokenizer):
+        raise InputError(f"--model: {problem}")
+    trained = AnswerSettings.of_model(model, tokenizer)
     settings = trained.fitted(read_threshold_file(thresholds, name)) if thresholds else trained
     own = settings.scaling
     datamodule = SquadDataModule(
@@ -192,6 +205,7 @@ def score_model(
     )
     module.temperature, module.temperatures = own.temperature, tuple(TEMPERATURES)
     trainer = Trainer(
+        callbacks=[ValidationProgress()],
         devices=1,
         logger=False,
         enable_checkpointing=False,
@@ -209,12 +223,12 @@ def score_model(
         references.append({"id": example["id"], "answers": example["answers"]})
         n_best[answer.id] = predictions.n_best(number, example)
     if predictions.version_2 and not trained.version_2:
-        log.info(f"note: {name} was not trained to say that there is no answer, and {data} has such questions")
+        log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")
     fingerprint = datamodule.fingerprint("validation")
     if fingerprint == settings.fitted_to:
         log.info(
             f"note: threshold and temperature were fitted to {data} itself, so the scores, the coverage and the "
-            "calibration error before are better than they are on other questions"
+            "calibration error before refitting are better here than on other questions"
         )
     assert module.outcomes is not None
     found = fit_confidence(module.outcomes, predictions.version_2, own)
@@ -232,12 +246,16 @@ def score_model(
         odds,
         own.threshold,
         found,
-        threshold_file(found, name, data, fingerprint),
+        threshold_file(Fitted(found.scaling, found.tuned is not None, fingerprint), name, data),
     )
 
 
 def write(result: ScoreResult, folder: Path) -> list[str]:
-    """Write the result's files and figures into ``folder``, made where it is missing; returns their names."""
+    """Write the result's files and figures into ``folder``, which is made if it is missing; returns their names.
+
+    Raises:
+        InputError: they cannot be written.
+    """
     from qa_lightning.metrics import plots
 
     drawn: list[Path] = []
@@ -252,20 +270,20 @@ def write(result: ScoreResult, folder: Path) -> list[str]:
 
 
 def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
-    """Run the published scorer through ``evaluate`` and compare; returns the exit status, 1 where the two disagree.
+    """Run the published scorer through ``evaluate`` and compare; returns the exit status, 1 if the two disagree.
 
-    Where the scorer cannot be reached, a line says so and nothing is compared.
+    If the scorer cannot be reached, nothing is compared: a log line says so and the status is 0.
     """
     name = "squad_v2" if result.version_2 else "squad"
     try:
         import evaluate
 
         scorer = evaluate.load(name)  # type: ignore[attr-defined]
-    except Exception as error:  # evaluate raises whatever its download met
+    except Exception as error:  # a failed download can raise anything
         log.info(f"official   evaluate.load('{name}') cannot be reached ({type(error).__name__}); nothing compared")
         return 0
     texts, settings = result.predictions, {}
-    if result.null_odds:  # it is to find the best thresholds, too
+    if result.null_odds:  # then it finds the best thresholds, too
         texts, settings = result.best_texts, {"no_answer_threshold": result.threshold}
     official: Mapping[str, float] = scorer.compute(
         predictions=[
@@ -276,11 +294,12 @@ def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
         references=result.references,
         **settings,
     )
-    compared = {name: value for name, value in result.metrics.items() if not name.startswith("pr_")}  # it has none
+    # the official scorer has no pr_ scores
+    compared = {name: value for name, value in result.metrics.items() if not name.startswith("pr_")}
     differing = [
         f"{key}: here {value}, there {official.get(key, 'nothing')}"
         for key, value in compared.items()
-        if not abs(official.get(key, math.nan) - value) <= tolerance  # so that NaN, too, differs
+        if not abs(official.get(key, math.nan) - value) <= tolerance  # not >, so that NaN differs, too
     ]
     if differing:
         log.info(f"official   evaluate.load('{name}') DISAGREES: {'; '.join(differing)}")
@@ -290,7 +309,11 @@ def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
 
 
 def read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
-    """Id -> number of a JSON object; `InputError` for each of the ``wanted`` ids that has none."""
+    """Id -> number, for the ``wanted`` ids, from a JSON object ``{"id": number}``.
+
+    Raises:
+        InputError: the file cannot be read, or one of the ids has no number; one line per id.
+    """
     try:
         odds = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -298,7 +321,7 @@ def read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
     if not isinstance(odds, dict):
         raise InputError(f'--null_odds {path}: expected one object {{"id": number, ...}}')
     bad = [
-        f"--null_odds {path}: {key!r} has {odds.get(key, 'nothing')!r}; a number is wanted"
+        f"--null_odds {path}: {key!r} has {repr(odds[key]) if key in odds else 'no number'}; a number is wanted"
         for key in wanted
         if isinstance(odds.get(key), bool) or not isinstance(odds.get(key), (int, float)) or math.isnan(odds[key])
     ]
@@ -308,7 +331,11 @@ def read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
 
 
 def read_predictions(path: Path) -> dict[str, str]:
-    """Id -> answer, of either layout."""
+    """Id -> answer text, from one JSON object or from the JSON lines that `run.answer_file` writes.
+
+    Raises:
+        InputError: the file cannot be read, or has another layout.
+    """
     unreadable = f"--predictions {path}: cannot be read as JSON"
     try:
         content = path.read_text(encoding="utf-8-sig")
@@ -326,19 +353,19 @@ def read_predictions(path: Path) -> dict[str, str]:
 
 
 def _read_answer_lines(path: Path, content: str) -> dict[str, str]:
-    """Id -> answer of the lines that `run.answer_file` writes."""
+    """Id -> answer text, from the JSON lines that `run.answer_file` writes; all bad lines are reported together."""
     predictions: dict[str, str] = {}
     problems = []
     for number, line in enumerate(content.rstrip("\n").split("\n"), 1):
-        place = f"--predictions {path} line {number}"
+        where = f"--predictions {path} line {number}"
         try:
             row = json.loads(line)
             key, answer = str(row["id"]), str(row["answer"])
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            problems.append(f"{place}: no JSON object with id and answer ({error!r}); is the file whole?")
+            problems.append(f"{where}: no JSON object with id and answer ({error!r}); is the file whole?")
             continue
         if predictions.setdefault(key, answer) != answer:
-            problems.append(f"{place}: id {key!r} has another answer in a line before; ids must be unique")
+            problems.append(f"{where}: id {key!r} has another answer in a line before; ids must be unique")
     if problems:
         raise InputError(problems)
     return predictions

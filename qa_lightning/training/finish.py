@@ -1,26 +1,37 @@
-"""The end of a run: the best checkpoint validated, its threshold and temperature fitted, and written as a model."""
+"""Ends a run: writes its model first, then validates it, fits threshold and temperature, and writes scores and figures.
+
+A fault in what comes after the weights costs that part alone, and a line says so.
+"""
 
 from __future__ import annotations
 
 import logging
 import shlex
-from dataclasses import asdict
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, Timer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.profilers import PassThroughProfiler
 from safetensors import SafetensorError
 
 from qa_lightning.decoding.spans import Scaling
-from qa_lightning.errors import InputError
+from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.files import write_json
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
-from qa_lightning.models.folder import save_model, weights_digest
+from qa_lightning.models.folder import save_model, save_settings, weights_digest
 from qa_lightning.models.settings import AnswerSettings
-from qa_lightning.runs.record import mark_finished
+from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
+from qa_lightning.runs.record import mark_finished, run_folder
+from qa_lightning.training.callbacks import BestCheckpoint
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
 from qa_lightning.wording import command_words
@@ -29,86 +40,267 @@ log = logging.getLogger("qa_lightning")
 
 
 def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> None:
-    """Validate the best checkpoint and, on the first process, write all that a run leaves.
+    """Write the model; then validate it and, on the first process, write its confidence and the run's scores.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the model cannot be written.
+        DivergedError: the logits of some questions are not numbers.
     """
-    _validate_best(trainer, module, data)
-    # Both ask the other processes too, so all must come by here.
-    log_dir, weights = trainer.log_dir, trainer.strategy.lightning_module_state_dict()
-    if not trainer.is_global_zero or log_dir is None:
+    first = trainer.is_global_zero
+    if first:
+        log.info(f"\ntraining ended: {why_it_ended(trainer)}")
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if first:
+            log.info("--trainer.fast_dev_run writes nothing: no checkpoint, no model, no scores")
         return
-    assert module.outcomes is not None
+    run = run_folder(trainer)
+    best, weights = _weights(trainer)
     assert data.validation_set is not None
-    version_2 = data.validation_set.version_2
-    found = fit_confidence(module.outcomes, version_2, Scaling(threshold=module.threshold))
-    folder = Path(log_dir) / "model"
     settings = AnswerSettings(
         **asdict(data.settings),
         max_answer_length=module.max_answer_length,
-        version_2=version_2,
-        null_score_diff_threshold=found.scaling.threshold,
-        temperature=found.scaling.temperature,
-        fitted_to=data.fingerprint("validation"),
+        version_2=data.validation_set.version_2,
+        null_score_diff_threshold=module.threshold,
     )
-    try:
-        save_model(module.model, data.tokenizer, settings, folder, weights, "model.")
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"the model could not be written to {relative(folder)} ({error}); free some space or make the folder "
-            "writable, then --ckpt_path last writes it"
-        ) from None
-    _report(trainer, found, Path(log_dir) / "confidence")
-    names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
-    scores = {f"best/{name}": float(trainer.callback_metrics[f"val/{name}"]) for name in names}
+    folder = run / "model" if run is not None and first else None
+    if folder is not None:
+        try:
+            save_model(module.model, data.tokenizer, settings, folder, weights, "model.")
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"the model could not be written to {relative(folder)} ({error}); free some space or make the folder "
+                "writable, then resume with --ckpt_path last to write it"
+            ) from None
+    del weights
+    scored = trainer.limit_val_batches != 0 and _validate(trainer, module, data, best)
+    if folder is None:
+        return
+    scores: dict[str, float] = {}
+    if scored:
+        _rate(trainer, module, data, settings, folder)
+        names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
+        scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
+    elif trainer.limit_val_batches == 0:
+        log.info("--trainer.limit_val_batches 0: no validation, so no scores and no fitted threshold or temperature")
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(dict(module.hparams) | dict(data.hparams), scores)
-            logger.experiment.flush()  # a finished run's files change no more
-    mark_finished(Path(log_dir) / "run.json", scores, weights_digest(folder))
+        with _costs_that_alone("table of this run's result"):
+            log_result(logger, folder.parent.name, _telling_settings(trainer, module, data), scores, last_step(trainer))
+    with _costs_that_alone("record of the end of the run"):
+        recorded = {f"best/{name}": score for name, score in scores.items()}
+        mark_finished(folder.parent / "run.json", recorded, weights_digest(folder))
     shown = relative(folder)
-    log.info(f"\nthe best checkpoint is written as a model for transformers: {shown}")
-    log.info(f"curves:    tensorboard --logdir {relative(Path(log_dir).parent)}")
-    log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
+    what = "the best checkpoint is" if best else f"the weights after step {trainer.global_step} are"
+    log.info(f"\n{what} written as a model for transformers: {shown}")
+    for place in how_to_see(trainer.loggers, relative):
+        log.info(f"curves:    {place}")
+    with _costs_that_alone("question to ask"):
+        log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
 
 
-def _validate_best(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> None:
-    best = next(one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint))
+def _weights(trainer: Trainer) -> tuple[str | None, dict[str, Any]]:
+    """The file of the best checkpoint, None without one, and the weights to write: its own, or the current ones.
+
+    Every process must call it, and gets the same file; weights are of use on the first process alone.
+    """
+    found = next((one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)), None)
+    path = found.best_model_path if found is not None and Path(found.best_model_path).is_file() else None
+    weights: dict[str, Any] = {}
+    if path and trainer.is_global_zero:
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        except Exception as error:  # a damaged file can raise anything in the zip and pickle readers
+            log.warning(f"{relative(Path(path))} cannot be read ({type(error).__name__}: {error})")
+            path = None
+    path = trainer.strategy.broadcast(path)
+    if path:
+        return path, weights
+    if trainer.is_global_zero:
+        log.warning("there is no best checkpoint: the weights of the last step are written")
+    return None, trainer.strategy.lightning_module_state_dict()
+
+
+def _validate(trainer: Trainer, module: QALightningModule, data: SquadDataModule, best: str | None) -> bool:
+    """Validate the best checkpoint, or the current weights; returns whether that came to its end."""
     loggers = trainer.loggers
-    trainer.loggers = []  # the curves hold the best checkpoint's point already
-    path: str | None = best.best_model_path
-    if not trainer.strategy.broadcast(Path(best.best_model_path).is_file()):
-        log.warning("there is no best checkpoint: the model as it is now is written")
-        path = None
+    trainer.loggers = []  # the curves already hold these scores
     module.temperatures = tuple(TEMPERATURES.tolist())
-    trainer.validate(module, data, ckpt_path=path, verbose=False, weights_only=True)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAveraging):  # it validated the averaged weights, and put those of training back
-            callback.on_train_end(trainer, module)
-    trainer.loggers = loggers
+    done = False
+    try:
+        with _costs_that_alone("validation of the model", among=trainer.world_size), only_validating(trainer):
+            trainer.validate(module, data, ckpt_path=best, verbose=False, weights_only=True)
+            done = module.outcomes is not None
+    finally:
+        trainer.loggers = loggers
+    return done
+
+
+def _rate(
+    trainer: Trainer, module: QALightningModule, data: SquadDataModule, settings: AnswerSettings, folder: Path
+) -> None:
+    """Fit threshold and temperature, and write them into the model's settings; log, draw and write what they gain."""
+    assert module.outcomes is not None
+    assert data.validation_set is not None
+    seen, there = len(module.outcomes), len(data.validation_set.examples)
+    if seen < there:
+        log.info(f"scores, threshold and temperature are those of {seen:,} of {there:,} questions, for the limits")
+    with _costs_that_alone("threshold and temperature"):
+        found = fit_confidence(module.outcomes, settings.version_2, Scaling(threshold=module.threshold))
+        fitted = replace(
+            settings,
+            null_score_diff_threshold=found.scaling.threshold,
+            temperature=found.scaling.temperature,
+            fitted_to=data.fingerprint("validation"),
+        )
+        save_settings(fitted, folder)
+        for line in (*fitted_lines(found), coverage_line(found.coverage)):
+            log.info(line)
+        _report(trainer, found, folder.parent / "confidence")
 
 
 def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
-    """Say, draw and keep what the scores are worth; what cannot be written is no reason to lose a run."""
-    for line in (*fitted_lines(found), coverage_line(found.coverage)):
-        log.info(line)
-    from qa_lightning.metrics import plots  # matplotlib takes a second to import
-
-    drawn = figures(found)
-    try:
-        plots.save(drawn, folder)
+    """Draw and write how far the model's scores can be trusted."""
+    with _costs_that_alone("figures about confidence"):
         write_json(folder / "confidence.json", found.as_json())
-    except (InputError, OSError) as error:
-        log.warning(f"the figures were not written: {error}")
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            for name, figure in drawn.items():
-                logger.experiment.add_figure(f"confidence/{name}", figure, trainer.global_step, close=False)
+    with _costs_that_alone("figures"):
+        from qa_lightning.metrics import plots  # matplotlib takes a second to import
+
+        drawn = figures(found)
+        plots.save(drawn, folder)
+        for logger in trainer.loggers:
+            log_figures(logger, "val_confidence", drawn, last_step(trainer))
+
+
+def _telling_settings(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> dict[str, Any]:
+    """What tells one run from another, for a table of runs; the first five by the alphabet are what matters most."""
+    return {
+        "batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        "epochs": trainer.current_epoch,
+        **{name: module.hparams[name] for name in ("layer_decay", "learning_rate")},
+        "model": str(module.hparams["model_name"]),
+        "seed": data.seed,
+        "tokens_a_window": data.settings.max_length,
+        **{name: module.hparams[name] for name in ("warmup_ratio", "weight_decay")},
+    }
+
+
+@contextmanager
+def _costs_that_alone(what: str, among: int = 1) -> Iterator[None]:
+    """Log a fault within, and go on.
+
+    Args:
+        what: is then missing.
+        among: number of processes that work together within; of several, the others would wait for ever.
+    """
+    try:
+        yield
+    except DivergedError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if not isinstance(error, (InputError, OSError)):
+            reason = f"{type(error).__name__}: {reason}, in {_place(error)}"
+        log.warning(f"no {what}: {reason}; the model is written all the same")
+        if among > 1:
+            raise
+
+
+@contextmanager
+def only_validating(trainer: Trainer) -> Iterator[None]:
+    """Within, ``trainer.validate`` does that alone: what belongs to training is not done again.
+
+    Lightning's finder of batch sizes looks for one before every validation of its own, and a profiler would report
+    twice.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    profiler = trainer.profiler  # type: ignore[attr-defined]
+    trainer.callbacks = [one for one in callbacks if not isinstance(one, BatchSizeFinder)]  # type: ignore[attr-defined]
+    trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        trainer.callbacks, trainer.profiler = callbacks, profiler  # type: ignore[attr-defined]
+
+
+@dataclass
+class Ending:
+    """How a fit ended.
+
+    Attributes:
+        status: the exit status of the run: 1 if something failed when training was over.
+    """
+
+    status: int = 0
+
+
+@contextmanager
+def outliving_the_end(trainer: Trainer) -> Iterator[Ending]:
+    """Go on after a fault within that comes when all is trained, such as one of a callback at the end of the fit."""
+    ending = Ending()
+    try:
+        yield ending
+    except (InputError, DivergedError):
+        raise
+    except Exception as error:
+        if trainer.global_step == 0 or not trainer.fit_loop.done:
+            raise
+        reason = " ".join(str(error).split())
+        log.warning(
+            f"\n{_place(error)} failed ({type(error).__name__}: {reason}); all was trained before, and is written"
+        )
+        ending.status = 1
+
+
+def _place(error: BaseException) -> str:
+    """Function, file and line where an error was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.name} ({relative(Path(frame.filename))}:{frame.lineno})"
+
+
+def why_it_ended(trainer: Trainer) -> str:
+    """Why a fit that came to its end did so, in words that name the flag."""
+    loop: Any = trainer.fit_loop
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return "--trainer.fast_dev_run is done"
+    if trainer.limit_train_batches == 0 or (trainer.global_step == 0 and not trainer.should_stop):
+        return "no step was trained"
+    if 0 < trainer.max_steps <= trainer.global_step:
+        return f"--trainer.max_steps {trainer.max_steps} reached"
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= loop.epoch_progress.current.processed:
+        return f"--trainer.max_epochs {trainer.max_epochs} reached"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
+            return f"early stopping: {_early_stopping(callback)}"
+        if isinstance(callback, Timer) and _is_up(callback):
+            return f"--trainer.max_time {_days(callback._duration or 0)} is up"
+    return "a callback asked to stop" if trainer.should_stop else "as planned"
+
+
+def _early_stopping(callback: EarlyStopping) -> str:
+    name, rising = callback.monitor, callback.mode == "max"
+    if callback.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
+        unit, count = "epoch" if callback._check_on_train_epoch_end else "validation", callback.wait_count
+        return f"{name} has not {'risen' if rising else 'fallen'} for {count} {unit}{'s' if count != 1 else ''}"
+    if callback.stopping_reason is EarlyStoppingReason.STOPPING_THRESHOLD:
+        return f"{name} is {'above' if rising else 'below'} its stopping_threshold {callback.stopping_threshold}"
+    if callback.stopping_reason is EarlyStoppingReason.DIVERGENCE_THRESHOLD:
+        return f"{name} is {'below' if rising else 'above'} its divergence_threshold {callback.divergence_threshold}"
+    return f"{name} is not finite"
+
+
+def _is_up(timer: Timer) -> bool:
+    left = timer.time_remaining()
+    return left is not None and left <= 0
+
+
+def _days(seconds: float) -> str:
+    """A time as ``--trainer.max_time`` takes it: days, hours, minutes, seconds."""
+    whole = timedelta(seconds=round(seconds))
+    minutes, rest = divmod(whole.seconds, 60)
+    return f"{whole.days:02d}:{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _sample(data: SquadDataModule) -> tuple[str, str]:
-    """The validation question whose context is shortest, among the first hundred."""
+    """Question and context of an answerable example: the shortest context among the first 100 for validation."""
     assert data.validation_set is not None
     examples: Any = data.validation_set.examples
     rows = [examples[row] for row in range(min(100, len(examples)))]
@@ -121,11 +313,11 @@ def _sample(data: SquadDataModule) -> tuple[str, str]:
 
 
 def relative(path: Path) -> Path:
-    """As seen from here, where it lies below."""
+    """``path`` relative to the current folder if it is below it, else absolute."""
     absolute = path.resolve()
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
 
 
 def ask_command(model: Path, question: str, context: str) -> str:
-    """The command that asks a model a question, ready to be pasted."""
+    """The command that asks a model a question, quoted for a shell."""
     return shlex.join([*command_words("predict"), "--model", str(model), "--question", question, "--context", context])

@@ -1,4 +1,4 @@
-"""`QALightningModule`: loss, optimizer and steps around ``AutoModelForQuestionAnswering``; scores in validation."""
+"""`QALightningModule`: loss, optimizer and steps around ``AutoModelForQuestionAnswering``; scores from validation."""
 
 from __future__ import annotations
 
@@ -24,44 +24,53 @@ from qa_lightning.metrics.thresholds import best_threshold
 from qa_lightning.models.loading import load_model
 from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
 from qa_lightning.runs.throughput import computing_weights
-from qa_lightning.training.optim import build_optimizer, linear_schedule
+from qa_lightning.training.optim import LinearSchedule, build_optimizer
 
-COMPILE_OPTIONS: dict[str, Any] = {}  # of torch.compile
+COMPILE_OPTIONS: dict[str, Any] = {}  # arguments of torch.compile; tests set a backend
+# What is logged, by name, for callbacks that monitor it.
+LOGGED = ("val/f1", "val/exact_match", "val/loss", "train/loss")
+LOGGED_WITH_UNANSWERABLE = (
+    "val/best_f1",
+    "val/null_score_diff_threshold",
+    *(f"val/{kind}_{name}" for kind in ("HasAns", "NoAns") for name in ("exact", "f1")),
+)
 _RULES: Rules = {
     "learning_rate": (lambda rate: rate > 0, "must be above 0, 2e-5 to 1e-4 are usual"),
     "weight_decay": (lambda decay: decay >= 0, "must not be negative"),
-    "warmup_ratio": (lambda ratio: 0 <= ratio <= 1, "is a part of the steps, from 0 to 1"),
-    "layer_decay": (lambda decay: 0 < decay <= 1, "lies above 0 and up to 1, 0.7 to 0.9 are usual"),
-    "attention_dropout": (lambda dropout: 0 <= dropout < 1, "lies from 0 to below 1, 0.1 is usual"),
+    "warmup_ratio": (lambda ratio: 0 <= ratio <= 1, "must be from 0 to 1, a part of the steps"),
+    "layer_decay": (lambda decay: 0 < decay <= 1, "must be above 0 and at most 1, 0.7 to 0.9 are usual"),
+    "attention_dropout": (lambda dropout: 0 <= dropout < 1, "must be at least 0 and below 1, 0.1 is usual"),
     "max_answer_length": (lambda length: length >= 1, "must be at least 1"),
     "n_best": (lambda count: count >= 1, "must be at least 1"),
 }
 
 
 class QALightningModule(LightningModule):
-    """A question answering model that trains, and scores itself in every validation epoch.
+    """Trains a question answering model, and scores it in every validation epoch.
 
-    After a validation epoch ``predictions`` holds its answers and ``scores`` what they score, by the official scorers'
-    names, on every process; and ``outcomes``, where some question has no answer or ``temperatures`` ask for them, how
-    right the best spans are. What is random in a training step is
-    drawn from a seed of its own, made of the run's seed, epoch, batch and process: a run that goes on from a
-    checkpoint draws what it would have drawn.
+    After a validation epoch, each process holds all answers in ``predictions`` and their scores, under the official
+    scorers' names, in ``scores``; ``wrong`` has the numbers of the answers without an exact match, of the share that
+    this process scored. If some question has no answer, or ``temperatures`` is set, ``outcomes`` says how
+    right the best spans are; otherwise it is None.
+
+    Each training step seeds its random numbers from the run's seed, epoch, batch and process, so a resumed run draws
+    the numbers that it would have drawn without the stop.
 
     Args:
         model_name: a name on the Hub, a folder, or ``tiny``, an untrained model for the embedded dataset.
-        learning_rate: the highest of the schedule.
-        weight_decay: of matrices; biases and norm layers have none.
+        learning_rate: the highest learning rate of the schedule.
+        weight_decay: decay of matrices; biases and norm layers have none.
         warmup_ratio: the part of the steps over which the learning rate rises from 0; it then falls linearly to 0.
-        layer_decay: what each layer learns at, as a part of what the one above it does; the head at
-            ``learning_rate``, which wants to be higher then. 0.7 to 0.9 help small data.
-        attention_dropout: in training; None leaves the model's own. 0 is much faster where attention kernels do not
-            fuse dropout, as on CPUs.
+        layer_decay: each layer learns at this part of the rate of the layer above; the head learns at
+            ``learning_rate``, which should be higher then. 0.7 to 0.9 help small data.
+        attention_dropout: dropout of attention in training; None keeps the model's own. 0 is much faster where
+            attention kernels do not fuse dropout, as on CPUs.
         max_answer_length: the longest answer, in tokens.
-        n_best: candidates kept for each question in ``predictions``; the best alone is scored.
-        null_score_diff_threshold: for data with unanswerable questions, how much the null score must exceed the
-            best span's for "no answer".
+        n_best: candidates kept per question in ``predictions``; only the best one is scored.
+        null_score_diff_threshold: for data with unanswerable questions: the answer is "no answer" if the null score
+            exceeds the best span's score by more than this.
         attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers.
-        mixed_script: score answers with ideographs by each of them, as MLQA does; see `metrics`.
+        mixed_script: score each ideograph of an answer as a word, as MLQA does; see `metrics`.
         compile: compile the model in place with ``torch.compile``, once for training and once for validation,
             for batches of any length.
     """
@@ -96,60 +105,77 @@ class QALightningModule(LightningModule):
         self.model = load_model(model_name, attn_implementation, attention_dropout)
         self.computing_weights = computing_weights(self.model)
         if compile:
-            self.model.compile(dynamic=True, **COMPILE_OPTIONS)  # in place: the names of the weights stay
+            self.model.compile(dynamic=True, **COMPILE_OPTIONS)  # in place, so that the weights keep their names
         self.metrics = torch.nn.ModuleList([SquadMetric(version_2, mixed_script) for version_2 in (False, True)])
         self.predictions: Predictions | None = None
-        self.temperatures: tuple[float, ...] = ()  # to keep sums for, with ``outcomes``
+        self.temperatures: tuple[float, ...] = ()  # ``outcomes`` keeps sums for these; finish and evaluate set them
         self.outcomes: Outcomes | None = None
         self.scores: dict[str, float] = {}
         self._decoder: Decoder | None = None
         self._watched: WatchedLoss | None = None
         self._seed: int | None = None
-        self.step_loss = torch.zeros(())
+        self.step_loss = math.nan
+        self.wrong: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    @property
+    def backbone(self) -> torch.nn.Module:
+        """The encoder below the head, which Lightning's ``BackboneFinetuning`` freezes and thaws."""
+        encoder = self.model.base_model
+        assert isinstance(encoder, torch.nn.Module)
+        return encoder
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Start and end logits, [B, T] each; see `model_logits`."""
         return model_logits(self.model, batch)
 
     def on_train_start(self) -> None:
-        """Take the seed that everything was seeded with, unless a checkpoint gave one."""
+        """Use the run's seed for the steps, unless a checkpoint gave one; count the steps of the schedule again."""
         if self._seed is None:
             self._seed = torch.initial_seed()
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, LinearSchedule):  # a finder of batch sizes has changed how many there are
+            schedule.total_steps = self.trainer.estimated_stepping_batches
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed."""
+        """Keep the seed of the steps."""
         checkpoint["step_seed"] = self._seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the seed."""
+        """Restore the seed of the steps."""
         self._seed = checkpoint.get("step_seed")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout for this batch."""
-        place = [self._seed or 0, self.trainer.current_epoch, batch_idx, self.trainer.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+        """Seed dropout for this batch, whatever was drawn before."""
+        entropy = [self._seed or 0, self.trainer.current_epoch, batch_idx, self.trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """What of the loss is to be descended: its mean over the features of the whole step of the optimizer.
+        """The loss to backpropagate: this batch's part of the mean over all features of the optimizer step.
 
-        ``step_loss`` then holds the mean over this batch, on all processes.
+        ``step_loss`` then holds the mean over this batch, over all processes, once the backward pass is under way.
         """
         start, end = self(batch)
         losses = span_loss(start, end, batch)
         own = losses.detach().mean()
-        self.step_loss = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
-        self._watched = WatchedLoss(own, self.step_loss, batch["feature"])
-        self.log("train/loss", self.step_loss, prog_bar=True, batch_size=len(start))
+        mean = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        self._watched = WatchedLoss(own, mean, batch["feature"])
+        # Not for Lightning's progress bars: they would wait for the device after every step, drawn or not.
+        self.log("train/loss", mean, batch_size=len(start))
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
         if not isinstance(sampler, TrainingSampler):
             return losses.mean()
         return losses[: len(losses) - sampler.repeats(batch_idx)].sum() * sampler.weight(batch_idx)
 
     def on_after_backward(self) -> None:
-        """Stop, on all processes, before the weights are touched by a loss that is not finite."""
+        """Stop all processes if the loss is not finite, before the optimizer changes the weights.
+
+        Raises:
+            DivergedError: naming the questions of the batch.
+        """
         if self._watched is None:
             return
         own, mean = self._watched.values()
+        self.step_loss = mean
         if math.isfinite(mean):
             return
         dataset = getattr(self.trainer.train_dataloader, "dataset", None)
@@ -159,20 +185,20 @@ class QALightningModule(LightningModule):
         raise DivergedError(f"the loss is {mean} at step {self.global_step} (questions {', '.join(ids)})")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Decode what can be decoded by now, from the context tokens' logits."""
+        """Add the batch's logits to the decoder, which decodes the examples whose windows are complete."""
         start, end = self(batch)
         assert self._decoder is not None
         self._decoder.add(FeatureLogits.of_batch(batch, start, end, span_loss(start, end, batch)))
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
+        """Clear the results, and make a decoder for the validation set."""
         self.predictions = None
         self.outcomes = None
         scaling = Scaling(self.temperature, self.threshold, self.temperatures)
         self._decoder = Decoder(self._validation_set().store, BestSpans(self.n_best, self.max_answer_length, scaling))
 
     def on_validation_epoch_end(self) -> None:
-        """Join what all processes decoded, by example, score it, and log the same values everywhere.
+        """Join the spans that all processes decoded, by example; score them; log the same values on every process.
 
         Raises:
             DivergedError: the logits of some questions are not numbers.
@@ -190,7 +216,9 @@ class QALightningModule(LightningModule):
         assert isinstance(metric, SquadMetric)
         share = (self.trainer.global_rank, self.trainer.world_size)
         outcomes = judge(self.predictions, metric.scoring, share)
-        metric.update_scores(*outcomes.scores(self.threshold, dataset.version_2), outcomes.has_answer)
+        exact, f1 = outcomes.scores(self.threshold, dataset.version_2)
+        metric.update_scores(exact, f1, outcomes.has_answer)
+        self.wrong = np.flatnonzero(exact == 0) * share[1] + share[0]
         self.scores = scores = metric.compute()
         metric.reset()
         if dataset.version_2 or self.temperatures:
@@ -211,10 +239,10 @@ class QALightningModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear schedule over the whole run."""
-        # The scaler of fp16 must unscale gradients before they are clipped; fused AdamW would do it afterwards.
+        # fp16's scaler must unscale gradients before they are clipped; fused AdamW would unscale them only after that.
         fused = not str(self.trainer.precision).startswith("16")
         optimizer = build_optimizer(self.model, self.learning_rate, self.weight_decay, self.layer_decay, fused)
-        schedule = linear_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup_ratio)
+        schedule = LinearSchedule(optimizer, self.trainer.estimated_stepping_batches, self.warmup_ratio)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -223,7 +251,7 @@ class QALightningModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm directly: Lightning refuses to do so for a fused optimizer under mixed precision."""
+        """Clip by norm here, because Lightning refuses to for a fused optimizer under mixed precision."""
         if gradient_clip_algorithm == "value" or isinstance(self.trainer.strategy, FSDPStrategy):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
@@ -234,13 +262,13 @@ class QALightningModule(LightningModule):
         dataset = getattr(loader, "dataset", None)
         if not isinstance(dataset, FeatureDataset):
             raise InputError(
-                f"QALightningModule validates on one loader of qa_lightning features (SquadDataModule makes it), "
-                f"not on {type(dataset if dataset is not None else loader).__name__}"
+                "QALightningModule needs one validation loader of qa_lightning features, as SquadDataModule makes it; "
+                f"got {type(dataset if dataset is not None else loader).__name__}"
             )
         return dataset
 
     def _gather(self, part: Any) -> list[Any]:
-        """What each process has, on all of them."""
+        """``part`` of each process, by rank, on all processes."""
         if self.trainer.world_size == 1:
             return [part]
         parts: list[Any] = [None] * self.trainer.world_size
@@ -249,12 +277,12 @@ class QALightningModule(LightningModule):
 
 
 def _example_ids(dataset: FeatureDataset, features: NDArray[Any], limit: int = 32) -> list[str]:
-    """The questions that some features are windows of; the first of them, if they are many."""
+    """Quoted ids of the questions that ``features`` belong to: the first ``limit``, then how many more."""
     examples = sorted(set(dataset.store.windows["example"][features].tolist()))
     more = [f"and {len(examples) - limit} more"] if len(examples) > limit else []
     return [repr(example_id) for example_id in dataset.examples[examples[:limit]]["id"]] + more
 
 
 def model_problems(given: Mapping[str, Any]) -> list[str]:
-    """All that is wrong with the arguments of `QALightningModule`, by name, before anything is loaded."""
+    """A line for each bad argument of `QALightningModule`, found before anything is loaded."""
     return broken_rules(given, _RULES, "model")

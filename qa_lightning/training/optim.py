@@ -1,4 +1,4 @@
-"""Which parameters decay, and how the learning rate moves over a run."""
+"""AdamW: which parameters decay, each layer's learning rate, and the schedule of a run."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_linear_schedule_with_warmup
+from torch.optim.lr_scheduler import LRScheduler
 
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, learning_rate: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Parameters by weight decay and learning rate.
+    """Group the parameters by weight decay and learning rate.
 
-    Weight decay for matrices alone: biases and the gains of norm layers are vectors and get none (BERT's rule).
+    Only matrices decay: biases and the gains of norm layers are vectors and do not (BERT's rule).
 
     Args:
-        model: with a head on an encoder.
+        model: a head on an encoder.
         weight_decay: of matrices.
         learning_rate: of the head.
-        layer_decay: what each layer below learns at, as a part of what the one above it does (ELECTRA's rule; Clark et
-            al., 2020); 1.0 is the same rate for all, in two groups without names.
+        layer_decay: a layer's learning rate divided by that of the layer above (ELECTRA's rule; Clark et al., 2020);
+            1.0 gives all the same rate, in two groups without names.
+
+    Returns:
+        Groups as ``torch.optim`` takes them, from the head down.
     """
     depths = layer_depths(model) if layer_decay != 1.0 else {}
     top = max(depths.values(), default=0)
@@ -45,11 +47,11 @@ def parameter_groups(
 
 
 def layer_depths(model: nn.Module) -> dict[str, int]:
-    """How far up each parameter of a model stands: 0 for embeddings, 1 to L for the L layers, L + 1 for the head.
+    """Name of each parameter -> its depth: 0 for embeddings, 1 to L for the L layers, L + 1 for the head.
 
-    Layers are the entries of the model's lists of modules, in order; lists within a layer, and lists of lists, do not
-    count. What stands behind a layer belongs to it, tables of embeddings to the embeddings, and what is outside the
-    encoder (transformers' ``base_model_prefix``) to the head.
+    Layers are the entries of the model's module lists, in order; lists within a layer, and lists of lists, do not
+    count. In the encoder (transformers' ``base_model_prefix``), embedding tables have depth 0, and a parameter between
+    two layers has the depth of the one before it. Everything outside the encoder is the head.
     """
     layers: list[str] = []
     for name, module in model.named_modules():
@@ -60,7 +62,7 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
     tables = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     depths, below = {}, 0
     for name, _ in model.named_parameters():
-        below = next((place for place, layer in enumerate(layers, 1) if name.startswith(layer)), below)
+        below = next((depth for depth, layer in enumerate(layers, 1) if name.startswith(layer)), below)
         if not name.startswith(encoder):
             depths[name] = len(layers) + 1
         else:
@@ -71,13 +73,52 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
 def build_optimizer(
     model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0, fused: bool = True
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019); fused it takes a quarter of the time of the plain loops on a CPU."""
+    """AdamW (Loshchilov and Hutter, 2019). On a CPU, ``fused`` takes a quarter of the time of the plain loops."""
     groups = parameter_groups(model, weight_decay, learning_rate, layer_decay)
     return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
 
 
-def linear_schedule(optimizer: torch.optim.Optimizer, total_steps: int, warmup_ratio: float) -> LambdaLR:
-    """Rise linearly from 0 over the first ``warmup_ratio`` of the steps, then fall linearly to 0 at ``total_steps``."""
-    warmup = math.ceil(total_steps * warmup_ratio)
-    schedule: LambdaLR = get_linear_schedule_with_warmup(optimizer, warmup, total_steps)
-    return schedule
+class LinearSchedule(LRScheduler):
+    """Rise linearly from 0 over the first ``warmup_ratio`` of the steps, then fall linearly to 0 at ``total_steps``.
+
+    Groups of parameters may join the optimizer in mid-run, and the rate of a group may be changed from outside, as
+    Lightning's ``BackboneFinetuning`` and ``LearningRateFinder`` do: such a group goes on from the rate that it got.
+
+    Args:
+        optimizer: whose rates it sets.
+        total_steps: steps of the whole run; it may be set anew. Infinite, the rate does not fall.
+        warmup_ratio: 0-1; of no effect where the steps are infinite.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, total_steps: float, warmup_ratio: float) -> None:
+        self.total_steps, self.warmup_ratio = total_steps, warmup_ratio
+        super().__init__(optimizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, without what the run's flags decide: a run that goes on may be longer than it was to be."""
+        return {
+            name: value for name, value in super().state_dict().items() if name not in ("total_steps", "warmup_ratio")
+        }
+
+    def part(self, step: int) -> float:
+        """What part of its highest value the rate is at, 0-1, after ``step`` steps."""
+        if math.isinf(self.total_steps):
+            return 1.0
+        warmup = math.ceil(self.total_steps * self.warmup_ratio)
+        if step < warmup:
+            return max(0, step) / max(1, warmup)
+        return max(0.0, (self.total_steps - step) / max(1, self.total_steps - warmup))
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """The rate of each group for the next step."""
+        given = [group["lr"] for group in self.optimizer.param_groups]
+        own = getattr(self, "_last_lr", given)  # none before the first step
+        for place, rate in enumerate(given[len(self.base_lrs) :], len(self.base_lrs)):
+            self.optimizer.param_groups[place]["initial_lr"] = rate
+            self.base_lrs.append(rate)
+        before = self.part(self.last_epoch - 1)
+        for place, rate in enumerate(given):
+            if place >= len(own) or rate != own[place]:
+                self.base_lrs[place] = rate / (before or 1.0)
+        part = self.part(self.last_epoch)
+        return [rate * part for rate in self.base_lrs]

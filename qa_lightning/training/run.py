@@ -1,4 +1,4 @@
-"""The training run: flags and config to Trainer, module and data; fit; the best model written out."""
+"""Runs training: makes Trainer, module and data from flags and config files, fits, writes the best model."""
 
 from __future__ import annotations
 
@@ -8,15 +8,28 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    WeightAveraging,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
+from qa_lightning.checks.refusals import (
+    callback_problems,
+    monitor_problems,
+    refusal,
+    trainer_problems,
+    union_problem,
+)
 from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.files import write_problem
-from qa_lightning.models.loading import max_positions, vocabulary_problem
+from qa_lightning.models.loading import max_positions, tokenizer_problem
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO, find_beginning
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.failures import (
@@ -30,8 +43,13 @@ from qa_lightning.runs.resume import LastCheckpoint, Stopped
 from qa_lightning.runs.signals import Stop, slurm_job
 from qa_lightning.training.callbacks import RunRecord, default_callbacks
 from qa_lightning.training.datamodule import SquadDataModule, data_problems
-from qa_lightning.training.finish import finish, relative
-from qa_lightning.training.module import QALightningModule, model_problems
+from qa_lightning.training.finish import finish, only_validating, outliving_the_end, relative
+from qa_lightning.training.module import (
+    LOGGED,
+    LOGGED_WITH_UNANSWERABLE,
+    QALightningModule,
+    model_problems,
+)
 from qa_lightning.wording import command, flag_problem, usage_name
 
 log = logging.getLogger("qa_lightning")
@@ -40,11 +58,14 @@ LOGS = "lightning_logs"
 
 
 class TrainParser(LightningArgumentParser):
-    """Says what is wrong with a flag without a screen of usage before it."""
+    """A parser that reports a bad flag without a screen of usage before it."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong with the flags, and end with status 2."""
-        print(f"error: {flag_problem(message, self._option_string_actions)}", file=sys.stderr)
+        """Print what is wrong with the flags, and end the process with status 2."""
+        if not self.exit_on_error:  # a parser within, of one of several classes that a value may be of
+            super().error(message, ex)
+        problem = union_problem(message) or flag_problem(message, self._option_string_actions)
+        print(f"error: {refusal(problem) if problem.startswith('--trainer.') else problem}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -52,7 +73,7 @@ class TrainCLI(LightningCLI):
     """Flags, ``--config`` files and their defaults for `QALightningModule`, `SquadDataModule` and the Trainer.
 
     Args:
-        args: flags; None takes the command line's.
+        args: flags; None takes those of the command line.
     """
 
     def __init__(self, args: list[str] | None = None) -> None:
@@ -73,7 +94,7 @@ class TrainCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
                 "enable_progress_bar": sys.stdout.isatty(),
-                "callbacks": default_callbacks(interactive=sys.stdout.isatty()),
+                "callbacks": [],  # `default_callbacks`, once it is known whether there is to be a bar
             },
             parser_kwargs={
                 "prog": usage_name("train"),
@@ -82,43 +103,48 @@ class TrainCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the flags of the run itself, and tie those that must agree."""
+        """Add the run's own flags, and link those that must have the same value."""
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to go on from; `last` is that of the newest run here, which then goes on in its folder.",
+            help="Checkpoint to resume from; `last` is that of the newest run here, resumed in its own folder.",
         )
         parser.add_argument(
             "--save_every_minutes",
             type=float,
             default=15.0,
-            help="Minutes of training after which checkpoints/last.ckpt is written again, besides each epoch.",
+            help="Minutes of training after which checkpoints/last.ckpt is written, in addition to after each epoch.",
         )
         parser.add_argument(
             "--validate_first",
             type=bool,
             default=False,
-            help="Whether to validate before the first step too.",
+            help="Whether to validate before the first step, too.",
         )
         parser.add_argument(
             "--ema_decay",
             type=float | None,
             default=None,
-            help="Validate, and write as the model, a running mean of the weights: each step it keeps this part of "
-            "itself, 0.999 is usual. Left out, the weights of the last step are.",
+            help="Validate a running mean of the weights, and write it as the model: in each step the mean keeps this "
+            "part of itself, 0.999 is usual. If left out, the weights themselves are used.",
         )
         parser.link_arguments("model.model_name", "data.model_name")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse bad flags, all at once; choose what was left open: precision, checkpoint, the folder to log to."""
+        """Refuse bad flags, all at once; then choose the precision, if it is open, and where the run begins."""
         trainer, model, data = self.config.trainer, self.config.model, self.config.data
-        problems = data_problems(data) + model_problems(model)
+        problems = data_problems(data) + model_problems(model) + trainer_problems(trainer)
+        if (trainer.max_epochs, trainer.max_steps) == (-1, -1) and model.warmup_ratio > 0:
+            problems.append(
+                f"--model.warmup_ratio {model.warmup_ratio} is a part of the steps, and --trainer.max_epochs -1 has no "
+                "number of them; pass --trainer.max_steps, or leave the ratio out"
+            )
         if not self.config.save_every_minutes >= 0:
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
         if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
-            problems.append(f"--ema_decay is {self.config.ema_decay}; it lies between 0 and 1, 0.999 is usual")
+            problems.append(f"--ema_decay is {self.config.ema_decay}; it must be between 0 and 1, 0.999 is usual")
         if problems:
             raise InputError(problems)
         if trainer.precision is None:
@@ -130,45 +156,64 @@ class TrainCLI(LightningCLI):
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
         if self.config.ckpt_path == "last" and begun.folder is None and 0 <= epochs <= begun.epochs:
             raise InputError(
-                f"--ckpt_path last: that run is finished, with {begun.epochs} epochs; to train it further, pass "
-                f"--trainer.max_epochs {begun.epochs + 1} or more"
+                f"--ckpt_path last: that run is finished, with {begun.epochs} epoch{'s' * (begun.epochs != 1)}; to "
+                f"train it further, pass --trainer.max_epochs {begun.epochs + 1} or more"
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log to TensorBoard, in the resumed run's own folder, unless another logger is configured."""
+        """Log to TensorBoard unless another logger is set, in a resumed run's own folder; write atomic checkpoints."""
         root = Path(self.config.trainer.default_root_dir or ".")
         if self.config.trainer.logger in (None, True):
             begun = self.beginning
-            # A TensorBoard that is open has read what is cut off before training: it is told to forget it.
+            # An open TensorBoard has read the points that are cut off before training; purge_step makes it forget them.
             again: dict[str, Any] = {"version": begun.folder.name, "purge_step": begun.step} if begun.folder else {}
             kwargs["logger"] = CurveLogger(root, name=LOGS, default_hp_metric=False, **again)
+        self.trainer_defaults["callbacks"] = _fitting(self.trainer_defaults["callbacks"], self.config.trainer)
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        self.trainer_defaults["callbacks"] = self._default_callbacks()
         trainer = super().instantiate_trainer(**kwargs)
         if self.config.ema_decay is not None:
-            # Not buffers: means of position numbers, made integers again, are now and then one too low.
+            # Buffers are not averaged: a mean of position ids, made an integer again, is sometimes one too low.
             average = EMAWeightAveraging(decay=self.config.ema_decay, use_buffers=False)
             trainer.callbacks.insert(0, average)  # type: ignore[attr-defined]
         return trainer
 
+    def _default_callbacks(self) -> list[Callback]:
+        """Those of every run; with ``--trainer.enable_progress_bar false`` lines in place of a bar, too."""
+        chosen = self.config_init.trainer.callbacks or []
+        has_bar = any(isinstance(callback, ProgressBar) for callback in chosen)
+        callbacks = default_callbacks(interactive=bool(self.config.trainer.enable_progress_bar))
+        return [callback for callback in callbacks if not (has_bar and isinstance(callback, ProgressBar))]
+
     def run(self) -> int:
-        """Fit, validate the best checkpoint, write the model. Returns the exit status."""
+        """Fit, validate the best checkpoint, write the model; returns the exit status.
+
+        Raises:
+            InputError: the flags cannot work, the data are bad, memory ran out, or the model cannot be written.
+            DivergedError: a loss or logits are not finite.
+        """
         if problems := self._model_problems():
             raise InputError(problems)
         self._announce()
         seed, begun = int(self.config.seed_everything), self.beginning
         self.last = LastCheckpoint(self.config.save_every_minutes)
+        self.last.writes = self.config.trainer.enable_checkpointing is not False
         self.trainer.callbacks += [RunRecord(seed, begun.checkpoint), self.last]  # type: ignore[attr-defined]
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-        rank_zero_only(self._look_at_data)()  # what is wrong with it is said before other processes are started
+        rank_zero_only(self._check_data)()  # before other processes start, so that bad data is one error
         if isinstance(self.trainer.logger, CurveLogger):
             rank_zero_only(begun.cut_curves)()
         try:
             with explained_compiler_failure():
                 if self.config.validate_first and not begun.checkpoint:
-                    self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
+                    with only_validating(self.trainer):
+                        self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+                with outliving_the_end(self.trainer) as ending:
+                    self.trainer.fit(
+                        self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True
+                    )
                 finish(self.trainer, self.model, self.datamodule)
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._saved()}") from None
@@ -176,7 +221,7 @@ class TrainCLI(LightningCLI):
             if begun.checkpoint and "parameter group" in str(error):
                 raise InputError(
                     f"--ckpt_path: {relative(Path(begun.checkpoint))} was made with another --model.layer_decay than "
-                    f"{self.model.layer_decay}; go on with the one that stands in its run's config.yaml"
+                    f"{self.model.layer_decay}; resume with the one in its run's config.yaml"
                 ) from None
             raise
         except RuntimeError as error:
@@ -184,20 +229,20 @@ class TrainCLI(LightningCLI):
                 raise InputError(self._out_of_memory_problems(error)) from None
             if "find_unused_parameters" in str(error):
                 raise InputError(
-                    f"{self.config.model.model_name} has weights that take no part in answering, which several devices "
-                    "must be told: pass --trainer.strategy ddp_find_unused_parameters_true"
+                    f"{self.config.model.model_name} has weights that answering does not use, and training on several "
+                    "devices must know that: pass --trainer.strategy ddp_find_unused_parameters_true"
                 ) from None
             if self.trainer.world_size > 1 and lost_a_process(error):
-                raise InputError("another process of this run ended; what it said stands above") from None
+                raise InputError("another process of this run ended; its message is above") from None
             raise
         except Stopped as error:
             return self._stopped(error.stop)
-        except SystemExit:  # how Lightning ends outside of training, and on a second Ctrl-C
+        except SystemExit:  # Lightning's exit on a signal outside of training, and on a second Ctrl-C
             return self._stopped(Stop.TERMINATE if self.trainer.received_sigterm else Stop.INTERRUPT)
-        return 0
+        return ending.status
 
     def _model_problems(self) -> list[str]:
-        """Why the model that was loaded, or what is to be done with it, cannot work here."""
+        """A line for each reason why the loaded model cannot be trained with these flags."""
         length, limit = self.datamodule.settings.max_length, max_positions(self.model.model)
         problems = []
         if limit and length > limit:
@@ -205,14 +250,21 @@ class TrainCLI(LightningCLI):
                 f"--data.max_length {length} is more than the {limit} positions of {self.config.model.model_name}; "
                 f"pass --data.max_length {limit} or less"
             )
-        if vocabulary := vocabulary_problem(self.model.model, self.datamodule.tokenizer):
-            problems.append(f"--model.model_name: {vocabulary}")
+        if problem := tokenizer_problem(self.model.model, self.datamodule.tokenizer):
+            problems.append(f"--model.model_name: {problem}")
+        problems += callback_problems(
+            self.trainer.callbacks,  # type: ignore[attr-defined]
+            (*LOGGED, *LOGGED_WITH_UNANSWERABLE),
+            self._validates,
+            self.trainer.world_size,
+            self.trainer.accumulate_grad_batches,
+            len(self.trainer.loggers),
+        )
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging) and callback._use_buffers:
                 problems.append(
-                    f"--trainer.callbacks {type(callback).__name__} averages buffers too, a model's position numbers "
-                    "among them, which come out wrong; pass --ema_decay in its place, or "
-                    "--trainer.callbacks.use_buffers false"
+                    f"--trainer.callbacks {type(callback).__name__} averages buffers too, and averaged position ids "
+                    "are wrong; pass --ema_decay instead, or --trainer.callbacks.use_buffers false"
                 )
         return problems
 
@@ -228,9 +280,11 @@ class TrainCLI(LightningCLI):
             precision=str(trainer.precision),
         )
 
-    def _look_at_data(self) -> None:
+    def _check_data(self) -> None:
+        """Prepare the data, and log what its check finds."""
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
+        self._check_monitors()
         lines = list(
             short_lines(
                 check_prepared(self.datamodule.splits(), self.model.max_answer_length, self.config.model.mixed_script)
@@ -241,18 +295,30 @@ class TrainCLI(LightningCLI):
         if lines:
             log.info(f"`{command('check-data')}` shows the rows")
 
+    @property
+    def _validates(self) -> bool:
+        return self.trainer.limit_val_batches != 0
+
+    def _check_monitors(self) -> None:
+        """Refuse callbacks that wait for what this data, now that it is known, has no values of."""
+        data = self.datamodule.validation_set
+        if data is not None and not data.version_2:
+            callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
+            if problems := monitor_problems(callbacks, LOGGED, self._validates):
+                raise InputError([f"{problem} (the others need questions without an answer)" for problem in problems])
+
     def _stopped(self, stop: Stop) -> int:
-        """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect."""
+        """Log what stopped the run and how to resume it; returns the exit status that schedulers and shells expect."""
         if not self.trainer.is_global_zero:
-            return 0  # a status of its own would make the launcher kill the first process, which has more to say
+            return 0  # another status would make the launcher kill the first process, which may not be done
         log.info(f"\nstopped by {stop.cause} after step {self.trainer.global_step}: {self._saved()}")
         return stop.status
 
     def _saved(self) -> str:
-        """What there is to go on from."""
+        """What is saved, and how to resume from it, for a message."""
         if self.last.path is None:
             return "nothing is saved yet"
-        return f"step {self.last.step} is saved in {relative(self.last.path)}; go on with --ckpt_path last"
+        return f"step {self.last.step} is saved in {relative(self.last.path)}; resume with --ckpt_path last"
 
     def _announce(self) -> None:
         if not self.trainer.is_global_zero:
@@ -265,12 +331,23 @@ class TrainCLI(LightningCLI):
             f"precision {trainer.precision} on {trainer.world_size} x {kind}"
         )
         log.info(
-            f"steps: {trainer.world_size} devices x {data.batch_size} windows x {trainer.accumulate_grad_batches} "
-            f"accumulated = {trainer.world_size * data.batch_size * trainer.accumulate_grad_batches} windows a step, "
-            f"{trainer.max_epochs} epochs"
+            f"steps: {trainer.world_size} device{'s' * (trainer.world_size != 1)} x {data.batch_size} windows x "
+            f"{trainer.accumulate_grad_batches} accumulated = "
+            f"{trainer.world_size * data.batch_size * trainer.accumulate_grad_batches} windows per step, "
+            f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}"
         )
         if self.beginning.checkpoint:
-            log.info(f"going on from {self.beginning.checkpoint}, after step {self.beginning.step}")
+            log.info(f"resuming from {self.beginning.checkpoint}, after step {self.beginning.step}")
+
+
+def _fitting(callbacks: list[Callback], trainer: Any) -> list[Callback]:
+    """Those of the callbacks of every run that go with the flags of the Trainer; some refuse to run without a log."""
+    without: tuple[type[Callback], ...] = ()
+    if trainer.enable_checkpointing is False:
+        without += (ModelCheckpoint,)
+    if trainer.logger is False:
+        without += (LearningRateMonitor,)
+    return [callback for callback in callbacks if not isinstance(callback, without)]
 
 
 def default_precision(accelerator: str) -> str:

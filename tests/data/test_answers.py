@@ -234,7 +234,8 @@ def test_a_run_writes_what_it_moved_and_says_it_in_one_line(tmp_path, model_fold
     assert summary["repaired"] == lines
     told = [record.getMessage() for record in said.records if "moved" in record.getMessage()]
     assert told == [
-        f"{split}: moved 3 answers, all listed in {data.prepared(split).examples_folder / 'repaired.txt'}: {lines[0]}"
+        f"{split}: moved 3 answers (all are listed in {data.prepared(split).examples_folder / 'repaired.txt'}), "
+        f"the first: {lines[0]}"
         for split in ("train", "validation")
     ]
     said.clear()

@@ -1,4 +1,4 @@
-"""The peers of the benchmarks do what they say, and the scripts run; what they measure is no test."""
+"""The benchmarks' peers work as they claim, and the scripts run; what they measure is not tested."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_the_top_20_peer_finds_a_clear_answer(peers, tokenizer) -> None:
     random = np.random.default_rng(0)
     start, end = random.normal(size=(2, len(features), 64)).astype(np.float32)
     for number, feature in enumerate(features):
-        place = random.choice([place for place, pair in enumerate(feature["offset_mapping"]) if pair])
-        start[number, place] += 20
-        end[number, place] += 20
+        token = random.choice([index for index, pair in enumerate(feature["offset_mapping"]) if pair])
+        start[number, token] += 20
+        end[number, token] += 20
     store = FeatureStore.of_batch(
         Windower(tokenizer, WindowSettings(64, 16, 20))(columns["question"], columns["context"], [None] * len(rows))
     )

@@ -1,4 +1,4 @@
-"""Runs killed with SIGKILL at random moments, and gone on with, end as runs that nothing stopped."""
+"""Runs that are killed with SIGKILL at random moments and resumed end as runs that were never stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the signals of POSIX")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from qa_lightning.models.loading import load_tokenizer
 from tests.helpers import commands
 from tests.helpers.models import small_config
 
-# language -> script, and pairs of a context's beginning, answer and end; the question that asks for the answer
+# language -> script; the context before, in and after the answer; the question
 SENTENCES = {
     "es": ("Latin", ["La panadera vive en ", "Sevilla", " desde hace diez años."], "¿Dónde vive la panadera?"),
     "ru": ("Cyrillic", ["Пекарь живёт в ", "Москве", " уже десять лет."], "Где живёт пекарь?"),
@@ -30,7 +30,7 @@ SENTENCES = {
 
 
 def write_articles(path: Path, language: str, count: int) -> str:
-    """XQuAD's layout: SQuAD v1.1, an article a paragraph."""
+    """Write XQuAD's layout: SQuAD v1.1 with one paragraph per article."""
     _, (before, answer, after), question = SENTENCES[language]
     paragraphs = []
     for number in range(count):
@@ -91,7 +91,7 @@ def test_a_language_passes_the_check_trains_and_scores(tmp_path, byte_model, lan
     (asked,) = Reader.load(str(folder)).answer([question], [context])
     assert context[asked.start : asked.end] == asked.text
     scores = json.loads((folder.parent / "run.json").read_text())[0]["scores"]
-    assert scores["best/f1"] > 90  # one answer, again and again: it is learnt
+    assert scores["best/f1"] > 90  # every question has the same answer, so that it is learnt
     assert asked.text == answer
 
 

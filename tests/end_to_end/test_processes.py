@@ -22,7 +22,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", 
 
 
 def run(folder: Path, devices: int, scenario: str, **options) -> list[dict]:
-    """Run a scenario; what each process saw in its last validation."""
+    """Run a scenario; returns what each process saw in its last validation."""
     folder.mkdir()
     options = {"scenario": scenario, "devices": devices, "folder": str(folder), "limit_val_batches": 1.0} | options
     ended = subprocess.run(
@@ -44,9 +44,9 @@ def run(folder: Path, devices: int, scenario: str, **options) -> list[dict]:
 @pytest.mark.parametrize(
     ("rows", "limit"),
     [
-        ({"count": 23, "unanswerable": 5, "long": 4}, 1.0),  # a number that nothing divides, and many windows
+        ({"count": 23, "unanswerable": 5, "long": 4}, 1.0),  # a prime number of examples, and many windows
         ({"count": 2}, 1.0),  # fewer examples than processes
-        ({"count": 23, "long": 3}, 5),  # only some windows, and some examples of which only some windows, are seen
+        ({"count": 23, "long": 3}, 5),  # only some windows are seen, and not all windows of some examples
         ({"count": 23, "long": 3}, 0.6),
     ],
 )
@@ -74,7 +74,7 @@ def test_any_number_of_processes_gives_the_same_predictions_and_scores(tmp_path,
 
 @pytest.mark.slow
 def test_two_processes_with_half_the_batch_train_as_one_does(tmp_path, model_folder) -> None:
-    """Also: a sanity check before the first step on several processes, and the same value logged on each."""
+    """Also: several processes run a sanity check before the first step, and log the same values."""
     train = write_json(tmp_path / "train.json", make_rows(40, unanswerable=6, long=3))
     validation = write_json(tmp_path / "validation.json", make_rows(13, long=2))
     common = {
@@ -111,11 +111,11 @@ def test_a_loss_that_is_no_number_on_one_process_ends_all_with_its_questions(tmp
         text=True,
         check=False,
         env=ENVIRONMENT,
-        timeout=100,  # and none waits for ever
+        timeout=100,  # no process waits for ever
     )
     assert ended.returncode != 0
     (said,) = set(re.findall(r"DivergedError: (the loss is nan at step 2 \(questions 'q.*)", ended.stderr))
-    assert said.count("'q") == 4  # of the one process's batch alone
+    assert said.count("'q") == 4  # the questions of that process's batch alone
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The README's first command: what it reaches, and that the questions are needed for it."""
+"""The README's first command: the scores it reaches, and that it needs the questions to reach them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
-    """Its folder and what it printed."""
+    """The quickstart run: its folder and its output."""
     folder = tmp_path_factory.mktemp("quickstart")
     output = io.StringIO()
     with contextlib.redirect_stdout(output):

@@ -1,4 +1,4 @@
-"""What the README shows is what there is."""
+"""The README's commands, files, names and Python blocks exist and work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
 
 
 def commands_of(page: str) -> list[list[str]]:
-    """The words of each command in the page's blocks of shell."""
+    """The words of each command in the page's bash blocks."""
     return [
         words
         for language, block in re.findall(r"```(\w+)\n(.*?)```", page, flags=re.S)
@@ -34,7 +34,7 @@ def commands_of(page: str) -> list[list[str]]:
 
 @cache
 def run_help(command: str) -> str:
-    """What ``--help`` of a command shows."""
+    """The output of ``qa-lightning COMMAND --help``."""
     words = [sys.executable, "-m", "qa_lightning", command, "--help"]
     return subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
 

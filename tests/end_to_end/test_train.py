@@ -1,4 +1,4 @@
-"""The commands, end to end, on a tiny model: what a run prints, the files it leaves, and what they are good for."""
+"""The commands, end to end, on a tiny model: what a run prints, which files it leaves, and that they work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.helpers.training import AVERAGED, train_flags
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, model_folder):
-    """One training run: its folder, the validation file, what it printed."""
+    """One training run: its folder, the validation file, its output."""
     import contextlib
     import io
 
@@ -71,11 +71,17 @@ def test_one_line_an_epoch_and_how_to_go_on_are_printed(run) -> None:
     assert sum(bool(re.fullmatch(rf"before training +{scores}", line)) for line in lines) == 1
     epochs = [line for line in lines if line.startswith("epoch ")]
     assert len(epochs) == 3
-    for place, line in enumerate(epochs, 1):
+    for epoch, line in enumerate(epochs, 1):
         speed = rf"{number} features/s  {number} tokens/s  [\d.]+% padding"
-        assert re.fullmatch(rf"epoch {place}/3 +{scores}  train loss {number}  {speed}  \d+:\d\d", line), line
+        assert re.fullmatch(rf"epoch {epoch}/3 +{scores}  train loss {number}  {speed}  \d+:\d\d", line), line
     assert any("60 questions" in line and "windows" in line for line in lines)
-    assert any("1 devices x 8 windows x 1 accumulated = 8 windows a step" in line for line in lines)
+    assert any("1 device x 8 windows x 1 accumulated = 8 windows per step" in line for line in lines)
+    (ahead,) = [line for line in lines if line.startswith("ahead: ")]
+    assert re.fullmatch(r"ahead: +\d+ windows in 11 batches an epoch, 33 steps of the optimizer in all", ahead)
+    assert any(re.fullmatch(r"validates: after every epoch, \d+ windows", line) for line in lines)
+    (saved,) = [line for line in lines if line.startswith("saves: ")]
+    assert "last.ckpt every 15 minutes" in saved
+    assert saved.endswith(f"all in {version(run)}")
     assert any(line.startswith("ask it:") and " predict --model " in line for line in lines)
 
 
@@ -93,18 +99,27 @@ def test_tensorboard_holds_the_curves_the_samples_and_the_hyperparameters(run) -
         assert points[0].step == 0
         assert sorted({point.step for point in points}) == [point.step for point in points]
     assert len(events.Scalars("train/loss")) >= 3
-    rates = [point.value for point in events.Scalars("lr-AdamW/pg1")]
+    rates = [point.value for point in events.Scalars("train/learning_rate")]
     assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(2e-3 * 32 / 33)  # of the second of 33 steps
     for name in ("train/features_per_second", "train/tokens_per_second", "train/padding_share"):
         points = events.Scalars(name)
-        # 11 steps an epoch: after every second one, and after those that are left over; Lightning numbers from 0
+        # 11 steps per epoch: logged after every second one and at the end of the epoch; Lightning numbers them from 0
         assert [point.step for point in points] == sorted({*range(1, 33, 2), 10, 21, 32})
         assert all(point.value > 0 or (name == "train/padding_share" and point.value == 0) for point in points)
-    assert "train/utilization" not in events.Tags()["scalars"]  # nobody knows a CPU's peak
+    assert "train/utilization" not in events.Tags()["scalars"]  # a CPU's peak is not known
     (samples, *_) = [events.Tensors(tag) for tag in events.Tags()["tensors"] if tag.startswith("val/samples")]
     table = samples[-1].tensor_proto.string_val[0].decode()
-    assert table.startswith("| question | gold answers | prediction | score |")
+    assert table.startswith("| question | gold answers | prediction | F1 | score | context |")
     assert "Where lives Anna ?" in table
+    # It opens on what people come for: capitals come first, and groups by what stands before the slash.
+    scalars = sorted(events.Tags()["scalars"])
+    assert [tag.partition("/")[0] for tag in scalars[:5]] == ["Overview"] * 4 + ["train"]
+    assert scalars[:2] == ["Overview/EM", "Overview/F1"]
+    for shown, tag in (("EM", "val/exact_match"), ("F1", "val/f1"), ("loss_of_training", "train/loss")):
+        pairs = [[(point.step, point.value) for point in events.Scalars(name)] for name in (f"Overview/{shown}", tag)]
+        assert pairs[0] == pairs[1]
+    assert {tag.partition("/")[0] for tag in scalars} == {"Overview", "train", "val"}
     hparams = yaml.safe_load((version(run) / "hparams.yaml").read_text())
     assert hparams["learning_rate"] == 2e-3
     assert hparams["max_length"] == 48
@@ -171,7 +186,7 @@ def test_evaluate_scores_the_model_as_training_did_and_writes_the_files(run, tmp
         assert candidates[0]["text"] == predictions[key]
         assert all(rows[key]["context"][c["start"] : c["end"]] == c["text"] for c in candidates)
         assert sum(c["probability"] for c in candidates) <= 1 + 1e-9
-    # the file that it wrote scores the same
+    # the predictions that it wrote score the same
     files = ["--predictions", str(tmp_path / "scores" / "predictions.json"), "--data", data]
     assert commands.evaluate([*files, "--output-dir", str(tmp_path / "again")]) == 0
     assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == metrics
@@ -200,7 +215,7 @@ def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, mod
     assert settings["temperature"] == figures["temperature"] != 1.0
     assert figures["held_out"]
     events = curves(model.parent)
-    assert {f"confidence/{name}" for name in ("reliability", "risk_coverage")} <= set(events.Tags()["images"])
+    assert {f"val_confidence/{name}" for name in ("reliability", "risk_coverage")} <= set(events.Tags()["images"])
     assert len(events.Scalars("val/null_score_diff_threshold")) == len(events.Scalars("val/f1"))
     for best, plain in zip(events.Scalars("val/best_f1"), events.Scalars("val/f1"), strict=True):
         assert best.value >= plain.value - 1e-4
@@ -226,10 +241,10 @@ def test_averaged_weights_are_what_is_validated_and_written(tmp_path, model_fold
 
 
 def test_averages_of_position_numbers_are_refused(tmp_path, model_folder) -> None:
-    """Lightning's default: 0.9 * n + 0.1 * n, made an integer again, is now and then n - 1."""
+    """Lightning's default averages them: 0.9 * n + 0.1 * n, made an integer again, is sometimes n - 1."""
     data = write_json(tmp_path / "train.json", make_rows(40))
     given = [*train_flags(tmp_path, model_folder, data, data), "--trainer.callbacks+", "EMAWeightAveraging"]
-    with pytest.raises(InputError, match=r"EMAWeightAveraging averages buffers .*; pass --ema_decay in its place"):
+    with pytest.raises(InputError, match=r"EMAWeightAveraging averages buffers .*; pass --ema_decay instead"):
         commands.train(given)
     assert commands.train([*given, "--trainer.callbacks.use_buffers", "false", "--trainer.max_epochs", "1"]) == 0
 
@@ -237,12 +252,12 @@ def test_averages_of_position_numbers_are_refused(tmp_path, model_folder) -> Non
 @pytest.mark.parametrize("decay", ["0", "1", "1.5"])
 def test_a_decay_that_is_none_is_refused(tmp_path, model_folder, decay) -> None:
     data = write_json(tmp_path / "train.json", make_rows(10))
-    with pytest.raises(InputError, match=rf"--ema_decay is {float(decay)}; it lies between 0 and 1"):
+    with pytest.raises(InputError, match=rf"--ema_decay is {float(decay)}; it must be between 0 and 1"):
         commands.train([*train_flags(tmp_path, model_folder, data, data), "--ema_decay", decay])
 
 
 def test_the_best_checkpoint_of_version_2_data_is_that_of_the_best_threshold(tmp_path, model_folder, capsys) -> None:
-    """A threshold that nothing passes makes F1 the same in all epochs; what can be got out of the model is not."""
+    """A threshold that no answer passes makes F1 the same in all epochs; F1 under the best threshold differs."""
     data = write_json(tmp_path / "v2.json", make_rows(40, unanswerable=20))
     never = ("--model.null_score_diff_threshold", "-1000000", "--trainer.max_epochs", "6")
     assert commands.train([*train_flags(tmp_path, model_folder, data, data), *never]) == 0
@@ -296,7 +311,7 @@ def test_help_begins_with_a_screen_that_a_person_can_read() -> None:
     for flag in ("--data.dataset", "--model.learning_rate", "--trainer.devices", "--ckpt_path", "--config"):
         assert flag in screen
     assert all(len(line) <= 120 for line in screen.splitlines())
-    assert "--trainer.accumulate_grad_batches" in result.stdout  # every flag stands further down
+    assert "--trainer.accumulate_grad_batches" in result.stdout  # every flag is listed further down
     assert result.stderr == ""
 
 
@@ -475,4 +490,4 @@ def test_lines_come_when_they_are_said_into_a_pipe_too(tmp_path, model_folder) -
         last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
         epochs = torch.load(last, weights_only=True)["epoch"] if last.exists() else 0
         process.kill()
-    assert epochs < 20  # a buffer holds some fifty lines
+    assert epochs < 20  # a buffer would hold about fifty lines

@@ -1,4 +1,4 @@
-"""The tutorial's commands do what it says."""
+"""The commands of docs/your-own-data.md print what the page says."""
 
 from __future__ import annotations
 

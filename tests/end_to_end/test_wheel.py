@@ -1,4 +1,4 @@
-"""A wheel that is installed alone does everything: nothing that a command needs is left behind in the checkout."""
+"""A wheel that is installed without the checkout holds everything that the commands need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-# One process for all commands: each alone would wait for torch again. What they print is kept apart by these lines.
+# One process runs all commands, because each process waits for torch. The lines with $ separate their outputs.
 SEVERAL = """
 import json, sys
 import qa_lightning
@@ -40,7 +40,7 @@ def pip(*words: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy: setuptools writes into the folder that it builds, and takes what an older build left there."""
+    """Build the wheel from a copy: setuptools writes into its source folder, and packs what an old build left there."""
     folder = tmp_path_factory.mktemp("wheel")
     (folder / "source").mkdir()
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
@@ -60,7 +60,7 @@ def site(wheel, tmp_path_factory) -> Path:
 
 
 def run(site: Path, folder: Path, *words: str) -> str:
-    """What a command prints that runs in a folder from which the checkout cannot be imported."""
+    """Run a command in a folder from which the checkout cannot be imported; returns its output."""
     done = subprocess.run(
         words,
         cwd=folder,
@@ -112,7 +112,7 @@ def test_every_command_works_in_an_empty_folder(site, tmp_path) -> None:
     answers = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert len(answers) == 2
     assert (tmp_path / "lightning_logs" / "version_0" / "model-onnx" / "model.onnx").is_file() == with_onnx
-    # The line that the run printed, as a person pastes it, runs the console script.
+    # The command that the run printed can be pasted: it runs the console script.
     (line,) = (line for line in said["train"].splitlines() if line.startswith("ask it:"))
     words = shlex.split(line.removeprefix("ask it:"))
     assert words[:2] == ["qa-lightning", "predict"]

@@ -21,7 +21,7 @@ from qa_lightning.models.settings import AnswerSettings
 from tests.helpers.families import FAMILIES, save
 from tests.helpers.hub import CONTEXT, QUESTION, REPO, blocks, card_of, run_json
 
-# The Hub's client uploads large files through a parameter that its HTTP library would rather have by another name.
+# The Hub's client uploads large files with a parameter that its HTTP library has deprecated.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
     pytest.mark.usefixtures("printed_lines"),
@@ -61,12 +61,12 @@ def test_the_card_tells_what_the_run_measured(hub, trained, tmp_path) -> None:
         f"torch {torch.__version__}",
     ):
         assert line in card.text
-    assert str(trained.parents[2]) not in card.content  # a card tells no paths of this machine
+    assert str(trained.parents[2]) not in card.content  # a card contains no paths of this machine
     assert "/tmp" not in card.content
 
 
 def changed_run(trained: Path, folder: Path, record: dict, **flags: dict) -> ModelCard:
-    """The card of a run whose record, and flags, say something else too."""
+    """The card of a run, after changing entries of its record and its flags."""
     version = Path(shutil.copytree(trained.parent, folder / "version_0"))
     (version / "run.json").write_text(json.dumps([run_json(trained) | record]))
     config = yaml.safe_load((version / "config.yaml").read_text())

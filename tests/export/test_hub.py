@@ -173,7 +173,7 @@ def test_a_folder_that_is_not_fit_is_refused_before_anything_is_sent(hub, folder
 
 @pytest.mark.parametrize("repo", ["model", "a/b/c", "anna/", "/model", "anna/mod el", "anna/x..y", "anna/x.git", ""])
 def test_a_name_that_the_hub_would_not_take_is_refused_before_anything_is_sent(hub, folder, repo) -> None:
-    assert f"--push-to-hub {repo!r}" in refusal(folder, repo)
+    assert f"--push_to_hub {repo!r}" in refusal(folder, repo)
     assert "USER/NAME" in refusal(folder, repo)
     assert not hub.requests
 
@@ -206,7 +206,7 @@ def test_what_the_hub_refuses_is_one_line_with_a_fix_and_without_the_token(
     output = capsys.readouterr()
     assert ended.value.code == 2
     (line,) = output.err.splitlines()[-1:]
-    assert line.startswith(f"error: --push-to-hub {REPO}: ")
+    assert line.startswith(f"error: --push_to_hub {REPO}: ")
     assert fix in line
     assert f"{status}: step {step} refused" in line
     assert "Traceback" not in output.err

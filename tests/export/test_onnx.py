@@ -267,7 +267,7 @@ def test_int8_that_costs_too_much_is_refused(tmp_path, monkeypatch, copies, mode
         (kept / name).write_text("{}")
     scores = iter([(60.0, 80.0), (59.0, 77.5)])
     monkeypatch.setattr("qa_lightning.export.onnx_checks.score_answers", lambda *_: next(scores))
-    problem = r"int8 costs .* 2\.50 F1 points on 24 questions \(80\.00 to 77\.50\), more than --max-f1-drop 2; nothing"
+    problem = r"int8 costs .* 2\.50 F1 points on 24 questions \(80\.00 to 77\.50\), more than --max_f1_drop 2; nothing"
     with pytest.raises(InputError, match=problem):
         onnx_export.export_onnx(str(models["bert"]), kept, "int8", data, max_f1_drop=2.0)
     assert (kept / "model.onnx").read_text() == "{}"

@@ -20,7 +20,7 @@ def lengths(count: int, seed: int = 0) -> np.ndarray:
 
 
 def groups(sampler_of_rank, world: int, batch_size: int) -> list[list[int]]:
-    """What the processes take together, step by step."""
+    """The features that all processes together take in each step."""
     orders = [list(sampler_of_rank(rank)) for rank in range(world)]
     steps = -(-len(orders[0]) // batch_size)
     return [[i for order in orders for i in order[n * batch_size : (n + 1) * batch_size]] for n in range(steps)]
@@ -33,7 +33,7 @@ def test_training_takes_every_feature_once_an_epoch_in_equal_steps(batching, cou
     assert {len(order) for order in orders} == {-(-count // world)}
     taken = np.concatenate(orders)
     assert set(taken) == set(range(count))
-    assert len(taken) - count < world  # only what fills the last group up is repeated
+    assert len(taken) - count < world  # only features that fill up the last group are repeated
 
 
 def test_training_order_depends_on_seed_and_epoch_alone() -> None:
@@ -55,10 +55,10 @@ def test_two_processes_with_half_the_batch_see_the_single_process_groups(batchin
 
 
 def test_the_same_groups_come_in_another_order_each_epoch() -> None:
-    sizes = np.arange(1, 41)  # all different and all sorted together: each group is the same in every epoch
+    sizes = np.arange(1, 41)  # all differ and are sorted together, so the groups are the same in every epoch
 
     def places(epoch: int) -> list[int]:
-        """Which of the groups by length comes first, second, and so on."""
+        """The indices of the groups, which are sorted by length, in the order in which the sampler yields them."""
         sampler = TrainingSampler(sizes, 4)
         sampler.set_epoch(epoch)
         taken = np.array(list(sampler)).reshape(-1, 4) // 4
@@ -190,7 +190,7 @@ def test_batches_are_padded_on_to_a_multiple_but_never_beyond_the_longest_window
 
 
 def test_real_tokens_are_nearly_all_that_is_computed_on_squad(tokenizer, shared_data, capsys) -> None:
-    """Over whole epochs of real windows, as SquadDataModule pads: training by 8 to 32, validation by 32."""
+    """Whole epochs of real windows, padded as SquadDataModule does: batches of 8 and 32 to train, of 32 to validate."""
     from transformers import BertTokenizer
 
     from qa_lightning.data.examples import read_examples

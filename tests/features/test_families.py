@@ -1,4 +1,4 @@
-"""Every family's tokenizer from text to windows and labels, and from logits to an answer."""
+"""Each family's tokenizer: from text to windows and labels, and from logits to an answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 def windows_of(name: str, question: str, context: str, span: tuple[int, int] | None = None):
-    """Each window with its token ids, token types and its context tokens' characters."""
+    """Each window, with its token ids, its token types and the spans of its context tokens in characters."""
     store = FeatureStore.of_batch(windower_of(name)([question], [context], [span]))
     for index, window in enumerate(store.windows):
         tokens = slice(store.token_offset[index], store.token_offset[index] + window["length"])
@@ -42,7 +42,7 @@ def windows_of(name: str, question: str, context: str, span: tuple[int, int] | N
 
 
 def encoded(name: str, text: str):
-    """The tokens of a text alone: their ids, and the characters that they cover, as the tokenizer has them."""
+    """The token ids of a text without a template, and the spans of characters that the tokenizer gives for them."""
     encoding = tokenizer_of(name).backend_tokenizer.encode(text, add_special_tokens=False)
     return encoding.ids, encoding.offsets
 
@@ -56,7 +56,7 @@ def without_space(context: str, start: int, end: int) -> tuple[int, int]:
 
 
 def with_marks(context: str, end: int, offsets: list[tuple[int, int]]) -> int:
-    """``end``, moved behind the marks that no token covers."""
+    """``end``, moved past the marks that no token covers."""
     covered = {place for first, last in offsets for place in range(first, last)}
     while end < len(context) and end not in covered and unicodedata.category(context[end]).startswith("M"):
         end += 1
@@ -64,7 +64,7 @@ def with_marks(context: str, end: int, offsets: list[tuple[int, int]]) -> int:
 
 
 def check_windows(name: str, question: str, context: str) -> None:
-    """Template, order, lengths, offsets; and that windows overlap as they should and leave out no token."""
+    """Check template, order, lengths and offsets, that windows overlap by ``doc_stride``, and that no token is lost."""
     family, tokenizer = FAMILIES[name], tokenizer_of(name)
     ids, offsets = encoded(name, context)
     asked = encoded(name, question.strip())[0][: SETTINGS.max_question_length]
@@ -101,7 +101,7 @@ def check_windows(name: str, question: str, context: str) -> None:
 
 
 def check_labels(name: str, context: str, span: tuple[int, int]) -> int:
-    """Labels of all windows against a search by hand; returns how many windows hold the answer."""
+    """Check the labels of all windows against a plain search; return how many windows hold the answer."""
     _, offsets = encoded(name, context)
     owner = {}  # the first token that covers a character
     for token, (first, last) in enumerate(offsets):
@@ -127,7 +127,7 @@ def check_labels(name: str, context: str, span: tuple[int, int]) -> int:
 
 
 def check_answer(name: str, question: str, context: str, seed: int) -> None:
-    """Decode logits made up for every token: the answer is a piece of the context, without white space around it."""
+    """Decode random logits: the answer is a slice of the context, without white space around it."""
     store = FeatureStore.of_batch(windower_of(name)([question], [context], [None]))
     length = store.windows["context_length"]
     random = np.random.default_rng(seed).normal(size=(2, length.sum())).astype(np.float32)
@@ -173,7 +173,7 @@ def test_answers_come_back_from_their_labels(name, case) -> None:
     check_windows(name, "Where does Anna live?", context)
     assert check_labels(name, context, span) >= 1
     for window, _, _, chars in windows_of(name, "Who?", context, span):
-        if window["start"] != window["cls"] and case in WORDS:  # a word, which no token goes beyond
+        if window["start"] != window["cls"] and case in WORDS:  # a word: no token crosses its edges
             first, last = (int(window[side] - window["context_begin"]) for side in ("start", "end"))
             assert context[chars[first][0] : chars[last][1]] == context[slice(*span)]
 
@@ -187,7 +187,7 @@ def test_answers_come_back_from_their_labels(name, case) -> None:
     ],
 )
 def test_white_space_behind_what_no_token_covers_is_not_the_answers_edge(name, context, span) -> None:
-    """A token of white space alone covers nothing, and decoding would never start or end there."""
+    """A token of white space alone covers no character, and decoding never starts or ends there."""
     assert check_labels(name, context, span) == 1
 
 
@@ -208,14 +208,14 @@ def test_no_answer_is_labelled_with_the_cls_token_wherever_it_stands(name) -> No
 
 
 def letters_of(text: str) -> str:
-    """Letters without marks, case or compatibility forms: what all normalizers leave."""
+    """Letters without marks, case or compatibility forms: what no normalizer changes."""
     marked = unicodedata.normalize("NFKD", text).casefold()
     return "".join(letter for letter in marked if not unicodedata.category(letter).startswith(("M", "C", "Z")))
 
 
 @every_family
 def test_a_token_covers_the_characters_that_it_was_made_of(name) -> None:
-    """Not any place within the context, but the right one."""
+    """A token's piece must match the text at its span, so a span at a wrong offset fails."""
     tokenizer = tokenizer_of(name)
     byte_level = "Ġ" in tokenizer.get_vocab()
     looked_at = 0
@@ -226,7 +226,7 @@ def test_a_token_covers_the_characters_that_it_was_made_of(name) -> None:
             for piece, (start, end) in zip(pieces, chars, strict=True):
                 if piece == tokenizer.unk_token or start == end:
                     continue
-                if byte_level:  # a part of a letter's bytes decodes to nothing
+                if byte_level:  # some bytes of a letter alone decode to U+FFFD
                     made_of = decoders.ByteLevel().decode([piece]).replace("\ufffd", "")
                 else:
                     made_of = piece.removeprefix("##").replace("▁", "")

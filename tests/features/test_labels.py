@@ -1,4 +1,4 @@
-"""Labels of windows: every distinct gold answer that a window holds whole."""
+"""A window's labels are all distinct gold answers that it holds whole."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_window_holds_the_spans_that_begin_and_end_in_it(data) -> None:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_every_window_is_labelled_with_every_distinct_answer_that_it_holds_whole(family, data) -> None:
-    """Against a window's labels for each answer alone, collected by hand."""
+    """The expected labels are collected from windows that are cut for one answer at a time."""
     windower = Windower(family, WindowSettings(40, 8, 12))
     contexts = data.draw(st.lists(texts.map(lambda text: text * 2), min_size=1, max_size=2))
     questions = data.draw(st.lists(texts, min_size=1, max_size=3))
@@ -106,7 +106,7 @@ def test_an_answer_that_no_token_covers_is_no_label() -> None:
     alone = windower(["Who?"] * 2, [context] * 2, [ben, paid]).windows
     ben_label, paid_label = ((int(one["start"]), int(one["end"])) for one in alone)
     assert windows_gold(FeatureStore.of_batch(batch)) == [[ben_label, paid_label], [ben_label], [ben_label]]
-    assert batch.several == 2  # with the first answer alone, the first and the last would have no label
+    assert batch.several == 2  # with only the first answer, the first and the last question would have no label
 
 
 def test_store_gives_back_the_labels_of_several_batches_and_maps_them(tmp_path, family) -> None:

@@ -28,7 +28,7 @@ def labelled_text(window, char_start, char_end, context: str) -> str:
 
 
 def pair_windows(tokenizer, question: str, context: str, settings_: WindowSettings):
-    """The tokenizer's own windows of a pair: ids, token types, character spans of the context's tokens."""
+    """The tokenizer's own windows of a pair: ids, token types, and the context tokens' spans in characters."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     asked = question.strip()
@@ -38,7 +38,7 @@ def pair_windows(tokenizer, question: str, context: str, settings_: WindowSettin
         settings_.max_length, stride=settings_.doc_stride, strategy="only_first" if context_first else "only_second"
     )
     encoding = backend.encode(*((context, asked) if context_first else (asked, context)))
-    # A template that says nothing of token types means 0; in windows after the first the library then gives 1.
+    # A template without token types means 0, but in windows after the first one the library gives 1.
     type_of = dict(zip(encoding.sequence_ids, encoding.type_ids, strict=True))
     for part in (encoding, *encoding.overflowing):
         owners = part.sequence_ids
@@ -135,10 +135,10 @@ def test_a_question_of_exactly_the_longest_length_is_not_cut(tokens: int, cut: i
 
 
 def test_where_a_question_leaves_no_more_room_than_the_overlap_windows_share_half_of_it() -> None:
-    """Else the last windows would move on by a token each, and there would be as many as tokens."""
+    """Otherwise each window would move on by one token, and there would be as many windows as tokens."""
     family = wordpiece()
     for tokens, room in ((7, 30), (17, 20), (18, 19), (25, 19)):  # of 40 tokens, 3 special; a question takes 18 at most
-        windower = Windower(family, WindowSettings(40, 20, 30), yielding=True)
+        windower = Windower(family, WindowSettings(40, 20, 30), shorten=True)
         question, context = " ".join(["?"] * tokens), " ".join(["."] * 200)
         batch = windower([question], [context], [None])
         step = room - (20 if room > 20 else room // 2)
@@ -158,7 +158,7 @@ def test_an_unanswerable_question_is_labelled_cls_in_every_window(family) -> Non
 def test_offsets_slice_the_original_text_and_labels_cover_the_answer(family, context, question, data) -> None:
     start = data.draw(st.integers(0, len(context) - 1))
     end = data.draw(st.integers(start + 1, len(context)))
-    assume(context[start:end].strip())  # examples.py refuses an empty answer
+    assume(context[start:end].strip())  # `examples.check_row` refuses an empty answer
     batch = Windower(family, WindowSettings(40, 8, 12))([question], [context], [(start, end)])
     for window, _, char_start, char_end in rows_of(batch):
         assert (char_start >= 0).all()
@@ -240,7 +240,7 @@ def test_store_gives_back_what_was_written(tmp_path, family) -> None:
 )
 def test_ids_above_65535_survive_the_store(tmp_path, vocab_size: int, dtype) -> None:
     batch = Windower(wordpiece(), WindowSettings(60, 12, 16))(["Who?"], [CONTEXT], [None])
-    ids = np.linspace(0, vocab_size - 1, len(batch.input_ids)).astype(np.int32)  # up to the last of the vocabulary
+    ids = np.linspace(0, vocab_size - 1, len(batch.input_ids)).astype(np.int32)  # up to the last id of the vocabulary
     write_features(iter([replace(batch, input_ids=ids)]), tmp_path, vocab_size)
     store = FeatureStore.open(tmp_path)
     assert store.input_ids.dtype == dtype

@@ -1,4 +1,4 @@
-"""What tests of the data check share: rows, and what was found in them."""
+"""Rows for tests of the data check, and the counts of its findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small made data for tests."""
+"""Small generated data sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CITIES = ("Paris", "Rome", "Oslo")
 
 
 def make_rows(count: int, unanswerable: int = 0, long: int = 0) -> list[dict]:
-    """Flat rows, no two contexts alike; the last ``unanswerable`` have no answer, the first ``long`` many windows."""
+    """Flat rows, all contexts distinct; the first ``long`` have many windows, the last ``unanswerable`` no answer."""
     rows = []
     for number in range(count):
         person, other = PEOPLE[number % 4], PEOPLE[(number + 1) % 4]
@@ -27,7 +27,7 @@ def make_rows(count: int, unanswerable: int = 0, long: int = 0) -> list[dict]:
 
 
 def mixed_rows(count: int, unanswerable: int = 0, long: int = 0) -> list[dict]:
-    """Those of `make_rows` in another order, so that long and unanswerable ones, and ids, stand anywhere among them.
+    """The rows of `make_rows`, shuffled, so that long and unanswerable rows and ids are in no order.
 
     Answers have one, three or four words.
     """

@@ -1,4 +1,4 @@
-"""Logits of windows, made at random, and collected ones -> predictions at once."""
+"""Random logits of windows, and predictions from collected logits in one call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qa_lightning.features.store import FeatureStore
 def predict(
     logits: FeatureLogits, store: FeatureStore, examples: Any, version_2: bool, n_best: int, max_answer_length: int
 ) -> Predictions:
-    """All at once; the package decodes while logits come in."""
+    """Decode all logits in one call; the package itself decodes while logits arrive."""
     decoder = Decoder(store, BestSpans(n_best, max_answer_length))
     decoder.add(logits)
     decoded = decoder.take()
@@ -23,7 +23,7 @@ def predict(
 
 
 def random_windows(seed: int, examples: int, scale: float = 1.0) -> WindowLogits:
-    """Contexts cut into overlapping windows of at most 40 tokens, as features are."""
+    """Random logits of ``examples`` contexts, each cut into overlapping windows of at most 40 tokens."""
     random = np.random.default_rng(seed)
     example, length, char_start = [], [], []
     for number in range(examples):

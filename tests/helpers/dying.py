@@ -1,4 +1,4 @@
-"""What a process that answers may do instead; light, for that process imports it."""
+"""A stand-in for a process that answers, which fails in a chosen way; it imports little, so that it starts fast."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ import time
 from multiprocessing.connection import Connection
 
 
-def serve(connection: Connection, how: str, device: str, threads: int) -> None:
-    """Be ready, then answer with one's device; on ``cuda:1`` end as ``how`` says (which stands where settings do)."""
+def serve(connection: Connection, how: str, device: str, threads: int, voice: object) -> None:
+    """Answer every message with the device's name, but on ``cuda:1`` fail as ``how`` says.
+
+    Args:
+        connection: to the parent process.
+        how: in the position of the real function's settings: ``exit 7``, a signal's name, ``torn`` or ``hang`` (on any
+            device).
+        device: its name.
+        threads: unused.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "hang" else signal.SIG_DFL)
     if device == "cuda:1" and how == "exit 7":
         os._exit(7)

@@ -1,4 +1,4 @@
-"""One small tokenizer and one untrained model of every family: vocabularies learned here, no network."""
+"""A small tokenizer and an untrained model of every model family; vocabularies are trained here, without a network."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ POSITIONS = 128
 
 
 def _learned(tokenizer: Any, trainer: Any) -> dict[str, Any]:
-    """What a trainer learns behind the normalizer and the pre-tokenizer of ``tokenizer``: its tokenizer.json's model.
+    """Train with the normalizer and pre-tokenizer of ``tokenizer``; returns the ``model`` part of its tokenizer.json.
 
-    Trainers number their pieces, and some break ties between them, differently in every process. Of what was learned
-    only the pieces that the texts need and the letters are kept, in order, so that a failure comes back.
+    Trainers number their pieces, and some break ties, differently in every process. So that failures reproduce, only
+    single letters and the pieces that `TEXTS` use are kept, in sorted order.
     """
     empty = tokenizer.backend_tokenizer
     blank = {trainers.BpeTrainer: models.BPE, trainers.UnigramTrainer: models.Unigram}.get(type(trainer))
@@ -98,7 +98,7 @@ def _unigram(cls: Any, special: list[str], unk: str, **options: Any) -> Any:
 
 
 def _modernbert() -> Any:
-    """Byte-level BPE behind NFC, BERT's template, its special tokens at the vocabulary's end, no token types."""
+    """Byte-level BPE after NFC, BERT's template, special tokens at the end of the vocabulary, no token types."""
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -121,7 +121,7 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 def _encoder(model: Any, config: Any, **changes: Any) -> Callable[[Any], Any]:
-    """What makes a model for a tokenizer; ``changes`` to a small configuration with BERT's names."""
+    """A function from a tokenizer to a model; ``changes`` update a small configuration with BERT's field names."""
     settings = {**SIZES, "max_position_embeddings": POSITIONS, **changes}
     return lambda tokenizer: model(config(vocab_size=len(tokenizer), **settings))
 
@@ -138,14 +138,15 @@ def _xlnet(tokenizer: Any) -> Any:
 
 @dataclass(frozen=True)
 class Family:
-    """How a family's models are fed.
+    """A model family: how to make its tokenizer and model, and the inputs that they expect.
 
     Attributes:
-        tokenizer, model: make them; the model is made for a tokenizer.
-        template: a pair as the family writes it, ``Q`` and ``C`` standing for the tokens of question and context.
-        types: the token type of each part of the template, where the family's models tell token types apart.
-        cls: where the token for "no answer" stands; -1 is the last place.
-        positions: the longest input that the model takes; None: any.
+        tokenizer: makes the tokenizer.
+        model: makes a model for a tokenizer.
+        template: the tokens of a pair; ``Q`` and ``C`` are the tokens of question and context.
+        types: the token type of each part of the template; None if the models have no token types.
+        cls: index of the token for "no answer"; -1 is the last token.
+        positions: the longest input that the model takes, in tokens; None: any length.
     """
 
     tokenizer: Callable[[], Any]
@@ -251,7 +252,7 @@ FAMILIES = {
 
 @cache
 def tokenizer_of(name: str) -> Any:
-    """The tokenizer of a family, made once: not to be changed."""
+    """The tokenizer of a family, made once and shared: do not modify it."""
     return FAMILIES[name].tokenizer()
 
 
@@ -284,7 +285,7 @@ def twin_of(name: str) -> Any:
 
 
 def save(family: Family, folder: Path) -> str:
-    """Write an untrained model and its tokenizer as transformers does."""
+    """Write an untrained model of a family and its tokenizer as transformers does; returns the folder."""
     tokenizer = family.tokenizer()
     with torch.random.fork_rng(), quiet_transformers():
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The same rows in every form that can be read, and how tests read them."""
+"""The same rows in every format and layout that can be read, and a function that reads them."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def read(source: Path | str, on_bad_rows: str = "error", told: list[str] | None = None, **options: Any) -> Any:
-    """The examples of a source; with ``skip`` also the problems of the rows left out, with ``repair`` the repairs.
+    """The examples of a source; with ``skip`` also the problems of the skipped rows, with ``repair`` the repairs.
 
-    Titles of articles, which only SQuAD's own layout has, are left out unless ``titles`` asks for them.
+    Lines about guessed columns are appended to ``told``. Titles of articles, which only SQuAD's own layout has, are
+    removed unless ``titles=True`` is among the options.
     """
     skipped: list[str] = []
     repairs: list[str] = []
@@ -73,12 +74,12 @@ def write(folder: Path, name: str, content: bytes) -> Path:
 
 
 def cases(table: dict[str, Any]) -> list[Any]:
-    """Name -> arguments, as parameters with these names as ids."""
+    """Turn {name: arguments} into pytest parameters with the names as ids."""
     return [pytest.param(*values, id=name) for name, values in table.items()]
 
 
 def nested(rows: list[dict], version: str | None = None, titles: bool = True) -> dict[str, Any]:
-    """Rows -> the official nested layout, with v2.0's extra keys where ``version`` asks for them."""
+    """Rows in SQuAD's official nested layout; ``version="v2.0"`` adds the extra keys of v2.0."""
     paragraphs: dict[str, list[dict]] = {}
     for item in rows:
         answers = listed_answers(item)
@@ -97,7 +98,7 @@ def nested(rows: list[dict], version: str | None = None, titles: bool = True) ->
 
 
 def listed_answers(item: dict) -> list[dict]:
-    """``[{"text", "answer_start"}, ...]``, the other usual shape."""
+    """The answers of a row in the other usual layout: ``[{"text", "answer_start"}, ...]``."""
     pairs = zip(item["answers"]["text"], item["answers"]["answer_start"], strict=True)
     return [{"text": text, "answer_start": start} for text, start in pairs]
 
@@ -121,7 +122,7 @@ def as_parquet(rows: list[dict]) -> bytes:
 
 
 def as_table(rows: list[dict], separator: str = ",", **options: Any) -> bytes:
-    """CSV, as Python writes it; answers as JSON."""
+    """CSV as Python's csv module writes it; answers are JSON texts."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), delimiter=separator, **options)
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""A repository's name, what is asked of its model, and its card."""
+"""A repository's name, a question for its model, and helpers that read its files and its card."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_json(model: Path) -> dict:
 
 
 def blocks(card: ModelCard, folder: Path, question: str, context: str) -> list[str]:
-    """The code of a card, asking the model in ``folder`` something else."""
+    """The Python blocks of a card, changed to load ``folder`` and to ask ``question`` about ``context``."""
     code = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     replaced = {f'"{REPO}"': repr(str(folder)), f'"{EXAMPLE["question"]}"': repr(question)}
     replaced[f'"{EXAMPLE["context"]}"'] = repr(context)

@@ -1,7 +1,7 @@
-"""A Hugging Face Hub on this machine: the endpoints that creating a repository and committing to it speak.
+"""A Hugging Face Hub on this machine: the endpoints that create a repository and commit to it.
 
-It keeps what arrives and checks what the Hub checks: the token, sizes and hashes of large files, that a commit names
-only large files that are there, and that it comes on top of the commit that it says.
+It stores what it receives and checks what the Hub checks: the token, sizes and hashes of large files, that a commit
+names only large files that were uploaded, and that its parent is the repository's last commit.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ ROUTES = {
 }
 
 
-class Refused(Exception):  # noqa: N818 - what the Hub says, not what is wrong
-    """An answer that is not 200.
+class Refused(Exception):  # noqa: N818 - an answer of the Hub, not an error of this code
+    """An HTTP response whose status is not 200.
 
     Args:
-        status: of it.
-        message: goes into the header and the body, as the Hub does it.
-        url: of the repository that is there already.
+        status: the HTTP status.
+        message: sent in the header and in the body, as the Hub does.
+        url: of a repository that already exists.
     """
 
     def __init__(self, status: int, message: str, url: str = "") -> None:
@@ -55,12 +55,13 @@ class Repo:
 
 
 class Hub:
-    """What the server knows, and what it was asked.
+    """The state of the server, and the requests it received.
 
     Attributes:
-        repos, objects: repositories by name; large files by their SHA-256.
-        requests: names of `ROUTES`, in order.
-        before: called before a route is answered; may raise `Refused`.
+        repos: repositories by name.
+        objects: large files by their SHA-256.
+        requests: names of `ROUTES`, in the order of the requests.
+        before: route name -> function called before the request is answered; it may raise `Refused`.
     """
 
     def __init__(self) -> None:
@@ -100,22 +101,22 @@ class Hub:
 
     def batch(self, body: bytes, repo: str) -> dict:
         def answer(one: dict) -> dict:
-            places = {"upload": f"{self.url}/storage/{one['oid']}", "verify": f"{self.url}/verify"}
-            actions = {name: {"href": href} for name, href in places.items()}
+            links = {"upload": f"{self.url}/storage/{one['oid']}", "verify": f"{self.url}/verify"}
+            actions = {name: {"href": href} for name, href in links.items()}
             return one if one["oid"] in self.objects else one | {"actions": actions}
 
         return {"transfer": "basic", "objects": [answer(one) for one in json.loads(body)["objects"]]}
 
     def put(self, body: bytes, oid: str) -> dict:
         if hashlib.sha256(body).hexdigest() != oid:
-            raise Refused(400, "the bytes are others than their hash says")
+            raise Refused(400, "the bytes do not match their hash")
         self.objects[oid] = body
         return {}
 
     def verify(self, body: bytes) -> dict:
         asked = json.loads(body)
         if len(self.objects.get(asked["oid"], b"")) != asked["size"]:
-            raise Refused(400, "the size is another")
+            raise Refused(400, "the size does not match")
         return {}
 
     def commit(self, body: bytes, repo: str) -> dict:
@@ -182,11 +183,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = _answer  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: what was asked is in `Hub.requests`."""
+        """Log nothing: `Hub.requests` has the requests."""
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves a `Hub` at a free port of this machine, while it is entered."""
+    """Serves a `Hub` at a free port of this machine, within a ``with`` block."""
 
     daemon_threads = True
 

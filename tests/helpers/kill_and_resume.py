@@ -1,8 +1,8 @@
-"""Kills training runs with SIGKILL at random moments, goes on with each, and compares the ends with a whole run's.
+"""Kill training runs with SIGKILL at random moments, resume each, and compare the results with a run never killed.
 
 python tests/helpers/kill_and_resume.py --kills 20 --devices 2 --accumulate 2
 
-Exits with status 1 unless all are equal: weights, optimizer, curves, sample tables, scores and predictions.
+Exits with status 1 unless everything is equal: weights, optimizer, curves, sample tables, scores and predictions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-sys.path.insert(0, str(Path(__file__).parents[2]))  # where tests are
+sys.path.insert(0, str(Path(__file__).parents[2]))  # so that `tests` can be imported
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -42,7 +42,7 @@ MEASURED = ("features_per_second", "tokens_per_second", "utilization")  # differ
 
 
 def command(folder: Path, model: str, devices: int, accumulate: int) -> list[str]:
-    """A run of some seconds: several epochs, validations, checkpoints within epochs."""
+    """The command of a run of a few seconds: 4 epochs with validation, and checkpoints within epochs."""
     return [
         *(sys.executable, str(SCRIPT), "--data.dataset", str(folder / "train.json")),
         *("--data.validation", str(folder / "validation.json"), "--model.model_name", model),
@@ -55,7 +55,7 @@ def command(folder: Path, model: str, devices: int, accumulate: int) -> list[str
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every scalar's points; of measured speed, the steps alone."""
+    """The points of every scalar and text curve; of measured speed only the steps, because the values vary."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0, "tensors": 0}).Reload()
     points = {}
     for tag in events.Tags()["scalars"]:
@@ -79,7 +79,7 @@ def same(one: object, other: object) -> bool:
 
 
 def differences(whole: Path, resumed: Path) -> list[str]:
-    """What is not the same in two runs' folders."""
+    """Names of what differs between the folders of two runs."""
     found = []
     for name in ("last", "best"):
         one, other = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for run in (whole, resumed))
@@ -97,15 +97,15 @@ def differences(whole: Path, resumed: Path) -> list[str]:
 
 
 def predictions(run: Path, data: Path) -> dict[str, str]:
-    """What the written model answers."""
+    """The predictions of the model that a run wrote: id -> answer."""
     return scoring.score_model(str(run / "model"), str(data)).files["predictions.json"]
 
 
 def killed_at(run: Path, said: str) -> str:
-    """Where a killed run was, as far as can be seen from outside."""
+    """How far a killed run had come, as seen from its output and files."""
     where = f"after {len(re.findall('^epoch ', said, re.MULTILINE))} epochs"
     if list(run.glob("checkpoints/.*.part")):
-        where += ", in the midst of writing a checkpoint"
+        where += ", while writing a checkpoint"
     if not (run / "checkpoints" / "last.ckpt").exists():
         where += ", before the first checkpoint"
     return where
@@ -152,7 +152,7 @@ def make_model(folder: Path) -> str:
 
 
 def start(words: list[str], root: Path, *more: str) -> subprocess.Popen:
-    """A run in a process group of its own, so that a kill takes all its processes."""
+    """Start a run in its own process group, so that a kill reaches all its processes."""
     return subprocess.Popen(
         [*words, "--trainer.default_root_dir", str(root), *more],
         stdout=subprocess.PIPE,
@@ -199,7 +199,7 @@ def compare(words: list[str], folder: Path, kills: int) -> int:
 
 
 def resumed(words: list[str], root: Path) -> list[str]:
-    """Go on with a run; why it could not be, if so."""
+    """Resume a run; returns why that failed, or nothing."""
     process = start(words, root, "--ckpt_path", "last")
     said, _ = process.communicate()
     if process.returncode == 2 and "that run is finished" in said:
@@ -208,7 +208,7 @@ def resumed(words: list[str], root: Path) -> list[str]:
 
 
 def run_seconds(run: Path) -> float:
-    """From the beginning of training until the best model is written."""
+    """Seconds from the start of training until `run.json` is marked as finished."""
     return (run / "run.json").stat().st_mtime - min(int(path.name.split(".")[3]) for path in run.glob("events*"))
 
 

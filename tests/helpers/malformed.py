@@ -1,14 +1,15 @@
-"""Malformed inputs: the tables of tests/data/malformed/, and what they name that must be built in code.
+"""Malformed inputs: the cases of the tables in tests/data/malformed/, and the contents that must be built in code.
 
-A case of a table holds the lines that its error must hold, ``expected``, and
+Each case has ``expected``, texts that its error message must contain, and these keys:
 
-    source     the file's name, or all of the source with {folder} for the test's folder and {long} for 5,000 letters
-    text       what the file holds, written in ``encoding`` where that is not UTF-8
-    paragraph  or: SQuAD's layout, its second article's paragraph changed, and without what is null
+    source     the name of the file; or, with {folder} (the test's folder) in it, the whole source. {long} stands for
+               5,000 letters
+    text       the content of the file, in ``encoding`` (default UTF-8)
+    paragraph  or: changes to the paragraph of the second article of a SQuAD file; null removes a key
     built      or: a name in BUILT
-               or none of these: no file is written
+               with none of these three, no file is written
 
-A case of bad_rows.yaml holds no source, but ``changes`` to a good row, or a whole ``row``.
+A case of bad_rows.yaml has no source but ``changes`` to a good row, or a whole ``row``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tests.helpers.forms import ROWS, as_json, as_lines, as_parquet, as_table, n
 from tests.helpers.paths import ROOT
 
 TABLES = ROOT / "tests" / "data" / "malformed"
-REFUSED = ("names", "encodings", "damaged", "empty", "json", "csv")  # files that are no data at all
+REFUSED = ("names", "encodings", "damaged", "empty", "json", "csv")  # tables of files that are refused as a whole
 
 HEADER = b"id,question,context,answer_text,answer_start\n"
 GOOD = b"q1,Who?,Ada is here.,Ada,0\n"
@@ -42,10 +43,10 @@ class Case:
     """An input and its error.
 
     Attributes:
-        source: the name of the file in the test's folder; with {folder} in it, all of the source.
-        content: of that file, what writes it, or None for no file.
-        expected: lines that the error holds.
-        rows: it is rows that are bad: ``skip`` leaves them out. Otherwise the file is refused.
+        source: the name of a file in the test's folder; or, with {folder} in it, the whole source.
+        content: of that file; or a function that writes it; or None for no file.
+        expected: texts that the error message contains.
+        rows: True: single rows are bad, and ``skip`` leaves them out. False: the file is refused.
     """
 
     source: str
@@ -65,11 +66,11 @@ class Case:
 
 
 def load_cases() -> dict[str, Case]:
-    """Every case by its name, in the order of the tables."""
+    """All cases by name, in the order of the tables."""
     found = [(name, _file(case, rows=False)) for table in REFUSED for name, case in _table(table)]
     found += [(name, _row(case)) for name, case in _table("bad_rows")]
     found += [(name, _file(case, rows=True)) for name, case in _table("bad_lines")]
-    if sys.version_info < (3, 11):  # whose csv module refuses the file
+    if sys.version_info < (3, 11):  # its csv module refuses the whole file
         found = [(name, case) for name, case in found if name != "a NUL in a row"]
     return dict(found)
 
@@ -88,7 +89,7 @@ def _file(case: dict[str, Any], rows: bool) -> Case:
 
 
 def _row(case: dict[str, Any]) -> Case:
-    """Line 2 of JSON lines."""
+    """A file of JSON lines whose line 2 is the bad row."""
     bad = BUILT_ROWS[case["built"]] if "built" in case else row(**case["changes"]) if "changes" in case else case["row"]
     lines = "\n".join(map(json.dumps, [ROWS[0], bad, ROWS[3]])).encode()
     return Case("q.jsonl", lines, ["q.jsonl line 2", *case["expected"]], rows=True)
@@ -153,12 +154,12 @@ BUILT: dict[str, bytes | Callable[[Path], object]] = {
     "truncated gzip of lines": gzip.compress(LINES)[:-30],
     "truncated gzip of CSV": gzip.compress(TABLE)[:-30],
     "truncated gzip of Parquet": gzip.compress(PARQUET)[:-30],
-    "damaged gzip": _overwritten(gzip.compress(LINES), 10, b"\xff"),  # the first block's head: no kind of block
+    "damaged gzip": _overwritten(gzip.compress(LINES), 10, b"\xff"),  # an invalid type of the first block
     "gzip with a wrong checksum": gzip.compress(LINES)[:-8] + b"\0" * 8,
     # Parquet
     "Parquet": PARQUET,
     "truncated Parquet": PARQUET[:-50],
-    "damaged Parquet": _overwritten(FIFTY_ROWS, 4, b"\xff" * 36),  # the first page; the footer stays
+    "damaged Parquet": _overwritten(FIFTY_ROWS, 4, b"\xff" * 36),  # overwrites the first page; the footer stays valid
     "Parquet with a column name that is no UTF-8": PARQUET.replace(b"question", b"\xff\xffestion"),
     "Parquet with a text that is no UTF-8": as_parquet([row(question="Whose?")]).replace(b"Whose?", b"Who\xff\xff?"),
     "Parquet with a column twice": _parquet_of(["id", "question", "context", "context", "answers"], *[["x"]] * 5),

@@ -1,4 +1,4 @@
-"""The small BERT that most tests use: its tokenizer, made from a list of words, and its configuration."""
+"""The small BERT that most tests use: a tokenizer made from a list of words, and a configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ carl dora . , ? ! ' - and at to for 1 2 3 19 20 ##s ##ed ##ing ##er ##1 ##2 ##3 
 
 
 def small_tokenizer() -> BertTokenizer:
-    """WordPiece with the letters and a few words: any Latin text splits into known pieces."""
+    """WordPiece with all letters and a few words, so that any Latin text splits into known pieces."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     pieces = dict.fromkeys([*WORDS, *letters, *("##" + letter for letter in letters)])
     vocab = {piece: index for index, piece in enumerate(pieces)}
@@ -19,7 +19,7 @@ def small_tokenizer() -> BertTokenizer:
 
 
 def small_config(vocab_size: int, **changes) -> BertConfig:
-    """Two layers of 32 units."""
+    """BERT with two layers of 32 units and 128 positions; ``changes`` override fields."""
     return BertConfig(
         **{
             "vocab_size": vocab_size,

@@ -1,8 +1,8 @@
-"""The rooms of the package, from left to right: a room imports from itself and from rooms before it."""
+"""The rooms of the package, from left to right: a room may import from itself and from rooms to its left."""
 
 from __future__ import annotations
 
 ROOMS = (
-    *("errors", "files", "arrays", "wording", "data", "features", "decoding", "metrics", "models", "checks", "runs"),
-    *("inference", "inference.bulk", "training", "export", "cli"),
+    *("errors", "files", "arrays", "progress", "wording", "data", "features", "decoding", "metrics", "models"),
+    *("checks", "runs", "inference", "inference.bulk", "training", "export", "cli"),
 )

@@ -1,4 +1,4 @@
-"""Runs a scenario on several processes, for `test_processes.py`; every process writes what it saw.
+"""Run a scenario on several processes, for `test_processes.py`; every process writes a record of what it saw.
 
 python several_processes.py '{"scenario": "validate", "devices": 2, ...}'
 """
@@ -19,7 +19,7 @@ SIZES = {"max_length": 48, "doc_stride": 12, "max_question_length": 12}
 
 
 class Record(Callback):
-    """Writes, from each process, the logged values, the answers, the losses and who was judged."""
+    """Writes, on each process, logged values, predictions, losses and the indices of the scored examples."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -86,7 +86,7 @@ def main(options: dict) -> None:
 
 
 class Poison(Callback):
-    """The last process's third batch gives a loss that is not a number."""
+    """Makes the loss of the third batch NaN, on the last process only."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if batch_idx == 2 and trainer.global_rank == trainer.world_size - 1:

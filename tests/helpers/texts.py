@@ -1,8 +1,8 @@
-"""Answers in many scripts and forms, and contexts of many windows around them."""
+"""Answers in many scripts and forms, and long contexts around them."""
 
 from __future__ import annotations
 
-# Name -> the text before the answer, the answer, the text behind it.
+# Name -> (text before the answer, answer, text after it). Tokens end where the answer ends.
 WORDS = {
     "spaces": ("Anna lives in   ", "Oslo", "  and works."),
     "tabs": ("Anna\tlives\t", "Oslo", "\tBen\t"),
@@ -32,7 +32,7 @@ WORDS = {
     "ligature, full width, fraction": ("of ", "ﬁne １２½", " more"),
     "both directions": ("the city القاهرة is ", "in מצר now", " or"),
 }
-# The same, where tokens may go beyond the answer.
+# The same, but tokens may extend beyond the answer.
 PARTS = {
     "Chinese": ("北京是", "中国", "的首都。"),
     "Japanese": ("東京は", "日本", "の首都です。"),
@@ -45,7 +45,7 @@ FILLER = "Ben works in Rome. "
 
 
 def placed(parts: tuple[str, str, str]) -> tuple[str, tuple[int, int]]:
-    """A context of many windows around the answer, and where it stands."""
+    """A context of many windows with the answer in the middle, and the answer's span in character offsets."""
     before, answer, after = parts
     before = FILLER * 15 + before
     return before + answer + after + " " + FILLER * 15, (len(before), len(before) + len(answer))

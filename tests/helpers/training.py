@@ -1,4 +1,4 @@
-"""Small training runs: their flags and sizes, what ends them at a chosen moment, and what looks at their gradients."""
+"""Small training runs: their flags and sizes, a callback that crashes them, and one that records their gradients."""
 
 from __future__ import annotations
 
@@ -34,39 +34,40 @@ def train_flags(folder: Path, model: str, train: str, validation: str) -> list[s
 
 
 class CrashError(Exception):
-    """Stands for whatever ends a process: nothing is saved on its account."""
+    """Stands for any failure that ends a process: the run saves nothing because of it."""
 
 
 class Crash(Callback):
-    """Fails at a moment.
+    """Raises `CrashError` at one point of training.
 
     Args:
-        hook: by which the moment comes.
-        epoch, batch: of it.
+        hook: ``step`` (before an optimizer step), ``batch`` (after a training batch), ``validation`` (after a
+            validation batch) or ``epoch`` (at the end of an epoch, with batch 0).
+        epoch, batch: indices at which to raise.
     """
 
     def __init__(self, hook: str, epoch: int, batch: int) -> None:
-        self.moment = (hook, epoch, batch)
+        self.point = (hook, epoch, batch)
 
-    def _look(self, trainer: Trainer, hook: str, batch: int) -> None:
-        if not trainer.sanity_checking and self.moment == (hook, trainer.current_epoch, batch):
+    def _check(self, trainer: Trainer, hook: str, batch: int) -> None:
+        if not trainer.sanity_checking and self.point == (hook, trainer.current_epoch, batch):
             raise CrashError
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        self._look(trainer, "step", trainer.fit_loop.epoch_loop.batch_idx)
+        self._check(trainer, "step", trainer.fit_loop.epoch_loop.batch_idx)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self._look(trainer, "batch", batch_idx)
+        self._check(trainer, "batch", batch_idx)
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        self._look(trainer, "validation", batch_idx)
+        self._check(trainer, "validation", batch_idx)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
-        self._look(trainer, "epoch", 0)
+        self._check(trainer, "epoch", 0)
 
 
 def crash(monkeypatch, callback: Callback, given: list[str]) -> None:
-    """Train until ``callback`` ends the run."""
+    """Train with the flags ``given`` until ``callback`` raises `CrashError`."""
     with monkeypatch.context() as patch:
         default = training.default_callbacks
         patch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), callback])
@@ -75,7 +76,7 @@ def crash(monkeypatch, callback: Callback, given: list[str]) -> None:
 
 
 class Gradients(Callback):
-    """Keeps the gradients of every step, before they are clipped."""
+    """Records the gradients of every optimizer step, before clipping."""
 
     def __init__(self) -> None:
         self.seen: list[torch.Tensor] = []

@@ -1,8 +1,8 @@
-"""Calls of the question answering pipeline, as data: made, and what came of them compared.
+"""Calls of the question answering pipeline as data: make them, record their outcomes, compare outcomes.
 
-Only the standard library and torch: the recorder runs under transformers 4.57. A call is ``{"name", "form",
-"arguments", "settings"}``, all of it JSON; `ask` makes it, `outcome` keeps what came of it. One whose recorded outcome
-says nothing of the call, only of the inside of a library, is marked with ``"accident"``: what it is an accident of.
+Imports only the standard library and torch, because the recorder runs under transformers 4.57. A call is a JSON dict
+``{"name", "form", "arguments", "settings"}``; `ask` makes it, `outcome` records the result. If the recorded outcome
+comes from an accident inside a library and not from the contract, the call has an ``"accident"`` key with the cause.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 
 Call = dict[str, Any]
 Outcome = dict[str, Any]
-TOLERANCE = 1e-5  # of scores; of those above 1, sums over windows, in proportion: processors round differently
-TIE = 1e-5  # two scores are equal where they differ by no more than this share of the larger one
+# Allowed difference of scores, as processors round differently; relative for scores above 1, which are sums.
+TOLERANCE = 1e-5
+TIE = 1e-5  # two scores count as equal if they differ by at most this share of the larger one
 
 
 class Items(Dataset):
@@ -34,7 +35,7 @@ class Items(Dataset):
 
 
 def ask(pipe: Any, call: Call) -> Any:
-    """Make a call, in its form."""
+    """Make a call in its form."""
     arguments, settings = call["arguments"], call["settings"]
     match call["form"]:
         case "keywords":
@@ -51,34 +52,35 @@ def ask(pipe: Any, call: Call) -> Any:
 
 
 def outcome(pipe: Any, call: Call) -> Outcome:
-    """What a call returned, ``{"returned"}``, or raised, ``{"raised", "message"}``; ``warnings`` are their kinds.
+    """Make a call and record ``{"returned"}``, or ``{"raised", "message"}``, and the classes of its ``warnings``.
 
-    ``raised`` names the exception's class and the classes that it is derived from. A panic of the tokenizer's Rust code
-    is a BaseException and no Exception: it is kept like any other.
+    ``raised`` lists the exception's class and its base classes. A panic of the tokenizer's Rust code is not derived
+    from Exception, only from BaseException; it is recorded like any other.
     """
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        kept: Outcome
+        recorded: Outcome
         try:
-            kept = {"returned": ask(pipe, call)}
+            recorded = {"returned": ask(pipe, call)}
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             kinds = [kind.__name__ for kind in type(error).__mro__]
-            kept = {"raised": kinds[: kinds.index("BaseException")], "message": str(error)}
+            recorded = {"raised": kinds[: kinds.index("BaseException")], "message": str(error)}
     kinds = {warning.category.__name__ for warning in warned if warning.category in (FutureWarning, UserWarning)}
-    return kept | ({"warnings": sorted(kinds)} if kinds else {})
+    return recorded | ({"warnings": sorted(kinds)} if kinds else {})
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an outcome stands to the recorded one.
+    """The result of comparing an outcome with the recorded one.
 
     Attributes:
-        kind: ``equal``; ``ties``: equal but for the order of equal scores, or for which of them came last; ``fillers``:
-            equal but for answers of score 0; ``accident``: something sound in place of an accident; ``differs``.
-        reason: in what they differ.
-        gap: the largest difference of scores, as `TOLERANCE` counts.
+        kind: ``equal``; ``ties``: equal except for the order of equal scores, or for which of them were cut off at the
+            end; ``fillers``: equal except for answers of score 0; ``accident``: a sound outcome where the recorded
+            one is an accident; ``differs``.
+        reason: the difference.
+        gap: the largest difference of scores, measured as for `TOLERANCE`.
     """
 
     kind: str
@@ -87,10 +89,11 @@ class Verdict:
 
 
 def compare(call: Call, recorded: Outcome, found: Outcome) -> Verdict:
-    """Hold an outcome against the recorded one.
+    """Compare an outcome with the recorded one.
 
-    An error must be of the recorded class, or derived from it, with the same message. In place of an accident, a panic
-    of Rust code among them, another answer is as good, and so is a ValueError or an error of the same class.
+    An error must have the recorded class, or one derived from it, and the same message. Where an accident was
+    recorded, any answer, ValueError or error of the same class is accepted too. A panic of Rust code is an accident
+    for which only errors are accepted.
     """
     if "returned" in recorded and "returned" in found:
         verdict = same_answers(recorded["returned"], found["returned"])
@@ -120,16 +123,16 @@ def _same_error(recorded: Outcome, found: Outcome) -> bool:
     return recorded["raised"][0] in found["raised"] and recorded["message"] == found["message"]
 
 
-def _shown(kept: Outcome) -> str:
-    if "raised" in kept:
-        return f"{kept['raised'][0]}: {kept['message'][:200]}"
-    return str(kept["returned"])[:200]
+def _shown(result: Outcome) -> str:
+    if "raised" in result:
+        return f"{result['raised'][0]}: {result['message'][:200]}"
+    return str(result["returned"])[:200]
 
 
 def _without_fillers(returned: Any) -> Any:
-    """What is left without answers of score 0: tokens in the wrong order or too far apart, where spans run out.
+    """Drop answers of score 0: pairs of tokens in the wrong order or too far apart, which 4.57 took when spans ran out.
 
-    Which of those pairs were taken hung on the padding of the batch.
+    Which of these pairs it took depended on the padding of the batch.
     """
     if isinstance(returned, dict):
         return [] if returned["score"] == 0 else [returned]
@@ -139,7 +142,7 @@ def _without_fillers(returned: Any) -> Any:
 
 
 def same_answers(recorded: Any, found: Any) -> Verdict:
-    """Compare what two calls returned: an answer, a list of answers, or a list with one of these per question."""
+    """Compare the results of two calls: an answer, a list of answers, or a list of these with one per question."""
     if not isinstance(found, type(recorded)):
         return Verdict("differs", f"{type(recorded).__name__} -> {type(found).__name__}: {str(found)[:200]}")
     if isinstance(recorded, dict):
@@ -157,28 +160,28 @@ def same_answers(recorded: Any, found: Any) -> Verdict:
 
 def _same_list(recorded: list[dict[str, Any]], found: list[dict[str, Any]]) -> Verdict:
     gap = 0.0
-    for place, (one, other) in enumerate(zip(recorded, found, strict=True)):
+    for index, (one, other) in enumerate(zip(recorded, found, strict=True)):
         if set(one) != set(other):
             return Verdict("differs", f"keys {sorted(one)} -> {sorted(other)}")
         gap = max(gap, abs(one["score"] - other["score"]) / max(1.0, abs(one["score"])))
         if not gap <= TOLERANCE:
-            return Verdict("differs", f"answer {place}: {one} -> {other}", gap)
-    places, others = ([(answer["start"], answer["end"], answer["answer"]) for answer in of] for of in (recorded, found))
-    if places == others:
+            return Verdict("differs", f"answer {index}: {one} -> {other}", gap)
+    spans, others = ([(answer["start"], answer["end"], answer["answer"]) for answer in of] for of in (recorded, found))
+    if spans == others:
         return Verdict("equal", gap=gap)
     begin = 0
     while begin < len(recorded):
         end = begin + 1
         while end < len(recorded) and _tie(recorded[end - 1]["score"], recorded[end]["score"]):
             end += 1
-        # Of equal scores at the end of the list, some may have been left out: others, here and there.
-        if sorted(places[begin:end]) != sorted(others[begin:end]) and end < len(recorded):
+        # Equal scores at the end of the list may be cut off, and each side may keep different ones.
+        if sorted(spans[begin:end]) != sorted(others[begin:end]) and end < len(recorded):
             return Verdict("differs", f"answers {begin} to {end - 1}: {recorded[begin:end]} -> {found[begin:end]}", gap)
         begin = end
     last = recorded[-1], found[-1]
     if not _tie(*(answer["score"] for answer in last)):
         return Verdict("differs", f"the last answer: {last[0]} -> {last[1]}", gap)
-    return Verdict("ties", f"{places} -> {others}", gap)
+    return Verdict("ties", f"{spans} -> {others}", gap)
 
 
 def _tie(one: float, other: float) -> bool:

@@ -1,6 +1,6 @@
-"""The calls on which the question answering pipeline of transformers 4.57 is recorded; see `v4_calls` for what one is.
+"""The calls that are recorded with the question answering pipeline of transformers 4.57; `v4_calls` defines a call.
 
-Only the standard library, and nothing newer than transformers 4.57: the recorder runs in its environment.
+Imports only the standard library and nothing newer than transformers 4.57, because the recorder runs under it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ QUESTION, CONTEXT = ONE["question"], ONE["context"]
 
 
 def draw_settings(rng: random.Random) -> dict[str, Any]:
-    """Settings of one call; most of them good, some (of doc_stride above all) that cannot be met."""
+    """Random settings of one call: mostly valid, some invalid, above all ``doc_stride``."""
     length = rng.choice((None, *(rng.randint(64, 384) for _ in range(6))))
     reach = length or 384
     strides = (None, rng.randint(0, reach // 4), rng.randint(0, reach // 2), rng.randint(0, reach + 10))
@@ -41,10 +41,11 @@ def draw_settings(rng: random.Random) -> dict[str, Any]:
 
 
 def real_calls(rows: Sequence[dict[str, Any]], seed: int) -> Iterator[Call]:
-    """Each row once, in order: most in a call of its own, some up to eight together; ``ids`` and ``answers`` beside it.
+    """Yield calls that ask each row once, in order: 95% ask one row, the others 2 to 8; with ``ids`` and ``answers``.
 
     Args:
-        rows: ``id``, ``question``, ``context`` and ``answers``, a list of texts.
+        rows: dicts of ``id``, ``question``, ``context`` and ``answers``, a list of texts.
+        seed: of the settings and of the number of rows per call.
     """
     rng = random.Random(seed)
     begin = 0
@@ -66,7 +67,7 @@ def real_calls(rows: Sequence[dict[str, Any]], seed: int) -> Iterator[Call]:
 
 
 def golden_calls() -> Iterator[Call]:
-    """Generated and odd texts, every form of call, every refusal; on small models of 96 tokens."""
+    """All golden calls: generated and odd texts, every form of call, every error; on small models of 96 tokens."""
     yield from _named("settings", generated(random.Random(0), 100))
     yield from _named("text", odd_texts())
     yield from _named("form", forms())
@@ -79,7 +80,7 @@ def _named(prefix: str, calls: Iterator[Call]) -> Iterator[Call]:
 
 
 def generated(rng: random.Random, count: int) -> Iterator[Call]:
-    """Generated contexts of one to six windows, asked on each model by one question or a few, in drawn settings."""
+    """Calls on generated contexts of one to six windows: one to five questions each, random settings, both models."""
     rows = list(generate_examples("train", 400, seed=1))
     for number in range(count):
         asked = [rng.choice(rows) for _ in range(1 if number % 4 else rng.randint(2, 5))]
@@ -105,7 +106,7 @@ def generated(rng: random.Random, count: int) -> Iterator[Call]:
 
 
 def _grown(rng: random.Random, context: str) -> str:
-    """A context as it is, among fillers, or several times over: equal texts, in one window and in several."""
+    """The context alone, between fillers, or repeated: then equal texts are in one window and in several."""
     kind = rng.randrange(3)
     if kind == 1:
         fillers = rng.sample(FILLERS, 12)
@@ -114,36 +115,34 @@ def _grown(rng: random.Random, context: str) -> str:
 
 
 ODD_TEXTS = (
-    "Oslo oslo OSLO, Oslo. Oslo! oslo",  # equal but for case
-    "Fluß FLUSS fluss fluß ΣΊΣΥΦΟΣ σίσυφος İstanbul istanbul",  # equal after casefold() or not even that
-    "naïve café, nai\u0308ve cafe\u0301; déjà-vu",  # composed and not
+    "Oslo oslo OSLO, Oslo. Oslo! oslo",  # equal except for case
+    "Fluß FLUSS fluss fluß ΣΊΣΥΦΟΣ σίσυφος İstanbul istanbul",  # some equal after casefold(), some not
+    "naïve café, nai\u0308ve cafe\u0301; déjà-vu",  # composed and decomposed accents
     "東京は日本の首都です。北京是中国的首都。",
     "تقع مدينة القاهرة في مصر.",
     "กรุงเทพเป็นเมืองหลวงของประเทศไทย",
     "Ada 😀 lives 👩‍👩‍👧 in 🇳🇴 Oslo 👍🏽",
     "  Ada\tlives\n\nin\u00a0Oslo\u200b. \r\n ",
-    "Ada lives in [CLS] Oslo [SEP] and <s> Leo </s> in Rome.",  # words that are special tokens
+    "Ada lives in [CLS] Oslo [SEP] and <s> Leo </s> in Rome.",  # the text of special tokens
     "Oslo",
     ".",
     " ",
-    "☃☃ ☄☄",  # unknown to the vocabulary
+    "☃☃ ☄☄",  # not in the vocabulary
     "extraordinarilyunbrokenandverylongwordthatmakesmanypieces " * 3,
     "Ada-Maria's (first) flat: No. 3/4, e.g. £20,980.50; http://oslo.example/a?b=c#d",
 )
 
 
 def odd_texts() -> Iterator[Call]:
-    """Texts that make merging, words, offsets and special tokens show; and questions of all lengths."""
+    """Calls that test merging of equal texts, words, offsets and special tokens; and questions of all lengths."""
     for context in ODD_TEXTS:
         for model in ("bert", "roberta", "bert-left"):
             for settings in ({"top_k": 5, "handle_impossible_answer": True}, {"top_k": 3, "align_to_words": False}):
                 arguments = {"question": ONE["question"], "context": context}
                 yield {"model": model, "arguments": arguments, "settings": settings}
     short = {"question": [QUESTION] * 3, "context": ["Oslo", ".", " ".join([CONTEXT] * 3)]}
-    for model in (
-        "bert",
-        "roberta",
-    ):  # fewer spans than are asked for, in a window of its own length and in a padded one
+    # Fewer spans than asked for, in unpadded and in padded windows.
+    for model in ("bert", "roberta"):
         for top_k in (2, 5, 30):
             for settings in ({"batch_size": 3}, {"padding": "max_length"}, {"align_to_words": False, "batch_size": 4}):
                 yield {"model": model, "arguments": short, "settings": settings | {"top_k": top_k}}
@@ -161,7 +160,7 @@ def _accident_if(given: bool, reason: str) -> Call:
 
 
 def forms() -> Iterator[Call]:
-    """Every way to hand over questions and contexts, each with one answer and with two."""
+    """Every way to pass questions and contexts, each asking for one answer and for two."""
     items, questions = [ONE, TWO, OTHER], [ONE["question"], TWO["question"]]
     positional = (
         [ONE["question"], ONE["context"]],
@@ -197,7 +196,7 @@ def forms() -> Iterator[Call]:
 
 
 def refused() -> Iterator[Call]:
-    """What is answered by an error."""
+    """Calls that raise an error."""
     long = {"question": ONE["question"], "context": " ".join([ONE["context"]] * 8)}
     yield from ({"form": "positional", "arguments": arguments} for arguments in REFUSED_POSITIONAL)
     yield from ({"arguments": arguments} for arguments in REFUSED_KEYWORDS)

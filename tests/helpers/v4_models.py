@@ -1,9 +1,9 @@
-"""Small models for the recorded pipeline cases, the same in transformers 4.57 and 5.
+"""Small models for the recorded pipeline cases, equal under transformers 4.57 and 5.
 
-    python tests/v4_models.py    # makes tests/golden/v4_model anew; then record the golden cases anew
+    python tests/helpers/v4_models.py    # writes tests/golden/v4_model; record the golden cases again after it
 
-Weights are random, in values that float16 holds, and large enough that answers have scores far from each other. They
-are loaded through the tokenizer's file and the model's own class, so that neither version's way of guessing matters.
+Weights are random float16 values, large enough that the scores of answers differ clearly. Models are loaded from the
+tokenizer file and with their own class, so that the way a version guesses classes does not matter.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from transformers import (
 from qa_lightning.data.synthetic import generate_examples
 
 FOLDER = Path(__file__).parents[1] / "golden" / "v4_model"
-NAMES = ("bert", "roberta", "bert-left")  # the last one is bert with its padding on the left
-LENGTH = 96  # the tokenizers' model_max_length; positions reach further, as settings may ask for more
+NAMES = ("bert", "roberta", "bert-left")  # bert-left is bert with padding on the left
+LENGTH = 96  # model_max_length of the tokenizers; POSITIONS is larger, because settings may ask for more
 POSITIONS = 192
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 CLASSES = {"bert": BertForQuestionAnswering, "roberta": RobertaForQuestionAnswering}
@@ -38,7 +38,7 @@ TEXTS = (
 
 
 def load(name: str) -> tuple[Any, Any]:
-    """A model in float32 in evaluation mode, and its tokenizer."""
+    """A model (float32, eval mode) and its tokenizer."""
     kind, _, side = name.partition("-")
     folder = FOLDER / kind
     model = CLASSES[kind].from_pretrained(folder, dtype=torch.float32).eval()
@@ -54,7 +54,7 @@ def load(name: str) -> tuple[Any, Any]:
 
 
 def wordpiece(texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
-    """BERT's kind of tokenizer, lower-casing."""
+    """A tokenizer like BERT's uncased one."""
     special = {name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -68,7 +68,7 @@ def wordpiece(texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
 
 
 def byte_level(texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
-    """RoBERTa's kind of tokenizer: bytes, spaces within words, two separators."""
+    """A tokenizer like RoBERTa's: byte-level, a space is part of the next word, two separators."""
     special = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -112,7 +112,9 @@ def make() -> None:
 
 
 def enlarge(model: Any) -> None:
-    """Weights for logits some units apart; token types and positions, which equal words differ by, count for less."""
+    """Draw weights so that logits differ by some units; token types and positions get small ones, so that equal words
+    score similarly.
+    """
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() == 2:

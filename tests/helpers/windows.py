@@ -1,6 +1,6 @@
-"""Four kinds of tokenizer trained here, and what tests of windows look at.
+"""Four kinds of tokenizers trained here, and helpers that read windows out of batches and stores.
 
-The families of models, each with its own tokenizer, stand in families.py.
+The tokenizers of real model families are in families.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from qa_lightning.features.store import FeatureStore
 
-GOLD = ("gold_start", "gold_end")  # the arrays of a batch that hold the labels of windows with several
+GOLD = ("gold_start", "gold_end")  # arrays of a batch with all labels of windows that have several
 CONTEXT = "In 1999 Ben paid £20,980. " + "Anna lives in Oslo and works there. " * 12 + "Carl moved to Rome in 2001."
 _ALPHABET = st.characters(codec="utf-8", exclude_characters="\x00")
 texts = st.text(st.one_of(st.sampled_from("ab .,é😀ß東\u0301\u200d\u00a0\t\n "), _ALPHABET), min_size=1, max_size=120)
@@ -67,7 +67,7 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 
 def unigram_left() -> PreTrainedTokenizerFast:
-    """XLNet: SentencePiece-like Unigram, pads on the left, so the context comes first; <cls> is last."""
+    """XLNet: SentencePiece-like Unigram; pads on the left, so the context comes first; <cls> is last."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -110,7 +110,7 @@ TOKENIZERS = {
 
 
 def rows_of(batch):
-    """Each window with its own slices of the flat arrays."""
+    """Yield each window with its slices of the flat arrays: token ids, start and end offsets of context tokens."""
     store = FeatureStore.of_batch(batch)
     for index, window in enumerate(store.windows):
         tokens = slice(store.token_offset[index], store.token_offset[index] + window["length"])
@@ -119,7 +119,7 @@ def rows_of(batch):
 
 
 def windows_gold(store: FeatureStore) -> list[list[tuple[int, int]]]:
-    """The distinct labels of each window; none for one that is labelled with its CLS token."""
+    """The distinct labels of each window; an empty list if its label is the CLS token."""
     found = []
     for index, window in enumerate(store.windows):
         gold = store.gold(index)

@@ -13,8 +13,8 @@ from qa_lightning import pipeline
 from qa_lightning.decoding.predictions import Predictions, Rows
 from qa_lightning.decoding.spans import Scaling, WindowLogits, decode_spans
 from qa_lightning.errors import InputError
-from qa_lightning.metrics.calibration import TEMPERATURES
-from qa_lightning.metrics.confidence import Judged, fit_confidence, fitted_lines
+from qa_lightning.metrics.calibration import TEMPERATURES, reliability
+from qa_lightning.metrics.confidence import Judged, figures, fit_confidence, fitted_lines
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import Scoring
 from qa_lightning.metrics.thresholds import split_by_article
@@ -149,10 +149,54 @@ def test_a_temperature_mends_the_calibration_of_questions_that_it_was_not_fitted
     assert before.error > 0.15
     assert after.error < 0.04
     assert after.count.sum() == 3000
-    figures = found.as_json()
-    assert figures["expected_calibration_error_before"] == pytest.approx(100 * before.error)
-    assert figures["held_out"]
-    assert len(list(fitted_lines(found))) == 1
+    record = found.as_json()
+    assert record["expected_calibration_error_before"] == pytest.approx(100 * before.error)
+    assert record["held_out"]
+    (line,) = fitted_lines(found)
+    assert line.startswith(
+        f"temperature {found.scaling.temperature:.2f}: expected calibration error {100 * after.error:.1f}%, against "
+        f"{100 * before.error:.1f}% at 1.00 (each half"
+    )
+
+
+@pytest.mark.parametrize("own", [1.0, 1.3])
+def test_a_temperature_that_does_not_help_held_out_questions_is_not_kept(own: float) -> None:
+    """The truth of these answers is at the model's own temperature: what is fitted can only be noise."""
+    found = fit_confidence(overconfident(160, own, seed=12), version_2=False, own=Scaling(own))
+    before, after = found.reliability
+    assert found.fitted_error > before.error
+    assert found.fitted != own
+    assert found.scaling == Scaling(own)
+    assert after.error == before.error
+    assert found.as_json()["temperature"] == own
+    (line,) = fitted_lines(found)
+    assert line.startswith(
+        f"temperature {own:.2f}, as a fitted one does not help: expected calibration error {100 * before.error:.1f}%, "
+        f"against {100 * found.fitted_error:.1f}% if fitted, to {found.fitted:.2f} (each half"
+    )
+    assert len(figures(found)["reliability"].axes) == 2  # one diagram: there is no after
+
+
+def test_a_temperature_is_measured_under_the_thresholds_that_are_used() -> None:
+    """Else the line would tell the threshold's gain, or loss, as the temperature's."""
+    outcomes = overconfident(800, 2.5)
+    outcomes = replace(outcomes, has_answer=np.arange(800) % 3 > 0, exact=outcomes.exact * (np.arange(800) % 3 > 0))
+    found = fit_confidence(outcomes, version_2=True)
+    own = [Judged(part.outcomes, replace(part.scaling, temperature=1.0), True) for part in found.held_out]
+    sure, right = (np.concatenate([getattr(part, name) for part in own]) for name in ("confidence", "correct"))
+    assert found.reliability[0].error == pytest.approx(reliability(sure, right).error)
+
+
+@pytest.mark.parametrize(("questions", "articles"), [(90, 10), (3000, 1)])
+def test_what_cannot_be_held_out_or_is_too_little_is_not_fitted_and_said(questions: int, articles: int) -> None:
+    outcomes = overconfident(questions, 2.5)
+    outcomes = replace(outcomes, article=np.array([f"{row % articles}" for row in range(questions)], object))
+    found = fit_confidence(outcomes, version_2=False)
+    assert found.scaling == Scaling()
+    (line,) = fitted_lines(found)
+    assert "it is not fitted" in line
+    assert ("one article" in line) == (articles == 1)
+    assert "if fitted" not in line
 
 
 def test_the_threshold_is_tuned_and_reported_on_the_other_articles() -> None:
@@ -181,6 +225,34 @@ def test_the_threshold_is_tuned_and_reported_on_the_other_articles() -> None:
     single = fit_confidence(outcomes_of(random_windows(5, 100), articles=1), version_2=True)
     assert single.held_out is None
     assert single.scaling.threshold == 0.0
+    line, _ = fitted_lines(single)
+    assert "is not tuned: all questions are about one article" in line
+
+
+def test_a_threshold_that_does_not_help_is_neither_kept_nor_measured_with() -> None:
+    """The shares of questions with an answer are opposite in the halves: each half's best threshold harms the other."""
+    outcomes = outcomes_of(random_windows(5, 400, 2.0), articles=8)
+    first = split_by_article(outcomes.article.tolist())
+    random = np.random.default_rng(1)
+    has = np.where(first, random.random(400) < 0.9, random.random(400) < 0.1)
+    right = (random.random(400) < 0.7) * has * 1.0
+    outcomes = replace(
+        outcomes,
+        has_answer=has,
+        exact=right,
+        f1=right,
+        null_exact=~has,
+        null_score=outcomes.best_score + random.normal(0, 2, 400),
+    )
+    found = fit_confidence(outcomes, version_2=True)
+    assert found.tuned.held_out_f1 < found.tuned.at_zero.f1
+    assert found.scaling.threshold == 0.0
+    assert {part.scaling.threshold for part in found.held_out} == {0.0}  # coverage and calibration are those of use
+    line, _ = fitted_lines(found)
+    assert line.startswith(
+        f'threshold 0.00 for "no answer", as tuning does not help: F1 {found.tuned.at_zero.f1:.2f}, '
+        f"against {found.tuned.held_out_f1:.2f} if tuned"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -157,9 +157,8 @@ def test_models_that_know_token_types_are_given_them(saved, tmp_path) -> None:
         )
     assert not torch.allclose(right, blind, atol=1e-4)
     load_tokenizer(folder).save_pretrained(tmp_path)
-    assert "token_type_ids" in type(tokenizer_of(name)).from_pretrained(tmp_path)(
-        "Who?", "Ben"
-    )  # also without this package
+    # The saved tokenizer gives them without this package, too.
+    assert "token_type_ids" in type(tokenizer_of(name)).from_pretrained(tmp_path)("Who?", "Ben")
 
 
 def test_what_a_tokenizer_was_saved_with_is_left_alone(tmp_path) -> None:

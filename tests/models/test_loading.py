@@ -5,15 +5,28 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig, BertForQuestionAnswering, RobertaConfig, RobertaForQuestionAnswering
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    LongformerConfig,
+    LongformerForQuestionAnswering,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
+)
 
+from qa_lightning import Reader, pipeline
 from qa_lightning.data.sources import EMBEDDED_SIZES
 from qa_lightning.data.synthetic import generate_examples
 from qa_lightning.errors import InputError
 from qa_lightning.models.loading import load_model, load_tokenizer, max_positions
 from qa_lightning.models.tiny import create_tiny_model
+from tests.helpers import commands
+from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import FAMILIES, save
-from tests.helpers.models import small_config
+from tests.helpers.models import small_config, small_tokenizer
+from tests.helpers.training import train_flags
 
 
 def _digests(folder: Path, results) -> None:
@@ -100,3 +113,47 @@ def test_a_model_without_dropout_of_attention_alone_is_named(tmp_path) -> None:
     folder = save(FAMILIES["xlnet"], tmp_path)
     with pytest.raises(InputError, match=r"^--model.attention_dropout 0.0: XLNetConfig .* leave the flag out"):
         load_model(folder, attention_dropout=0.0)
+
+
+def _longformer(folder: Path) -> str:
+    """An untrained Longformer with a tokenizer of BERT's layout: two separators, where the model counts three."""
+    tokenizer = small_tokenizer()
+    sizes = small_config(len(tokenizer)).to_dict()
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+    config = LongformerConfig(
+        **{name: sizes[name] for name in names},
+        attention_window=16,
+        max_position_embeddings=130,
+        sep_token_id=tokenizer.sep_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LongformerForQuestionAnswering(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_tokenizer_with_other_separators_than_its_model_counts_is_refused_in_one_line(tmp_path) -> None:
+    model, data = _longformer(tmp_path / "model"), write_json(tmp_path / "rows.json", make_rows(8))
+    for call in (
+        lambda: commands.train(train_flags(tmp_path, model, data, data)),
+        lambda: commands.evaluate(["--model", model, "--data", data]),
+        lambda: Reader.load(model),
+        lambda: pipeline(model),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        (problem,) = caught.value.problems
+        assert "finds the question by 3 separators" in problem
+        assert "BertTokenizer writes 2" in problem
+
+
+def test_a_longformer_with_its_own_layout_is_taken(tmp_path) -> None:
+    folder = _longformer(tmp_path / "model")
+    tokenizer = load_tokenizer(folder)
+    ids = [("[CLS]", tokenizer.cls_token_id), ("[SEP]", tokenizer.sep_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] [SEP] $B [SEP]", special_tokens=ids
+    )
+    special = {name: f"[{name[:3].upper()}]" for name in ("cls_token", "sep_token", "pad_token", "unk_token")}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **special).save_pretrained(folder)
+    assert Reader.load(folder).answer(["Who lives in Rome ?"], ["Anna lives in Rome ."])[0].text

@@ -207,7 +207,7 @@ def test_a_finished_run_stays_as_it_is(tmp_path, model_folder, data, capsys) -> 
     assert commands.train([*given, "--trainer.max_epochs", "1"]) == 0
     logs = tmp_path / "lightning_logs"
     before = contents(logs / "version_0")
-    with pytest.raises(InputError, match=r"that run is finished, with 1 epochs; .* --trainer.max_epochs 2 or more"):
+    with pytest.raises(InputError, match=r"that run is finished, with 1 epoch; .* --trainer.max_epochs 2 or more"):
         commands.train([*given, "--trainer.max_epochs", "1", "--ckpt_path", "last"])
     assert commands.train([*given, "--ckpt_path", "last"]) == 0
     assert "version_0 is finished and stays as it is" in capsys.readouterr().out

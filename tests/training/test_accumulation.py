@@ -23,7 +23,7 @@ def data(tmp_path_factory) -> dict[str, str]:
 def gradients_of(
     data: dict[str, str], model: str, batch_size: int, accumulated: int, batching: str, tmp_path
 ) -> torch.Tensor:
-    """[steps, weights] gradients in an epoch without dropout, with weights that hardly move."""
+    """[steps, weights] gradients of an epoch without dropout, in which the weights hardly move."""
     torch.manual_seed(0)
     sizes = {"max_length": 48, "doc_stride": 12, "max_question_length": 12}
     datamodule = SquadDataModule(
@@ -52,7 +52,7 @@ def gradients_of(
 
 @pytest.mark.parametrize("batching", ["length", "random"])
 def test_accumulated_batches_train_as_one_large_batch(tmp_path, model_folder, data, batching) -> None:
-    """108 windows: the last step has fewer, in batches of unequal size."""
+    """108 windows: the last step has fewer than 10, in batches of unequal size."""
     large = gradients_of(data, model_folder, 10, 1, batching, tmp_path)
     assert len(large) == 11
     for batch_size, accumulated in ((5, 2), (2, 5), (1, 10)):

@@ -99,7 +99,7 @@ def test_a_tokenizer_that_comes_with_truncation_prepares_once_and_goes_on_within
     add_state(shutil.copytree(model_folder, tmp_path / "with state"))
     path = write_json(tmp_path / "train.json", make_rows(20))
     data = prepared(path, path, str(tmp_path / "with state"))
-    data.trainer = standing_after(3)
+    data.trainer = trainer_after(3)
     within, fingerprint = data.state_dict(), data.describe()
     check_prepared(data.splits(), max_answer_length=10)
     data.tokenizer(["Who ?"], truncation=True, max_length=8, padding="max_length")
@@ -189,7 +189,7 @@ def test_cuts_take_whole_examples(tmp_path, model_folder) -> None:
 def test_a_part_of_the_validation_is_counted_over_all_batches_the_last_one_too(
     tmp_path, model_folder, windows, limit, batches, processes
 ) -> None:
-    """Windows of the first batches, longest first: the same ones on any number of processes."""
+    """Validates on the windows of the first batches, longest first: the same ones on any number of processes."""
     path = write_json(tmp_path / "validation.json", make_rows(windows))
     data = prepared(path, path, model_folder)
     taken: list[int] = []
@@ -200,8 +200,8 @@ def test_a_part_of_the_validation_is_counted_over_all_batches_the_last_one_too(
     assert set(taken) == set(list(EvaluationSampler(data.validation_set.store.windows["length"], 4))[: 4 * batches])
 
 
-def standing_after(batches: int, **changes) -> SimpleNamespace:
-    """What a datamodule asks of a trainer that has done some batches of its first epoch."""
+def trainer_after(batches: int, **changes) -> SimpleNamespace:
+    """A stub of a trainer that has done ``batches`` batches of its first epoch, as far as a datamodule reads it."""
     progress = SimpleNamespace(current=SimpleNamespace(ready=1, processed=0))
     loop = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(processed=batches)))
     stub = {"fit_loop": SimpleNamespace(epoch_progress=progress, epoch_loop=loop), "train_dataloader": None}
@@ -226,14 +226,14 @@ def test_all_that_changes_the_batches_is_refused_within_an_epoch_and_taken_betwe
 ) -> None:
     path = write_json(tmp_path / "train.json", make_rows(20))
     same = SquadDataModule(path, path, model_folder, **SMALL)
-    same.trainer = standing_after(0)
+    same.trainer = trainer_after(0)
     between = same.state_dict()
-    same.trainer = standing_after(3)
+    same.trainer = trainer_after(3)
     within = same.state_dict()
     same.load_state_dict(within)
     other = SquadDataModule(path, path, model_folder, **SMALL | flags)
-    other.trainer = standing_after(0, **trainer)
-    with pytest.raises(InputError, match=f"stands after batch 3 of epoch 1, .*{words}"):
+    other.trainer = trainer_after(0, **trainer)
+    with pytest.raises(InputError, match=f"was written after batch 3 of epoch 1, .*{words}"):
         other.load_state_dict(within)
     other.load_state_dict(between)
 

@@ -1,4 +1,4 @@
-"""Scores of a predictions file: what is printed, written and refused, and the comparison with the published scorer."""
+"""Scoring a file of predictions: output, files, refusals, and the comparison with the published scorer."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ V20 = {
 
 @pytest.fixture(autouse=True)
 def fresh_log(monkeypatch):
-    """A command sets the log up on the standard output of the moment; leave nothing of it to the next test."""
+    """Undo what a command sets up in the log, which prints to the standard output of one test."""
     logger = logging.getLogger("qa_lightning")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
@@ -38,7 +38,7 @@ def fresh_log(monkeypatch):
 
 @pytest.fixture
 def files(tmp_path):
-    """Make the two files of a scoring from contents; return their paths."""
+    """A function that writes a file of predictions and one of questions, and returns their paths."""
 
     def make(predictions=ANSWERS, questions=("q1", "q2", "q3", "q4")):
         rows = [
@@ -157,7 +157,7 @@ def test_candidates_are_written_where_there_are_some(tmp_path):
 
 
 def test_odds_of_a_context_without_a_token_are_written_as_json_has_numbers(tmp_path):
-    """They are infinite, which JSON has no word for; read again they are still above all others."""
+    """They are infinite, which JSON cannot write; read again, they are still above all others."""
     odds = {"q1": -3.5, "q2": 1e9, "q3": 2.0, "q4": math.inf}
     n_best = {key: [{"text": "x", "probability": 0.5}] for key in odds}
     write(ScoreResult(V20, dict.fromkeys(odds, ""), [], True, n_best, null_odds=odds), tmp_path)
@@ -220,11 +220,11 @@ def test_predictions_that_cannot_be_scored_are_one_error_that_names_flag_and_fil
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("place", ["absent.json", "."])
-def test_absent_predictions_are_an_error_that_names_them(files, tmp_path, place):
+@pytest.mark.parametrize("name", ["absent.json", "."])
+def test_absent_predictions_are_an_error_that_names_them(files, tmp_path, name):
     _, data = files()
     with pytest.raises(InputError, match=r"--predictions .*cannot be read as JSON"):
-        evaluate(tmp_path / place, data)
+        evaluate(tmp_path / name, data)
 
 
 def test_no_more_than_five_missing_ids_are_listed(tmp_path):
@@ -277,7 +277,7 @@ def test_flags_that_do_not_fit_together_end_with_status_2(args, words, capsys):
 
 
 class Scorer:
-    """In place of the one that ``evaluate.load`` downloads: keeps what it is given, and answers as told."""
+    """A stand-in for the scorer that ``evaluate.load`` downloads: keeps its arguments, returns the given scores."""
 
     def __init__(self, scores):
         self.scores = scores
@@ -289,7 +289,7 @@ class Scorer:
 
 @pytest.fixture
 def official(monkeypatch):
-    """Answer ``evaluate.load`` by a scorer, or by an exception; return the names that were asked for."""
+    """A function that makes ``evaluate.load`` return a scorer or raise an error; it returns the names asked for."""
 
     def answer(with_what):
         asked = []
@@ -441,7 +441,7 @@ def test_the_script_scores_a_file_in_a_process_of_its_own(files, tmp_path):
 
 
 def test_columns_of_a_table_can_be_named(tmp_path, capsys) -> None:
-    """By the flags' names here, and by those of training, which errors name."""
+    """By the flags of this command, and by those of training, which error messages name."""
     table = tmp_path / "questions.csv"
     table.write_text("id,frage,query,text,answer\n1,Who ?,x,Ben lives .,Ben\n", encoding="utf-8")
     predictions = tmp_path / "predictions.json"

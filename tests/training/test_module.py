@@ -32,7 +32,7 @@ def data(tmp_path, model_folder) -> SquadDataModule:
 
 
 class PointsAtGold(QALightningModule):
-    """Logits that are the labels themselves, one-hot."""
+    """A module whose logits are the one-hot labels."""
 
     def forward(self, batch):
         shape = batch["input_ids"].shape
@@ -43,7 +43,7 @@ class PointsAtGold(QALightningModule):
 
 
 class OnOneOfTwo(QALightningModule):
-    """One of two processes, without a Trainer: it asks ``trainer``, which holds what a test puts there."""
+    """A module on one of two processes, without a Trainer: ``trainer`` is the stub that a test sets."""
 
     trainer = None
 
@@ -102,7 +102,7 @@ def test_without_dropout_of_attention_only_the_rest_is_random(data, model_folder
 
     def repeats(**flags) -> bool:
         module = QALightningModule(model_folder, attn_implementation=attention, **flags).train()
-        for name, layer in module.named_modules():  # the rest
+        for name, layer in module.named_modules():  # all other dropout
             if isinstance(layer, torch.nn.Dropout) and not name.endswith("attention.self.dropout"):
                 layer.p = 0.0
         return torch.equal(module(batch)[0], module(batch)[0])
@@ -136,7 +136,7 @@ def test_training_learns(data, model_folder) -> None:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_gold_labels_score_the_ceiling_through_the_whole_validation_path(data, model_folder, precision) -> None:
-    """Also: many windows an example, sorted by length, in a precision that cannot count to 300."""
+    """Also: examples with many windows, sorted by length, in a precision that cannot count to 300."""
     trainer = Trainer(precision=precision, **QUIET)
     (scores,) = trainer.validate(PointsAtGold(model_folder), data, verbose=False)
     assert (scores["val/exact_match"], scores["val/f1"]) == (100.0, 100.0)
@@ -205,20 +205,20 @@ def test_logits_are_joined_by_feature_in_whatever_order_and_however_often_they_c
     np.testing.assert_array_equal(windows.null, np.arange(len(store)) * 2.0)
     monkeypatch.setattr(LogitsCollector, "batches_merged", 3)
     collector = LogitsCollector()
-    for _ in range(2):  # and anew after it was emptied
+    for _ in range(2):  # and again after it was emptied
         for feature in order:
             collector.add(logits(feature))
         taken = collector.take()
         assert all(np.array_equal(getattr(taken, name), getattr(collected, name)) for name in vars(collected))
-    for most_tokens in (1, 40, 100, 500):  # the same in chunks, of whole examples
-        chunks = list(join_windows(collected, store, rows, most_tokens))
+    for max_tokens in (1, 40, 100, 500):  # the same in chunks, of whole examples
+        chunks = list(join_windows(collected, store, rows, max_tokens))
         assert np.concatenate([index for index, _ in chunks]).tolist() == index.tolist()
         for index_of, part in chunks:
             assert (
                 part.example.tolist()
                 == (store.windows["example"][np.isin(store.windows["example"], index_of)] - index_of[0]).tolist()
             )
-            assert len(part.start) <= most_tokens or len(index_of) == 1
+            assert len(part.start) <= max_tokens or len(index_of) == 1
         for name in ("length", "start", "end", "char_start", "char_end", "null"):
             np.testing.assert_array_equal(
                 np.concatenate([getattr(part, name) for _, part in chunks]), getattr(windows, name)
@@ -226,7 +226,7 @@ def test_logits_are_joined_by_feature_in_whatever_order_and_however_often_they_c
 
 
 def test_an_odd_number_of_windows_on_two_processes_counts_each_once(tmp_path, model_folder) -> None:
-    """In every step the mean over both processes is that over the windows, also where one is there to fill up."""
+    """In every step, the mean over both processes is the mean over the windows, even if a window repeats to fill up."""
     path = write_json(tmp_path / "train.json", make_rows(7))
     data = SquadDataModule(path, path, model_folder, **SMALL)
     data.prepare_data()
@@ -239,13 +239,13 @@ def test_an_odd_number_of_windows_on_two_processes_counts_each_once(tmp_path, mo
     ]
     seen = []
     for step, batches in enumerate(zip(*loaders, strict=True)):
-        losses, descended = {}, []
+        losses, step_losses = {}, []
         for loader, batch in zip(loaders, batches, strict=True):
             strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
             module.trainer = SimpleNamespace(strategy=strategy, train_dataloader=loader)
-            descended.append(module.training_step(batch, step).item())
+            step_losses.append(module.training_step(batch, step).item())
             losses |= dict(zip(batch["feature"].tolist(), span_loss(*module(batch), batch).tolist(), strict=True))
-        assert np.mean(descended) == pytest.approx(np.mean(list(losses.values())), rel=1e-5)
+        assert np.mean(step_losses) == pytest.approx(np.mean(list(losses.values())), rel=1e-5)
         seen.append(sorted(losses))
     assert list(map(len, seen)) == [4, 3]
     assert sorted(seen[0] + seen[1]) == list(range(7))
@@ -278,7 +278,7 @@ def test_each_process_judges_its_own_share_of_the_questions(tmp_path, model_fold
     ("precision", "fused"), [("16-mixed", False), ("bf16-mixed", True), ("bf16-true", True), ("32-true", True)]
 )
 def test_where_gradients_are_scaled_the_optimizer_is_not_fused(model_folder, precision: str, fused: bool) -> None:
-    """A fused one unscales them itself, in its step: they would be clipped, and the norm logged, before that."""
+    """A fused optimizer unscales them itself, in its step: only after they were clipped and their norm was logged."""
     module = OnOneOfTwo(model_folder)
     module.trainer = SimpleNamespace(precision=precision, estimated_stepping_batches=10)
     assert module.configure_optimizers()["optimizer"].defaults["fused"] is fused
@@ -302,7 +302,7 @@ def test_the_best_threshold_is_found_by_the_scores_of_mixed_script_where_they_ar
     tmp_path, model_folder
 ) -> None:
     class StopsShort(PointsAtGold):
-        """One character less than the answer."""
+        """Its answers end one token too early."""
 
         def forward(self, batch):
             end = batch["end_positions"]
@@ -332,7 +332,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, model_folder) -> None:
 
 def test_a_loss_that_is_infinite_stops_the_run(data, model_folder) -> None:
     class Sure(QALightningModule):
-        """That no answer begins where it does."""
+        """Certain that no answer starts at the gold start."""
 
         def forward(self, batch):
             start, end = super().forward(batch)
@@ -347,7 +347,7 @@ def test_a_loss_that_is_infinite_stops_the_run(data, model_folder) -> None:
 
 
 def test_a_loss_that_is_no_number_on_another_process_stops_this_one_too(data, model_folder, monkeypatch) -> None:
-    """Which would wait for the other one for ever."""
+    """Otherwise this process would wait for the other one for ever."""
     trainer = Trainer(max_epochs=1, num_sanity_val_steps=0, **QUIET)
     monkeypatch.setattr(trainer.strategy, "reduce", lambda own, reduce_op: own + math.nan)
     with pytest.raises(DivergedError, match=r"the loss is nan at step 0 \(questions \)"):
@@ -433,7 +433,7 @@ def test_bad_flags_are_named_together(model_folder, flags, words) -> None:
 
 
 def test_padding_on_the_left_changes_neither_loss_nor_answers(tmp_path) -> None:
-    """XLNet, whose positions are relative, with windows of unlike lengths in a batch."""
+    """XLNet, whose positions are relative, with windows of different lengths in a batch."""
     folder = save(FAMILIES["xlnet"], tmp_path / "xlnet")
     rows = write_json(tmp_path / "rows.json", make_rows(9, long=2))
     sizes = SMALL | {"max_length": 96}
@@ -458,7 +458,7 @@ def test_padding_on_the_left_changes_neither_loss_nor_answers(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    # In cased tokens one gold answer is longer than the usual longest answer of 30 tokens.
+    # In cased tokens, one gold answer is longer than 30 tokens, the default longest answer.
     ("vocabulary", "max_answer_length"),
     [("uncased", 30), ("cased", 40)],
 )

@@ -1,4 +1,4 @@
-"""One setting reaches every score: what counts ideographs one by one does so in each line that a command prints."""
+"""One setting reaches every score: with --mixed-script, each line of `evaluate` counts ideographs one by one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LETTERS = "北京是中国的首都上海在东边人口多少呢天津港"
 
 @pytest.fixture(scope="module")
 def chinese_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An untrained BERT that knows some ideographs: its answers are arbitrary spans, and always the same ones."""
+    """An untrained BERT with some ideographs in its vocabulary: its answers are arbitrary, but always the same."""
     folder = tmp_path_factory.mktemp("chinese")
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(LETTERS), "?", "。"]
     tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, model_max_length=128)
@@ -32,7 +32,7 @@ def chinese_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def questions(tmp_path: Path) -> str:
-    """Questions about one text, every other one without an answer; each answer is a long part of the text."""
+    """Questions about one text, every third one without an answer; each answer is a long part of the text."""
     context = "北京是中国的首都。上海在东边。天津港"
     rows = []
     for number in range(12):
@@ -76,4 +76,4 @@ def test_every_line_of_evaluate_counts_alike(chinese_model, questions, tmp_path,
     every = [f1_of({key: spans[key] if key in ranked[:count] else "" for key in odds})["f1"] for count in range(13)]
     assert printed["best_f1"] == pytest.approx(max(every))
     if mixed:
-        assert max(every) > f1_of(dict.fromkeys(odds, ""))["f1"]  # or the threshold would decide nothing
+        assert max(every) > f1_of(dict.fromkeys(odds, ""))["f1"]  # otherwise the threshold would not matter

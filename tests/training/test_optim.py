@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from transformers import BertForQuestionAnswering
+from transformers import BertForQuestionAnswering, get_linear_schedule_with_warmup
 
 from qa_lightning import QALightningModule
-from qa_lightning.training.optim import build_optimizer, layer_depths, linear_schedule, parameter_groups
+from qa_lightning.training.optim import LinearSchedule, build_optimizer, layer_depths, parameter_groups
 from tests.helpers.families import FAMILIES
 
 
@@ -51,17 +53,17 @@ def test_each_layer_learns_at_a_part_of_the_rate_of_the_one_above(model_folder) 
 def test_every_family_has_embeddings_layers_and_a_head(family) -> None:
     one = FAMILIES[family]
     depths = layer_depths(one.model(one.tokenizer()))
-    layers = 1 if family == "albert" else 2  # ALBERT's layers are one and the same
+    layers = 1 if family == "albert" else 2  # ALBERT's layers share one set of weights
     assert set(depths.values()) == set(range(layers + 2))
-    by_place = sorted(set(zip(depths.values(), depths, strict=True)))
-    assert any("embed" in name or "wte" in name for depth, name in by_place if depth == 0)
-    assert {name.split(".")[0] for depth, name in by_place if depth == layers + 1} <= {
+    by_depth = sorted(set(zip(depths.values(), depths, strict=True)))
+    assert any("embed" in name or "wte" in name for depth, name in by_depth if depth == 0)
+    assert {name.split(".")[0] for depth, name in by_depth if depth == layers + 1} <= {
         "qa_outputs",
         "head",
         "classifier",
     }
     for number in range(layers):
-        inside = [depth for depth, name in by_place if f".{number}." in name and ("layer" in name or ".h." in name)]
+        inside = [depth for depth, name in by_depth if f".{number}." in name and ("layer" in name or ".h." in name)]
         assert family == "albert" or set(inside) == {number + 1}
 
 
@@ -69,7 +71,7 @@ def test_the_schedule_scales_every_layer_alike(model_folder) -> None:
     module = QALightningModule(model_folder, layer_decay=0.5)
     optimizer = build_optimizer(module.model, 1.0, 0.01, module.layer_decay)
     first = [group["lr"] for group in optimizer.param_groups]
-    schedule = linear_schedule(optimizer, 4, 0.0)
+    schedule = LinearSchedule(optimizer, 4, 0.0)
     optimizer.step()
     schedule.step()
     np.testing.assert_allclose([group["lr"] for group in optimizer.param_groups], np.array(first) * 0.75)
@@ -79,16 +81,66 @@ def test_the_schedule_scales_every_layer_alike(model_folder) -> None:
     ("warmup_ratio", "expected"),
     [
         (0.2, [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
-        (0.25, [0, 1 / 3, 2 / 3, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]),  # 2.5 steps are 3
+        (0.25, [0, 1 / 3, 2 / 3, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]),  # 2.5 warm-up steps are rounded up to 3
         (0.01, [0, 1, 8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9]),
     ],
 )
 def test_schedule_rises_then_falls_to_zero(warmup_ratio: float, expected: list[float]) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = linear_schedule(optimizer, 10, warmup_ratio)
+    schedule = LinearSchedule(optimizer, 10, warmup_ratio)
     rates = []
     for _ in range(10):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
     np.testing.assert_allclose(rates, expected)
+
+
+def stepped(optimizer, schedule, steps: int) -> list[list[float]]:
+    """The rates of all groups after each step."""
+    seen = []
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+        seen.append([group["lr"] for group in optimizer.param_groups])
+    return seen
+
+
+def test_groups_that_join_in_mid_run_follow_the_schedule_from_their_own_rate() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = LinearSchedule(optimizer, 10, 0.0)
+    stepped(optimizer, schedule, 4)
+    optimizer.add_param_group({"params": [torch.zeros(1, requires_grad=True)], "lr": 0.3})
+    np.testing.assert_allclose(stepped(optimizer, schedule, 2), [[0.5, 0.25], [0.4, 0.2]])
+    again = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    loaded = LinearSchedule(again, 12, 0.0)  # two more steps than before
+    again.add_param_group({"params": [torch.zeros(1, requires_grad=True)], "lr": 0.3})
+    again.load_state_dict(optimizer.state_dict())
+    loaded.load_state_dict(schedule.state_dict())
+    np.testing.assert_allclose(stepped(again, loaded, 6)[-1], [0, 0], atol=1e-12)
+    assert loaded.total_steps == 12
+
+
+def test_a_rate_that_is_changed_from_outside_falls_from_there() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = LinearSchedule(optimizer, 10, 0.0)
+    stepped(optimizer, schedule, 5)
+    optimizer.param_groups[0]["lr"] = 2.0
+    np.testing.assert_allclose(stepped(optimizer, schedule, 5), [[1.6], [1.2], [0.8], [0.4], [0]], atol=1e-12)
+
+
+def test_without_an_end_the_rate_stays() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    assert stepped(optimizer, LinearSchedule(optimizer, float("inf"), 0.0), 3) == [[1.0]] * 3
+
+
+@pytest.mark.parametrize("warmup_ratio", [0.0, 0.1, 0.37])
+def test_rates_are_those_of_transformers_to_the_last_bit(warmup_ratio: float) -> None:
+    rates = []
+    for make in (
+        lambda optimizer: get_linear_schedule_with_warmup(optimizer, math.ceil(37 * warmup_ratio), 37),
+        lambda optimizer: LinearSchedule(optimizer, 37, warmup_ratio),
+    ):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3.1e-5)
+        rates.append(stepped(optimizer, make(optimizer), 40))
+    assert rates[0] == rates[1]

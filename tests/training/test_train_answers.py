@@ -1,4 +1,4 @@
-"""Training on the first gold answer of each question, or on all: --data.train_answers."""
+"""--data.train_answers: training on the first gold answer of each question, or on all gold answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES = ("windows", "input_ids", "token_type_ids", "token_offset", "context_offs
 
 
 def several_rows(count: int, **made: int) -> list[dict]:
-    """Rows with one, two or three distinct answers, some given twice; some far from the first."""
+    """Rows with one to four distinct answers; some rows give one twice, some have one far from the first."""
     rows = make_rows(count, **made)
     for number, row in enumerate(rows):
         if row["answers"]["text"]:
@@ -119,7 +119,7 @@ def test_answers_that_were_moved_and_rows_that_were_left_out(tmp_path, model_fol
 def test_a_value_that_is_none_is_refused_with_other_bad_flags(model_folder) -> None:
     with pytest.raises(InputError) as caught:
         SquadDataModule("synthetic", model_name=model_folder, train_answers="both", batch_size=0)  # type: ignore
-    assert "--data.train_answers is 'both'; it is first or all" in str(caught.value)
+    assert "--data.train_answers is 'both'; it must be first or all" in str(caught.value)
     assert "--data.batch_size is 0" in str(caught.value)
 
 
@@ -131,7 +131,7 @@ def test_the_flag_comes_through_the_command_line(capsys, words: list[str], value
 
 
 def gradients(data: SquadDataModule, model: str, batch_size: int, accumulated: int) -> torch.Tensor:
-    """[steps, weights] in an epoch without dropout, with weights that hardly move."""
+    """[steps, weights] gradients of an epoch without dropout, in which the weights hardly move."""
     data.batch_size = batch_size
     module = QALightningModule(model, learning_rate=1e-12)
     for layer in module.modules():
@@ -144,7 +144,7 @@ def gradients(data: SquadDataModule, model: str, batch_size: int, accumulated: i
 
 
 def test_accumulated_batches_train_on_all_answers_as_one_large_batch(tmp_path, model_folder) -> None:
-    """Small batches of windows with one answer each among large ones that hold several; the last step has fewer."""
+    """Some small batches have only windows with one answer, their large batch also others; the last step is smaller."""
     path = write_json(tmp_path / "data.json", several_rows(16, long=1, unanswerable=2))
     data = prepared(path, model_folder, tmp_path, train_answers="all")
     assert len(data.train_set) % 8
@@ -168,9 +168,9 @@ def test_a_run_learns_and_one_that_was_cut_off_ends_as_it(tmp_path, model_folder
     assert len(losses) == 3
     assert losses[2] < 0.9 * losses[0], losses
     assert re.search(r"train: \d+ questions have several distinct answers, all of which", output)
-    crash(monkeypatch, Crash("batch", 1, 4), given["cut"])  # in the midst of an accumulated step
+    crash(monkeypatch, Crash("batch", 1, 4), given["cut"])  # within an accumulated step
     others = [*given["cut"], "--data.train_answers", "first", "--ckpt_path", "last"]
-    with pytest.raises(InputError, match=r"--data.train_answers was all, is first.*go on with the flags"):
+    with pytest.raises(InputError, match=r"--data.train_answers was all, is first.*resume with the flags"):
         commands.train(others)
     assert commands.train([*given["cut"], "--ckpt_path", "last"]) == 0
     runs = [tmp_path / name / "lightning_logs" / "version_0" for name in ("whole", "cut")]

@@ -24,9 +24,9 @@ from qa_lightning.files import append, lock, write_json
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
 _FIX = "pass --overwrite to start over, or another --output"
 _FLAGS = {
-    "batch_size": "--batch-size",
+    "batch_size": "--batch_size",
     "dtype": "--dtype",
-    "threshold_file": "--threshold-file",
+    "threshold_file": "--threshold_file",
     "columns": "--columns",
     "rows_together": "rows per chunk",
 }

@@ -7,31 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from qa_lightning.data.columns import Columns, choose_columns, made_id, with_usual_columns
 from qa_lightning.data.examples import check_row
 from qa_lightning.data.formats import (
-    START,
     BrokenRow,
     PlacedRow,
-    file_format,
-    json_object,
-    opened,
-    read_file,
-    refuse_other_kinds,
 )
-from qa_lightning.data.limits import lines_of
-from qa_lightning.data.sources import read_rows, source_files, source_kind
+from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
-
-_JSON_LINES = (".jsonl", ".ndjson")
-_MAX_COUNTED_BYTES = 1 << 30  # of a file of JSON lines; counting its lines takes about a second
 
 
 @dataclass(frozen=True)
@@ -77,53 +62,10 @@ def read_questions(
     Raises:
         InputError: the source cannot be read, or its question or context column is not known.
     """
-    rows = with_usual_columns(_completed(_read_rows(source), columns), columns, tell)
+    rows = with_usual_columns(_completed(read_rows(source, "validation", keep_broken=True), columns), columns, tell)
     for number, (place, row) in enumerate(rows, 1):
         if number >= first:
             yield _question(number, place, row)
-
-
-def count_rows(source: str) -> int | None:
-    """The number of rows of a source, if counting them is quick (Parquet, JSON lines up to 1 GiB); else None."""
-    if source_kind(source) != "files":
-        return None
-    total = 0
-    for path in source_files(source):
-        try:
-            if path.suffix.lower() == ".parquet":
-                total += pq.read_metadata(path).num_rows
-            elif path.suffix.lower() in _JSON_LINES and path.stat().st_size <= _MAX_COUNTED_BYTES:
-                with path.open("rb") as file:
-                    total += sum(1 for line in lines_of(file, path) if line.strip())
-            else:
-                return None
-        except (pa.ArrowException, OSError, ValueError):  # reading the rows reports what is wrong
-            return None
-    return total
-
-
-def _read_rows(source: str) -> Iterator[PlacedRow]:
-    if source_kind(source) != "files":
-        return read_rows(source, "validation")
-    return chain.from_iterable(
-        _read_json_lines(path) if file_format(path) in _JSON_LINES else read_file(path) for path in source_files(source)
-    )
-
-
-def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
-    """Like `formats.read_file`, but a line that is no JSON object is one broken row; the lines after it are read."""
-    with opened(path) as file:
-        for number, line in enumerate(lines_of(file, path), 1):
-            if number == 1:
-                refuse_other_kinds(path, line[:START])
-            if not line.strip():
-                continue
-            place = f"{path} line {number}"
-            try:
-                row = json_object(place, line)
-            except InputError as error:
-                row = BrokenRow("text", error.problems)
-            yield place, row
 
 
 def _completed(rows: Iterable[PlacedRow], columns: Columns) -> Iterator[PlacedRow]:

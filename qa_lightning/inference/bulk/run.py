@@ -20,16 +20,16 @@ import torch
 from transformers import AutoConfig
 
 from qa_lightning.data.columns import Columns
-from qa_lightning.data.sources import source_fingerprint
+from qa_lightning.data.sources import count_rows, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
 from qa_lightning.inference.bulk.output import AnswerFiles
-from qa_lightning.inference.bulk.questions import BadRow, Question, count_rows, read_questions
+from qa_lightning.inference.bulk.questions import BadRow, Question, read_questions
 from qa_lightning.inference.bulk.workers import PredictSettings, answering, choose_devices
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.loading import resolve
 from qa_lightning.models.threshold_file import read_threshold_file
-from qa_lightning.runs.progress import row_progress
+from qa_lightning.progress import loop_progress
 from qa_lightning.runs.record import package_versions
 
 log = logging.getLogger("qa_lightning")
@@ -157,7 +157,7 @@ def _answer_rest(
         with answering(asked, devices) as answers:
             where = ", ".join(devices) if len(set(devices)) == len(devices) else f"{len(devices)} x {devices[0]}"
             log.info(f"answering {source} on {where}, {rows_together(asked):,} rows at a time")
-            with row_progress(counts.rows, count_rows(source)) as progress:
+            with loop_progress(count_rows(source, "validation"), done=counts.rows) as progress:
                 started = time.perf_counter()
                 for chunk, lines in answers(_chunks(chain(first, rows), rows_together(asked))):
                     files.append(lines, chunk.errors)

@@ -1,0 +1,323 @@
+"""The end of a run: what was trained is written whatever comes after, with true words about what, where and why."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from safetensors.torch import load_file
+
+from qa_lightning import Reader
+from qa_lightning.metrics import plots
+from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.training import finish as finishing
+from tests.helpers import commands
+from tests.helpers.data import make_rows, write_json
+from tests.helpers.training import train_flags
+
+BEST = "the best checkpoint is written as a model for transformers: "
+
+
+class Case:
+    """A run and what it left.
+
+    Args:
+        folder: that it may write to.
+        model, data: what it trains.
+        capsys: pytest's.
+    """
+
+    def __init__(self, folder: Path, model: str, data: str, capsys) -> None:
+        self.folder, self.flags, self.capsys = folder, train_flags(folder, model, data, data), capsys
+        self.said = ""
+
+    def run(self, *flags: str) -> int:
+        """Train; the flags come after those of `train_flags`."""
+        status = commands.train([*self.flags, "--trainer.max_epochs", "2", *flags])
+        self.said = self.capsys.readouterr().out
+        return status
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "lightning_logs" / "version_0"
+
+    @property
+    def why(self) -> str:
+        """Why the run said that it ended."""
+        (line,) = re.findall(r"^training ended: (.*)$", self.said, re.MULTILINE)
+        return line
+
+    @property
+    def model(self) -> Path:
+        """The model that the run said it wrote; it answers."""
+        (found,) = re.findall(r"written as a model for transformers: (.*)$", self.said, re.MULTILINE)
+        assert Reader.load(found).answer(["Where lives Anna ?"], ["Anna lives in Rome ."])[0].score > 0
+        return Path(found)
+
+    @property
+    def settings(self) -> AnswerSettings:
+        return AnswerSettings(**json.loads((self.model / "config.json").read_text())["qa_lightning"])
+
+    @property
+    def finished(self) -> dict:
+        return json.loads((self.model.parent / "run.json").read_text())[-1]
+
+
+@pytest.fixture
+def case(tmp_path, model_folder, capsys) -> Case:
+    return Case(tmp_path, model_folder, write_json(tmp_path / "rows.json", make_rows(40)), capsys)
+
+
+def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_without_validation_the_last_weights_are_written(case) -> None:
+    assert case.run("--trainer.limit_val_batches", "0") == 0
+    assert case.why == "--trainer.max_epochs 2 reached"
+    assert "the weights after step 10 are written" in case.said
+    assert "--trainer.limit_val_batches 0: no validation, so no scores" in case.said
+    assert_same(load_file(case.model / "model.safetensors"), weights_of(case.path / "checkpoints" / "last.ckpt"))
+    assert case.settings.temperature == 1.0
+    assert case.settings.fitted_to == ""
+    assert case.finished["scores"] == {}
+    assert BEST not in case.said
+
+
+def test_a_trial_run_writes_nothing_and_says_so(case) -> None:
+    assert case.run("--trainer.fast_dev_run", "true") == 0
+    assert case.why == "--trainer.fast_dev_run is done"
+    assert "writes nothing: no checkpoint, no model, no scores" in case.said
+    assert "is written" not in case.said
+    assert not list(case.folder.rglob("model.safetensors"))
+
+
+def test_without_checkpoints_none_is_written_but_the_model_is(case) -> None:
+    assert case.run("--trainer.enable_checkpointing", "false") == 0
+    assert not list(case.folder.rglob("*.ckpt"))
+    assert "the weights after step 10 are written" in case.said
+    assert "last weights    EM" in case.said
+    assert case.finished["scores"]["best/f1"] >= 0
+    assert case.model.is_dir()
+
+
+def test_without_a_logger_the_model_is_written(case) -> None:
+    assert case.run("--trainer.logger", "false") == 0
+    assert BEST in case.said
+    assert "curves:" not in case.said
+    assert case.model.is_relative_to(case.folder)
+
+
+def test_another_loggers_curves_are_named(case) -> None:
+    assert case.run("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(case.folder)) == 0
+    assert case.model.is_dir()
+    (curves,) = re.findall(r"^curves: +(.*)$", case.said, re.MULTILINE)
+    assert curves.endswith("metrics.csv")
+    assert Path(curves).is_file()
+    assert "tensorboard" not in case.said
+
+
+@pytest.mark.parametrize("epochs", ["1000000", "-1"])
+def test_when_the_time_is_up_the_run_says_so(case, epochs) -> None:
+    flags = ("--trainer.max_time", "00:00:00:01", "--trainer.max_epochs", epochs)
+    assert case.run(*flags) == 0
+    assert case.why == "--trainer.max_time 00:00:00:01 is up"
+    assert case.model.is_dir()
+
+
+def test_steps_that_end_within_an_epoch(case) -> None:
+    assert case.run("--trainer.max_steps", "3") == 0
+    assert case.why == "--trainer.max_steps 3 reached"
+    assert "there is no best checkpoint: the weights of the last step are written" in case.said
+    assert_same(load_file(case.model / "model.safetensors"), weights_of(case.path / "checkpoints" / "last.ckpt"))
+
+
+EARLY = ("--trainer.callbacks+", "EarlyStopping", "--trainer.max_epochs", "50")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (
+            ("monitor", "val/f1", "mode", "max", "patience", "2", "min_delta", "1000"),
+            "early stopping: val/f1 has not risen for 2 epochs",
+        ),
+        (
+            ("monitor", "val/loss", "patience", "1", "min_delta", "1000"),
+            "early stopping: val/loss has not fallen for 1 validation",
+        ),
+        (
+            ("monitor", "val/loss", "stopping_threshold", "100"),
+            "early stopping: val/loss is below its stopping_threshold 100.0",
+        ),
+    ],
+)
+def test_early_stopping_says_why(case, given, why) -> None:
+    flags = [word if place % 2 else f"--trainer.callbacks.{word}" for place, word in enumerate(given)]
+    every = ("--trainer.val_check_interval", "2") if why.endswith("validation") else ()
+    assert case.run(*EARLY, *flags, *every) == 0
+    assert case.why == why
+    assert BEST in case.said
+    assert case.model.is_dir()
+
+
+def test_a_finder_of_batch_sizes_works_once_and_the_rate_still_falls_to_zero(case) -> None:
+    finder = ("--trainer.callbacks+", "BatchSizeFinder", "--trainer.callbacks.max_trials", "2")
+    assert case.run(*finder, "--validate_first", "true") == 0
+    assert case.said.count("Finished batch size finder, will continue with full run using batch size 4") == 1
+    assert case.said.count("before training ") == 1
+    assert "best checkpoint EM" in case.said
+    state = torch.load(case.path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 20  # 40 windows in fours, twice; begun with batches of 8
+    assert [group["lr"] for group in state["optimizer_states"][0]["param_groups"]] == [0.0, 0.0]
+
+
+def test_overfitting_on_few_batches_says_what_the_scores_are_worth(case) -> None:
+    assert case.run("--trainer.overfit_batches", "1", "--data.eval_batch_size", "8") == 0
+    assert "scores, threshold and temperature are those of 8 of 40 questions" in case.said
+    assert case.model.is_dir()
+
+
+def test_a_thawed_encoder_trains_and_its_rate_follows_the_schedule(case) -> None:
+    thaw = ("--trainer.callbacks+", "BackboneFinetuning", "--trainer.callbacks.unfreeze_backbone_at_epoch", "1")
+    assert case.run(*thaw, "--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false") == 0
+    last = torch.load(case.path / "checkpoints" / "last.ckpt", weights_only=True)
+    groups = last["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == [0.0] * 3
+    assert groups[2]["initial_lr"] > 0
+    before = load_file(Path(case.flags[5]) / "model.safetensors")
+    after = weights_of(case.path / "checkpoints" / "last.ckpt")
+    inside = "bert.encoder.layer.0.attention.self.query.weight"
+    assert not torch.equal(before[inside], after[inside])
+
+
+class Raises(Callback):
+    """Stands for a callback of somebody's, which fails when all is over."""
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        raise RuntimeError("the upload failed")
+
+
+def test_a_callback_that_fails_when_all_is_trained_costs_no_model(case) -> None:
+    assert case.run("--trainer.callbacks+", f"{__name__}.Raises") == 1
+    place = r"on_fit_end \(.*test_finish\.py:\d+\) failed \(RuntimeError: the upload failed\)"
+    assert re.search(rf"^{place}; all was trained before, and is written$", case.said, re.MULTILINE)
+    assert case.why == "--trainer.max_epochs 2 reached"
+    assert BEST in case.said
+    assert case.finished["scores"]["best/f1"] >= 0
+
+
+def test_a_callback_that_fails_before_that_keeps_its_traceback(case, monkeypatch) -> None:
+    def fail(self, trainer, pl_module) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Raises, "on_train_epoch_start", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        case.run("--trainer.callbacks+", f"{__name__}.Raises")
+
+
+def cannot_draw(*_) -> None:
+    raise ImportError("no backend")
+
+
+def disk_is_full(*_) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "fails", "words"),
+    [
+        (plots, "reliability_diagram", cannot_draw, "no figures: ImportError: no backend, in cannot_draw"),
+        (plots, "write_file", disk_is_full, "no figures: .*No space left on device"),
+        (finishing, "write_json", disk_is_full, "no figures about confidence: .*No space left on device"),
+        (finishing, "mark_finished", disk_is_full, "no record of the end of the run: .*No space left on device"),
+        (finishing, "save_settings", disk_is_full, "no threshold and temperature: .*No space left on device"),
+        (finishing, "fit_confidence", cannot_draw, "no threshold and temperature: ImportError: no backend"),
+    ],
+)
+def test_each_fault_after_the_weights_costs_that_part_alone(case, monkeypatch, where, name, fails, words) -> None:
+    monkeypatch.setattr(where, name, fails)
+    assert case.run() == 0
+    assert re.search(rf"^{words}.*; the model is written all the same$", case.said, re.MULTILINE)
+    assert case.said.count("all the same") == 1
+    assert BEST in case.said
+    assert case.model.is_dir()
+    if name != "mark_finished":
+        assert case.finished["scores"]["best/f1"] >= 0
+
+
+def test_a_validation_that_fails_costs_the_scores_alone(case, monkeypatch) -> None:
+    """As where the end needs more memory than there is."""
+    given = finishing._validate
+
+    def failing(trainer, module, *others):
+        monkeypatch.setattr(type(module), "validation_step", disk_is_full)
+        return given(trainer, module, *others)
+
+    monkeypatch.setattr(finishing, "_validate", failing)
+    assert case.run() == 0
+    assert "no validation of the model: " in case.said
+    assert_same(load_file(case.model / "model.safetensors"), weights_of(case.path / "checkpoints" / "best.ckpt"))
+    assert case.finished["scores"] == {}
+
+
+def test_the_weights_are_written_before_anything_else(case, monkeypatch) -> None:
+    """A kill in the validation at the end leaves the model."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__) -> bool:
+        raise Killed
+
+    monkeypatch.setattr(finishing, "_validate", killed)
+    with pytest.raises(Killed):
+        case.run()
+    assert_same(
+        load_file(case.path / "model" / "model.safetensors"), weights_of(case.path / "checkpoints" / "best.ckpt")
+    )
+
+
+def test_a_damaged_best_checkpoint_costs_that_alone(case, monkeypatch) -> None:
+    given = finishing._weights
+
+    def damaged(trainer):
+        (case.path / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")
+        return given(trainer)
+
+    monkeypatch.setattr(finishing, "_weights", damaged)
+    assert case.run() == 0
+    assert "best.ckpt cannot be read" in case.said
+    assert_same(load_file(case.model / "model.safetensors"), weights_of(case.path / "checkpoints" / "last.ckpt"))
+
+
+def test_somebody_elses_checkpoints_do_not_take_the_place_of_the_best_one(case) -> None:
+    """A second ModelCheckpoint, which comes first in the list, keeps the lowest loss."""
+    second = ("--trainer.callbacks+", "ModelCheckpoint", "--trainer.callbacks.monitor", "val/loss")
+    assert case.run(*second, "--trainer.callbacks.filename", "lowest") == 0
+    assert_same(load_file(case.model / "model.safetensors"), weights_of(case.path / "checkpoints" / "best.ckpt"))
+
+
+def test_reports_that_were_asked_for_are_shown_once(case) -> None:
+    assert case.run("--trainer.profiler", "simple") == 0
+    assert case.said.count("FIT Profiler Report") == 1
+    assert case.said.count("Profiler Report") == 1
+    assert "GPU available" not in case.said
+    assert "`Trainer.fit` stopped" not in case.said
+
+
+def test_nothing_trained_is_said(case) -> None:
+    assert case.run("--trainer.limit_train_batches", "0") == 0
+    assert case.why == "no step was trained"
+    assert "the weights after step 0 are written" in case.said
