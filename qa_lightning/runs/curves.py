@@ -44,6 +44,12 @@ class CurveLogger(TensorBoardLogger):
         self._silent_until = 0.0
         _keep_writer_threads_quiet()
 
+    def write_to(self, run: Path, purge_step: int | None = None) -> None:
+        """Write into a run's folder; where that run is resumed, an open TensorBoard forgets from a step on."""
+        self._version = run.name
+        if purge_step is not None:
+            self._kwargs["purge_step"] = purge_step
+
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add a point at ``step`` to the curve of each metric, but for the epoch's number, which Lightning adds."""
         points = {name: value for name, value in metrics.items() if name != "epoch"}

@@ -30,7 +30,7 @@ from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, 
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
-from qa_lightning.runs.record import mark_finished, run_folder
+from qa_lightning.runs.record import RECORD, mark_finished, run_folder
 from qa_lightning.training.callbacks import BestCheckpoint
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
@@ -87,7 +87,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
             log_result(logger, folder.parent.name, _telling_settings(trainer, module, data), scores, last_step(trainer))
     with _costs_that_alone("record of the end of the run"):
         recorded = {f"best/{name}": score for name, score in scores.items()}
-        mark_finished(folder.parent / "run.json", recorded, weights_digest(folder))
+        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder))
     shown = relative(folder)
     what = "the best checkpoint is" if best else f"the weights after step {trainer.global_step} are"
     log.info(f"\n{what} written as a model for transformers: {shown}")
