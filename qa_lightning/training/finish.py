@@ -115,7 +115,7 @@ def _weights(trainer: Trainer) -> tuple[str | None, dict[str, Any]]:
     if path:
         return path, weights
     if trainer.is_global_zero:
-        log.warning("there is no best checkpoint: the weights of the last step are written")
+        log.warning("there is no best checkpoint: the current weights are written instead")
     return None, trainer.strategy.lightning_module_state_dict()
 
 
