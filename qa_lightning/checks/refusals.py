@@ -179,7 +179,7 @@ def _missing_package(message: str, error: ImportError | None = None) -> str | No
     if found := re.search(r"^(.*?)Requirement '([^']+)' not met\. HINT: Try running `(pip install [^`]+)`", message):
         before = found[1].strip().rstrip(".:")
         return f"{before + ': ' if before else ''}the package {found[2]} is missing; run {found[3]}"
-    if isinstance(error, ModuleNotFoundError) and error.name:
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("qa_lightning"):
         return f"{message}; run pip install {error.name.partition('.')[0]}, or correct the name"
     return None
 

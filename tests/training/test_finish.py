@@ -147,30 +147,26 @@ EARLY = ("--trainer.callbacks+", "EarlyStopping", "--trainer.max_epochs", "50")
 
 
 @pytest.mark.parametrize(
-    ("flags", "why"),
+    ("given", "why"),
     [
         (
-            (
-                *("--trainer.callbacks.monitor", "val/f1", "--trainer.callbacks.mode", "max"),
-                *("--trainer.callbacks.patience", "2", "--trainer.callbacks.min_delta", "1000"),
-            ),
+            ("monitor", "val/f1", "mode", "max", "patience", "2", "min_delta", "1000"),
             "early stopping: val/f1 has not risen for 2 epochs",
         ),
         (
-            (
-                *("--trainer.callbacks.monitor", "val/loss", "--trainer.callbacks.patience", "1"),
-                *("--trainer.callbacks.min_delta", "1000", "--trainer.val_check_interval", "2"),
-            ),
+            ("monitor", "val/loss", "patience", "1", "min_delta", "1000"),
             "early stopping: val/loss has not fallen for 1 validation",
         ),
         (
-            ("--trainer.callbacks.monitor", "val/loss", "--trainer.callbacks.stopping_threshold", "100"),
+            ("monitor", "val/loss", "stopping_threshold", "100"),
             "early stopping: val/loss is below its stopping_threshold 100.0",
         ),
     ],
 )
-def test_early_stopping_says_why(case, flags, why) -> None:
-    assert case.run(*EARLY, *flags) == 0
+def test_early_stopping_says_why(case, given, why) -> None:
+    flags = [word if place % 2 else f"--trainer.callbacks.{word}" for place, word in enumerate(given)]
+    every = ("--trainer.val_check_interval", "2") if why.endswith("validation") else ()
+    assert case.run(*EARLY, *flags, *every) == 0
     assert case.why == why
     assert BEST in case.said
     assert case.model.is_dir()
