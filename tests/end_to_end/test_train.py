@@ -118,7 +118,7 @@ def test_tensorboard_holds_the_curves_the_samples_and_the_hyperparameters(run) -
     assert scalars[:2] == ["Overview/EM", "Overview/F1"]
     for shown, tag in (("EM", "val/exact_match"), ("F1", "val/f1"), ("loss_of_training", "train/loss")):
         pairs = [[(point.step, point.value) for point in events.Scalars(name)] for name in (f"Overview/{shown}", tag)]
-        assert pairs[0] == pairs[1]
+        assert pairs[0][: len(pairs[1])] == pairs[1]  # at its end stands the model that was written
     assert {tag.partition("/")[0] for tag in scalars} == {"Overview", "train", "val"}
     hparams = yaml.safe_load((version(run) / "hparams.yaml").read_text())
     assert hparams["learning_rate"] == 2e-3
