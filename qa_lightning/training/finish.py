@@ -34,7 +34,7 @@ from qa_lightning.runs.record import RECORD, mark_finished, run_folder
 from qa_lightning.training.callbacks import BestCheckpoint
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
-from qa_lightning.wording import command_words
+from qa_lightning.wording import command_words, visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -319,5 +319,6 @@ def relative(path: Path) -> Path:
 
 
 def ask_command(model: Path, question: str, context: str) -> str:
-    """The command that asks a model a question, quoted for a shell."""
+    """The command that asks a model a question, quoted for a shell, on one line."""
+    question, context = (visible(" ".join(text.split())) for text in (question, context))
     return shlex.join([*command_words("predict"), "--model", str(model), "--question", question, "--context", context])
