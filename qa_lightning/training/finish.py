@@ -29,6 +29,7 @@ from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
 from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.runs.checkpoints import Beginning, read_beginning
 from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
 from qa_lightning.runs.record import RECORD, mark_finished, run_folder
 from qa_lightning.training.callbacks import BestCheckpoint
@@ -82,9 +83,12 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     elif trainer.limit_val_batches == 0:
         log.info("--trainer.limit_val_batches 0: no validation, so no scores and no fitted threshold or temperature")
-    for logger in trainer.loggers:
-        with _costs_that_alone("table of this run's result"):
-            log_result(logger, folder.parent.name, _telling_settings(trainer, module, data), scores, last_step(trainer))
+    with _costs_that_alone("table of this run's result"):
+        result = (folder.parent.name, _telling_settings(trainer, module, data), scores, last_step(trainer))
+        begun = read_beginning(Path(best)) if best else None
+        is_last = isinstance(begun, Beginning) and begun.step == trainer.global_step
+        for logger in trainer.loggers:
+            log_result(logger, *result, is_last)
     with _costs_that_alone("record of the end of the run"):
         recorded = {f"best/{name}": score for name, score in scores.items()}
         mark_finished(folder.parent / RECORD, recorded, weights_digest(folder))

@@ -112,6 +112,10 @@ def test_tensorboard_holds_the_curves_the_samples_and_the_hyperparameters(run) -
     table = samples[-1].tensor_proto.string_val[0].decode()
     assert table.startswith("| question | gold answers | prediction | F1 | score | context |")
     assert "Where lives Anna ?" in table
+    shown = [line.split(" | ")[3] for line in table.splitlines()[2:]]
+    exact = [point.value for point in events.Scalars("val/exact_match")][-1]
+    assert len(shown) == 10 + min(10, round(25 * (1 - exact / 100)) - sum(f1 != "100" for f1 in shown[:10]))
+    assert "100" not in shown[10:]  # errors, besides the ten that are always the same
     # It opens on what people come for: capitals come first, and groups by what stands before the slash.
     scalars = sorted(events.Tags()["scalars"])
     assert [tag.partition("/")[0] for tag in scalars[:5]] == ["Overview"] * 4 + ["train"]
