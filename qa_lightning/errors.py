@@ -86,6 +86,10 @@ def current_voice() -> Voice:
     return _voice
 
 
+class LostProcessError(RuntimeError):
+    """Another process of this run has ended; the message says what is known of it, and how the run goes on."""
+
+
 def worded(message: str) -> str:
     """Adapt a message that names flags to its reader.
 

@@ -286,6 +286,31 @@ def lock(path: Path) -> Iterator[bool]:
         own.release()
 
 
+def hold_folder(folder: Path) -> int | None:
+    """Hold a folder for this process, until it ends or closes the handle that it gets: who else asks is refused.
+
+    Returns:
+        The open handle; None where the system has no such locks.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    except OSError:  # some network file systems
+        os.close(handle)
+        return None
+    return handle
+
+
 def digest(paths: Iterable[Path], names: bool = False) -> str:
     """SHA-256 of the concatenated contents of files, in hexadecimal.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from qa_lightning.models.tiny import TINY
 from qa_lightning.progress import duration
 from qa_lightning.runs.curves import last_step
-from qa_lightning.runs.record import append_run, describe_run
+from qa_lightning.runs.record import RECORD, complete_start, describe_run, run_folder
 from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
 from qa_lightning.runs.watching import RunAhead, RunBar, StepLines, ValidationProgress, learning_rate, say, step_loss
 from qa_lightning.training.sample_table import SamplePredictions
+
+log = logging.getLogger("qa_lightning")
 
 
 class EpochLines(Callback):
@@ -133,34 +136,26 @@ class EpochLines(Callback):
 
 
 class RunRecord(Callback):
-    """Writes ``run.json`` into the run's folder when a fit starts; see `record.describe_run`.
-
-    Args:
-        seed: the seed of the whole run.
-        resumed_from: the checkpoint that the run resumed from; None if it began at the first step.
-    """
-
-    def __init__(self, seed: int, resumed_from: Path | None) -> None:
-        self.seed = seed
-        self.resumed_from = resumed_from
+    """Completes the start in ``run.json`` when a fit starts; see `record.describe_run`."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Append this start, on the first process."""
-        folder = trainer.log_dir  # a broadcast, so every process must read it
+        """Write; a full disk is no reason not to train."""
+        folder = run_folder(trainer)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if folder is None or not trainer.is_global_zero:
             return
         kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
         name = str(pl_module.hparams["model_name"])
         run = describe_run(
-            self.seed,
             f"{trainer.world_size} x {kind}",
             str(trainer.precision),
             data.describe(),
-            str(self.resumed_from) if self.resumed_from else None,
             {"name": name, "hub": name != TINY and not Path(name).expanduser().exists()},
         )
-        append_run(Path(folder) / "run.json", run)
+        try:
+            complete_start(folder / RECORD, run)
+        except OSError as error:
+            log.warning(f"{folder / RECORD} could not be written, training continues ({error.strerror})")
 
 
 class BestCheckpoint(ModelCheckpoint):
