@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from qa_lightning.wording import visible
+
 Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 
 # A command in backticks; or a flag as messages write it, with its value if the next word can only be a value.
@@ -45,7 +47,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, problems: str | Sequence[str], shown: int = 20) -> None:
-        self.problems = [worded(problem) for problem in ([problems] if isinstance(problems, str) else problems)]
+        given = [problems] if isinstance(problems, str) else problems
+        self.problems = [visible(worded(problem)) for problem in given]
         lines = self.problems[:shown]
         if len(self.problems) > shown:
             lines.append(f"... and {len(self.problems) - shown:,} more")

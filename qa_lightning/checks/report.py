@@ -26,6 +26,7 @@ from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import build_once
 from qa_lightning.metrics.squad import Scoring
 from qa_lightning.progress import tracked
+from qa_lightning.wording import visible
 
 AT_START = 100_000  # rows of a split that are checked, at most, when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -160,10 +161,10 @@ def short_lines(reports: dict[str, Report]) -> Iterator[str]:
 
 def show(report: Report, console: Console) -> None:
     """Print a report: counts, then the findings, then the first rows of each finding."""
-    console.print(f"[bold]{escape(report.source)}[/bold]", highlight=False)
+    console.print(f"[bold]{_cell(report.source)}[/bold]", highlight=False)
     facts = Table(box=None, show_header=False, pad_edge=False)
     for name, value in _fact_lines(report.facts):
-        facts.add_row(name, escape(value))
+        facts.add_row(_cell(name), _cell(value))
     console.print(facts)
     if not report.findings:
         console.print("nothing was found that is wrong", style="green")
@@ -175,15 +176,20 @@ def show(report: Report, console: Console) -> None:
     table.add_column("fix", overflow="fold")
     for finding in report.findings:
         level = f"[{_COLOURS[finding.severity]}]{finding.severity}[/]"
-        table.add_row(level, f"{finding.count:,}", finding.title, escape(finding.fix))
+        table.add_row(level, f"{finding.count:,}", finding.title, _cell(finding.fix))
     console.print(table)
     for finding in report.findings:
         rows = Table(title=f"{finding.title}: the first {len(finding.rows)} of {finding.count:,}", title_justify="left")
         for header in ("place", "id", "what"):
             rows.add_column(header, overflow="fold")
         for row in finding.rows:
-            rows.add_row(*(escape(row[name]) for name in ("place", "id", "what")))
+            rows.add_row(*(_cell(row[name]) for name in ("place", "id", "what")))
         console.print(rows)
+
+
+def _cell(text: str) -> str:
+    """A text for ``rich``, which reads markup in it, and for the terminal behind that."""
+    return escape(visible(text))
 
 
 def _fact_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

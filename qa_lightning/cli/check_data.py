@@ -8,6 +8,7 @@ from pathlib import Path
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags, columns_of
 from qa_lightning.errors import naming_flags
+from qa_lightning.wording import visible
 
 
 @naming_flags(groups=False, names={"data.dataset": "data"})
@@ -55,5 +56,5 @@ def check_data(words: Sequence[str]) -> int:
     reports.show(report, Console())
     if options.json:
         write_json(options.json, report.as_json())
-        print(f"written to {options.json}")
+        print(visible(f"written to {options.json}"))
     return 1 if report.errors else 0

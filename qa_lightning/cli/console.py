@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from qa_lightning.wording import visible
+
 
 def run_command(command: Callable[[], int]) -> None:
     """Run a command and exit with its status; bad input prints its message on stderr, without a traceback.
@@ -23,13 +25,16 @@ def run_command(command: Callable[[], int]) -> None:
     outlive_readers()
     from qa_lightning.errors import DivergedError, InputError, LostProcessError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # letters that a terminal's encoding does not have
     try:
         status = command()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error), lines=True)}", file=sys.stderr)
         status = 2
     except DivergedError as error:
-        print(f"error: {error}; lower --model.learning_rate or raise --model.warmup_ratio", file=sys.stderr)
+        fix = "lower --model.learning_rate or raise --model.warmup_ratio"
+        print(f"error: {visible(str(error), lines=True)}; {fix}", file=sys.stderr)
         status = 3
     except LostProcessError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -181,5 +186,8 @@ class _PrintHandler(logging.Handler):
         """Print the record above a progress bar, if there is one, flushed so that a pipe gets it at once."""
         from tqdm import tqdm
 
-        tqdm.write(self.format(record))
+        said = self.format(record)
+        own = record.name.partition(".")[0] == "qa_lightning"  # whose messages are lines, perhaps with one before them
+        ends = len(said) - len(said.lstrip("\n")) if own else 0
+        tqdm.write("\n" * ends + visible(said[ends:], lines=not own))
         sys.stdout.flush()

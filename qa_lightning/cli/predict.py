@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import COLUMN_NAMES, Flags, columns_of, positive
 from qa_lightning.errors import naming_flags
+from qa_lightning.wording import visible
 
 
 @naming_flags(groups=False)
@@ -40,7 +41,7 @@ def predict(words: Sequence[str]) -> int:
         print(json.dumps(values, ensure_ascii=False))
     else:
         span = f"characters {answer.start}-{answer.end}" if answer.text else "the text does not answer it"
-        print(f"answer  {answer.text or '(no answer)'}\nspan    {span}\nscore   {answer.score:.4f}")
+        print(f"answer  {visible(answer.text) or '(no answer)'}\nspan    {span}\nscore   {answer.score:.4f}")
     return 0
 
 

@@ -133,12 +133,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         InputError: anything that goes wrong while the file is open, with a fix.
     """
     try:
-        if _is_packed(path):
-            with gzip.open(path, "rb") as packed, io.BufferedReader(Unpacked(packed, path), _BUFFER) as file:
-                yield cast(IO[bytes], file)
-        else:
-            with path.open("rb") as plain:
-                yield plain
+        with path.open("rb") as file:
+            yield cast(IO[bytes], io.BufferedReader(Unpacked(file, path), _BUFFER)) if _is_packed(path) else file
     except (EOFError, zlib.error) as error:
         raise InputError(
             f"{path}: the gzip file is cut off or damaged ({error}); create or download it again"
@@ -393,6 +389,7 @@ def _parquet_file(path: Path, content: Any) -> Any:
         raise InputError(f"{path}: a group of rows has more than {MAX_VALUES:,} values; write smaller groups")
     every = [file.schema.column(number) for number in range(len(file.schema))]
     texts = [one.path for one in every if one.physical_type == "BYTE_ARRAY" and one.logical_type.type in _TEXTS]
+    texts = [name for name in texts if name in file.schema_arrow.names]  # Arrow cannot do it with texts in lists
     return pq.ParquetFile(content, metadata=file.metadata, read_dictionary=texts)
 
 

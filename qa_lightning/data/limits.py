@@ -22,11 +22,14 @@ from qa_lightning.errors import InputError
 
 MAX_ROW = 1 << 26
 MAX_WHOLE = 1 << 32
-MAX_RATIO = 250
+MAX_RATIO = 500
 MAX_VALUES = 1 << 26  # of one column in a group of rows of Parquet: its lists are unpacked together
 _SMALL = 1 << 26  # what unpacks to less is not refused, however small its file
 _BLOCK = 1 << 20  # bytes read at a time
 _NO_ROW = "no row is that long: a line end or the end of a quoted text may be missing"
+
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 
 _Table = TypeVar("_Table", pa.RecordBatch, pa.Table)
 
@@ -35,13 +38,12 @@ class Unpacked(io.RawIOBase):
     """What a gzip file holds, as long as that is not out of all proportion to the file.
 
     Args:
-        packed: the file, opened by `gzip`.
+        file: opened, as it is.
         path: of the file.
     """
 
-    def __init__(self, packed: GzipFile, path: Path) -> None:
-        self._packed, self._path = packed, path
-        self._most = max(_SMALL, MAX_RATIO * path.stat().st_size)
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file, self._packed, self._path = file, GzipFile(fileobj=file, mode="rb"), path
 
     def readable(self) -> bool:
         """It is."""
@@ -62,7 +64,7 @@ class Unpacked(io.RawIOBase):
             InputError: the file holds too much.
         """
         count = self._packed.readinto(buffer)
-        if self._packed.tell() > self._most:
+        if self._packed.tell() > _SMALL + MAX_RATIO * self._file.tell():
             refuse_ratio(self._path)
         return count
 
@@ -184,17 +186,15 @@ def _size(array: Any) -> int:
     if pa.types.is_struct(kind):
         return own + sum(map(_size, array.flatten()))
     if pa.types.is_map(kind):
-        return own + _size(array.keys) + _size(array.items)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        begin, end = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        return own + sum(_size(part.slice(begin, end - begin)) for part in (array.keys, array.items))
+    if any(test(kind) for test in _LISTS):
         return own + _size(array.flatten())
     return own + int(array.nbytes)
 
 
 def _is_text(kind: Any) -> bool:
-    return any(
-        test(kind)
-        for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    )
+    return any(test(kind) for test in _TEXTS)
 
 
 def refuse_packed_arrow(path: Path) -> None:

@@ -23,6 +23,7 @@ from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
 from qa_lightning.files import build_once
 from qa_lightning.progress import loop_progress, tracked
+from qa_lightning.wording import visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -149,7 +150,7 @@ class PreparedSplit:
             summary["divided"] = {"validation_fraction": self.divided[0], "seed": self.divided[1]}
         (folder / "summary.json").write_text(json.dumps(summary))
         if repairs:
-            (folder / "repaired.txt").write_text("\n".join(repairs) + "\n", encoding="utf-8", errors="backslashreplace")
+            (folder / "repaired.txt").write_text("".join(f"{visible(line)}\n" for line in repairs), encoding="utf-8")
 
     def _write_features(self, folder: Path) -> None:
         examples = open_examples(self.examples_folder)

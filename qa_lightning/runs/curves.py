@@ -125,12 +125,17 @@ def log_figures(logger: Logger, group: str, figures: Mapping[str, Any], step: in
 
 
 def log_result(
-    logger: Logger, run: str, settings: Mapping[str, float | str], scores: Mapping[str, float], step: int
+    logger: Logger,
+    run: str,
+    settings: Mapping[str, float | str],
+    scores: Mapping[str, float],
+    step: int,
+    is_last: bool = False,
 ) -> None:
     """Add what a run came to: to TensorBoard as a row of its HParams tab, to other loggers as last points.
 
-    The tab takes a score from the last point of a curve. So the curves of the overview get one more, of the best
-    checkpoint, in place of curves of their own with a single point.
+    The tab takes a score from the last point of a curve. So, where the best checkpoint is not the last, the curves of
+    the overview get one more point, of that checkpoint, in place of curves of their own with a single point.
 
     Args:
         logger: of the run.
@@ -138,6 +143,7 @@ def log_result(
         settings: the columns that tell runs apart, the same ones in every run. TensorBoard sorts them, and shows five.
         scores: name, as in ``val/...``, -> score of the best checkpoint.
         step: index of the last optimizer step.
+        is_last: whether the best checkpoint is the last one, so that the curves end with its scores already.
     """
     if not isinstance(logger, TensorBoardLogger):
         logger.log_metrics({f"best/{name}": value for name, value in scores.items()}, step)
@@ -146,7 +152,8 @@ def log_result(
     from tensorboard.plugins.hparams import summary_v2  # imported late: --help does not wait for it
 
     tags = {OVERVIEW[f"val/{name}"]: value for name, value in scores.items()}
-    logger.log_metrics(tags, step + 1)
+    if not is_last:
+        logger.log_metrics(tags, step + 1)
     columns = [summary_v2.HParam(name) for name in settings]
     metrics = [summary_v2.Metric(tag, display_name=tag.partition("/")[2]) for tag in tags]
     writer = logger.experiment._get_file_writer()

@@ -29,12 +29,13 @@ from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
 from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.runs.checkpoints import Beginning, read_beginning
 from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
 from qa_lightning.runs.record import RECORD, mark_finished, run_folder
 from qa_lightning.training.callbacks import BestCheckpoint
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
-from qa_lightning.wording import command_words
+from qa_lightning.wording import command_words, visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -82,9 +83,12 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     elif trainer.limit_val_batches == 0:
         log.info("--trainer.limit_val_batches 0: no validation, so no scores and no fitted threshold or temperature")
-    for logger in trainer.loggers:
-        with _costs_that_alone("table of this run's result"):
-            log_result(logger, folder.parent.name, _telling_settings(trainer, module, data), scores, last_step(trainer))
+    with _costs_that_alone("table of this run's result"):
+        result = (folder.parent.name, _telling_settings(trainer, module, data), scores, last_step(trainer))
+        begun = read_beginning(Path(best)) if best else None
+        is_last = isinstance(begun, Beginning) and begun.step == trainer.global_step
+        for logger in trainer.loggers:
+            log_result(logger, *result, is_last)
     with _costs_that_alone("record of the end of the run"):
         recorded = {f"best/{name}": score for name, score in scores.items()}
         mark_finished(folder.parent / RECORD, recorded, weights_digest(folder))
@@ -115,7 +119,7 @@ def _weights(trainer: Trainer) -> tuple[str | None, dict[str, Any]]:
     if path:
         return path, weights
     if trainer.is_global_zero:
-        log.warning("there is no best checkpoint: the weights of the last step are written")
+        log.warning("there is no best checkpoint: the current weights are written instead")
     return None, trainer.strategy.lightning_module_state_dict()
 
 
@@ -319,5 +323,6 @@ def relative(path: Path) -> Path:
 
 
 def ask_command(model: Path, question: str, context: str) -> str:
-    """The command that asks a model a question, quoted for a shell."""
+    """The command that asks a model a question, quoted for a shell, on one line."""
+    question, context = (visible(" ".join(text.split())) for text in (question, context))
     return shlex.join([*command_words("predict"), "--model", str(model), "--question", question, "--context", context])

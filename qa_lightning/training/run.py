@@ -68,7 +68,7 @@ from qa_lightning.training.module import (
     QALightningModule,
     model_problems,
 )
-from qa_lightning.wording import command, flag_problem, usage_name
+from qa_lightning.wording import command, flag_problem, usage_name, visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -84,7 +84,8 @@ class TrainParser(LightningArgumentParser):
         if not self.exit_on_error:  # a parser within, of one of several classes that a value may be of
             super().error(message, ex)
         problem = union_problem(message) or flag_problem(message, self._option_string_actions)
-        print(f"error: {refusal(problem) if problem.startswith('--trainer.') else problem}", file=sys.stderr)
+        problem = refusal(problem) if problem.startswith("--trainer.") else problem
+        print(f"error: {visible(problem, lines=True)}", file=sys.stderr)
         sys.exit(2)
 
 

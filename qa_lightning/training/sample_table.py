@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from qa_lightning.decoding.predictions import Answer, Predictions
 from qa_lightning.metrics.squad import Scoring, SquadMetric, answer_scores
 from qa_lightning.runs.curves import last_step, log_table
+from qa_lightning.wording import visible
 
 AROUND = 60  # characters of context on either side of the answer
 _HEADER = ("question", "gold answers", "prediction", "F1", "score", "context")
@@ -114,7 +115,7 @@ def excerpt(context: str, start: int, end: int) -> tuple[str, str, str]:
 
 
 def _line(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
+    return visible(re.sub(r"\s+", " ", text))
 
 
 def _escaped(text: str) -> str:

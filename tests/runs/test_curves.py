@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
 from qa_lightning.runs.curves import OVERVIEW, CurveLogger, how_to_see, log_figures, log_table
+from qa_lightning.training import run as training
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.training import train_flags
@@ -84,7 +86,28 @@ def test_the_hparams_tab_has_a_row_of_settings_and_the_written_models_scores(exp
     for name, tag in (("exact_match", "Overview/EM"), ("f1", "Overview/F1")):
         last, before = events.Scalars(tag)[-1], events.Scalars(f"val/{name}")[-1]
         assert last.value == pytest.approx(scores[f"best/{name}"], abs=1e-4)
-        assert last.step == before.step + 1
+        assert (last.step, last.value) == (before.step, before.value)  # the last checkpoint is the best
+
+
+class Worsen(Callback):
+    """Takes what the head has learned before the second validation of a run."""
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 1 and trainer.state.fn == "fit":
+            pl_module.model.qa_outputs.weight.data.zero_()
+
+
+def test_a_best_checkpoint_that_is_not_the_last_is_the_overviews_last_point(tmp_path, flags, monkeypatch) -> None:
+    default = training.default_callbacks
+    monkeypatch.setattr(training, "default_callbacks", lambda interactive: [Worsen(), *default(interactive)])
+    assert commands.train(flags(tmp_path)) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    best, worse = (point.value for point in events.Scalars("val/f1"))
+    assert worse < best
+    shown = [(point.step, point.value) for point in events.Scalars("Overview/F1")]
+    assert [value for _, value in shown] == [best, worse, best]
+    assert shown[-1][0] == shown[-2][0] + 1
 
 
 def test_the_overview_repeats_the_curves_under_names_that_come_first(tmp_path) -> None:

@@ -133,7 +133,8 @@ def answer_file(
             raise InputError([*error.problems, there] if counts.rows else error.problems) from None
     if counts.bad == counts.rows:
         raise InputError(f"--input {source}: none of its {counts.rows:,} rows can be asked; see {files.errors}")
-    log.info(f"{_summary(counts, earlier, seconds)}\nwritten to {output}")
+    log.info(_summary(counts, earlier, seconds))
+    log.info(f"written to {output}")
     if counts.bad:
         log.info(f"{counts.bad:,} of the rows could not be asked; they are listed in {files.errors}")
     return 0
