@@ -72,7 +72,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
                 "writable, then resume with --ckpt_path last to write it"
             ) from None
     del weights
-    scored = trainer.limit_val_batches != 0 and _validate(trainer, module, data, best)
+    scored = _validate(trainer, module, data, best)
     if folder is None:
         return
     scores: dict[str, float] = {}
