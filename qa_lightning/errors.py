@@ -5,16 +5,36 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
+
+from qa_lightning.wording import visible
 
 Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 
 # A command in backticks; or a flag as messages write it, with its value if the next word can only be a value.
 _FLAG = re.compile(
-    r"`(?:qa-lightning|python) [^`]*`|--(?:(?:data|model|trainer)\.)?([a-z][\w.]*\w)"
+    r"`(?:qa-lightning|python) [^`]*`|--((?:data|model|trainer)\.)?([a-z][\w.]*\w)"
     r"(?: (true|false|skip|repair|error|first|all|eager|sdpa|bf16-mixed|NAME|FILE|\d+(?:\.\d+)?)(?![\w.]))?"
 )
-_command_runs = False
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How messages name options.
+
+    Args:
+        flags: by flags, because a command runs; otherwise by arguments.
+        groups: the command's flags have groups, as in ``--data.max_length``; otherwise it is ``--max_length``.
+        names: group and name -> the command's own flag, where it is called otherwise.
+    """
+
+    flags: bool = False
+    groups: bool = True
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+_voice = Voice()
 
 
 class InputError(ValueError):
@@ -27,7 +47,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, problems: str | Sequence[str], shown: int = 20) -> None:
-        self.problems = [worded(problem) for problem in ([problems] if isinstance(problems, str) else problems)]
+        given = [problems] if isinstance(problems, str) else problems
+        self.problems = [visible(worded(problem)) for problem in given]
         lines = self.problems[:shown]
         if len(self.problems) > shown:
             lines.append(f"... and {len(self.problems) - shown:,} more")
@@ -39,33 +60,64 @@ class DivergedError(RuntimeError):
 
 
 @contextmanager
-def naming_flags() -> Iterator[None]:
-    """Inside this context, messages name flags instead of arguments; commands use it. Also a decorator."""
-    global _command_runs
-    before, _command_runs = _command_runs, True
+def naming_flags(groups: bool = True, names: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Inside this context, messages name flags instead of arguments; commands use it. Also a decorator.
+
+    Args:
+        groups, names: see `Voice`.
+    """
+    with speaking(Voice(True, groups, names or {})):
+        yield
+
+
+@contextmanager
+def speaking(voice: Voice) -> Iterator[None]:
+    """Inside this context, messages name options so: for a process that works for another, which hands it its own."""
+    global _voice
+    before, _voice = _voice, voice
     try:
         yield
     finally:
-        _command_runs = before
+        _voice = before
+
+
+def current_voice() -> Voice:
+    """How messages name options now."""
+    return _voice
+
+
+class LostProcessError(RuntimeError):
+    """Another process of this run has ended; the message says what is known of it, and how the run goes on."""
 
 
 def worded(message: str) -> str:
     """Adapt a message that names flags to its reader.
 
-    Messages are written for the command line: ``pass --data.max_length 256``. If no command runs, flags become
-    arguments: ``pass max_length=256``. A whole command in backticks does not change.
+    Messages are written for ``train``: ``pass --data.max_length 256``. Other commands have no groups: ``pass
+    --max_length 256``. If no command runs, flags become arguments: ``pass max_length=256``. A whole command in
+    backticks does not change.
     """
-    return message if _command_runs else _FLAG.sub(_argument, message)
+    if _voice.flags and _voice.groups:
+        return message
+    return _FLAG.sub(_own_flag if _voice.flags else _argument, message)
+
+
+def _own_flag(found: re.Match[str]) -> str:
+    group, name, value = found.groups()
+    if name is None:
+        return found[0]
+    own = _voice.names.get(f"{group or ''}{name}", name)
+    return f"--{own} {value}" if value is not None else f"--{own}"
 
 
 def _argument(found: re.Match[str]) -> str:
-    name, value = found.groups()
-    if name is None:  # a whole command
+    _, name, value = found.groups()
+    if name is None:
         return found[0]
     if value is None:
         return str(name)
-    plain = value in ("true", "false") or value[0].isdigit()
-    return f"{name}={value.capitalize()}" if plain else f'{name}="{value}"'
+    is_literal = value in ("true", "false") or value[0].isdigit()
+    return f"{name}={value.capitalize()}" if is_literal else f'{name}="{value}"'
 
 
 def broken_rules(given: Mapping[str, Any], rules: Rules, prefix: str) -> list[str]:

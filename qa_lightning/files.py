@@ -6,31 +6,53 @@ written through this module. It also computes digests of files and holds the loc
 
 Limits: `append` can leave a part of its content after a crash. When `new_folder` replaces a folder, it needs two
 renames; between them the old one exists under another name only, and the next call restores it.
+
+What is built once and used again (`build_once`) has a manifest, so that damage is noticed before the files are used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
+import stat
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+from qa_lightning.errors import InputError
+
+log = logging.getLogger("qa_lightning")
+
+MANIFEST = "manifest.txt"
 _BLOCK = 1 << 20  # bytes read at a time
+_OTHER_CACHE = "or let QA_LIGHTNING_CACHE name another folder (train also takes --data.cache_dir)"
+_found_right: set[tuple[object, ...]] = set()  # files that this process compared with their checksum, as they were
 
 
 def default_cache_dir() -> Path:
-    """``$QA_LIGHTNING_CACHE``, or ``qa_lightning`` in the user's cache folder."""
-    if folder := os.environ.get("QA_LIGHTNING_CACHE"):
-        return Path(folder).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "qa_lightning"
+    """``$QA_LIGHTNING_CACHE``, or ``qa_lightning`` in the user's cache folder.
+
+    Raises:
+        InputError: neither is known.
+    """
+    folder, base = os.environ.get("QA_LIGHTNING_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        if folder:
+            return Path(folder).expanduser()
+        return (Path(base) if base else Path.home() / ".cache") / "qa_lightning"
+    except RuntimeError as error:  # an unknown ~user, or no home folder at all
+        given = f"QA_LIGHTNING_CACHE {folder}" if folder else "the cache of prepared data"
+        raise InputError(
+            f"{given}: its folder cannot be told ({error}); let QA_LIGHTNING_CACHE, or HOME, name a folder"
+        ) from None
 
 
 def write_file(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
@@ -91,17 +113,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
     for remains in sorted(folder.parent.glob(f".{_escaped(folder.name)}.*.part")):  # left by a killed process
         if remains.name.endswith(".old.part") and not folder.exists():  # killed between the two renames below
             remains.replace(folder)
-        shutil.rmtree(remains, ignore_errors=True)
+        _remove(remains)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
     old = part.with_name(f"{part.name[: -len('.part')]}.old.part")
     try:
         yield part
-        for path in sorted(part.rglob("*"), reverse=True):
-            path.chmod(new_file_mode() if path.is_file() else new_folder_mode())
+        for path in (*sorted(part.rglob("*"), reverse=True), part):
+            _share(path)
             _sync(path)
-        part.chmod(new_folder_mode())
-        sync_folder(part)
-        if folder.exists():
+        if os.path.lexists(folder):
             folder.replace(old)  # a folder can only be renamed over an empty one
         part.replace(folder)
         sync_folder(folder.parent)
@@ -109,30 +129,134 @@ def new_folder(folder: Path) -> Iterator[Path]:
         if old.exists() and not folder.exists():
             old.replace(folder)
         for remains in (part, old):
-            shutil.rmtree(remains, ignore_errors=True)
+            _remove(remains)
 
 
-def build_once(folder: Path, build: Callable[[Path], None]) -> bool:
-    """Build ``folder`` if it does not exist; a killed build leaves no ``folder``.
+def _share(path: Path) -> None:
+    """Give a new file or folder the umask's permissions; a folder keeps the mark by which it hands on its group."""
+    if path.is_file():
+        path.chmod(new_file_mode())
+    else:
+        path.chmod(new_folder_mode() | (path.stat().st_mode & stat.S_ISGID))
 
-    The first process builds, and other processes wait for it.
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = True) -> bool:
+    """Have ``build`` fill an empty folder that then becomes ``folder``, unless that is there, and as it was made.
+
+    The first process builds, others wait for it. A killed build leaves no ``folder``. One that is damaged is told, and
+    made anew. A folder that is whole is only read: neither its cache nor its lock need be writable.
 
     Args:
-        folder: the folder to build.
-        build: fills the empty folder that it is given, which then becomes ``folder``.
+        folder: of a cache; nothing else writes into it.
+        build: fills it.
+        thorough: compare every byte with the checksums, about 2 GB/s, once a process; otherwise names and sizes alone.
 
     Returns:
-        Whether this call built it; False if it existed.
+        Whether it was built now.
+
+    Raises:
+        InputError: it cannot be written, or not be read; nothing half made is left. What ``build`` raises comes
+            through, other than an `OSError`.
     """
-    if folder.is_dir():
-        return False
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f"{folder.name}.lock"):
-        if folder.is_dir():
+    wrong: str | None = ""
+    try:
+        wrong = damage(folder, thorough)
+        if wrong is None:
             return False
-        with new_folder(folder) as part:
-            build(part)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock_file(folder.parent / f"{folder.name}.lock"):
+            wrong = damage(folder, thorough)
+            if wrong is None:
+                return False
+            if wrong:
+                log.warning(f"{folder} is damaged and made anew: {wrong}")
+            with new_folder(folder) as part:
+                build(part)
+                _write_manifest(part)
+    except OSError as error:
+        named = Path(str(error.filename)).resolve() if error.filename else folder.resolve()
+        elsewhere = not named.is_relative_to(folder.parent.resolve())
+        reason = f"{error.strerror or error}{f': {error.filename}' if elsewhere else ''}"
+        what = f"is damaged ({wrong}) and cannot be made anew" if wrong else "cannot be made"
+        raise InputError(
+            f"{folder} {what} ({reason}); free some space there, make its folder writable, {_OTHER_CACHE}"
+        ) from None
     return True
+
+
+def damage(folder: Path, thorough: bool = True) -> str | None:
+    """What is wrong with a folder that `build_once` made, for a message; empty if there is none, None if it is whole.
+
+    Args:
+        folder: to look at.
+        thorough: as in `build_once`.
+    """
+    if not folder.is_dir():
+        return "it is not a folder" if os.path.lexists(folder) else ""
+    try:
+        *entries, own = (folder / MANIFEST).read_bytes().splitlines(keepends=True)
+        if own != b"%08x\n" % zlib.crc32(b"".join(entries)):
+            return f"{MANIFEST} is not as it was written"
+        for checksum, size, name in (line.decode().rstrip("\n").split(" ", 2) for line in entries):
+            if wrong := _file_damage(folder / name, int(checksum, 16), int(size), thorough):
+                return f"{name} {wrong}"
+    except ValueError:
+        return f"{MANIFEST} is not as it was written"
+    except OSError as error:
+        return f"{MANIFEST} cannot be read ({error.strerror or error})"
+    return None
+
+
+def _file_damage(path: Path, checksum: int, size: int, thorough: bool) -> str | None:
+    """How a file is not what the manifest says."""
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            return "is not a file"
+        if state.st_size != size:
+            return f"has {state.st_size:,} bytes in place of {size:,}"
+        seen = (path, checksum, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        if thorough and seen not in _found_right:
+            if _checksum(path) != checksum:
+                return "holds other bytes than were written"
+            _found_right.add(seen)
+        elif not os.access(path, os.R_OK):
+            return "may not be read"
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    return None
+
+
+def _write_manifest(folder: Path) -> None:
+    """List the files of a folder, each with CRC-32 and size in bytes; the last line is the CRC-32 of those before."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = "".join(
+        f"{_checksum(path):08x} {path.stat().st_size} {path.relative_to(folder).as_posix()}\n" for path in files
+    ).encode()
+    (folder / MANIFEST).write_bytes(lines + b"%08x\n" % zlib.crc32(lines))
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32: of what is fast without a further library, what finds every run of up to 32 wrong bits."""
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            found = zlib.crc32(block, found)
+    return found
+
+
+def _lock_file(path: Path, timeout: float = -1) -> FileLock:
+    """A lock that whoever may write into its folder can take: its file has the permissions that new files have."""
+    return FileLock(path, timeout=timeout, mode=new_file_mode())
 
 
 @contextmanager
@@ -150,7 +274,7 @@ def lock(path: Path) -> Iterator[bool]:
         OSError: the lock file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    own = _lock_file(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
         own.acquire()
     except Timeout:
@@ -160,6 +284,31 @@ def lock(path: Path) -> Iterator[bool]:
         yield True
     finally:
         own.release()
+
+
+def hold_folder(folder: Path) -> int | None:
+    """Hold a folder for this process, until it ends or closes the handle that it gets: who else asks is refused.
+
+    Returns:
+        The open handle; None where the system has no such locks.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    except OSError:  # some network file systems
+        os.close(handle)
+        return None
+    return handle
 
 
 def digest(paths: Iterable[Path], names: bool = False) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PROGRAM = "qa-lightning"
+# Control characters, lone surrogates, and what breaks lines or turns the direction of the text around it. A tab stays.
+_HIDDEN = re.compile("[\x00-\x08\n-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]")
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent  # or site-packages, where the package is installed
 
@@ -68,6 +70,23 @@ def package_version() -> str:
         project = CHECKOUT / "pyproject.toml"
         found = re.search(r'^version = "(.+)"', project.read_text("utf-8"), re.MULTILINE) if project.is_file() else None
         return found[1] if found else "unknown"
+
+
+def visible(text: str, lines: bool = False) -> str:
+    """A text for a terminal, a log or a page: with escapes such as ``\\x1b`` for what acts there without being seen.
+
+    Ids, texts and names of files are whatever somebody wrote. Applied where they leave this program to be read by
+    people; files of data hold them as they are.
+
+    Args:
+        text: to show.
+        lines: whether line ends in it are ours, and stay.
+    """
+    return _HIDDEN.sub(lambda found: found[0] if lines and found[0] == "\n" else _escape(found[0]), text)
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

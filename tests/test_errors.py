@@ -53,3 +53,18 @@ def test_a_command_is_told_about_flags_of_model_and_data_at_once(model_folder) -
         commands.train([*flags, "--data.batch_size", "0", "--model.warmup_ratio", "2", "--model.layer_decay", "0"])
     names = [problem.split()[0] for problem in raised.value.problems]
     assert names == ["--data.batch_size", "--data.dataset", "--model.warmup_ratio", "--model.layer_decay"]
+
+
+def test_a_command_without_groups_names_its_own_flags(tmp_path) -> None:
+    with naming_flags(groups=False, names={"data.validation": "data"}):
+        assert worded("--data.validation x.json: no such file") == "--data x.json: no such file"
+        assert worded("pass --data.max_length 256") == "pass --max_length 256"
+        assert worded("or --model.max_answer_length") == "or --max_answer_length"
+        assert worded("say --data.columns.question NAME") == "say --columns.question NAME"
+    with pytest.raises(InputError) as raised:
+        commands.evaluate(["--model", "tiny", "--data", str(tmp_path / "gone.json")])
+    assert "--data." not in str(raised.value)
+    (tmp_path / "q.csv").write_text("question,context,answer\nWho?,Anna.,Anna\n")
+    flags = ["--model", "tiny", "--max_length", "60", "--doc_stride", "50", "--max_question_length", "20"]
+    with pytest.raises(InputError, match=r"--doc_stride 50 must be smaller .*--max_length 60"):
+        commands.check_data([str(tmp_path / "q.csv"), *flags])

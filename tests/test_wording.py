@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qa_lightning import wording
-from qa_lightning.errors import InputError, naming_flags, worded
+from qa_lightning.errors import InputError, Voice, naming_flags, speaking, worded
 from qa_lightning.models.loading import load_model
 from tests.helpers.paths import ROOT
 
@@ -68,8 +68,8 @@ def test_a_message_names_the_command_whoever_reads_it(monkeypatch, tmp_path) -> 
     with pytest.raises(InputError, match=re.escape(named)):
         load_model("nobody/no-such-model")
     assert worded(f"run {named}, or pass --data.max_length 3") == f"run {named}, or pass --data.max_length 3"
-    monkeypatch.setattr("qa_lightning.errors._command_runs", False)
-    assert worded(f"run {named}, or pass --data.max_length 3") == f"run {named}, or pass max_length=3"
+    with speaking(Voice()):
+        assert worded(f"run {named}, or pass --data.max_length 3") == f"run {named}, or pass max_length=3"
     monkeypatch.setattr(sys, "argv", [str(SCRIPTS / "train.py")])
     with naming_flags(), pytest.raises(InputError, match=re.escape(f"`python {SCRIPTS}/train.py --config quickstart`")):
         load_model("nobody/no-such-model")

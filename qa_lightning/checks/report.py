@@ -19,17 +19,19 @@ from qa_lightning.checks.tokens import TokenCheck
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import write_examples
 from qa_lightning.data.formats import PlacedRow, counted
-from qa_lightning.data.sources import has_split, read_rows
+from qa_lightning.data.sources import count_rows, has_split, read_rows
 from qa_lightning.features.prepared import PreparedSplit, cut_examples, open_examples
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import build_once
 from qa_lightning.metrics.squad import Scoring
+from qa_lightning.progress import tracked
+from qa_lightning.wording import visible
 
 AT_START = 100_000  # rows of a split that are checked, at most, when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _LOGGED_ELSEWHERE = ("cut_question", "unheld")  # `features.prepared.describe_split` logs lines about these
-_FORMAT = 1  # of the cached reports; raise it when the checks change
+_FORMAT = 2  # of the cached reports; raise it when the checks change
 
 
 def check_source(
@@ -61,10 +63,12 @@ def check_source(
     if validation is None and has_split(source, "validation") and has_split(source, "train"):
         validation = source
     if validation is not None:
-        other = context_hashes(with_usual_columns(read_rows(validation, "validation"), columns))
+        read = tracked(read_rows(validation, "validation"), count_rows(validation, "validation"), what="validation")
+        other = context_hashes(with_usual_columns(read, columns))
     check = RowCheck(max_rows, other)
     split: Any = "train" if has_split(source, "train") or not has_split(source, "validation") else "validation"
-    rows = with_usual_columns(read_rows(source, split), columns, column_lines.append)
+    read = tracked(read_rows(source, split), count_rows(source, split), what="checking")
+    rows = with_usual_columns(read, columns, column_lines.append)
     with closing(check), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kept = write_examples(check.valid(rows), folder / "examples.arrow")
@@ -99,7 +103,8 @@ def check_prepared(
     """
     scoring = Scoring(version_2=True, mixed_script=mixed_script)
     names = [one.features_folder.name for one in splits]
-    key = "-".join([str(_FORMAT), str(max_answer_length), *(["mixed"] if mixed_script else []), *names])
+    unknown = str(splits[0].tokenizer.unk_token_id)  # is counted, and does not decide windows
+    key = "-".join([str(_FORMAT), str(max_answer_length), unknown, *(["mixed"] if mixed_script else []), *names])
     folder = splits[0].cache_dir / "checks" / key
     build_once(folder, lambda part: _write_checks(part, splits, max_answer_length, scoring))
     return {
@@ -115,7 +120,8 @@ def _write_checks(folder: Path, splits: Sequence[PreparedSplit], max_answer_leng
         store, examples, _ = opened[prepared.split]
         split, report = prepared.split, Report(prepared.source)
         with closing(RowCheck(other_contexts=hashes if split == "train" else frozenset())) as check:
-            for _ in check.valid(_placed(examples)):
+            total = min(len(examples), AT_START)
+            for _ in check.valid(tracked(_placed(examples), total, what=f"{split}: checking")):
                 pass
             report.facts |= check.facts()
             report.add(check.findings.found())
@@ -155,10 +161,10 @@ def short_lines(reports: dict[str, Report]) -> Iterator[str]:
 
 def show(report: Report, console: Console) -> None:
     """Print a report: counts, then the findings, then the first rows of each finding."""
-    console.print(f"[bold]{escape(report.source)}[/bold]", highlight=False)
+    console.print(f"[bold]{_cell(report.source)}[/bold]", highlight=False)
     facts = Table(box=None, show_header=False, pad_edge=False)
     for name, value in _fact_lines(report.facts):
-        facts.add_row(name, escape(value))
+        facts.add_row(_cell(name), _cell(value))
     console.print(facts)
     if not report.findings:
         console.print("nothing was found that is wrong", style="green")
@@ -170,15 +176,20 @@ def show(report: Report, console: Console) -> None:
     table.add_column("fix", overflow="fold")
     for finding in report.findings:
         level = f"[{_COLOURS[finding.severity]}]{finding.severity}[/]"
-        table.add_row(level, f"{finding.count:,}", finding.title, escape(finding.fix))
+        table.add_row(level, f"{finding.count:,}", finding.title, _cell(finding.fix))
     console.print(table)
     for finding in report.findings:
         rows = Table(title=f"{finding.title}: the first {len(finding.rows)} of {finding.count:,}", title_justify="left")
         for header in ("place", "id", "what"):
             rows.add_column(header, overflow="fold")
         for row in finding.rows:
-            rows.add_row(*(escape(row[name]) for name in ("place", "id", "what")))
+            rows.add_row(*(_cell(row[name]) for name in ("place", "id", "what")))
         console.print(rows)
+
+
+def _cell(text: str) -> str:
+    """A text for ``rich``, which reads markup in it, and for the terminal behind that."""
+    return escape(visible(text))
 
 
 def _fact_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

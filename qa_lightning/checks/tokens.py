@@ -16,6 +16,7 @@ from qa_lightning.data.formats import counted, shown
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.metrics.squad import Scoring, answer_scores
+from qa_lightning.progress import loop_progress
 
 _ROWS = 1000  # examples read at a time
 
@@ -91,12 +92,14 @@ class TokenCheck:
             ``ceiling``, EM and F1 in percent of gold answers that were converted to tokens and back.
         """
         first = self._first_windows()
-        for begin in range(0, len(self._examples), _ROWS):
-            rows = self._examples[begin : begin + _ROWS]
-            encoded = self._tokenizer(rows["question"], add_special_tokens=False, verbose=False)["input_ids"]
-            for index, question in enumerate(encoded):
-                row = {name: values[index] for name, values in rows.items()}
-                self._check(row, len(question), range(first[begin + index], first[begin + index + 1]))
+        with loop_progress(len(self._examples), what="checking tokens") as progress:
+            for begin in range(0, len(self._examples), _ROWS):
+                rows = self._examples[begin : begin + _ROWS]
+                encoded = self._tokenizer(rows["question"], add_special_tokens=False, verbose=False)["input_ids"]
+                for index, question in enumerate(encoded):
+                    row = {name: values[index] for name, values in rows.items()}
+                    self._check(row, len(question), range(first[begin + index], first[begin + index + 1]))
+                    progress.update(1)
         for kind, length, flag in (
             ("long_answer", "answer", "--model.max_answer_length"),
             ("cut_question", "question", "--data.max_question_length"),

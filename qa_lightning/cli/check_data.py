@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import Flags, columns_of, positive
+from qa_lightning.cli.flags import Flags, columns_of
 from qa_lightning.errors import naming_flags
+from qa_lightning.wording import visible
 
 
-@naming_flags()
+@naming_flags(groups=False, names={"data.dataset": "data"})
 def check_data(words: Sequence[str]) -> int:
     """Report what is wrong with data; returns status 1 if training would stop at it."""
     flags = Flags(
@@ -32,7 +33,7 @@ def check_data(words: Sequence[str]) -> int:
         ("max_question_length", 64, "longest question, in tokens; longer ones are cut"),
         ("max_answer_length", 30, "longest predicted answer, in tokens"),
     ):
-        flags.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=help)
+        flags.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
     flags.add_columns()
     options = flags.read(words)
     from rich.console import Console
@@ -55,5 +56,5 @@ def check_data(words: Sequence[str]) -> int:
     reports.show(report, Console())
     if options.json:
         write_json(options.json, report.as_json())
-        print(f"written to {options.json}")
+        print(visible(f"written to {options.json}"))
     return 1 if report.errors else 0

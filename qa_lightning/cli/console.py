@@ -2,32 +2,99 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import socket
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any, TextIO
+
+from qa_lightning.wording import visible
 
 
 def run_command(command: Callable[[], int]) -> None:
     """Run a command and exit with its status; bad input prints its message on stderr, without a traceback.
 
-    Status 2 means bad input, 3 a loss or logits that are not finite, 130 Ctrl-C.
-    """
-    from qa_lightning.errors import DivergedError, InputError
+    Nobody has to listen: see `outlive_readers`.
 
+    Status 1 means that another process was lost, 2 bad input, 3 a loss or logits that are not finite, 130 Ctrl-C.
+    """
+    outlive_readers()
+    from qa_lightning.errors import DivergedError, InputError, LostProcessError
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # letters that a terminal's encoding does not have
     try:
         status = command()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error), lines=True)}", file=sys.stderr)
         status = 2
     except DivergedError as error:
-        print(f"error: {error}; lower --model.learning_rate or raise --model.warmup_ratio", file=sys.stderr)
+        fix = "lower --model.learning_rate or raise --model.warmup_ratio"
+        print(f"error: {visible(str(error), lines=True)}; {fix}", file=sys.stderr)
         status = 3
+    except LostProcessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def outlive_readers() -> None:
+    """Have what is printed dropped, from then on, where nobody reads it any more; the command goes on.
+
+    That is a pipe whose reader has ended (``train | head -1``), a terminal that is gone, and a stream that was closed
+    from the start. A stream that somebody has replaced, as notebooks do, is left alone.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream: TextIO | None = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__"):
+            continue
+        try:
+            os.fstat(number)
+        except OSError:  # a file that is opened later must not get its number, or what libraries print lands there
+            _drop(number)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for as long as we run
+        elif isinstance(stream, io.TextIOWrapper) and not isinstance(getattr(stream.buffer, "raw", None), _Output):
+            setattr(sys, name, _outliving(stream))
+
+
+def _outliving(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """A stream like this one, to the same place, that outlives its readers."""
+    raw: Any = _Output(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        raw if stream.write_through else io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+class _Output(io.FileIO):
+    """Drops what cannot be written; all that comes after it too, if there is nobody who could read it."""
+
+    def write(self, data: Any, /) -> int:
+        """Write, or drop; returns the number of bytes."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET):
+                _drop(self.fileno())  # what libraries and child processes write, too
+            return memoryview(data).nbytes
+
+
+def _drop(number: int) -> None:
+    """Let a file handle lead nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def use_cache_without_network() -> None:
@@ -116,5 +183,11 @@ class _PrintHandler(logging.Handler):
     """Prints to what ``sys.stdout`` is when a record comes, not when the handler was made."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record, flushed so that a pipe gets it at once."""
-        print(self.format(record), flush=True)
+        """Print the record above a progress bar, if there is one, flushed so that a pipe gets it at once."""
+        from tqdm import tqdm
+
+        said = self.format(record)
+        own = record.name.partition(".")[0] == "qa_lightning"  # whose messages are lines, perhaps with one before them
+        ends = len(said) - len(said.lstrip("\n")) if own else 0
+        tqdm.write("\n" * ends + visible(said[ends:], lines=not own))
+        sys.stdout.flush()

@@ -10,13 +10,14 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags, columns_of, positive
 from qa_lightning.errors import naming_flags
+from qa_lightning.wording import visible
 
 
-@naming_flags()
+@naming_flags(groups=False, names={"data.validation": "data", "data.dataset": "data"})
 def evaluate(words: Sequence[str]) -> int:
     """Score a model, or a file of predictions; returns status 1 if the official scorer disagrees."""
     options = _evaluate_options(words)
-    from qa_lightning.training import evaluate as scoring
+    from qa_lightning.training import scoring
 
     quiet_libraries()
 
@@ -28,10 +29,10 @@ def evaluate(words: Sequence[str]) -> int:
     for name, value in result.metrics.items():
         print(f"{name:<14} {value:,}" if name.endswith("total") else f"{name:<14} {value:.4f}")
     for line in result.lines:
-        print(line)
+        print(visible(line))
     if options.output_dir:
         written = scoring.write(result, options.output_dir)
-        print(f"written to {options.output_dir}: {', '.join(written)}")
+        print(visible(f"written to {options.output_dir}: {', '.join(written)}"))
     return scoring.compare_with_official(result) if options.official else 0
 
 

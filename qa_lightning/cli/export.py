@@ -12,7 +12,7 @@ from qa_lightning.cli.flags import COLUMN_NAMES, Flags, columns_of, decimal, pos
 from qa_lightning.errors import InputError, naming_flags
 
 
-@naming_flags()
+@naming_flags(groups=False)
 def export(words: Sequence[str]) -> int:
     """Write a trained model as ONNX, publish it on the Hub, or both; returns the exit status."""
     options = _export_options(words)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from qa_lightning.wording import flag_problem, usage_name
+from qa_lightning.wording import flag_problem, usage_name, visible
 
 if TYPE_CHECKING:
     from qa_lightning.data.columns import Columns
@@ -68,7 +68,7 @@ class Flags(ArgumentParser):  # type: ignore[misc]
         """Print what is wrong with the flags, one problem per line, and end the process with status 2."""
         if not self.exit_on_error:  # a parser within, of one of several classes that a value may be of
             super().error(message, ex)
-        print(f"error: {flag_problem(message, self._option_string_actions)}", file=sys.stderr)
+        print(f"error: {visible(flag_problem(message, self._option_string_actions), lines=True)}", file=sys.stderr)
         sys.exit(2)
 
 

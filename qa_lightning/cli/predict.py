@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,17 +12,18 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import COLUMN_NAMES, Flags, columns_of, positive
 from qa_lightning.errors import naming_flags
+from qa_lightning.wording import visible
 
 
-@naming_flags()
+@naming_flags(groups=False)
 def predict(words: Sequence[str]) -> int:
     """Answer one question, or all questions of a file; returns the exit status."""
     options = _predict_options(words)
-    quiet_libraries()
     if options.input is not None:
         from qa_lightning.inference.bulk.run import answer_file
         from qa_lightning.inference.bulk.workers import PredictSettings
 
+        quiet_libraries()
         asked = PredictSettings(
             options.model, options.dtype or "float32", options.batch_size or 32, options.threshold_file
         )
@@ -29,13 +31,17 @@ def predict(words: Sequence[str]) -> int:
         return answer_file(asked, options.input, options.output, columns_of(options), devices, overwrite)
     from qa_lightning.inference.reader import Reader
 
+    quiet_libraries()
     reader = Reader.load(options.model, threshold_file=options.threshold_file)
     answer = reader.answer([options.question], [options.context])[0]
     if options.json:
-        print(json.dumps({"answer": answer.text, "start": answer.start, "end": answer.end, "score": answer.score}))
+        values = {"answer": answer.text, "start": answer.start, "end": answer.end, "score": answer.score}
+        if reader.settings.version_2:
+            values["null_odds"] = answer.null_odds if math.isfinite(answer.null_odds) else None
+        print(json.dumps(values, ensure_ascii=False))
     else:
         span = f"characters {answer.start}-{answer.end}" if answer.text else "the text does not answer it"
-        print(f"answer  {answer.text or '(no answer)'}\nspan    {span}\nscore   {answer.score:.4f}")
+        print(f"answer  {visible(answer.text) or '(no answer)'}\nspan    {span}\nscore   {answer.score:.4f}")
     return 0
 
 

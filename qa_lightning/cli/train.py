@@ -9,6 +9,7 @@ from pathlib import Path
 from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.errors import InputError, naming_flags
+from qa_lightning.runs.signals import Stopped, StopSignals, first_process
 from qa_lightning.wording import CHECKOUT, PACKAGE, command, did_you_mean
 
 TRAIN_HELP = """\
@@ -55,12 +56,21 @@ def train(words: Sequence[str]) -> int:
     if "-h" in words or "--help" in words:
         print(train_help())  # before the libraries are loaded, which takes seconds
     flags = list(with_config_files(words))
-    gc.disable()  # imports leave no garbage, and looking for it takes a fifth of the time until --help
-    from qa_lightning.training.run import TrainCLI
+    signals = StopSignals()
+    signals.listen()
+    try:
+        gc.disable()  # imports leave no garbage, and looking for it takes a fifth of the time until --help
+        from qa_lightning.training.run import TrainCLI
 
-    gc.enable()
-    quiet_libraries()
-    return TrainCLI(flags).run()
+        gc.enable()
+        quiet_libraries()
+        return TrainCLI(flags, signals).run()
+    except Stopped as error:
+        if first_process():
+            print(f"\nstopped by {error.stop.cause} before training began: nothing was there to save", flush=True)
+        return error.stop.status
+    finally:
+        signals.restore()
 
 
 def train_help() -> str:

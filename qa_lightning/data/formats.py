@@ -3,9 +3,10 @@
 A file's ending, without a last ``.gz``, gives its format: official nested SQuAD JSON (v1.1 and v2.0, with or without
 titles) or a list of rows (``.json``), JSON lines (``.jsonl``, ``.ndjson``), CSV and TSV with a header, and Parquet.
 
-Limits: a ``.json`` file and a Parquet file in ``.gz`` are read into memory whole; all others are streamed. A damaged
-file, or one whose content is not what its ending says, is an `InputError`. A row of a table with too many or too few
-fields becomes a `BrokenRow`, and reading continues.
+Limits: a ``.json`` file and a Parquet file in ``.gz`` are read into memory whole; all others are streamed, a row at a
+time. How long a row may be, and how much a packed file may hold, says `limits`. A damaged file, or one whose content is
+not what its ending says, is an `InputError`. A row of a table with too many or too few fields becomes a `BrokenRow`,
+and reading continues.
 """
 
 from __future__ import annotations
@@ -24,12 +25,25 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qa_lightning.data.limits import (
+    MAX_RATIO,
+    MAX_ROW,
+    MAX_VALUES,
+    TableLines,
+    Unpacked,
+    lines_of,
+    read_whole,
+    refuse_ratio,
+    small_tables,
+)
 from qa_lightning.errors import InputError
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 COLUMNS = ("id", "question", "context", "answers")
 _LARGEST_FIELD = 2**31 - 1  # characters of a CSV field; Python's own limit is 131,072
+_TEXTS = ("STRING", "JSON", "ENUM", "NONE")  # kinds of Parquet's text columns; NONE is plain bytes
 _PARQUET_ROWS = 1000  # read at a time
+_BUFFER = 1 << 17  # bytes unpacked at a time
 START = 4096  # bytes at the start of a file that its kind is recognized by
 _SIGNATURES = {
     b"\xff\xfe": "is UTF-16; save it as UTF-8",
@@ -119,8 +133,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         InputError: anything that goes wrong while the file is open, with a fix.
     """
     try:
-        with cast(IO[bytes], gzip.open(path, "rb")) if _is_packed(path) else path.open("rb") as file:
-            yield file
+        with path.open("rb") as file:
+            yield cast(IO[bytes], io.BufferedReader(Unpacked(file, path), _BUFFER)) if _is_packed(path) else file
     except (EOFError, zlib.error) as error:
         raise InputError(
             f"{path}: the gzip file is cut off or damaged ({error}); create or download it again"
@@ -147,7 +161,7 @@ def refuse_other_kinds(path: Path, start: bytes) -> None:
         )
 
 
-def _decode(place: str, data: bytes) -> str:
+def _decode(place: str, data: bytes | bytearray) -> str:
     """UTF-8, with or without a byte-order mark."""
     try:
         return data.decode("utf-8-sig")
@@ -159,14 +173,19 @@ def _decode(place: str, data: bytes) -> str:
 
 
 def _read_json(path: Path) -> Iterator[PlacedRow]:
-    with opened(path) as file:
-        content = file.read()
-    if not content.strip():
-        raise InputError(f"{path}: is empty")
-    refuse_other_kinds(path, content[:START])
-    text = _decode(str(path), content)
     try:
+        with opened(path) as file:
+            start = file.read(START)
+            refuse_other_kinds(path, start)
+            content = start + read_whole(file, path, _is_packed(path))
+        if not content.strip():
+            raise InputError(f"{path}: is empty")
+        text = _decode(str(path), content)
         data = json.loads(text)
+    except MemoryError:
+        raise InputError(f"{path}: memory does not hold it whole; write its rows as JSON lines") from None
+    except InputError:
+        raise
     except json.JSONDecodeError as error:
         hint = "; name a file with one object per line .jsonl" if error.msg == "Extra data" else ""
         hint = f"; it begins {shown(text.strip(), 40)}" if error.pos == 0 else hint
@@ -229,7 +248,7 @@ def _read_paragraphs(place: str, paragraphs: Any, title: dict[str, Any]) -> Iter
 
 def _read_json_lines(path: Path, keep_broken: bool) -> Iterator[PlacedRow]:
     with opened(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(lines_of(file, path), 1):
             if number == 1:
                 refuse_other_kinds(path, line[:START])
             if not line.strip():
@@ -280,19 +299,21 @@ def _read_table(path: Path, kind: str) -> Iterator[PlacedRow]:
             separator = "\t" if kind == ".tsv" else max(",;\t", key=lambda mark: header.count(mark.encode()))
             raw.seek(0)
             with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:  # newline="" keeps line ends in texts
-                yield from _rows_of_table(path, csv.reader(text, delimiter=separator, strict=True), separator)
+                yield from _rows_of_table(path, TableLines(text, path), separator)
     except UnicodeDecodeError:
         with opened(path) as raw:
-            for number, line in enumerate(raw, 1):
+            for number, line in enumerate(lines_of(raw, path), 1):
                 _decode(f"{path} line {number}", line)
         raise  # never reached: one of the lines cannot be decoded, and `_decode` raised for it
 
 
-def _rows_of_table(path: Path, lines: Any, separator: str) -> Iterator[PlacedRow]:
+def _rows_of_table(path: Path, text: TableLines, separator: str) -> Iterator[PlacedRow]:
     names: list[str] = []
     number = read = 0  # counts of rows, and of lines of the file
+    lines = csv.reader(text, delimiter=separator, strict=True)
     try:
         for fields in lines:
+            text.begin_row()
             first, read = read + 1, lines.line_num
             if not any(field.strip() for field in fields):  # an empty line, or an empty row that a spreadsheet adds
                 continue
@@ -329,21 +350,52 @@ def _read_parquet(path: Path) -> Iterator[PlacedRow]:
     content: Any = path
     if _is_packed(path):
         with opened(path) as packed:
-            content = pa.BufferReader(packed.read())
+            content = pa.BufferReader(read_whole(packed, path, packed=True))
     number = 0
     twice: list[str] = []
     try:
-        file = pq.ParquetFile(content)
+        file = _parquet_file(path, content)
         fields = list(file.schema_arrow)
         twice = _repeated(field.name for field in fields)
         # Dates and times are left out: no column needs them, and Python cannot represent all of them.
         names = [field.name for field in fields if not pa.types.is_temporal(field.type)]
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS) if not twice else ():
-            for row in batch.select(names).to_pylist():
-                number += 1
-                yield f"{path} row {number}", row
+            for part in small_tables(batch.select(names), f"{path} rows {number + 1:,} to {number + len(batch):,}"):
+                for row in _without_dictionaries(part).to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", row
+    except InputError:
+        raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         # A damaged footer or page, names and texts that are not UTF-8, or dates nested in other columns.
         raise InputError(f"{path}: not a readable Parquet file ({error}); create or download it again") from None
     if twice:
         raise InputError(f"{path}: names columns twice: {listed(twice)}; each column needs a name of its own")
+
+
+def _parquet_file(path: Path, content: Any) -> Any:
+    """Open a Parquet file so that a text which stands in it once, for many rows, stands in memory once.
+
+    Raises:
+        InputError: what it says of itself goes beyond the limits.
+    """
+    file = pq.ParquetFile(content)
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    size = content.size() if isinstance(content, pa.BufferReader) else path.stat().st_size
+    if sum(column.total_uncompressed_size for column in columns) > max(MAX_ROW, MAX_RATIO * size):
+        refuse_ratio(path)
+    if any(column.num_values > MAX_VALUES for column in columns):
+        raise InputError(f"{path}: a group of rows has more than {MAX_VALUES:,} values; write smaller groups")
+    every = [file.schema.column(number) for number in range(len(file.schema))]
+    texts = [one.path for one in every if one.physical_type == "BYTE_ARRAY" and one.logical_type.type in _TEXTS]
+    texts = [name for name in texts if name in file.schema_arrow.names]  # Arrow cannot do it with texts in lists
+    return pq.ParquetFile(content, metadata=file.metadata, read_dictionary=texts)
+
+
+def _without_dictionaries(batch: Any) -> Any:
+    """The same columns with each text at its place, which Python reads faster."""
+    columns = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)

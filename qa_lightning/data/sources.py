@@ -13,8 +13,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from qa_lightning.data import synthetic
 from qa_lightning.data.formats import SUFFIXES, PlacedRow, file_format, read_file
+from qa_lightning.data.limits import lines_of, refuse_packed_arrow, small_tables
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
 from qa_lightning.wording import command
@@ -22,6 +26,9 @@ from qa_lightning.wording import command
 Split = Literal["train", "validation"]
 Kind = Literal["embedded", "files", "folder", "hub"]
 _OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".xls", ".ods")  # names of files, not of Hub datasets
+_ROWS = 1000  # of a dataset, read at a time
+_JSON_LINES = (".jsonl", ".ndjson")
+_MAX_COUNTED_BYTES = 1 << 30  # of a file of JSON lines; counting its lines takes about a second
 EMBEDDED = "synthetic"
 EMBEDDED_SIZES = {"train": 10_000, "validation": 500}
 EMBEDDED_VERSION = 1  # raise it when synthetic.py generates other rows: prepared data of the old ones is then not used
@@ -134,7 +141,50 @@ def read_rows(source: str, split: Split, keep_broken: bool = False) -> Iterator[
     if kind == "files":
         return chain.from_iterable(read_file(file, keep_broken) for file in source_files(source))
     dataset = _saved_split(source, split) if kind == "folder" else _hub_split(source, split)
-    return ((f"{source} [{split}] row {number}", row) for number, row in enumerate(dataset, 1))
+    return _rows_of(dataset, f"{source} [{split}]")
+
+
+def _rows_of(dataset: Any, place: str) -> Iterator[PlacedRow]:
+    """Stream the rows of a ``datasets.Dataset``, so many at a time as memory holds easily."""
+    tables = dataset.with_format("arrow")
+    for begin in range(0, len(dataset), _ROWS):
+        number = begin
+        for table in small_tables(tables[begin : begin + _ROWS], f"{place} rows {begin + 1:,} and on"):
+            columns = dataset[number : number + table.num_rows]
+            for row in range(table.num_rows):
+                number += 1
+                yield f"{place} row {number}", {name: values[row] for name, values in columns.items()}
+
+
+def count_rows(source: str, split: Split) -> int | None:
+    """The number of rows of a source, if counting them is quick; None for CSV, SQuAD JSON and what is packed.
+
+    Args:
+        source: what `read_rows` takes.
+        split: which split; files have none and ignore it.
+
+    Raises:
+        InputError: the source cannot be found or read.
+    """
+    kind = source_kind(source)
+    if kind == "embedded":
+        return EMBEDDED_SIZES[split]
+    if kind in ("folder", "hub"):
+        return len(_saved_split(source, split) if kind == "folder" else _hub_split(source, split))
+    counts = [_count_rows_of_file(path) for path in source_files(source)]
+    return None if None in counts else sum(filter(None, counts))
+
+
+def _count_rows_of_file(path: Path) -> int | None:
+    try:
+        if path.suffix.lower() == ".parquet":
+            return int(pq.read_metadata(path).num_rows)
+        if path.suffix.lower() in _JSON_LINES and path.stat().st_size <= _MAX_COUNTED_BYTES:
+            with path.open("rb") as file:
+                return sum(1 for line in lines_of(file, path) if line.strip())
+    except (pa.ArrowException, OSError, ValueError):  # reading the rows reports what is wrong
+        pass
+    return None
 
 
 def source_fingerprint(source: str, split: Split) -> str:
@@ -181,6 +231,8 @@ def _load_saved(folder: str) -> Any:
     """Load what ``datasets`` saved: a dataset, or a dictionary of splits."""
     from datasets import load_from_disk  # imported late: --help does not wait for it
 
+    for path in Path(folder).expanduser().rglob("*.arrow"):
+        refuse_packed_arrow(path)
     try:
         return load_from_disk(str(Path(folder).expanduser()))
     except Exception as error:  # a missing file, another version's format, damaged tables

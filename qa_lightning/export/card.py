@@ -27,6 +27,7 @@ from qa_lightning.models.folder import CONFIG, holds_weights, weights_digest
 from qa_lightning.models.loading import load_tokenizer
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.tiny import TINY
+from qa_lightning.wording import visible
 
 TAGS = ["question-answering", "extractive-qa", "qa-lightning"]
 METRICS = {"exact_match": "EM", "f1": "F1"}
@@ -162,7 +163,7 @@ def _data(split: Mapping[str, Any]) -> dict[str, Any]:
 def _last_part(path: str) -> str:
     """The name at the end of a path of any system, fit for Markdown."""
     name = path.strip().replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return " ".join(name.replace("`", "'").replace("|", "/").split())
+    return visible(" ".join(name.replace("`", "'").replace("|", "/").split()))
 
 
 def _hub_datasets(run: Run) -> list[str] | None:

@@ -80,9 +80,10 @@ def compare_logits(name: str, model: Any, exported: Any, batches: Sequence[Batch
     )
 
 
-def score_answers(model: Any, tokenizer: Any, rows: Sequence[Example]) -> tuple[float, float]:
-    """EM and F1 (0-100) of a model's answers to ``rows``."""
-    answers = Reader(model, tokenizer).answer([row["question"] for row in rows], [row["context"] for row in rows])
+def score_answers(model: Any, tokenizer: Any, rows: Sequence[Example], what: str | None = None) -> tuple[float, float]:
+    """EM and F1 (0-100) of a model's answers to ``rows``; for ``what`` see `Reader.answer`."""
+    questions, contexts = ([row[name] for row in rows] for name in ("question", "context"))
+    answers = Reader(model, tokenizer).answer(questions, contexts, what=what)
     metric = SquadMetric(version_2=any(not row["answers"]["text"] for row in rows))
     metric.update(
         [{"id": row["id"], "prediction_text": answer.text} for row, answer in zip(rows, answers, strict=True)],
@@ -109,7 +110,7 @@ def compare_answers(
     """
     scores = []
     for label, model, size in models:
-        exact, f1 = score_answers(model, tokenizer, rows)
+        exact, f1 = score_answers(model, tokenizer, rows, label)
         log.info(f"{label:<10} EM {exact:6.2f}  F1 {f1:6.2f}  {size / 1e6:,.1f} MB")
         scores.append(f1)
     drop = scores[0] - scores[1]

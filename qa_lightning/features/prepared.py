@@ -17,16 +17,18 @@ from typing import Any, Literal
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import Example, OnBadRows, in_validation, read_examples, write_examples
 from qa_lightning.data.formats import counted
-from qa_lightning.data.sources import Split, read_rows, source_fingerprint
+from qa_lightning.data.sources import Split, count_rows, read_rows, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
-from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings
+from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
 from qa_lightning.files import build_once
+from qa_lightning.progress import loop_progress, tracked
+from qa_lightning.wording import visible
 
 log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
-_FORMAT = 5  # of the files; raise it when their content changes
+_FORMAT = 6  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
 
 
@@ -82,21 +84,25 @@ class PreparedSplit:
         parts = [
             _FORMAT,
             self.examples_folder.name,
-            self.tokenizer.backend_tokenizer.to_str(),
-            self.tokenizer.padding_side,
+            *windowing_key(self.tokenizer),
             asdict(self.settings),
             self.split == "validation",
             *(["all answers"] if self.answers == "all" else []),
         ]
         return self.cache_dir / "features" / _key(parts)
 
-    def prepare(self) -> bool:
-        """Write the folders that do not exist yet; return whether the features had to be written."""
-        build_once(self.examples_folder, self._write_examples)
-        return build_once(self.features_folder, self._write_features)
+    def prepare(self, thorough: bool = True) -> bool:
+        """Make what is not there yet, or is damaged; whether there was anything to make.
+
+        Args:
+            thorough: look for damage in every byte, as a run does once; see `files.build_once`.
+        """
+        made = build_once(self.examples_folder, self._write_examples, thorough)
+        return build_once(self.features_folder, self._write_features, thorough) or made
 
     def open(self) -> tuple[FeatureStore, Any, bool]:
-        """Map features and examples from disk; also return whether some question has no answer."""
+        """Features and examples, mapped, and whether some question has no answer."""
+        self.prepare(thorough=False)  # what was removed or cut off meanwhile is not to be mapped
         unanswerable: int = self.summaries()[0]["unanswerable"]
         return FeatureStore.open(self.features_folder), open_examples(self.examples_folder), unanswerable > 0
 
@@ -120,7 +126,12 @@ class PreparedSplit:
         column_lines: list[str] = []
         skipped: list[str] = []
         repairs: list[str] = []
-        rows = with_usual_columns(read_rows(self.source, self._part), self.columns, column_lines.append)
+        total = count_rows(self.source, self._part) if self.max_examples is None else None
+        rows = with_usual_columns(
+            tracked(read_rows(self.source, self._part), total, what=f"{self.split}: reading"),
+            self.columns,
+            column_lines.append,
+        )
         examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.max_examples, repairs=repairs)
         try:
             count = write_examples(examples, folder / "examples.arrow")
@@ -132,39 +143,44 @@ class PreparedSplit:
             part = f", of which {self.split} gets a part by context," if self.divided else ""
             raise InputError([f"{self.source}{part}: {error.problems[0]}", *error.problems[1:]]) from None
         summary: dict[str, Any] = {
-            **{"source": self.source, "rows": count, **counts},
+            **{"rows": count, **counts},
             **{"columns": column_lines, "skipped": skipped, "repaired": repairs},
         }
         if self.divided:
             summary["divided"] = {"validation_fraction": self.divided[0], "seed": self.divided[1]}
         (folder / "summary.json").write_text(json.dumps(summary))
         if repairs:
-            (folder / "repaired.txt").write_text("\n".join(repairs) + "\n", encoding="utf-8", errors="backslashreplace")
+            (folder / "repaired.txt").write_text("".join(f"{visible(line)}\n" for line in repairs), encoding="utf-8")
 
     def _write_features(self, folder: Path) -> None:
         examples = open_examples(self.examples_folder)
         log.info(f"{self.split}: tokenizing {counted(len(examples), 'question')} ...")
         windower = Windower(self.tokenizer, self.settings, offsets=self.split == "validation")
         all_answers = self.answers == "all"
-        batches = cut_examples(examples, windower, all_answers)
+        batches = cut_examples(examples, windower, all_answers, f"{self.split}: tokenizing")
         write_features(batches, folder, len(self.tokenizer), all_answers)
 
 
-def cut_examples(examples: Any, windower: Windower, all_answers: bool = False) -> Iterator[FeatureBatch]:
+def cut_examples(
+    examples: Any, windower: Windower, all_answers: bool = False, what: str = "tokenizing"
+) -> Iterator[FeatureBatch]:
     """Cut examples into features, 1,000 examples at a time.
 
     Args:
         examples: a ``datasets.Dataset`` of examples.
         windower: cuts them.
         all_answers: label windows with all answers, not only with the first one.
+        what: what this is called where progress is told.
     """
-    for first in range(0, len(examples), _ROWS):
-        rows = examples[first : first + _ROWS]
-        spans = [_spans(answers) for answers in rows["answers"]]
-        others = [own[1:] for own in spans] if all_answers else None
-        yield windower(
-            rows["question"], rows["context"], [own[0] if own else None for own in spans], first, others=others
-        )
+    with loop_progress(len(examples), what=what) as progress:
+        for first in range(0, len(examples), _ROWS):
+            rows = examples[first : first + _ROWS]
+            spans = [_spans(answers) for answers in rows["answers"]]
+            others = [own[1:] for own in spans] if all_answers else None
+            yield windower(
+                rows["question"], rows["context"], [own[0] if own else None for own in spans], first, others=others
+            )
+            progress.update(len(spans))
 
 
 def open_examples(folder: Path) -> Any:
@@ -191,7 +207,7 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
     rows, windows = prepared.summaries()
     unanswerable = f", {rows['unanswerable']:,} of them without an answer" if rows["unanswerable"] else ""
     yield (
-        f"{split}: {rows['source']}: {counted(rows['rows'], 'question')}{unanswerable}, in "
+        f"{split}: {prepared.source}: {counted(rows['rows'], 'question')}{unanswerable}, in "
         f"{counted(windows['features'], 'window')} of {windows['tokens'] / max(1, windows['features']):.0f} tokens on "
         f"average ({how})"
     )

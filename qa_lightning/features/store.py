@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +53,6 @@ def write_features(
         "context_offset": np.dtype(np.int64),
         **(gold if all_answers else {}),
     }
-    files = {name: (folder / f"{name}.bin").open("wb") for name in dtypes}
     counts = {
         "features": 0,
         "tokens": 0,
@@ -62,7 +62,8 @@ def write_features(
         "longest": 0,
         **({"several_answers": 0} if all_answers else {}),
     }
-    try:
+    with ExitStack() as opened:
+        files = {name: opened.enter_context((folder / f"{name}.bin").open("wb")) for name in dtypes}
         for batch in batches:
             arrays: dict[str, NDArray[Any]] = {
                 name: getattr(batch, name)
@@ -82,9 +83,6 @@ def write_features(
             counts["cut_questions"] += batch.cut_questions
             counts["unlabelled"] += int((batch.labelled == 0).sum())
             counts["longest"] = max(counts["longest"], int(batch.windows["length"].max(initial=0)))
-    finally:
-        for file in files.values():
-            file.close()
     summary = {**counts, "dtypes": {name: dtype.str for name, dtype in dtypes.items() if name != "windows"}}
     (folder / "summary.json").write_text(json.dumps(summary))
     return summary

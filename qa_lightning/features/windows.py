@@ -123,7 +123,7 @@ class Windower:
         tokenizer: a fast transformers tokenizer; its padding side decides whether question or context comes first.
         settings: lengths in tokens.
         offsets: keep character offsets, which decoding needs and training does not.
-        yielding: accept settings that leave no room next to the longest question. If a context does not fit into one
+        shorten: accept settings that leave no room next to the longest question. If a context does not fit into one
             window and the room for it is not larger than the overlap, the question is cut to at most half of a window,
             and the overlap to at most half of the room that is then left.
 
@@ -131,25 +131,21 @@ class Windower:
         InputError: the tokenizer is slow, or the settings leave no room for the context.
     """
 
-    def __init__(self, tokenizer: Any, settings: WindowSettings, offsets: bool = True, yielding: bool = False) -> None:
+    def __init__(self, tokenizer: Any, settings: WindowSettings, offsets: bool = True, shorten: bool = False) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise InputError(
                 f"the tokenizer of {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) is slow and gives no "
                 "character offsets; choose a model that has a fast tokenizer (a tokenizer.json)"
             )
-        self._tokenizer = Tokenizer.from_str(backend.to_str())  # a copy: truncation and padding are its state
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = plain_tokenizer(tokenizer)
         self._layout = PairLayout.of(self._tokenizer)
-        if not yielding:
+        if not shorten:
             settings.check(self._layout.special_tokens)
         self._context_first = tokenizer.padding_side == "left"
         self._settings = settings
         self._offsets = offsets
-        # Not every family has a CLS token; "no answer" is then the first token of a window.
-        cls_id = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-        self._cls = self._layout.find(cls_id)
+        self._cls = self._layout.find(_null_token(tokenizer))
 
     def __call__(
         self,
@@ -183,7 +179,7 @@ class Windower:
             number = number_of[context]
             room = self._settings.max_length - self._layout.special_tokens - len(ids)
             stride = self._settings.doc_stride
-            if len(encoded[number]) > room and stride >= room:  # only if yielding: else `WindowSettings.check` refuses
+            if len(encoded[number]) > room and stride >= room:  # only if shorten: else `WindowSettings.check` refuses
                 question_ids[example] = ids[: (self._settings.max_length - self._layout.special_tokens) // 2]
                 room += len(ids) - len(question_ids[example])
                 stride = min(stride, room // 2)
@@ -270,6 +266,28 @@ class Windower:
         windows["cls"] = 0 if self._cls is None else part_begin[:, self._cls[0]] + self._cls[1]
         flat = ragged(begins.ravel(), lengths.ravel())
         return windows, ids[flat], types[flat]
+
+
+def plain_tokenizer(tokenizer: Any) -> Tokenizer:
+    """A copy of a fast tokenizer's backend that neither truncates nor pads.
+
+    Both are state of a tokenizer, which any call of it changes, and which many models' tokenizer.json begins with.
+    """
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain.no_padding()
+    plain.no_truncation()
+    return plain
+
+
+def windowing_key(tokenizer: Any) -> list[Any]:
+    """All of a tokenizer that decides how it cuts windows: equal for equal windows, whatever it was called with."""
+    return [plain_tokenizer(tokenizer).to_str(), tokenizer.padding_side, _null_token(tokenizer)]
+
+
+def _null_token(tokenizer: Any) -> int | None:
+    """The id of the token for "no answer": CLS; BOS in families without one; else None, and the first place has it."""
+    found: int | None = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    return found
 
 
 def _int32(values: Iterable[int]) -> NDArray[np.int32]:

@@ -220,11 +220,6 @@ def checked_batch_size(value: Any) -> int:
     return value
 
 
-def v4_settings(given: Mapping[str, Any]) -> V4Settings:
-    """The settings of a call with ``compat="v4"``; the arguments left out get 4.57's defaults."""
-    return V4Settings(**given)
-
-
 def window_settings(
     given: Mapping[str, Any], saved: AnswerSettings | None, positions: int | None, tokenizer: Any
 ) -> WindowSettings:

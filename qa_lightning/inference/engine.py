@@ -1,7 +1,7 @@
 """The loop from questions through windows and logits to answers; reader, pipeline and files of questions all use it.
 
-A `Reading` holds some questions and is the policy: it cuts their windows, collects the logits and decides the answers.
-`read` runs the model. All questions of a reading are in memory at once. There are three policies:
+An `AnswerPolicy` holds some questions, all in memory at once: it cuts their windows, collects the logits and decides
+the answers. `answer_all` runs the model. There are three policies:
 
 * `BestAnswers`: one answer per question, as in validation: the best span, or "no answer" above the threshold. `Reader`
   uses it.
@@ -15,6 +15,7 @@ A `Reading` holds some questions and is the policy: it cuts their windows, colle
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -31,12 +32,13 @@ from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower
 from qa_lightning.inference.arguments import CallSettings, Item
 from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.progress import loop_progress
 
 AnswerDict = dict[str, Any]  # score, start, end, answer
 Found = TypeVar("Found")
 
 
-class Reading(Protocol[Found]):
+class AnswerPolicy(Protocol[Found]):
     """Some questions and the policy that answers them.
 
     Attributes:
@@ -52,30 +54,35 @@ class Reading(Protocol[Found]):
         """The result of each question, in order; call it once all windows were added."""
 
 
-def read(
-    reading: Reading[Found],
+def answer_all(
+    policy: AnswerPolicy[Found],
     forward: Callable[[Batch], tuple[Tensor, Tensor]],
     collate: PaddingCollator,
     batch_size: int,
+    what: str | None = None,
 ) -> list[Found]:
-    """Answer the questions of a reading.
+    """Answer the questions of a policy.
 
     Args:
-        reading: the policy, with the questions.
+        policy: the policy, with the questions.
         forward: returns the start and end logits, [B, T] each, of a batch.
         collate: pads the windows of a batch.
         batch_size: windows per forward pass.
+        what: what this is called where progress is told; None tells none.
 
     Raises:
         InputError: logits are not numbers.
     """
-    for batch in window_batches(reading.store, collate, batch_size):
-        reading.add(batch, *forward(batch))
-    return reading.answers()
+    with nullcontext() if what is None else loop_progress(len(policy.store), "window", what=what) as progress:
+        for batch in window_batches(policy.store, collate, batch_size):
+            policy.add(batch, *forward(batch))
+            if progress is not None:
+                progress.update(len(batch["input_ids"]))
+    return policy.answers()
 
 
 class BestAnswers:
-    """The best span of each question, or "no answer"; a `Reading`.
+    """The best span of each question, or "no answer"; an `AnswerPolicy`.
 
     Args:
         windower: cuts the windows.
@@ -90,11 +97,11 @@ class BestAnswers:
         self._decoder = Decoder(self.store, BestSpans(1, settings.max_answer_length, settings.scaling))
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
-        """See `Reading`."""
+        """See `AnswerPolicy`."""
         self._decoder.add(FeatureLogits.of_batch(batch, start.float(), end.float()))
 
     def answers(self) -> list[Answer]:
-        """See `Reading`.
+        """See `AnswerPolicy`.
 
         Raises:
             InputError: logits are not numbers.
@@ -106,7 +113,7 @@ class BestAnswers:
 
 
 class RankedAnswers:
-    """Up to ``top_k`` distinct answers to each question, best first; a `Reading`.
+    """Up to ``top_k`` distinct answers to each question, best first; an `AnswerPolicy`.
 
     Args:
         windower: cuts the windows.
@@ -122,11 +129,11 @@ class RankedAnswers:
         self._decoder = Decoder(self.store, self._search)
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
-        """See `Reading`."""
+        """See `AnswerPolicy`."""
         self._decoder.add(FeatureLogits.of_batch(batch, start.float(), end.float()))
 
     def answers(self) -> list[list[AnswerDict]]:
-        """See `Reading`.
+        """See `AnswerPolicy`.
 
         Raises:
             InputError: logits are not numbers.

@@ -31,16 +31,16 @@ from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.inference.arguments import (
     Call,
     Item,
+    V4Settings,
     call_settings,
     checked_batch_size,
     checked_settings,
     create_sample,
     in_chunks,
     understand,
-    v4_settings,
     window_settings,
 )
-from qa_lightning.inference.engine import AnswerDict, RankedAnswers, Reading, read
+from qa_lightning.inference.engine import AnswerDict, AnswerPolicy, RankedAnswers, answer_all
 from qa_lightning.inference.v4 import V4Answers
 from qa_lightning.models.loading import load_answering_model, max_positions, model_summary, name_token_types
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
@@ -177,30 +177,30 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         # With batch_size=1 a generator is read one question at a time, so that no answer waits for a later question.
         size = 1 if call.lazy and batch_size == 1 else max(_CHUNK_FACTOR * batch_size, _MIN_CHUNK)
         for chunk in in_chunks(call.items, size):
-            reading = self._reading(chunk, settings)
-            yield from map(_alone, read(reading, self._logits, self._collate, batch_size))
+            policy = self._policy(chunk, settings)
+            yield from map(_alone, answer_all(policy, self._logits, self._collate, batch_size))
 
     def _logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         outputs = self.forward(batch)
         return outputs["start"], outputs["end"]
 
-    def _reading(self, items: list[Item], settings: Mapping[str, Any]) -> Reading[list[AnswerDict]]:
+    def _policy(self, items: list[Item], settings: Mapping[str, Any]) -> AnswerPolicy[list[AnswerDict]]:
         if self.compat == "v4":
-            return V4Answers(self.tokenizer, v4_settings(settings), items)
+            return V4Answers(self.tokenizer, V4Settings(**settings), items)
         windows = window_settings(settings, self._saved, self._positions, self.tokenizer)
         if windows not in self._windowers:
             if len(self._windowers) == _MAX_WINDOWERS:
                 self._windowers.pop(next(iter(self._windowers)))
-            self._windowers[windows] = Windower(self.tokenizer, windows, yielding=True)
+            self._windowers[windows] = Windower(self.tokenizer, windows, shorten=True)
         return RankedAnswers(self._windowers[windows], call_settings(settings, self.scaling), items)
 
     def preprocess(self, example: Any, **settings: Any) -> Iterator[dict[str, Any]]:
         """Yield the windows of one question, each as a batch of one."""
         call = understand((example,), {}, v4=self.compat == "v4")
-        reading = self._reading(list(call.items), {**self._postprocess_params, **settings})
-        batches = list(window_batches(reading.store, self._collate, 1))
+        policy = self._policy(list(call.items), {**self._postprocess_params, **settings})
+        batches = list(window_batches(policy.store, self._collate, 1))
         for number, batch in enumerate(batches, 1):
-            yield {**batch, "reading": reading, "is_last": number == len(batches)}
+            yield {**batch, "policy": policy, "is_last": number == len(batches)}
 
     def _forward(self, inputs: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         """Add ``start`` and ``end`` logits, [B, T], to the model's inputs."""
@@ -214,10 +214,10 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
 
     def postprocess(self, model_outputs: list[dict[str, Any]], **_: Any) -> Any:
         """The answers to one question, from the outputs of `_forward` for its windows."""
-        reading: Reading[list[AnswerDict]] = model_outputs[0]["reading"]
+        policy: AnswerPolicy[list[AnswerDict]] = model_outputs[0]["policy"]
         for output in model_outputs:
-            reading.add(output, output["start"], output["end"])
-        return _alone(reading.answers()[0])
+            policy.add(output, output["start"], output["end"])
+        return _alone(policy.answers()[0])
 
 
 def _alone(answers: list[AnswerDict]) -> AnswerDict | list[AnswerDict]:

@@ -13,7 +13,7 @@ from qa_lightning.decoding.predictions import Answer
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.windows import Windower
-from qa_lightning.inference.engine import BestAnswers, read
+from qa_lightning.inference.engine import BestAnswers, answer_all
 from qa_lightning.models.loading import load_answering_model, model_summary
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.settings import AnswerSettings
@@ -56,8 +56,8 @@ class Reader:
             InputError: the model cannot be loaded, has no question answering head or a tokenizer that does not fit;
                 or ``threshold_file`` cannot be read or belongs to another model.
         """
-        found = read_threshold_file(threshold_file, name) if threshold_file else None
         model, tokenizer = load_answering_model(name, dtype)
+        found = read_threshold_file(threshold_file, name) if threshold_file else None
         settings = AnswerSettings.of_model(model, tokenizer)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, tokenizer, settings.fitted(found) if found else settings)
@@ -72,12 +72,15 @@ class Reader:
             f"null_score_diff_threshold={scaling.threshold:g}, temperature={scaling.temperature:g})"
         )
 
-    def answer(self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32) -> list[Answer]:
+    def answer(
+        self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32, what: str | None = None
+    ) -> list[Answer]:
         """Answer each question from its own context, in order.
 
         Args:
             questions, contexts: of the same length.
             batch_size: windows per forward pass.
+            what: what this is called where progress is told; None tells none.
 
         Raises:
             InputError: a question or context is empty or invalid Unicode, or the model's logits are not numbers.
@@ -94,8 +97,8 @@ class Reader:
             raise InputError(problems)
         if not items:
             return []
-        reading = BestAnswers(self._windower, self.settings, items)
-        return read(reading, self._forward, PaddingCollator(self.tokenizer), batch_size)
+        policy = BestAnswers(self._windower, self.settings, items)
+        return answer_all(policy, self._forward, PaddingCollator(self.tokenizer), batch_size, what)
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

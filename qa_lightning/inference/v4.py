@@ -38,7 +38,7 @@ class _Window:
 
 
 class V4Answers:
-    """Up to ``top_k`` answers to each question, as 4.57 returned them; an `engine.Reading`.
+    """Up to ``top_k`` answers to each question, as 4.57 returned them; an `engine.AnswerPolicy`.
 
     Args:
         tokenizer: a fast tokenizer; it cuts the windows itself.

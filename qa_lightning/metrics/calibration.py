@@ -151,13 +151,6 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15, adapt
     return Reliability(np.append(0.0, upper), mean_confidence, accuracy, count)
 
 
-def expected_calibration_error(
-    confidence: ArrayLike, correct: ArrayLike, bins: int = 15, adaptive: bool = False
-) -> float:
-    """``reliability(...).error``: mean distance between accuracy and confidence, 0-1; 0 without questions."""
-    return reliability(confidence, correct, bins, adaptive).error
-
-
 def _from_most_confident(confidence: Float64s, correct: Float64s) -> tuple[Float64s, NDArray[np.int64], Float64s]:
     """[K] distinct confidences, highest first; [K] questions and [K] right answers at or above each of them."""
     order = np.argsort(-confidence, kind="stable")

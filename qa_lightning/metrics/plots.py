@@ -24,11 +24,16 @@ from qa_lightning.metrics.calibration import PrecisionRecall, Reliability, RiskC
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", "-.", ":")
 _GREY = "#767676"
+_MIN_SHARE = 0.05  # of the largest bin's width and point, so that each bin can be seen
+_LARGEST_POINT = 36.0  # of a bin, in square points
 _MAX_POINTS = 4000  # per curve; more are not visible
 
 
 def reliability_diagram(before: Reliability, after: Reliability | None = None, temperature: float = 1.0) -> Figure:
     """Draw accuracy against confidence by bin, and below it the number of questions in each bin.
+
+    A bin is as broad, and its mean as large, as it has questions: the area of both grows with their number, so that
+    what a handful of questions says does not look like what hundreds say.
 
     Args:
         before: bins of the model's own probabilities.
@@ -52,18 +57,24 @@ def _bars(above: Axes, below: Axes, bins: Reliability, colour: str) -> None:
     left, width = bins.edges[:-1], np.diff(bins.edges)
     some = bins.count > 0
     above.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1.2, label="perfectly calibrated", zorder=3)
-    above.bar(left[some], bins.accuracy[some], width[some], align="edge", color=colour, alpha=0.35, edgecolor=colour)
-    above.plot(
+    share = bins.count[some] / max(int(bins.count.max()), 1)
+    above.bar(
+        left[some] + width[some] / 2,
+        bins.accuracy[some],
+        width[some] * np.maximum(share, _MIN_SHARE),
+        color=colour,
+        alpha=0.35,
+        edgecolor=colour,
+    )
+    above.scatter(
         bins.confidence[some],
         bins.accuracy[some],
-        "o",
+        s=_LARGEST_POINT * np.maximum(share, _MIN_SHARE),
         color=colour,
-        markersize=5,
         label="mean of a bin",
         clip_on=False,
-        in_layout=False,
         zorder=4,
-    )
+    ).set_in_layout(False)
     below.bar(left, bins.count, width, align="edge", color=colour, alpha=0.6, edgecolor=colour)
     below.set_xlabel("confidence")
     for axis in (above, below):

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
+from huggingface_hub import snapshot_download
 
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
-from qa_lightning.models.folder import weights_digest
+from qa_lightning.models.folder import holds_weights, weights_digest
 from qa_lightning.models.loading import resolve
 from qa_lightning.models.settings import Fitted, setting_problems
 from qa_lightning.wording import command
@@ -53,7 +53,13 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
     if problems := setting_problems(fitted):
         again = f"write the file again with `{command('evaluate')}`"
         raise InputError([f"--threshold_file {path}: {problem}; {again}" for problem in problems])
-    if weights_digest(weights_folder(model)) != weights:
+    folder = weights_folder(model)
+    if not holds_weights(folder):
+        raise InputError(
+            f"--threshold_file {path}: --model {model} has no model.safetensors to compare with; an ONNX export keeps "
+            "the threshold of the model that it was made from, so leave the flag out"
+        )
+    if weights_digest(folder) != weights:
         raise InputError(
             f"--threshold_file {path} was made for {made_for}, whose weights are not those of --model {model}; "
             f"make one with `{command('evaluate')} --model {model} --data FILE --output_dir DIR`"
@@ -67,4 +73,4 @@ def weights_folder(model: str) -> Path:
     folder = Path(resolve(model)).expanduser()
     if folder.is_dir():
         return folder
-    return Path(str(cached_file(model, "config.json"))).parent
+    return Path(snapshot_download(model, allow_patterns=["config.json", "*.safetensors"]))

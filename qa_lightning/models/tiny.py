@@ -22,7 +22,7 @@ from qa_lightning.models.load_errors import quiet_transformers
 TINY = "tiny"  # untrained weights and a vocabulary learned from the embedded dataset; not on the Hub
 
 
-_TINY_VERSION = 2  # increase it when create_tiny_model writes something else
+_TINY_VERSION = 3  # increase it when create_tiny_model writes something else
 
 
 TINY_CONFIG: dict[str, Any] = {
@@ -63,9 +63,14 @@ def create_tiny_model(folder: Path) -> None:
     attention = model.roformer.encoder.layer[0].attention.self
     with torch.no_grad():
         attention.key.weight.copy_(attention.query.weight)
-    with quiet_transformers():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    try:
+        with quiet_transformers():
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # what weights and tokenizers are written by raises other classes for a full disk
+        raise OSError(str(error)) from error
 
 
 def _train_wordpiece(texts: list[str]) -> Any:

@@ -19,7 +19,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_file
 from qa_lightning.runs.curves import curve_files
-from qa_lightning.runs.record import last_start
+from qa_lightning.runs.record import PastRun, find_runs
 
 log = logging.getLogger("qa_lightning")
 
@@ -67,6 +67,8 @@ class Beginning:
         step: optimizer steps that are done.
         epochs: epochs that are done.
         curves: file name -> size in bytes of each curves file when the checkpoint was written.
+        shapes: name -> shape of each of the module's weights in the checkpoint.
+        model_name: of the model that was trained; None if that is not known.
     """
 
     checkpoint: Path | None = None
@@ -74,6 +76,35 @@ class Beginning:
     step: int = 0
     epochs: int = 0
     curves: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    model_name: str | None = None
+
+    def misfit(self, model_name: str, weights: Mapping[str, torch.Tensor]) -> str | None:
+        """Why the checkpoint cannot be one of this model, and what fits; None if it can.
+
+        Args:
+            model_name: of the model that is to be trained.
+            weights: the module's, by name.
+        """
+        if self.checkpoint is None:
+            return None
+        here = {name: tuple(weight.shape) for name, weight in weights.items()}
+        more, less = sorted(self.shapes.keys() - here.keys()), sorted(here.keys() - self.shapes.keys())
+        other = [name for name in sorted(here.keys() & self.shapes.keys()) if here[name] != self.shapes[name]]
+        differences = [f"{len(more)} weights that it has not ({more[0]})"] if more else []
+        differences += [f"not {len(less)} that it has ({less[0]})"] if less else []
+        if other:
+            shapes = f"{list(self.shapes[other[0]])}, not {list(here[other[0]])}"
+            differences += [f"{len(other)} of other shapes ({other[0]}: {shapes})"]
+        if not differences:
+            return None
+        fix = "choose a checkpoint of this model, or leave the flag out"
+        if self.model_name is not None and self.model_name != model_name:
+            fix = f"it was made with --model.model_name {self.model_name}: pass that, or choose another checkpoint"
+        return (
+            f"{self.checkpoint} belongs to another model than --model.model_name {model_name}, it holds "
+            f"{', '.join(differences)}; {fix}"
+        )
 
     def cut_curves(self) -> None:
         """Cut the curves files in ``folder`` back to their size at the checkpoint: later points are logged again.
@@ -107,35 +138,27 @@ def find_beginning(given: str | None, logs: Path, job: str | None = None) -> Beg
         if isinstance(begun, str):
             raise InputError(f"--ckpt_path {given}: {begun}")
         return begun
-    runs = sorted((folder for folder in logs.glob("version_*") if _last_write(folder)), key=_last_write)
+    runs = find_runs(logs) if given is not None or job is not None else []
     if given is None:
-        runs = [
-            folder for folder in runs if job is not None and last_start(folder / "run.json").get("slurm_job") == job
-        ]
-        if not runs or "finished" in last_start(runs[-1] / "run.json"):
+        runs = [run for run in runs if run.job == job]
+        if not runs or runs[-1].finished:
             return Beginning()
     if not runs:
         raise InputError(f"--ckpt_path last: there is no run in {logs}; start without the flag")
     return _resume(runs[-1])
 
 
-def _last_write(run: Path) -> float:
-    """Time of the newest write to a run's record or last checkpoint, in seconds since 1970; 0 if it has neither."""
-    files = (run / "run.json", run / "checkpoints" / "last.ckpt")
-    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
-
-
-def _resume(run: Path) -> Beginning:
+def _resume(run: PastRun) -> Beginning:
     """Begin at the last checkpoint of ``run``, at the best one if the last is damaged or missing.
 
-    Without any checkpoint it begins at the first step, in the same folder.
+    Without any checkpoint it begins where its own start did, in the same folder.
     """
-    folder: Path | None = run
-    if "finished" in last_start(run / "run.json"):
-        log.info(f"{run} is finished and stays as it is: this run gets a new folder")
+    folder: Path | None = run.folder
+    if run.finished:
+        log.info(f"{run.folder} is finished and stays as it is: this run gets a new folder")
         folder = None
     problems: list[str] = []
-    for path in (run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"):
+    for path in (run.folder / "checkpoints" / "last.ckpt", run.folder / "checkpoints" / "best.ckpt"):
         if not path.is_file():
             continue
         begun = read_beginning(path)
@@ -146,8 +169,13 @@ def _resume(run: Path) -> Beginning:
         problems.append(f"{path}: {begun}")
     if problems:
         raise InputError([f"--ckpt_path last: {problem}" for problem in problems])
-    log.info(f"{run} was stopped before its first checkpoint: it starts again from the first step")
-    return Beginning(None, run)
+    if run.resumed_from and run.resumed_from.is_file():
+        begun = read_beginning(run.resumed_from)
+        if not isinstance(begun, str):
+            log.info(f"{run.folder} was stopped before its first checkpoint: it starts again from {begun.checkpoint}")
+            return replace(begun, folder=folder)
+    log.info(f"{run.folder} was stopped before its first checkpoint: it starts again from the first step")
+    return Beginning(None, folder)
 
 
 def read_beginning(path: Path) -> Beginning | str:
@@ -155,9 +183,9 @@ def read_beginning(path: Path) -> Beginning | str:
 
     No code in the file is executed (``weights_only``).
     """
-    if path.stat().st_size == 0:
-        return "the file is empty, perhaps because the disk was full; choose another checkpoint"
     try:
+        if path.stat().st_size == 0:
+            return "the file is empty, perhaps because the disk was full; choose another checkpoint"
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())[:150]
@@ -168,11 +196,85 @@ def read_beginning(path: Path) -> Beginning | str:
     except Exception as error:  # a damaged file can raise anything in the zip and pickle readers
         reason = " ".join(str(error).split())[:150]
         return f"the file is damaged or not a checkpoint; choose another one ({type(error).__name__}: {reason})"
+    if not isinstance(checkpoint, dict):
+        return f"the file holds a {type(checkpoint).__name__}, not a checkpoint of a training run; choose another one"
     missing = [key for key in ("state_dict", "loops", "global_step") if key not in checkpoint]
     if missing:
         return f"the file is not a checkpoint of a training run, it lacks {', '.join(missing)}; choose another one"
-    epochs = checkpoint["loops"].get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
-    return Beginning(path, None, checkpoint["global_step"], epochs.get("processed", 0), checkpoint.get(CURVES, {}))
+    missing = [key for key in ("optimizer_states", "lr_schedulers") if key not in checkpoint]
+    if missing:
+        return f"the file holds weights alone, to resume it lacks {', '.join(missing)}; choose another one"
+    if wrong := _wrong_types(checkpoint):
+        return f"the file is not a checkpoint of a training run, {wrong}; choose another one"
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    name = checkpoint.get("hyper_parameters", {}).get("model_name")
+    return Beginning(
+        path,
+        None,
+        checkpoint["global_step"],
+        epochs,
+        checkpoint.get(CURVES, {}),
+        {weight: tuple(tensor.shape) for weight, tensor in checkpoint["state_dict"].items()},
+        name if isinstance(name, str) else None,
+    )
+
+
+_COUNTS = {"ready": int, "started": int, "processed": int, "completed": int}
+_PROGRESS = {"total": _COUNTS, "current": _COUNTS}
+# What a checkpoint that Lightning can resume from holds. A type stands for a value, a dictionary for one that has these
+# names, a tuple of two for one of any names, with the types of its names and values.
+_FORM: dict[str, Any] = {
+    "state_dict": (str, torch.Tensor),
+    "global_step": int,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": {
+        "fit_loop": {
+            "state_dict": dict,
+            "epoch_loop.state_dict": dict,
+            "epoch_loop.batch_progress": _PROGRESS,
+            "epoch_progress": _PROGRESS,
+        }
+    },
+}
+_OPTIONAL: dict[str, Any] = {
+    "epoch": int,
+    "callbacks": (str, dict),
+    "hyper_parameters": dict,
+    CURVES: (str, int),
+}
+
+
+def _wrong_types(checkpoint: dict[Any, Any]) -> str | None:
+    """The first thing in a checkpoint that is not of its type, as the end of a sentence."""
+    form = _FORM | {name: wanted for name, wanted in _OPTIONAL.items() if name in checkpoint}
+    return _misshapen(checkpoint, form, "")
+
+
+def _misshapen(value: Any, form: Any, name: str) -> str | None:
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            return f"its {name} is a {type(value).__name__} in place of a dict"
+        for key, wanted in form.items():
+            inner = f"{name}.{key}" if name else key
+            if key not in value:
+                return f"it lacks {inner}"
+            if problem := _misshapen(value[key], wanted, inner):
+                return problem
+        return None
+    if isinstance(form, tuple):
+        keys, values = form
+        if not isinstance(value, dict):
+            return f"its {name} is a {type(value).__name__} in place of a dict"
+        wrong = next((pair for pair in value.items() if not (_is_a(pair[0], keys) and _is_a(pair[1], values))), None)
+        return f"its {name} holds {wrong[0]!r}, a {type(wrong[1]).__name__}" if wrong else None
+    if not _is_a(value, form) or (form is int and value < 0):
+        return f"its {name} is {value!r:.50}" if form is int else f"its {name} is a {type(value).__name__}"
+    return None
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
 def _write(checkpoint: dict[str, Any], target: Path) -> None:

@@ -1,6 +1,11 @@
-"""TensorBoard curves: a full disk does not end the run, and a resumed run continues them exactly.
+"""Curves, in TensorBoard and other loggers: what is shown where, and how to look at it.
 
-The price: points that cannot be written are dropped.
+TensorBoard's survive a full disk, and a resumed run continues them exactly. The price: points that cannot be written
+are dropped.
+
+TensorBoard sorts tags by name, capitals first, groups them by what stands before the slash, and opens the first two
+groups. So what people come for is in the group ``Overview``, a second time; under the names that tools read it is in
+``train`` and ``val``.
 """
 
 from __future__ import annotations
@@ -8,14 +13,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 log = logging.getLogger("qa_lightning")
+
+OVERVIEW = {
+    "val/exact_match": "Overview/EM",
+    "val/f1": "Overview/F1",
+    "val/best_f1": "Overview/F1_at_best_threshold",
+    "val/loss": "Overview/loss_of_validation",
+    "train/loss": "Overview/loss_of_training",
+}
 
 
 class CurveLogger(TensorBoardLogger):
@@ -31,9 +44,17 @@ class CurveLogger(TensorBoardLogger):
         self._silent_until = 0.0
         _keep_writer_threads_quiet()
 
+    def write_to(self, run: Path, purge_step: int | None = None) -> None:
+        """Write into a run's folder; where that run is resumed, an open TensorBoard forgets from a step on."""
+        self._version = run.name
+        if purge_step is not None:
+            self._kwargs["purge_step"] = purge_step
+
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add a point at ``step`` to the curve of each metric."""
-        self._attempt(lambda: super(CurveLogger, self).log_metrics(metrics, step))
+        """Add a point at ``step`` to the curve of each metric, but for the epoch's number, which Lightning adds."""
+        points = {name: value for name, value in metrics.items() if name != "epoch"}
+        points |= {OVERVIEW[name]: value for name, value in points.items() if name in OVERVIEW}
+        self._attempt(lambda: super(CurveLogger, self).log_metrics(points, step))
 
     def log_text(self, tag: str, text: str, step: int) -> None:
         """Add a Markdown text at ``step``."""
@@ -66,6 +87,102 @@ class CurveLogger(TensorBoardLogger):
                 f"curves could not be written to {self.log_dir} ({cause.strerror or cause}), training continues "
                 f"without them; free some space: the next try is in {self.retry_seconds:.0f} s"
             )
+
+
+def log_table(
+    logger: Logger, tag: str, header: Sequence[str], rows: Sequence[Sequence[str]], markdown: str, step: int
+) -> None:
+    """Add a table at ``step``, where the logger can show one: TensorBoard, MLflow and W&B can, CSV files cannot.
+
+    Args:
+        logger: of the run.
+        tag: names the table.
+        header: names of the columns.
+        rows: cells as plain text.
+        markdown: the whole table in Markdown.
+        step: index of the optimizer step.
+    """
+    if isinstance(logger, CurveLogger):
+        logger.log_text(tag, markdown, step)
+    elif isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_text(tag, markdown, step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_text(logger.run_id, markdown, f"{tag}/step_{step}.md")
+    elif isinstance(logger, WandbLogger):
+        logger.log_table(tag, list(header), [list(row) for row in rows], step=step)
+
+
+def log_figures(logger: Logger, group: str, figures: Mapping[str, Any], step: int) -> None:
+    """Add figures of matplotlib at ``step``, where the logger can show them; see `log_table`."""
+    for name, figure in figures.items():
+        tag = f"{group}/{name}"
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(tag, figure, step, close=False)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_figure(logger.run_id, figure, f"{tag}.png")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(tag, [figure], step=step)
+
+
+def log_result(
+    logger: Logger,
+    run: str,
+    settings: Mapping[str, float | str],
+    scores: Mapping[str, float],
+    step: int,
+    is_last: bool = False,
+) -> None:
+    """Add what a run came to: to TensorBoard as a row of its HParams tab, to other loggers as last points.
+
+    The tab takes a score from the last point of a curve. So, where the best checkpoint is not the last, the curves of
+    the overview get one more point, of that checkpoint, in place of curves of their own with a single point.
+
+    Args:
+        logger: of the run.
+        run: its name.
+        settings: the columns that tell runs apart, the same ones in every run. TensorBoard sorts them, and shows five.
+        scores: name, as in ``val/...``, -> score of the best checkpoint.
+        step: index of the last optimizer step.
+        is_last: whether the best checkpoint is the last one, so that the curves end with its scores already.
+    """
+    if not isinstance(logger, TensorBoardLogger):
+        logger.log_metrics({f"best/{name}": value for name, value in scores.items()}, step)
+        logger.save()
+        return
+    from tensorboard.plugins.hparams import summary_v2  # imported late: --help does not wait for it
+
+    tags = {OVERVIEW[f"val/{name}"]: value for name, value in scores.items()}
+    if not is_last:
+        logger.log_metrics(tags, step + 1)
+    columns = [summary_v2.HParam(name) for name in settings]
+    metrics = [summary_v2.Metric(tag, display_name=tag.partition("/")[2]) for tag in tags]
+    writer = logger.experiment._get_file_writer()
+    writer.add_summary(summary_v2.hparams_config_pb(columns, metrics))
+    writer.add_summary(summary_v2.hparams_pb(dict(settings), trial_id=run))
+    logger.experiment.flush()  # a finished run's files change no more
+
+
+def how_to_see(loggers: Iterable[Logger], shown_as: Callable[[Path], Path]) -> list[str]:
+    """The command, file or address that shows the curves of each logger.
+
+    Args:
+        loggers: of the run.
+        shown_as: how a path is written.
+    """
+    shown = []
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            shown.append(f"tensorboard --logdir {shown_as(Path(logger.root_dir))}")
+        elif isinstance(logger, CSVLogger):
+            shown.append(str(shown_as(Path(logger.log_dir) / "metrics.csv")))
+        elif isinstance(logger, MLFlowLogger):
+            address = str(logger._tracking_uri)
+            is_server = address.startswith("http")
+            shown.append(address if is_server else f"mlflow ui --backend-store-uri {address}")
+        elif isinstance(logger, WandbLogger):
+            run = logger.experiment
+            shown.append(f"wandb sync {shown_as(Path(run.dir).parent)}" if logger._offline else str(run.url))
+    return shown
 
 
 def curve_files(run: Path) -> list[Path]:

@@ -1,17 +1,27 @@
 """Turns failures from outside of the code (memory, the compiler, another process) into messages with fixes.
 
-Also keeps freed memory, so that training on a CPU is faster.
+Starts a run's other processes and watches them. Also keeps freed memory, so that training on a CPU is faster.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _basic_subprocess_cmd
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from qa_lightning.errors import InputError
 
@@ -19,6 +29,138 @@ from qa_lightning.errors import InputError
 def lost_a_process(error: RuntimeError) -> bool:
     """Whether the remaining processes raise this error when one of them has ended."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+
+
+STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # the id of the first process, in the environment of those that it started
+
+
+def connection_reason(error: RuntimeError) -> str:
+    """What such an error says, without the place in the library's code and its advice."""
+    said = re.sub(r"\[/\S*\] *", "", " ".join(str(error).split()))
+    return said.partition(". This is typically")[0][:200]
+
+
+class Launcher(_SubprocessScriptLauncher):
+    """Starts the run's other processes on this machine, and knows how they ended and what they said last.
+
+    Lightning's own kills the first process too, without a word, when another one ends.
+
+    Args:
+        like: Lightning's launcher, whose place this one takes.
+        tell: is called with what is known of a lost process if the first one does not notice, for it waits for ever.
+    """
+
+    seconds = 5.0  # that the first process has to notice by itself, and the others to end when they are told to
+
+    def __init__(self, like: _SubprocessScriptLauncher, tell: Callable[[str], None]) -> None:
+        super().__init__(like.cluster_environment, like.num_processes, like.num_nodes)
+        self._tell = tell
+        self._said: list[bytes] = []
+        self._readers: list[threading.Thread] = []
+        self._over = False
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
+        """Start the other processes, if this is the first one and they do not run yet, and call ``function``."""
+        if not self.cluster_environment.creates_processes_externally:
+            self._start()
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+    def lost(self) -> str | None:
+        """What is known of the first other process that failed; None if none did."""
+        for number, process in enumerate(self.procs):
+            status = process.poll()
+            if status:
+                self._readers[number].join(1)  # its last words may still be on their way
+                how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
+                if status == -signal.SIGKILL:
+                    how += " (the system does so when memory runs out)"
+                words = self._said[number].decode(errors="replace").split("\n")
+                last = next((line.strip() for line in reversed(words) if line.strip()), "")
+                said = f'; the last it said: "{last[-300:]}"' if last else ", and said nothing"
+                return f"process {number + 1} of this run (counted from 0) {how}{said}"
+        return None
+
+    def wait_for_lost(self) -> str | None:
+        """`lost`, for a process whose connection broke some time before it has ended."""
+        self._over = True  # this process has noticed
+        deadline = time.monotonic() + self.seconds
+        while not (known := self.lost()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return known
+
+    def end(self) -> None:
+        """End the other processes: ask them to stop, and kill those that do not in time."""
+        self._over = True
+        for process in self.procs:
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + self.seconds
+        for process in self.procs:
+            try:
+                process.wait(max(deadline - time.monotonic(), 0.01))
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def _start(self) -> None:
+        self._check_can_spawn_children()
+        environment = self.cluster_environment
+        os.environ |= {
+            "MASTER_ADDR": environment.main_address,
+            "MASTER_PORT": str(environment.main_port),
+            "NODE_RANK": str(environment.node_rank()),
+            "LOCAL_RANK": str(environment.local_rank()),
+            "WORLD_SIZE": str(self.num_processes * self.num_nodes),
+        }
+        for rank in range(1, self.num_processes):
+            own = {"LOCAL_RANK": str(rank), STARTED_BY: str(os.getpid())}
+            process = subprocess.Popen(_basic_subprocess_cmd(), env=os.environ | own, stderr=subprocess.PIPE)
+            reader = threading.Thread(target=self._pass_on, args=(process, len(self.procs)), daemon=True)
+            self.procs.append(process)
+            self._said.append(b"")
+            self._readers.append(reader)
+            reader.start()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _pass_on(self, process: subprocess.Popen[bytes], number: int) -> None:
+        """Show what a process says on stderr, and keep the end of it."""
+        assert process.stderr is not None
+        while part := os.read(process.stderr.fileno(), 1 << 16):
+            self._said[number] = (self._said[number] + part)[-4000:]
+            with suppress(ValueError):  # stderr is closed
+                print(part.decode(errors="replace"), end="", file=sys.stderr, flush=True)
+
+    def _watch(self) -> None:
+        """End this process if another one was lost and it does not notice, as where it waits for an answer."""
+        while not (lost := self.lost()):
+            if self._over or all(process.returncode == 0 for process in self.procs):
+                return
+            time.sleep(0.5)
+        time.sleep(self.seconds)
+        if not self._over:
+            for process in self.procs:
+                process.kill()
+            self._tell(lost)
+            os._exit(1)
+
+
+def end_with_parent() -> None:
+    """End this process some seconds after the one that started it, if it then still waits for it."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        time.sleep(Launcher.seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def out_of_memory_problems(
@@ -41,14 +183,15 @@ def out_of_memory_problems(
         max_length: the longest window, in tokens.
         precision: the Trainer's, such as ``bf16-mixed``.
     """
-    half = max(1, batch_size // 2)
+    # At most half a batch, and a divisor of it, so that a step keeps its windows.
+    half = max((size for size in range(1, batch_size // 2 + 1) if batch_size % size == 0), default=1)
     problems = [
         f"out of memory at step {step} with --data.batch_size {batch_size}, --data.max_length {max_length}, "
         f"--data.eval_batch_size {eval_batch_size} ({' '.join(str(error).split())[:200]}). Flags that help:"
     ]
     if batch_size > 1:
         problems.append(
-            f"--data.batch_size {half} --trainer.accumulate_grad_batches {accumulated * -(-batch_size // half)}: the "
+            f"--data.batch_size {half} --trainer.accumulate_grad_batches {accumulated * batch_size // half}: the "
             "same number of windows per step, in smaller batches"
         )
     if precision.startswith("32"):

@@ -1,25 +1,38 @@
-"""Records a run in ``run.json`` in its folder: command, versions, seed, data and source revision."""
+"""A run's own folder, and its record there, ``run.json``: command, versions, seed, data and source revision.
+
+A run claims ``version_N`` by making it, which only one process can, and notes its start in it at once: runs are told
+apart and put in order by what they say themselves.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from qa_lightning.files import write_json
 from qa_lightning.runs.signals import slurm_job
 from qa_lightning.wording import program_name
+
+log = logging.getLogger("qa_lightning")
+
+RECORD = "run.json"
+_EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 
 PACKAGES = (
     "qa-lightning",
@@ -34,23 +47,12 @@ PACKAGES = (
 )
 
 
-def describe_run(
-    seed: int,
-    devices: str,
-    precision: str,
-    data: Mapping[str, Any],
-    resumed_from: str | None,
-    base_model: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Everything that says what was run, as JSON values.
+def describe_start(seed: int, resumed_from: str | None) -> dict[str, Any]:
+    """What is known of a run before anything is prepared, as JSON values.
 
     Args:
         seed: the seed of the whole run.
-        devices: such as ``2 x CUDA``.
-        precision: the Trainer's, such as ``bf16-mixed``.
-        data: of each split: source, fingerprint, numbers of questions and windows.
         resumed_from: the checkpoint that it resumed from; None if it began at the first step.
-        base_model: the name of the model that is fine-tuned, and whether it comes from the Hub.
     """
     return {
         "started": _now(),
@@ -58,13 +60,23 @@ def describe_run(
         "resumed_from": resumed_from,
         "slurm_job": slurm_job(),
         "seed": seed,
-        "devices": devices,
-        "precision": precision,
-        "data": dict(data),
-        "base_model": dict(base_model),
         "versions": {"python": platform.python_version(), **package_versions()},
         "git": git_revision(Path(__file__).parent),
     }
+
+
+def describe_run(
+    devices: str, precision: str, data: Mapping[str, Any], base_model: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The rest of what says what was run, known once training begins, as JSON values.
+
+    Args:
+        devices: such as ``2 x CUDA``.
+        precision: the Trainer's, such as ``bf16-mixed``.
+        data: of each split: source, fingerprint, numbers of questions and windows.
+        base_model: the name of the model that is fine-tuned, and whether it comes from the Hub.
+    """
+    return {"devices": devices, "precision": precision, "data": dict(data), "base_model": dict(base_model)}
 
 
 def package_versions() -> dict[str, str]:
@@ -104,39 +116,203 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
 
 
 def append_run(path: Path, run: Mapping[str, Any]) -> None:
-    """Append a start to the list in ``path``: a resumed run has one entry per start."""
-    write_json(path, [*_read(path), dict(run)])
+    """Append a start to the list in ``path``: a resumed run has one entry per start. What can be read there stays."""
+    write_json(path, [*_read(path)[0], dict(run)])
+
+
+def complete_start(path: Path, values: Mapping[str, Any]) -> None:
+    """Add to the last entry in ``path``."""
+    *before, last = _read(path)[0] or [{}]
+    write_json(path, [*before, last | dict(values)])
 
 
 def mark_finished(path: Path, scores: Mapping[str, float], weights: str) -> None:
     """Add to the last entry in ``path`` that the run finished, its scores, and the digest of the weights it wrote."""
-    *before, last = _read(path)
-    finished = {"finished": _now(), "scores": dict(scores), "weights": weights}
-    write_json(path, [*before, last | finished])
+    complete_start(path, {"finished": _now(), "scores": dict(scores), "weights": weights})
 
 
 def last_start(path: Path) -> dict[str, Any]:
     """The last entry in ``path``; empty if there is none or the file cannot be read."""
+    starts, _ = _read(path)
+    return starts[-1] if starts else {}
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run that was found by its folder.
+
+    Attributes:
+        folder: ``version_N``.
+        starts: what its record says of each start; empty where it was lost before it could note any.
+        problem: what is wrong with the record, if anything is.
+    """
+
+    folder: Path
+    starts: tuple[Mapping[str, Any], ...] = field(default=())
+    problem: str | None = None
+
+    @property
+    def number(self) -> int:
+        """The N of ``version_N``: a later run has a higher one; -1 for other names."""
+        found = re.fullmatch(r"version_(\d+)", self.folder.name)
+        return int(found[1]) if found else -1
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last start came to its end; where the record is damaged, whether its model is there."""
+        if self.problem and (self.folder / "model").is_dir():
+            return True
+        return bool(self.starts) and isinstance(self.starts[-1].get("finished"), str)
+
+    @property
+    def job(self) -> str | None:
+        """The SLURM job of its last start."""
+        job = self.starts[-1].get("slurm_job") if self.starts else None
+        return job if isinstance(job, str) else None
+
+    @property
+    def resumed_from(self) -> Path | None:
+        """The checkpoint that its last start began at."""
+        given = self.starts[-1].get("resumed_from") if self.starts else None
+        return Path(given) if isinstance(given, str) else None
+
+
+def claim_folder(logs: Path) -> Path:
+    """Make ``version_N`` in ``logs``, N the next free number, for this run alone: others at the same time get others.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((PastRun(folder).number for folder in logs.glob("version_*")), default=-1)
+    while True:
+        folder = logs / f"version_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def release_folder(folder: Path) -> None:
+    """Take back a claim: remove a folder in which nothing but the record of its start lies."""
+    if {path.name for path in folder.iterdir()} <= {RECORD}:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_runs(logs: Path) -> list[PastRun]:
+    """The runs in ``logs``, in the order of their last starts, as they say themselves; a damaged record is told.
+
+    A run that does not say when it started comes right after those that were claimed before it.
+    """
+    runs = sorted((_look(folder) for folder in logs.glob("version_*") if _is_run(folder)), key=lambda run: run.number)
+    latest, when = _EARLIEST, {}
+    for run in runs:
+        if run.problem:
+            log.warning(f"{run.folder / RECORD} {run.problem}; of its starts, {len(run.starts)} can be read")
+        times = [_time(start.get("started")) for start in run.starts] or [None]
+        latest = max(latest, times[0] or _EARLIEST)
+        when[run.folder] = times[-1] or latest
+    return sorted(runs, key=lambda run: (when[run.folder], run.number))
+
+
+def _look(folder: Path) -> PastRun:
+    starts, problem = _read(folder / RECORD)
+    return PastRun(folder, tuple(starts), problem)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a run of this package, though perhaps one that was killed before it could write anything."""
+    if not folder.is_dir():
+        return False
+    if any((folder / name).exists() for name in (RECORD, "checkpoints/last.ckpt", "checkpoints/best.ckpt")):
+        return True
+    left = {path.name for path in folder.iterdir() if not path.name.startswith(f".{RECORD}.")}
     try:
-        runs = _read(path)
-    except (OSError, ValueError):
-        return {}
-    return runs[-1] if runs else {}
+        config = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace") if left else ""
+    except OSError:
+        return False
+    return not left or "save_every_minutes:" in config  # a flag that other projects' runs have not
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    runs: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    return runs
+def _read(path: Path) -> tuple[list[dict[str, Any]], str | None]:
+    """The starts that can be read in a record, and what is wrong with it, if anything is."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return [], None
+    except OSError as error:
+        return [], f"cannot be read ({error.strerror})"
+    if not content.strip(b"\0 \r\n\t"):
+        return [], "is empty, perhaps because the power failed or the disk was full"
+    text = content.decode("utf-8", errors="replace")
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return _whole_starts(text), "is damaged"
+    if isinstance(values, list) and all(isinstance(value, dict) for value in values):
+        return values, None
+    listed = values if isinstance(values, list) else [values]
+    return [value for value in listed if isinstance(value, dict)], "is not a list of starts"
+
+
+def _whole_starts(text: str) -> list[dict[str, Any]]:
+    """The entries of a list before the place where it is cut off or damaged."""
+    found: list[dict[str, Any]] = []
+    decoder, position = json.JSONDecoder(), text.find("{")
+    while position >= 0:
+        try:
+            value, end = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            break
+        found.append(value)
+        between = re.compile(r"[\s,]*").match(text, end)
+        position = between.end() if between and text[between.end() : between.end() + 1] == "{" else -1
+    return found
+
+
+def _time(value: Any) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+class RunFolder(Callback):
+    """Knows the run's own folder, on every process, and sends checkpoints there that were given no other place.
+
+    Attributes:
+        path: the folder; None until it is claimed, and where nothing is written.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say where checkpoints go, before their callbacks ask the logger."""
+        for callback in trainer.checkpoint_callbacks:
+            if self.path and isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.path / "checkpoints")
+
+
+def own_folder(trainer: Trainer) -> Path | None:
+    """The folder that this run claimed; None if it claimed none, as outside of the command."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback.path for callback in callbacks if isinstance(callback, RunFolder)), None)
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """The folder of a run; None where nothing is written. All processes must call it together.
+    """The folder of a run, whatever logs; None where nothing is written. All processes must call it together.
 
     Args:
         trainer: of the run.
     """
+    if any(isinstance(callback, RunFolder) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        return own_folder(trainer)
     return Path(trainer.log_dir) if trainer.log_dir is not None else None

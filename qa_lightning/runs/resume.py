@@ -11,7 +11,6 @@ the batches of one optimizer step there is no safe point.
 
 from __future__ import annotations
 
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from qa_lightning.runs.checkpoints import CURVES
 from qa_lightning.runs.curves import curve_lengths
-from qa_lightning.runs.signals import Stop, StopSignals, slurm_job
+from qa_lightning.runs.record import own_folder
+from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 
 _LOOP = "epoch_loop."  # prefix of the epoch loop's keys in the fit loop's state
-
-
-class Stopped(SystemExit):
-    """A run was asked to stop, and has stopped.
-
-    Args:
-        stop: why; it also gives the exit status.
-    """
-
-    def __init__(self, stop: Stop) -> None:
-        super().__init__(int(stop.status))
-        self.stop = stop
 
 
 class LastCheckpoint(Checkpoint):
@@ -46,6 +34,7 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         minutes: time after which the file is written again, at the next safe point.
+        signals: of whoever listens before and after training too; None listens while the run trains.
 
     Attributes:
         path: the file; None until it is written or resumed from.
@@ -55,17 +44,17 @@ class LastCheckpoint(Checkpoint):
     writes = True  # False only listens to signals, where checkpoints are switched off
     every_validation_batches = 16  # validation batches between two checks for a signal
 
-    def __init__(self, minutes: float = 15.0) -> None:
+    def __init__(self, minutes: float = 15.0, signals: StopSignals | None = None) -> None:
         self.minutes = minutes
         self.path: Path | None = None
         self.step = 0
-        self._signals = StopSignals()
+        self._signals = signals or StopSignals()
         self._saved_at: tuple[int, int] | None = None  # see _progress
         self._saved_when = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; a checkpoint that the run resumed from need not be written again."""
-        self._signals.listen()  # only now: Lightning has just set its own handlers, which it removes at the end
+        self._signals.hold()  # only now: Lightning may just have set its own handlers, which it removes at the end
         self._saved_when = time.monotonic()
         self._saved_at = _progress(trainer)
         if trainer.ckpt_path is not None:
@@ -130,12 +119,12 @@ class LastCheckpoint(Checkpoint):
             between_batches(loops, trainer.global_step, due)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put back the signal handlers that were there before."""
-        self._signals.restore()
+        """There are no more safe points."""
+        self._signals.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put back the signal handlers that were there before."""
-        self._signals.restore()
+        """There are no more safe points."""
+        self._signals.release()
 
     def _agree(self, trainer: Trainer) -> tuple[bool, Stop]:
         """Whether to save, and why to stop, if at all.
@@ -151,7 +140,7 @@ class LastCheckpoint(Checkpoint):
         return bool(wishes % 2), Stop(wishes // 2)
 
     def _save(self, trainer: Trainer) -> None:
-        if not self.writes:
+        if not self.writes or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         path = self._folder(trainer) / "last.ckpt"
         before = _file_identity(path)
@@ -161,7 +150,9 @@ class LastCheckpoint(Checkpoint):
         self._saved_at, self._saved_when = _progress(trainer), time.monotonic()
 
     def _folder(self, trainer: Trainer) -> Path:
-        """The folder of the best checkpoint; without one, ``checkpoints`` in the Trainer's root folder."""
+        """``checkpoints`` in the run's own folder; elsewhere where the best one is, or in the Trainer's root folder."""
+        if own := own_folder(trainer):
+            return own / "checkpoints"
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath:
                 return Path(callback.dirpath)
@@ -171,7 +162,7 @@ class LastCheckpoint(Checkpoint):
         if not stop:
             return
         if stop is Stop.REQUEUE and trainer.is_global_zero:
-            subprocess.run(["scontrol", "requeue", str(slurm_job())], check=False)
+            requeue_job()
         raise Stopped(stop)
 
 

@@ -5,9 +5,12 @@ Only real tokens count as work. Padding is work done for nothing: it lowers util
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -136,3 +139,21 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
         warnings.simplefilter("ignore")  # it warns about unknown devices
         peak = get_available_flops(device, dtype)
     return float(peak) if peak else None
+
+
+def memory_used(device: torch.device) -> str:
+    """In words: the most memory that a run's tensors took on a GPU so far, or what the process takes on a CPU."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB at most on the GPU"
+    return f"{_resident_bytes() / 2**30:.1f} GiB of memory"
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):  # not Linux: the most so far
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")

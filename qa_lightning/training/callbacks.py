@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from tqdm import tqdm
 
 from qa_lightning.models.tiny import TINY
+from qa_lightning.progress import duration
 from qa_lightning.runs.curves import last_step
-from qa_lightning.runs.record import append_run, describe_run
+from qa_lightning.runs.record import RECORD, complete_start, describe_run, run_folder
 from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
+from qa_lightning.runs.watching import RunAhead, RunBar, StepLines, ValidationProgress, learning_rate, say, step_loss
 from qa_lightning.training.sample_table import SamplePredictions
+
+log = logging.getLogger("qa_lightning")
 
 
 class EpochLines(Callback):
     """Prints a line after each validation: losses, EM, F1 and throughput.
 
-    Throughput counts only training steps, over all processes. It is logged every ``log_every_n_steps`` optimizer
-    steps, and before each validation for the steps since then.
+    Throughput counts only training steps, over all processes. It is logged, with the learning rate of the last step,
+    every ``log_every_n_steps`` optimizer steps, and before each validation for the steps since then.
     """
 
     def __init__(self) -> None:
@@ -32,8 +35,9 @@ class EpochLines(Callback):
         self._started = time.perf_counter()
 
     def _clear(self) -> None:
-        self._loss = torch.zeros((), dtype=torch.float64)
+        self._loss = 0.0
         self._batches = 0
+        self._learning_rate = 0.0
         self._parts: list[Throughput] = []
         self._counter = StepCounter()
         self._running_since: float | None = None
@@ -45,6 +49,7 @@ class EpochLines(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock of the training steps, if it is stopped."""
+        self._learning_rate = learning_rate(trainer)
         if self._running_since is None:
             self._running_since = time.perf_counter()
 
@@ -52,9 +57,7 @@ class EpochLines(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a batch; log the throughput if that is due."""
-        loss = pl_module.step_loss
-        assert isinstance(loss, torch.Tensor)
-        self._loss = self._loss.to(loss.device) + loss
+        self._loss += step_loss(pl_module)
         self._batches += 1
         self._counter.add(batch["attention_mask"])
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -87,15 +90,16 @@ class EpochLines(Callback):
         self._parts.append(part)
         _, tokens_before, padded_before, _ = (float(value) for value in self._before)
         share = 1 - (tokens + tokens_before) / max(padded + padded_before, 1)
+        points = part.metrics | {"train/padding_share": share, "train/learning_rate": self._learning_rate}
         for logger in trainer.loggers:
-            logger.log_metrics(part.metrics | {"train/padding_share": share}, step=last_step(trainer))
+            logger.log_metrics(points, step=last_step(trainer))
         self._before = torch.zeros_like(self._before)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the epoch's losses and the token counts since the last logged point; measured speed is not kept."""
         tokens = trainer.strategy.reduce(self._counter.peek(pl_module.device).clone(), reduce_op="sum").cpu()
         checkpoint["epoch_so_far"] = {
-            "loss": float(self._loss),
+            "loss": self._loss,
             "batches": self._batches,
             "counted": (tokens + self._before).tolist(),
         }
@@ -104,7 +108,7 @@ class EpochLines(Callback):
         """Restore the epoch's losses and token counts, if training resumes."""
         so_far = checkpoint.get("epoch_so_far")
         if so_far is not None and trainer.state.fn == TrainerFn.FITTING:
-            self._loss = torch.tensor(so_far["loss"], dtype=torch.float64)
+            self._loss = float(so_far["loss"])
             self._batches = so_far["batches"]
             self._before = torch.tensor(so_far["counted"], dtype=torch.int64)
 
@@ -118,48 +122,40 @@ class EpochLines(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             last = "before training" if trainer.global_step == 0 else "last weights"
             when = "best checkpoint" if trainer.ckpt_path else last
-            _say(trainer, f"{when:<15} {scores}")
+            say(trainer, f"{when:<15} {scores}")
             return
-        loss = float(self._loss) / max(self._batches, 1)
+        loss = self._loss / max(self._batches, 1)
         done = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        minutes, seconds = divmod(round(time.perf_counter() - self._started), 60)
+        elapsed = duration(time.perf_counter() - self._started)
         speed = f"{Throughput.total(self._parts)}  " if self._parts else ""  # none if resumed at this validation
-        _say(
+        say(
             trainer,
-            f"{done:<15} {scores}  train loss {loss:.2f}  {speed}{minutes}:{seconds:02d}",
+            f"{done:<15} {scores}  train loss {loss:.2f}  {speed}{elapsed}",
         )
         self._clear()
 
 
 class RunRecord(Callback):
-    """Writes ``run.json`` into the run's folder when a fit starts; see `record.describe_run`.
-
-    Args:
-        seed: the seed of the whole run.
-        resumed_from: the checkpoint that the run resumed from; None if it began at the first step.
-    """
-
-    def __init__(self, seed: int, resumed_from: Path | None) -> None:
-        self.seed = seed
-        self.resumed_from = resumed_from
+    """Completes the start in ``run.json`` when a fit starts; see `record.describe_run`."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Append this start, on the first process."""
-        folder = trainer.log_dir  # a broadcast, so every process must read it
+        """Write; a full disk is no reason not to train."""
+        folder = run_folder(trainer)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if folder is None or not trainer.is_global_zero:
             return
         kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
         name = str(pl_module.hparams["model_name"])
         run = describe_run(
-            self.seed,
             f"{trainer.world_size} x {kind}",
             str(trainer.precision),
             data.describe(),
-            str(self.resumed_from) if self.resumed_from else None,
             {"name": name, "hub": name != TINY and not Path(name).expanduser().exists()},
         )
-        append_run(Path(folder) / "run.json", run)
+        try:
+            complete_start(folder / RECORD, run)
+        except OSError as error:
+            log.warning(f"{folder / RECORD} could not be written, training continues ({error.strerror})")
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -191,20 +187,13 @@ def default_callbacks(interactive: bool) -> list[Callback]:
     """The callbacks of every run.
 
     Args:
-        interactive: whether a person watches a terminal; only then a progress bar is shown.
+        interactive: whether a person watches a terminal, where a bar is shown; otherwise lines are printed.
     """
-    callbacks: list[Callback] = [
+    return [
         EpochLines(),
         SamplePredictions(),
-        LearningRateMonitor("step"),
+        RunAhead(),
+        RunBar() if interactive else StepLines(),
+        ValidationProgress(),
         BestCheckpoint(),
     ]
-    if interactive:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))  # each refresh waits for the device
-    return callbacks
-
-
-def _say(trainer: Trainer, line: str) -> None:
-    if trainer.is_global_zero:
-        tqdm.write(line)  # clears a progress bar, prints, and draws the bar again below
-        sys.stdout.flush()  # so that a file or a pipe gets the line at once

@@ -171,8 +171,8 @@ class SquadDataModule(LightningDataModule):
             prepared = self.prepared(split)
             rows, windows = prepared.summaries()
             described[split] = {
-                "source": rows["source"],
-                "kind": source_kind(rows["source"]),
+                "source": prepared.source,  # not where the rows lay when they were prepared: files are moved
+                "kind": source_kind(prepared.source),
                 "held_out": self.validation_fraction if split == "validation" and self._source(split)[1] else None,
                 "fingerprint": self.fingerprint(split),
                 "features": prepared.features_folder.name,
@@ -209,7 +209,8 @@ class SquadDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches for this process; see `TrainingSampler` for their order."""
         if self.train_set is None:
-            raise InputError("there is nothing to train on: --data.dataset is not given")
+            missing = "--data.dataset is not given" if self.dataset is None else 'call setup("fit") first'
+            raise InputError(f"there is nothing to train on: {missing}")
         world, rank = self._world()
         accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
         lengths = self.train_set.store.windows["length"]

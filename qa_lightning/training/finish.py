@@ -19,7 +19,6 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from safetensors import SafetensorError
 
@@ -30,11 +29,13 @@ from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
 from qa_lightning.models.settings import AnswerSettings
-from qa_lightning.runs.record import mark_finished, run_folder
+from qa_lightning.runs.checkpoints import Beginning, read_beginning
+from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
+from qa_lightning.runs.record import RECORD, mark_finished, run_folder
 from qa_lightning.training.callbacks import BestCheckpoint
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
-from qa_lightning.wording import command_words
+from qa_lightning.wording import command_words, visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -79,20 +80,22 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     if scored:
         _rate(trainer, module, data, settings, folder)
         names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
-        scores = {f"best/{name}": float(trainer.callback_metrics[f"val/{name}"]) for name in names}
+        scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     elif trainer.limit_val_batches == 0:
         log.info("--trainer.limit_val_batches 0: no validation, so no scores and no fitted threshold or temperature")
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            with _costs_that_alone("hyper-parameters in TensorBoard"):
-                logger.log_hyperparams(dict(module.hparams) | dict(data.hparams), scores)
-                logger.experiment.flush()  # so that a finished run's files never change again
+    with _costs_that_alone("table of this run's result"):
+        result = (folder.parent.name, _telling_settings(trainer, module, data), scores, last_step(trainer))
+        begun = read_beginning(Path(best)) if best else None
+        is_last = isinstance(begun, Beginning) and begun.step == trainer.global_step
+        for logger in trainer.loggers:
+            log_result(logger, *result, is_last)
     with _costs_that_alone("record of the end of the run"):
-        mark_finished(folder.parent / "run.json", scores, weights_digest(folder))
+        recorded = {f"best/{name}": score for name, score in scores.items()}
+        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder))
     shown = relative(folder)
     what = "the best checkpoint is" if best else f"the weights after step {trainer.global_step} are"
     log.info(f"\n{what} written as a model for transformers: {shown}")
-    for place in _curves(trainer):
+    for place in how_to_see(trainer.loggers, relative):
         log.info(f"curves:    {place}")
     with _costs_that_alone("question to ask"):
         log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
@@ -168,18 +171,20 @@ def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
         drawn = figures(found)
         plots.save(drawn, folder)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for name, figure in drawn.items():
-                    logger.experiment.add_figure(f"confidence/{name}", figure, trainer.global_step, close=False)
+            log_figures(logger, "val_confidence", drawn, last_step(trainer))
 
 
-def _curves(trainer: Trainer) -> Iterator[str]:
-    """How the curves of each logger can be seen."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            yield f"tensorboard --logdir {relative(Path(logger.log_dir).parent)}"
-        elif isinstance(logger, CSVLogger):
-            yield str(relative(Path(logger.log_dir) / "metrics.csv"))
+def _telling_settings(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> dict[str, Any]:
+    """What tells one run from another, for a table of runs; the first five by the alphabet are what matters most."""
+    return {
+        "batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        "epochs": trainer.current_epoch,
+        **{name: module.hparams[name] for name in ("layer_decay", "learning_rate")},
+        "model": str(module.hparams["model_name"]),
+        "seed": data.seed,
+        "tokens_a_window": data.settings.max_length,
+        **{name: module.hparams[name] for name in ("warmup_ratio", "weight_decay")},
+    }
 
 
 @contextmanager
@@ -241,6 +246,9 @@ def outliving_the_end(trainer: Trainer) -> Iterator[Ending]:
         raise
     except Exception as error:
         if trainer.global_step == 0 or not trainer.fit_loop.done:
+            raise
+        if trainer.world_size > 1:  # the others may wait for this one, or it for them
+            log.warning("all was trained before this fault: --ckpt_path last writes the model")
             raise
         reason = " ".join(str(error).split())
         log.warning(
@@ -318,5 +326,6 @@ def relative(path: Path) -> Path:
 
 
 def ask_command(model: Path, question: str, context: str) -> str:
-    """The command that asks a model a question, quoted for a shell."""
+    """The command that asks a model a question, quoted for a shell, on one line."""
+    question, context = (visible(" ".join(text.split())) for text in (question, context))
     return shlex.join([*command_words("predict"), "--model", str(model), "--question", question, "--context", context])

@@ -49,7 +49,8 @@ class QALightningModule(LightningModule):
     """Trains a question answering model, and scores it in every validation epoch.
 
     After a validation epoch, each process holds all answers in ``predictions`` and their scores, under the official
-    scorers' names, in ``scores``. If some question has no answer, or ``temperatures`` is set, ``outcomes`` says how
+    scorers' names, in ``scores``; ``wrong`` has the numbers of the answers without an exact match, of the share that
+    this process scored. If some question has no answer, or ``temperatures`` is set, ``outcomes`` says how
     right the best spans are; otherwise it is None.
 
     Each training step seeds its random numbers from the run's seed, epoch, batch and process, so a resumed run draws
@@ -113,7 +114,8 @@ class QALightningModule(LightningModule):
         self._decoder: Decoder | None = None
         self._watched: WatchedLoss | None = None
         self._seed: int | None = None
-        self.step_loss = torch.zeros(())
+        self.step_loss = math.nan
+        self.wrong: NDArray[np.int64] = np.zeros(0, np.int64)
 
     @property
     def backbone(self) -> torch.nn.Module:
@@ -150,14 +152,15 @@ class QALightningModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss to backpropagate: this batch's part of the mean over all features of the optimizer step.
 
-        ``step_loss`` then holds the mean over this batch, over all processes.
+        ``step_loss`` then holds the mean over this batch, over all processes, once the backward pass is under way.
         """
         start, end = self(batch)
         losses = span_loss(start, end, batch)
         own = losses.detach().mean()
-        self.step_loss = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
-        self._watched = WatchedLoss(own, self.step_loss, batch["feature"])
-        self.log("train/loss", self.step_loss, prog_bar=True, batch_size=len(start))
+        mean = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        self._watched = WatchedLoss(own, mean, batch["feature"])
+        # Not for Lightning's progress bars: they would wait for the device after every step, drawn or not.
+        self.log("train/loss", mean, batch_size=len(start))
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
         if not isinstance(sampler, TrainingSampler):
             return losses.mean()
@@ -172,6 +175,7 @@ class QALightningModule(LightningModule):
         if self._watched is None:
             return
         own, mean = self._watched.values()
+        self.step_loss = mean
         if math.isfinite(mean):
             return
         dataset = getattr(self.trainer.train_dataloader, "dataset", None)
@@ -212,7 +216,9 @@ class QALightningModule(LightningModule):
         assert isinstance(metric, SquadMetric)
         share = (self.trainer.global_rank, self.trainer.world_size)
         outcomes = judge(self.predictions, metric.scoring, share)
-        metric.update_scores(*outcomes.scores(self.threshold, dataset.version_2), outcomes.has_answer)
+        exact, f1 = outcomes.scores(self.threshold, dataset.version_2)
+        metric.update_scores(exact, f1, outcomes.has_answer)
+        self.wrong = np.flatnonzero(exact == 0) * share[1] + share[0]
         self.scores = scores = metric.compute()
         metric.reset()
         if dataset.version_2 or self.temperatures:

@@ -76,6 +76,12 @@ def test_one_line_an_epoch_and_how_to_go_on_are_printed(run) -> None:
         assert re.fullmatch(rf"epoch {epoch}/3 +{scores}  train loss {number}  {speed}  \d+:\d\d", line), line
     assert any("60 questions" in line and "windows" in line for line in lines)
     assert any("1 device x 8 windows x 1 accumulated = 8 windows per step" in line for line in lines)
+    (ahead,) = [line for line in lines if line.startswith("ahead: ")]
+    assert re.fullmatch(r"ahead: +\d+ windows in 11 batches an epoch, 33 steps of the optimizer in all", ahead)
+    assert any(re.fullmatch(r"validates: after every epoch, \d+ windows", line) for line in lines)
+    (saved,) = [line for line in lines if line.startswith("saves: ")]
+    assert "last.ckpt every 15 minutes" in saved
+    assert saved.endswith(f"all in {version(run)}")
     assert any(line.startswith("ask it:") and " predict --model " in line for line in lines)
 
 
@@ -93,8 +99,9 @@ def test_tensorboard_holds_the_curves_the_samples_and_the_hyperparameters(run) -
         assert points[0].step == 0
         assert sorted({point.step for point in points}) == [point.step for point in points]
     assert len(events.Scalars("train/loss")) >= 3
-    rates = [point.value for point in events.Scalars("lr-AdamW/pg1")]
+    rates = [point.value for point in events.Scalars("train/learning_rate")]
     assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(2e-3 * 32 / 33)  # of the second of 33 steps
     for name in ("train/features_per_second", "train/tokens_per_second", "train/padding_share"):
         points = events.Scalars(name)
         # 11 steps per epoch: logged after every second one and at the end of the epoch; Lightning numbers them from 0
@@ -103,8 +110,20 @@ def test_tensorboard_holds_the_curves_the_samples_and_the_hyperparameters(run) -
     assert "train/utilization" not in events.Tags()["scalars"]  # a CPU's peak is not known
     (samples, *_) = [events.Tensors(tag) for tag in events.Tags()["tensors"] if tag.startswith("val/samples")]
     table = samples[-1].tensor_proto.string_val[0].decode()
-    assert table.startswith("| question | gold answers | prediction | score |")
+    assert table.startswith("| question | gold answers | prediction | F1 | score | context |")
     assert "Where lives Anna ?" in table
+    shown = [line.split(" | ")[3] for line in table.splitlines()[2:]]
+    exact = [point.value for point in events.Scalars("val/exact_match")][-1]
+    assert len(shown) == 10 + min(10, round(25 * (1 - exact / 100)) - sum(f1 != "100" for f1 in shown[:10]))
+    assert "100" not in shown[10:]  # errors, besides the ten that are always the same
+    # It opens on what people come for: capitals come first, and groups by what stands before the slash.
+    scalars = sorted(events.Tags()["scalars"])
+    assert [tag.partition("/")[0] for tag in scalars[:5]] == ["Overview"] * 4 + ["train"]
+    assert scalars[:2] == ["Overview/EM", "Overview/F1"]
+    for shown, tag in (("EM", "val/exact_match"), ("F1", "val/f1"), ("loss_of_training", "train/loss")):
+        pairs = [[(point.step, point.value) for point in events.Scalars(name)] for name in (f"Overview/{shown}", tag)]
+        assert pairs[0][: len(pairs[1])] == pairs[1]  # at its end stands the model that was written
+    assert {tag.partition("/")[0] for tag in scalars} == {"Overview", "train", "val"}
     hparams = yaml.safe_load((version(run) / "hparams.yaml").read_text())
     assert hparams["learning_rate"] == 2e-3
     assert hparams["max_length"] == 48
@@ -200,7 +219,7 @@ def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, mod
     assert settings["temperature"] == figures["temperature"] != 1.0
     assert figures["held_out"]
     events = curves(model.parent)
-    assert {f"confidence/{name}" for name in ("reliability", "risk_coverage")} <= set(events.Tags()["images"])
+    assert {f"val_confidence/{name}" for name in ("reliability", "risk_coverage")} <= set(events.Tags()["images"])
     assert len(events.Scalars("val/null_score_diff_threshold")) == len(events.Scalars("val/f1"))
     for best, plain in zip(events.Scalars("val/best_f1"), events.Scalars("val/f1"), strict=True):
         assert best.value >= plain.value - 1e-4

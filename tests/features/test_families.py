@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from functools import cache
 
@@ -14,9 +15,9 @@ from tokenizers import decoders
 from qa_lightning.decoding.decoder import FeatureLogits
 from qa_lightning.decoding.predictions import Rows
 from qa_lightning.features.store import FeatureStore
-from qa_lightning.features.windows import Windower, WindowSettings
+from qa_lightning.features.windows import Windower, WindowSettings, windowing_key
 from tests.helpers.decoding import predict
-from tests.helpers.families import FAMILIES, tokenizer_of
+from tests.helpers.families import FAMILIES, add_state, tokenizer_of, twin_of
 from tests.helpers.texts import FILLER, PARTS, WORDS, placed
 
 SETTINGS = WindowSettings(max_length=64, doc_stride=24, max_question_length=12)
@@ -234,14 +235,44 @@ def test_a_token_covers_the_characters_that_it_was_made_of(name) -> None:
     assert looked_at > 1000
 
 
-@pytest.mark.parametrize("name", ["bert cased", "roberta", "xlnet"])
+@every_family
 def test_truncation_and_padding_that_came_with_a_tokenizer_change_no_window(name) -> None:
-    tokenizer = FAMILIES[name].tokenizer()
-    tokenizer.backend_tokenizer.enable_truncation(16)
-    tokenizer.backend_tokenizer.enable_padding(length=32)
     context, span = placed(WORDS["Arabic"])
     (one, other) = (
-        Windower(each, SETTINGS)(["Who?"], [context], [span]) for each in (tokenizer, FAMILIES[name].tokenizer())
+        Windower(each, SETTINGS)(["Who?"], [context], [span]) for each in (twin_of(name), tokenizer_of(name))
     )
     for field in ("windows", "input_ids", "token_type_ids", "char_start", "char_end"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+
+
+@every_family
+@pytest.mark.parametrize("twin", [False, True])
+def test_no_call_of_a_tokenizer_changes_the_key_of_prepared_data(name, twin, tmp_path) -> None:
+    tokenizer = FAMILIES[name].tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    if twin:
+        add_state(tmp_path, tokenizer.padding_side)
+    tokenizer = type(tokenizer).from_pretrained(tmp_path)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    expected = windowing_key(tokenizer)
+    told = {json.dumps(windowing_key(tokenizer))}
+    for options in (
+        {"truncation": True, "max_length": 16},
+        {"padding": "max_length", "max_length": 32, "truncation": True},
+        {"padding": "longest", "padding_side": "left"},
+        {"split_special_tokens": True},
+        {},
+    ):
+        tokenizer(["Who?"], **options)
+        told.add(json.dumps(windowing_key(tokenizer)))
+    assert told == {json.dumps(expected)}
+    if tokenizer_of(name).pad_token:  # so that none was given to it above
+        assert expected == windowing_key(tokenizer_of(name)) == windowing_key(twin_of(name))
+
+
+def test_the_token_for_no_answer_is_part_of_the_key() -> None:
+    """A tokenizer's own files name it beside its tokenizer.json, and windows hold where it stands."""
+    one, other = (FAMILIES["bert cased"].tokenizer() for _ in range(2))
+    other.cls_token = "[SEP]"
+    assert windowing_key(one)[0] == windowing_key(other)[0]
+    assert windowing_key(one) != windowing_key(other)

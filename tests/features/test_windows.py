@@ -138,7 +138,7 @@ def test_where_a_question_leaves_no_more_room_than_the_overlap_windows_share_hal
     """Otherwise each window would move on by one token, and there would be as many windows as tokens."""
     family = wordpiece()
     for tokens, room in ((7, 30), (17, 20), (18, 19), (25, 19)):  # of 40 tokens, 3 special; a question takes 18 at most
-        windower = Windower(family, WindowSettings(40, 20, 30), yielding=True)
+        windower = Windower(family, WindowSettings(40, 20, 30), shorten=True)
         question, context = " ".join(["?"] * tokens), " ".join(["."] * 200)
         batch = windower([question], [context], [None])
         step = room - (20 if room > 20 else room // 2)

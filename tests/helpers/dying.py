@@ -9,7 +9,7 @@ import time
 from multiprocessing.connection import Connection
 
 
-def serve(connection: Connection, how: str, device: str, threads: int) -> None:
+def serve(connection: Connection, how: str, device: str, threads: int, voice: object) -> None:
     """Answer every message with the device's name, but on ``cuda:1`` fail as ``how`` says.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -253,6 +254,34 @@ FAMILIES = {
 def tokenizer_of(name: str) -> Any:
     """The tokenizer of a family, made once and shared: do not modify it."""
     return FAMILIES[name].tokenizer()
+
+
+def add_state(folder: Path, side: str = "right") -> None:
+    """Have the tokenizer.json in a folder truncate and pad, as that of every sentence-transformers model does.
+
+    Args:
+        folder: of a tokenizer.
+        side: that it pads on; transformers takes it for the tokenizer's own.
+    """
+    path = folder / "tokenizer.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["truncation"] = {"direction": "Right", "max_length": 20, "strategy": "LongestFirst", "stride": 0}
+    pad = {"strategy": {"Fixed": 20}, "direction": side.title(), "pad_to_multiple_of": None}
+    values["padding"] = pad | {"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+@cache
+def twin_of(name: str) -> Any:
+    """The tokenizer of a family as `add_state` leaves it: it cuts the same windows. Not to be changed."""
+    tokenizer = tokenizer_of(name)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        add_state(Path(folder), tokenizer.padding_side)
+        twin = type(tokenizer).from_pretrained(folder)
+    assert twin.backend_tokenizer.truncation
+    assert twin.backend_tokenizer.padding
+    return twin
 
 
 def save(family: Family, folder: Path) -> str:

@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,9 +30,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import BertForQuestionAnswering
 
-from qa_lightning.training import evaluate as scoring
+from qa_lightning.training import scoring
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.families import add_state
 from tests.helpers.models import small_config, small_tokenizer
 from tests.helpers.paths import ROOT
 
@@ -116,6 +118,9 @@ def main() -> int:
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", help="folder of a small model; an untrained one is made otherwise")
+    parser.add_argument(
+        "--tokenizer-state", action="store_true", help="the model's tokenizer.json truncates and pads, as many do"
+    )
     options = parser.parse_args()
     random.seed(options.seed)
     commands.quiet_libraries()
@@ -131,6 +136,9 @@ def main() -> int:
         write_json(folder / "train.json", make_rows(700, unanswerable=30, long=10))
         write_json(folder / "validation.json", make_rows(300, long=10))
         model = options.model or make_model(folder / "untrained")
+        if options.tokenizer_state:
+            add_state(Path(shutil.copytree(model, folder / "with state")))
+            model = str(folder / "with state")
         words = command(folder, model, options.devices, options.accumulate)
         return compare(words, folder, options.kills)
 

@@ -34,6 +34,18 @@ def test_bars_are_the_accuracy_of_bins_and_the_questions_in_them(answers):
     assert len(after.patches) == 5
 
 
+def test_bins_with_few_questions_are_drawn_small():
+    """One question in the first bin, twenty in the second, ten in the last."""
+    bins = reliability([0.1] + [0.4] * 20 + [0.9] * 10, [1] * 31, 4)
+    above, _ = reliability_diagram(bins).axes
+    assert [bar.get_width() for bar in above.patches] == pytest.approx([0.0125, 0.25, 0.125])
+    assert [bar.get_x() + bar.get_width() / 2 for bar in above.patches] == pytest.approx([0.125, 0.375, 0.875])
+    (means,) = above.collections
+    sizes = means.get_sizes()
+    assert (sizes / sizes.max()).tolist() == pytest.approx([0.05, 1.0, 0.5])
+    assert means.get_offsets().tolist() == pytest.approx(np.array([[0.1, 1.0], [0.4, 1.0], [0.9, 1.0]]))
+
+
 def test_bins_without_questions_leave_gaps():
     above, below = reliability_diagram(reliability([0.9, 0.95], [1, 0], 4)).axes
     assert [bar.get_x() for bar in above.patches] == [0.75]

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
+from transformers import BertForQuestionAnswering
 
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.models.loading import load_model
@@ -28,6 +29,7 @@ from qa_lightning.training import run as training
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import curves
+from tests.helpers.models import small_config
 from tests.helpers.paths import ROOT
 from tests.helpers.training import train_flags
 
@@ -331,6 +333,93 @@ def test_a_damaged_last_checkpoint_is_told_and_the_best_one_taken(tmp_path, mode
     with pytest.raises(InputError) as caught:
         commands.train([*arguments, "--ckpt_path", "last"])
     assert len(caught.value.problems) == 2
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory, model_folder) -> tuple[list[str], dict]:
+    """The flags of a finished run of one epoch, and its last checkpoint."""
+    folder = tmp_path_factory.mktemp("good")
+    train = write_json(folder / "train.json", make_rows(20))
+    flags = [*train_flags(folder, model_folder, train, train), "--trainer.max_epochs", "1"]
+    assert commands.train(flags) == 0
+    return flags, torch.load(folder / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def changed(checkpoint: dict, path: str, value: object) -> dict:
+    """A copy with another value at a place; None takes the place away."""
+    first, _, rest = path.partition("/")
+    copy = dict(checkpoint)
+    if rest:
+        copy[first] = changed(copy[first], rest, value)
+    elif value is None:
+        del copy[first]
+    else:
+        copy[first] = value
+    return copy
+
+
+BATCHES = "loops/fit_loop/epoch_loop.batch_progress"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("", torch.zeros(3), "the file holds a Tensor, not a checkpoint of a training run"),
+        ("", [1, 2], "the file holds a list, not a checkpoint of a training run"),
+        ("", {}, "it lacks state_dict, loops, global_step"),
+        ("optimizer_states", None, "the file holds weights alone, to resume it lacks optimizer_states"),
+        ("state_dict", [1], "its state_dict is a list in place of a dict"),
+        ("state_dict/model.bert.embeddings.word_embeddings.weight", "text", "embeddings.weight', a str"),
+        ("global_step", "ten", "its global_step is 'ten'"),
+        ("global_step", True, "its global_step is True"),
+        ("global_step", -4, "its global_step is -4"),
+        ("optimizer_states", {}, "its optimizer_states is a dict"),
+        ("loops", "none", "its loops is a str in place of a dict"),
+        ("loops/fit_loop", None, "it lacks loops.fit_loop"),
+        (BATCHES, 7, "batch_progress is a int in place of a dict"),
+        (f"{BATCHES}/current/ready", "x", "batch_progress.current.ready is 'x'"),
+        ("hyper_parameters", 3, "its hyper_parameters is a int in place of a dict"),
+        ("callbacks", {"LastCheckpoint": 3}, "its callbacks holds 'LastCheckpoint', a int"),
+        ("curves", {"events": "long"}, "its curves holds 'events', a str"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_of_a_run_is_one_line_before_anything_is_trained(
+    tmp_path, good, capsys, place, value, said
+) -> None:
+    flags, checkpoint = good
+    torch.save(changed(checkpoint, place, value) if place else value, tmp_path / "other.ckpt")
+    with pytest.raises(InputError) as caught:
+        commands.train(
+            [*flags, "--trainer.default_root_dir", str(tmp_path), "--ckpt_path", str(tmp_path / "other.ckpt")]
+        )
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"--ckpt_path {tmp_path / 'other.ckpt'}: ")
+    assert said in problem
+    assert "choose another" in problem
+    assert not list(tmp_path.glob("lightning_logs/*"))
+    assert "epoch" not in capsys.readouterr().out.replace("1 epoch", "")
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_the_model_that_fits(
+    tmp_path, tokenizer, good, model_folder
+) -> None:
+    _, checkpoint = good
+    other = tmp_path / "wider"
+    BertForQuestionAnswering(small_config(len(tokenizer), hidden_size=64)).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    torch.save(checkpoint, tmp_path / "saved.ckpt")
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    for model, said in [
+        (str(other), r"it holds \d+ of other shapes \(model.bert.embeddings.LayerNorm.bias: \[32\], not \[64\]\)"),
+        ("tiny", r"it holds \d+ weights that it has not \(model.bert.\S+\), not \d+ that it has \(model.roformer"),
+    ]:
+        flags = [*train_flags(tmp_path, model, train, train), "--ckpt_path", str(tmp_path / "saved.ckpt")]
+        with pytest.raises(InputError) as caught:
+            commands.train(flags)
+        (problem,) = caught.value.problems
+        assert re.search(f"belongs to another model than --model.model_name {model}, {said}", problem), problem
+        assert f"it was made with --model.model_name {model_folder}: pass that" in problem
+    assert not list(tmp_path.glob("lightning_logs/*"))
 
 
 def test_tensors_alone_are_no_checkpoint(tmp_path) -> None:

@@ -67,9 +67,12 @@ def test_first_prepares_what_the_first_answers_alone_give_and_all_something_else
     first, alone = prepared(path, model_folder, tmp_path / "a"), prepared(stripped, model_folder, tmp_path / "b")
     assert "several distinct" not in said.text
     folder = first.prepared("train").features_folder
-    assert {file.name for file in folder.iterdir()} == {"char_start.bin", "char_end.bin", "summary.json"} | {
-        f"{name}.bin" for name in FILES
-    }
+    assert {file.name for file in folder.iterdir()} == {
+        "char_start.bin",
+        "char_end.bin",
+        "summary.json",
+        "manifest.txt",
+    } | {f"{name}.bin" for name in FILES}
     assert files_of(first) == files_of(alone)
     assert same_batches(first, alone)
     said.clear()

@@ -9,20 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from qa_lightning.data.columns import Columns, choose_columns, made_id, with_usual_columns
 from qa_lightning.data.examples import check_row
 from qa_lightning.data.formats import (
     BrokenRow,
     PlacedRow,
 )
-from qa_lightning.data.sources import read_rows, source_files, source_kind
+from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
-
-_JSON_LINES = (".jsonl", ".ndjson")
-_MAX_COUNTED_BYTES = 1 << 30  # of a file of JSON lines; counting its lines takes about a second
 
 
 @dataclass(frozen=True)
@@ -72,25 +66,6 @@ def read_questions(
     for number, (place, row) in enumerate(rows, 1):
         if number >= first:
             yield _question(number, place, row)
-
-
-def count_rows(source: str) -> int | None:
-    """The number of rows of a source, if counting them is quick (Parquet, JSON lines up to 1 GiB); else None."""
-    if source_kind(source) != "files":
-        return None
-    total = 0
-    for path in source_files(source):
-        try:
-            if path.suffix.lower() == ".parquet":
-                total += pq.read_metadata(path).num_rows
-            elif path.suffix.lower() in _JSON_LINES and path.stat().st_size <= _MAX_COUNTED_BYTES:
-                with path.open("rb") as file:
-                    total += sum(1 for line in file if line.strip())
-            else:
-                return None
-        except (pa.ArrowException, OSError, ValueError):  # reading the rows reports what is wrong
-            return None
-    return total
 
 
 def _completed(rows: Iterable[PlacedRow], columns: Columns) -> Iterator[PlacedRow]:

@@ -20,16 +20,16 @@ import torch
 from transformers import AutoConfig
 
 from qa_lightning.data.columns import Columns
-from qa_lightning.data.sources import source_fingerprint
+from qa_lightning.data.sources import count_rows, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
 from qa_lightning.inference.bulk.output import AnswerFiles
-from qa_lightning.inference.bulk.questions import BadRow, Question, count_rows, read_questions
+from qa_lightning.inference.bulk.questions import BadRow, Question, read_questions
 from qa_lightning.inference.bulk.workers import PredictSettings, answering, choose_devices
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.loading import resolve
 from qa_lightning.models.threshold_file import read_threshold_file
-from qa_lightning.runs.progress import row_progress
+from qa_lightning.progress import loop_progress
 from qa_lightning.runs.record import package_versions
 
 log = logging.getLogger("qa_lightning")
@@ -133,7 +133,8 @@ def answer_file(
             raise InputError([*error.problems, there] if counts.rows else error.problems) from None
     if counts.bad == counts.rows:
         raise InputError(f"--input {source}: none of its {counts.rows:,} rows can be asked; see {files.errors}")
-    log.info(f"{_summary(counts, earlier, seconds)}\nwritten to {output}")
+    log.info(_summary(counts, earlier, seconds))
+    log.info(f"written to {output}")
     if counts.bad:
         log.info(f"{counts.bad:,} of the rows could not be asked; they are listed in {files.errors}")
     return 0
@@ -157,7 +158,7 @@ def _answer_rest(
         with answering(asked, devices) as answers:
             where = ", ".join(devices) if len(set(devices)) == len(devices) else f"{len(devices)} x {devices[0]}"
             log.info(f"answering {source} on {where}, {rows_together(asked):,} rows at a time")
-            with row_progress(counts.rows, count_rows(source)) as progress:
+            with loop_progress(count_rows(source, "validation"), done=counts.rows) as progress:
                 started = time.perf_counter()
                 for chunk, lines in answers(_chunks(chain(first, rows), rows_together(asked))):
                     files.append(lines, chunk.errors)

@@ -25,7 +25,7 @@ from typing import TypeVar
 import torch
 
 from qa_lightning.decoding.predictions import Answer
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, Voice, current_voice, speaking
 from qa_lightning.inference.bulk.questions import Question
 from qa_lightning.inference.reader import Reader
 from qa_lightning.runs.failures import is_out_of_memory
@@ -186,7 +186,9 @@ class _Worker:
         self._device = device
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, asked, device, threads), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(theirs, asked, device, threads, current_voice()), daemon=True
+        )
         self._process.start()
         theirs.close()  # so that the end of the process is the end of the connection
 
@@ -224,12 +226,12 @@ class _Worker:
         return f"--devices: the process that answers on {self._device} ended {how}"
 
 
-def _serve(connection: Connection, asked: PredictSettings, device: str, threads: int) -> None:
-    """Answer whatever comes, until the other side is gone: the work of one of ``count`` processes."""
+def _serve(connection: Connection, asked: PredictSettings, device: str, threads: int, voice: Voice) -> None:
+    """Answer whatever comes, until the other side is gone: the work of one process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the first one decides
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's
     torch.set_num_threads(threads)
-    with suppress(EOFError, OSError):
+    with suppress(EOFError, OSError), speaking(voice):
         try:
             reader = asked.load(device)
             connection.send(b"")

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from qa_lightning.data.columns import Columns
+from qa_lightning.data.sources import count_rows
 from qa_lightning.errors import InputError
-from qa_lightning.inference.bulk.questions import count_rows, read_questions
+from qa_lightning.inference.bulk.questions import read_questions
 from qa_lightning.inference.reader import Reader
 from tests.helpers.bulk import BARE, BATCH, ROWS, lines_of, write
 from tests.helpers.forms import as_lines, as_parquet, as_table, nested
@@ -64,9 +65,10 @@ def test_columns_are_guessed_or_named_ids_are_made_and_answers_are_not_looked_at
 def test_rows_are_counted_where_that_is_cheap(tmp_path):
     lines = write(tmp_path / "a.jsonl", as_lines(BARE) + b"\n\n \n")
     parquet = write(tmp_path / "a.parquet", as_parquet(BARE))
-    assert count_rows(f"{lines},{parquet}") == 14
-    assert count_rows(str(write(tmp_path / "a.csv", as_table(BARE)))) is None
-    assert count_rows(str(write(tmp_path / "b.parquet", b"PAR1 no"))) is None
+    assert count_rows(f"{lines},{parquet}", "validation") == 14
+    assert count_rows(str(write(tmp_path / "a.csv", as_table(BARE))), "validation") is None
+    assert count_rows(str(write(tmp_path / "b.parquet", b"PAR1 no")), "validation") is None
+    assert (count_rows("synthetic", "train"), count_rows("synthetic", "validation")) == (10_000, 500)
 
 
 def test_bad_rows_are_listed_by_number_and_end_nothing(tmp_path, ask, capsys):

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from qa_lightning import progress
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk import output as answer_files
 from qa_lightning.inference.bulk.run import model_fingerprint
 from qa_lightning.inference.reader import Reader
-from qa_lightning.runs import progress
 from tests.helpers import commands
 from tests.helpers.bulk import BARE, write, written
 from tests.helpers.forms import as_lines
@@ -113,7 +113,7 @@ def test_ctrl_c_keeps_what_is_written_and_says_how_to_go_on(source, whole, ask, 
 
 
 def test_progress_is_told_now_and_then(source, ask, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    monkeypatch.setattr(progress, "MIN_SECONDS", 0.0)
     assert ask(source, tmp_path / "a.jsonl") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("row ")]
     assert [line.split()[1:4] for line in lines] == [[str(row), "of", "75"] for row in (16, 32, 48, 64, 75)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, Voice
 from qa_lightning.inference.bulk import output as answer_files
 from qa_lightning.inference.bulk import workers
 from qa_lightning.inference.bulk.workers import PredictSettings
@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_model_is_said_by_the_first_process(tmp_path, model
     for path in Path(model_folder).glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     ours, theirs = multiprocessing.Pipe()
-    workers._serve(theirs, PredictSettings(str(tmp_path), "float32", BATCH), "cpu", torch.get_num_threads())
+    workers._serve(theirs, PredictSettings(str(tmp_path), "float32", BATCH), "cpu", torch.get_num_threads(), Voice())
     error = ours.recv()
     assert isinstance(error, InputError)
     assert "cannot be loaded: the folder needs" in str(error)

@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import read_examples
-from qa_lightning.data.sources import read_rows
+from qa_lightning.data.sources import count_rows, read_rows
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_json
@@ -24,10 +24,12 @@ from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.metrics.squad import SquadMetric, answer_scores
 from qa_lightning.metrics.thresholds import squad_v2_metrics
-from qa_lightning.models.loading import load_model, load_tokenizer, tokenizer_problem
+from qa_lightning.models.loading import load_answering_model, tokenizer_problem
 from qa_lightning.models.onnx import is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
+from qa_lightning.progress import tracked
+from qa_lightning.runs.watching import ValidationProgress
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
 from qa_lightning.wording import command
@@ -112,7 +114,11 @@ def score_file(
     if broken:
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
     rows = read_examples(
-        with_usual_columns(read_rows(data, "validation"), columns, log.info),
+        with_usual_columns(
+            tracked(read_rows(data, "validation"), None if max_examples else count_rows(data, "validation"), what=data),
+            columns,
+            log.info,
+        ),
         "error",
         [],
         max_examples=max_examples,
@@ -173,7 +179,7 @@ def score_model(
             f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score the answers with "
             f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
         )
-    model, tokenizer = load_model(name), load_tokenizer(name)
+    model, tokenizer = load_answering_model(name)  # refuses a head that was never trained
     if problem := tokenizer_problem(model, tokenizer):
         raise InputError(f"--model: {problem}")
     trained = AnswerSettings.of_model(model, tokenizer)
@@ -199,6 +205,7 @@ def score_model(
     )
     module.temperature, module.temperatures = own.temperature, tuple(TEMPERATURES)
     trainer = Trainer(
+        callbacks=[ValidationProgress()],
         devices=1,
         logger=False,
         enable_checkpointing=False,

@@ -1,0 +1,122 @@
+"""How far a long loop is: a bar in a terminal; in a file, a pipe or a scheduler's log a line now and then."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakSet
+
+from tqdm import tqdm
+
+log = logging.getLogger("qa_lightning")
+
+MIN_SECONDS = 10.0  # between two lines
+MAX_SECONDS = 300.0  # the same, where less than a share is done in them
+UNCOUNTED_SECONDS = 60.0  # the same, where nobody knows how much there is
+SHARE = 0.02  # of the whole, after which a line is due
+
+_T = TypeVar("_T")
+
+
+class Pace:
+    """When a line is due: after 2% of the whole or 5 minutes, whichever comes first, but not within 10 seconds.
+
+    The first line is due after 10 seconds, so that a person sees soon how fast it goes.
+
+    Args:
+        total: how much there is; None where that is not known, and then a line is due every minute.
+        done: how much of it is done at the start.
+        now: the time at the start, in seconds.
+    """
+
+    def __init__(self, total: float | None, done: float = 0, now: float | None = None) -> None:
+        self._share = SHARE * total if total else None
+        self._done = done
+        self._when = time.monotonic() if now is None else now
+        self._is_first = True
+
+    def is_due(self, done: float, now: float | None = None) -> bool:
+        """Whether a line is due; if so, the next one is reckoned from here.
+
+        Args:
+            done: how much is done.
+            now: the time, in seconds, by the same clock as at the start.
+        """
+        now = time.monotonic() if now is None else now
+        waited = now - self._when
+        if waited < MIN_SECONDS:
+            return False
+        enough = done - self._done >= self._share if self._share is not None else waited >= UNCOUNTED_SECONDS
+        if not (enough or self._is_first or waited >= MAX_SECONDS):
+            return False
+        self._done, self._when, self._is_first = done, now, False
+        return True
+
+
+class _Lines(tqdm):  # type: ignore[misc]
+    """A bar that logs lines in place of drawing itself."""
+
+    monitor_interval = 0  # no thread that draws in between
+    # Not among the bars, which are wiped off where something else is written.
+    _instances: ClassVar[WeakSet[tqdm]] = WeakSet()
+
+    def __init__(self, what: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._what = f"{what}: " if what else ""
+        self._pace = Pace(self.total, self.n, self.start_t)
+
+    def update(self, n: float = 1) -> bool:
+        """Count ``n`` more, and log a line if one is due; returns whether one was."""
+        self.n += n
+        is_due = self._pace.is_due(self.n, self._time())
+        if is_due:
+            self._log()
+        return is_due
+
+    def _log(self) -> None:
+        elapsed = self._time() - self.start_t
+        speed = (self.n - self.initial) / max(elapsed, 1e-9)
+        of = left = ""
+        if self.total:
+            of = f" of {self.total:,}  {self.n / self.total:6.1%}"
+            left = f", {duration((self.total - self.n) / speed)} left" if speed > 0 and self.n < self.total else ""
+        log.info(f"{self._what}{self.unit} {self.n:>9,}{of}  {speed:,.1f} {self.unit}s/s  {duration(elapsed)}{left}")
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draw nothing."""
+
+
+def loop_progress(total: int | None, unit: str = "row", done: int = 0, what: str = "") -> tqdm:
+    """What to ``update`` by the number of units done, in a ``with`` statement; gone at its end.
+
+    Args:
+        total: units that there are, those done before too; None where that is not known.
+        unit: what is counted, in the singular.
+        done: units that were done before; they count not for the speed.
+        what: the loop's name, that stands before each line.
+    """
+    options: dict[str, Any] = {"total": total, "initial": done, "file": sys.stdout, "leave": False}
+    if sys.stdout.isatty():
+        return tqdm(desc=what or None, unit=f" {unit}s", dynamic_ncols=True, **options)
+    return _Lines(what, unit=unit, **options)
+
+
+def tracked(items: Iterable[_T], total: int | None, unit: str = "row", what: str = "") -> Iterator[_T]:
+    """Yield the items, and say now and then how many there were; see `loop_progress`."""
+    with loop_progress(total, unit, what=what) as progress:
+        for item in items:
+            yield item
+            progress.update(1)
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it: ``0:07``, ``12:34``, ``1:02:03``, ``2d 03:04:05``."""
+    minutes, second = divmod(round(max(seconds, 0.0)), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02d}:{minute:02d}:{second:02d}"
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"

@@ -1,0 +1,376 @@
+"""What a run says of itself while it runs: what is ahead, where it stands, a bar in a terminal.
+
+Steps are told in lines where no person watches a terminal (a file, a pipe, a scheduler's log). Nothing here waits for
+the device: losses are those that the module has read already, as ``step_loss``.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
+from tqdm import tqdm
+
+from qa_lightning.progress import Pace, duration, loop_progress
+from qa_lightning.runs.record import run_folder
+from qa_lightning.runs.resume import LastCheckpoint
+from qa_lightning.runs.throughput import memory_used
+
+_BAR = "{desc} {percentage:3.0f}%|{bar}| "
+
+
+class RunAhead(Callback):
+    """Says before the first step what is ahead: windows, batches, steps, when validations come, what is saved where."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the lines."""
+        folder = run_folder(trainer)  # asks the other processes too, so all must come by here
+        steps = trainer.estimated_stepping_batches  # may too
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        train_set, validation_set = (getattr(data, f"{name}_set", None) for name in ("train", "validation"))
+        windows = f"{len(train_set):,} windows in " if train_set is not None else ""
+        done = f", {trainer.global_step:,} of them done" if trainer.global_step else ""
+        is_known = math.isfinite(steps)
+        steps_in_all = f"{int(steps):,} steps of the optimizer in all{done}" if is_known else "no end is set"
+        say(trainer, f"ahead:     {windows}{trainer.num_training_batches:,} batches an epoch, {steps_in_all}")
+        if when := _when_validated(trainer):
+            questions = f", {len(validation_set):,} windows" if validation_set is not None else ""
+            say(trainer, f"validates: {when}{questions}")
+        if folder is not None:
+            say(trainer, f"saves:     {self._saved(trainer)}; all in {folder}")
+
+    def _saved(self, trainer: Trainer) -> str:
+        parts = []
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, LastCheckpoint):
+                parts.append(f"last.ckpt every {callback.minutes:g} minutes and after each validation")
+            elif isinstance(callback, ModelCheckpoint) and callback.monitor:
+                parts.append(f"{callback.filename}.ckpt by the best {callback.monitor}")
+        return ", ".join([*parts, "model/ at the end"])
+
+
+class _Watch(Callback):
+    """Keeps count of a fit's batches, losses and time, from which its subclasses say where it stands.
+
+    Losses are those that the module has read already, so that nothing here waits for the device. The time of
+    validations is left out of the speed, and counted in what is left.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scores = ""
+        self._seconds_validating: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting."""
+        self._batches = self._windows = 0
+        self._seconds = 0.0  # of training, without the stretch that runs
+        self._began: float | None = None  # the stretch that runs, and a validation
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew with what is told since the last time."""
+        self._loss, self._losses = 0.0, 0
+        self._told = (self._windows, self._training_seconds())
+
+    def _training_seconds(self) -> float:
+        return self._seconds + (time.monotonic() - self._began if self._began is not None else 0.0)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Let the clock run."""
+        self._learning_rate = learning_rate(trainer)  # of this step: at its end the schedule has gone on
+        if self._began is None:
+            self._began = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a batch."""
+        self._batches += 1
+        self._windows += len(batch["attention_mask"]) * trainer.world_size
+        self._loss += step_loss(pl_module)
+        self._losses += 1
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock of training, and start that of the validation."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._seconds, self._began = self._training_seconds(), None
+            self._validating_since = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note how long it took, and what it found."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        self._seconds_validating = time.monotonic() - self._validating_since
+        found = [("EM", "val/exact_match"), ("F1", "val/f1")]
+        known = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._scores = " ".join(f"{name} {known[tag]:.2f}" for name, tag in found if tag in known)
+
+    @property
+    def _mean_loss(self) -> float:
+        return self._loss / self._losses if self._losses else math.nan
+
+    def _speed(self) -> float:
+        """Windows a second since the last time, over all processes."""
+        windows, seconds = self._told
+        return (self._windows - windows) / max(self._training_seconds() - seconds, 1e-9)
+
+    def _left(self, trainer: Trainer) -> tuple[float | None, float | None]:
+        """Seconds until the end of the epoch, and of the run, with their validations; None where nobody can know."""
+        batch = self._training_seconds() / max(self._batches, 1)
+        validation = self._seconds_validating
+        if validation is None:  # as long as a third of the training step, for each window
+            dataset = getattr(trainer.val_dataloaders, "dataset", None)
+            per_window = self._training_seconds() / max(self._windows, 1)
+            validation = per_window / 3 * len(dataset) if dataset is not None else 0.0
+        loop: Any = trainer.fit_loop
+        done = loop.epoch_loop.batch_progress.current.processed
+        in_epoch = trainer.num_training_batches
+        if not math.isfinite(in_epoch):
+            return None, None
+        epoch = (in_epoch - done) * batch + validation * _validations(trainer, done, in_epoch)
+        steps = trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            return epoch, None
+        batches = max((steps - trainer.global_step) * trainer.accumulate_grad_batches, 0)
+        validations = _validations(trainer, done, done + batches) + 1  # the best checkpoint is validated at the end
+        return epoch, batches * batch + validation * validations
+
+
+class StepLines(_Watch):
+    """Prints where the run stands: after every 2% of an epoch or 5 minutes, at most every 10 seconds; see `Pace`.
+
+    For where no person watches a terminal: a file, a pipe, a scheduler's log.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting."""
+        super().on_train_start(trainer, pl_module)
+        in_epoch = trainer.num_training_batches
+        self._pace = Pace(in_epoch if math.isfinite(in_epoch) else None)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a batch, and print the line if it is due."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.is_global_zero and self._pace.is_due(self._batches):
+            say(trainer, self._line(trainer, pl_module, batch_idx))
+            self._forget()
+
+    def _line(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int) -> str:
+        steps, in_epoch = trainer.estimated_stepping_batches, trainer.num_training_batches
+        of_steps = f" of {int(steps):,}" if math.isfinite(steps) else ""
+        share = f" {(batch_idx + 1) / in_epoch:.1%}" if math.isfinite(in_epoch) else ""
+        times = zip(("epoch", "run"), self._left(trainer), strict=True)
+        left = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times if seconds is not None)
+        return "  ".join(
+            [
+                f"step {trainer.global_step:,}{of_steps}",
+                f"{_epoch(trainer)}{share}",
+                f"loss {self._mean_loss:.3f}",
+                f"learning rate {self._learning_rate:.2e}",
+                f"{self._speed():,.1f} windows/s",
+                *([f"left: {left}"] if left else []),
+                memory_used(pl_module.device),
+            ]
+        )
+
+
+class RunBar(_Watch, ProgressBar):
+    """One bar for a terminal: of the epoch, with the time left of the run, learning rate, last EM and F1.
+
+    What else is told depends on the terminal's width; these fit into 80 columns.
+    """
+
+    seconds = 0.5  # between two drawings
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Draw nothing: how Lightning keeps all processes but the first one quiet."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Draw again."""
+        self._enabled = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Put up the bar."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self._bar is None and self._enabled:
+            in_epoch = trainer.num_training_batches
+            self._drawn = -math.inf
+            self._bar = tqdm(
+                total=in_epoch if math.isfinite(in_epoch) else None,
+                initial=batch_idx,
+                desc=_epoch(trainer),
+                file=sys.stdout,
+                dynamic_ncols=True,
+                leave=False,
+                bar_format=_BAR,
+                delay=1e-9,  # not before there is something to tell
+            )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a batch, and draw the bar if it is due."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._bar is None:
+            return
+        self._bar.n = batch_idx + 1
+        if time.monotonic() - self._drawn >= self.seconds:
+            self._drawn = time.monotonic()
+            columns = (self._bar.dynamic_ncols and self._bar.dynamic_ncols(sys.stdout)[0]) or 80
+            room = columns - len(self._bar.desc) - len(" 100%|12345678| ")
+            self._bar.bar_format = _BAR + self._told_in(room, trainer)
+            self._bar.refresh()
+            self._forget()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make room for the validation's bar."""
+        super().on_validation_start(trainer, pl_module)
+        self._take_down()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take down the bar: the next epoch has its own."""
+        self._take_down()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take down the bar."""
+        self._take_down()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take down the bar."""
+        self._take_down()
+
+    def _take_down(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _told_in(self, room: int, trainer: Trainer) -> str:
+        """What is told beside the bar, in ``room`` columns; of what does not fit, the last goes first."""
+        _, run = self._left(trainer)
+        told = [
+            f"{duration(run)} left" if run is not None else "",
+            f"lr {self._learning_rate:.1e}",
+            self._scores,
+            f"loss {self._mean_loss:.2f}",
+            f"{self._speed():,.0f} windows/s",
+            f"step {trainer.global_step:,}",
+        ]
+        line = ""
+        for part in filter(None, told):
+            if line and len(line) + 1 + len(part) > room:
+                break
+            line = f"{line} {part}" if line else part
+        return line
+
+
+class ValidationProgress(Callback):
+    """Says how far a validation is; see `loop_progress`."""
+
+    def __init__(self) -> None:
+        self._loop: tqdm | None = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        sampler: Any = getattr(trainer.val_dataloaders, "sampler", None)
+        total = len(sampler) if hasattr(sampler, "__len__") else None
+        self._loop = loop_progress(total, "window", what="validation")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch."""
+        if self._loop is not None:
+            self._loop.update(len(batch["attention_mask"]))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
+
+
+def learning_rate(trainer: Trainer) -> float:
+    """The highest learning rate of the optimizer's groups as it is now: the head's, where layers below learn slower."""
+    return max((group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups), default=0.0)
+
+
+def _epoch(trainer: Trainer) -> str:
+    """The epoch that runs, counted from 1."""
+    of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+    return f"epoch {trainer.current_epoch + 1}{of}"
+
+
+def step_loss(pl_module: LightningModule) -> float:
+    """The mean loss of the last batch on all processes, which the module has read to see whether it is finite."""
+    loss: Any = pl_module.step_loss
+    return float(loss)
+
+
+def _when_validated(trainer: Trainer) -> str:
+    """When validations come, in words; empty where there are none."""
+    every = trainer.val_check_batch
+    if not every or not math.isfinite(every) or not sum(trainer.num_val_batches):
+        return ""
+    epochs: int | None = trainer.check_val_every_n_epoch
+    if epochs is None:
+        return f"after every {int(every):,} batches"
+    which = "every epoch" if epochs == 1 else f"every {epochs} epochs"
+    if every >= trainer.num_training_batches:
+        return f"after {which}"
+    return f"after every {int(every):,} batches of {which}"
+
+
+def _validations(trainer: Trainer, first: float, last: float) -> int:
+    """How many validations come between two batches, counted from the beginning of the epoch that runs."""
+    every, epochs, in_epoch = trainer.val_check_batch, trainer.check_val_every_n_epoch, trainer.num_training_batches
+    if not every or not math.isfinite(every) or not sum(trainer.num_val_batches):
+        return 0
+    if epochs is None:
+        before = trainer.current_epoch * in_epoch
+        return int((before + last) // every) - int((before + first) // every)
+    in_each = int(in_epoch) // int(every)
+
+    def until(batch: float) -> int:
+        whole, rest = divmod(int(batch), int(in_epoch))
+        validated = sum((trainer.current_epoch + epoch + 1) % epochs == 0 for epoch in range(whole))
+        is_validated = (trainer.current_epoch + whole + 1) % epochs == 0
+        return validated * in_each + (rest // int(every) if is_validated else 0)
+
+    return until(last) - until(first)
+
+
+def say(trainer: Trainer, line: str) -> None:
+    """Print a line above a progress bar, if there is one; only on the first process."""
+    if trainer.is_global_zero:
+        tqdm.write(line)  # clears a progress bar before it prints, and draws it again below
+        sys.stdout.flush()  # into a file or a pipe, too, when it is said

@@ -1,0 +1,278 @@
+"""What is read takes bounded memory, whatever a file unpacks to; what goes beyond a limit is one line."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import multiprocessing
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from qa_lightning.data import limits
+from qa_lightning.data.columns import Columns
+from qa_lightning.data.limits import MAX_RATIO, MAX_ROW, small_tables
+from qa_lightning.data.sources import read_rows
+from qa_lightning.errors import InputError
+from qa_lightning.inference.bulk.questions import read_questions
+from tests.helpers.forms import ROWS, as_json, as_lines, as_parquet, as_table, read, row, write
+
+fork = multiprocessing.get_context("fork")
+GIB = 1 << 30
+
+
+def gzip_of(block: bytes, times: int) -> bytes:
+    """A gzip file of a block again and again, as `cat` puts such files together: made without unpacking it."""
+    return gzip.compress(block) * times
+
+
+def dictionary_parquet(text: str, rows: int) -> bytes:
+    """Rows that all have the same context, which stands in the file once."""
+    texts = {"id": list(map(str, range(rows))), "question": ["Who?"] * rows, "answer_text": [text[:3]] * rows}
+    context = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
+    table = pa.table({**texts, "answer_start": [0] * rows, "context": context})
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(
+        buffer, table.schema, compression="none", dictionary_pagesize_limit=1 << 30, store_schema=False
+    ) as writer:
+        writer.write_table(table)
+    return buffer.getvalue()
+
+
+def zstd_parquet(context: str) -> bytes:
+    """One row, packed as well as can be."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"id": ["1"], "question": ["Who?"], "context": [context]}), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+TEN_MILLION = 10_000_000
+LINES, BLANKS = (letter * 9999 + b"\n" for letter in (b"x", b" "))
+LINES, BLANKS = LINES * 1000, BLANKS * 1000
+RATIO = f"unpacks to more than {MAX_RATIO} times its size"
+BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "zeros as JSON": ("q.json.gz", lambda: gzip_of(b"\0" * TEN_MILLION, 400), "holds NUL bytes"),
+    "blanks as JSON": ("q.json.gz", lambda: gzip_of(b" " * TEN_MILLION, 400), RATIO),
+    "brackets as JSON": (
+        "q.json.gz",
+        lambda: gzip_of(b"[" * TEN_MILLION, 400),
+        RATIO,
+    ),
+    "one line without end": ("q.jsonl.gz", lambda: gzip_of(b"x" * TEN_MILLION, 400), "line 1: longer than 64 MiB"),
+    "empty lines without end": ("q.jsonl.gz", lambda: gzip_of(BLANKS, 400), RATIO),
+    "one cell without end": (
+        "q.csv.gz",
+        lambda: gzip_of(b"x" * TEN_MILLION, 400),
+        "line 1: a row of more than 67,108,864",
+    ),
+    "a quoted cell of many lines": (
+        "q.csv.gz",
+        lambda: gzip.compress(b"id,question\n1,") + gzip_of(b'"', 1) + gzip_of(LINES, 40),
+        "line 2: a row of more than 67,108,864 characters begins here",
+    ),
+    "a row of many cells": (
+        "q.tsv.gz",
+        lambda: gzip_of(b"x\t" * 5_000_000, 400),
+        "line 1: a row of more than",
+    ),
+    "zeros as Parquet": ("q.parquet.gz", lambda: gzip_of(b"\0" * TEN_MILLION, 400), RATIO),
+    "a plain line": ("q.jsonl", lambda: b"x" * (MAX_ROW + 100), "line 1: longer than 64 MiB"),
+    "a plain cell": (
+        "q.csv",
+        lambda: b"id,question\n1," + b"x" * (MAX_ROW + 100),
+        "line 2: a row of more than 67,108,864 characters begins here",
+    ),
+    "a long context in each of 5,000 rows of Parquet": (
+        "q.parquet",
+        lambda: dictionary_parquet("x" * (MAX_ROW + 100), 5000),
+        "a row has more than 64 MiB",
+    ),
+    "a page of one letter in Parquet": ("q.parquet", lambda: zstd_parquet("x" * (MAX_ROW * 2)), RATIO),
+}
+
+
+def measured(function: Callable[[], object]) -> tuple[str, float]:
+    """What a process of its own is told when it calls a function, and how many GiB that took beside what it had."""
+    queue = fork.Queue()
+
+    def call() -> None:
+        with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 - what was the most until now is forgotten
+            file.write("5")
+        before = most()
+        limit = 6 * GIB  # more than any of them takes, and far less than they unpack to
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        try:
+            function()
+            told = "nothing"
+        except InputError as error:
+            told = str(error)
+        except BaseException as error:
+            told = repr(error)
+        queue.put((told, (most() - before) / GIB))
+
+    process = fork.Process(target=call)
+    process.start()
+    found = queue.get(timeout=100)
+    process.join()
+    return found
+
+
+def most() -> int:
+    """The most memory that this process had, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_is_packed_or_long_beyond_measure_is_one_line_and_takes_bounded_memory(tmp_path, name) -> None:
+    file, make, expected = BOMBS[name]
+    path = tmp_path / file
+    path.write_bytes(make())
+    told, gib = measured(lambda: [None for _ in read_rows(str(path), "train")])
+    assert told.startswith(str(path))
+    assert expected in told
+    assert "\n" not in told
+    assert len(told) < len(str(path)) + 300
+    assert gib < 0.6
+    told, gib = measured(lambda: [None for _ in read_questions(str(path), Columns())])  # for `predict`
+    assert expected in told
+    assert gib < 0.6
+
+
+def test_the_same_text_in_many_rows_of_parquet_takes_the_memory_of_few(tmp_path) -> None:
+    """5,000 rows of a context of 20 MiB, from a file of 20 MiB."""
+    path = write(tmp_path, "q.parquet", dictionary_parquet("x" * (20 << 20), 5000))
+
+    def read_some() -> None:
+        rows = read_rows(str(path), "train")
+        for number in range(1100):
+            assert len(next(rows)[1]["context"]) == 20 << 20, number
+
+    told, gib = measured(read_some)
+    assert told == "nothing"
+    assert gib < 0.6
+
+
+def saved(folder: Path, table: pa.Table, compression: str | None = None) -> str:
+    """A dataset that ``datasets`` saved, its table then written again with Arrow's own compression."""
+    Dataset(table).save_to_disk(str(folder))
+    (path,) = folder.glob("*.arrow")
+    with pa.ipc.open_stream(path.read_bytes()) as reader:
+        whole = reader.read_all()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, whole.schema, options=options) as writer:
+        writer.write_table(whole)
+    return str(folder)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_packed_arrow_is_refused_before_it_is_unpacked(tmp_path, compression) -> None:
+    table = pa.table({name: [each[name] for each in ROWS] for name in ("id", "question", "context")})
+    with pytest.raises(InputError, match=r"\.arrow: holds packed Arrow batches"):
+        list(read_rows(saved(tmp_path / "packed", table, compression), "train"))
+    rows = list(read_rows(saved(tmp_path / "plain", table), "train"))
+    assert [values["context"] for _, values in rows] == [each["context"] for each in ROWS]
+    coded = table.set_column(2, "context", table["context"].dictionary_encode())
+    with pytest.raises(InputError, match=r"\.arrow: holds packed Arrow batches"):
+        list(read_rows(saved(tmp_path / "dictionary", coded, compression), "train"))
+
+
+def test_a_long_row_of_a_saved_dataset_is_one_line(tmp_path) -> None:
+    table = pa.table({"id": ["0", "1"], "question": ["Who?"] * 2, "context": ["x", "x" * (MAX_ROW + 1)]})
+    rows: Iterator = read_rows(saved(tmp_path / "long", table), "train")
+    assert next(rows)[1]["id"] == "0"
+    with pytest.raises(InputError, match=r"rows 1 and on: a row has more than 64 MiB"):
+        next(rows)
+
+
+def test_rows_of_a_saved_dataset_are_all_there_in_order(tmp_path, monkeypatch) -> None:
+    count = 2500
+    table = pa.table(
+        {"id": list(map(str, range(count))), "answers": [{"text": ["a"], "answer_start": [n]} for n in range(count)]}
+    )
+    folder = saved(tmp_path / "many", table)
+    for most_bytes in (MAX_ROW, 3000):
+        monkeypatch.setattr(limits, "MAX_ROW", most_bytes)
+        rows = list(read_rows(folder, "train"))
+        assert [place for place, _ in rows] == [f"{folder} [train] row {number}" for number in range(1, count + 1)]
+        assert [(each["id"], each["answers"]["answer_start"]) for _, each in rows] == [
+            (str(number), [number]) for number in range(count)
+        ]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array(["x" * 100] * 10),
+        pa.array(["x" * 100] * 10, pa.large_string()),
+        pa.array([b"x" * 100] * 10, pa.binary()),
+        pa.array(["x" * 100] * 10).dictionary_encode(),
+        pa.array(["x" * 100, "x" * 120, None] * 10).dictionary_encode(),
+        pa.array([["x" * 50, "x" * 50]] * 10),
+        pa.array([{"a": "x" * 50, "b": ["x" * 50]}] * 10),
+        pa.array([[("x" * 50, "x" * 50)]] * 10, pa.map_(pa.string(), pa.string())),
+        pa.chunked_array([["x" * 100] * 5, ["x" * 100] * 5]),
+        pa.array([list(range(13))] * 10),
+        pa.array([[0.0] * 13] * 10, pa.list_(pa.float64(), 13)),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_tables_are_cut_by_the_size_of_their_values(array, monkeypatch) -> None:
+    table = pa.table({"column": array})
+    monkeypatch.setattr(limits, "MAX_ROW", 420)
+    parts = list(small_tables(table, "here"))
+    assert pa.concat_tables(parts).to_pylist() == table.to_pylist()
+    assert all(part.num_rows <= 5 for part in parts)
+    monkeypatch.setattr(limits, "MAX_ROW", 90)
+    with pytest.raises(InputError, match=r"^here: a row has more than 0 MiB"):
+        list(small_tables(table, "here"))
+
+
+FORMATS = {
+    "q.json.gz": as_json(ROWS),
+    "q.jsonl.gz": as_lines(ROWS),
+    "q.csv.gz": as_table(ROWS),
+    "q.parquet.gz": as_parquet(ROWS),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_packed_well_but_small_is_read(tmp_path, monkeypatch, name) -> None:
+    """And in several pieces, as tools that pack on many cores write them."""
+    content = FORMATS[name]
+    packed = b"".join(gzip.compress(part) for part in (content[:50], content[50:51], content[51:]))
+    path = tmp_path / name
+    path.write_bytes(packed)
+    assert len(read(str(path))) == len(ROWS)
+    monkeypatch.setattr(limits, "_SMALL", 100)
+    monkeypatch.setattr(limits, "MAX_RATIO", 0.5)
+    with pytest.raises(InputError, match=r"times its size, as no data does; .* unpack it yourself"):
+        read(str(path))
+
+
+def test_what_must_be_read_whole_has_a_limit_of_its_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "MAX_WHOLE", 100)
+    for name, packed in (("q.json.gz", as_json(ROWS * 100)), ("q.parquet.gz", as_parquet(ROWS))):
+        with pytest.raises(InputError, match="unpacks to more than 0 GiB, and must be read whole"):
+            read(str(write(tmp_path, name, packed)))  # which packs it
+    assert len(read(str(write(tmp_path, "q.json", as_json(ROWS))))) == len(ROWS)  # its size is there to be seen
+
+
+def test_a_row_up_to_the_limit_is_read(tmp_path, monkeypatch) -> None:
+    lines = [json.dumps(each).encode() + b"\n" for each in ROWS]
+    monkeypatch.setattr(limits, "MAX_ROW", max(map(len, lines)))
+    assert len(read(str(write(tmp_path, "q.jsonl", b"".join(lines))))) == len(ROWS)
+    longer = lines[0][:-2] + b', "more": "' + b"x" * limits.MAX_ROW + b'"}\n'
+    with pytest.raises(InputError, match=r"q\.jsonl line 5: longer than"):
+        read(str(write(tmp_path, "q.jsonl", b"".join([*lines, longer]))))
+
+
+def test_real_text_is_far_from_the_ratio() -> None:
+    text = as_json([row(id=str(number)) for number in range(2000)])  # far more alike than any questions
+    assert len(text) / len(gzip.compress(text)) < MAX_RATIO / 4

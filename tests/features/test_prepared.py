@@ -1,0 +1,403 @@
+"""Prepared data on disk: damage of any kind is noticed and mended, and users of a group share one cache."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qa_lightning.checks.report import check_prepared
+from qa_lightning.data.columns import Columns
+from qa_lightning.errors import InputError
+from qa_lightning.features.prepared import PreparedSplit
+from qa_lightning.features.windows import WindowSettings
+from qa_lightning.files import MANIFEST, build_once, damage, default_cache_dir
+from qa_lightning.models.loading import resolve
+from tests.helpers.damage import damages, inflict, remove
+from tests.helpers.data import make_rows, write_json
+from tests.helpers.models import small_tokenizer
+from tests.helpers.paths import ROOT
+
+NOBODY = 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+fork = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def said(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, logger="qa_lightning")
+    monkeypatch.setattr(logging.getLogger("qa_lightning"), "propagate", True)
+    return caplog
+
+
+def split(folder: Path, **changes) -> PreparedSplit:
+    """Validation data with a repaired answer, so that every kind of file is there but those of all answers."""
+    path = folder / "rows.json"
+    if not path.exists():
+        rows = make_rows(12, unanswerable=2, long=2)
+        rows[3]["answers"]["answer_start"] = [2]
+        write_json(path, rows)
+    settings = WindowSettings(max_length=48, doc_stride=12, max_question_length=12)
+    made = PreparedSplit(
+        "validation", str(path), None, None, "repair", Columns(), small_tokenizer(), settings, folder / "cache"
+    )
+    return replace(made, **changes)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, other than locks."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with a cache of two splits: to be copied."""
+    folder = tmp_path_factory.mktemp("made")
+    for one in splits_of(folder):
+        one.prepare()
+    return folder
+
+
+def splits_of(folder: Path, **changes) -> list[PreparedSplit]:
+    return [split(folder, **changes), split(folder, split="train", answers="all", **changes)]
+
+
+# --- damage ---
+
+
+def kinds_of_damage(whole: dict[str, bytes]) -> list[tuple[str, str]]:
+    return [(name, kind) for name in whole for kind in damages(whole[name])]
+
+
+def test_every_damage_to_prepared_data_is_noticed(made, tmp_path) -> None:
+    whole = content(made / "cache")
+    kinds = kinds_of_damage(whole)
+    assert len(kinds) >= 110
+    assert {Path(name).name for name, _ in kinds} >= {"examples.arrow", "windows.bin", "gold_start.bin", MANIFEST}
+    cache = Path(shutil.copytree(made / "cache", tmp_path / "cache"))
+    unnoticed = []
+    for name, kind in kinds:
+        path = cache / name
+        inflict(path, kind)
+        if not (damage(path.parent) or "").startswith(f"{path.name} "):
+            unnoticed.append((name, kind))
+        remove(path)
+        path.write_bytes(whole[name])
+        assert damage(path.parent) is None
+    assert not unnoticed, f"{len(kinds) - len(unnoticed)} of {len(kinds)} noticed"
+
+
+def test_damage_is_told_in_one_line_and_mended(made, tmp_path, said) -> None:
+    whole = content(made / "cache")
+    cache = Path(shutil.copytree(made / "cache", tmp_path / "cache"))
+    for number, name in enumerate(whole):  # each file, damaged in one way after the other
+        kinds = damages(whole[name])
+        inflict(cache / name, kinds[number % len(kinds)])
+        said.clear()
+        for one in splits_of(made, cache_dir=cache):  # of the same file: what was repaired is told with its place
+            one.prepare()
+            one.open()
+        (line,) = [record.getMessage() for record in said.records if record.levelno == logging.WARNING]
+        assert line.startswith(f"{(cache / name).parent} is damaged and made anew: {Path(name).name} ")
+        assert "\n" not in line
+        assert content(cache) == whole, (name, kinds[number % len(kinds)])
+
+
+@pytest.mark.parametrize("kind", ["a file in its place", "emptied", "a link to nowhere"])
+def test_a_folder_that_is_none_is_made_anew(made, tmp_path, said, kind) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    one = split(folder)
+    shutil.rmtree(one.features_folder)
+    if kind == "a file in its place":
+        one.features_folder.write_bytes(b"x")
+    elif kind == "emptied":
+        one.features_folder.mkdir()
+    else:
+        one.features_folder.symlink_to(tmp_path / "nowhere")
+    said.clear()
+    assert one.prepare()
+    assert f"{one.features_folder} is damaged and made anew" in said.text
+    assert content(folder / "cache") == content(made / "cache")
+    assert not list((folder / "cache" / "features").glob(".*.part"))
+
+
+def test_what_was_cut_off_since_a_run_began_is_not_mapped(made, tmp_path) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    one = split(folder)
+    one.prepare()
+    expected = one.open()[0].windows.copy()
+    inflict(one.features_folder / "windows.bin", "half")
+    np.testing.assert_array_equal(one.open()[0].windows, expected)
+
+
+def test_the_checks_report_and_the_tiny_model_are_kept_whole_too(made, tmp_path, said, monkeypatch) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    reports = check_prepared([split(folder)], 10)
+    (path,) = (folder / "cache" / "checks").rglob("validation.json")
+    monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path / "models"))
+    weights = Path(resolve("tiny")) / "model.safetensors"
+    before = weights.read_bytes()
+    for target, again in ((path, lambda: check_prepared([split(folder)], 10)), (weights, lambda: resolve("tiny"))):
+        for kind in ("flip in the middle", "half", "delete"):
+            inflict(target, kind)
+            said.clear()
+            again()
+            assert f"{target.parent} is damaged and made anew: {target.name} " in said.text
+    assert check_prepared([split(folder)], 10) == reports
+    assert weights.read_bytes() == before
+
+
+def _race(folder: Path, barrier, queue) -> None:
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logging.getLogger("qa_lightning").addHandler(Keep(logging.WARNING))
+    one = split(folder)
+    barrier.wait()
+    one.prepare()
+    store, examples, _ = one.open()
+    queue.put((lines, store.input_ids.tobytes(), examples["id"][:]))
+
+
+@pytest.mark.parametrize("kind", ["flip in the middle", "half"])
+def test_of_processes_that_find_damage_one_mends_it_and_none_maps_it(made, tmp_path, kind) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    one = split(folder)
+    store, examples, _ = split(made).open()
+    expected = store.input_ids.tobytes(), examples["id"][:]
+    inflict(one.examples_folder / "examples.arrow", kind)
+    inflict(one.features_folder / "input_ids.bin", kind)
+    barrier, queue = fork.Barrier(4), fork.Queue()
+    processes = [fork.Process(target=_race, args=(folder, barrier, queue)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    seen = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(len(lines) for lines, *_ in seen) in ([0, 0, 0, 2], [0, 0, 1, 1])  # one line a folder
+    assert all(tuple(mapped) == expected for _, *mapped in seen)
+
+
+# --- shared caches ---
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that other users can reach, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def as_nobody(function, *args):
+    """What a function returns, or the text of its `InputError`, in a process of another user."""
+    queue = fork.Queue()
+
+    def other_user() -> None:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        try:
+            queue.put(function(*args))
+        except InputError as error:
+            queue.put(str(error))
+        except BaseException as error:
+            queue.put(repr(error))
+
+    process = fork.Process(target=other_user)
+    process.start()
+    found = queue.get(timeout=60)
+    process.join()
+    return found
+
+
+def _mapped(one: PreparedSplit) -> tuple[bool, bytes, int, list[str]]:
+    made = one.prepare()
+    store, examples, _ = one.open()
+    return made, store.input_ids.tobytes(), len(examples), sorted(check_prepared([one], 10))
+
+
+@as_root
+def test_whoever_may_only_read_a_cache_uses_it(shared) -> None:
+    one = split(shared)
+    one.prepare()
+    check_prepared([one], 10)
+    before = content(shared)
+    store, examples, _ = one.open()
+    assert as_nobody(_mapped, one) == (False, store.input_ids.tobytes(), len(examples), ["validation"])
+    assert content(shared) == before
+
+
+@as_root
+def test_whoever_may_not_write_is_told_so_in_one_line_with_the_fix(shared) -> None:
+    one = split(shared)
+    missing = as_nobody(one.prepare)
+    assert missing.startswith(f"{one.examples_folder} cannot be made (Permission denied")
+    assert "QA_LIGHTNING_CACHE" in missing
+    one.prepare()
+    inflict(one.features_folder / "windows.bin", "half")
+    damaged = as_nobody(one.prepare)
+    assert damaged.startswith(f"{one.features_folder} is damaged (windows.bin has ")
+    assert "and cannot be made anew (Permission denied" in damaged
+    assert "\n" not in missing + damaged
+
+
+@as_root
+@pytest.mark.parametrize(("mask", "file_mode", "folder_mode"), [(0o002, 0o664, 0o775), (0o027, 0o640, 0o750)])
+def test_files_folders_and_locks_have_the_modes_of_the_umask(shared, mask, file_mode, folder_mode) -> None:
+    one = split(shared)
+    before = os.umask(mask)
+    try:
+        one.prepare()
+        check_prepared([one], 10)
+    finally:
+        os.umask(before)
+    paths = [one.cache_dir, *one.cache_dir.rglob("*")]
+    assert {path.suffix for path in paths} >= {".lock", ".bin", ".arrow", ".json", ".txt"}
+    for path in paths:
+        assert path.stat().st_mode & 0o777 == (folder_mode if path.is_dir() else file_mode), path
+
+
+@as_root
+def test_a_group_that_shares_a_folder_adds_to_each_others_cache(shared) -> None:
+    """The folder hands on its group, and the umask lets the group write."""
+    cache = shared / "cache"
+    cache.mkdir()
+    os.chown(cache, 0, NOBODY)
+    cache.chmod(0o2775)
+    one = split(shared)
+    before = os.umask(0o002)
+    try:
+        one.prepare()
+        assert as_nobody(split(shared, max_examples=3).prepare) is True
+        inflict(one.features_folder / "input_ids.bin", "flip in the middle")
+        assert as_nobody(one.prepare) is True  # and mends what another one made
+    finally:
+        os.umask(before)
+    for path in cache.rglob("*"):
+        assert path.stat().st_gid == NOBODY, path
+        assert path.is_file() or path.stat().st_mode & 0o2000, path
+
+
+# --- nowhere to write ---
+
+
+STRANGER = """import pwd, sys
+def unknown(user): raise KeyError(user)
+pwd.getpwuid = unknown
+from qa_lightning.cli.main import main
+main()
+"""  # whose number stands in no list of users, as in many containers
+
+
+def command(*words: str, limit: int | None = None, **environment: str | None):
+    """Run a command as its own process; files cannot grow beyond ``limit`` bytes, as on a disk that is full."""
+    own = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(
+        [sys.executable, "-c", STRANGER, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=own["HERE"],
+        preexec_fn=None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        env={name: value for name, value in own.items() if value is not None},
+    )
+
+
+def assert_one_line(ended, *parts: str) -> None:
+    assert ended.returncode == 2, ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if "Warning" not in line]
+    assert len([line for line in lines if line.startswith("error: ")]) == 1, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [part for part in parts if part not in ended.stderr] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "limit"), [("a folder", 3000), ("tiny", 100_000)])
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing_half_made(tmp_path, model_folder, model, limit) -> None:
+    path = write_json(tmp_path / "rows.json", make_rows(50))
+    cache, here = tmp_path / "cache", tmp_path / "here"
+    here.mkdir()
+    name = model_folder if model == "a folder" else model
+    ended = command(
+        *("train", "--data.dataset", path, "--data.validation", path, "--model.model_name", name),
+        *("--data.max_length", "48", "--data.doc_stride", "12", "--data.max_question_length", "12"),
+        *("--trainer.accelerator", "cpu"),
+        limit=limit,
+        HERE=str(here),
+        QA_LIGHTNING_CACHE=str(cache),
+    )
+    assert_one_line(ended, f"error: {cache}", "File too large", "free some space there", "QA_LIGHTNING_CACHE")
+    assert not [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+@pytest.mark.slow
+def test_without_a_home_one_line_says_what_to_set(tmp_path, model_folder) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    words = ("evaluate", "--model", model_folder, "--data", write_json(tmp_path / "rows.json", make_rows(5)))
+    unset = {"HERE": str(here), "QA_LIGHTNING_CACHE": None, "XDG_CACHE_HOME": None}
+    assert_one_line(command(*words, HOME=None, **unset), "let QA_LIGHTNING_CACHE, or HOME, name a folder")
+    ended = command(*words, HOME="/proc/nowhere", **unset)
+    assert_one_line(ended, "error: /proc/nowhere/.cache/qa_lightning/", " cannot be made (", "QA_LIGHTNING_CACHE")
+    assert not list(here.iterdir())
+
+
+def test_a_user_who_is_not_known_is_one_line(monkeypatch) -> None:
+    monkeypatch.setenv("QA_LIGHTNING_CACHE", "~nobody-of-that-name/cache")
+    with pytest.raises(InputError, match=r"^QA_LIGHTNING_CACHE ~nobody-of-that-name/cache: its folder"):
+        default_cache_dir()
+
+
+# --- the manifest ---
+
+
+def test_a_whole_folder_is_read_once_a_process_and_again_once_it_changed(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "made"
+    build_once(folder, lambda part: (part / "a.bin").write_bytes(b"abc"))
+    assert damage(folder) is None
+    monkeypatch.setattr("qa_lightning.files._checksum", lambda path: pytest.fail(f"{path} was read again"))
+    assert damage(folder) is None
+    monkeypatch.undo()
+    (folder / "a.bin").write_bytes(b"abd")
+    os.utime(folder / "a.bin", ns=(1, 1))
+    assert damage(folder, thorough=False) is None
+    assert damage(folder) == "a.bin holds other bytes than were written"
+
+
+def test_the_manifest_lists_every_file_below_a_folder(tmp_path) -> None:
+    def build(part: Path) -> None:
+        (part / "in it").mkdir()
+        (part / "in it" / "a b.bin").write_bytes(b"\0" * 10)
+        (part / "empty").touch()
+
+    build_once(tmp_path / "made", build)
+    names = [line.split(" ", 2)[2] for line in (tmp_path / "made" / MANIFEST).read_text().splitlines()[:-1]]
+    assert names == ["empty", "in it/a b.bin"]
+    inflict(tmp_path / "made" / "in it" / "a b.bin", "delete")
+    assert damage(tmp_path / "made") == "in it/a b.bin cannot be read (No such file or directory)"
+
+
+def test_what_was_counted_of_a_split_is_read_from_whole_files(made) -> None:
+    rows, windows = split(made).summaries()
+    assert rows["rows"] == 12
+    assert len(rows["repaired"]) == 1
+    assert json.loads((split(made).features_folder / "summary.json").read_text()) == windows
