@@ -17,7 +17,7 @@ from qa_lightning.wording import visible
 def evaluate(words: Sequence[str]) -> int:
     """Score a model, or a file of predictions; returns status 1 if the official scorer disagrees."""
     options = _evaluate_options(words)
-    from qa_lightning.training import evaluate as scoring
+    from qa_lightning.training import scoring
 
     quiet_libraries()
 

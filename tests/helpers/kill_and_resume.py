@@ -30,7 +30,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import BertForQuestionAnswering
 
-from qa_lightning.training import evaluate as scoring
+from qa_lightning.training import scoring
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import add_state

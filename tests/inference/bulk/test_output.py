@@ -22,7 +22,7 @@ from qa_lightning.inference.bulk import run as answering
 from qa_lightning.inference.bulk import workers
 from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.inference.reader import Reader
-from qa_lightning.training.evaluate import score_file
+from qa_lightning.training.scoring import score_file
 from tests.helpers.bulk import BARE, BATCH, ROWS, lines_of, write, written
 from tests.helpers.forms import as_lines, as_table
 

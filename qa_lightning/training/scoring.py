@@ -24,7 +24,7 @@ from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.metrics.squad import SquadMetric, answer_scores
 from qa_lightning.metrics.thresholds import squad_v2_metrics
-from qa_lightning.models.loading import load_model, load_tokenizer, tokenizer_problem
+from qa_lightning.models.loading import load_answering_model, tokenizer_problem
 from qa_lightning.models.onnx import is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
@@ -179,7 +179,7 @@ def score_model(
             f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score the answers with "
             f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
         )
-    model, tokenizer = load_model(name), load_tokenizer(name)
+    model, tokenizer = load_answering_model(name)  # refuses a head that was never trained
     if problem := tokenizer_problem(model, tokenizer):
         raise InputError(f"--model: {problem}")
     trained = AnswerSettings.of_model(model, tokenizer)

@@ -8,10 +8,20 @@ import subprocess
 import sys
 
 import pytest
+from transformers import BertModel
 
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.training.evaluate import ScoreResult, compare_with_official, read_null_odds, score_file, write
+from qa_lightning.training.scoring import (
+    ScoreResult,
+    compare_with_official,
+    read_null_odds,
+    score_file,
+    score_model,
+    write,
+)
 from tests.helpers import commands
+from tests.helpers.data import make_rows, write_json
+from tests.helpers.models import small_config
 from tests.helpers.paths import ROOT, SHARED, needs_data
 
 PUBLISHED = ["v1.1-bert-ensemble.json", "v2.0-bert-single.json"]
@@ -450,3 +460,12 @@ def test_columns_of_a_table_can_be_named(tmp_path, capsys) -> None:
     for flag in ("--columns.question", "--data.columns.question"):
         assert commands.evaluate([*given, flag, "frage"]) == 0
         assert "exact_match    100.0000" in capsys.readouterr().out
+
+
+def test_a_model_without_a_trained_head_is_not_scored(tmp_path, tokenizer) -> None:
+    folder = tmp_path / "encoder"
+    BertModel(small_config(len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    data = write_json(tmp_path / "data.json", make_rows(3))
+    with pytest.raises(InputError, match="no trained question answering head"):
+        score_model(str(folder), data)
