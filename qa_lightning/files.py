@@ -294,14 +294,15 @@ def no_temporary_room(error: Exception) -> InputError:
     """The error for a temporary file that cannot be written."""
     where = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
     return InputError(
-        f"temporary files cannot be written{where} ({_reason(error)}); free some space there, or let TMPDIR name another folder"
+        f"temporary files cannot be written{where} ({_reason(error)}); free some space there, or let TMPDIR name "
+        "another folder"
     )
 
 
 def _reason(error: Exception) -> str:
     """Why something cannot be written, without a number; Arrow writes both into its message."""
-    found = re.search(r"\[errno \d+\] (.+)", str(error))
-    return getattr(error, "strerror", None) or (found[1] if found else str(error))
+    reason = str(getattr(error, "strerror", None) or error)
+    return re.sub(r".*\[errno \d+\] ", "", reason)
 
 
 @contextmanager
