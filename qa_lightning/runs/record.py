@@ -105,7 +105,8 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"LC_ALL": "C"},
+            # no lock in the checkout, which a kill or a full disk would leave there
+            env=os.environ | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"},
         )
         return ended.stdout.strip() if ended.returncode == 0 else None
 

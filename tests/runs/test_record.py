@@ -75,6 +75,21 @@ def test_the_revision_is_the_checkouts_and_says_whether_files_differ(tmp_path) -
     assert git_revision(tmp_path) == {"commit": commit, "changed": True}
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+def test_asking_for_the_revision_writes_nothing_into_the_checkout(tmp_path) -> None:
+    """Else a process that is killed meanwhile leaves a lock there, and git refuses its user's next commit."""
+    subprocess.run(["git", "-C", str(tmp_path), "init"], check=True, capture_output=True)
+    (tmp_path / "file.py").write_text("1")
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-m", "one"], check=True, capture_output=True)
+    os.utime(tmp_path / "file.py", (1, 1))  # git's index holds another time, which `git status` would correct
+    index = tmp_path / ".git" / "index"
+    before = index.read_bytes(), index.stat().st_mtime_ns
+    assert git_revision(tmp_path)["changed"] is False
+    assert (index.read_bytes(), index.stat().st_mtime_ns) == before
+
+
 def test_without_git_there_is_no_revision(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert git_revision(tmp_path) is None
