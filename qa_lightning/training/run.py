@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
-    LearningRateMonitor,
     ModelCheckpoint,
     ProgressBar,
     WeightAveraging,
@@ -203,7 +202,7 @@ class TrainCLI(LightningCLI):
             kwargs["logger"] = CurveLogger(self._logs.parent, name=LOGS, default_hp_metric=False)
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        self.trainer_defaults["callbacks"] = _fitting(self._default_callbacks(), self.config.trainer)
+        self.trainer_defaults["callbacks"] = self._default_callbacks()
         trainer = super().instantiate_trainer(**kwargs)
         if self.config.ema_decay is not None:
             # Buffers are not averaged: a mean of position ids, made an integer again, is sometimes one too low.
@@ -218,11 +217,14 @@ class TrainCLI(LightningCLI):
         return trainer
 
     def _default_callbacks(self) -> list[Callback]:
-        """Those of every run; with ``--trainer.enable_progress_bar false`` lines in place of a bar, too."""
+        """Those of every run that go with the flags; without a bar lines in place of it."""
         chosen = self.config_init.trainer.callbacks or []
         has_bar = any(isinstance(callback, ProgressBar) for callback in chosen)
         callbacks = default_callbacks(interactive=bool(self.config.trainer.enable_progress_bar))
-        return [callback for callback in callbacks if not (has_bar and isinstance(callback, ProgressBar))]
+        without: tuple[type[Callback], ...] = (ProgressBar,) if has_bar else ()
+        if self.config.trainer.enable_checkpointing is False:
+            without += (ModelCheckpoint,)
+        return [callback for callback in callbacks if not isinstance(callback, without)]
 
     def run(self) -> int:
         """Fit, validate the best checkpoint, write the model; returns the exit status.
@@ -505,16 +507,6 @@ def _hold(folder: Path) -> int | None:
                     "leave the flag out to start another run"
                 ) from None
         time.sleep(0.2)
-
-
-def _fitting(callbacks: list[Callback], trainer: Any) -> list[Callback]:
-    """Those of the callbacks of every run that go with the flags of the Trainer; some refuse to run without a log."""
-    without: tuple[type[Callback], ...] = ()
-    if trainer.enable_checkpointing is False:
-        without += (ModelCheckpoint,)
-    if trainer.logger is False:
-        without += (LearningRateMonitor,)
-    return [callback for callback in callbacks if not isinstance(callback, without)]
 
 
 def default_precision(accelerator: str) -> str:
