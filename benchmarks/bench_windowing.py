@@ -52,7 +52,7 @@ def encode_batch(options: argparse.Namespace) -> harness.Figures:
 
 def ours(options: argparse.Namespace, training: bool) -> harness.Figures:
     """Ours: from examples on disk to features on disk."""
-    from qa_lightning.features.prepared import cut_examples
+    from qa_lightning.features.cache import cut_examples
     from qa_lightning.features.store import FeatureStore, write_features
     from qa_lightning.features.windows import Windower, WindowSettings
 

@@ -19,7 +19,7 @@ from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import write_examples
 from qa_lightning.data.formats import PlacedRow, counted
 from qa_lightning.data.sources import count_rows, has_split, read_rows
-from qa_lightning.features.prepared import PreparedSplit, cut_examples, open_examples
+from qa_lightning.features.cache import PreparedSplit, cut_examples, open_examples
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import build_once, temporary_folder
@@ -29,7 +29,7 @@ from qa_lightning.wording import visible
 
 AT_START = 100_000  # rows of a split that are checked, at most, when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
-_LOGGED_ELSEWHERE = ("cut_question", "unheld")  # `features.prepared.describe_split` logs lines about these
+_LOGGED_ELSEWHERE = ("cut_question", "unheld")  # `features.cache.describe_split` logs lines about these
 _FORMAT = 2  # of the cached reports; raise it when the checks change
 
 

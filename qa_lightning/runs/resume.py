@@ -1,207 +1,241 @@
-"""Bit-exact resume: ``last.ckpt`` is only written at safe points, from which a run continues as if never stopped.
-
-Safe points: between two batches, when the optimizer has just stepped and everything measured is logged; before and
-after a validation; at the end of an epoch. Three things decide how a run continues: the loops' progress in the
-checkpoint (`between_batches`), the batches of the epoch that are done (`SquadDataModule`), and a seed for each batch
-(`QALightningModule`). Curves are cut back to the checkpoint.
-
-Limits: a checkpoint does not hold measured speed, which differs from run to run, or half-accumulated gradients: between
-the batches of one optimizer step there is no safe point.
-"""
+"""The choice of the run and the checkpoint that a run starts from; a checkpoint that cannot be resumed is refused."""
 
 from __future__ import annotations
 
-import time
+import logging
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
 
-from qa_lightning.runs.checkpoints import CURVES
-from qa_lightning.runs.curves import curve_lengths
-from qa_lightning.runs.record import own_folder
-from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
+from qa_lightning.errors import InputError
+from qa_lightning.runs.curves import curve_files
+from qa_lightning.runs.record import PastRun, find_runs
 
-_LOOP = "epoch_loop."  # prefix of the epoch loop's keys in the fit loop's state
+log = logging.getLogger("qa_lightning")
+
+CURVES = "curves"  # key in a checkpoint
 
 
-class LastCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` every ``minutes``, after each validation and epoch, and when the run is asked to stop.
-
-    Args:
-        minutes: time after which the file is written again, at the next safe point.
-        signals: of whoever listens before and after training too; None listens while the run trains.
+@dataclass(frozen=True)
+class Beginning:
+    """Where a run begins: at the first step, or at a checkpoint.
 
     Attributes:
-        path: the file; None until it is written or resumed from.
-        step: optimizer steps that the file holds.
+        checkpoint: the file to resume from; None begins at the first step.
+        folder: the resumed run's folder, which this run writes to again; None makes a new one.
+        step: optimizer steps that are done.
+        epochs: epochs that are done.
+        curves: file name -> size in bytes of each curves file when the checkpoint was written.
+        shapes: name -> shape of each of the module's weights in the checkpoint.
+        model_name: of the model that was trained; None if that is not known.
     """
 
-    writes = True  # False only listens to signals, where checkpoints are switched off
-    every_validation_batches = 16  # validation batches between two checks for a signal
+    checkpoint: Path | None = None
+    folder: Path | None = None
+    step: int = 0
+    epochs: int = 0
+    curves: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    model_name: str | None = None
 
-    def __init__(self, minutes: float = 15.0, signals: StopSignals | None = None) -> None:
-        self.minutes = minutes
-        self.path: Path | None = None
-        self.step = 0
-        self._signals = signals or StopSignals()
-        self._saved_at: tuple[int, int] | None = None  # see _progress
-        self._saved_when = 0.0
+    def misfit(self, model_name: str, weights: Mapping[str, torch.Tensor]) -> str | None:
+        """Why the checkpoint cannot be one of this model, and what fits; None if it can.
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock; a checkpoint that the run resumed from need not be written again."""
-        self._signals.hold()  # only now: Lightning may just have set its own handlers, which it removes at the end
-        self._saved_when = time.monotonic()
-        self._saved_at = _progress(trainer)
-        if trainer.ckpt_path is not None:
-            self.path, self.step = Path(trainer.ckpt_path), trainer.global_step
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save or stop, if that is due, before the first batch of an optimizer step."""
-        if batch_idx % trainer.accumulate_grad_batches:
-            return
-        save, stop = self._agree(trainer)
-        # At batch 0 there is nothing new: the previous epoch was saved at its end.
-        if (save or stop) and batch_idx > 0 and self._saved_at != _progress(trainer):
-            self._save(trainer)
-        self._stop_if_asked(trainer, stop)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before a validation, if that is due: a validation may take long."""
-        if _in_fit(trainer) and _between_steps(trainer):
-            save, stop = self._agree(trainer)
-            if save or stop:
-                self._save(trainer)
-            self._stop_if_asked(trainer, stop)
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Stop within a validation; the resumed run starts that validation again."""
-        if batch_idx % self.every_validation_batches == 0 and _in_fit(trainer) and _between_steps(trainer):
-            _, stop = self._agree(trainer)
-            if stop:
-                for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                    if isinstance(callback, WeightAveraging):  # puts the training weights back, to be saved
-                        callback.on_validation_epoch_end(trainer, pl_module)
-                self._save(trainer)
-            self._stop_if_asked(trainer, stop)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after a validation within an epoch; one at the end of an epoch is followed by `on_train_epoch_end`."""
-        if _in_fit(trainer) and _between_steps(trainer) and not trainer.is_last_batch:
-            self._save(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save: the end of an epoch is always a safe point."""
-        self._save(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Make any checkpoint resumable: write the curves to disk, keep their sizes, set the loops to a safe point."""
-        checkpoint[CURVES] = {}
-        for logger in trainer.loggers:
-            logger.save()
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                checkpoint[CURVES] |= curve_lengths(logger)
-        if trainer.state.fn != TrainerFn.FITTING:
-            return
-        loops = checkpoint["loops"]["fit_loop"]
-        epoch = loops["epoch_progress"]["current"]
-        if epoch["processed"] == epoch["ready"]:
-            return
-        seen = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current.completed
-        due = trainer.validating and seen < sum(trainer.num_val_batches)
-        if due or not trainer.validating:
-            between_batches(loops, trainer.global_step, due)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """There are no more safe points."""
-        self._signals.release()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """There are no more safe points."""
-        self._signals.release()
-
-    def _agree(self, trainer: Trainer) -> tuple[bool, Stop]:
-        """Whether to save, and why to stop, if at all.
-
-        All processes get the same answer: the highest of their wishes, where stopping counts more than saving.
+        Args:
+            model_name: of the model that is to be trained.
+            weights: the module's, by name.
         """
-        late = time.monotonic() - self._saved_when >= self.minutes * 60
-        wishes = int(self._signals.asked) * 2 + late
-        if trainer.world_size > 1:
-            highest = torch.tensor(wishes, device=trainer.strategy.root_device)
-            torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
-            wishes = int(highest)
-        return bool(wishes % 2), Stop(wishes // 2)
+        if self.checkpoint is None:
+            return None
+        here = {name: tuple(weight.shape) for name, weight in weights.items()}
+        more, less = sorted(self.shapes.keys() - here.keys()), sorted(here.keys() - self.shapes.keys())
+        other = [name for name in sorted(here.keys() & self.shapes.keys()) if here[name] != self.shapes[name]]
+        differences = [f"{len(more)} weights that it has not ({more[0]})"] if more else []
+        differences += [f"not {len(less)} that it has ({less[0]})"] if less else []
+        if other:
+            shapes = f"{list(self.shapes[other[0]])}, not {list(here[other[0]])}"
+            differences += [f"{len(other)} of other shapes ({other[0]}: {shapes})"]
+        if not differences:
+            return None
+        fix = "choose a checkpoint of this model, or leave the flag out"
+        if self.model_name is not None and self.model_name != model_name:
+            fix = f"it was made with --model.model_name {self.model_name}: pass that, or choose another checkpoint"
+        return (
+            f"{self.checkpoint} belongs to another model than --model.model_name {model_name}, it holds "
+            f"{', '.join(differences)}; {fix}"
+        )
 
-    def _save(self, trainer: Trainer) -> None:
-        if not self.writes or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        path = self._folder(trainer) / "last.ckpt"
-        before = _file_identity(path)
-        trainer.save_checkpoint(path)
-        if _file_identity(path) != before:  # the same after a failed write, which has warned and kept the previous file
-            self.path, self.step = path, trainer.global_step
-        self._saved_at, self._saved_when = _progress(trainer), time.monotonic()
+    def cut_curves(self) -> None:
+        """Cut the curves files in ``folder`` back to their size at the checkpoint: later points are logged again.
 
-    def _folder(self, trainer: Trainer) -> Path:
-        """``checkpoints`` in the run's own folder; elsewhere where the best one is, or in the Trainer's root folder."""
-        if own := own_folder(trainer):
-            return own / "checkpoints"
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath:
-                return Path(callback.dirpath)
-        return Path(trainer.default_root_dir) / "checkpoints"
-
-    def _stop_if_asked(self, trainer: Trainer, stop: Stop) -> None:
-        if not stop:
-            return
-        if stop is Stop.REQUEUE and trainer.is_global_zero:
-            requeue_job()
-        raise Stopped(stop)
+        A file that the checkpoint does not list is deleted.
+        """
+        for file in curve_files(self.folder) if self.folder else []:
+            length = self.curves.get(file.name, 0)
+            if length == 0:
+                file.unlink()
+            elif length < file.stat().st_size:
+                os.truncate(file, length)
 
 
-def between_batches(loops: dict[str, Any], steps: int, validation_due: bool) -> None:
-    """Set the fit loop's state to "every started batch is done", from which Lightning resumes exactly.
+def find_beginning(given: str | None, logs: Path, job: str | None = None) -> Beginning:
+    """Find where a run begins, from ``--ckpt_path``; a checkpoint that cannot be read is never chosen.
 
     Args:
-        loops: ``fit_loop.state_dict()``; changed in place.
-        steps: optimizer steps that are done.
-        validation_due: whether a validation comes next, from its first batch.
+        given: a file, ``last`` for the newest run, or None.
+        logs: the folder that holds the runs.
+        job: id of this batch job. If ``given`` is None and the job's newest run is not finished, that run is resumed.
+
+    Raises:
+        InputError: there is no such file or run, or its checkpoints cannot be read.
     """
-    progress = loops[f"{_LOOP}batch_progress"]
-    for counts in (progress["total"], progress["current"]):
-        counts.update(ready=counts["processed"], started=counts["processed"], completed=counts["processed"])
-    progress["is_last_batch"] = False
-    if not validation_due:
-        loops[f"{_LOOP}state_dict"]["_batches_that_stepped"] = steps
-    else:  # Lightning re-enters a validation with a started, unfinished batch, and counts the step after it
-        validation = loops[f"{_LOOP}val_loop.batch_progress"]
-        for name in ("total", "current"):
-            validation[name] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-        validation["is_last_batch"] = False
+    if given not in (None, "last"):
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise InputError(f"--ckpt_path {given}: no such file; give the path of a .ckpt file, or `last`")
+        begun = read_beginning(path)
+        if isinstance(begun, str):
+            raise InputError(f"--ckpt_path {given}: {begun}")
+        return begun
+    runs = find_runs(logs) if given is not None or job is not None else []
+    if given is None:
+        runs = [run for run in runs if run.job == job]
+        if not runs or runs[-1].finished:
+            return Beginning()
+    if not runs:
+        raise InputError(f"--ckpt_path last: there is no run in {logs}; start without the flag")
+    return _resume(runs[-1])
 
 
-def _file_identity(path: Path) -> tuple[int, int] | None:
-    """Inode and time of a file; None without one. Every write changes it, since each renames a new file to ``path``."""
-    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+def _resume(run: PastRun) -> Beginning:
+    """Begin at the last checkpoint of ``run``, at the best one if the last is damaged or missing.
+
+    Without any checkpoint it begins where its own start did, in the same folder.
+    """
+    folder: Path | None = run.folder
+    if run.finished:
+        log.info(f"{run.folder} is finished and stays as it is: this run gets a new folder")
+        folder = None
+    problems: list[str] = []
+    for path in (run.folder / "checkpoints" / "last.ckpt", run.folder / "checkpoints" / "best.ckpt"):
+        if not path.is_file():
+            continue
+        begun = read_beginning(path)
+        if not isinstance(begun, str):
+            if problems:
+                log.warning(f"{problems[0]}; resuming from {path.name}, the best checkpoint of that run, instead")
+            return replace(begun, folder=folder)
+        problems.append(f"{path}: {begun}")
+    if problems:
+        raise InputError([f"--ckpt_path last: {problem}" for problem in problems])
+    if run.resumed_from and run.resumed_from.is_file():
+        begun = read_beginning(run.resumed_from)
+        if not isinstance(begun, str):
+            log.info(f"{run.folder} was stopped before its first checkpoint: it starts again from {begun.checkpoint}")
+            return replace(begun, folder=folder)
+    log.info(f"{run.folder} was stopped before its first checkpoint: it starts again from the first step")
+    return Beginning(None, folder)
 
 
-def _in_fit(trainer: Trainer) -> bool:
-    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+def read_beginning(path: Path) -> Beginning | str:
+    """Read a `Beginning`, in a new folder, from a checkpoint; a string says why that is not possible.
+
+    No code in the file is executed (``weights_only``).
+    """
+    try:
+        if path.stat().st_size == 0:
+            return "the file is empty, perhaps because the disk was full; choose another checkpoint"
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        reason = " ".join(str(error).split())[:150]
+        return (
+            "the file holds more than tensors and plain values, and loading it could run code; choose another "
+            f"checkpoint ({reason})"
+        )
+    except Exception as error:  # a damaged file can raise anything in the zip and pickle readers
+        reason = " ".join(str(error).split())[:150]
+        return f"the file is damaged or not a checkpoint; choose another one ({type(error).__name__}: {reason})"
+    if not isinstance(checkpoint, dict):
+        return f"the file holds a {type(checkpoint).__name__}, not a checkpoint of a training run; choose another one"
+    missing = [key for key in ("state_dict", "loops", "global_step") if key not in checkpoint]
+    if missing:
+        return f"the file is not a checkpoint of a training run, it lacks {', '.join(missing)}; choose another one"
+    missing = [key for key in ("optimizer_states", "lr_schedulers") if key not in checkpoint]
+    if missing:
+        return f"the file holds weights alone, to resume it lacks {', '.join(missing)}; choose another one"
+    if wrong := _wrong_types(checkpoint):
+        return f"the file is not a checkpoint of a training run, {wrong}; choose another one"
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    name = checkpoint.get("hyper_parameters", {}).get("model_name")
+    return Beginning(
+        path,
+        None,
+        checkpoint["global_step"],
+        epochs,
+        checkpoint.get(CURVES, {}),
+        {weight: tuple(tensor.shape) for weight, tensor in checkpoint["state_dict"].items()},
+        name if isinstance(name, str) else None,
+    )
 
 
-def _between_steps(trainer: Trainer) -> bool:
-    """Whether a validation runs between two optimizer steps, with no half-accumulated gradients."""
-    return _progress(trainer)[1] % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+_COUNTS = {"ready": int, "started": int, "processed": int, "completed": int}
+_PROGRESS = {"total": _COUNTS, "current": _COUNTS}
+# What a checkpoint that Lightning can resume from holds. A type stands for a value, a dictionary for one that has these
+# names, a tuple of two for one of any names, with the types of its names and values.
+_FORM: dict[str, Any] = {
+    "state_dict": (str, torch.Tensor),
+    "global_step": int,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": {
+        "fit_loop": {
+            "state_dict": {},
+            "epoch_loop.state_dict": {"_batches_that_stepped": int},
+            "epoch_loop.batch_progress": _PROGRESS,
+            "epoch_progress": _PROGRESS,
+        }
+    },
+}
+_OPTIONAL: dict[str, Any] = {
+    "epoch": int,
+    "callbacks": (str, dict),
+    "hyper_parameters": {},
+    CURVES: (str, int),
+}
 
 
-def _progress(trainer: Trainer) -> tuple[int, int]:
-    """Index of the epoch, and how many of its batches are done."""
-    loop: Any = trainer.fit_loop
-    return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed
+def _wrong_types(checkpoint: dict[Any, Any]) -> str | None:
+    """The first thing in a checkpoint that is not of its type, as the end of a sentence."""
+    form = _FORM | {name: wanted for name, wanted in _OPTIONAL.items() if name in checkpoint}
+    return _misshapen(checkpoint, form, "")
+
+
+def _misshapen(value: Any, form: Any, name: str) -> str | None:
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            return f"its {name} is a {type(value).__name__} in place of a dict"
+        for key, wanted in form.items():
+            inner = f"{name}.{key}" if name else key
+            if key not in value:
+                return f"it lacks {inner}"
+            if problem := _misshapen(value[key], wanted, inner):
+                return problem
+        return None
+    if isinstance(form, tuple):
+        keys, values = form
+        if not isinstance(value, dict):
+            return f"its {name} is a {type(value).__name__} in place of a dict"
+        wrong = next((pair for pair in value.items() if not (_is_a(pair[0], keys) and _is_a(pair[1], values))), None)
+        return f"its {name} holds {wrong[0]!r}, a {type(wrong[1]).__name__}" if wrong else None
+    if not _is_a(value, form) or (form is int and value < 0):
+        return f"its {name} is {value!r:.50}" if form is int else f"its {name} is a {type(value).__name__}"
+    return None
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

@@ -1,6 +1,6 @@
 """Takes the signals that stop a run: at once before and after training, at the next safe point within it.
 
-`resume.LastCheckpoint` knows the safe points; the command listens from its first moment to its last.
+`checkpoints.LastCheckpoint` knows the safe points; the command listens from its first moment to its last.
 """
 
 from __future__ import annotations

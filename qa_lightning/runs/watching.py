@@ -17,8 +17,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
 from qa_lightning.progress import Pace, duration, loop_progress
+from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.record import run_folder
-from qa_lightning.runs.resume import LastCheckpoint
 from qa_lightning.runs.throughput import memory_used
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| "

@@ -162,7 +162,7 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt`` by ``val/f1``, or by ``val/best_f1`` if some questions have no answer.
 
     ``val/best_f1`` is F1 under the best threshold, which the model is to be used with. Without it, F1 in the first
-    epochs is that of always answering "no answer". `resume.LastCheckpoint` keeps ``last.ckpt``.
+    epochs is that of always answering "no answer". `checkpoints.LastCheckpoint` keeps ``last.ckpt``.
     """
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ from qa_lightning.features.batching import (
     PaddingCollator,
     TrainingSampler,
 )
-from qa_lightning.features.prepared import PreparedSplit, TrainAnswers, describe_split
+from qa_lightning.features.cache import PreparedSplit, TrainAnswers, describe_split
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import default_cache_dir
 from qa_lightning.models.loading import load_tokenizer

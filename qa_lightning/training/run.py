@@ -32,7 +32,7 @@ from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError, LostProcessError
 from qa_lightning.files import hold_folder, write_file, write_problem
 from qa_lightning.models.loading import max_positions, tokenizer_problem
-from qa_lightning.runs.checkpoints import AtomicCheckpointIO, Beginning, find_beginning
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.failures import (
     STARTED_BY,
@@ -56,7 +56,7 @@ from qa_lightning.runs.record import (
     release_folder,
     run_folder,
 )
-from qa_lightning.runs.resume import LastCheckpoint
+from qa_lightning.runs.resume import Beginning, find_beginning
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, first_process, requeue_job, slurm_job
 from qa_lightning.training.callbacks import RunRecord, default_callbacks
 from qa_lightning.training.datamodule import SquadDataModule, data_problems

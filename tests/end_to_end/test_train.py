@@ -19,8 +19,8 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_lightning import QALightningModule, Reader
 from qa_lightning.errors import InputError
-from qa_lightning.runs.checkpoints import Beginning, find_beginning
 from qa_lightning.runs.record import append_run
+from qa_lightning.runs.resume import Beginning, find_beginning
 from qa_lightning.training.run import default_precision
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json

@@ -24,7 +24,8 @@ from transformers import BertForQuestionAnswering
 
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.models.loading import load_model
-from qa_lightning.runs.checkpoints import AtomicCheckpointIO, read_beginning
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO
+from qa_lightning.runs.resume import read_beginning
 from qa_lightning.training import run as training
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json

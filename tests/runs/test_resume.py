@@ -22,7 +22,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.errors import InputError
-from qa_lightning.runs.resume import LastCheckpoint
+from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.signals import Stop
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
@@ -257,7 +257,7 @@ def fit(model: str, data: dict[str, str], root: Path, *callbacks: Callback, ckpt
 def test_last_is_written_after_so_many_minutes_of_training(tmp_path, model_folder, data, monkeypatch) -> None:
     """The clock is replaced by one on which a step takes 20 seconds."""
     now = [1000.0]
-    monkeypatch.setattr("qa_lightning.runs.resume.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("qa_lightning.runs.checkpoints.time", SimpleNamespace(monotonic=lambda: now[0]))
     saved = []
 
     class Watch(Callback):

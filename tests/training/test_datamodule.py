@@ -134,7 +134,7 @@ def test_a_preparation_that_is_cut_off_is_told_and_leaves_nothing_that_looks_rea
     def dies(*args):
         raise error
 
-    monkeypatch.setattr("qa_lightning.features.prepared.write_features", dies)
+    monkeypatch.setattr("qa_lightning.features.cache.write_features", dies)
     with pytest.raises(InputError if isinstance(error, OSError) else type(error)) as caught:
         SquadDataModule(path, path, model_folder, **SMALL).prepare_data()
     if isinstance(error, OSError):

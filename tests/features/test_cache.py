@@ -23,7 +23,7 @@ import pytest
 from qa_lightning.checks.report import check_prepared
 from qa_lightning.data.columns import Columns
 from qa_lightning.errors import InputError
-from qa_lightning.features.prepared import PreparedSplit
+from qa_lightning.features.cache import PreparedSplit
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.files import MANIFEST, build_once, damage, default_cache_dir
 from qa_lightning.models.loading import resolve
