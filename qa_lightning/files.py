@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -173,7 +174,7 @@ def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = Tru
         if wrong is None:
             return False
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock_file(folder.parent / f"{folder.name}.lock"):
+        with _waiting_for(folder):
             wrong = damage(folder, thorough)
             if wrong is None:
                 return False
@@ -182,15 +183,31 @@ def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = Tru
             with new_folder(folder) as part:
                 build(part)
                 _write_manifest(part)
-    except OSError as error:
-        named = Path(str(error.filename)).resolve() if error.filename else folder.resolve()
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        filename = getattr(error, "filename", None)
+        named = Path(str(filename)).resolve() if filename else folder.resolve()
         elsewhere = not named.is_relative_to(folder.parent.resolve())
-        reason = f"{error.strerror or error}{f': {error.filename}' if elsewhere else ''}"
+        reason = f"{_reason(error)}{f': {filename}' if elsewhere else ''}"
         what = f"is damaged ({wrong}) and cannot be made anew" if wrong else "cannot be made"
         raise InputError(
             f"{folder} {what} ({reason}); free some space there, make its folder writable, {_OTHER_CACHE}"
         ) from None
     return True
+
+
+@contextmanager
+def _waiting_for(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; where another process makes it, say so and wait."""
+    own = _lock_file(folder.parent / f"{folder.name}.lock")
+    try:
+        own.acquire(timeout=0)
+    except Timeout:
+        log.info(f"waiting for another process, which makes {folder}")
+        own.acquire()
+    try:
+        yield
+    finally:
+        own.release()
 
 
 def damage(folder: Path, thorough: bool = True) -> str | None:
@@ -257,6 +274,35 @@ def _checksum(path: Path) -> int:
 def _lock_file(path: Path, timeout: float = -1) -> FileLock:
     """A lock that whoever may write into its folder can take: its file has the permissions that new files have."""
     return FileLock(path, timeout=timeout, mode=new_file_mode())
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is removed at the end.
+
+    Raises:
+        InputError: it cannot be written, or what is done within cannot.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+    except OSError as error:
+        raise no_temporary_room(error) from None
+
+
+def no_temporary_room(error: Exception) -> InputError:
+    """The error for a temporary file that cannot be written."""
+    where = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
+    return InputError(
+        f"temporary files cannot be written{where} ({_reason(error)}); free some space there, or let TMPDIR name "
+        "another folder"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Why something cannot be written, without a number; Arrow writes both into its message."""
+    reason = str(getattr(error, "strerror", None) or error)
+    return re.sub(r".*\[errno \d+\] ", "", reason)
 
 
 @contextmanager

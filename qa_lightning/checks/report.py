@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -23,7 +22,7 @@ from qa_lightning.data.sources import count_rows, has_split, read_rows
 from qa_lightning.features.prepared import PreparedSplit, cut_examples, open_examples
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
-from qa_lightning.files import build_once
+from qa_lightning.files import build_once, temporary_folder
 from qa_lightning.metrics.squad import Scoring
 from qa_lightning.progress import tracked
 from qa_lightning.wording import visible
@@ -69,8 +68,7 @@ def check_source(
     split: Any = "train" if has_split(source, "train") or not has_split(source, "validation") else "validation"
     read = tracked(read_rows(source, split), count_rows(source, split), what="checking")
     rows = with_usual_columns(read, columns, column_lines.append)
-    with closing(check), tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with closing(check), temporary_folder() as folder:
         kept = write_examples(check.valid(rows), folder / "examples.arrow")
         report = Report(source, {"read": column_lines, **check.facts()})
         report.add(check.findings.found())

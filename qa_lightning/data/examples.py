@@ -19,6 +19,7 @@ from qa_lightning.data.answers import Answers, Problem, check_answers, has_surro
 from qa_lightning.data.columns import MadeId
 from qa_lightning.data.formats import COLUMNS, BrokenRow, PlacedRow, counted, listed, shown
 from qa_lightning.errors import InputError
+from qa_lightning.files import no_temporary_room
 
 OnBadRows = Literal["error", "skip", "repair"]
 _BATCH_CHARACTERS = 1 << 26  # a batch with more characters of contexts is written; Arrow allows 2 GiB of text a batch
@@ -211,7 +212,11 @@ class IdPlaces:
 
     def add(self, name: str, place: str) -> str | None:
         """Remember an id; return the place of an earlier row with the same id, or None."""
-        if self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (name, place)).rowcount:
+        try:
+            added = self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (name, place)).rowcount
+        except sqlite3.OperationalError as error:
+            raise no_temporary_room(error) from None
+        if added:
             return None
         return self.find(name)
 

@@ -2,7 +2,7 @@
 
 A row, a line of text included, has at most `MAX_ROW` bytes (of CSV and TSV: characters). What is read whole, a packed
 ``.json`` or Parquet file, has at most `MAX_WHOLE`. And what is packed unpacks to at most `MAX_RATIO` times its size,
-which no text of people reaches (SQuAD: 4), and a file made to fill memory or time does.
+which no text of people reaches (SQuAD: 4 to 5), and a file made to fill memory or time does.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"LC_ALL": "C"},
+            # no lock in the checkout, which a kill or a full disk would leave there
+            env=os.environ | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"},
         )
         return ended.stdout.strip() if ended.returncode == 0 else None
 
@@ -196,8 +197,8 @@ def claim_folder(logs: Path) -> Path:
 
 
 def release_folder(folder: Path) -> None:
-    """Take back a claim: remove a folder in which nothing but the record of its start lies."""
-    if {path.name for path in folder.iterdir()} <= {RECORD}:
+    """Take back a claim: remove a folder in which nothing lies but what is written before the first step."""
+    if not any((folder / name).exists() for name in ("checkpoints", "model")):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -8,9 +8,11 @@ import multiprocessing
 import os
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -359,6 +361,56 @@ def test_without_a_home_one_line_says_what_to_set(tmp_path, model_folder) -> Non
     ended = command(*words, HOME="/proc/nowhere", **unset)
     assert_one_line(ended, "error: /proc/nowhere/.cache/qa_lightning/", " cannot be made (", "QA_LIGHTNING_CACHE")
     assert not list(here.iterdir())
+
+
+@pytest.mark.slow
+def test_a_full_folder_of_temporary_files_is_one_line(tmp_path) -> None:
+    path = write_json(tmp_path / "rows.json", make_rows(50))
+    (tmp_path / "temporary").mkdir()
+    ended = command("check-data", path, limit=3000, HERE=str(tmp_path), TMPDIR=str(tmp_path / "temporary"))
+    assert_one_line(ended, f"temporary files cannot be written in {tmp_path / 'temporary'} (File too large); free")
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_ids_that_do_not_fit_into_temporary_files_are_one_line(tmp_path, monkeypatch) -> None:
+    connect = sqlite3.connect
+
+    def small(*args, **options):
+        base = connect(*args, **options)
+        base.execute("PRAGMA max_page_count = 10")
+        return base
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+    path = write_json(tmp_path / "rows.json", make_rows(1000))
+    with pytest.raises(InputError, match=r": temporary files cannot be written.* \(database or disk is full\); free"):
+        split(tmp_path, source=path).prepare()
+    assert not [folder for folder in (tmp_path / "cache" / "examples").iterdir() if folder.is_dir()]
+
+
+def test_a_process_that_waits_for_another_says_so(tmp_path, said) -> None:
+    begun, go_on = fork.Event(), fork.Event()
+
+    def slowly(part: Path) -> None:
+        begun.set()
+        go_on.wait(60)
+        (part / "a.bin").write_bytes(b"a")
+
+    process = fork.Process(target=build_once, args=(tmp_path / "made", slowly))
+    process.start()
+    begun.wait(60)
+    threading.Timer(0.2, go_on.set).start()
+    assert build_once(tmp_path / "made", lambda part: pytest.fail("built twice")) is False
+    process.join()
+    assert f"waiting for another process, which makes {tmp_path / 'made'}" in said.text
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch) -> None:
+    def unsupported(*args, **options):
+        raise NotImplementedError("FileSystem does not appear to support flock; use SoftFileLock instead")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", unsupported)
+    with pytest.raises(InputError, match=r"made cannot be made .*does not appear to support flock.*QA_LIGHTNING_CACHE"):
+        build_once(tmp_path / "made", lambda part: None)
 
 
 def test_a_user_who_is_not_known_is_one_line(monkeypatch) -> None:

@@ -75,6 +75,21 @@ def test_the_revision_is_the_checkouts_and_says_whether_files_differ(tmp_path) -
     assert git_revision(tmp_path) == {"commit": commit, "changed": True}
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+def test_asking_for_the_revision_writes_nothing_into_the_checkout(tmp_path) -> None:
+    """Else a process that is killed meanwhile leaves a lock there, and git refuses its user's next commit."""
+    subprocess.run(["git", "-C", str(tmp_path), "init"], check=True, capture_output=True)
+    (tmp_path / "file.py").write_text("1")
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-m", "one"], check=True, capture_output=True)
+    os.utime(tmp_path / "file.py", (1, 1))  # git's index holds another time, which `git status` would correct
+    index = tmp_path / ".git" / "index"
+    before = index.read_bytes(), index.stat().st_mtime_ns
+    assert git_revision(tmp_path)["changed"] is False
+    assert (index.read_bytes(), index.stat().st_mtime_ns) == before
+
+
 def test_without_git_there_is_no_revision(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert git_revision(tmp_path) is None
@@ -102,9 +117,10 @@ def test_processes_that_claim_at_the_same_time_get_folders_of_their_own(tmp_path
     assert sorted(names) == sorted(f"version_{number}" for number in range(8, 308))
 
 
-def test_a_claim_is_given_back_only_while_nothing_lies_in_it(tmp_path) -> None:
+def test_a_claim_is_given_back_only_while_nothing_was_trained(tmp_path) -> None:
     folder = claim_folder(tmp_path)
     append_run(folder / "run.json", {})
+    (folder / "config.yaml").write_text("")
     release_folder(folder)
     assert not folder.exists()
     folder = claim_folder(tmp_path)
