@@ -126,6 +126,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # SquadDataModule resumes itself
     warnings.filterwarnings("ignore", message=".*accumulate the metric across devices.*")  # all log the same value
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")  # by the record
     # The end of the run says that there is no best checkpoint, and why.
     warnings.filterwarnings("ignore", message=r"`ModelCheckpoint\(monitor='val/\w*f1'\)` could not find the monitored")
     warnings.filterwarnings("ignore", message="You requested to overfit but enabled")  # which goes together here

@@ -89,6 +89,19 @@ class CurveLogger(TensorBoardLogger):
             )
 
 
+def use_run_folder(logger: Logger, run: Path) -> None:
+    """Let a logger that would number a folder of its own beside a new run's folder write into that folder.
+
+    Args:
+        logger: of the run.
+        run: the run's folder; it is new: a `CSVLogger` deletes what it finds of its own.
+    """
+    if not isinstance(logger, (CSVLogger, TensorBoardLogger)) or logger._version is not None:
+        return
+    if Path(logger.root_dir).resolve() == run.parent.resolve():
+        logger._version = run.name
+
+
 def log_table(
     logger: Logger, tag: str, header: Sequence[str], rows: Sequence[Sequence[str]], markdown: str, step: int
 ) -> None:

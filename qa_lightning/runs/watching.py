@@ -20,6 +20,7 @@ from qa_lightning.progress import Pace, duration, loop_progress
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.record import run_folder
 from qa_lightning.runs.throughput import memory_used
+from qa_lightning.wording import visible
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| "
 
@@ -372,5 +373,5 @@ def _validations(trainer: Trainer, first: float, last: float) -> int:
 def say(trainer: Trainer, line: str) -> None:
     """Print a line above a progress bar, if there is one; only on the first process."""
     if trainer.is_global_zero:
-        tqdm.write(line)  # clears a progress bar before it prints, and draws it again below
+        tqdm.write(visible(line))  # clears a progress bar before it prints, and draws it again below
         sys.stdout.flush()  # into a file or a pipe, too, when it is said

@@ -33,7 +33,7 @@ from qa_lightning.errors import DivergedError, InputError, LostProcessError
 from qa_lightning.files import hold_folder, write_file, write_problem
 from qa_lightning.models.loading import max_positions, tokenizer_problem
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO, LastCheckpoint
-from qa_lightning.runs.curves import CurveLogger
+from qa_lightning.runs.curves import CurveLogger, use_run_folder
 from qa_lightning.runs.failures import (
     STARTED_BY,
     Launcher,
@@ -354,6 +354,8 @@ class TrainCLI(LightningCLI):
                 # A TensorBoard that is open has read what is cut off before training: it is told to forget it.
                 logger.write_to(folder, begun.step if begun.folder else None)
                 rank_zero_only(begun.cut_curves)()
+            elif folder and not begun.folder:
+                use_run_folder(logger, folder)
 
     def _model_problems(self) -> list[str]:
         """A line for each reason why the loaded model cannot be trained with these flags."""

@@ -116,7 +116,11 @@ def excerpt(context: str, start: int, end: int) -> tuple[str, str, str]:
     if start == end:
         first, start, end, last = 0, 0, 0, min(len(context), 2 * AROUND)
     before, marked, after = (_line(context[i:j]) for i, j in ((first, start), (start, end), (end, last)))
-    return "…" * (first > 0) + before, marked.strip(), after + "…" * (last < len(context))
+    if first:  # not half a word, where words are told from each other
+        before = "…" + re.sub(r"^\S{0,15}\s", "", before)
+    if last < len(context):
+        after = re.sub(r"\s\S{0,15}$", "", after) + "…"
+    return before, marked.strip(), after
 
 
 def _line(text: str) -> str:

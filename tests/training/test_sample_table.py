@@ -37,6 +37,10 @@ def test_the_context_around_the_answer_is_shown() -> None:
     assert marked == "Rome"
     assert before == "…" + " ".join(CONTEXT[start - AROUND : start].split()) + " "
     assert (after[:3], after[-2:], len(after)) == (" . ", "b…", AROUND + 1)
+    long = "Some words stand here before. " * 3 + "Rome" + " And some words stand there after." * 3
+    before, _, after = excerpt(long, long.index("Rome"), long.index("Rome") + 4)
+    assert before == "…" + "words stand here before. Some words stand here before. "[: len(before) - 1]
+    assert after == " And some words stand there after. And some words stand…"
     assert excerpt("Anna lives in Rome", 14, 18) == ("Anna lives in ", "Rome", "")
     assert excerpt("Anna lives in Rome", 0, 0) == ("", "", "Anna lives in Rome")
     assert excerpt(CONTEXT, 0, 0)[2].endswith("…")
