@@ -354,8 +354,12 @@ def test_last_is_the_newest_runs_checkpoint_as_runs_say_and_not_as_files_are_dat
     for number, hour in ((0, 8), (1, 12), (2, 10)):
         folder = tmp_path / f"version_{number}" / "checkpoints"
         folder.mkdir(parents=True)
+        none = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
+        progress = {"total": none, "current": none}
+        loop = {"state_dict": {}, "epoch_loop.state_dict": {"_batches_that_stepped": 0}, "epoch_progress": progress}
+        loops = {"fit_loop": {**loop, "epoch_loop.batch_progress": progress}}
         lists: dict = {"optimizer_states": [], "lr_schedulers": []}
-        torch.save({"state_dict": {}, "loops": {}, "global_step": number, **lists}, folder / "last.ckpt")
+        torch.save({"state_dict": {}, "loops": loops, "global_step": number, **lists}, folder / "last.ckpt")
         append_run(folder.parent / "run.json", {"started": f"2026-01-01T{hour:02}:00:00+00:00"})
         os.utime(folder / "last.ckpt", (1000 + number, 1000 + number))
     run = tmp_path / "version_1"
