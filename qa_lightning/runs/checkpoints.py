@@ -230,8 +230,8 @@ _FORM: dict[str, Any] = {
     "lr_schedulers": list,
     "loops": {
         "fit_loop": {
-            "state_dict": dict,
-            "epoch_loop.state_dict": dict,
+            "state_dict": {},
+            "epoch_loop.state_dict": {"_batches_that_stepped": int},
             "epoch_loop.batch_progress": _PROGRESS,
             "epoch_progress": _PROGRESS,
         }
@@ -240,7 +240,7 @@ _FORM: dict[str, Any] = {
 _OPTIONAL: dict[str, Any] = {
     "epoch": int,
     "callbacks": (str, dict),
-    "hyper_parameters": dict,
+    "hyper_parameters": {},
     CURVES: (str, int),
 }
 

@@ -26,8 +26,8 @@ OVERVIEW = {
     "val/exact_match": "Overview/EM",
     "val/f1": "Overview/F1",
     "val/best_f1": "Overview/F1_at_best_threshold",
-    "val/loss": "Overview/loss_of_validation",
-    "train/loss": "Overview/loss_of_training",
+    "val/loss": "Overview/loss_val",
+    "train/loss": "Overview/loss_train",
 }
 
 

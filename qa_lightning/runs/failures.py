@@ -13,8 +13,10 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -215,6 +217,26 @@ def explained_compiler_failure() -> Iterator[None]:
         raise InputError(
             f"--model.compile true: torch.compile does not work here ({reason}); it needs a C++ compiler, and Triton "
             "on a GPU. Install what is missing, or leave the flag out"
+        ) from None
+
+
+@contextmanager
+def explained_restore_failure(checkpoint: Path | None) -> Iterator[None]:
+    """Turn a failure to take over what a checkpoint holds into an `InputError` that names it."""
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        restoring = any(
+            frame.filename.endswith("checkpoint_connector.py") and "restore" in frame.name for frame in frames
+        )
+        known = isinstance(error, InputError) or is_out_of_memory(error) or "parameter group" in str(error)
+        if checkpoint is None or not restoring or known or (isinstance(error, RuntimeError) and lost_a_process(error)):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"--ckpt_path: {checkpoint} does not fit this run, what it holds could not be restored "
+            f"({type(error).__name__}: {reason}); choose another checkpoint, or leave the flag out"
         ) from None
 
 

@@ -197,8 +197,8 @@ def claim_folder(logs: Path) -> Path:
 
 
 def release_folder(folder: Path) -> None:
-    """Take back a claim: remove a folder in which nothing but the record of its start lies."""
-    if {path.name for path in folder.iterdir()} <= {RECORD}:
+    """Take back a claim: remove a folder in which nothing lies but what is written before the first step."""
+    if not any((folder / name).exists() for name in ("checkpoints", "model")):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -73,7 +73,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
                 "writable, then resume with --ckpt_path last to write it"
             ) from None
     del weights
-    scored = trainer.limit_val_batches != 0 and _validate(trainer, module, data, best)
+    scored = _validate(trainer, module, data, best)
     if folder is None:
         return
     scores: dict[str, float] = {}
@@ -246,6 +246,9 @@ def outliving_the_end(trainer: Trainer) -> Iterator[Ending]:
         raise
     except Exception as error:
         if trainer.global_step == 0 or not trainer.fit_loop.done:
+            raise
+        if trainer.world_size > 1:  # the others may wait for this one, or it for them
+            log.warning("all was trained before this fault: --ckpt_path last writes the model")
             raise
         reason = " ".join(str(error).split())
         log.warning(

@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
-    LearningRateMonitor,
     ModelCheckpoint,
     ProgressBar,
     WeightAveraging,
@@ -41,6 +40,7 @@ from qa_lightning.runs.failures import (
     connection_reason,
     end_with_parent,
     explained_compiler_failure,
+    explained_restore_failure,
     is_out_of_memory,
     keep_freed_memory,
     lost_a_process,
@@ -202,7 +202,7 @@ class TrainCLI(LightningCLI):
             kwargs["logger"] = CurveLogger(self._logs.parent, name=LOGS, default_hp_metric=False)
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        self.trainer_defaults["callbacks"] = _fitting(self._default_callbacks(), self.config.trainer)
+        self.trainer_defaults["callbacks"] = self._default_callbacks()
         trainer = super().instantiate_trainer(**kwargs)
         if self.config.ema_decay is not None:
             # Buffers are not averaged: a mean of position ids, made an integer again, is sometimes one too low.
@@ -217,11 +217,14 @@ class TrainCLI(LightningCLI):
         return trainer
 
     def _default_callbacks(self) -> list[Callback]:
-        """Those of every run; with ``--trainer.enable_progress_bar false`` lines in place of a bar, too."""
+        """Those of every run that go with the flags; without a bar lines in place of it."""
         chosen = self.config_init.trainer.callbacks or []
         has_bar = any(isinstance(callback, ProgressBar) for callback in chosen)
         callbacks = default_callbacks(interactive=bool(self.config.trainer.enable_progress_bar))
-        return [callback for callback in callbacks if not (has_bar and isinstance(callback, ProgressBar))]
+        without: tuple[type[Callback], ...] = (ProgressBar,) if has_bar else ()
+        if self.config.trainer.enable_checkpointing is False:
+            without += (ModelCheckpoint,)
+        return [callback for callback in callbacks if not isinstance(callback, without)]
 
     def run(self) -> int:
         """Fit, validate the best checkpoint, write the model; returns the exit status.
@@ -240,6 +243,11 @@ class TrainCLI(LightningCLI):
             keep_freed_memory()
         try:
             status = self._run()
+        except InputError:
+            if self.trainer.global_step in (0, self.beginning.step):
+                self._unclaim()
+            self._end_others()
+            raise
         except BaseException:
             self._end_others()
             raise
@@ -263,7 +271,7 @@ class TrainCLI(LightningCLI):
                     with only_validating(self.trainer):
                         self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
                     self.signals.check()
-                with outliving_the_end(self.trainer) as ending:
+                with outliving_the_end(self.trainer) as ending, explained_restore_failure(begun.checkpoint):
                     self.trainer.fit(
                         self.model, datamodule=self.datamodule, ckpt_path=begun.checkpoint, weights_only=True
                     )
@@ -317,7 +325,6 @@ class TrainCLI(LightningCLI):
             start = describe_start(int(self.config.seed_everything), from_file)
             append_run(folder / RECORD, start)
         except OSError as error:
-            self._unclaim()
             raise InputError(
                 f"runs go to {self._logs}, where nothing can be written ({error.strerror}); free some space, or choose "
                 "another folder with --trainer.default_root_dir"
@@ -325,7 +332,7 @@ class TrainCLI(LightningCLI):
 
     def _unclaim(self) -> None:
         """Take back a claim, where nothing was trained."""
-        if self.folder.path and not self.beginning.folder:
+        if self.folder.path and not self.beginning.folder and self.trainer.is_global_zero:
             release_folder(self.folder.path)
 
     def _meet(self) -> None:
@@ -388,14 +395,10 @@ class TrainCLI(LightningCLI):
         )
 
     def _check_data(self) -> None:
-        """Prepare the data, and log what its check finds; bad data gives the claimed folder back."""
-        try:
-            self.datamodule.prepare_data()
-            self.datamodule.setup("fit")
-            self._check_monitors()
-        except InputError:
-            self._unclaim()
-            raise
+        """Prepare the data, and log what its check finds."""
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        self._check_monitors()
         lines = list(
             short_lines(
                 check_prepared(self.datamodule.splits(), self.model.max_answer_length, self.config.model.mixed_script)
@@ -504,16 +507,6 @@ def _hold(folder: Path) -> int | None:
                     "leave the flag out to start another run"
                 ) from None
         time.sleep(0.2)
-
-
-def _fitting(callbacks: list[Callback], trainer: Any) -> list[Callback]:
-    """Those of the callbacks of every run that go with the flags of the Trainer; some refuse to run without a log."""
-    without: tuple[type[Callback], ...] = ()
-    if trainer.enable_checkpointing is False:
-        without += (ModelCheckpoint,)
-    if trainer.logger is False:
-        without += (LearningRateMonitor,)
-    return [callback for callback in callbacks if not isinstance(callback, without)]
 
 
 def default_precision(accelerator: str) -> str:

@@ -40,7 +40,8 @@ class SamplePredictions(Callback):
         assert isinstance(metric, SquadMetric)
         numbers = sampled(len(predictions), module.wrong.tolist(), self.count)
         rows = [sample(example, answer, metric.scoring) for _, example, answer in predictions.rows(numbers)]
-        table = "\n".join([f"| {' | '.join(_HEADER)} |", "|---" * len(_HEADER) + "|", *(row.markdown for row in rows)])
+        shown = [row.markdown for row in rows]
+        table = "\n".join(["| question | gold answers | prediction | context |", "|---|---|---|---|", *shown])
         for logger in trainer.loggers:
             log_table(logger, "val/samples", _HEADER, [row.plain for row in rows], table, last_step(trainer))
 
@@ -82,9 +83,13 @@ class Sample:
 
     @property
     def markdown(self) -> str:
-        """The row of a Markdown table; nothing in the data has a meaning in it (TensorBoard itself escapes HTML)."""
+        """The row of a Markdown table; nothing in the data has a meaning in it (TensorBoard itself escapes HTML).
+
+        F1 and score stand beside the prediction: TensorBoard breaks what is in narrow columns after every letter.
+        """
+        question, golds, prediction, f1, score = map(_escaped, self.cells)
         context = _escaped(self.before) + (f"**{_escaped(self.marked)}**" if self.marked else "") + _escaped(self.after)
-        return f"| {' | '.join([*map(_escaped, self.cells), context])} |"
+        return f"| {question} | {golds} | {prediction} (F1 {f1}, score {score}) | {context} |"
 
 
 def sample(example: dict[str, Any], answer: Answer, scoring: Scoring) -> Sample:

@@ -260,6 +260,15 @@ def test_int8_is_measured_on_the_questions(tmp_path, capsys, copies, models, dat
     assert "MatMulInteger" in kinds
 
 
+def test_scoring_for_int8_says_how_far_it_is(monkeypatch, caplog, models) -> None:
+    monkeypatch.setattr("qa_lightning.progress.MIN_SECONDS", 0.0)
+    caplog.set_level("INFO", "qa_lightning")
+    model, tokenizer = load_model(str(models["bert"])), load_tokenizer(str(models["bert"]))
+    compare_answers("it", [("float32", model, 4), ("int8", model, 1)], tokenizer, ROWS, 1.0)
+    windows = [line.split()[:3] for line in caplog.messages if "100.0%" in line]
+    assert [line[:2] for line in windows] == [["float32:", "window"], ["int8:", "window"]]
+
+
 def test_int8_that_costs_too_much_is_refused(tmp_path, monkeypatch, copies, models, data) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()

@@ -30,6 +30,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import BertForQuestionAnswering
 
+from qa_lightning.runs.record import last_start
 from qa_lightning.training import scoring
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
@@ -178,7 +179,7 @@ def compare(words: list[str], folder: Path, kills: int) -> int:
         run = root / "lightning_logs" / "version_0"
         moment = random.uniform(0.02, begun)
         process = start(words, root)
-        while not (run / "run.json").exists():  # training begins
+        while "data" not in last_start(run / "run.json"):  # training begins
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.01)
         time.sleep(moment)

@@ -347,9 +347,9 @@ def test_predict_takes_a_threshold_file_for_one_question_and_for_a_file(evaluate
         capsys.readouterr()
         assert commands.predict([*asked, "--question", "Who?", "--context", "Anna lives in Oslo.", "--json"]) == 0
         assert bool(json.loads(capsys.readouterr().out)["answer"]) == bool(answered)
-    with pytest.raises(InputError, match=r"begun with something else.*\n.*--threshold-file .*-50.*, then .*50.0"):
+    with pytest.raises(InputError, match=r"was started with other values.*\n--threshold_file .*-50.*, was .*50.0"):
         commands.predict(["--model", model, "--threshold-file", str(tmp_path / "-50.0.json"), *questions])
-    with pytest.raises(InputError, match=r"--threshold-file None, then "):
+    with pytest.raises(InputError, match=r"--threshold_file None, was "):
         commands.predict(["--model", model, *questions])
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(InputError, match=r"--threshold_file .*bad.json cannot be read .*; pass the threshold.json"):

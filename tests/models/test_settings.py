@@ -87,7 +87,7 @@ def test_whatever_reads_a_bad_block_names_the_file_and_every_key(saved, reads) -
         ({"doc_stride": 33}, "doc_stride is 33; it must be smaller than the room for context, 33 tokens"),
         ({"version_2": "false"}, "version_2 is 'false'; it must be true or false"),
         ({"version_2": 1}, "version_2 is 1; it must be true or false"),
-        ({"temprature": 2.0}, "temprature is no setting; did you mean temperature?"),
+        ({"temperatures": 2.0}, "temperatures is no setting; did you mean temperature?"),
     ],
 )
 def test_each_value_that_cannot_be_right_is_one_line(saved, block, words) -> None:

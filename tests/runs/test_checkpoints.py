@@ -376,6 +376,11 @@ BATCHES = "loops/fit_loop/epoch_loop.batch_progress"
         ("optimizer_states", {}, "its optimizer_states is a dict"),
         ("loops", "none", "its loops is a str in place of a dict"),
         ("loops/fit_loop", None, "it lacks loops.fit_loop"),
+        (
+            "loops/fit_loop/epoch_loop.state_dict",
+            {"other": 3},
+            "it lacks loops.fit_loop.epoch_loop.state_dict._batches",
+        ),
         (BATCHES, 7, "batch_progress is a int in place of a dict"),
         (f"{BATCHES}/current/ready", "x", "batch_progress.current.ready is 'x'"),
         ("hyper_parameters", 3, "its hyper_parameters is a int in place of a dict"),
@@ -398,6 +403,28 @@ def test_a_file_that_is_no_checkpoint_of_a_run_is_one_line_before_anything_is_tr
     assert "choose another" in problem
     assert not list(tmp_path.glob("lightning_logs/*"))
     assert "epoch" not in capsys.readouterr().out.replace("1 epoch", "")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("optimizer_states", [{"state": 3, "param_groups": 4}]),
+        ("lr_schedulers", ["one"]),
+        ("epoch_so_far", {"loss": "high", "batches": None, "counted": 3}),
+        ("SquadDataModule", "text"),
+    ],
+)
+def test_what_cannot_be_restored_from_a_checkpoint_is_one_line_and_costs_no_other_run(
+    tmp_path, good, place, value
+) -> None:
+    flags, checkpoint = good
+    torch.save(changed(checkpoint, place, value), tmp_path / "other.ckpt")
+    given = [*flags, "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "2"]
+    with pytest.raises(InputError) as caught:
+        commands.train([*given, "--ckpt_path", str(tmp_path / "other.ckpt")])
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"--ckpt_path: {tmp_path / 'other.ckpt'} does not fit this run, what it holds could not")
+    assert not list((tmp_path / "lightning_logs").iterdir())
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_the_model_that_fits(

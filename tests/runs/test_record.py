@@ -117,9 +117,10 @@ def test_processes_that_claim_at_the_same_time_get_folders_of_their_own(tmp_path
     assert sorted(names) == sorted(f"version_{number}" for number in range(8, 308))
 
 
-def test_a_claim_is_given_back_only_while_nothing_lies_in_it(tmp_path) -> None:
+def test_a_claim_is_given_back_only_while_nothing_was_trained(tmp_path) -> None:
     folder = claim_folder(tmp_path)
     append_run(folder / "run.json", {})
+    (folder / "config.yaml").write_text("")
     release_folder(folder)
     assert not folder.exists()
     folder = claim_folder(tmp_path)

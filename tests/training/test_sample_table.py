@@ -54,23 +54,23 @@ def row(context: str, question: str, golds: list[tuple[str, int]], text: str, st
 
 def cells(table_row: str) -> list[str]:
     """The cells as TensorBoard's Markdown renders them."""
-    header = "| question | gold answers | prediction | F1 | score | context |\n|---|---|---|---|---|---|\n"
+    header = "| question | gold answers | prediction | context |\n|---|---|---|---|\n"
     html = markdown(header + table_row, extensions=["markdown.extensions.tables"])
     return [cell.split("</td>")[0] for cell in html.split("<td>")[1:]]
 
 
 def test_a_row_marks_the_prediction_or_what_should_have_been_one() -> None:
     assert cells(row("Anna lives in Rome", "Where?", [("Rome", 14)], "in Rome", 11)) == [
-        *("Where?", "Rome", "in Rome", "67", "0.250", "Anna lives <strong>in Rome</strong>"),
+        *("Where?", "Rome", "in Rome (F1 67, score 0.250)", "Anna lives <strong>in Rome</strong>"),
     ]
     assert cells(row("Anna lives in Rome", "Where?", [("Rome", 14)], "", 0)) == [
-        *("Where?", "Rome", "(no answer)", "0", "0.250", "Anna lives in <strong>Rome</strong>"),
+        *("Where?", "Rome", "(no answer) (F1 0, score 0.250)", "Anna lives in <strong>Rome</strong>"),
     ]
-    assert cells(row("Anna lives", "Where?", [], "", 0))[1:4] == ["(no answer)", "(no answer)", "100"]
+    assert cells(row("Anna lives", "Where?", [], "", 0))[1:3] == ["(no answer)", "(no answer) (F1 100, score 0.250)"]
 
 
 def test_nothing_in_the_data_is_taken_for_markdown() -> None:
     nasty = "a | b ** c ** _d_ `e` [f](g) \\"
     for cell in cells(row(nasty, nasty, [(nasty, 0)], nasty[9:10], 9))[:3]:
-        assert cell in (nasty, "c")
-    assert cells(row(nasty, "Who?", [("b", 4)], "b", 4))[5] == nasty.replace("b", "<strong>b</strong>", 1)
+        assert cell in (nasty, "c (F1 33, score 0.250)")
+    assert cells(row(nasty, "Who?", [("b", 4)], "b", 4))[3] == nasty.replace("b", "<strong>b</strong>", 1)
