@@ -104,7 +104,7 @@ def test_no_command_lets_data_act_on_the_terminal(tmp_path, model_folder) -> Non
                     (
                         "predict",
                         "--model",
-                        model,
+                        model_folder,
                         "--question",
                         "Who ?",
                         "--context",
