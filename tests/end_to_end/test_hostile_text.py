@@ -104,11 +104,11 @@ def test_no_command_lets_data_act_on_the_terminal(tmp_path, model_folder) -> Non
                     (
                         "predict",
                         "--model",
-                        model,
+                        model_folder,
                         "--question",
                         "Who ?",
                         "--context",
-                        rows[0]["context"],
+                        "Ro\x9b\x1bme",
                     ),
                     (
                         "predict",
@@ -138,6 +138,7 @@ def test_no_command_lets_data_act_on_the_terminal(tmp_path, model_folder) -> Non
     statuses = re.findall(r"^-- status (\d+)$", said, re.MULTILINE)
     assert "".join(statuses) == "010220220022222", said + errors
     assert "ask it:" in said
+    assert "answer  Ro\\x9b\\x1bme\n" in said  # one word for the tokenizer, so the one answer that there can be
     for path in tmp_path.rglob("repaired.txt"):
         assert_shown(path.read_bytes())
     run = tmp_path / "lightning_logs" / "version_0"
