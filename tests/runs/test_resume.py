@@ -149,7 +149,9 @@ def test_dropout_is_drawn_anew_in_each_step_and_on_each_process(model_folder, mo
 
 def test_a_run_that_goes_on_draws_dropout_by_the_seed_that_it_began_with(model_folder, monkeypatch) -> None:
     """The second start's own seed has no effect."""
-    monkeypatch.setattr(QALightningModule, "trainer", SimpleNamespace(current_epoch=1, global_rank=0, lr_scheduler_configs=[]))
+    monkeypatch.setattr(
+        QALightningModule, "trainer", SimpleNamespace(current_epoch=1, global_rank=0, lr_scheduler_configs=[])
+    )
 
     def started(seed: int, checkpoint: dict | None = None) -> QALightningModule:
         module = QALightningModule(model_folder)
