@@ -50,14 +50,15 @@ def outlive_readers() -> None:
     That is a pipe whose reader has ended (``train | head -1``), a terminal that is gone, and a stream that was closed
     from the start. A stream that somebody has replaced, as notebooks do, is left alone.
     """
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        stream: TextIO | None = getattr(sys, name)
-        if stream is not getattr(sys, f"__{name}__"):
-            continue
+    for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:  # a file that is opened later must not get its number, or what libraries print lands there
             _drop(number)
+    for name in ("stdout", "stderr"):
+        stream: TextIO | None = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__"):
+            continue
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for as long as we run
         elif isinstance(stream, io.TextIOWrapper) and not isinstance(getattr(stream.buffer, "raw", None), _Output):

@@ -75,7 +75,7 @@ def test_a_closed_streams_number_is_given_to_no_file(tmp_path) -> None:
         "print('text', file=sys.stderr)\n"
     )
     target = tmp_path / "target"
-    line = f"cd {ROOT}; {sys.executable} {script} {target} >&- 2>&-"
+    line = f"cd {ROOT}; {sys.executable} {script} {target} <&- >&- 2>&-"
     assert subprocess.run(["bash", "-c", line], env=environment()).returncode == 0
     assert target.read_text() == ""
 
