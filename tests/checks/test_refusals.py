@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning_utilities.core.imports import RequirementCache
 
 from qa_lightning.checks.refusals import lightning_refusals, monitor_problems
 from qa_lightning.errors import InputError
@@ -131,6 +132,8 @@ def test_a_misspelt_precision_is_told_with_the_nearest(refused) -> None:
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(refused, monkeypatch, flags, package) -> None:
     monkeypatch.setattr("qa_lightning.checks.refusals.find_spec", lambda name: None)
+    absent = RequirementCache("wandb>=999")  # what Lightning has in its place where the package is not installed
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", absent)
     (said,) = refused(*flags)
     assert "pip install" in said
     assert package in said
