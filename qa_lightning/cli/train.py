@@ -60,11 +60,12 @@ def train(words: Sequence[str]) -> int:
     signals.listen()
     try:
         gc.disable()  # imports leave no garbage, and looking for it takes a fifth of the time until --help
-        from qa_lightning.training.run import TrainCLI
+        from qa_lightning.training.flags import TrainCLI
+        from qa_lightning.training.run import TrainingRun
 
         gc.enable()
         quiet_libraries()
-        return TrainCLI(flags, signals).run()
+        return TrainingRun(TrainCLI(flags), signals).run()
     except Stopped as error:
         if first_process():
             print(f"\nstopped by {error.stop.cause} before training began: nothing was there to save", flush=True)

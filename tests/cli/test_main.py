@@ -91,7 +91,7 @@ def test_help_asks_for_no_network_and_a_command_does(monkeypatch) -> None:
 
 
 def test_training_help_begins_before_the_libraries_are_loaded(monkeypatch, capsys) -> None:
-    monkeypatch.setitem(sys.modules, "qa_lightning.training.run", None)  # importing it fails
+    monkeypatch.setitem(sys.modules, "qa_lightning.training.flags", None)  # importing it fails
     monkeypatch.setattr(sys, "argv", ["qa-lightning"])
     with pytest.raises(ImportError):
         train(["--help"])

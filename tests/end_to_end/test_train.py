@@ -21,7 +21,7 @@ from qa_lightning import QALightningModule, Reader
 from qa_lightning.errors import InputError
 from qa_lightning.runs.record import append_run
 from qa_lightning.runs.resume import Beginning, find_beginning
-from qa_lightning.training.run import default_precision
+from qa_lightning.training.flags import default_precision
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.paths import ROOT

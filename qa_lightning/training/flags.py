@@ -1,0 +1,223 @@
+"""The flags of a training run: checks them, all at once, and makes Trainer, module and data of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, ProgressBar, WeightAveraging
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from qa_lightning.checks.refusals import callback_problems, refusal, trainer_problems, union_problem
+from qa_lightning.errors import InputError
+from qa_lightning.files import write_file, write_problem
+from qa_lightning.models.loading import max_positions, tokenizer_problem
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO
+from qa_lightning.runs.curves import CurveLogger
+from qa_lightning.runs.record import RunFolder, run_folder
+from qa_lightning.runs.resume import Beginning, find_beginning
+from qa_lightning.runs.signals import first_process, slurm_job
+from qa_lightning.training.callbacks import default_callbacks
+from qa_lightning.training.datamodule import SquadDataModule, data_problems
+from qa_lightning.training.module import LOGGED, LOGGED_WITH_UNANSWERABLE, QALightningModule, model_problems
+from qa_lightning.wording import flag_problem, usage_name, visible
+
+LOGS = "lightning_logs"
+
+
+class TrainParser(LightningArgumentParser):
+    """A parser that reports a bad flag without a screen of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong with the flags, and end the process with status 2."""
+        if not self.exit_on_error:  # a parser within, of one of several classes that a value may be of
+            super().error(message, ex)
+        problem = union_problem(message) or flag_problem(message, self._option_string_actions)
+        problem = refusal(problem) if problem.startswith("--trainer.") else problem
+        print(f"error: {visible(problem, lines=True)}", file=sys.stderr)
+        sys.exit(2)
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run's own folder, whatever logs."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write; called on the first process alone."""
+        if folder := run_folder(trainer):
+            write_file(folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
+
+
+class TrainCLI(LightningCLI):
+    """Flags, ``--config`` files and their defaults for `QALightningModule`, `SquadDataModule` and the Trainer.
+
+    Args:
+        args: flags; None takes those of the command line.
+
+    Attributes:
+        beginning: where the run begins; of the first process alone, the others learn of it from `TrainingRun`.
+        folder: the callback that knows the run's own folder, once that is claimed.
+
+    Raises:
+        InputError: the flags cannot work, or cannot with this model.
+    """
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        self.beginning = Beginning()
+        self.folder = RunFolder()
+        super().__init__(
+            QALightningModule,
+            SquadDataModule,
+            args=args,
+            run=False,
+            seed_everything_default=42,
+            auto_configure_optimizers=False,
+            parser_class=TrainParser,
+            save_config_callback=_SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults={
+                "max_epochs": 3,
+                "devices": 1,
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+                "enable_progress_bar": sys.stdout.isatty(),
+                "callbacks": [],  # `default_callbacks`, once it is known whether there is to be a bar
+            },
+            parser_kwargs={
+                "prog": usage_name("train"),
+                "usage": f"{usage_name('train')} [--help] [--config NAME_OR_FILE] [--GROUP.FLAG VALUE ...]",
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's own flags, and link those that must have the same value."""
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to resume from; `last` is that of the newest run here, resumed in its own folder.",
+        )
+        parser.add_argument(
+            "--save_every_minutes",
+            type=float,
+            default=15.0,
+            help="Minutes of training after which checkpoints/last.ckpt is written, in addition to after each epoch.",
+        )
+        parser.add_argument(
+            "--validate_first",
+            type=bool,
+            default=False,
+            help="Whether to validate before the first step, too.",
+        )
+        parser.add_argument(
+            "--ema_decay",
+            type=float | None,
+            default=None,
+            help="Validate a running mean of the weights, and write it as the model: in each step the mean keeps this "
+            "part of itself, 0.999 is usual. If left out, the weights themselves are used.",
+        )
+        parser.link_arguments("model.model_name", "data.model_name")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse bad flags, all at once; then choose the precision, if it is open, and where the run begins."""
+        trainer, model, data = self.config.trainer, self.config.model, self.config.data
+        problems = data_problems(data) + model_problems(model) + trainer_problems(trainer)
+        if (trainer.max_epochs, trainer.max_steps) == (-1, -1) and model.warmup_ratio > 0:
+            problems.append(
+                f"--model.warmup_ratio {model.warmup_ratio} is a part of the steps, and --trainer.max_epochs -1 has no "
+                "number of them; pass --trainer.max_steps, or leave the ratio out"
+            )
+        if not self.config.save_every_minutes >= 0:
+            problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
+        if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
+            problems.append(f"--ema_decay is {self.config.ema_decay}; it must be between 0 and 1, 0.999 is usual")
+        if problems:
+            raise InputError(problems)
+        if trainer.precision is None:
+            trainer.precision = default_precision(str(trainer.accelerator))
+        logs = self.logs
+        if problem := write_problem(logs):
+            raise InputError(f"runs go to {logs}, {problem}; choose another folder with --trainer.default_root_dir")
+        if not first_process():
+            return  # it learns from the first one where the run begins
+        self.beginning = begun = find_beginning(self.config.ckpt_path, logs, slurm_job())
+        epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+        if self.config.ckpt_path == "last" and begun.folder is None and 0 <= epochs <= begun.epochs:
+            raise InputError(
+                f"--ckpt_path last: that run is finished, with {begun.epochs} epoch{'s' * (begun.epochs != 1)}; to "
+                f"train it further, pass --trainer.max_epochs {begun.epochs + 1} or more"
+            )
+
+    def instantiate_classes(self) -> None:
+        """Make Trainer, module and data; refuse what cannot work together, all at once."""
+        super().instantiate_classes()
+        if problems := self._misfits():
+            raise InputError(problems)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Log to TensorBoard, in the run's own folder, unless another logger is configured."""
+        if self.config.trainer.logger in (None, True):
+            kwargs["logger"] = CurveLogger(self.logs.parent, name=LOGS, default_hp_metric=False)
+        plugins = self.config_init.trainer.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        self.trainer_defaults["callbacks"] = self._default_callbacks()
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.config.ema_decay is not None:
+            # Buffers are not averaged: a mean of position ids, made an integer again, is sometimes one too low.
+            average = EMAWeightAveraging(decay=self.config.ema_decay, use_buffers=False)
+            trainer.callbacks.insert(0, average)  # type: ignore[attr-defined]
+        trainer.callbacks.insert(0, self.folder)  # type: ignore[attr-defined]
+        return trainer
+
+    def _default_callbacks(self) -> list[Callback]:
+        """Those of every run that go with the flags; without a bar lines in place of it."""
+        chosen = self.config_init.trainer.callbacks or []
+        has_bar = any(isinstance(callback, ProgressBar) for callback in chosen)
+        callbacks = default_callbacks(interactive=bool(self.config.trainer.enable_progress_bar))
+        without: tuple[type[Callback], ...] = (ProgressBar,) if has_bar else ()
+        if self.config.trainer.enable_checkpointing is False:
+            without += (ModelCheckpoint,)
+        return [callback for callback in callbacks if not isinstance(callback, without)]
+
+    @property
+    def logs(self) -> Path:
+        """The folder that holds the runs."""
+        return Path(self.config.trainer.default_root_dir or ".") / LOGS
+
+    def _misfits(self) -> list[str]:
+        """A line for each reason why the loaded model cannot be trained with these flags."""
+        length, limit = self.datamodule.settings.max_length, max_positions(self.model.model)
+        problems = []
+        if limit and length > limit:
+            problems.append(
+                f"--data.max_length {length} is more than the {limit} positions of {self.config.model.model_name}; "
+                f"pass --data.max_length {limit} or less"
+            )
+        if problem := tokenizer_problem(self.model.model, self.datamodule.tokenizer):
+            problems.append(f"--model.model_name: {problem}")
+        problems += callback_problems(
+            self.trainer.callbacks,  # type: ignore[attr-defined]
+            (*LOGGED, *LOGGED_WITH_UNANSWERABLE),
+            self.trainer.limit_val_batches != 0,
+            self.trainer.world_size,
+            self.trainer.accumulate_grad_batches,
+            len(self.trainer.loggers),
+        )
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and callback._use_buffers:
+                problems.append(
+                    f"--trainer.callbacks {type(callback).__name__} averages buffers too, and averaged position ids "
+                    "are wrong; pass --ema_decay instead, or --trainer.callbacks.use_buffers false"
+                )
+        return problems
+
+
+def default_precision(accelerator: str) -> str:
+    """bf16-mixed on GPUs that have it, fp16-mixed on older ones, float32 on a CPU."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
