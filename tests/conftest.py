@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,21 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real data in {SHARED}")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _fresh_log(monkeypatch) -> None:
+    """A command binds the log to the standard output of its test: without this, also that of the tests after it."""
+    logger = logging.getLogger("qa_lightning")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Collects what the package logs."""
+    caplog.set_level(logging.INFO, logger="qa_lightning")
+    return caplog
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import pytest
 from hypothesis import assume, given, settings
@@ -206,12 +205,9 @@ def test_only_repairs_of_wanted_rows_are_listed(tmp_path):
 SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "on_bad_rows": "repair"}
 
 
-@pytest.fixture
-def said(caplog, monkeypatch, tmp_path):
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(logging.getLogger("qa_lightning"), "propagate", True)
-    caplog.set_level(logging.INFO, logger="qa_lightning")
-    return caplog
 
 
 def shifted(rows, by):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -66,9 +65,7 @@ def test_skip_leaves_bad_rows_out_and_refuses_bad_files(tmp_path, case):
 
 
 @each_case
-def test_commands_end_with_status_2_and_no_traceback(tmp_path, capsys, monkeypatch, case):
-    monkeypatch.setattr(logging.getLogger("qa_lightning"), "handlers", [])
-    monkeypatch.setattr(logging.getLogger("qa_lightning"), "propagate", True)
+def test_commands_end_with_status_2_and_no_traceback(tmp_path, capsys, case):
     name = case.make(tmp_path)
     predictions = write(tmp_path.parent, f"{tmp_path.name}-predictions.json", b"{}")
     capsys.readouterr()

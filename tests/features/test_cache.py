@@ -37,13 +37,6 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become ano
 fork = multiprocessing.get_context("fork")
 
 
-@pytest.fixture
-def said(caplog, monkeypatch):
-    caplog.set_level(logging.INFO, logger="qa_lightning")
-    monkeypatch.setattr(logging.getLogger("qa_lightning"), "propagate", True)
-    return caplog
-
-
 def split(folder: Path, **changes) -> PreparedSplit:
     """Validation data with a repaired answer, so that every kind of file is there but those of all answers."""
     path = folder / "rows.json"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from qa_lightning.training import run as training
+from qa_lightning.training import flags as training_flags
 from tests.helpers import commands
 
 SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
@@ -66,11 +66,16 @@ class Crash(Callback):
         self._check(trainer, "epoch", 0)
 
 
+def add_callbacks(monkeypatch, *callbacks: Callback) -> None:
+    """Have every run from now on, in this process, take these callbacks too, after its own."""
+    default = training_flags.default_callbacks
+    monkeypatch.setattr(training_flags, "default_callbacks", lambda interactive: [*default(interactive), *callbacks])
+
+
 def crash(monkeypatch, callback: Callback, given: list[str]) -> None:
     """Train with the flags ``given`` until ``callback`` raises `CrashError`."""
     with monkeypatch.context() as patch:
-        default = training.default_callbacks
-        patch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), callback])
+        add_callbacks(patch, callback)
         with pytest.raises(CrashError):
             commands.train(given)
 

@@ -26,13 +26,12 @@ from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.models.loading import load_model
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO
 from qa_lightning.runs.resume import read_beginning
-from qa_lightning.training import run as training
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import curves
 from tests.helpers.models import small_config
 from tests.helpers.paths import ROOT
-from tests.helpers.training import train_flags
+from tests.helpers.training import add_callbacks, train_flags
 
 
 def save(path: Path, value: float, size: int = 1000) -> None:
@@ -182,8 +181,7 @@ def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_fold
                         fill.write(bytes(1024))
 
     try:
-        default = training.default_callbacks
-        monkeypatch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), Fill()])
+        add_callbacks(monkeypatch, Fill())
         with pytest.raises(InputError, match=r"the model could not be written to .*free some space"):
             commands.train(arguments)
         printed = capsys.readouterr().out
@@ -218,8 +216,7 @@ def test_a_checkpoint_that_could_not_be_written_is_not_called_saved(
             raise OSError(28, "No space left on device")
 
     train = write_json(tmp_path / "train.json", make_rows(80))
-    default = training.default_callbacks
-    monkeypatch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), Full()])
+    add_callbacks(monkeypatch, Full())
     arguments = [*train_flags(tmp_path, model_folder, train, train), "--save_every_minutes", "0"]
     with pytest.raises(DivergedError, match=r"at step 4 .*; step 1 is saved in .*last.ckpt; resume with"):
         commands.train(arguments)

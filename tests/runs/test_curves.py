@@ -17,10 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from qa_lightning.runs.curves import OVERVIEW, CurveLogger, how_to_see, log_figures, log_table
-from qa_lightning.training import run as training
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
-from tests.helpers.training import train_flags
+from tests.helpers.training import add_callbacks, train_flags
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +97,7 @@ class Worsen(Callback):
 
 
 def test_a_best_checkpoint_that_is_not_the_last_is_the_overviews_last_point(tmp_path, flags, monkeypatch) -> None:
-    default = training.default_callbacks
-    monkeypatch.setattr(training, "default_callbacks", lambda interactive: [Worsen(), *default(interactive)])
+    add_callbacks(monkeypatch, Worsen())
     assert commands.train(flags(tmp_path)) == 0
     run = tmp_path / "lightning_logs" / "version_0"
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()

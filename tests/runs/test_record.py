@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import multiprocessing
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -21,19 +18,6 @@ from qa_lightning.runs.record import (
     package_versions,
     release_folder,
 )
-
-
-@contextmanager
-def project_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Have ``caplog`` see the project's lines even where a test before this one set up the usual printing."""
-    logger = logging.getLogger("qa_lightning")
-    logger.addHandler(caplog.handler)
-    before, logger.propagate = logger.propagate, False
-    try:
-        yield
-    finally:
-        logger.removeHandler(caplog.handler)
-        logger.propagate = before
 
 
 def test_starts_are_appended_and_nothing_half_written_stays(tmp_path) -> None:
@@ -146,17 +130,16 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_record_is_one_line_costs_no_other_run_and_keeps_what_can_be_read(tmp_path, caplog, name) -> None:
+def test_a_broken_record_is_one_line_costs_no_other_run_and_keeps_what_can_be_read(tmp_path, said, name) -> None:
     content, readable = BROKEN[name]
     record(tmp_path / "version_0", "2026-11-26T09:00:00+00:00")
     (tmp_path / "version_1").mkdir()
     path = tmp_path / "version_1" / "run.json"
     path.write_bytes(content)
     record(tmp_path / "version_2", "2026-11-26T08:00:00+00:00")
-    with project_log(caplog):
-        runs = find_runs(tmp_path)
+    runs = find_runs(tmp_path)
     assert {run.folder.name for run in runs} == {"version_0", "version_1", "version_2"}
-    (line,) = caplog.messages
+    (line,) = said.messages
     assert line.startswith(f"{path} ")
     assert line.endswith(f"of its starts, {len(readable)} can be read")
     assert last_start(path) == (readable[-1] if readable else {})

@@ -23,10 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from qa_lightning import progress
 from qa_lightning.runs import watching
-from qa_lightning.training import run as training
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
-from tests.helpers.training import train_flags
+from tests.helpers.training import add_callbacks, train_flags
 
 LINE = re.compile(
     r"step (?P<step>\d+) of (?P<steps>\d+)  epoch (?P<epoch>\d)/3 (?P<share>[\d.]+)%  loss (?P<loss>[\d.]+)  "
@@ -112,8 +111,8 @@ class CountReads(Callback):
 def test_telling_the_loss_waits_for_the_device_in_no_step(flags, monkeypatch, bar) -> None:
     monkeypatch.setattr(progress, "MIN_SECONDS", 0.0)
     monkeypatch.setattr(watching.RunBar, "seconds", 0.0)
-    counted, default = CountReads(), training.default_callbacks
-    monkeypatch.setattr(training, "default_callbacks", lambda interactive: [*default(interactive), counted])
+    counted = CountReads()
+    add_callbacks(monkeypatch, counted)
     quiet = ["--trainer.log_every_n_steps", "1000", "--trainer.enable_progress_bar", bar]
     assert commands.train([*flags, *quiet, "--trainer.max_epochs", "1"]) == 0
     assert len(counted.steps) == 7

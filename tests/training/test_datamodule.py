@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import multiprocessing
 import shutil
 from pathlib import Path
@@ -24,13 +23,6 @@ SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_s
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def said(caplog):
-    caplog.set_level(logging.INFO, logger="qa_lightning")
-    logging.getLogger("qa_lightning").propagate = True
-    return caplog
 
 
 def prepared(*args, **kwargs) -> SquadDataModule:

@@ -1,7 +1,6 @@
 """Scoring a file of predictions: output, files, refusals, and the comparison with the published scorer."""
 
 import json
-import logging
 import math
 import os
 import subprocess
@@ -35,15 +34,6 @@ V20 = {
     **{"HasAns_exact": 100 / 3, "HasAns_f1": 100 * (1 + 2 / 3) / 3, "HasAns_total": 3},
     **{"NoAns_exact": 100.0, "NoAns_f1": 100.0, "NoAns_total": 1},
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_log(monkeypatch):
-    """Undo what a command sets up in the log, which prints to the standard output of one test."""
-    logger = logging.getLogger("qa_lightning")
-    monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr(logger, "propagate", True)
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 
 import pytest
@@ -35,13 +34,6 @@ def several_rows(count: int, **made: int) -> list[dict]:
 
 def first_alone(rows: list[dict]) -> list[dict]:
     return [row | {"answers": {name: values[:1] for name, values in row["answers"].items()}} for row in rows]
-
-
-@pytest.fixture
-def said(caplog):
-    caplog.set_level(logging.INFO, logger="qa_lightning")
-    logging.getLogger("qa_lightning").propagate = True
-    return caplog
 
 
 def prepared(train: str, model: str, cache, **more) -> SquadDataModule:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,6 @@ from qa_lightning.inference.bulk.workers import PredictSettings
 from tests.helpers import commands
 from tests.helpers.bulk import BATCH, ROWS, bare, written
 from tests.helpers.forms import as_lines
-
-
-@pytest.fixture(autouse=True)
-def fresh_log(monkeypatch):
-    """Remove the log handlers after each test: a command binds them to the standard output of that test."""
-    logger = logging.getLogger("qa_lightning")
-    monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr(logger, "propagate", True)
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
 
 
 @pytest.fixture
