@@ -20,8 +20,8 @@ _HEADER = ("question", "gold answers", "prediction", "F1", "score", "context")
 class SamplePredictions(Callback):
     """Logs a table of some validation questions: gold answers, predictions, scores, and the context around the answer.
 
-    Half of them are spread evenly over the validation set, the same ones every epoch; the others are answers that are
-    no exact match, where there are such.
+    The first half are answers that are no exact match, where there are such; the others are spread evenly over the
+    validation set, the same ones every epoch.
 
     Args:
         count: the number of questions, at most.
@@ -41,13 +41,13 @@ class SamplePredictions(Callback):
         numbers = sampled(len(predictions), module.wrong.tolist(), self.count)
         rows = [sample(example, answer, metric.scoring) for _, example, answer in predictions.rows(numbers)]
         shown = [row.markdown for row in rows]
-        table = "\n".join(["| question | gold answers | prediction | context |", "|---|---|---|---|", *shown])
+        table = "\n".join(["| question | prediction | context |", "|---|---|---|", *shown])
         for logger in trainer.loggers:
             log_table(logger, "val/samples", _HEADER, [row.plain for row in rows], table, last_step(trainer))
 
 
 def sampled(total: int, wrong: list[int], count: int) -> list[int]:
-    """Which of ``total`` answers are shown, without repeats: every so-many-th, then some of the wrong ones.
+    """Which of ``total`` answers are shown, without repeats: some of the wrong ones, then every so-many-th.
 
     Args:
         total: answers.
@@ -55,7 +55,7 @@ def sampled(total: int, wrong: list[int], count: int) -> list[int]:
         count: how many to show, at most; half of them are wrong ones where there are so many.
     """
     always = _spread(list(range(total)), count - count // 2)
-    return always + _spread([number for number in wrong if number not in always], count // 2)
+    return _spread([number for number in wrong if number not in always], count // 2) + always
 
 
 def _spread(numbers: list[int], count: int) -> list[int]:
@@ -85,11 +85,11 @@ class Sample:
     def markdown(self) -> str:
         """The row of a Markdown table; nothing in the data has a meaning in it (TensorBoard itself escapes HTML).
 
-        F1 and score stand beside the prediction: TensorBoard breaks what is in narrow columns after every letter.
+        F1, score and gold answers stand beside the prediction: TensorBoard breaks words in narrow columns anywhere.
         """
         question, golds, prediction, f1, score = map(_escaped, self.cells)
         context = _escaped(self.before) + (f"**{_escaped(self.marked)}**" if self.marked else "") + _escaped(self.after)
-        return f"| {question} | {golds} | {prediction} (F1 {f1}, score {score}) | {context} |"
+        return f"| {question} | {prediction} (F1 {f1}, score {score}), gold: {golds} | {context} |"
 
 
 def sample(example: dict[str, Any], answer: Answer, scoring: Scoring) -> Sample:
