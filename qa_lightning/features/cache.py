@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qa_lightning.data.columns import Columns, with_usual_columns
-from qa_lightning.data.examples import Example, OnBadRows, in_validation, read_examples, write_examples
+from qa_lightning.data.examples import NO_QUESTIONS, Example, OnBadRows, in_validation, read_examples, write_examples
 from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import Split, count_rows, read_rows, source_fingerprint
 from qa_lightning.errors import InputError
@@ -30,6 +31,7 @@ log = logging.getLogger("qa_lightning")
 TrainAnswers = Literal["first", "all"]
 _FORMAT = 6  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
+_CONTEXTS_COUNTED = 1000  # distinct contexts, at most, that are counted for a message
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,13 @@ class PreparedSplit:
     def _write_examples(self, folder: Path) -> None:
         log.info(f"{self.split}: reading {self.source} ...")
         counts = {"unanswerable": 0}
+        rows_seen, contexts = 0, set[str]()
 
         def wanted(example: Example) -> bool:
+            nonlocal rows_seen
+            rows_seen += 1
+            if self.divided and len(contexts) < _CONTEXTS_COUNTED:
+                contexts.add(example["context"])
             if self.divided and in_validation(example["context"], *self.divided) != (self.split == "validation"):
                 return False
             counts["unanswerable"] += not example["answers"]["text"]
@@ -140,8 +147,9 @@ class PreparedSplit:
                 log.info(f"{self.split}: {line}")
             if self.source in error.problems[0]:
                 raise
-            part = f", of which {self.split} gets a part by context," if self.divided else ""
-            raise InputError([f"{self.source}{part}: {error.problems[0]}", *error.problems[1:]]) from None
+            if self.divided and rows_seen and error.problems == [NO_QUESTIONS]:
+                raise InputError(self._too_small(rows_seen, len(contexts))) from None
+            raise InputError([f"{self.source}: {error.problems[0]}", *error.problems[1:]]) from None
         summary: dict[str, Any] = {
             **{"rows": count, **counts},
             **{"columns": column_lines, "skipped": skipped, "repaired": repairs},
@@ -152,6 +160,20 @@ class PreparedSplit:
         if repairs:
             (folder / "repaired.txt").write_text("".join(f"{visible(line)}\n" for line in repairs), encoding="utf-8")
 
+    def _too_small(self, rows: int, contexts: int) -> str:
+        """The message for a source that was divided by context so that this split got nothing."""
+        assert self.divided is not None
+        fraction, seed = self.divided
+        needed = contexts_needed(fraction)
+        found = f"{'more than ' if contexts == _CONTEXTS_COUNTED else ''}{counted(contexts, 'context')}"
+        other = "training" if self.split == "validation" else "validation"
+        return (
+            f"{self.source} is too small to be split into training and validation: it has {counted(rows, 'row')} with "
+            f"{found}, all of which went to {other} (--data.validation_fraction {fraction:g}, seed {seed}). A split by "
+            f"context needs at least 2 contexts, and {needed} to be safe; name validation data with --data.validation "
+            "FILE, or add rows about other contexts"
+        )
+
     def _write_features(self, folder: Path) -> None:
         examples = open_examples(self.examples_folder)
         log.info(f"{self.split}: tokenizing {counted(len(examples), 'question')} ...")
@@ -159,6 +181,15 @@ class PreparedSplit:
         all_answers = self.answers == "all"
         batches = cut_examples(examples, windower, all_answers, f"{self.split}: tokenizing")
         write_features(batches, folder, len(self.tokenizer), all_answers)
+
+
+def contexts_needed(fraction: float) -> int:
+    """The number of contexts of which a split by context most likely leaves neither part empty (95%).
+
+    Args:
+        fraction: probability that a context goes to validation, between 0 and 1.
+    """
+    return max(2, math.ceil(math.log(0.05) / math.log1p(-min(fraction, 1 - fraction))))
 
 
 def cut_examples(
