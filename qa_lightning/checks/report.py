@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qa_lightning.checks.rows import Report, RowCheck, context_hashes
+from qa_lightning.checks.bad_rows import Report, RowCheck, context_hashes
 from qa_lightning.checks.tokens import TokenCheck
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import write_examples
