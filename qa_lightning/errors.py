@@ -55,6 +55,21 @@ class InputError(ValueError):
         super().__init__("\n".join(lines))
 
 
+def one_line(error: object, limit: int = 200, first: bool = False) -> str:
+    """The message of an exception, for use within another message: on one line, at most ``limit`` characters.
+
+    Args:
+        error: an exception, or its message.
+        limit: characters to keep.
+        first: keep only the first line, where the others list types or links.
+
+    Returns:
+        The message; the name of the exception's class, if it has none.
+    """
+    text = str(error).strip()
+    return " ".join((text.partition("\n")[0] if first else text).split())[:limit] or type(error).__name__
+
+
 class DivergedError(RuntimeError):
     """Training diverged: a loss is not finite or a logit is NaN, so training cannot continue."""
 

@@ -27,6 +27,7 @@ from qa_lightning.models.folder import CONFIG, holds_weights, weights_digest
 from qa_lightning.models.loading import load_tokenizer
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.tiny import TINY
+from qa_lightning.runs.layout import FLAGS, MODEL_FOLDER, RECORD
 from qa_lightning.wording import visible
 
 TAGS = ["question-answering", "extractive-qa", "qa-lightning"]
@@ -63,14 +64,14 @@ def read_run(folder: Path) -> Run | str:
     Training writes into ``model`` in the run's own folder; an ONNX model stands beside that as ``model-onnx``.
     """
     run = folder.resolve().parent
-    if not folder.resolve().name.startswith("model") or not (run / "run.json").is_file():
+    if not folder.resolve().name.startswith(MODEL_FOLDER) or not (run / RECORD).is_file():
         return "no training run lies beside it"
     try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))[-1]
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        record = json.loads((run / RECORD).read_text(encoding="utf-8"))[-1]
+        config = yaml.safe_load((run / FLAGS).read_text(encoding="utf-8"))
         if "finished" not in record:
             return "the training run beside it did not come to its end"
-        if record.get("weights") not in (None, weights_digest(folder if holds_weights(folder) else run / "model")):
+        if record.get("weights") not in (None, weights_digest(folder if holds_weights(folder) else run / MODEL_FOLDER)):
             return "its weights are not those that the training run beside it wrote"
         recorded = {name.removeprefix("best/"): float(score) for name, score in record["scores"].items()}
         scores = {name: recorded[name] for name in METRICS} | recorded

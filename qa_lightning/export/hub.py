@@ -31,7 +31,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     validate_repo_id,
 )
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 from qa_lightning.export.card import Run, model_card, read_run
 from qa_lightning.files import write_file
 from qa_lightning.models.folder import INDEX, ONNX, TOKENIZER, WEIGHTS, model_files
@@ -94,7 +94,7 @@ def _read_card(path: Path) -> ModelCard:
     try:
         card: ModelCard = ModelCard.load(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise InputError(
             f"{path}: the metadata between the two lines of --- cannot be read ({reason}); correct it"
         ) from None
@@ -203,7 +203,7 @@ def _problem(error: BaseException, repo: str) -> str:
         error = error.__cause__  # the cause, not the uploader's wrapper around it
     status = getattr(getattr(error, "response", None), "status_code", None)
     said = str(getattr(error, "server_message", None) or error).strip() or type(error).__name__
-    reason = " ".join(said.split())[:300]
+    reason = one_line(said, 300)
     owner, settings = repo.partition("/")[0], f"{constants.ENDPOINT}/settings/tokens"
     fixes = {
         401: f"the Hub does not know the token; run `hf auth login`, or set HF_TOKEN to a valid one from {settings}",

@@ -22,6 +22,7 @@ from tokenizers import Encoding, Tokenizer
 
 from qa_lightning.arrays import Ints, ragged
 from qa_lightning.errors import InputError, Rules, broken_rules
+from qa_lightning.features.defaults import DOC_STRIDE, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.labels import gold_tokens, held_spans, label_windows
 from qa_lightning.features.offsets import offsets_without_space
 
@@ -55,9 +56,9 @@ class WindowSettings:
         max_question_length: a longer question is cut to its first tokens, this many.
     """
 
-    max_length: int = 384
-    doc_stride: int = 128
-    max_question_length: int = 64
+    max_length: int = MAX_LENGTH
+    doc_stride: int = DOC_STRIDE
+    max_question_length: int = MAX_QUESTION_LENGTH
 
     def check(self, special_tokens: int) -> None:
         """Check that the longest question leaves more room for context than the overlap.

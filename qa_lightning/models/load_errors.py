@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 from qa_lightning.wording import command
 
 
@@ -20,7 +20,7 @@ def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]
     except InputError:
         raise
     except Exception as error:  # the Hub client, the config and the weights raise many different classes
-        reason = str(error).strip().split("\n")[0][:300]
+        reason = one_line(error, 300, first=True)
         if attn_implementation and any(word in reason.lower() for word in ("attn_implementation", "flash", "sdpa")):
             raise InputError(
                 f"--model.attn_implementation {attn_implementation}: not available for model {name!r} here; choose "

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError, Rules
+from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.models.loading import max_positions
 from qa_lightning.wording import did_you_mean, package_version
@@ -49,10 +50,10 @@ class AnswerSettings:
         fitted_to: fingerprint of the questions that threshold and temperature were fitted to, as in ``run.json``.
     """
 
-    max_length: int = 384
-    doc_stride: int = 128
-    max_question_length: int = 64
-    max_answer_length: int = 30
+    max_length: int = MAX_LENGTH
+    doc_stride: int = DOC_STRIDE
+    max_question_length: int = MAX_QUESTION_LENGTH
+    max_answer_length: int = MAX_ANSWER_LENGTH
     version_2: bool = False
     null_score_diff_threshold: float = 0.0
     temperature: float = 1.0

@@ -26,8 +26,10 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAvera
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from qa_lightning.errors import one_line
 from qa_lightning.files import write_file
 from qa_lightning.runs.curves import curve_lengths
+from qa_lightning.runs.layout import CHECKPOINT_FOLDER, LAST
 from qa_lightning.runs.record import own_folder
 from qa_lightning.runs.resume import CURVES
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
@@ -150,7 +152,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if not self.writes or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        path = self._folder(trainer) / "last.ckpt"
+        path = self._folder(trainer) / LAST
         before = _file_identity(path)
         trainer.save_checkpoint(path)
         if _file_identity(path) != before:  # the same after a failed write, which has warned and kept the previous file
@@ -160,11 +162,11 @@ class LastCheckpoint(Checkpoint):
     def _folder(self, trainer: Trainer) -> Path:
         """``checkpoints`` in the run's own folder; elsewhere where the best one is, or in the Trainer's root folder."""
         if own := own_folder(trainer):
-            return own / "checkpoints"
+            return own / CHECKPOINT_FOLDER
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath:
                 return Path(callback.dirpath)
-        return Path(trainer.default_root_dir) / "checkpoints"
+        return Path(trainer.default_root_dir) / CHECKPOINT_FOLDER
 
     def _stop_if_asked(self, trainer: Trainer, stop: Stop) -> None:
         if not stop:
@@ -238,7 +240,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             _write(checkpoint, target)
         except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
             cause = error if isinstance(error, OSError) else error.__context__  # the error that stopped the zip writer
-            reason = " ".join(str(cause or error).split())[:200]
+            reason = one_line(cause or error)
             kept = "the previous one is kept" if target.exists() else "there is no previous one"
             log.warning(
                 f"checkpoint {target} could not be written, {kept} and training continues; free some space or make "

@@ -20,6 +20,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from qa_lightning.runs.layout import CURVE_FILES
+
 log = logging.getLogger("qa_lightning")
 
 OVERVIEW = {
@@ -200,7 +202,7 @@ def how_to_see(loggers: Iterable[Logger], shown_as: Callable[[Path], Path]) -> l
 
 def curve_files(run: Path) -> list[Path]:
     """The curves files in a run's folder, sorted by name."""
-    return sorted(run.glob("events.out.tfevents.*"))
+    return sorted(run.glob(CURVE_FILES))
 
 
 def curve_lengths(logger: TensorBoardLogger) -> dict[str, int]:

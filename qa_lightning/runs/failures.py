@@ -25,7 +25,7 @@ from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 
 
 def lost_a_process(error: RuntimeError) -> bool:
@@ -37,9 +37,8 @@ STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # the id of the first process, in the en
 
 
 def connection_reason(error: RuntimeError) -> str:
-    """What such an error says, without the place in the library's code and its advice."""
-    said = re.sub(r"\[/\S*\] *", "", " ".join(str(error).split()))
-    return said.partition(". This is typically")[0][:200]
+    """The message of such an error, without the location in the library's code and the library's advice."""
+    return one_line(re.sub(r"\[/\S*\]\s*", "", str(error)).partition(". This is typically")[0])
 
 
 class Launcher(_SubprocessScriptLauncher):
@@ -189,7 +188,7 @@ def out_of_memory_problems(
     half = max((size for size in range(1, batch_size // 2 + 1) if batch_size % size == 0), default=1)
     problems = [
         f"out of memory at step {step} with --data.batch_size {batch_size}, --data.max_length {max_length}, "
-        f"--data.eval_batch_size {eval_batch_size} ({' '.join(str(error).split())[:200]}). Flags that help:"
+        f"--data.eval_batch_size {eval_batch_size} ({one_line(error)}). Flags that help:"
     ]
     if batch_size > 1:
         problems.append(
@@ -213,7 +212,7 @@ def explained_compiler_failure() -> Iterator[None]:
     try:
         yield
     except BackendCompilerFailed as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(
             f"--model.compile true: torch.compile does not work here ({reason}); it needs a C++ compiler, and Triton "
             "on a GPU. Install what is missing, or leave the flag out"
@@ -233,7 +232,7 @@ def explained_restore_failure(checkpoint: Path | None) -> Iterator[None]:
         known = isinstance(error, InputError) or is_out_of_memory(error) or "parameter group" in str(error)
         if checkpoint is None or not restoring or known or (isinstance(error, RuntimeError) and lost_a_process(error)):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(
             f"--ckpt_path: {checkpoint} does not fit this run, what it holds could not be restored "
             f"({type(error).__name__}: {reason}); choose another checkpoint, or leave the flag out"

@@ -26,12 +26,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from qa_lightning.files import write_json
+from qa_lightning.runs.layout import BEST_CHECKPOINT, CHECKPOINT_FOLDER, FLAGS, LAST_CHECKPOINT, MODEL_FOLDER, RECORD
 from qa_lightning.runs.signals import slurm_job
 from qa_lightning.wording import program_name
 
 log = logging.getLogger("qa_lightning")
 
-RECORD = "run.json"
 _EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 
 PACKAGES = (
@@ -161,7 +161,7 @@ class PastRun:
     @property
     def finished(self) -> bool:
         """Whether its last start came to its end; where the record is damaged, whether its model is there."""
-        if self.problem and (self.folder / "model").is_dir():
+        if self.problem and (self.folder / MODEL_FOLDER).is_dir():
             return True
         return bool(self.starts) and isinstance(self.starts[-1].get("finished"), str)
 
@@ -198,7 +198,7 @@ def claim_folder(logs: Path) -> Path:
 
 def release_folder(folder: Path) -> None:
     """Take back a claim: remove a folder in which nothing lies but what is written before the first step."""
-    if not any((folder / name).exists() for name in ("checkpoints", "model")):
+    if not any((folder / name).exists() for name in (CHECKPOINT_FOLDER, MODEL_FOLDER)):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -227,11 +227,11 @@ def _is_run(folder: Path) -> bool:
     """Whether a folder is a run of this package, though perhaps one that was killed before it could write anything."""
     if not folder.is_dir():
         return False
-    if any((folder / name).exists() for name in (RECORD, "checkpoints/last.ckpt", "checkpoints/best.ckpt")):
+    if any((folder / name).exists() for name in (RECORD, LAST_CHECKPOINT, BEST_CHECKPOINT)):
         return True
     left = {path.name for path in folder.iterdir() if not path.name.startswith(f".{RECORD}.")}
     try:
-        config = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace") if left else ""
+        config = (folder / FLAGS).read_text(encoding="utf-8", errors="replace") if left else ""
     except OSError:
         return False
     return not left or "save_every_minutes:" in config  # a flag that other projects' runs have not
@@ -299,7 +299,7 @@ class RunFolder(Callback):
         """Say where checkpoints go, before their callbacks ask the logger."""
         for callback in trainer.checkpoint_callbacks:
             if self.path and isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(self.path / "checkpoints")
+                callback.dirpath = str(self.path / CHECKPOINT_FOLDER)
 
 
 def own_folder(trainer: Trainer) -> Path | None:

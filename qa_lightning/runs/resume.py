@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 from qa_lightning.runs.curves import curve_files
+from qa_lightning.runs.layout import BEST_CHECKPOINT, LAST_CHECKPOINT
 from qa_lightning.runs.record import PastRun, find_runs
 
 log = logging.getLogger("qa_lightning")
@@ -122,7 +123,7 @@ def _resume(run: PastRun) -> Beginning:
         log.info(f"{run.folder} is finished and stays as it is: this run gets a new folder")
         folder = None
     problems: list[str] = []
-    for path in (run.folder / "checkpoints" / "last.ckpt", run.folder / "checkpoints" / "best.ckpt"):
+    for path in (run.folder / LAST_CHECKPOINT, run.folder / BEST_CHECKPOINT):
         if not path.is_file():
             continue
         begun = read_beginning(path)
@@ -152,13 +153,13 @@ def read_beginning(path: Path) -> Beginning | str:
             return "the file is empty, perhaps because the disk was full; choose another checkpoint"
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error)
         return (
             "the file holds more than tensors and plain values, and loading it could run code; choose another "
             f"checkpoint ({reason})"
         )
     except Exception as error:  # a damaged file can raise anything in the zip and pickle readers
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error)
         return f"the file is damaged or not a checkpoint; choose another one ({type(error).__name__}: {reason})"
     if not isinstance(checkpoint, dict):
         return f"the file holds a {type(checkpoint).__name__}, not a checkpoint of a training run; choose another one"

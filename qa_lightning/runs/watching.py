@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from qa_lightning.progress import Pace, duration, loop_progress
 from qa_lightning.runs.checkpoints import LastCheckpoint
+from qa_lightning.runs.layout import LAST, MODEL_FOLDER
 from qa_lightning.runs.record import run_folder
 from qa_lightning.runs.throughput import memory_used
 from qa_lightning.wording import visible
@@ -50,10 +51,10 @@ class RunAhead(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
             if isinstance(callback, LastCheckpoint):
-                parts.append(f"last.ckpt every {callback.minutes:g} minutes and after each validation")
+                parts.append(f"{LAST} every {callback.minutes:g} minutes and after each validation")
             elif isinstance(callback, ModelCheckpoint) and callback.monitor:
                 parts.append(f"{callback.filename}.ckpt by the best {callback.monitor}")
-        return ", ".join([*parts, "model/ at the end"])
+        return ", ".join([*parts, f"{MODEL_FOLDER}/ at the end"])
 
 
 class _Watch(Callback):

@@ -46,8 +46,8 @@ from qa_lightning.runs.failures import (
     lost_a_process,
     out_of_memory_problems,
 )
+from qa_lightning.runs.layout import MODEL_FOLDER, RECORD
 from qa_lightning.runs.record import (
-    RECORD,
     RunFolder,
     append_run,
     claim_folder,
@@ -471,7 +471,7 @@ class TrainCLI(LightningCLI):
         """What is saved, and how to resume from it, for a message."""
         folder = self.folder.path
         if folder and last_start(folder / RECORD).get("finished"):
-            return f"the run is finished, its model is in {relative(folder / 'model')}"
+            return f"the run is finished, its model is in {relative(folder / MODEL_FOLDER)}"
         if self.last.path is None:
             return "nothing is saved yet" + ("; begin it again with --ckpt_path last" if folder else "")
         return f"step {self.last.step} is saved in {relative(self.last.path)}; resume with --ckpt_path last"

@@ -25,7 +25,7 @@ from typing import TypeVar
 import torch
 
 from qa_lightning.decoding.predictions import Answer
-from qa_lightning.errors import InputError, Voice, current_voice, speaking
+from qa_lightning.errors import InputError, Voice, current_voice, one_line, speaking
 from qa_lightning.inference.bulk.questions import Question
 from qa_lightning.inference.reader import Reader
 from qa_lightning.runs.failures import is_out_of_memory
@@ -69,7 +69,7 @@ class PredictSettings:
                     [one.question for one in part], [one.context for one in part], batch_size=self.batch_size
                 )
             except InputError as error:
-                raise InputError(f"--model {self.model}, at {where}: {str(error)[:500]}") from None
+                raise InputError(f"--model {self.model}, at {where}: {one_line(error, 500)}") from None
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
