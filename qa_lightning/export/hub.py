@@ -1,8 +1,8 @@
 """Upload a model folder to the Hugging Face Hub in one commit: weights, config, tokenizer, model card.
 
-Only files that loading the model reads are sent, chosen by name; other files in the folder stay here and are listed.
-The folder and the name are checked before anything is sent. The card comes from `card.model_card`, unless the folder
-has a ``README.md``: its author wrote that one, so it is sent unchanged.
+Only the files that are needed to load the model are sent; they are chosen by name. Other files of the folder are listed
+as not sent. The folder and the name are checked before anything is sent. The card comes from `card.model_card`. But if
+the folder has a ``README.md``, its author wrote that card, and it is sent unchanged.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Prepare a split once: its examples and features are written to disk, under a key of everything that decides them.
+"""Caches prepared splits: examples and features on disk, in folders named by a key of all that they depend on.
 
-Each combination of data and settings has folders of its own, and none is ever deleted here: disk space is the price.
+Each combination of data and settings has its own folders, and none is ever deleted here: disk space is the price.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class PreparedSplit:
 
     @property
     def _part(self) -> Split:
-        """The split that the source is asked for; a source that is divided here is read whole, as "train"."""
+        """The split to read from the source; a source that is divided here is read as a whole, as "train"."""
         return "train" if self.divided else self.split
 
     @cached_property
     def examples_folder(self) -> Path:
-        """The folder of the examples; its name is a key of the source's content and all that selects examples."""
+        """The folder of the examples; its name is a key of the source and of all that selects examples."""
         parts = [
             _FORMAT,
             source_fingerprint(self.source, self._part),
@@ -94,17 +94,17 @@ class PreparedSplit:
         return self.cache_dir / "features" / _key(parts)
 
     def prepare(self, thorough: bool = True) -> bool:
-        """Make what is not there yet, or is damaged; whether there was anything to make.
+        """Prepare examples and features that are missing or damaged; returns whether there were any.
 
         Args:
-            thorough: look for damage in every byte, as a run does once; see `files.build_once`.
+            thorough: compare every byte with its checksum, as a run does once; see `files.build_once`.
         """
         made = build_once(self.examples_folder, self._write_examples, thorough)
         return build_once(self.features_folder, self._write_features, thorough) or made
 
     def open(self) -> tuple[FeatureStore, Any, bool]:
         """Features and examples, mapped, and whether some question has no answer."""
-        self.prepare(thorough=False)  # what was removed or cut off meanwhile is not to be mapped
+        self.prepare(thorough=False)  # a file that was removed or cut off since then must not be mapped
         unanswerable: int = self.summaries()[0]["unanswerable"]
         return FeatureStore.open(self.features_folder), open_examples(self.examples_folder), unanswerable > 0
 
@@ -201,7 +201,7 @@ def cut_examples(
         examples: a ``datasets.Dataset`` of examples.
         windower: cuts them.
         all_answers: label windows with all answers, not only with the first one.
-        what: what this is called where progress is told.
+        what: name of the loop in the lines about progress.
     """
     with loop_progress(len(examples), what=what) as progress:
         for first in range(0, len(examples), _ROWS):
@@ -228,11 +228,11 @@ def _spans(answers: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
-    """Lines to log: what a split holds, and what a person may want to change.
+    """Lines to log: the content of a split, and findings that call for another flag.
 
     Args:
         prepared: the split.
-        how: words that say whether it was prepared now or before.
+        how: whether it was prepared now or before, in words.
     """
     split = prepared.split
     rows, windows = prepared.summaries()
@@ -265,7 +265,7 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         )
     lost = windows["unlabelled"] - rows["unanswerable"]
     if lost > 0:
-        yield f"{split}: {lost:,} answers stand whole in no window; a larger --data.doc_stride may hold them"
+        yield f"{split}: {lost:,} answers are whole in no window; a larger --data.doc_stride may hold them"
 
 
 def _key(parts: list[Any]) -> str:

@@ -79,8 +79,8 @@ def understand(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool = Fa
 
 
 def _is_lazy(items: Any) -> bool:
-    """Whether items come one by one, and their answers likewise."""
-    library = sys.modules.get("datasets")  # whoever passes one of its datasets has imported it; it takes a second
+    """Whether items are read one by one, and answers are returned one by one."""
+    library = sys.modules.get("datasets")  # a caller with one of its datasets has imported it
     of_library = (library.Dataset, library.IterableDataset) if library else ()
     return isinstance(items, (GeneratorType, Dataset, IterableDataset, *of_library))
 
@@ -178,7 +178,7 @@ def checked_settings(settings: Mapping[str, Any], lenient: bool = False) -> dict
 
     Args:
         settings: of a call or of the constructor.
-        lenient: check only what 4.57 checked, and ignore unknown names.
+        lenient: check only the limits that 4.57 checked, and ignore unknown names.
 
     Raises:
         InputError: (a ValueError) values out of range or of the wrong type, all of them together.

@@ -27,7 +27,7 @@ from qa_lightning.features.windows import WINDOW, FeatureBatch
 from qa_lightning.inference.arguments import V4_STRIDE, V4_WINDOW_LENGTH, Item, V4Settings
 
 _Float32s = NDArray[np.float32]
-_OUT = -10000.0  # logit of a token at which no answer may start or end
+_OUT = -10000.0  # replaces the logit of a token at which no answer may start or end
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class V4Answers:
     """Up to ``top_k`` answers to each question, as 4.57 returned them; an `engine.AnswerPolicy`.
 
     Args:
-        tokenizer: a fast tokenizer; it cuts the windows itself.
+        tokenizer: a fast tokenizer; it also cuts the windows.
         settings: of the call.
         items: the questions.
 

@@ -32,7 +32,7 @@ def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]
             fix = "the folder needs config.json, model.safetensors and tokenizer.json"
         else:
             fix = (
-                "it is no folder here and not in the Hub's cache. Check the name and the network; without a network "
+                "it is not a folder here and not in the Hub's cache. Check the name and the network; without a network "
                 f"pass the folder of a model, or run `{command('train')} --config quickstart`, which needs no network"
             )
         raise InputError(f"model {name!r} cannot be loaded: {fix} ({type(error).__name__}: {reason})") from None

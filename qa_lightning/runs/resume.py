@@ -1,4 +1,4 @@
-"""The choice of the run and the checkpoint that a run starts from; a checkpoint that cannot be resumed is refused."""
+"""Chooses the checkpoint from which a run resumes, and rejects files that cannot be resumed from."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Beginning:
         epochs: epochs that are done.
         curves: file name -> size in bytes of each curves file when the checkpoint was written.
         shapes: name -> shape of each of the module's weights in the checkpoint.
-        model_name: of the model that was trained; None if that is not known.
+        model_name: name of the trained model; None if it is not known.
     """
 
     checkpoint: Path | None = None
@@ -45,10 +45,10 @@ class Beginning:
     model_name: str | None = None
 
     def misfit(self, model_name: str, weights: Mapping[str, torch.Tensor]) -> str | None:
-        """Why the checkpoint cannot be one of this model, and what fits; None if it can.
+        """Why the checkpoint belongs to another model, and the fix; None if it fits.
 
         Args:
-            model_name: of the model that is to be trained.
+            model_name: name of the model to train.
             weights: the module's, by name.
         """
         if self.checkpoint is None:
@@ -186,8 +186,8 @@ def read_beginning(path: Path) -> Beginning | str:
 
 _COUNTS = {"ready": int, "started": int, "processed": int, "completed": int}
 _PROGRESS = {"total": _COUNTS, "current": _COUNTS}
-# What a checkpoint that Lightning can resume from holds. A type stands for a value, a dictionary for one that has these
-# names, a tuple of two for one of any names, with the types of its names and values.
+# The parts of a checkpoint that Lightning needs to resume. A type stands for a value of that type, a dictionary for one
+# with these keys, a tuple (K, V) for a dictionary with any keys of type K and values of type V.
 _FORM: dict[str, Any] = {
     "state_dict": (str, torch.Tensor),
     "global_step": int,
@@ -211,7 +211,7 @@ _OPTIONAL: dict[str, Any] = {
 
 
 def _wrong_types(checkpoint: dict[Any, Any]) -> str | None:
-    """The first thing in a checkpoint that is not of its type, as the end of a sentence."""
+    """The first value in a checkpoint that has the wrong type, as the end of a sentence; None if there is none."""
     form = _FORM | {name: wanted for name, wanted in _OPTIONAL.items() if name in checkpoint}
     return _misshapen(checkpoint, form, "")
 
