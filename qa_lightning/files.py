@@ -179,7 +179,7 @@ def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = Tru
             if wrong is None:
                 return False
             if wrong:
-                log.warning(f"{folder} is damaged and made anew: {wrong}")
+                log.warning(f"{folder} is damaged and is built again: {wrong}")
             with new_folder(folder) as part:
                 build(part)
                 _write_manifest(part)
@@ -188,7 +188,7 @@ def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = Tru
         named = Path(str(filename)).resolve() if filename else folder.resolve()
         elsewhere = not named.is_relative_to(folder.parent.resolve())
         reason = f"{_reason(error)}{f': {filename}' if elsewhere else ''}"
-        what = f"is damaged ({wrong}) and cannot be made anew" if wrong else "cannot be made"
+        what = f"is damaged ({wrong}) and cannot be built again" if wrong else "cannot be made"
         raise InputError(
             f"{folder} {what} ({reason}); free some space there, make its folder writable, {_OTHER_CACHE}"
         ) from None

@@ -65,7 +65,7 @@ def read_run(folder: Path) -> Run | str:
     """
     run = folder.resolve().parent
     if not folder.resolve().name.startswith(MODEL_FOLDER) or not (run / RECORD).is_file():
-        return "no training run lies beside it"
+        return "there is no training run beside it"
     try:
         record = json.loads((run / RECORD).read_text(encoding="utf-8"))[-1]
         config = yaml.safe_load((run / FLAGS).read_text(encoding="utf-8"))

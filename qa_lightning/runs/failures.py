@@ -78,7 +78,7 @@ class Launcher(_SubprocessScriptLauncher):
                     how += " (the system does so when memory runs out)"
                 words = self._said[number].decode(errors="replace").split("\n")
                 last = next((line.strip() for line in reversed(words) if line.strip()), "")
-                said = f'; the last it said: "{last[-300:]}"' if last else ", and said nothing"
+                said = f'; its last message: "{last[-300:]}"' if last else ", without a message"
                 return f"process {number + 1} of this run (counted from 0) {how}{said}"
         return None
 

@@ -132,7 +132,7 @@ def test_scores_of_questions_without_an_answer_name_their_threshold(trained, tmp
 @pytest.mark.parametrize(
     ("break_it", "reason"),
     [
-        (lambda run: (run / "run.json").unlink(), "no training run lies beside it"),
+        (lambda run: (run / "run.json").unlink(), "there is no training run beside it"),
         (lambda run: (run / "run.json").write_text("[{"), "cannot be read"),
         (lambda run: (run / "run.json").write_text("[]"), "cannot be read"),
         (lambda run: (run / "config.yaml").write_text("model: ["), "cannot be read"),
