@@ -56,8 +56,8 @@ class Beginning:
         here = {name: tuple(weight.shape) for name, weight in weights.items()}
         more, less = sorted(self.shapes.keys() - here.keys()), sorted(here.keys() - self.shapes.keys())
         other = [name for name in sorted(here.keys() & self.shapes.keys()) if here[name] != self.shapes[name]]
-        differences = [f"{len(more)} weights that it has not ({more[0]})"] if more else []
-        differences += [f"not {len(less)} that it has ({less[0]})"] if less else []
+        differences = [f"{len(more)} weights that this model does not have ({more[0]})"] if more else []
+        differences += [f"lacks {len(less)} that it has ({less[0]})"] if less else []
         if other:
             shapes = f"{list(self.shapes[other[0]])}, not {list(here[other[0]])}"
             differences += [f"{len(other)} of other shapes ({other[0]}: {shapes})"]

@@ -124,7 +124,7 @@ def test_scores_of_questions_without_an_answer_name_their_threshold(trained, tmp
     scores = {"best/exact_match": 50.6, "best/f1": 54.37, "best/best_f1": 57.06}
     card = changed_run(run / "model", tmp_path, {"scores": scores})
     assert "| 50.60 | 54.37 |" in card.text
-    assert 'EM and F1 are those of the threshold 0 for "no answer".' in card.text
+    assert 'EM and F1 are measured at the threshold 0 for "no answer".' in card.text
     assert words in card.text
     assert {one.metric_type for one in card.data.eval_results} == {"exact_match", "f1"}
 
