@@ -41,9 +41,19 @@ def command_words(name: str) -> list[str]:
     folder = _scripts_as_called()
     if folder is not None:
         return [_python(), str(folder / _script(name))]
-    found = shutil.which(PROGRAM)
+    return [*program_words(PROGRAM, PACKAGE.name), name]
+
+
+def program_words(program: str, module: str) -> list[str]:
+    """The words that start a program of this Python's packages in this shell, unquoted.
+
+    Args:
+        program: its name; used if PATH leads to the one that belongs to this Python.
+        module: used with ``python -m`` otherwise.
+    """
+    found = shutil.which(program)
     is_own = found is not None and Path(found).absolute().parent == Path(sys.executable).parent
-    return [PROGRAM, name] if is_own else [_python(), "-m", PACKAGE.name, name]
+    return [program] if is_own else [_python(), "-m", module]
 
 
 def _python() -> str:

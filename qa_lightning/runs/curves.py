@@ -11,6 +11,7 @@ groups. So EM, F1 and the losses are logged twice: in the group ``Overview`` for
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from qa_lightning.runs.layout import CURVE_FILES
+from qa_lightning.wording import program_words
 
 log = logging.getLogger("qa_lightning")
 
@@ -178,7 +180,7 @@ def log_result(
 
 
 def how_to_see(loggers: Iterable[Logger], shown_as: Callable[[Path], Path]) -> list[str]:
-    """The command, file or address that shows the curves of each logger.
+    """The command, file or address that shows the curves of each logger; commands are quoted for a shell.
 
     Args:
         loggers: of the run.
@@ -187,16 +189,19 @@ def how_to_see(loggers: Iterable[Logger], shown_as: Callable[[Path], Path]) -> l
     shown = []
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            shown.append(f"tensorboard --logdir {shown_as(Path(logger.root_dir))}")
+            command = program_words("tensorboard", "tensorboard.main")
+            shown.append(shlex.join([*command, "--logdir", str(shown_as(Path(logger.root_dir)))]))
         elif isinstance(logger, CSVLogger):
             shown.append(str(shown_as(Path(logger.log_dir) / "metrics.csv")))
         elif isinstance(logger, MLFlowLogger):
             address = str(logger._tracking_uri)
             is_server = address.startswith("http")
-            shown.append(address if is_server else f"mlflow ui --backend-store-uri {address}")
+            command = [*program_words("mlflow", "mlflow"), "ui", "--backend-store-uri", address]
+            shown.append(address if is_server else shlex.join(command))
         elif isinstance(logger, WandbLogger):
             run = logger.experiment
-            shown.append(f"wandb sync {shown_as(Path(run.dir).parent)}" if logger._offline else str(run.url))
+            command = [*program_words("wandb", "wandb"), "sync", str(shown_as(Path(run.dir).parent))]
+            shown.append(shlex.join(command) if logger._offline else str(run.url))
     return shown
 
 
