@@ -14,7 +14,7 @@ Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 
 # A command in backticks; or a flag as messages write it, with its value if the next word can only be a value.
 _FLAG = re.compile(
-    r"`(?:qa-lightning|python) [^`]*`|--((?:data|model|trainer)\.)?([a-z][\w.]*\w)"
+    r"`(?:qa-lightning|'[^'`]*python[\d.]*'|[^` ]*python[\d.]*) [^`]*`|--((?:data|model|trainer)\.)?([a-z][\w.]*\w)"
     r"(?: (true|false|skip|repair|error|first|all|eager|sdpa|bf16-mixed|NAME|FILE|\d+(?:\.\d+)?)(?![\w.]))?"
 )
 
@@ -53,6 +53,21 @@ class InputError(ValueError):
         if len(self.problems) > shown:
             lines.append(f"... and {len(self.problems) - shown:,} more")
         super().__init__("\n".join(lines))
+
+
+def one_line(error: object, limit: int = 200, first: bool = False) -> str:
+    """The message of an exception, for use within another message: on one line, at most ``limit`` characters.
+
+    Args:
+        error: an exception, or its message.
+        limit: characters to keep.
+        first: keep only the first line, where the others list types or links.
+
+    Returns:
+        The message; the name of the exception's class, if it has none.
+    """
+    text = str(error).strip()
+    return " ".join((text.partition("\n")[0] if first else text).split())[:limit] or type(error).__name__
 
 
 class DivergedError(RuntimeError):

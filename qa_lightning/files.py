@@ -7,7 +7,7 @@ written through this module. It also computes digests of files and holds the loc
 Limits: `append` can leave a part of its content after a crash. When `new_folder` replaces a folder, it needs two
 renames; between them the old one exists under another name only, and the next call restores it.
 
-What is built once and used again (`build_once`) has a manifest, so that damage is noticed before the files are used.
+A folder that is built once and used again (`build_once`) has a manifest, so that damage is noticed before its use.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger("qa_lightning")
 MANIFEST = "manifest.txt"
 _BLOCK = 1 << 20  # bytes read at a time
 _OTHER_CACHE = "or let QA_LIGHTNING_CACHE name another folder (train also takes --data.cache_dir)"
-_found_right: set[tuple[object, ...]] = set()  # files that this process compared with their checksum, as they were
+_verified: set[tuple[object, ...]] = set()  # states of files whose checksum this process has found right
 
 
 def default_cache_dir() -> Path:
@@ -52,7 +52,7 @@ def default_cache_dir() -> Path:
     except RuntimeError as error:  # an unknown ~user, or no home folder at all
         given = f"QA_LIGHTNING_CACHE {folder}" if folder else "the cache of prepared data"
         raise InputError(
-            f"{given}: its folder cannot be told ({error}); let QA_LIGHTNING_CACHE, or HOME, name a folder"
+            f"{given}: its folder is not known ({error}); let QA_LIGHTNING_CACHE, or HOME, name a folder"
         ) from None
 
 
@@ -134,7 +134,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _share(path: Path) -> None:
-    """Give a new file or folder the umask's permissions; a folder keeps the mark by which it hands on its group."""
+    """Give a new file or folder the umask's permissions; a folder keeps its setgid bit, which passes on its group."""
     if path.is_file():
         path.chmod(new_file_mode())
     else:
@@ -142,7 +142,7 @@ def _share(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder; what cannot be removed stays."""
+    """Remove a file or a folder, as far as that is possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -151,22 +151,22 @@ def _remove(path: Path) -> None:
 
 
 def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = True) -> bool:
-    """Have ``build`` fill an empty folder that then becomes ``folder``, unless that is there, and as it was made.
+    """Create ``folder`` with ``build``, unless it exists and is undamaged.
 
-    The first process builds, others wait for it. A killed build leaves no ``folder``. One that is damaged is told, and
-    made anew. A folder that is whole is only read: neither its cache nor its lock need be writable.
+    The first process builds, the others wait for it. A killed build leaves no ``folder``. A damaged folder gives a
+    warning and is built again. An undamaged folder is only read: its parent and its lock need not be writable.
 
     Args:
-        folder: of a cache; nothing else writes into it.
-        build: fills it.
+        folder: a folder of a cache; nothing else writes into it.
+        build: fills the empty folder that it gets, which is then renamed to ``folder``.
         thorough: compare every byte with the checksums, about 2 GB/s, once a process; otherwise names and sizes alone.
 
     Returns:
         Whether it was built now.
 
     Raises:
-        InputError: it cannot be written, or not be read; nothing half made is left. What ``build`` raises comes
-            through, other than an `OSError`.
+        InputError: it cannot be written or read; no incomplete folder is left. Exceptions of ``build`` other than
+            `OSError` are not caught.
     """
     wrong: str | None = ""
     try:
@@ -179,7 +179,7 @@ def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = Tru
             if wrong is None:
                 return False
             if wrong:
-                log.warning(f"{folder} is damaged and made anew: {wrong}")
+                log.warning(f"{folder} is damaged and is built again: {wrong}")
             with new_folder(folder) as part:
                 build(part)
                 _write_manifest(part)
@@ -188,7 +188,7 @@ def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = Tru
         named = Path(str(filename)).resolve() if filename else folder.resolve()
         elsewhere = not named.is_relative_to(folder.parent.resolve())
         reason = f"{_reason(error)}{f': {filename}' if elsewhere else ''}"
-        what = f"is damaged ({wrong}) and cannot be made anew" if wrong else "cannot be made"
+        what = f"is damaged ({wrong}) and cannot be built again" if wrong else "cannot be made"
         raise InputError(
             f"{folder} {what} ({reason}); free some space there, make its folder writable, {_OTHER_CACHE}"
         ) from None
@@ -197,7 +197,7 @@ def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = Tru
 
 @contextmanager
 def _waiting_for(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder; where another process makes it, say so and wait."""
+    """Hold the lock of a folder; if another process builds it, log a line and wait."""
     own = _lock_file(folder.parent / f"{folder.name}.lock")
     try:
         own.acquire(timeout=0)
@@ -211,7 +211,7 @@ def _waiting_for(folder: Path) -> Iterator[None]:
 
 
 def damage(folder: Path, thorough: bool = True) -> str | None:
-    """What is wrong with a folder that `build_once` made, for a message; empty if there is none, None if it is whole.
+    """The damage of a folder that `build_once` built, for a message; empty if it does not exist, None if undamaged.
 
     Args:
         folder: to look at.
@@ -234,7 +234,7 @@ def damage(folder: Path, thorough: bool = True) -> str | None:
 
 
 def _file_damage(path: Path, checksum: int, size: int, thorough: bool) -> str | None:
-    """How a file is not what the manifest says."""
+    """How a file differs from its entry in the manifest; None if it does not."""
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
@@ -242,10 +242,10 @@ def _file_damage(path: Path, checksum: int, size: int, thorough: bool) -> str | 
         if state.st_size != size:
             return f"has {state.st_size:,} bytes in place of {size:,}"
         seen = (path, checksum, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-        if thorough and seen not in _found_right:
+        if thorough and seen not in _verified:
             if _checksum(path) != checksum:
                 return "holds other bytes than were written"
-            _found_right.add(seen)
+            _verified.add(seen)
         elif not os.access(path, os.R_OK):
             return "may not be read"
     except OSError as error:
@@ -263,7 +263,7 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _checksum(path: Path) -> int:
-    """CRC-32: of what is fast without a further library, what finds every run of up to 32 wrong bits."""
+    """CRC-32: fast without another library, and sure to find any run of up to 32 wrong bits."""
     found = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -272,7 +272,7 @@ def _checksum(path: Path) -> int:
 
 
 def _lock_file(path: Path, timeout: float = -1) -> FileLock:
-    """A lock that whoever may write into its folder can take: its file has the permissions that new files have."""
+    """A lock for all who may write into its folder: the lock file has the permissions of new files."""
     return FileLock(path, timeout=timeout, mode=new_file_mode())
 
 
@@ -281,7 +281,7 @@ def temporary_folder() -> Iterator[Path]:
     """A folder that is removed at the end.
 
     Raises:
-        InputError: it cannot be written, or what is done within cannot.
+        InputError: it cannot be written; also for an OSError in the body of the ``with`` statement.
     """
     try:
         with tempfile.TemporaryDirectory() as name:
@@ -300,7 +300,7 @@ def no_temporary_room(error: Exception) -> InputError:
 
 
 def _reason(error: Exception) -> str:
-    """Why something cannot be written, without a number; Arrow writes both into its message."""
+    """The reason of a failed write, without the error number that Arrow puts before it."""
     reason = str(getattr(error, "strerror", None) or error)
     return re.sub(r".*\[errno \d+\] ", "", reason)
 
@@ -333,10 +333,10 @@ def lock(path: Path) -> Iterator[bool]:
 
 
 def hold_folder(folder: Path) -> int | None:
-    """Hold a folder for this process, until it ends or closes the handle that it gets: who else asks is refused.
+    """Lock a folder for this process, until it ends or closes the returned handle.
 
     Returns:
-        The open handle; None where the system has no such locks.
+        The open handle; None if the system has no such locks.
 
     Raises:
         BlockingIOError: another process holds it.

@@ -7,7 +7,9 @@ Messages name a command ``qa-lightning train``. If the process runs a script of 
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -22,8 +24,7 @@ CHECKOUT = PACKAGE.parent  # or site-packages, where the package is installed
 
 def command(name: str) -> str:
     """A command for a message, as this process was called: ``qa-lightning NAME`` or ``python scripts/NAME.py``."""
-    folder = _scripts_as_called()
-    return f"{PROGRAM} {name}" if folder is None else f"python {folder / _script(name)}"
+    return f"{PROGRAM} {name}" if _scripts_as_called() is None else shlex.join(command_words(name))
 
 
 def usage_name(name: str) -> str:
@@ -32,16 +33,43 @@ def usage_name(name: str) -> str:
 
 
 def command_words(name: str) -> list[str]:
-    """The words of a command to paste into this shell: the script, ``qa-lightning``, or else ``python -m``.
+    """The words of a command that runs in this Python if it is pasted into this shell, unquoted.
 
-    If the running Python lies below the current folder, as in ``.venv``, its relative path stands for ``python``.
+    A script, if this process runs one of a checkout; ``qa-lightning``, if that is on PATH and belongs to this Python;
+    else ``python -m``.
     """
-    executable, here = Path(sys.executable), Path.cwd()
-    python = str(executable.relative_to(here)) if executable.is_relative_to(here) else "python"
     folder = _scripts_as_called()
     if folder is not None:
-        return [python, str(folder / _script(name))]
-    return [PROGRAM, name] if shutil.which(PROGRAM) else [python, "-m", PACKAGE.name, name]
+        return [_python(), str(folder / _script(name))]
+    return [*program_words(PROGRAM, PACKAGE.name), name]
+
+
+def program_words(program: str, module: str) -> list[str]:
+    """The words that start a program of this Python's packages in this shell, unquoted.
+
+    Args:
+        program: its name; used if PATH leads to the one that belongs to this Python.
+        module: used with ``python -m`` otherwise.
+    """
+    found = shutil.which(program)
+    is_own = found is not None and Path(found).absolute().parent == Path(sys.executable).parent
+    return [program] if is_own else [_python(), "-m", module]
+
+
+def _python() -> str:
+    """The word that starts this Python: its name if PATH leads to it, else its path, relative if below this folder.
+
+    The folders are compared without following links, as a virtual environment's Python links to another one.
+    """
+    executable, here = Path(sys.executable), Path.cwd()
+    for name in ("python", executable.name):
+        found = Path(shutil.which(name) or "").absolute()
+        if found.parent == executable.parent and found.resolve() == executable.resolve():
+            return name
+    if not executable.is_relative_to(here):
+        return str(executable)
+    shown = executable.relative_to(here)
+    return str(shown) if shown.parent.name else f".{os.sep}{shown}"  # a shell looks for a bare name in PATH alone
 
 
 def program_name() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qa_lightning import QALightningModule, SquadDataModule
-from qa_lightning.errors import InputError, naming_flags, worded
+from qa_lightning.errors import InputError, naming_flags, one_line, worded
 from tests.helpers import commands
 
 
@@ -68,3 +68,18 @@ def test_a_command_without_groups_names_its_own_flags(tmp_path) -> None:
     flags = ["--model", "tiny", "--max_length", "60", "--doc_stride", "50", "--max_question_length", "20"]
     with pytest.raises(InputError, match=r"--doc_stride 50 must be smaller .*--max_length 60"):
         commands.check_data([str(tmp_path / "q.csv"), *flags])
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "line"),
+    [
+        (OSError("first line\n  second   line"), {}, "first line second line"),
+        (OSError("\nfirst  line\nsecond line"), {"first": True}, "first line"),
+        ("x" * 300, {}, "x" * 200),
+        ("x" * 300, {"limit": 250}, "x" * 250),
+        (TimeoutError(), {}, "TimeoutError"),
+        (TimeoutError("\n"), {"first": True}, "TimeoutError"),
+    ],
+)
+def test_an_exception_is_told_on_one_line(error, options, line) -> None:
+    assert one_line(error, **options) == line

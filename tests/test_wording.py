@@ -34,24 +34,60 @@ CALLS = [
 def test_a_command_is_named_as_the_process_was_called(monkeypatch, called, message, usage, program) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [called, "--flag"])
+    monkeypatch.setattr(shutil, "which", lambda name: str(Path(sys.executable).with_name(name)))
     assert wording.command("check-data") == message
     assert wording.usage_name("check-data") == usage
     assert wording.program_name() == program
 
 
-def test_the_words_to_paste_run_here(monkeypatch, tmp_path) -> None:
+def test_the_words_to_paste_run_this_python(monkeypatch, tmp_path) -> None:
+    """PATH leads to this Python, to another one or to none; this one lies below the folder, in it or elsewhere."""
+    own, other = tmp_path / "here" / ".venv" / "bin", tmp_path / "other"
+    here = own.parents[1]
+    for folder in (own, other):
+        folder.mkdir(parents=True)
+        (folder / "qa-lightning").touch(0o755)
+        (folder / "python").symlink_to(sys.executable)
+    (own / "python3").symlink_to("python")
+    (here / "scripts").symlink_to(SCRIPTS)
+
+    def words(name: str, called: str = "qa-lightning", path: Path | None = None, python: Path = own / "python"):
+        monkeypatch.setenv("PATH", str(path) if path else "")
+        monkeypatch.setattr(sys, "executable", str(python))
+        monkeypatch.setattr(sys, "argv", [called])
+        return wording.command_words(name)
+
+    monkeypatch.chdir(here)
+    assert words("predict", path=own) == ["qa-lightning", "predict"]
+    assert words("predict") == [".venv/bin/python", "-m", "qa_lightning", "predict"]
+    assert words("predict", path=other) == [".venv/bin/python", "-m", "qa_lightning", "predict"]
+    assert words("check-data", "scripts/train.py", path=own) == ["python", "scripts/check_data.py"]
+    assert words("check-data", "scripts/train.py", path=own, python=own / "python3")[0] == "python"
+    assert words("check-data", "scripts/train.py", path=other) == [".venv/bin/python", "scripts/check_data.py"]
+    assert words("check-data", "scripts/train.py") == [".venv/bin/python", "scripts/check_data.py"]
+    monkeypatch.chdir(own)
+    assert words("predict") == ["./python", "-m", "qa_lightning", "predict"]
+    monkeypatch.chdir(other)
+    assert words("predict") == [str(own / "python"), "-m", "qa_lightning", "predict"]
+
+
+def test_a_script_in_a_message_runs_as_it_is_printed(monkeypatch, tmp_path) -> None:
+    """Also below a folder with a space in its name, and without a Python in PATH."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (folder / "venv").symlink_to(sys.prefix)
+    python = Path("a folder/venv") / Path(sys.executable).relative_to(sys.prefix)
+    (folder / "scripts").symlink_to(SCRIPTS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/qa-lightning"])
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert wording.command_words("predict") == ["qa-lightning", "predict"]
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert wording.command_words("predict") == ["python", "-m", "qa_lightning", "predict"]
-    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
-    assert wording.command_words("predict") == [".venv/bin/python", "-m", "qa_lightning", "predict"]
-    (tmp_path / "scripts").symlink_to(SCRIPTS)
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py"])
-    assert wording.command_words("check-data") == [".venv/bin/python", "scripts/check_data.py"]
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / python))
+    monkeypatch.setattr(sys, "argv", ["a folder/scripts/train.py"])
+    line = wording.command("predict")
+    assert shlex.split(line) == [str(python), "a folder/scripts/predict.py"]
+    with speaking(Voice()):
+        assert worded(f"see `{line} --model M`") == f"see `{line} --model M`"
+    done = subprocess.run(f"{line} --help", shell=True, capture_output=True, text=True)
+    assert "usage: predict.py" in done.stdout + done.stderr
 
 
 def test_no_message_names_a_script_but_by_this_module() -> None:
@@ -71,6 +107,7 @@ def test_a_message_names_the_command_whoever_reads_it(monkeypatch, tmp_path) -> 
     with speaking(Voice()):
         assert worded(f"run {named}, or pass --data.max_length 3") == f"run {named}, or pass max_length=3"
     monkeypatch.setattr(sys, "argv", [str(SCRIPTS / "train.py")])
+    monkeypatch.setattr(shutil, "which", lambda name: str(Path(sys.executable).with_name(name)))
     with naming_flags(), pytest.raises(InputError, match=re.escape(f"`python {SCRIPTS}/train.py --config quickstart`")):
         load_model("nobody/no-such-model")
 
@@ -125,7 +162,7 @@ def test_scripts_say_their_own_name_and_load_no_torch(script: str, tmp_path) -> 
 def test_the_command_to_ask_with_is_one_line_for_the_shell(monkeypatch) -> None:
     from qa_lightning.training.finish import ask_command
 
-    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name: str(Path(sys.executable).with_name(name)))
     monkeypatch.setattr(sys, "argv", ["qa-lightning"])
     line = ask_command(Path("a folder/model"), "Who's there?", 'He said "Ben".')
     words = ["qa-lightning", "predict", "--model", "a folder/model"]

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qa_lightning.checks.rows import Report, RowCheck, context_hashes
+from qa_lightning.checks.bad_rows import Report, RowCheck, context_hashes
 from qa_lightning.checks.tokens import TokenCheck
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import write_examples
 from qa_lightning.data.formats import PlacedRow, counted
 from qa_lightning.data.sources import count_rows, has_split, read_rows
 from qa_lightning.features.cache import PreparedSplit, cut_examples, open_examples
+from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import build_once, temporary_folder
@@ -39,7 +40,7 @@ def check_source(
     columns: Columns = Columns(),  # noqa: B008 - frozen
     tokenizer: Any = None,
     settings: WindowSettings = WindowSettings(),  # noqa: B008 - frozen
-    max_answer_length: int = 30,
+    max_answer_length: int = MAX_ANSWER_LENGTH,
     max_rows: int = 5,
 ) -> Report:
     """Check all rows of a source's training split; of its validation split, if it has only that one.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_lightning.checks.rows import Findings, Severity
+from qa_lightning.checks.bad_rows import Findings, Severity
 from qa_lightning.data.formats import counted, shown
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import WindowSettings

@@ -8,6 +8,7 @@ from pathlib import Path
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags, columns_of
 from qa_lightning.errors import naming_flags
+from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.wording import visible
 
 
@@ -28,10 +29,10 @@ def check_data(words: Sequence[str]) -> int:
     flags.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
     for name, default, help in (
         ("rows", 5, "rows to list per finding"),
-        ("max_length", 384, "tokens per window, question included"),
-        ("doc_stride", 128, "tokens of context that two neighbouring windows share"),
-        ("max_question_length", 64, "longest question, in tokens; longer ones are cut"),
-        ("max_answer_length", 30, "longest predicted answer, in tokens"),
+        ("max_length", MAX_LENGTH, "tokens per window, question included"),
+        ("doc_stride", DOC_STRIDE, "tokens of context that two neighbouring windows share"),
+        ("max_question_length", MAX_QUESTION_LENGTH, "longest question, in tokens; longer ones are cut"),
+        ("max_answer_length", MAX_ANSWER_LENGTH, "longest predicted answer, in tokens"),
     ):
         flags.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
     flags.add_columns()

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags, columns_of, positive
 from qa_lightning.errors import naming_flags
+from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
 
 
@@ -63,7 +64,7 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
     flags.add_argument(
         "--mixed_script", action="store_true", help="score each ideograph as a word, as MLQA does for Chinese"
     )
-    flags.add_argument("--batch_size", type=positive, default=32, metavar="N", help="windows per step")
+    flags.add_argument("--batch_size", type=positive, default=EVAL_BATCH_SIZE, metavar="N", help="windows per step")
     flags.add_argument("--max_examples", type=positive, metavar="N", help="score only the first N questions")
     flags.add_columns()
     options = flags.read(words)

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import COLUMN_NAMES, Flags, columns_of, positive
 from qa_lightning.errors import naming_flags
+from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
 
 
@@ -25,7 +26,7 @@ def predict(words: Sequence[str]) -> int:
 
         quiet_libraries()
         asked = PredictSettings(
-            options.model, options.dtype or "float32", options.batch_size or 32, options.threshold_file
+            options.model, options.dtype or "float32", options.batch_size or EVAL_BATCH_SIZE, options.threshold_file
         )
         devices, overwrite = options.devices or 1, bool(options.overwrite)
         return answer_file(asked, options.input, options.output, columns_of(options), devices, overwrite)
@@ -68,7 +69,7 @@ def _predict_options(words: Sequence[str]) -> Namespace:
     file.add_argument(
         "--output", type=Path, metavar="FILE", help="file for the answers, as JSON lines; an unfinished one is resumed"
     )
-    file.add_argument("--batch_size", type=positive, metavar="N", help="windows per step  [32]")
+    file.add_argument("--batch_size", type=positive, metavar="N", help=f"windows per step  [{EVAL_BATCH_SIZE}]")
     file.add_argument("--devices", type=positive, metavar="N", help="GPUs, or processes on a CPU  [1]")
     file.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="number type to compute in  [float32]"

@@ -9,6 +9,7 @@ from pathlib import Path
 from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.errors import InputError, naming_flags
+from qa_lightning.features.defaults import MAX_LENGTH
 from qa_lightning.runs.signals import Stopped, StopSignals, first_process
 from qa_lightning.wording import CHECKOUT, PACKAGE, command, did_you_mean
 
@@ -26,7 +27,7 @@ Flags that people use:
   --data.columns.question NAME     name of your file's question column, if it is not a usual one
   --data.on_bad_rows skip          leave bad rows out; `repair` corrects unambiguous answer offsets  [error]
   --data.batch_size N              windows per step and device  [8]
-  --data.max_length N              tokens per window, question included  [384]
+  --data.max_length N              tokens per window, question included  [{max_length}]
   --model.model_name NAME          name on the Hub, or a folder  [bert-base-cased]
   --model.learning_rate X          [2e-5]
   --trainer.max_epochs N           [3]
@@ -76,7 +77,12 @@ def train(words: Sequence[str]) -> int:
 
 def train_help() -> str:
     """The screen of common flags that comes before the list of all flags."""
-    return TRAIN_HELP.format(train=command("train"), predict=command("predict"), configs=", ".join(config_files()))
+    return TRAIN_HELP.format(
+        train=command("train"),
+        predict=command("predict"),
+        configs=", ".join(config_files()),
+        max_length=MAX_LENGTH,
+    )
 
 
 def config_folder() -> Path:

@@ -19,7 +19,7 @@ class Problem(str):
     """What is wrong with a row, in a sentence that begins with the row's place.
 
     Args:
-        kind: a key of `rows.ROW_FINDINGS`.
+        kind: a key of `bad_rows.ROW_FINDINGS`.
         text: the sentence.
     """
 

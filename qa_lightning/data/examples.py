@@ -23,6 +23,7 @@ from qa_lightning.files import no_temporary_room
 
 OnBadRows = Literal["error", "skip", "repair"]
 _BATCH_CHARACTERS = 1 << 26  # a batch with more characters of contexts is written; Arrow allows 2 GiB of text a batch
+NO_QUESTIONS = "the data has no questions"
 _FIX = "correct them, or pass --data.on_bad_rows skip to leave such rows out"
 _MOVE = ", or repair to move answers whose right offset is certain"
 SCHEMA = pa.schema(
@@ -173,7 +174,7 @@ def read_examples(
     if problems and (on_bad_rows != "skip" or not valid):
         raise InputError(_summed_up(problems, fix or _FIX + (_MOVE if on_bad_rows == "error" else "")))
     if not found:
-        raise InputError("the data has no questions")
+        raise InputError(NO_QUESTIONS)
     skipped += bad_rows
 
 

@@ -60,7 +60,7 @@ class BrokenRow(dict[str, Any]):
     """A row that cannot be read or lacks columns, with its problems.
 
     Args:
-        kind: a key of `rows.ROW_FINDINGS`.
+        kind: a key of `bad_rows.ROW_FINDINGS`.
         problems: sentences that begin with the row's place.
         values: the columns that the row has.
     """
@@ -331,7 +331,7 @@ def _rows_of_table(path: Path, text: TableLines, separator: str) -> Iterator[Pla
                     f"{place} (line {first}): {counted(len(fields), 'field')} where the header has {len(names)}; put "
                     f"texts that hold {shown(separator)} or line breaks in double quotes"
                 )
-                yield place, BrokenRow("columns", [problem])
+                yield place, BrokenRow("fields", [problem])
             elif any("\0" in field for field in fields):
                 yield place, BrokenRow("text", [f"{place} (line {first}): holds a NUL byte; remove it"])
             else:

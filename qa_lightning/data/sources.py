@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from qa_lightning.data import synthetic
 from qa_lightning.data.formats import SUFFIXES, PlacedRow, file_format, read_file
 from qa_lightning.data.limits import lines_of, refuse_packed_arrow, small_tables
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 from qa_lightning.files import digest
 from qa_lightning.wording import command
 
@@ -236,7 +236,7 @@ def _load_saved(folder: str) -> Any:
     try:
         return load_from_disk(str(Path(folder).expanduser()))
     except Exception as error:  # a missing file, another version's format, damaged tables
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = one_line(error, first=True)
         raise InputError(
             f"{folder}: not a complete dataset of `datasets` ({type(error).__name__}: {reason}); save it again"
         ) from None
@@ -259,7 +259,7 @@ def _load_from_hub(name: str) -> Any:
     try:
         return load_dataset(name)
     except Exception as error:  # the client raises a dozen kinds of error; each means that loading failed
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = one_line(error, first=True)
         raise InputError(
             f"dataset {name!r} is neither a local file nor cached, and loading it from the Hugging Face Hub failed "
             f"({type(error).__name__}: {reason}). Check the name and the network; without a network pass "

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa_lightning.arrays import Floats, Ints, ragged
+from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 
 _CHUNK_TOKENS = 1 << 17  # bounds the working memory to about 50 MB for any number of windows
 
@@ -132,7 +133,7 @@ class Scaling:
 def decode_spans(
     logits: WindowLogits,
     n_best: int = 20,
-    max_answer_length: int = 30,
+    max_answer_length: int = MAX_ANSWER_LENGTH,
     scaling: Scaling = Scaling(),
 ) -> Spans:
     """Find the ``n_best`` spans of every example; the module defines spans, scores and ties.

@@ -1,10 +1,10 @@
-"""A model folder, and the run that wrote it -> a model card: metadata that the Hub shows, and text for people.
+"""Makes the model card of a model folder: metadata for the Hub, and text for people.
 
-The text is all in ``card_template.md``, a Jinja template; here are the values that it shows.
+The text is in ``card_template.md``, a Jinja template; this module computes the values that it shows.
 
-Nothing on a card is guessed: data, hyper-parameters, EM and F1 are those that the run recorded (``run.json`` and
-``config.yaml``, beside the folder), and a model without such a run gets a card that says so. A card is public: of local
-files and folders it tells the name, never the path. The licence is left to whoever publishes the model.
+Nothing on a card is guessed. Data, hyper-parameters, EM and F1 are those that the run recorded (``run.json`` and
+``config.yaml``, beside the folder); the card of a model without such a run says so. A card is public: it shows the
+names of local files and folders, never their paths. The person who publishes the model adds the licence.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from qa_lightning.models.folder import CONFIG, holds_weights, weights_digest
 from qa_lightning.models.loading import load_tokenizer
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.tiny import TINY
+from qa_lightning.runs.layout import FLAGS, MODEL_FOLDER, RECORD
 from qa_lightning.wording import visible
 
 TAGS = ["question-answering", "extractive-qa", "qa-lightning"]
@@ -37,14 +38,14 @@ TEMPLATE = Path(__file__).with_name("card_template.md")
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run recorded of the model that it wrote.
+    """The record of the training run that wrote a model.
 
     Attributes:
         record: the last entry of ``run.json``; see `record.describe_run`.
-        train, validation: its data; see `SquadDataModule.describe`.
-        scores: by the names of `METRICS`, 0 to 100; and ``best_f1`` where some question has no answer.
+        train, validation: the data; see `SquadDataModule.describe`.
+        scores: by the names of `METRICS`, 0-100; and ``best_f1``, if some question has no answer.
         model, data, trainer: flags, from ``config.yaml``.
-        ema_decay: that flag; None without a mean of the weights.
+        ema_decay: the flag ``--ema_decay``; None without a running mean of the weights.
     """
 
     record: Mapping[str, Any]
@@ -58,19 +59,19 @@ class Run:
 
 
 def read_run(folder: Path) -> Run | str:
-    """The finished run that wrote the model in ``folder``, or why there is none to tell of.
+    """The finished run that wrote the model in ``folder``; a string says why there is none.
 
-    Training writes into ``model`` in the run's own folder; an ONNX model stands beside that as ``model-onnx``.
+    Training writes the folder ``model`` in the run's folder; an ONNX export of it is beside it as ``model-onnx``.
     """
     run = folder.resolve().parent
-    if not folder.resolve().name.startswith("model") or not (run / "run.json").is_file():
-        return "no training run lies beside it"
+    if not folder.resolve().name.startswith(MODEL_FOLDER) or not (run / RECORD).is_file():
+        return "there is no training run beside it"
     try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))[-1]
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        record = json.loads((run / RECORD).read_text(encoding="utf-8"))[-1]
+        config = yaml.safe_load((run / FLAGS).read_text(encoding="utf-8"))
         if "finished" not in record:
             return "the training run beside it did not come to its end"
-        if record.get("weights") not in (None, weights_digest(folder if holds_weights(folder) else run / "model")):
+        if record.get("weights") not in (None, weights_digest(folder if holds_weights(folder) else run / MODEL_FOLDER)):
             return "its weights are not those that the training run beside it wrote"
         recorded = {name.removeprefix("best/"): float(score) for name, score in record["scores"].items()}
         scores = {name: recorded[name] for name in METRICS} | recorded
@@ -83,13 +84,13 @@ def read_run(folder: Path) -> Run | str:
 
 
 def model_card(folder: Path, repo: str) -> ModelCard:
-    """The card of the model in ``folder``, to be published as ``repo``.
+    """The card of the model in ``folder``, for publication as ``repo``.
 
     Raises:
-        InputError: its config or its tokenizer cannot be read.
+        InputError: the config or the tokenizer cannot be read.
     """
     run, onnx = read_run(folder), not holds_weights(folder)
-    measured = run if isinstance(run, Run) and not onnx else None  # what a run scores is its PyTorch model
+    measured = run if isinstance(run, Run) and not onnx else None  # the scores are those of the PyTorch model
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         saved, positions = config.get(CONFIG_KEY), config.get("max_position_embeddings")
@@ -114,7 +115,7 @@ def model_card(folder: Path, repo: str) -> ModelCard:
 
 
 def _hub_base(run: Run) -> str | None:
-    """The model that training began with, if it is one of the Hub."""
+    """The name of the base model, if it is on the Hub."""
     name, recorded = str(run.model["model_name"]), run.record.get("base_model")
     if recorded:
         return name if recorded.get("hub") else None
@@ -137,12 +138,12 @@ def _base(run: Run) -> dict[str, str]:
 def _kind(split: Mapping[str, Any]) -> str:
     try:
         return str(split.get("kind") or source_kind(split["source"]))
-    except InputError:  # files that have been there once
+    except InputError:  # the files no longer exist
         return "files"
 
 
 def _plain_source(split: Mapping[str, Any]) -> str:
-    """A name for data that tells nothing of the machine it lies on."""
+    """A name for data that shows nothing of the machine: no path."""
     kind, source = _kind(split), str(split["source"])
     if kind == "hub":
         return source
@@ -161,7 +162,7 @@ def _data(split: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _last_part(path: str) -> str:
-    """The name at the end of a path of any system, fit for Markdown."""
+    """The last part of a path (of any system), safe in Markdown."""
     name = path.strip().replace("\\", "/").rstrip("/").rpartition("/")[2]
     return visible(" ".join(name.replace("`", "'").replace("|", "/").split()))
 
@@ -203,7 +204,7 @@ def _run_values(run: Run) -> dict[str, Any]:
 
 
 def _scored(run: Run) -> dict[str, Any]:
-    """What a reader must know to compare the scores."""
+    """The settings that a reader must know to compare the scores."""
     divided = run.data.get("validation") is None and _kind(run.validation) == "files"
     return {
         "threshold": run.model.get("null_score_diff_threshold", 0.0),
@@ -216,7 +217,7 @@ def _scored(run: Run) -> dict[str, Any]:
 
 
 def _training(run: Run) -> dict[str, Any]:
-    """Hyper-parameters, as far as the run recorded them; a row without a value is left out."""
+    """The hyper-parameters that the run recorded; the card leaves out a row without a value."""
     model, data, trainer, record = run.model, run.data, run.trainer, run.record
     accumulated, world = trainer.get("accumulate_grad_batches") or 1, int(record["devices"].partition(" ")[0])
     steps, layer_decay = trainer.get("max_steps"), model.get("layer_decay")  # older runs have no layer_decay
@@ -242,10 +243,10 @@ def _training(run: Run) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:
-    """How the model's tokenizer is called: on which side the context stands, and where "no answer" is read.
+    """How to call the model's tokenizer: whether the context comes first, and the token of "no answer".
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: the tokenizer cannot be loaded.
     """
     tokenizer = load_tokenizer(str(folder))
     return {

@@ -1,8 +1,8 @@
 """Upload a model folder to the Hugging Face Hub in one commit: weights, config, tokenizer, model card.
 
-Only files that loading the model reads are sent, chosen by name; other files in the folder stay here and are listed.
-The folder and the name are checked before anything is sent. The card comes from `card.model_card`, unless the folder
-has a ``README.md``: its author wrote that one, so it is sent unchanged.
+Only the files that are needed to load the model are sent; they are chosen by name. Other files of the folder are listed
+as not sent. The folder and the name are checked before anything is sent. The card comes from `card.model_card`. But if
+the folder has a ``README.md``, its author wrote that card, and it is sent unchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     validate_repo_id,
 )
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 from qa_lightning.export.card import Run, model_card, read_run
 from qa_lightning.files import write_file
 from qa_lightning.models.folder import INDEX, ONNX, TOKENIZER, WEIGHTS, model_files
@@ -94,7 +94,7 @@ def _read_card(path: Path) -> ModelCard:
     try:
         card: ModelCard = ModelCard.load(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise InputError(
             f"{path}: the metadata between the two lines of --- cannot be read ({reason}); correct it"
         ) from None
@@ -203,7 +203,7 @@ def _problem(error: BaseException, repo: str) -> str:
         error = error.__cause__  # the cause, not the uploader's wrapper around it
     status = getattr(getattr(error, "response", None), "status_code", None)
     said = str(getattr(error, "server_message", None) or error).strip() or type(error).__name__
-    reason = " ".join(said.split())[:300]
+    reason = one_line(said, 300)
     owner, settings = repo.partition("/")[0], f"{constants.ENDPOINT}/settings/tokens"
     fixes = {
         401: f"the Hub does not know the token; run `hf auth login`, or set HF_TOKEN to a valid one from {settings}",

@@ -27,7 +27,7 @@ from torch import Tensor
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import Example, read_examples
 from qa_lightning.data.sources import EMBEDDED, read_rows
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
 from qa_lightning.files import new_folder
 from qa_lightning.models.folder import CONFIG, ONNX, TOKENIZER
@@ -136,7 +136,7 @@ def write_onnx(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Pat
                 dynamic_shapes={name: dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for name in names},
             )
     except Exception as error:  # from torch.export, its decompositions, the translation or the optimizer
-        cause = re.sub(r"\x1b\[\d*m", "", str(error.__cause__ or error)).strip().split("\n")[0][:300]
+        cause = one_line(re.sub(r"\x1b\[\d*m", "", str(error.__cause__ or error)), 300, first=True)
         raise InputError(
             f"model {model.name_or_path!r} ({type(model).__name__}) cannot be exported to ONNX: torch.onnx.export "
             f"failed ({type(error.__cause__ or error).__name__}: {cause}); use the PyTorch model, or try another torch "

@@ -1,6 +1,6 @@
-"""Prepare a split once: its examples and features are written to disk, under a key of everything that decides them.
+"""Caches prepared splits: examples and features on disk, in folders named by a key of all that they depend on.
 
-Each combination of data and settings has folders of its own, and none is ever deleted here: disk space is the price.
+Each combination of data and settings has its own folders, and none is ever deleted here: disk space is the price.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qa_lightning.data.columns import Columns, with_usual_columns
-from qa_lightning.data.examples import Example, OnBadRows, in_validation, read_examples, write_examples
+from qa_lightning.data.examples import NO_QUESTIONS, Example, OnBadRows, in_validation, read_examples, write_examples
 from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import Split, count_rows, read_rows, source_fingerprint
 from qa_lightning.errors import InputError
@@ -30,6 +31,7 @@ log = logging.getLogger("qa_lightning")
 TrainAnswers = Literal["first", "all"]
 _FORMAT = 6  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
+_CONTEXTS_COUNTED = 1000  # distinct contexts, at most, that are counted for a message
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,12 @@ class PreparedSplit:
 
     @property
     def _part(self) -> Split:
-        """The split that the source is asked for; a source that is divided here is read whole, as "train"."""
+        """The split to read from the source; a source that is divided here is read as a whole, as "train"."""
         return "train" if self.divided else self.split
 
     @cached_property
     def examples_folder(self) -> Path:
-        """The folder of the examples; its name is a key of the source's content and all that selects examples."""
+        """The folder of the examples; its name is a key of the source and of all that selects examples."""
         parts = [
             _FORMAT,
             source_fingerprint(self.source, self._part),
@@ -92,17 +94,17 @@ class PreparedSplit:
         return self.cache_dir / "features" / _key(parts)
 
     def prepare(self, thorough: bool = True) -> bool:
-        """Make what is not there yet, or is damaged; whether there was anything to make.
+        """Prepare examples and features that are missing or damaged; returns whether there were any.
 
         Args:
-            thorough: look for damage in every byte, as a run does once; see `files.build_once`.
+            thorough: compare every byte with its checksum, as a run does once; see `files.build_once`.
         """
         made = build_once(self.examples_folder, self._write_examples, thorough)
         return build_once(self.features_folder, self._write_features, thorough) or made
 
     def open(self) -> tuple[FeatureStore, Any, bool]:
         """Features and examples, mapped, and whether some question has no answer."""
-        self.prepare(thorough=False)  # what was removed or cut off meanwhile is not to be mapped
+        self.prepare(thorough=False)  # a file that was removed or cut off since then must not be mapped
         unanswerable: int = self.summaries()[0]["unanswerable"]
         return FeatureStore.open(self.features_folder), open_examples(self.examples_folder), unanswerable > 0
 
@@ -116,8 +118,13 @@ class PreparedSplit:
     def _write_examples(self, folder: Path) -> None:
         log.info(f"{self.split}: reading {self.source} ...")
         counts = {"unanswerable": 0}
+        rows_seen, contexts = 0, set[str]()
 
         def wanted(example: Example) -> bool:
+            nonlocal rows_seen
+            rows_seen += 1
+            if self.divided and len(contexts) < _CONTEXTS_COUNTED:
+                contexts.add(example["context"])
             if self.divided and in_validation(example["context"], *self.divided) != (self.split == "validation"):
                 return False
             counts["unanswerable"] += not example["answers"]["text"]
@@ -140,8 +147,9 @@ class PreparedSplit:
                 log.info(f"{self.split}: {line}")
             if self.source in error.problems[0]:
                 raise
-            part = f", of which {self.split} gets a part by context," if self.divided else ""
-            raise InputError([f"{self.source}{part}: {error.problems[0]}", *error.problems[1:]]) from None
+            if self.divided and rows_seen and error.problems == [NO_QUESTIONS]:
+                raise InputError(self._too_small(rows_seen, len(contexts))) from None
+            raise InputError([f"{self.source}: {error.problems[0]}", *error.problems[1:]]) from None
         summary: dict[str, Any] = {
             **{"rows": count, **counts},
             **{"columns": column_lines, "skipped": skipped, "repaired": repairs},
@@ -152,6 +160,20 @@ class PreparedSplit:
         if repairs:
             (folder / "repaired.txt").write_text("".join(f"{visible(line)}\n" for line in repairs), encoding="utf-8")
 
+    def _too_small(self, rows: int, contexts: int) -> str:
+        """The message for a source that was divided by context so that this split got nothing."""
+        assert self.divided is not None
+        fraction, seed = self.divided
+        needed = contexts_needed(fraction)
+        found = f"{'more than ' if contexts == _CONTEXTS_COUNTED else ''}{counted(contexts, 'context')}"
+        other = "training" if self.split == "validation" else "validation"
+        return (
+            f"{self.source} is too small to be split into training and validation: it has {counted(rows, 'row')} with "
+            f"{found}, all of which went to {other} (--data.validation_fraction {fraction:g}, seed {seed}). A split by "
+            f"context needs at least 2 contexts, and {needed} to be safe; name validation data with --data.validation "
+            "FILE, or add rows about other contexts"
+        )
+
     def _write_features(self, folder: Path) -> None:
         examples = open_examples(self.examples_folder)
         log.info(f"{self.split}: tokenizing {counted(len(examples), 'question')} ...")
@@ -159,6 +181,15 @@ class PreparedSplit:
         all_answers = self.answers == "all"
         batches = cut_examples(examples, windower, all_answers, f"{self.split}: tokenizing")
         write_features(batches, folder, len(self.tokenizer), all_answers)
+
+
+def contexts_needed(fraction: float) -> int:
+    """The number of contexts of which a split by context most likely leaves neither part empty (95%).
+
+    Args:
+        fraction: probability that a context goes to validation, between 0 and 1.
+    """
+    return max(2, math.ceil(math.log(0.05) / math.log1p(-min(fraction, 1 - fraction))))
 
 
 def cut_examples(
@@ -170,7 +201,7 @@ def cut_examples(
         examples: a ``datasets.Dataset`` of examples.
         windower: cuts them.
         all_answers: label windows with all answers, not only with the first one.
-        what: what this is called where progress is told.
+        what: name of the loop in the lines about progress.
     """
     with loop_progress(len(examples), what=what) as progress:
         for first in range(0, len(examples), _ROWS):
@@ -197,11 +228,11 @@ def _spans(answers: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
-    """Lines to log: what a split holds, and what a person may want to change.
+    """Lines to log: the content of a split, and findings that call for another flag.
 
     Args:
         prepared: the split.
-        how: words that say whether it was prepared now or before.
+        how: whether it was prepared now or before, in words.
     """
     split = prepared.split
     rows, windows = prepared.summaries()
@@ -234,7 +265,7 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         )
     lost = windows["unlabelled"] - rows["unanswerable"]
     if lost > 0:
-        yield f"{split}: {lost:,} answers stand whole in no window; a larger --data.doc_stride may hold them"
+        yield f"{split}: {lost:,} answers are whole in no window; a larger --data.doc_stride may hold them"
 
 
 def _key(parts: list[Any]) -> str:

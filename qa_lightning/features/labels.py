@@ -12,7 +12,7 @@ from tokenizers import Encoding
 
 from qa_lightning.arrays import Ints, ragged
 
-NOWHERE = (-1, -1)  # the span of an answer that no token covers, or of no answer; no window holds it
+NOWHERE = (-1, -1)  # stands for an answer without tokens, and for "no answer"; no window holds this span
 
 
 @dataclass(frozen=True)

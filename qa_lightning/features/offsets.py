@@ -1,7 +1,7 @@
 """Compute the characters that each context token covers: without outer white space, with marks that normalizers drop.
 
-A token of a byte-level or SentencePiece tokenizer covers the space before its word, which belongs to no answer. A
-normalizer that drops or composes accents leaves them to no token; here they belong to the letter before them.
+Tokens of byte-level and SentencePiece tokenizers cover the space before their word, which belongs to no answer. If a
+normalizer drops or composes accents, no token covers them; here they belong to the letter before them.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from tokenizers import Encoding, Tokenizer
 
 from qa_lightning.arrays import Ints, ragged
 from qa_lightning.errors import InputError, Rules, broken_rules
+from qa_lightning.features.defaults import DOC_STRIDE, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.labels import gold_tokens, held_spans, label_windows
 from qa_lightning.features.offsets import offsets_without_space
 
@@ -55,9 +56,9 @@ class WindowSettings:
         max_question_length: a longer question is cut to its first tokens, this many.
     """
 
-    max_length: int = 384
-    doc_stride: int = 128
-    max_question_length: int = 64
+    max_length: int = MAX_LENGTH
+    doc_stride: int = DOC_STRIDE
+    max_question_length: int = MAX_QUESTION_LENGTH
 
     def check(self, special_tokens: int) -> None:
         """Check that the longest question leaves more room for context than the overlap.
@@ -93,7 +94,7 @@ class FeatureBatch:
             token covers them. start == end marks a token without characters; no answer starts or ends there.
             Empty if the `Windower` keeps no offsets.
         cut_questions: how many questions were longer than ``max_question_length``.
-        labelled: for each example, how many of its windows hold an answer whole that it is trained on.
+        labelled: for each example, how many of its windows hold a whole training answer.
         gold_window, gold_start, gold_end: [L] the labels of windows that hold several distinct gold spans: index of
             the window (ascending), and of the span's first and last token. The span in ``windows`` comes first.
             Windows with one span or none are not listed.
@@ -271,7 +272,7 @@ class Windower:
 def plain_tokenizer(tokenizer: Any) -> Tokenizer:
     """A copy of a fast tokenizer's backend that neither truncates nor pads.
 
-    Both are state of a tokenizer, which any call of it changes, and which many models' tokenizer.json begins with.
+    Both are state of a tokenizer: any call changes them, and many models' tokenizer.json sets them.
     """
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.no_padding()
@@ -280,12 +281,12 @@ def plain_tokenizer(tokenizer: Any) -> Tokenizer:
 
 
 def windowing_key(tokenizer: Any) -> list[Any]:
-    """All of a tokenizer that decides how it cuts windows: equal for equal windows, whatever it was called with."""
+    """A key of all that decides how a tokenizer cuts windows; calls of the tokenizer do not change it."""
     return [plain_tokenizer(tokenizer).to_str(), tokenizer.padding_side, _null_token(tokenizer)]
 
 
 def _null_token(tokenizer: Any) -> int | None:
-    """The id of the token for "no answer": CLS; BOS in families without one; else None, and the first place has it."""
+    """The id of the token for "no answer": CLS, or else BOS; None if there is neither (then it is token 0)."""
     found: int | None = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     return found
 

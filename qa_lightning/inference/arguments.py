@@ -79,8 +79,8 @@ def understand(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool = Fa
 
 
 def _is_lazy(items: Any) -> bool:
-    """Whether items come one by one, and their answers likewise."""
-    library = sys.modules.get("datasets")  # whoever passes one of its datasets has imported it; it takes a second
+    """Whether items are read one by one, and answers are returned one by one."""
+    library = sys.modules.get("datasets")  # a caller with one of its datasets has imported it
     of_library = (library.Dataset, library.IterableDataset) if library else ()
     return isinstance(items, (GeneratorType, Dataset, IterableDataset, *of_library))
 
@@ -166,10 +166,11 @@ def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 _MIN = {"top_k": 1, "max_answer_len": 1, "doc_stride": 0, "max_seq_len": 1, "max_question_len": 1}
 _SWITCHES = ("handle_impossible_answer", "align_to_words")
-# Defaults of 4.57, in tokens.
-_QUESTION_LENGTH = 64
-_WINDOW_LENGTH = 384
-_STRIDE = 128
+# Defaults of transformers 4.57, in tokens; they are not ours, though equal.
+V4_QUESTION_LENGTH = 64
+V4_WINDOW_LENGTH = 384
+V4_STRIDE = 128
+V4_ANSWER_LENGTH = 15
 
 
 def checked_settings(settings: Mapping[str, Any], lenient: bool = False) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def checked_settings(settings: Mapping[str, Any], lenient: bool = False) -> dict
 
     Args:
         settings: of a call or of the constructor.
-        lenient: check only what 4.57 checked, and ignore unknown names.
+        lenient: check only the limits that 4.57 checked, and ignore unknown names.
 
     Raises:
         InputError: (a ValueError) values out of range or of the wrong type, all of them together.
@@ -238,7 +239,7 @@ def window_settings(
     special = tokenizer.num_special_tokens_to_add(pair=True)
     length = given.get("max_seq_len")
     if length is None:
-        length = saved.max_length if saved else min(tokenizer.model_max_length, _WINDOW_LENGTH)
+        length = saved.max_length if saved else min(tokenizer.model_max_length, V4_WINDOW_LENGTH)
         length = min(length, positions or length)
     elif positions and length > positions:
         raise InputError(f"max_seq_len {length} is more than the model's {positions} positions; pass at most that")
@@ -249,10 +250,10 @@ def window_settings(
         )
     stride = given.get("doc_stride")
     if stride is None:
-        stride = min(length // 2, saved.doc_stride if saved else _STRIDE)
+        stride = min(length // 2, saved.doc_stride if saved else V4_STRIDE)
     if stride > length:
         raise InputError(f"`doc_stride` ({stride}) is larger than `max_seq_len` ({length})")
-    question = given.get("max_question_len", saved.max_question_length if saved else _QUESTION_LENGTH)
+    question = given.get("max_question_len", saved.max_question_length if saved else V4_QUESTION_LENGTH)
     return WindowSettings(length, stride, min(question, length - special - 1))
 
 
@@ -280,7 +281,7 @@ class CallSettings:
     """
 
     top_k: int = 1
-    max_answer_len: int = 15
+    max_answer_len: int = V4_ANSWER_LENGTH
     handle_impossible_answer: bool = False
     align_to_words: bool = True
     scaling: Scaling = field(default_factory=Scaling)
@@ -302,8 +303,8 @@ class V4Settings:
 
     top_k: int = 1
     doc_stride: int | None = None
-    max_answer_len: int = 15
+    max_answer_len: int = V4_ANSWER_LENGTH
     max_seq_len: int | None = None
-    max_question_len: int = 64
+    max_question_len: int = V4_QUESTION_LENGTH
     handle_impossible_answer: bool = False
     align_to_words: bool = True

@@ -68,7 +68,7 @@ def answer_all(
         forward: returns the start and end logits, [B, T] each, of a batch.
         collate: pads the windows of a batch.
         batch_size: windows per forward pass.
-        what: what this is called where progress is told; None tells none.
+        what: name of the loop in the lines about progress; None shows no progress.
 
     Raises:
         InputError: logits are not numbers.

@@ -12,6 +12,7 @@ from qa_lightning.data.answers import has_surrogates
 from qa_lightning.decoding.predictions import Answer
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
+from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.features.windows import Windower
 from qa_lightning.inference.engine import BestAnswers, answer_all
 from qa_lightning.models.loading import load_answering_model, model_summary
@@ -73,7 +74,11 @@ class Reader:
         )
 
     def answer(
-        self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32, what: str | None = None
+        self,
+        questions: Sequence[str],
+        contexts: Sequence[str],
+        batch_size: int = EVAL_BATCH_SIZE,
+        what: str | None = None,
     ) -> list[Answer]:
         """Answer each question from its own context, in order.
 

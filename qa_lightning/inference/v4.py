@@ -24,10 +24,10 @@ from tokenizers import Encoding
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import WINDOW, FeatureBatch
-from qa_lightning.inference.arguments import Item, V4Settings
+from qa_lightning.inference.arguments import V4_STRIDE, V4_WINDOW_LENGTH, Item, V4Settings
 
 _Float32s = NDArray[np.float32]
-_OUT = -10000.0  # logit of a token at which no answer may start or end
+_OUT = -10000.0  # replaces the logit of a token at which no answer may start or end
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class V4Answers:
     """Up to ``top_k`` answers to each question, as 4.57 returned them; an `engine.AnswerPolicy`.
 
     Args:
-        tokenizer: a fast tokenizer; it cuts the windows itself.
+        tokenizer: a fast tokenizer; it also cuts the windows.
         settings: of the call.
         items: the questions.
 
@@ -64,9 +64,9 @@ class V4Answers:
 
     def _cut(self, tokenizer: Any, one: Item) -> Sequence[Encoding]:
         length = self._settings.max_seq_len
-        length = min(tokenizer.model_max_length, 384) if length is None else length
+        length = min(tokenizer.model_max_length, V4_WINDOW_LENGTH) if length is None else length
         stride = self._settings.doc_stride
-        stride = min(length // 2, 128) if stride is None else stride
+        stride = min(length // 2, V4_STRIDE) if stride is None else stride
         if stride > length:
             raise ValueError(f"`doc_stride` ({stride}) is larger than `max_seq_len` ({length})")
         pair = (one["question"], one["context"])

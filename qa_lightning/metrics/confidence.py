@@ -2,8 +2,8 @@
 
 The threshold decides between the best span and "no answer"; the temperature turns scores into probabilities. Both are
 fitted to all questions. Their gain is measured on questions that they were not fitted to: the articles are split into
-halves, and each half is scored with the threshold and temperature fitted to the other half. One that gains nothing
-there is not kept: the threshold is then 0, and the temperature the model's own.
+halves, and each half is scored with the threshold and temperature fitted to the other half. A fit that gains nothing
+there is not kept: the threshold is then 0, the temperature the model's own.
 """
 
 from __future__ import annotations
@@ -95,16 +95,16 @@ class Confidence:
     """The threshold and temperature to use, and the answers before and after the fit.
 
     Attributes:
-        scaling: threshold and temperature to use: what was fitted, where that gains something on held-out questions.
+        scaling: threshold and temperature to use: the fitted ones, if they gain on held-out questions.
         fitted: the temperature that was fitted; None if the questions, or those of a half, do not determine one.
         tuned: how the threshold was chosen; None if every question has an answer.
         before: answers under the model's own threshold and temperature.
         after: answers under ``scaling``, on all questions.
         held_out: the two halves of the articles, each under the fit to the other half; None if there is only one
-            article. What is not kept of a fit is not applied here either.
+            article. A threshold or temperature that is not kept is not applied here either.
         with_own: the same halves under the same thresholds and the model's own temperature.
         fitted_error: expected calibration error, 0-1, of the halves if each has the temperature fitted to the other
-            one, kept or not; NaN where there is none.
+            half, kept or not; NaN if none was fitted.
     """
 
     scaling: Scaling
@@ -192,8 +192,8 @@ def fit_confidence(
     Args:
         outcomes: the scored questions, with ``log_spans`` at `calibration.TEMPERATURES`.
         version_2: whether some questions have no answer; if not, the threshold stays 0.
-        own: the model's threshold and temperature before the fit. Its temperature is kept where a fitted one does not
-            lower the calibration error of held-out questions, or nothing can be held out.
+        own: the model's threshold and temperature before the fit. Its temperature is kept if a fitted one does not
+            lower the calibration error of held-out questions, or if nothing can be held out.
         seed: another seed splits the articles into other halves.
     """
     first = split_by_article(outcomes.article.tolist(), seed)
@@ -203,7 +203,7 @@ def fit_confidence(
     temperature, held_out, with_own, error = own.temperature, None, None, math.nan
     if first.any() and not first.all():
         sides = [outcomes.take(side) for side in (first, ~first)]
-        # Where the tuned threshold is not kept, the halves' are of no concern: what is told is what is used.
+        # If the tuned threshold is not kept, neither are those of the halves: reports show the settings in use.
         thresholds = [half[0].at_tuned.threshold for half in tuning.halves] if tuning and threshold else [0.0, 0.0]
         fits = [fit_scaling(side, each, version_2) for side, each in zip(sides, thresholds, strict=True)]
         kept = [Scaling(own.temperature, each) for each in thresholds]

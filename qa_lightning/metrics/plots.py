@@ -32,8 +32,8 @@ _MAX_POINTS = 4000  # per curve; more are not visible
 def reliability_diagram(before: Reliability, after: Reliability | None = None, temperature: float = 1.0) -> Figure:
     """Draw accuracy against confidence by bin, and below it the number of questions in each bin.
 
-    A bin is as broad, and its mean as large, as it has questions: the area of both grows with their number, so that
-    what a handful of questions says does not look like what hundreds say.
+    The width of a bar and the size of its point grow with the number of questions in the bin, so that a handful of
+    questions does not look as reliable as hundreds.
 
     Args:
         before: bins of the model's own probabilities.

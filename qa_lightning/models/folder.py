@@ -42,7 +42,7 @@ def model_files(folder: Path) -> tuple[list[str], list[str]]:
         Problems of the files, one line each.
     """
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "is no folder here"
+        what = "is a file" if folder.exists() else "is not a folder here"
         return [], [f"--model {folder} {what}; --push_to_hub takes the folder of a model, such as a run's model/"]
     there = {path.name for path in folder.iterdir() if path.is_file()}
     weights, problems = _weights(folder, there)
@@ -102,7 +102,7 @@ def holds_weights(folder: Path) -> bool:
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of the safetensors in a model folder; tells whether they are still the weights that a run scored."""
+    """SHA-256 of the safetensors in a model folder; shows whether they are still the weights that a run scored."""
     return digest(sorted(folder.glob("*.safetensors")))
 
 
@@ -134,10 +134,10 @@ def save_model(
 
 
 def save_settings(settings: AnswerSettings, folder: Path) -> None:
-    """Put settings into the ``config.json`` of a folder that `save_model` wrote; nothing else of it changes.
+    """Write settings into the ``config.json`` of a folder that `save_model` wrote; other entries do not change.
 
     Raises:
-        OSError: it cannot be written; the file is then as it was.
+        OSError: the file cannot be written, and has not changed.
     """
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config[CONFIG_KEY] = asdict(settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 from qa_lightning.wording import command
 
 
@@ -20,7 +20,7 @@ def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]
     except InputError:
         raise
     except Exception as error:  # the Hub client, the config and the weights raise many different classes
-        reason = str(error).strip().split("\n")[0][:300]
+        reason = one_line(error, 300, first=True)
         if attn_implementation and any(word in reason.lower() for word in ("attn_implementation", "flash", "sdpa")):
             raise InputError(
                 f"--model.attn_implementation {attn_implementation}: not available for model {name!r} here; choose "
@@ -32,7 +32,7 @@ def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]
             fix = "the folder needs config.json, model.safetensors and tokenizer.json"
         else:
             fix = (
-                "it is no folder here and not in the Hub's cache. Check the name and the network; without a network "
+                "it is not a folder here and not in the Hub's cache. Check the name and the network; without a network "
                 f"pass the folder of a model, or run `{command('train')} --config quickstart`, which needs no network"
             )
         raise InputError(f"model {name!r} cannot be loaded: {fix} ({type(error).__name__}: {reason})") from None

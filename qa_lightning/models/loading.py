@@ -153,14 +153,14 @@ def model_summary(model: Any) -> str:
 
 
 def tokenizer_problem(model: Any, tokenizer: Any) -> str | None:
-    """Why a loaded model cannot work with a tokenizer; None where it can."""
+    """Why a loaded model cannot work with a tokenizer; None if it can."""
     return vocabulary_problem(model, tokenizer) or _separator_problem(model, tokenizer)
 
 
 def _separator_problem(model: Any, tokenizer: Any) -> str | None:
-    """A message if the model finds the question by separators, and the tokenizer writes others than it looks for.
+    """A message if the model locates the question by separators that the tokenizer does not write; else None.
 
-    Longformer takes three of them as given: question, two separators, context, one more (RoBERTa's layout).
+    Longformer expects three: question, two separators, context, one separator (RoBERTa's layout).
     """
     if model.config.model_type != "longformer":
         return None

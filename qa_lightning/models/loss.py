@@ -65,7 +65,7 @@ def marginal_loss(start: Tensor, end: Tensor, gold_start: Tensor, gold_end: Tens
 
 
 class WatchedLoss:
-    """Copies losses from the device without blocking. Read after the backward pass is queued, they never stall it.
+    """Copies losses from the device without blocking; reading them after the backward pass is queued stalls nothing.
 
     Args:
         own: scalar, mean loss of this process's batch.

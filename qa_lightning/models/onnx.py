@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.wording import command
 
@@ -180,4 +180,4 @@ def _options(ort: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
+    return f"{type(error).__name__}: {one_line(error, 300, first=True)}"

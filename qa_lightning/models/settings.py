@@ -1,4 +1,4 @@
-"""Settings for asking a saved model, kept in its ``config.json``: window and answer lengths, threshold, temperature."""
+"""Settings for answering, saved in a model's ``config.json``: window and answer lengths, threshold, temperature."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError, Rules
+from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.models.loading import max_positions
 from qa_lightning.wording import did_you_mean, package_version
@@ -37,7 +38,7 @@ _RULES: Rules = {
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """Settings for asking a model; they are saved with it, so that it answers as it was trained.
+    """Settings for answering with a model; they are saved with it, so that it answers as it was trained.
 
     Args:
         max_length, doc_stride, max_question_length: see `windows.WindowSettings`.
@@ -49,10 +50,10 @@ class AnswerSettings:
         fitted_to: fingerprint of the questions that threshold and temperature were fitted to, as in ``run.json``.
     """
 
-    max_length: int = 384
-    doc_stride: int = 128
-    max_question_length: int = 64
-    max_answer_length: int = 30
+    max_length: int = MAX_LENGTH
+    doc_stride: int = DOC_STRIDE
+    max_question_length: int = MAX_QUESTION_LENGTH
+    max_answer_length: int = MAX_ANSWER_LENGTH
     version_2: bool = False
     null_score_diff_threshold: float = 0.0
     temperature: float = 1.0
@@ -67,7 +68,7 @@ class AnswerSettings:
             tokenizer: its tokenizer, to count the special tokens of a window; None counts none.
 
         Raises:
-            InputError: what was saved cannot be right.
+            InputError: a saved setting is not valid.
         """
         special = tokenizer.num_special_tokens_to_add(pair=True) if tokenizer is not None else 0
         saved = getattr(model.config, CONFIG_KEY, None)
@@ -77,41 +78,41 @@ class AnswerSettings:
     def of_config(cls, saved: Any, file: str, positions: int | None, special_tokens: int = 0) -> AnswerSettings:
         """The settings of a ``qa_lightning`` object in a config; without any, the defaults, reduced to the positions.
 
-        Keys that a newer version may have written are passed over, with one warning.
+        Unknown keys, which a newer version may have written, are ignored with one warning.
 
         Args:
             saved: the object; None or empty if there is none.
-            file: where it stands, for messages.
+            file: the file that holds it, for messages.
             positions: the longest input that the model takes, in tokens; None if there is no limit.
             special_tokens: special tokens of a window.
 
         Raises:
-            InputError: unknown keys that are near to known ones, other types, or values that cannot be right.
+            InputError: a key is misspelt, or a value is not valid or has another type.
         """
         limit = min(positions or cls.max_length, cls.max_length)
         usual = cls(max_length=limit, doc_stride=min(cls.doc_stride, limit // 3))
         if saved is None or saved == {}:
             return usual
-        place = f"{file}: {CONFIG_KEY}"
+        where = f"{file}: {CONFIG_KEY}"
         if not isinstance(saved, Mapping):
-            raise InputError(f"{place} is {saved!r}; it must be an object of settings. Remove it, or write it again")
+            raise InputError(f"{where} is {saved!r}; it must be an object of settings. Remove it, or write it again")
         names = [field.name for field in fields(cls)]
         unknown = {key: did_you_mean(str(key), names) for key in saved if key not in names}
-        problems = [f"{place}.{key} is no setting{hint}" for key, hint in unknown.items() if hint]
+        problems = [f"{where}.{key} is no setting{hint}" for key, hint in unknown.items() if hint]
         found = {name: saved[name] for name in names if name in saved}
-        problems += [f"{place}.{problem}" for problem in setting_problems(found)]
+        problems += [f"{where}.{problem}" for problem in setting_problems(found)]
         if not problems:
             settings = replace(usual, **found)
-            problems = [f"{place}.{problem}" for problem in settings._length_problems(positions, special_tokens)]
+            problems = [f"{where}.{problem}" for problem in settings._length_problems(positions, special_tokens)]
         if problems:
             raise InputError(problems)
         if unknown:
             more = ", ".join(map(str, unknown))
-            _warn_once(f"{place}: passed over {more}, which qa-lightning {package_version()} does not know")
+            _warn_once(f"{where}: ignored {more}, which qa-lightning {package_version()} does not know")
         return settings
 
     def _length_problems(self, positions: int | None, special_tokens: int) -> Iterator[str]:
-        """What is wrong with the lengths together, in a loaded model's config."""
+        """The problems of the lengths together, given the model's positions."""
         if positions and self.max_length > positions:
             yield f"max_length is {self.max_length}; the model has {positions} positions, so it must be at most that"
         room = self.max_length - self.max_question_length - special_tokens
@@ -166,7 +167,7 @@ class Fitted(NamedTuple):
 
 
 def setting_problems(given: Mapping[str, Any]) -> list[str]:
-    """What is wrong with saved settings, each on its own: another type, or a value that cannot be right.
+    """The problems of each saved setting on its own: another type, or a value that is not valid.
 
     Args:
         given: name -> value, under the names of `AnswerSettings`; some of them or all.

@@ -22,7 +22,7 @@ from qa_lightning.models.load_errors import quiet_transformers
 TINY = "tiny"  # untrained weights and a vocabulary learned from the embedded dataset; not on the Hub
 
 
-_TINY_VERSION = 3  # increase it when create_tiny_model writes something else
+_TINY_VERSION = 3  # increase it when the files of create_tiny_model change
 
 
 TINY_CONFIG: dict[str, Any] = {
@@ -39,7 +39,7 @@ TINY_CONFIG: dict[str, Any] = {
 
 
 def tiny_folder() -> Path:
-    """The folder of the tiny model in the cache; the first call makes it."""
+    """The folder of the tiny model in the cache; the first call creates it."""
     parts = [_TINY_VERSION, TINY_CONFIG, sources.EMBEDDED_VERSION, sources.EMBEDDED_SIZES]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     folder = default_cache_dir() / "models" / f"{TINY}-{key}"
@@ -69,7 +69,7 @@ def create_tiny_model(folder: Path) -> None:
             tokenizer.save_pretrained(folder)
     except OSError:
         raise
-    except Exception as error:  # what weights and tokenizers are written by raises other classes for a full disk
+    except Exception as error:  # safetensors and tokenizers raise other classes if the disk is full
         raise OSError(str(error)) from error
 
 

@@ -1,14 +1,13 @@
-"""``last.ckpt``: written atomically, and only at safe points, from which a run continues as if never stopped.
+"""Writes ``last.ckpt`` atomically, and only at safe points. A run that resumes there ends as if never stopped.
 
 A file is written beside the old one, synced to disk, then renamed over it. The price: the disk needs room for both.
 
-Safe points: between two batches, when the optimizer has just stepped and everything measured is logged; before and
-after a validation; at the end of an epoch. Three things decide how a run continues: the loops' progress in the
-checkpoint (`between_batches`), the batches of the epoch that are done (`SquadDataModule`), and a seed for each batch
-(`QALightningModule`). Curves are cut back to the checkpoint.
+Safe points: after an optimizer step, around validation, at the end of an epoch. Three things decide how a run
+continues: the loops' progress in the checkpoint (`between_batches`), the batches of the epoch that are done
+(`SquadDataModule`), and a seed for each batch (`QALightningModule`). Curves are cut back to the checkpoint.
 
-Limits: a checkpoint does not hold measured speed, which differs from run to run, or half-accumulated gradients: between
-the batches of one optimizer step there is no safe point.
+Limits: a checkpoint holds no half-accumulated gradients, so between the batches of one optimizer step there is no safe
+point. It holds no measured speed either, which differs from run to run.
 """
 
 from __future__ import annotations
@@ -26,8 +25,10 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAvera
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from qa_lightning.errors import one_line
 from qa_lightning.files import write_file
 from qa_lightning.runs.curves import curve_lengths
+from qa_lightning.runs.layout import CHECKPOINT_FOLDER, LAST
 from qa_lightning.runs.record import own_folder
 from qa_lightning.runs.resume import CURVES
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
@@ -42,14 +43,14 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         minutes: time after which the file is written again, at the next safe point.
-        signals: of whoever listens before and after training too; None listens while the run trains.
+        signals: handlers that the command has set; None sets handlers while the run trains.
 
     Attributes:
         path: the file; None until it is written or resumed from.
         step: optimizer steps that the file holds.
     """
 
-    writes = True  # False only listens to signals, where checkpoints are switched off
+    writes = True  # False: only stop at signals, because checkpoints are switched off
     every_validation_batches = 16  # validation batches between two checks for a signal
 
     def __init__(self, minutes: float = 15.0, signals: StopSignals | None = None) -> None:
@@ -62,24 +63,24 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; a checkpoint that the run resumed from need not be written again."""
-        self._signals.hold()  # only now: Lightning may just have set its own handlers, which it removes at the end
+        self._signals.hold()  # not earlier: Lightning has just set its own handlers, which it removes at the end
         self._saved_when = time.monotonic()
         self._saved_at = _progress(trainer)
         if trainer.ckpt_path is not None:
             self.path, self.step = Path(trainer.ckpt_path), trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save or stop, if that is due, before the first batch of an optimizer step."""
+        """Before the first batch of an optimizer step: save if it is due, stop if asked."""
         if batch_idx % trainer.accumulate_grad_batches:
             return
         save, stop = self._agree(trainer)
-        # At batch 0 there is nothing new: the previous epoch was saved at its end.
+        # At batch 0 there is nothing to save: the previous epoch was saved at its end.
         if (save or stop) and batch_idx > 0 and self._saved_at != _progress(trainer):
             self._save(trainer)
         self._stop_if_asked(trainer, stop)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before a validation, if that is due: a validation may take long."""
+        """Save before a validation if it is due, because a validation may take long; stop if asked."""
         if _in_fit(trainer) and _between_steps(trainer):
             save, stop = self._agree(trainer)
             if save or stop:
@@ -89,7 +90,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Stop within a validation; the resumed run starts that validation again."""
+        """Stop within a validation if asked; the resumed run repeats the validation from its start."""
         if batch_idx % self.every_validation_batches == 0 and _in_fit(trainer) and _between_steps(trainer):
             _, stop = self._agree(trainer)
             if stop:
@@ -135,9 +136,9 @@ class LastCheckpoint(Checkpoint):
         self._signals.release()
 
     def _agree(self, trainer: Trainer) -> tuple[bool, Stop]:
-        """Whether to save, and why to stop, if at all.
+        """Whether to save, and whether (and why) to stop.
 
-        All processes get the same answer: the highest of their wishes, where stopping counts more than saving.
+        All processes get the same answer: the maximum of what they ask for, where stopping counts more than saving.
         """
         late = time.monotonic() - self._saved_when >= self.minutes * 60
         wishes = int(self._signals.asked) * 2 + late
@@ -150,7 +151,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if not self.writes or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        path = self._folder(trainer) / "last.ckpt"
+        path = self._folder(trainer) / LAST
         before = _file_identity(path)
         trainer.save_checkpoint(path)
         if _file_identity(path) != before:  # the same after a failed write, which has warned and kept the previous file
@@ -158,13 +159,13 @@ class LastCheckpoint(Checkpoint):
         self._saved_at, self._saved_when = _progress(trainer), time.monotonic()
 
     def _folder(self, trainer: Trainer) -> Path:
-        """``checkpoints`` in the run's own folder; elsewhere where the best one is, or in the Trainer's root folder."""
+        """``checkpoints`` in the run's folder; else the folder of the best checkpoint, or the Trainer's root."""
         if own := own_folder(trainer):
-            return own / "checkpoints"
+            return own / CHECKPOINT_FOLDER
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath:
                 return Path(callback.dirpath)
-        return Path(trainer.default_root_dir) / "checkpoints"
+        return Path(trainer.default_root_dir) / CHECKPOINT_FOLDER
 
     def _stop_if_asked(self, trainer: Trainer, stop: Stop) -> None:
         if not stop:
@@ -238,7 +239,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             _write(checkpoint, target)
         except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
             cause = error if isinstance(error, OSError) else error.__context__  # the error that stopped the zip writer
-            reason = " ".join(str(cause or error).split())[:200]
+            reason = one_line(cause or error)
             kept = "the previous one is kept" if target.exists() else "there is no previous one"
             log.warning(
                 f"checkpoint {target} could not be written, {kept} and training continues; free some space or make "

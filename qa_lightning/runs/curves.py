@@ -1,16 +1,17 @@
-"""Curves, in TensorBoard and other loggers: what is shown where, and how to look at it.
+"""Writes curves, tables, figures and results to TensorBoard and other loggers, and says how to view them.
 
-TensorBoard's survive a full disk, and a resumed run continues them exactly. The price: points that cannot be written
-are dropped.
+TensorBoard's curves survive a full disk, and a resumed run continues them exactly. The price: points that cannot be
+written are dropped.
 
-TensorBoard sorts tags by name, capitals first, groups them by what stands before the slash, and opens the first two
-groups. So what people come for is in the group ``Overview``, a second time; under the names that tools read it is in
-``train`` and ``val``.
+TensorBoard sorts tags by name, capitals first, groups them by the part before the slash, and opens the first two
+groups. So EM, F1 and the losses are logged twice: in the group ``Overview`` for people, and as ``val/...`` and
+``train/...`` for tools.
 """
 
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,9 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from qa_lightning.runs.layout import CURVE_FILES
+from qa_lightning.wording import program_words
 
 log = logging.getLogger("qa_lightning")
 
@@ -45,13 +49,13 @@ class CurveLogger(TensorBoardLogger):
         _keep_writer_threads_quiet()
 
     def write_to(self, run: Path, purge_step: int | None = None) -> None:
-        """Write into a run's folder; where that run is resumed, an open TensorBoard forgets from a step on."""
+        """Write into a run's folder; an open TensorBoard drops the points from ``purge_step`` on, for a resumed run."""
         self._version = run.name
         if purge_step is not None:
             self._kwargs["purge_step"] = purge_step
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add a point at ``step`` to the curve of each metric, but for the epoch's number, which Lightning adds."""
+        """Add a point at ``step`` to the curve of each metric, except the epoch's number, which Lightning adds."""
         points = {name: value for name, value in metrics.items() if name != "epoch"}
         points |= {OVERVIEW[name]: value for name, value in points.items() if name in OVERVIEW}
         self._attempt(lambda: super(CurveLogger, self).log_metrics(points, step))
@@ -90,7 +94,7 @@ class CurveLogger(TensorBoardLogger):
 
 
 def use_run_folder(logger: Logger, run: Path) -> None:
-    """Let a logger that would number a folder of its own beside a new run's folder write into that folder.
+    """Make a logger that would create a numbered folder beside a new run's folder write into the run's folder.
 
     Args:
         logger: of the run.
@@ -105,7 +109,7 @@ def use_run_folder(logger: Logger, run: Path) -> None:
 def log_table(
     logger: Logger, tag: str, header: Sequence[str], rows: Sequence[Sequence[str]], markdown: str, step: int
 ) -> None:
-    """Add a table at ``step``, where the logger can show one: TensorBoard, MLflow and W&B can, CSV files cannot.
+    """Add a table at ``step``, if the logger can show one: TensorBoard, MLflow and W&B can, CSV files cannot.
 
     Args:
         logger: of the run.
@@ -126,7 +130,7 @@ def log_table(
 
 
 def log_figures(logger: Logger, group: str, figures: Mapping[str, Any], step: int) -> None:
-    """Add figures of matplotlib at ``step``, where the logger can show them; see `log_table`."""
+    """Add figures of matplotlib at ``step``, if the logger can show them; see `log_table`."""
     for name, figure in figures.items():
         tag = f"{group}/{name}"
         if isinstance(logger, TensorBoardLogger):
@@ -145,18 +149,18 @@ def log_result(
     step: int,
     is_last: bool = False,
 ) -> None:
-    """Add what a run came to: to TensorBoard as a row of its HParams tab, to other loggers as last points.
+    """Log the result of a run: to TensorBoard as a row of its HParams tab, to other loggers as last points.
 
-    The tab takes a score from the last point of a curve. So, where the best checkpoint is not the last, the curves of
-    the overview get one more point, of that checkpoint, in place of curves of their own with a single point.
+    The tab reads a score from the last point of a curve. So if the best checkpoint is not the last one, the curves of
+    the overview get one more point with the scores of the best checkpoint.
 
     Args:
         logger: of the run.
         run: its name.
-        settings: the columns that tell runs apart, the same ones in every run. TensorBoard sorts them, and shows five.
+        settings: the columns of the table, the same for every run. TensorBoard sorts them by name, and shows five.
         scores: name, as in ``val/...``, -> score of the best checkpoint.
         step: index of the last optimizer step.
-        is_last: whether the best checkpoint is the last one, so that the curves end with its scores already.
+        is_last: whether the best checkpoint is the last one; then the curves already end with its scores.
     """
     if not isinstance(logger, TensorBoardLogger):
         logger.log_metrics({f"best/{name}": value for name, value in scores.items()}, step)
@@ -176,7 +180,7 @@ def log_result(
 
 
 def how_to_see(loggers: Iterable[Logger], shown_as: Callable[[Path], Path]) -> list[str]:
-    """The command, file or address that shows the curves of each logger.
+    """The command, file or address that shows the curves of each logger; commands are quoted for a shell.
 
     Args:
         loggers: of the run.
@@ -185,22 +189,25 @@ def how_to_see(loggers: Iterable[Logger], shown_as: Callable[[Path], Path]) -> l
     shown = []
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            shown.append(f"tensorboard --logdir {shown_as(Path(logger.root_dir))}")
+            command = program_words("tensorboard", "tensorboard.main")
+            shown.append(shlex.join([*command, "--logdir", str(shown_as(Path(logger.root_dir)))]))
         elif isinstance(logger, CSVLogger):
             shown.append(str(shown_as(Path(logger.log_dir) / "metrics.csv")))
         elif isinstance(logger, MLFlowLogger):
             address = str(logger._tracking_uri)
             is_server = address.startswith("http")
-            shown.append(address if is_server else f"mlflow ui --backend-store-uri {address}")
+            command = [*program_words("mlflow", "mlflow"), "ui", "--backend-store-uri", address]
+            shown.append(address if is_server else shlex.join(command))
         elif isinstance(logger, WandbLogger):
             run = logger.experiment
-            shown.append(f"wandb sync {shown_as(Path(run.dir).parent)}" if logger._offline else str(run.url))
+            command = [*program_words("wandb", "wandb"), "sync", str(shown_as(Path(run.dir).parent))]
+            shown.append(shlex.join(command) if logger._offline else str(run.url))
     return shown
 
 
 def curve_files(run: Path) -> list[Path]:
     """The curves files in a run's folder, sorted by name."""
-    return sorted(run.glob("events.out.tfevents.*"))
+    return sorted(run.glob(CURVE_FILES))
 
 
 def curve_lengths(logger: TensorBoardLogger) -> dict[str, int]:

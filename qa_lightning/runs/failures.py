@@ -1,6 +1,6 @@
-"""Turns failures from outside of the code (memory, the compiler, another process) into messages with fixes.
+"""Turns external failures (out of memory, the compiler, a lost process) into messages with fixes.
 
-Starts a run's other processes and watches them. Also keeps freed memory, so that training on a CPU is faster.
+It also starts and watches a run's other processes, and makes training on a CPU faster by keeping freed memory.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 
 
 def lost_a_process(error: RuntimeError) -> bool:
-    """Whether the remaining processes raise this error when one of them has ended."""
+    """Whether this is an error that the remaining processes raise when one of them has ended."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
@@ -37,22 +37,21 @@ STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # the id of the first process, in the en
 
 
 def connection_reason(error: RuntimeError) -> str:
-    """What such an error says, without the place in the library's code and its advice."""
-    said = re.sub(r"\[/\S*\] *", "", " ".join(str(error).split()))
-    return said.partition(". This is typically")[0][:200]
+    """The message of such an error, without the location in the library's code and the library's advice."""
+    return one_line(re.sub(r"\[/\S*\]\s*", "", str(error)).partition(". This is typically")[0])
 
 
 class Launcher(_SubprocessScriptLauncher):
-    """Starts the run's other processes on this machine, and knows how they ended and what they said last.
+    """Starts the run's other processes on this machine; knows their exit status and the last line of their stderr.
 
-    Lightning's own kills the first process too, without a word, when another one ends.
+    Lightning's own launcher kills the first process too, without a message, when another one ends.
 
     Args:
-        like: Lightning's launcher, whose place this one takes.
-        tell: is called with what is known of a lost process if the first one does not notice, for it waits for ever.
+        like: Lightning's launcher, which this one replaces.
+        tell: called with a message about a lost process, if the first process hangs instead of raising an error.
     """
 
-    seconds = 5.0  # that the first process has to notice by itself, and the others to end when they are told to
+    seconds = 5.0  # for the first process to notice a loss by itself, and for the others to end after SIGTERM
 
     def __init__(self, like: _SubprocessScriptLauncher, tell: Callable[[str], None]) -> None:
         super().__init__(like.cluster_environment, like.num_processes, like.num_nodes)
@@ -62,29 +61,29 @@ class Launcher(_SubprocessScriptLauncher):
         self._over = False
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
-        """Start the other processes, if this is the first one and they do not run yet, and call ``function``."""
+        """Start the other processes, if this is the first one and they are not running yet; then call ``function``."""
         if not self.cluster_environment.creates_processes_externally:
             self._start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
 
     def lost(self) -> str | None:
-        """What is known of the first other process that failed; None if none did."""
+        """A message about the first other process that failed; None if none did."""
         for number, process in enumerate(self.procs):
             status = process.poll()
             if status:
-                self._readers[number].join(1)  # its last words may still be on their way
+                self._readers[number].join(1)  # its last lines may still be in the pipe
                 how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
                 if status == -signal.SIGKILL:
                     how += " (the system does so when memory runs out)"
                 words = self._said[number].decode(errors="replace").split("\n")
                 last = next((line.strip() for line in reversed(words) if line.strip()), "")
-                said = f'; the last it said: "{last[-300:]}"' if last else ", and said nothing"
+                said = f'; its last message: "{last[-300:]}"' if last else ", without a message"
                 return f"process {number + 1} of this run (counted from 0) {how}{said}"
         return None
 
     def wait_for_lost(self) -> str | None:
-        """`lost`, for a process whose connection broke some time before it has ended."""
+        """`lost`, but wait for the process to end: its connection breaks some time before."""
         self._over = True  # this process has noticed
         deadline = time.monotonic() + self.seconds
         while not (known := self.lost()) and time.monotonic() < deadline:
@@ -124,7 +123,7 @@ class Launcher(_SubprocessScriptLauncher):
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _pass_on(self, process: subprocess.Popen[bytes], number: int) -> None:
-        """Show what a process says on stderr, and keep the end of it."""
+        """Copy the stderr of a process to this one's, and keep the end of it."""
         assert process.stderr is not None
         while part := os.read(process.stderr.fileno(), 1 << 16):
             self._said[number] = (self._said[number] + part)[-4000:]
@@ -132,7 +131,7 @@ class Launcher(_SubprocessScriptLauncher):
                 print(part.decode(errors="replace"), end="", file=sys.stderr, flush=True)
 
     def _watch(self) -> None:
-        """End this process if another one was lost and it does not notice, as where it waits for an answer."""
+        """End this process if another one was lost and this one does not notice, because it waits for an answer."""
         while not (lost := self.lost()):
             if self._over or all(process.returncode == 0 for process in self.procs):
                 return
@@ -146,7 +145,7 @@ class Launcher(_SubprocessScriptLauncher):
 
 
 def end_with_parent() -> None:
-    """End this process some seconds after the one that started it, if it then still waits for it."""
+    """End this process some seconds after the one that started it has ended."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -189,7 +188,7 @@ def out_of_memory_problems(
     half = max((size for size in range(1, batch_size // 2 + 1) if batch_size % size == 0), default=1)
     problems = [
         f"out of memory at step {step} with --data.batch_size {batch_size}, --data.max_length {max_length}, "
-        f"--data.eval_batch_size {eval_batch_size} ({' '.join(str(error).split())[:200]}). Flags that help:"
+        f"--data.eval_batch_size {eval_batch_size} ({one_line(error)}). Flags that help:"
     ]
     if batch_size > 1:
         problems.append(
@@ -213,7 +212,7 @@ def explained_compiler_failure() -> Iterator[None]:
     try:
         yield
     except BackendCompilerFailed as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(
             f"--model.compile true: torch.compile does not work here ({reason}); it needs a C++ compiler, and Triton "
             "on a GPU. Install what is missing, or leave the flag out"
@@ -222,7 +221,7 @@ def explained_compiler_failure() -> Iterator[None]:
 
 @contextmanager
 def explained_restore_failure(checkpoint: Path | None) -> Iterator[None]:
-    """Turn a failure to take over what a checkpoint holds into an `InputError` that names it."""
+    """Turn a failure to restore a checkpoint into an `InputError` that names the file."""
     try:
         yield
     except Exception as error:
@@ -233,7 +232,7 @@ def explained_restore_failure(checkpoint: Path | None) -> Iterator[None]:
         known = isinstance(error, InputError) or is_out_of_memory(error) or "parameter group" in str(error)
         if checkpoint is None or not restoring or known or (isinstance(error, RuntimeError) and lost_a_process(error)):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(
             f"--ckpt_path: {checkpoint} does not fit this run, what it holds could not be restored "
             f"({type(error).__name__}: {reason}); choose another checkpoint, or leave the flag out"

@@ -1,7 +1,7 @@
-"""A run's own folder, and its record there, ``run.json``: command, versions, seed, data and source revision.
+"""Claims a run's folder, and keeps its record there, ``run.json``: command, versions, seed, data, source revision.
 
-A run claims ``version_N`` by making it, which only one process can, and notes its start in it at once: runs are told
-apart and put in order by what they say themselves.
+A run claims ``version_N`` by creating that folder, which only one process can do, and records its start there at once.
+Runs are identified and ordered by these records, not by the times of files.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from qa_lightning.files import write_json
+from qa_lightning.runs.layout import BEST_CHECKPOINT, CHECKPOINT_FOLDER, FLAGS, LAST_CHECKPOINT, MODEL_FOLDER, RECORD
 from qa_lightning.runs.signals import slurm_job
 from qa_lightning.wording import program_name
 
 log = logging.getLogger("qa_lightning")
 
-RECORD = "run.json"
 _EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 
 PACKAGES = (
@@ -48,11 +48,11 @@ PACKAGES = (
 
 
 def describe_start(seed: int, resumed_from: str | None) -> dict[str, Any]:
-    """What is known of a run before anything is prepared, as JSON values.
+    """The part of a run's record that is known before data is prepared, as JSON values.
 
     Args:
         seed: the seed of the whole run.
-        resumed_from: the checkpoint that it resumed from; None if it began at the first step.
+        resumed_from: the checkpoint it was resumed from; None if it began at the first step.
     """
     return {
         "started": _now(),
@@ -68,12 +68,12 @@ def describe_start(seed: int, resumed_from: str | None) -> dict[str, Any]:
 def describe_run(
     devices: str, precision: str, data: Mapping[str, Any], base_model: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The rest of what says what was run, known once training begins, as JSON values.
+    """The part of a run's record that is known when training begins, as JSON values.
 
     Args:
         devices: such as ``2 x CUDA``.
         precision: the Trainer's, such as ``bf16-mixed``.
-        data: of each split: source, fingerprint, numbers of questions and windows.
+        data: source, fingerprint, and numbers of questions and windows of each split.
         base_model: the name of the model that is fine-tuned, and whether it comes from the Hub.
     """
     return {"devices": devices, "precision": precision, "data": dict(data), "base_model": dict(base_model)}
@@ -105,7 +105,7 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
             capture_output=True,
             text=True,
             check=False,
-            # no lock in the checkout, which a kill or a full disk would leave there
+            # no lock file, which a kill or a full disk would leave in the checkout
             env=os.environ | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"},
         )
         return ended.stdout.strip() if ended.returncode == 0 else None
@@ -117,7 +117,7 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
 
 
 def append_run(path: Path, run: Mapping[str, Any]) -> None:
-    """Append a start to the list in ``path``: a resumed run has one entry per start. What can be read there stays."""
+    """Append a start to the list in ``path``: a resumed run has one entry per start. Readable entries are kept."""
     write_json(path, [*_read(path)[0], dict(run)])
 
 
@@ -140,12 +140,12 @@ def last_start(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run that was found by its folder.
+    """A run found in the folder of runs.
 
     Attributes:
         folder: ``version_N``.
-        starts: what its record says of each start; empty where it was lost before it could note any.
-        problem: what is wrong with the record, if anything is.
+        starts: the record's entries, one per start; empty if the run died before it wrote one.
+        problem: why the record cannot be read as a whole; None if it can.
     """
 
     folder: Path
@@ -160,8 +160,8 @@ class PastRun:
 
     @property
     def finished(self) -> bool:
-        """Whether its last start came to its end; where the record is damaged, whether its model is there."""
-        if self.problem and (self.folder / "model").is_dir():
+        """Whether the last start finished; if the record is damaged, whether there is a model."""
+        if self.problem and (self.folder / MODEL_FOLDER).is_dir():
             return True
         return bool(self.starts) and isinstance(self.starts[-1].get("finished"), str)
 
@@ -173,16 +173,16 @@ class PastRun:
 
     @property
     def resumed_from(self) -> Path | None:
-        """The checkpoint that its last start began at."""
+        """The checkpoint from which the last start resumed."""
         given = self.starts[-1].get("resumed_from") if self.starts else None
         return Path(given) if isinstance(given, str) else None
 
 
 def claim_folder(logs: Path) -> Path:
-    """Make ``version_N`` in ``logs``, N the next free number, for this run alone: others at the same time get others.
+    """Create ``version_N`` in ``logs`` with the next free N; runs that start at the same time get different folders.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     logs.mkdir(parents=True, exist_ok=True)
     number = 1 + max((PastRun(folder).number for folder in logs.glob("version_*")), default=-1)
@@ -197,15 +197,15 @@ def claim_folder(logs: Path) -> Path:
 
 
 def release_folder(folder: Path) -> None:
-    """Take back a claim: remove a folder in which nothing lies but what is written before the first step."""
-    if not any((folder / name).exists() for name in ("checkpoints", "model")):
+    """Undo a claim: remove a folder that has neither checkpoints nor a model."""
+    if not any((folder / name).exists() for name in (CHECKPOINT_FOLDER, MODEL_FOLDER)):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_runs(logs: Path) -> list[PastRun]:
-    """The runs in ``logs``, in the order of their last starts, as they say themselves; a damaged record is told.
+    """The runs in ``logs``, in the order of the last starts in their records; a damaged record gives a warning.
 
-    A run that does not say when it started comes right after those that were claimed before it.
+    A run without a recorded time comes right after the runs with lower numbers.
     """
     runs = sorted((_look(folder) for folder in logs.glob("version_*") if _is_run(folder)), key=lambda run: run.number)
     latest, when = _EARLIEST, {}
@@ -224,21 +224,21 @@ def _look(folder: Path) -> PastRun:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a folder is a run of this package, though perhaps one that was killed before it could write anything."""
+    """Whether a folder is a run of this package; an empty folder is one that was killed before it wrote anything."""
     if not folder.is_dir():
         return False
-    if any((folder / name).exists() for name in (RECORD, "checkpoints/last.ckpt", "checkpoints/best.ckpt")):
+    if any((folder / name).exists() for name in (RECORD, LAST_CHECKPOINT, BEST_CHECKPOINT)):
         return True
     left = {path.name for path in folder.iterdir() if not path.name.startswith(f".{RECORD}.")}
     try:
-        config = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace") if left else ""
+        config = (folder / FLAGS).read_text(encoding="utf-8", errors="replace") if left else ""
     except OSError:
         return False
-    return not left or "save_every_minutes:" in config  # a flag that other projects' runs have not
+    return not left or "save_every_minutes:" in config  # a flag that only this project has
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], str | None]:
-    """The starts that can be read in a record, and what is wrong with it, if anything is."""
+    """The readable entries of a record, and why the rest cannot be read (None if all can)."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -259,7 +259,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], str | None]:
 
 
 def _whole_starts(text: str) -> list[dict[str, Any]]:
-    """The entries of a list before the place where it is cut off or damaged."""
+    """The entries of a JSON list before the character at which it is cut off or damaged."""
     found: list[dict[str, Any]] = []
     decoder, position = json.JSONDecoder(), text.find("{")
     while position >= 0:
@@ -286,30 +286,30 @@ def _now() -> str:
 
 
 class RunFolder(Callback):
-    """Knows the run's own folder, on every process, and sends checkpoints there that were given no other place.
+    """Holds the path of the run's folder on every process, and puts checkpoints there that have no other folder.
 
     Attributes:
-        path: the folder; None until it is claimed, and where nothing is written.
+        path: the folder; None until it is claimed, and for runs that write nothing.
     """
 
     def __init__(self) -> None:
         self.path: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say where checkpoints go, before their callbacks ask the logger."""
+        """Set the folder of checkpoints, before their callbacks ask the logger for one."""
         for callback in trainer.checkpoint_callbacks:
             if self.path and isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(self.path / "checkpoints")
+                callback.dirpath = str(self.path / CHECKPOINT_FOLDER)
 
 
 def own_folder(trainer: Trainer) -> Path | None:
-    """The folder that this run claimed; None if it claimed none, as outside of the command."""
+    """The folder that this run claimed; None if it claimed none, as with a Trainer in Python."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback.path for callback in callbacks if isinstance(callback, RunFolder)), None)
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """The folder of a run, whatever logs; None where nothing is written. All processes must call it together.
+    """The folder of a run, with any logger; None if the run writes nothing. All processes must call it together.
 
     Args:
         trainer: of the run.

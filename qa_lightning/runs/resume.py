@@ -1,4 +1,4 @@
-"""The choice of the run and the checkpoint that a run starts from; a checkpoint that cannot be resumed is refused."""
+"""Chooses the checkpoint from which a run resumes, and rejects files that cannot be resumed from."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 from qa_lightning.runs.curves import curve_files
+from qa_lightning.runs.layout import BEST_CHECKPOINT, LAST_CHECKPOINT
 from qa_lightning.runs.record import PastRun, find_runs
 
 log = logging.getLogger("qa_lightning")
@@ -32,7 +33,7 @@ class Beginning:
         epochs: epochs that are done.
         curves: file name -> size in bytes of each curves file when the checkpoint was written.
         shapes: name -> shape of each of the module's weights in the checkpoint.
-        model_name: of the model that was trained; None if that is not known.
+        model_name: name of the trained model; None if it is not known.
     """
 
     checkpoint: Path | None = None
@@ -44,10 +45,10 @@ class Beginning:
     model_name: str | None = None
 
     def misfit(self, model_name: str, weights: Mapping[str, torch.Tensor]) -> str | None:
-        """Why the checkpoint cannot be one of this model, and what fits; None if it can.
+        """Why the checkpoint belongs to another model, and the fix; None if it fits.
 
         Args:
-            model_name: of the model that is to be trained.
+            model_name: name of the model to train.
             weights: the module's, by name.
         """
         if self.checkpoint is None:
@@ -55,8 +56,8 @@ class Beginning:
         here = {name: tuple(weight.shape) for name, weight in weights.items()}
         more, less = sorted(self.shapes.keys() - here.keys()), sorted(here.keys() - self.shapes.keys())
         other = [name for name in sorted(here.keys() & self.shapes.keys()) if here[name] != self.shapes[name]]
-        differences = [f"{len(more)} weights that it has not ({more[0]})"] if more else []
-        differences += [f"not {len(less)} that it has ({less[0]})"] if less else []
+        differences = [f"{len(more)} weights that this model does not have ({more[0]})"] if more else []
+        differences += [f"lacks {len(less)} that it has ({less[0]})"] if less else []
         if other:
             shapes = f"{list(self.shapes[other[0]])}, not {list(here[other[0]])}"
             differences += [f"{len(other)} of other shapes ({other[0]}: {shapes})"]
@@ -122,7 +123,7 @@ def _resume(run: PastRun) -> Beginning:
         log.info(f"{run.folder} is finished and stays as it is: this run gets a new folder")
         folder = None
     problems: list[str] = []
-    for path in (run.folder / "checkpoints" / "last.ckpt", run.folder / "checkpoints" / "best.ckpt"):
+    for path in (run.folder / LAST_CHECKPOINT, run.folder / BEST_CHECKPOINT):
         if not path.is_file():
             continue
         begun = read_beginning(path)
@@ -152,13 +153,13 @@ def read_beginning(path: Path) -> Beginning | str:
             return "the file is empty, perhaps because the disk was full; choose another checkpoint"
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error)
         return (
             "the file holds more than tensors and plain values, and loading it could run code; choose another "
             f"checkpoint ({reason})"
         )
     except Exception as error:  # a damaged file can raise anything in the zip and pickle readers
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error)
         return f"the file is damaged or not a checkpoint; choose another one ({type(error).__name__}: {reason})"
     if not isinstance(checkpoint, dict):
         return f"the file holds a {type(checkpoint).__name__}, not a checkpoint of a training run; choose another one"
@@ -185,8 +186,8 @@ def read_beginning(path: Path) -> Beginning | str:
 
 _COUNTS = {"ready": int, "started": int, "processed": int, "completed": int}
 _PROGRESS = {"total": _COUNTS, "current": _COUNTS}
-# What a checkpoint that Lightning can resume from holds. A type stands for a value, a dictionary for one that has these
-# names, a tuple of two for one of any names, with the types of its names and values.
+# The parts of a checkpoint that Lightning needs to resume. A type stands for a value of that type, a dictionary for one
+# with these keys, a tuple (K, V) for a dictionary with any keys of type K and values of type V.
 _FORM: dict[str, Any] = {
     "state_dict": (str, torch.Tensor),
     "global_step": int,
@@ -210,7 +211,7 @@ _OPTIONAL: dict[str, Any] = {
 
 
 def _wrong_types(checkpoint: dict[Any, Any]) -> str | None:
-    """The first thing in a checkpoint that is not of its type, as the end of a sentence."""
+    """The first value in a checkpoint that has the wrong type, as the end of a sentence; None if there is none."""
     form = _FORM | {name: wanted for name, wanted in _OPTIONAL.items() if name in checkpoint}
     return _misshapen(checkpoint, form, "")
 

@@ -1,6 +1,6 @@
-"""Takes the signals that stop a run: at once before and after training, at the next safe point within it.
+"""Handles SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C: they stop training at the next safe point, and all else at once.
 
-`checkpoints.LastCheckpoint` knows the safe points; the command listens from its first moment to its last.
+`checkpoints.LastCheckpoint` defines the safe points. The handlers are set for as long as the command runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Stop(IntEnum):
-    """Why a run is to stop; if several processes got different signals, the highest value counts."""
+    """The reason to stop; if processes got different signals, the highest value counts."""
 
     NO = 0
     HANG_UP = 1
@@ -46,11 +46,11 @@ class Stop(IntEnum):
 
 
 class Stopped(SystemExit):
-    """A run was asked to stop, and has stopped.
+    """Ends a run that was asked to stop.
 
     Args:
-        stop: why; it also gives the exit status.
-        alone: whether only this process has stopped so far, wherever it was; otherwise all did, at a safe point.
+        stop: the reason; it decides the exit status.
+        alone: True if this process stopped by itself, at any point; False if all processes stopped at a safe point.
     """
 
     def __init__(self, stop: Stop, alone: bool = False) -> None:
@@ -60,14 +60,14 @@ class Stopped(SystemExit):
 
 
 class StopSignals:
-    """Takes SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C as a request to stop.
+    """Treats SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C as requests to stop.
 
-    A request ends the process at once, by `Stopped`, wherever it is: all that is written is whole or not there. From
-    `hold` to `release` it is only noted, for there is more to save; there a second Ctrl-C interrupts. A SIGHUP that is
-    ignored, as ``nohup`` makes it, stays so.
+    A request raises `Stopped` at once; files are complete or absent, so this is safe anywhere. Between `hold` and
+    `release` a request is only recorded, because progress must be saved first; a second Ctrl-C then interrupts at once.
+    A SIGHUP that is ignored (``nohup``) stays ignored.
 
-    Lightning's own handlers act in the middle of a step: they write a checkpoint of half a step, or broadcast between
-    two other broadcasts.
+    Lightning's own handlers are not used: they act in the middle of a step, and so write a checkpoint of half a step,
+    or broadcast between two other broadcasts.
 
     Attributes:
         asked: the highest request so far.
@@ -78,10 +78,10 @@ class StopSignals:
         self._held = False
         self._presses = 0
         self._before: dict[int, Handler] = {}
-        self._lent = False  # whether `hold` found nobody listening
+        self._lent = False  # whether `hold` called `listen`, because nothing else had
 
     def listen(self) -> None:
-        """Take signals from now on; does nothing outside the main thread, where Python allows no handlers."""
+        """Set the handlers; does nothing outside the main thread, where Python allows no handlers."""
         self.asked, self._presses = Stop.NO, 0
         self._set("SIGINT", self._on_interrupt)
         self._set("SIGTERM", lambda *_: self._ask(Stop.TERMINATE))
@@ -96,23 +96,23 @@ class StopSignals:
         self._before = {}
 
     def hold(self) -> None:
-        """Only note signals from now on: safe points will come. Listens if nobody did before."""
+        """Only record signals from now on: safe points will come. Calls `listen` if it was not called before."""
         self._held = True
         self._lent = not self._before
         if self._lent:
             self.listen()
 
     def release(self) -> None:
-        """Stop at once again; no longer listen if `hold` began it. What was noted stops at the next `check`."""
+        """Stop at once again; call `restore` if `hold` called `listen`. The next `check` acts on a recorded request."""
         self._held = False
         if self._lent:
             self.restore()
 
     def check(self) -> None:
-        """Stop now if that was asked: a request may have come while signals were held, or where no exception gets out.
+        """Stop if a request was recorded: while signals were held, or in code from which no exception can pass.
 
         Raises:
-            Stopped: it was.
+            Stopped: there was a request.
         """
         if self.asked:
             raise Stopped(self.asked, alone=True)
@@ -128,14 +128,14 @@ class StopSignals:
     def _ask(self, stop: Stop) -> None:
         first = not self.asked
         self.asked = max(self.asked, stop)
-        if first and not self._held:  # later ones must not tear what the first one's way out puts in order
+        if first and not self._held:  # a later signal must not interrupt the clean-up after the first one
             raise Stopped(stop, alone=True)
 
     def _on_interrupt(self, *_: Any) -> None:
         self._presses += 1
         if self._held and self._presses > 1:
             raise KeyboardInterrupt
-        if not self._held and self._presses > 2:  # the way out hangs
+        if not self._held and self._presses > 2:  # the clean-up hangs
             os._exit(Stop.INTERRUPT.status)
         if self._held and first_process():
             with contextlib.suppress(RuntimeError):  # the signal came while something was being printed
@@ -144,13 +144,13 @@ class StopSignals:
 
 
 def requeue_job() -> None:
-    """Have SLURM start this job again."""
+    """Ask SLURM to start this job again."""
     with contextlib.suppress(OSError):
         subprocess.run(["scontrol", "requeue", str(slurm_job())], check=False)
 
 
 def first_process() -> bool:
-    """Whether this is the first of a run's processes, as far as that is known before they have met."""
+    """Whether this is the first of a run's processes, by the environment: they need not be connected yet."""
     found = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return next((rank == "0" for rank in found if rank is not None), True)
 
@@ -164,5 +164,5 @@ def slurm_job() -> str | None:
 
 
 def slurm_requeues() -> bool:
-    """Whether SIGUSR1 means that the SLURM job's time is up, and that it is to be requeued."""
+    """Whether SIGUSR1 means that the SLURM job's time is up and that it must be requeued."""
     return slurm_job() is not None

@@ -23,7 +23,7 @@ class Throughput:
     """The work of some training steps, over all processes.
 
     Attributes:
-        features: windows trained on.
+        features: number of windows.
         tokens: tokens of these windows, without padding.
         padded_tokens: tokens of these windows, with padding.
         seconds: wall time.
@@ -40,7 +40,7 @@ class Throughput:
 
     @classmethod
     def total(cls, parts: Sequence[Throughput]) -> Throughput:
-        """Sum several stretches of steps; the peak is that of the last one."""
+        """Sum several measurements; the peak is that of the last one."""
         names = ("features", "tokens", "padded_tokens", "seconds", "flops")
         sums = {name: sum(getattr(part, name) for part in parts) for name in names}
         return cls(**sums, peak_flops=parts[-1].peak_flops if parts else None)
@@ -142,7 +142,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 def memory_used(device: torch.device) -> str:
-    """In words: the most memory that a run's tensors took on a GPU so far, or what the process takes on a CPU."""
+    """A text: the peak memory of a run's tensors on a GPU so far, or the memory of the process on a CPU."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB at most on the GPU"
     return f"{_resident_bytes() / 2**30:.1f} GiB of memory"

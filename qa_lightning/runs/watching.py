@@ -1,7 +1,7 @@
-"""What a run says of itself while it runs: what is ahead, where it stands, a bar in a terminal.
+"""Prints the progress of training: the plan before the first step, then a bar in a terminal or lines elsewhere.
 
-Steps are told in lines where no person watches a terminal (a file, a pipe, a scheduler's log). Nothing here waits for
-the device: losses are those that the module has read already, as ``step_loss``.
+Lines are for output that goes to a file, a pipe or a scheduler's log. Nothing here waits for the device: the loss is
+the one that the module has already read, ``step_loss``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from qa_lightning.progress import Pace, duration, loop_progress
 from qa_lightning.runs.checkpoints import LastCheckpoint
+from qa_lightning.runs.layout import LAST, MODEL_FOLDER
 from qa_lightning.runs.record import run_folder
 from qa_lightning.runs.throughput import memory_used
 from qa_lightning.wording import visible
@@ -26,12 +27,12 @@ _BAR = "{desc} {percentage:3.0f}%|{bar}| "
 
 
 class RunAhead(Callback):
-    """Says before the first step what is ahead: windows, batches, steps, when validations come, what is saved where."""
+    """Prints the plan before the first step: windows, batches, steps, when to validate, what is saved where."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the lines."""
-        folder = run_folder(trainer)  # asks the other processes too, so all must come by here
-        steps = trainer.estimated_stepping_batches  # may too
+        folder = run_folder(trainer)  # may communicate: every process must call it
+        steps = trainer.estimated_stepping_batches  # may communicate too
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         train_set, validation_set = (getattr(data, f"{name}_set", None) for name in ("train", "validation"))
         windows = f"{len(train_set):,} windows in " if train_set is not None else ""
@@ -50,17 +51,16 @@ class RunAhead(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
             if isinstance(callback, LastCheckpoint):
-                parts.append(f"last.ckpt every {callback.minutes:g} minutes and after each validation")
+                parts.append(f"{LAST} every {callback.minutes:g} minutes and after each validation")
             elif isinstance(callback, ModelCheckpoint) and callback.monitor:
                 parts.append(f"{callback.filename}.ckpt by the best {callback.monitor}")
-        return ", ".join([*parts, "model/ at the end"])
+        return ", ".join([*parts, f"{MODEL_FOLDER}/ at the end"])
 
 
 class _Watch(Callback):
-    """Keeps count of a fit's batches, losses and time, from which its subclasses say where it stands.
+    """Counts the batches, losses and seconds of a fit, for the lines and bars of its subclasses.
 
-    Losses are those that the module has read already, so that nothing here waits for the device. The time of
-    validations is left out of the speed, and counted in what is left.
+    The speed does not include the time of validations; the remaining time does.
     """
 
     def __init__(self) -> None:
@@ -71,12 +71,12 @@ class _Watch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting."""
         self._batches = self._windows = 0
-        self._seconds = 0.0  # of training, without the stretch that runs
-        self._began: float | None = None  # the stretch that runs, and a validation
+        self._seconds = 0.0  # of training, up to the last validation
+        self._began: float | None = None  # start of training since then; None during a validation
         self._forget()
 
     def _forget(self) -> None:
-        """Begin anew with what is told since the last time."""
+        """Start new sums: the figures of a line are those since the line before."""
         self._loss, self._losses = 0.0, 0
         self._told = (self._windows, self._training_seconds())
 
@@ -84,8 +84,8 @@ class _Watch(Callback):
         return self._seconds + (time.monotonic() - self._began if self._began is not None else 0.0)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Let the clock run."""
-        self._learning_rate = learning_rate(trainer)  # of this step: at its end the schedule has gone on
+        """Start the clock, if it does not run."""
+        self._learning_rate = learning_rate(trainer)  # of this step: after it, the schedule has moved on
         if self._began is None:
             self._began = time.monotonic()
 
@@ -118,15 +118,15 @@ class _Watch(Callback):
         return self._loss / self._losses if self._losses else math.nan
 
     def _speed(self) -> float:
-        """Windows a second since the last time, over all processes."""
+        """Windows per second since the last line, over all processes."""
         windows, seconds = self._told
         return (self._windows - windows) / max(self._training_seconds() - seconds, 1e-9)
 
     def _left(self, trainer: Trainer) -> tuple[float | None, float | None]:
-        """Seconds until the end of the epoch, and of the run, with their validations; None where nobody can know."""
+        """Seconds until the end of the epoch and of the run, validations included; None if it is not known."""
         batch = self._training_seconds() / max(self._batches, 1)
         validation = self._seconds_validating
-        if validation is None:  # as long as a third of the training step, for each window
+        if validation is None:  # an estimate: a window takes a third of the time that it takes in training
             dataset = getattr(trainer.val_dataloaders, "dataset", None)
             per_window = self._training_seconds() / max(self._windows, 1)
             validation = per_window / 3 * len(dataset) if dataset is not None else 0.0
@@ -145,9 +145,9 @@ class _Watch(Callback):
 
 
 class StepLines(_Watch):
-    """Prints where the run stands: after every 2% of an epoch or 5 minutes, at most every 10 seconds; see `Pace`.
+    """Prints a line of progress after every 2% of an epoch or 5 minutes, at most every 10 seconds; see `Pace`.
 
-    For where no person watches a terminal: a file, a pipe, a scheduler's log.
+    For output that is not a terminal: a file, a pipe, a scheduler's log.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -185,9 +185,9 @@ class StepLines(_Watch):
 
 
 class RunBar(_Watch, ProgressBar):
-    """One bar for a terminal: of the epoch, with the time left of the run, learning rate, last EM and F1.
+    """A bar for a terminal: progress of the epoch, remaining time of the run, learning rate, last EM and F1.
 
-    What else is told depends on the terminal's width; these fit into 80 columns.
+    These fit into 80 columns; a wider terminal also shows loss, speed and step.
     """
 
     seconds = 0.5  # between two drawings
@@ -198,7 +198,7 @@ class RunBar(_Watch, ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Draw nothing: how Lightning keeps all processes but the first one quiet."""
+        """Draw nothing; Lightning calls this on all processes except the first."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -206,7 +206,7 @@ class RunBar(_Watch, ProgressBar):
         self._enabled = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Put up the bar."""
+        """Create the bar."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self._bar is None and self._enabled:
             in_epoch = trainer.num_training_batches
@@ -219,7 +219,7 @@ class RunBar(_Watch, ProgressBar):
                 dynamic_ncols=True,
                 leave=False,
                 bar_format=_BAR,
-                delay=1e-9,  # not before there is something to tell
+                delay=1e-9,  # do not draw before the first figures are known
             )
 
     def on_train_batch_end(
@@ -239,20 +239,20 @@ class RunBar(_Watch, ProgressBar):
             self._forget()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make room for the validation's bar."""
+        """Remove the bar: the validation has its own."""
         super().on_validation_start(trainer, pl_module)
         self._take_down()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take down the bar: the next epoch has its own."""
+        """Remove the bar: the next epoch has its own."""
         self._take_down()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take down the bar."""
+        """Remove the bar."""
         self._take_down()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take down the bar."""
+        """Remove the bar."""
         self._take_down()
 
     def _take_down(self) -> None:
@@ -261,7 +261,7 @@ class RunBar(_Watch, ProgressBar):
             self._bar = None
 
     def _told_in(self, room: int, trainer: Trainer) -> str:
-        """What is told beside the bar, in ``room`` columns; of what does not fit, the last goes first."""
+        """The text beside the bar, at most ``room`` columns; the last parts are left out if they do not fit."""
         _, run = self._left(trainer)
         told = [
             f"{duration(run)} left" if run is not None else "",
@@ -280,7 +280,7 @@ class RunBar(_Watch, ProgressBar):
 
 
 class ValidationProgress(Callback):
-    """Says how far a validation is; see `loop_progress`."""
+    """Shows the progress of a validation; see `loop_progress`."""
 
     def __init__(self) -> None:
         self._loop: tqdm | None = None
@@ -321,24 +321,24 @@ class ValidationProgress(Callback):
 
 
 def learning_rate(trainer: Trainer) -> float:
-    """The highest learning rate of the optimizer's groups as it is now: the head's, where layers below learn slower."""
+    """The highest current learning rate of the optimizer's groups: the head's, if lower layers learn more slowly."""
     return max((group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups), default=0.0)
 
 
 def _epoch(trainer: Trainer) -> str:
-    """The epoch that runs, counted from 1."""
+    """The current epoch, counted from 1."""
     of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
     return f"epoch {trainer.current_epoch + 1}{of}"
 
 
 def step_loss(pl_module: LightningModule) -> float:
-    """The mean loss of the last batch on all processes, which the module has read to see whether it is finite."""
+    """The mean loss of the last batch over all processes; the module has read it to check that it is finite."""
     loss: Any = pl_module.step_loss
     return float(loss)
 
 
 def _when_validated(trainer: Trainer) -> str:
-    """When validations come, in words; empty where there are none."""
+    """When the run validates, in words; empty if it does not."""
     every = trainer.val_check_batch
     if not every or not math.isfinite(every) or not sum(trainer.num_val_batches):
         return ""
@@ -352,7 +352,7 @@ def _when_validated(trainer: Trainer) -> str:
 
 
 def _validations(trainer: Trainer, first: float, last: float) -> int:
-    """How many validations come between two batches, counted from the beginning of the epoch that runs."""
+    """Number of validations between two batches; batches count from the start of the current epoch."""
     every, epochs, in_epoch = trainer.val_check_batch, trainer.check_val_every_n_epoch, trainer.num_training_batches
     if not every or not math.isfinite(every) or not sum(trainer.num_val_batches):
         return 0
@@ -373,5 +373,5 @@ def _validations(trainer: Trainer, first: float, last: float) -> int:
 def say(trainer: Trainer, line: str) -> None:
     """Print a line above a progress bar, if there is one; only on the first process."""
     if trainer.is_global_zero:
-        tqdm.write(visible(line))  # clears a progress bar before it prints, and draws it again below
-        sys.stdout.flush()  # into a file or a pipe, too, when it is said
+        tqdm.write(visible(line))  # removes a progress bar, prints, and draws the bar again below
+        sys.stdout.flush()  # so that it appears at once in a file or a pipe too

@@ -15,7 +15,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from qa_lightning.models.tiny import TINY
 from qa_lightning.progress import duration
 from qa_lightning.runs.curves import last_step
-from qa_lightning.runs.record import RECORD, complete_start, describe_run, run_folder
+from qa_lightning.runs.layout import BEST, RECORD
+from qa_lightning.runs.record import complete_start, describe_run, run_folder
 from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
 from qa_lightning.runs.watching import RunAhead, RunBar, StepLines, ValidationProgress, learning_rate, say, step_loss
 from qa_lightning.training.sample_table import SamplePredictions
@@ -167,7 +168,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self) -> None:
         super().__init__(
-            filename="best",
+            filename=Path(BEST).stem,
             monitor="val/f1",
             mode="max",
             save_top_k=1,

@@ -27,6 +27,7 @@ from qa_lightning.features.batching import (
     TrainingSampler,
 )
 from qa_lightning.features.cache import PreparedSplit, TrainAnswers, describe_split
+from qa_lightning.features.defaults import DOC_STRIDE, EVAL_BATCH_SIZE, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import default_cache_dir
 from qa_lightning.models.loading import load_tokenizer
@@ -81,11 +82,11 @@ class SquadDataModule(LightningDataModule):
         dataset: str | None = "rajpurkar/squad",
         validation: str | None = None,
         model_name: str = "bert-base-cased",
-        max_length: int = 384,
-        doc_stride: int = 128,
-        max_question_length: int = 64,
+        max_length: int = MAX_LENGTH,
+        doc_stride: int = DOC_STRIDE,
+        max_question_length: int = MAX_QUESTION_LENGTH,
         batch_size: int = 8,
-        eval_batch_size: int = 32,
+        eval_batch_size: int = EVAL_BATCH_SIZE,
         batching: Batching = "length",
         pad_to_multiple_of: int = 4,
         validation_fraction: float = 0.1,

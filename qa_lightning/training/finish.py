@@ -23,14 +23,15 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from safetensors import SafetensorError
 
 from qa_lightning.decoding.spans import Scaling
-from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.errors import DivergedError, InputError, one_line
 from qa_lightning.files import write_json
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
-from qa_lightning.runs.record import RECORD, mark_finished, run_folder
+from qa_lightning.runs.layout import CONFIDENCE_FOLDER, MODEL_FOLDER, RECORD
+from qa_lightning.runs.record import mark_finished, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
 from qa_lightning.training.callbacks import BestCheckpoint
 from qa_lightning.training.datamodule import SquadDataModule
@@ -63,7 +64,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         version_2=data.validation_set.version_2,
         null_score_diff_threshold=module.threshold,
     )
-    folder = run / "model" if run is not None and first else None
+    folder = run / MODEL_FOLDER if run is not None and first else None
     if folder is not None:
         try:
             save_model(module.model, data.tokenizer, settings, folder, weights, "model.")
@@ -158,7 +159,7 @@ def _rate(
         save_settings(fitted, folder)
         for line in (*fitted_lines(found), coverage_line(found.coverage)):
             log.info(line)
-        _report(trainer, found, folder.parent / "confidence")
+        _report(trainer, found, folder.parent / CONFIDENCE_FOLDER)
 
 
 def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
@@ -200,7 +201,7 @@ def _costs_that_alone(what: str, among: int = 1) -> Iterator[None]:
     except DivergedError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if not isinstance(error, (InputError, OSError)):
             reason = f"{type(error).__name__}: {reason}, in {_place(error)}"
         log.warning(f"no {what}: {reason}; the model is written all the same")
@@ -250,7 +251,7 @@ def outliving_the_end(trainer: Trainer) -> Iterator[Ending]:
         if trainer.world_size > 1:  # the others may wait for this one, or it for them
             log.warning("all was trained before this fault: --ckpt_path last writes the model")
             raise
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         log.warning(
             f"\n{_place(error)} failed ({type(error).__name__}: {reason}); all was trained before, and is written"
         )

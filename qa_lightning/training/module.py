@@ -18,6 +18,7 @@ from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError, Rules, broken_rules
 from qa_lightning.features.batching import Batch, FeatureDataset, TrainingSampler
+from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
@@ -83,7 +84,7 @@ class QALightningModule(LightningModule):
         warmup_ratio: float = 0.0,
         layer_decay: float = 1.0,
         attention_dropout: float | None = None,
-        max_answer_length: int = 30,
+        max_answer_length: int = MAX_ANSWER_LENGTH,
         n_best: int = 1,
         null_score_diff_threshold: float = 0.0,
         attn_implementation: str | None = None,

@@ -30,7 +30,8 @@ from qa_lightning.runs.failures import (
     lost_a_process,
     out_of_memory_problems,
 )
-from qa_lightning.runs.record import RECORD, append_run, claim_folder, describe_start, last_start, release_folder
+from qa_lightning.runs.layout import MODEL_FOLDER, RECORD
+from qa_lightning.runs.record import append_run, claim_folder, describe_start, last_start, release_folder
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.training.callbacks import RunRecord
 from qa_lightning.training.finish import finish, only_validating, outliving_the_end, relative
@@ -267,7 +268,7 @@ class TrainingRun:
         """What is saved, and how to resume from it, for a message."""
         folder = self.folder.path
         if folder and last_start(folder / RECORD).get("finished"):
-            return f"the run is finished, its model is in {relative(folder / 'model')}"
+            return f"the run is finished, its model is in {relative(folder / MODEL_FOLDER)}"
         if self.last.path is None:
             return "nothing is saved yet" + ("; begin it again with --ckpt_path last" if folder else "")
         return f"step {self.last.step} is saved in {relative(self.last.path)}; resume with --ckpt_path last"

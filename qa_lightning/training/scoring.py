@@ -19,6 +19,7 @@ from qa_lightning.data.examples import read_examples
 from qa_lightning.data.sources import count_rows, read_rows
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.errors import InputError
+from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.files import write_json
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
@@ -153,7 +154,7 @@ def score_file(
 def score_model(
     name: str,
     data: str,
-    batch_size: int = 32,
+    batch_size: int = EVAL_BATCH_SIZE,
     max_examples: int | None = None,
     mixed_script: bool = False,
     columns: Columns = Columns(),  # noqa: B008 - frozen

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from qa_lightning import SquadDataModule
+from qa_lightning.checks.bad_rows import Report, RowCheck
 from qa_lightning.checks.report import check_prepared, check_source, short_lines, show
-from qa_lightning.checks.rows import Report, RowCheck
 from qa_lightning.data.columns import Columns
 from qa_lightning.errors import InputError
 from qa_lightning.models.loading import load_tokenizer

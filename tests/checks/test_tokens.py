@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from qa_lightning.checks.bad_rows import ROW_FINDINGS
 from qa_lightning.checks.report import check_source
-from qa_lightning.checks.rows import ROW_FINDINGS
 from qa_lightning.checks.tokens import TOKEN_FINDINGS
 from qa_lightning.models.loading import load_tokenizer
 from tests.helpers.checks import SETTINGS, answers, found, row

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import yaml
@@ -100,6 +102,7 @@ def test_training_help_begins_before_the_libraries_are_loaded(monkeypatch, capsy
     assert "\n  qa-lightning train --config quickstart\n" in out
     assert "quickstart, squad, squad_v2" in out
     monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / "train.py")])
+    monkeypatch.setattr(shutil, "which", lambda name: str(Path(sys.executable).with_name(name)))
     with pytest.raises(ImportError):
         train(["-h"])
     assert f"\n  python {ROOT}/scripts/train.py --config quickstart\n" in capsys.readouterr().out

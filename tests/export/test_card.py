@@ -50,11 +50,11 @@ def test_the_card_tells_what_the_run_measured(hub, trained, tmp_path) -> None:
     for line in (
         row,
         "| training data | `train.json`: 40 questions |",
-        "| windows a step | 16 |",
+        "| windows per step | 16 |",
         "| learning rate | 2e-05, AdamW, linear decay after a warm-up of 10% |",
-        "| learning rate of a layer, by the one above | 0.8 |",
-        "| dropout of attention | 0.0 |",
-        "| weights | running mean, of which a step keeps 0.5 |",
+        "| learning rate of a layer, relative to the layer above | 0.8 |",
+        "| attention dropout | 0.0 |",
+        "| weights | running mean, decay 0.5 per step |",
         "| windows | 48 tokens, 12 of them shared with the next; questions up to 12 |",
         "| devices | 1 x CPU |",
         "| seed | 42 |",
@@ -99,15 +99,21 @@ def test_what_makes_scores_others_than_they_look_is_said(trained, tmp_path) -> N
     card = changed_run(
         trained, tmp_path, record, data=flags, trainer={"limit_val_batches": 0.5}, model={"mixed_script": True}
     )
-    for words in ("(25%) held out", "first 12 questions", "`limit_val_batches` 0.5", "left out", "by ideographs"):
+    for words in (
+        "(25%) of the data that was held out",
+        "first 12 questions",
+        "`limit_val_batches` 0.5",
+        "left out",
+        "counts ideographs",
+    ):
         assert words in card.text
 
 
 @pytest.mark.parametrize(
     ("threshold", "words"),
     [
-        (-3.5, "carries the threshold -3.5, found on these questions: there F1 57.06."),
-        (0.0, "carries the threshold 0, too."),
+        (-3.5, "is saved with the threshold -3.5, tuned on these questions, where its F1 is 57.06."),
+        (0.0, "is saved with the threshold 0, too."),
     ],
 )
 def test_scores_of_questions_without_an_answer_name_their_threshold(trained, tmp_path, threshold, words) -> None:
@@ -118,7 +124,7 @@ def test_scores_of_questions_without_an_answer_name_their_threshold(trained, tmp
     scores = {"best/exact_match": 50.6, "best/f1": 54.37, "best/best_f1": 57.06}
     card = changed_run(run / "model", tmp_path, {"scores": scores})
     assert "| 50.60 | 54.37 |" in card.text
-    assert 'EM and F1 are those of the threshold 0 for "no answer".' in card.text
+    assert 'EM and F1 are measured at the threshold 0 for "no answer".' in card.text
     assert words in card.text
     assert {one.metric_type for one in card.data.eval_results} == {"exact_match", "f1"}
 
@@ -126,7 +132,7 @@ def test_scores_of_questions_without_an_answer_name_their_threshold(trained, tmp
 @pytest.mark.parametrize(
     ("break_it", "reason"),
     [
-        (lambda run: (run / "run.json").unlink(), "no training run lies beside it"),
+        (lambda run: (run / "run.json").unlink(), "there is no training run beside it"),
         (lambda run: (run / "run.json").write_text("[{"), "cannot be read"),
         (lambda run: (run / "run.json").write_text("[]"), "cannot be read"),
         (lambda run: (run / "config.yaml").write_text("model: ["), "cannot be read"),

@@ -164,7 +164,7 @@ def test_a_folder_that_is_not_fit_is_refused_before_anything_is_sent(hub, folder
     assert "model-00001-of-00001.safetensors is missing" in refusal(lacking)
     broken = without("model.safetensors", model__safetensors__index__json=b"[]")
     assert "index.json cannot be read" in refusal(broken)
-    assert "is no folder here" in refusal(tmp_path / "nowhere")
+    assert "is not a folder here" in refusal(tmp_path / "nowhere")
     assert "is a file" in refusal(folder / "config.json")
     everything = refusal(without("model.safetensors", "tokenizer.json", "config.json"), "no name").splitlines()
     assert len(everything) == 4

@@ -106,7 +106,7 @@ def test_damage_is_told_in_one_line_and_mended(made, tmp_path, said) -> None:
             one.prepare()
             one.open()
         (line,) = [record.getMessage() for record in said.records if record.levelno == logging.WARNING]
-        assert line.startswith(f"{(cache / name).parent} is damaged and made anew: {Path(name).name} ")
+        assert line.startswith(f"{(cache / name).parent} is damaged and is built again: {Path(name).name} ")
         assert "\n" not in line
         assert content(cache) == whole, (name, kinds[number % len(kinds)])
 
@@ -124,7 +124,7 @@ def test_a_folder_that_is_none_is_made_anew(made, tmp_path, said, kind) -> None:
         one.features_folder.symlink_to(tmp_path / "nowhere")
     said.clear()
     assert one.prepare()
-    assert f"{one.features_folder} is damaged and made anew" in said.text
+    assert f"{one.features_folder} is damaged and is built again" in said.text
     assert content(folder / "cache") == content(made / "cache")
     assert not list((folder / "cache" / "features").glob(".*.part"))
 
@@ -150,7 +150,7 @@ def test_the_checks_report_and_the_tiny_model_are_kept_whole_too(made, tmp_path,
             inflict(target, kind)
             said.clear()
             again()
-            assert f"{target.parent} is damaged and made anew: {target.name} " in said.text
+            assert f"{target.parent} is damaged and is built again: {target.name} " in said.text
     assert check_prepared([split(folder)], 10) == reports
     assert weights.read_bytes() == before
 
@@ -250,7 +250,7 @@ def test_whoever_may_not_write_is_told_so_in_one_line_with_the_fix(shared) -> No
     inflict(one.features_folder / "windows.bin", "half")
     damaged = as_nobody(one.prepare)
     assert damaged.startswith(f"{one.features_folder} is damaged (windows.bin has ")
-    assert "and cannot be made anew (Permission denied" in damaged
+    assert "and cannot be built again (Permission denied" in damaged
     assert "\n" not in missing + damaged
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qa_lightning.checks.rows import Report
+from qa_lightning.checks.bad_rows import Report
 from qa_lightning.features.windows import WindowSettings
 from tests.helpers.data import make_rows
 

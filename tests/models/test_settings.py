@@ -112,7 +112,7 @@ def test_a_newer_versions_keys_are_passed_over_with_one_warning(saved, monkeypat
         reads(str(folder))
     assert Reader.load(str(folder)).settings.temperature == 2.0
     (line,) = said
-    assert line.startswith(f"{folder}/config.json: qa_lightning: passed over ensemble, reranker, which qa-lightning")
+    assert line.startswith(f"{folder}/config.json: qa_lightning: ignored ensemble, reranker, which qa-lightning")
 
 
 def test_an_older_versions_block_gets_the_defaults_for_what_it_lacks(saved) -> None:

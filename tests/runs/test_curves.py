@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,7 +158,7 @@ def test_mlflow_gets_the_same_scalars_settings_tables_and_figures(
     assert float(run.data.params["learning_rate"]) == hparams["learning_rate"]
     assert client.list_artifacts(name, "val/samples")
     assert [file.path for file in client.list_artifacts(name, "val_confidence")]
-    assert f"curves:    mlflow ui --backend-store-uri {store}" in capsys.readouterr().out
+    assert f" ui --backend-store-uri {store}" in capsys.readouterr().out
 
 
 def test_wandb_gets_the_same_scalars_settings_tables_and_figures(
@@ -176,7 +178,7 @@ def test_wandb_gets_the_same_scalars_settings_tables_and_figures(
     }
     assert any(file.startswith("media/table/val/samples") for file in files)
     assert sum(file.startswith("media/images/val_confidence/") for file in files) == 3
-    assert f"curves:    wandb sync {run}" in capsys.readouterr().out
+    assert f" sync {run}" in capsys.readouterr().out
 
 
 def offline_records(log: Path) -> Iterator[bytes]:
@@ -220,10 +222,17 @@ def test_a_logger_that_shows_no_tables_and_figures_gets_none(tmp_path) -> None:
     assert not list(tmp_path.rglob("*.*"))
 
 
-def test_what_shows_the_curves_is_named_for_each_logger(tmp_path) -> None:
-    board, table = TensorBoardLogger(tmp_path, name="runs"), CSVLogger(tmp_path, name="runs", version=3)
+def test_what_shows_the_curves_is_named_for_each_logger(tmp_path, monkeypatch) -> None:
+    """The command can be pasted: it is quoted, and starts this Python's TensorBoard, with it on PATH or not."""
+    folder = tmp_path / "all runs"
+    board, table = TensorBoardLogger(folder, name="runs"), CSVLogger(folder, name="runs", version=3)
+    monkeypatch.setattr(shutil, "which", lambda name: str(Path(sys.executable).with_name(name)))
     assert how_to_see([board, table], lambda path: path) == [
-        f"tensorboard --logdir {tmp_path / 'runs'}",
-        str(tmp_path / "runs" / "version_3" / "metrics.csv"),
+        f"tensorboard --logdir '{folder / 'runs'}'",
+        str(folder / "runs" / "version_3" / "metrics.csv"),
     ]
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "executable", "/venv/bin/python")
+    (line,) = how_to_see([board], lambda path: path)
+    assert line == f"/venv/bin/python -m tensorboard.main --logdir '{folder / 'runs'}'"
     assert how_to_see([], lambda path: path) == []

@@ -31,7 +31,7 @@ def flags(tmp_path, model_folder) -> list[str]:
         (
             "training_step",
             "raise",
-            r'ended with status 1; the last it said: "\S* ?RuntimeError: something broke here"',
+            r'ended with status 1; its last message: "\S* ?RuntimeError: something broke here"',
             r"step 1 is saved in \S*last.ckpt; resume",
         ),
     ],

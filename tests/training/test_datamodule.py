@@ -262,8 +262,21 @@ def test_an_error_names_the_source_once(tmp_path, model_folder, validation) -> N
     write_json(tmp_path / "train.json", [])
     with pytest.raises(InputError) as caught:
         prepared(path, validation and path, model_folder)
-    part = "" if validation else ", of which train gets a part by context,"
-    assert str(caught.value) == f"{path}{part}: the data has no questions"
+    assert str(caught.value) == f"{path}: the data has no questions"
+
+
+@pytest.mark.parametrize("contexts", [1, 3])
+def test_a_file_that_is_too_small_to_split_says_what_is_needed(tmp_path, model_folder, contexts) -> None:
+    rows = [make_rows(6)[number % contexts] | {"id": f"q{number}"} for number in range(6)]
+    path = write_json(tmp_path / "small.json", rows)
+    with pytest.raises(InputError) as caught:
+        prepared(path, None, model_folder, validation_fraction=0.01)
+    found = f"6 rows with {contexts} context{'s' if contexts > 1 else ''}, all of which went to training"
+    assert str(caught.value).startswith(f"{path} is too small to be split into training and validation: it has {found}")
+    assert "at least 2 contexts, and 299 to be safe" in str(caught.value)
+    assert "--data.validation FILE" in str(caught.value)
+    with pytest.raises(InputError, match="all of which went to validation"):
+        prepared(path, None, model_folder, validation_fraction=0.99)
 
 
 def test_cut_questions_and_lost_answers_are_said(tmp_path, model_folder, said) -> None:
@@ -274,7 +287,7 @@ def test_cut_questions_and_lost_answers_are_said(tmp_path, model_folder, said) -
     path = write_json(tmp_path / "train.json", rows)
     prepared(path, path, model_folder)
     assert "train: 1 questions were longer than --data.max_question_length and cut" in said.text
-    assert "train: 1 answers stand whole in no window" in said.text
+    assert "train: 1 answers are whole in no window" in said.text
 
 
 @pytest.mark.parametrize(

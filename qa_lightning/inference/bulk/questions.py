@@ -1,6 +1,6 @@
 """Stream the rows of any source as questions; rows that cannot be asked become `BadRow`s with the reason.
 
-Columns are understood as in training, but answers are not needed, and a row without an id gets one made.
+Columns are chosen as in training, but answers are not needed, and a row without an id gets one.
 """
 
 from __future__ import annotations

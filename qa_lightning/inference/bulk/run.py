@@ -1,8 +1,8 @@
-"""A file of questions -> a file of answers: streamed, gone on with after a crash, the same bytes in every case.
+"""Answers a file of questions: streamed, resumable after a crash, and with the same bytes in every case.
 
-Rows are answered in chunks of a fixed number of rows, counted from the first, so that a question meets the same batch
-whether the run was stopped or not, and on however many devices. Memory holds some chunks, whatever the size of the
-file. A row that cannot be asked is listed beside the answers and ends nothing.
+Rows are answered in chunks of a fixed number of rows, counted from the first row. So a question is always in the same
+batch: after a stop, and on any number of devices. Memory holds a few chunks, whatever the size of the file. A row that
+cannot be asked is listed in a file beside the answers; the run continues.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from qa_lightning.runs.record import package_versions
 
 log = logging.getLogger("qa_lightning")
 
-_BATCHES_TOGETHER = 16  # make a chunk: windows are sorted by length within it, which leaves 5% of padding
+_BATCHES_TOGETHER = 16  # batches per chunk; windows are sorted by length within a chunk, which leaves 5% of padding
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows that are answered, and written, together.
+    """Consecutive rows that are answered and written together.
 
     Attributes:
-        rows: how many.
-        bad: those among them that cannot be asked.
+        rows: number of rows.
+        bad: the rows among them that cannot be asked.
     """
 
     rows: int
@@ -57,7 +57,7 @@ class Chunk:
 
 @dataclass
 class _Counts:
-    """Rows that are done, and those of them that cannot be asked; those of earlier runs, too."""
+    """Number of rows that are done, and of bad rows among them; rows of earlier runs count too."""
 
     rows: int
     bad: int
@@ -69,7 +69,7 @@ class _Counts:
 
     @property
     def answered(self) -> int:
-        """The rows that have an answer."""
+        """Number of rows that have an answer."""
         return self.rows - self.bad
 
     def as_json(self) -> dict[str, int]:
@@ -85,22 +85,22 @@ def answer_file(
     devices: int = 1,
     overwrite: bool = False,
 ) -> int:
-    """Answer every question of a file, or go on with what an earlier run left.
+    """Answer every question of a file, or resume an unfinished earlier run.
 
     Args:
-        asked: the model, and how it is asked.
+        asked: the model and its settings.
         source: what `sources.read_rows` takes; rows need a question and a context.
         output: JSON lines of ``row`` (number in the source, from 1), ``id``, ``answer``, ``start``, ``end``, ``score``
-            and, where the model may say that there is no answer, ``null_odds``; for the rest see `predictions.Answer`.
-        columns: names of the data's columns, where they are not to be guessed.
+            and, if the model may answer "no answer", ``null_odds``; see `predictions.Answer`.
+        columns: names of the data's columns; those that are None are guessed.
         devices: GPUs, or processes on a CPU.
-        overwrite: begin anew, whatever there is.
+        overwrite: start over, whatever the output files contain.
 
     Returns:
-        The exit status: 0, also with bad rows as long as one row is none.
+        The exit status: 0, also if some rows are bad.
 
     Raises:
-        InputError: something that was given cannot be used, or the answers cannot be computed or written.
+        InputError: an argument cannot be used, every row is bad, or the answers cannot be computed or written.
     """
     chosen = choose_devices(devices)
     files = AnswerFiles(output)
@@ -113,19 +113,19 @@ def answer_file(
         else:
             record = files.recorded(made_with)
             if files.is_finished(record):
-                log.info(f"{output} is finished, {_counted(record['finished'])}; --overwrite begins anew")
+                log.info(f"{output} is finished, {_counted(record['finished'])}; --overwrite starts over")
                 return 0
             done, bad = files.cut_to_whole_chunks(made_with["settings"]["rows_together"])
-            log.info(f"going on with {output} after row {done:,}" + _note(record, made_with))
+            log.info(f"resuming {output} after row {done:,}" + _note(record, made_with))
         counts, earlier = _Counts(done, bad), _Counts(done, bad)
         try:
-            files.refuse_input(source)  # again: a pattern may take in what is there only now
+            files.refuse_input(source)  # again: a pattern may now match the new output files
             seconds = _answer_rest(asked, source, columns, chosen, files, counts)
             if counts.bad < counts.rows:
                 files.finish(made_with, counts.as_json())
         except (InputError, KeyboardInterrupt) as error:
             files.discard_if_empty()
-            there = f"{counts.rows:,} rows of {output} are done and stay; the same command goes on after them"
+            there = f"{counts.rows:,} rows of {output} are done and kept; the same command resumes after them"
             there = there if counts.rows else "nothing is written yet"
             if isinstance(error, KeyboardInterrupt):
                 log.info(f"\nstopped by Ctrl-C: {there}")
@@ -148,9 +148,9 @@ def _answer_rest(
     files: AnswerFiles,
     counts: _Counts,
 ) -> float:
-    """Answer the rows that are left and write them, chunk by chunk; the seconds that took, once a model was loaded."""
+    """Answer the remaining rows and write them, chunk by chunk; returns the seconds without loading the model."""
     rows = read_questions(source, columns, log.info, counts.rows + 1)
-    first = list(islice(rows, 1))  # columns that are not to be told are an error before a model is loaded
+    first = list(islice(rows, 1))  # so that unknown columns are an error before a model is loaded
     if not first and not counts.rows:
         raise InputError(f"--input {source}: has no rows")
     started = time.perf_counter()
@@ -174,12 +174,12 @@ def _chunks(rows: Iterator[Question | BadRow], size: int) -> Iterator[tuple[Chun
 
 
 def rows_together(asked: PredictSettings) -> int:
-    """How many rows a chunk has."""
+    """Number of rows in a chunk."""
     return _BATCHES_TOGETHER * asked.batch_size
 
 
 def _summary(counts: _Counts, earlier: _Counts, seconds: float) -> str:
-    """What was done, and how fast."""
+    """The line about the number of answers and the speed."""
     now = counts.answered - earlier.answered
     part = f", {now:,} of them now," if earlier.rows else ""
     return f"{_counted(counts.as_json())}{part} in {seconds:,.1f} s, {now / max(seconds, 1e-9):,.1f} questions/s"
@@ -190,7 +190,7 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _made_with(asked: PredictSettings, source: str, columns: Columns, device: str) -> dict[str, Any]:
-    """All that decides the answers, for the record."""
+    """The record: everything that the answers depend on."""
     fitted = read_threshold_file(asked.threshold_file, asked.model) if asked.threshold_file else None
     return {
         "model": asked.model,
@@ -210,16 +210,16 @@ def _made_with(asked: PredictSettings, source: str, columns: Columns, device: st
 
 
 def _note(then: dict[str, Any], now: dict[str, Any]) -> str:
-    """That the rest may differ in its last digits, where it is computed elsewhere."""
+    """A warning if device or library versions have changed; empty if not."""
     changed = [name for name in ("device", "versions") if then.get(name) != now[name]]
     return f" (with other {' and '.join(changed)}: scores may differ in their last digits)" if changed else ""
 
 
 def model_fingerprint(name: str) -> str:
-    """A key of a model's content: of its files, or, for a name on the Hub, of the revision.
+    """A fingerprint of a model: the digest of its files or, for a name on the Hub, its revision.
 
     Raises:
-        InputError: there is no such model.
+        InputError: the model does not exist.
     """
     folder = Path(resolve(name))
     if not folder.is_dir():

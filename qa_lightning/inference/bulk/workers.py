@@ -1,7 +1,8 @@
-"""Questions -> lines of JSON, in this process or in several of their own, each with the model on its own device.
+"""Predicts on one or several devices: turns chunks of questions into lines of JSON.
 
-A chunk of questions is answered by one process whole, in the same batches whichever it is, so any number of processes
-gives the same lines. At most two chunks per process are in flight.
+One device computes in this process. Several devices get a process each, with its own copy of the model. A chunk is
+answered by one process alone, in batches that do not depend on the process, so any number of processes gives the same
+lines. At most two chunks per process are in flight.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from typing import TypeVar
 import torch
 
 from qa_lightning.decoding.predictions import Answer
-from qa_lightning.errors import InputError, Voice, current_voice, speaking
+from qa_lightning.errors import InputError, Voice, current_voice, one_line, speaking
 from qa_lightning.inference.bulk.questions import Question
 from qa_lightning.inference.reader import Reader
 from qa_lightning.runs.failures import is_out_of_memory
 
 Key = TypeVar("Key")
 Chunks = Iterable[tuple[Key, Sequence[Question]]]
-_CHARACTERS_TOGETHER = 1 << 22  # of contexts that are cut into windows at once: some hundred MB of tokens
+_CHARACTERS_TOGETHER = 1 << 22  # total length of contexts cut into windows at once: some hundred MB of tokens
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class PredictSettings:
 
     Attributes:
         model: folder or name on the Hub.
-        dtype: what it computes in, by torch's name.
-        batch_size: windows a step.
+        dtype: number type of the computation, by torch's name, such as ``bfloat16``.
+        batch_size: windows per forward pass.
         threshold_file: see `reader.Reader.load`.
     """
 
@@ -56,10 +57,10 @@ class PredictSettings:
         return Reader.load(self.model, device, getattr(torch, self.dtype), self.threshold_file)
 
     def answer(self, reader: Reader, questions: Sequence[Question]) -> bytes:
-        """One JSON object a line, in order of ``questions``.
+        """Answer questions: one JSON object per line, in order of ``questions``.
 
         Raises:
-            InputError: logits that are not numbers, or too little memory.
+            InputError: logits are not numbers, or memory runs out.
         """
         lines = []
         for part in _parts(questions):
@@ -69,7 +70,7 @@ class PredictSettings:
                     [one.question for one in part], [one.context for one in part], batch_size=self.batch_size
                 )
             except InputError as error:
-                raise InputError(f"--model {self.model}, at {where}: {str(error)[:500]}") from None
+                raise InputError(f"--model {self.model}, at {where}: {one_line(error, 500)}") from None
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -86,7 +87,7 @@ class PredictSettings:
             "end": answer.end,
             "score": answer.score,
         }
-        if reader.settings.version_2:  # no number where the context holds nothing that could be an answer
+        if reader.settings.version_2:  # null if the context has no possible span
             values["null_odds"] = answer.null_odds if math.isfinite(answer.null_odds) else None
         return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -99,7 +100,7 @@ class PredictSettings:
 
 
 def _parts(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
-    """Consecutive questions whose contexts are not too long together; one part, but for very long contexts."""
+    """Split questions so that the contexts of a part are not too long together; usually there is one part."""
     first = characters = 0
     for number, question in enumerate(questions):
         characters += len(question.context)
@@ -111,10 +112,10 @@ def _parts(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
 
 
 def choose_devices(count: int) -> list[str]:
-    """Where ``--devices N`` computes: on N GPUs, or where there is none in N processes on the CPU.
+    """The devices for ``--devices N``: N GPUs or, without a GPU, the CPU N times (one process each).
 
     Raises:
-        InputError: there are fewer GPUs.
+        InputError: there are GPUs, but fewer than ``count``.
     """
     if not torch.cuda.is_available():
         return ["cpu"] * count
@@ -129,14 +130,14 @@ def choose_devices(count: int) -> list[str]:
 def answering(
     asked: PredictSettings, devices: Sequence[str]
 ) -> Iterator[Callable[[Chunks[Key]], Iterator[tuple[Key, bytes]]]]:
-    """A function from chunks of questions to their lines, in order; when the ``with`` ends, no process is left.
+    """Yield a function that answers chunks of questions, in order; all processes end with the ``with`` statement.
 
     Args:
         asked: how questions are answered.
-        devices: one computes in this process, several in a process each; those on the CPU share its threads.
+        devices: one device computes in this process; several get a process each, and share the threads of a CPU.
 
     Raises:
-        InputError: what `PredictSettings.load` and `PredictSettings.answer` raise, or a process died.
+        InputError: see `PredictSettings.load` and `PredictSettings.answer`; or a process died.
     """
     if len(devices) == 1:
         reader = asked.load(devices[0])
@@ -145,11 +146,11 @@ def answering(
     threads = max(1, torch.get_num_threads() // len(devices))
     idle: SimpleQueue[_Worker] = SimpleQueue()
     with ExitStack() as running:
-        waiters = ThreadPoolExecutor(len(devices))  # each waits for a process
-        running.callback(waiters.shutdown, cancel_futures=True)  # once the processes are gone
+        waiters = ThreadPoolExecutor(len(devices))  # each thread waits for one process
+        running.callback(waiters.shutdown, cancel_futures=True)  # runs after the processes have ended
         workers = [running.enter_context(_Worker(asked, device, threads)) for device in devices]
         for worker in workers:
-            worker.receive()  # that its model is loaded
+            worker.receive()  # it has loaded its model
             idle.put(worker)
         yield partial(_in_order, lambda questions: waiters.submit(_ask, idle, questions), 2 * len(devices))
 
@@ -176,10 +177,10 @@ def _in_order(
 
 
 class _Worker:
-    """A process that holds the model on its device; killed when the ``with`` ends.
+    """A process with the model on its device; it is killed when the ``with`` statement ends.
 
-    Not in a pool of `concurrent.futures`: that keeps the writing end of its processes' pipe, so where one is killed
-    while it sends more than the pipe holds (64 KiB on Linux), the pool waits for the rest for ever.
+    A pool of `concurrent.futures` would not do: it keeps the writing end of its processes' pipe open. If a process is
+    killed while it sends more than the pipe holds (64 KiB on Linux), the pool waits for the rest for ever.
     """
 
     def __init__(self, asked: PredictSettings, device: str, threads: int) -> None:
@@ -190,24 +191,28 @@ class _Worker:
             target=_serve, args=(theirs, asked, device, threads, current_voice()), daemon=True
         )
         self._process.start()
-        theirs.close()  # so that the end of the process is the end of the connection
+        theirs.close()  # so that the connection closes when the process ends
 
     def __enter__(self) -> _Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process, whatever it does; whoever waits for its answer sees its end."""
+        """Kill the process; a thread that waits for its answer gets an error."""
         self._process.kill()
         self._process.join()
 
     def ask(self, questions: Sequence[Question]) -> bytes:
-        """Have questions answered."""
-        with suppress(OSError):  # it died, as `receive` tells
+        """Send questions, and return the lines of their answers."""
+        with suppress(OSError):  # the process has died: `receive` raises the error
             self._connection.send(questions)
         return self.receive()
 
     def receive(self) -> bytes:
-        """What the process sends next."""
+        """Wait for the next message of the process.
+
+        Raises:
+            InputError: the process sent one, or it has died.
+        """
         try:
             reply: bytes | InputError = self._connection.recv()
         except (EOFError, OSError):
@@ -219,7 +224,7 @@ class _Worker:
     def _cause_of_death(self) -> str:
         self._process.join(5)
         status = self._process.exitcode or 0
-        how = f"with status {status}; what it said stands above"
+        how = f"with status {status}; its own messages are above"
         if status < 0:
             how = f"of {signal.Signals(-status).name}"
             how += "; the system ends processes so when memory runs out" if status == -signal.SIGKILL else ""
@@ -227,7 +232,7 @@ class _Worker:
 
 
 def _serve(connection: Connection, asked: PredictSettings, device: str, threads: int, voice: Voice) -> None:
-    """Answer whatever comes, until the other side is gone: the work of one process."""
+    """The main function of a worker process: answer questions until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the first one decides
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's
     torch.set_num_threads(threads)

@@ -107,7 +107,7 @@ def test_a_run_that_was_cut_off_anywhere_ends_as_one_that_was_not(
         **{"rows": 75, "answered": 73, "bad_rows": 2, "bytes": [len(whole["answers"]), len(whole["errors"])]}
     }
     said = capsys.readouterr().out
-    assert (f"going on with {output} after row {left}" in said) == any(answers)
+    assert (f"resuming {output} after row {left}" in said) == any(answers)
     assert "73 questions of 75 rows answered" in said
 
 
@@ -241,6 +241,6 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(source,
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "cannot be written (File too large); free some space" in str(caught.value)
-    assert f"32 rows of {output} are done and stay; the same command goes on after them" in str(caught.value)
+    assert f"32 rows of {output} are done and kept; the same command resumes after them" in str(caught.value)
     assert ask(source, output) == 0
     assert written(output) == whole

@@ -77,7 +77,7 @@ def test_two_devices_write_the_same_bytes_and_one_that_dies_is_one_error(source,
     with pytest.raises(InputError) as caught:
         ask(source, output, "--devices", 2)
     assert "the process that answers on cpu ended of SIGKILL" in str(caught.value)
-    assert "are done and stay; the same command goes on after them" in str(caught.value)
+    assert "are done and kept; the same command resumes after them" in str(caught.value)
     assert not multiprocessing.active_children()
     begun = written(output)
     assert begun["answers"]
@@ -102,7 +102,7 @@ def test_what_is_wrong_with_a_model_is_said_by_the_first_process(tmp_path, model
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("exit 7", "with status 7; what it said stands above"),
+        ("exit 7", "with status 7; its own messages are above"),
         ("SIGKILL", "of SIGKILL; the system ends processes so when memory runs out"),
         ("SIGTERM", "of SIGTERM"),
         ("SIGSEGV", "of SIGSEGV"),
@@ -177,7 +177,7 @@ def test_the_script_killed_or_interrupted_on_two_devices_leaves_no_process_and_g
         process.send_signal(number)
         said = process.communicate(timeout=60)[0]
         assert process.returncode == (130 if number == signal.SIGINT else -number)
-        assert ("the same command goes on after them" in said) == (number == signal.SIGINT)
+        assert ("the same command resumes after them" in said) == (number == signal.SIGINT)
         assert "Traceback" not in said
         while any(Path(f"/proc/{child}").exists() for child in children):  # the timeout of the test ends this loop
             time.sleep(0.05)

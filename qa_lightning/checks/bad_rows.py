@@ -25,6 +25,11 @@ _SCRIPT_CHARACTERS = 2000  # at the start of a context that its script is decide
 # kind -> severity, title, fix
 ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "columns": ("error", "rows without a column", "name it, for example with --data.columns.question NAME"),
+    "fields": (
+        "error",
+        "rows with more or fewer fields than the header",
+        "put texts that hold the separator or line breaks in double quotes",
+    ),
     "empty": ("error", "empty or null fields", "fill them in, or leave the rows out with --data.on_bad_rows skip"),
     "type": ("error", "fields of a wrong type", "correct them, or leave the rows out with --data.on_bad_rows skip"),
     "text": ("error", "texts that are not valid Unicode", "save the file as UTF-8"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from qa_lightning.checks.bad_rows import ROW_FINDINGS, script_of, short_hash
 from qa_lightning.checks.report import check_source
-from qa_lightning.checks.rows import ROW_FINDINGS, script_of, short_hash
 from tests.helpers.checks import answers, found, row
 from tests.helpers.data import make_rows, write_json
 
@@ -38,7 +38,19 @@ def test_each_kind_is_found_counted_and_shown_with_place_and_id(tmp_path, kind) 
 
 
 def test_kinds_of_rows_are_all_tried() -> None:
-    assert set(CASES) | {"leakage"} == set(ROW_FINDINGS)
+    assert set(CASES) | {"fields", "leakage"} == set(ROW_FINDINGS)
+
+
+def test_a_row_of_a_table_with_too_many_fields_is_called_so(tmp_path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("id,question,context,answers\n1,Who?,Ben .,\n2,Who, else?,Ben .,\n3,Who?\n")
+    (finding,) = check_source(str(path)).findings
+    assert finding.title == "rows with more or fewer fields than the header"
+    assert [one["what"][:30] for one in finding.rows] == [
+        "(line 3): 5 fields where the h",
+        "(line 4): 2 fields where the h",
+    ]
+    assert "double quotes" in finding.fix
 
 
 def test_contexts_on_both_sides_are_counted_once_each(tmp_path) -> None:

@@ -1,0 +1,14 @@
+"""The names in a run's folder, ``lightning_logs/version_N``; paths are relative to it.
+
+``record`` claims and finds such folders. What an evaluation writes elsewhere is named in ``training.scoring``.
+"""
+
+MODEL_FOLDER = "model"  # the best checkpoint, as a folder for transformers
+CHECKPOINT_FOLDER = "checkpoints"
+BEST, LAST = "best.ckpt", "last.ckpt"
+BEST_CHECKPOINT = f"{CHECKPOINT_FOLDER}/{BEST}"
+LAST_CHECKPOINT = f"{CHECKPOINT_FOLDER}/{LAST}"
+CONFIDENCE_FOLDER = "confidence"  # figures and numbers about threshold, temperature and calibration
+FLAGS = "config.yaml"  # every flag of the run
+RECORD = "run.json"  # one entry per start: command, versions, seed, data; at the end the scores
+CURVE_FILES = "events.out.tfevents.*"  # TensorBoard's
