@@ -438,7 +438,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_model_that_fits(
         (str(other), r"it holds \d+ of other shapes \(model.bert.embeddings.LayerNorm.bias: \[32\], not \[64\]\)"),
         (
             "tiny",
-            r"\d+ weights that this model does not have \(model.bert.\S+\), lacks \d+ that it has \(model.roformer",
+            r"it holds \d+ weights that this model does not have \(model.bert.\S+\), lacks \d+ that it has \(model.ro",
         ),
     ]:
         flags = [*train_flags(tmp_path, model, train, train), "--ckpt_path", str(tmp_path / "saved.ckpt")]

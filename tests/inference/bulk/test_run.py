@@ -105,7 +105,7 @@ def test_ctrl_c_keeps_what_is_written_and_says_how_to_go_on(source, whole, ask, 
         commands.run_command(lambda: ask(source, output))
     assert caught.value.code == 130
     assert (
-        f"stopped by Ctrl-C: 16 rows of {output} are done and stay; the same command goes on" in capsys.readouterr().out
+        f"stopped by Ctrl-C: 16 rows of {output} are done and kept; the same command resumes" in capsys.readouterr().out
     )
     monkeypatch.undo()
     assert ask(source, output) == 0
