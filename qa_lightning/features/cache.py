@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from qa_lightning.data.answers import UNPLACED
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import Example, OnBadRows, in_validation, read_examples, write_examples
 from qa_lightning.data.formats import counted
@@ -28,7 +29,7 @@ from qa_lightning.wording import visible
 log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
-_FORMAT = 6  # of the files; raise it when their content changes
+_FORMAT = 7  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
 
 
@@ -47,6 +48,7 @@ class PreparedSplit:
         settings: lengths for the tokenizer.
         cache_dir: parent of the folders.
         answers: which answers of a question label its windows.
+        texts_alone: the split is only scored, for which the texts of its answers are enough; see `read_examples`.
     """
 
     split: Split
@@ -59,6 +61,7 @@ class PreparedSplit:
     settings: WindowSettings
     cache_dir: Path
     answers: TrainAnswers = "first"
+    texts_alone: bool = False
 
     @property
     def _part(self) -> Split:
@@ -75,6 +78,7 @@ class PreparedSplit:
             self.max_examples,
             self.on_bad_rows,
             asdict(self.columns),
+            *(["texts alone"] if self.texts_alone else []),
         ]
         return self.cache_dir / "examples" / _key(parts)
 
@@ -126,13 +130,24 @@ class PreparedSplit:
         column_lines: list[str] = []
         skipped: list[str] = []
         repairs: list[str] = []
+        left_out: list[str] = []
+        unplaced: list[str] | None = [] if self.texts_alone else None
         total = count_rows(self.source, self._part) if self.max_examples is None else None
         rows = with_usual_columns(
             tracked(read_rows(self.source, self._part), total, what=f"{self.split}: reading"),
             self.columns,
             column_lines.append,
         )
-        examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.max_examples, repairs=repairs)
+        examples = read_examples(
+            rows,
+            self.on_bad_rows,
+            skipped,
+            wanted,
+            self.max_examples,
+            repairs=repairs,
+            left_out=left_out,
+            unplaced=unplaced,
+        )
         try:
             count = write_examples(examples, folder / "examples.arrow")
         except InputError as error:
@@ -144,13 +159,15 @@ class PreparedSplit:
             raise InputError([f"{self.source}{part}: {error.problems[0]}", *error.problems[1:]]) from None
         summary: dict[str, Any] = {
             **{"rows": count, **counts},
-            **{"columns": column_lines, "skipped": skipped, "repaired": repairs},
+            **{"columns": column_lines, "skipped": skipped, "repaired": repairs, "left_out": left_out},
+            "unplaced": unplaced or [],
         }
         if self.divided:
             summary["divided"] = {"validation_fraction": self.divided[0], "seed": self.divided[1]}
         (folder / "summary.json").write_text(json.dumps(summary))
-        if repairs:
-            (folder / "repaired.txt").write_text("".join(f"{visible(line)}\n" for line in repairs), encoding="utf-8")
+        for name, lines in (("repaired.txt", repairs), ("left_out.txt", [*skipped, *left_out])):
+            if lines:
+                (folder / name).write_text("".join(f"{visible(line)}\n" for line in lines), encoding="utf-8")
 
     def _write_features(self, folder: Path) -> None:
         examples = open_examples(self.examples_folder)
@@ -191,9 +208,9 @@ def open_examples(folder: Path) -> Any:
 
 
 def _spans(answers: dict[str, Any]) -> list[tuple[int, int]]:
-    """(start, end) of each gold answer in characters, end exclusive."""
+    """(start, end) of each gold answer in characters, end exclusive; without those of which only the text is known."""
     pairs = zip(answers["answer_start"], answers["text"], strict=True)
-    return [(start, start + len(text)) for start, text in pairs]
+    return [(start, start + len(text)) for start, text in pairs if start != UNPLACED]
 
 
 def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
@@ -218,23 +235,47 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         )
     for line in rows["columns"]:
         yield f"{split}: {line}"
-    if rows["repaired"]:
-        listed = prepared.examples_folder / "repaired.txt"
-        moved = counted(len(rows["repaired"]), "answer")
-        yield f"{split}: moved {moved} (all are listed in {listed}), the first: {rows['repaired'][0]}"
-    if rows["skipped"]:
-        yield f"{split}: left out {counted(len(rows['skipped']), 'bad row')}, the first: {rows['skipped'][0]}"
-    if windows["cut_questions"]:
-        yield f"{split}: {windows['cut_questions']:,} questions were longer than --data.max_question_length and cut"
+    yield from _changed_lines(prepared, rows)
+    if cut := windows["cut_questions"]:
+        were = "question was" if cut == 1 else "questions were"
+        yield f"{split}: {cut:,} {were} longer than --data.max_question_length and cut"
     if (several := windows.get("several_answers")) is not None:
+        has = "has" if several == 1 else "have"
         yield (
-            f"{split}: {several:,} questions have several distinct answers, all of which they are trained on"
+            f"{split}: {counted(several, 'question')} {has} several distinct answers, all of which are trained on"
             if several
             else f"{split}: --data.train_answers all is without effect: no question has several distinct answers"
         )
     lost = windows["unlabelled"] - rows["unanswerable"]
-    if lost > 0:
-        yield f"{split}: {lost:,} answers stand whole in no window; a larger --data.doc_stride may hold them"
+    if lost > 0 and not rows["unplaced"]:  # answers without an offset have no label either
+        yield (
+            f"{split}: {counted(lost, 'answer')} {'stands' if lost == 1 else 'stand'} whole in no window; a larger "
+            "--data.doc_stride may help"
+        )
+
+
+def _changed_lines(prepared: PreparedSplit, rows: dict[str, Any]) -> Iterator[str]:
+    """Lines that say what was repaired or left out, and where all of it is listed."""
+    split, folder = prepared.split, prepared.examples_folder
+    for name, did, what, listed in (
+        ("repaired", "repaired", "answer", "repaired.txt"),
+        ("skipped", "left out", "bad row", "left_out.txt"),
+        ("left_out", "left out", "bad answer", "left_out.txt"),
+    ):
+        if lines := rows[name]:
+            of = " of questions that have others" if name == "left_out" else ""
+            yield (
+                f"{split}: {did} {counted(len(lines), what)}{of} (all are listed in {folder / listed}), the first: "
+                f"{lines[0]}"
+            )
+    if lines := rows["unplaced"]:
+        yield f"note: {unplaced_line(lines)}"
+
+
+def unplaced_line(lines: Sequence[str]) -> str:
+    """A line about answers with wrong offsets that are scored all the same."""
+    answers = "1 gold answer is" if len(lines) == 1 else f"{len(lines):,} gold answers are"
+    return f"{answers} not at their answer_start; EM and F1 compare texts alone, so they count; the first: {lines[0]}"
 
 
 def _key(parts: list[Any]) -> str:

@@ -166,7 +166,7 @@ NAMES = st.sampled_from("id question context answers answer_text answer answer_s
 def test_any_values_of_rows_are_read_or_refused(tmp_path, rows):
     path = tmp_path / "q.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    for on_bad_rows in ("error", "skip", "repair"):
+    for on_bad_rows in ("error", "skip", "repair", "repair_or_skip"):
         try:
             result = read(path, on_bad_rows)
         except InputError:
