@@ -23,7 +23,7 @@ from qa_lightning.features.cache import PreparedSplit, cut_examples, open_exampl
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import build_once, temporary_folder
-from qa_lightning.metrics.squad import Scoring
+from qa_lightning.metrics.squad import MixedScript, Scoring
 from qa_lightning.progress import tracked
 from qa_lightning.wording import visible
 
@@ -85,7 +85,7 @@ def check_source(
 
 
 def check_prepared(
-    splits: Sequence[PreparedSplit], max_answer_length: int, mixed_script: bool = False
+    splits: Sequence[PreparedSplit], max_answer_length: int, mixed_script: bool | MixedScript = False
 ) -> dict[str, Report]:
     """Check the data of a run: the first `AT_START` rows of each split, and the features of validation.
 
@@ -102,7 +102,7 @@ def check_prepared(
     scoring = Scoring(version_2=True, mixed_script=mixed_script)
     names = [one.features_folder.name for one in splits]
     unknown = str(splits[0].tokenizer.unk_token_id)  # is counted, and does not decide windows
-    key = "-".join([str(_FORMAT), str(max_answer_length), unknown, *(["mixed"] if mixed_script else []), *names])
+    key = "-".join([str(_FORMAT), str(max_answer_length), unknown, *filter(None, [scoring.script]), *names])
     folder = splits[0].cache_dir / "checks" / key
     build_once(folder, lambda part: _write_checks(part, splits, max_answer_length, scoring))
     return {
