@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from qa_lightning.files import no_temporary_room
 
 OnBadRows = Literal["error", "skip", "repair", "repair_or_skip"]
 _BATCH_CHARACTERS = 1 << 26  # a batch with more characters of contexts is written; Arrow allows 2 GiB of text a batch
+REPAIRED, LEFT_OUT = "repaired.txt", "left_out.txt"  # files beside prepared examples that list each change
 _REPAIR = "repair to repair answers whose right offset is certain"
 _FIXES: dict[OnBadRows, str] = {
     "error": (
@@ -207,6 +208,31 @@ def read_examples(
     if not found:
         raise InputError("the data has no questions")
     skipped += bad_rows
+
+
+def changed_lines(lists: Mapping[str, Sequence[str]], folder: Path | None = None) -> Iterator[str]:
+    """Lines that say how many answers and rows were repaired, left out or taken without an offset, and the first.
+
+    Args:
+        lists: the lists that `read_examples` filled, as ``repaired``, ``skipped``, ``left_out`` and ``unplaced``.
+        folder: holds files that list all; None if there are none.
+    """
+    for name, did, what, file in (
+        ("repaired", "repaired", "answer", REPAIRED),
+        ("skipped", "left out", "bad row", LEFT_OUT),
+        ("left_out", "left out", "bad answer", LEFT_OUT),
+    ):
+        if lines := lists[name]:
+            of = " of questions that have others" if name == "left_out" else ""
+            listed_in = f" (all are listed in {folder / file})" if folder else ""
+            yield f"{did} {counted(len(lines), what)}{of}{listed_in}, the first: {lines[0]}"
+    if lines := lists["unplaced"]:
+        are = "is not at its" if len(lines) == 1 else "are not at their"
+        count = "it counts" if len(lines) == 1 else "they count"
+        yield (
+            f"note: {counted(len(lines), 'gold answer')} {are} answer_start; {count} all the same, for EM and F1 "
+            f"compare texts alone; the first: {lines[0]}"
+        )
 
 
 def _until_broken(rows: Iterable[PlacedRow], problems: list[str]) -> Iterator[PlacedRow]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,16 @@ from typing import Any, Literal
 
 from qa_lightning.data.answers import UNPLACED
 from qa_lightning.data.columns import Columns, with_usual_columns
-from qa_lightning.data.examples import Example, OnBadRows, in_validation, read_examples, write_examples
+from qa_lightning.data.examples import (
+    LEFT_OUT,
+    REPAIRED,
+    Example,
+    OnBadRows,
+    changed_lines,
+    in_validation,
+    read_examples,
+    write_examples,
+)
 from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import Split, count_rows, read_rows, source_fingerprint
 from qa_lightning.errors import InputError
@@ -165,7 +174,7 @@ class PreparedSplit:
         if self.divided:
             summary["divided"] = {"validation_fraction": self.divided[0], "seed": self.divided[1]}
         (folder / "summary.json").write_text(json.dumps(summary))
-        for name, lines in (("repaired.txt", repairs), ("left_out.txt", [*skipped, *left_out])):
+        for name, lines in ((REPAIRED, repairs), (LEFT_OUT, [*skipped, *left_out])):
             if lines:
                 (folder / name).write_text("".join(f"{visible(line)}\n" for line in lines), encoding="utf-8")
 
@@ -235,7 +244,8 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         )
     for line in rows["columns"]:
         yield f"{split}: {line}"
-    yield from _changed_lines(prepared, rows)
+    for line in changed_lines(rows, prepared.examples_folder):
+        yield f"{split}: {line}"
     if cut := windows["cut_questions"]:
         were = "question was" if cut == 1 else "questions were"
         yield f"{split}: {cut:,} {were} longer than --data.max_question_length and cut"
@@ -252,30 +262,6 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
             f"{split}: {counted(lost, 'answer')} {'stands' if lost == 1 else 'stand'} whole in no window; a larger "
             "--data.doc_stride may help"
         )
-
-
-def _changed_lines(prepared: PreparedSplit, rows: dict[str, Any]) -> Iterator[str]:
-    """Lines that say what was repaired or left out, and where all of it is listed."""
-    split, folder = prepared.split, prepared.examples_folder
-    for name, did, what, listed in (
-        ("repaired", "repaired", "answer", "repaired.txt"),
-        ("skipped", "left out", "bad row", "left_out.txt"),
-        ("left_out", "left out", "bad answer", "left_out.txt"),
-    ):
-        if lines := rows[name]:
-            of = " of questions that have others" if name == "left_out" else ""
-            yield (
-                f"{split}: {did} {counted(len(lines), what)}{of} (all are listed in {folder / listed}), the first: "
-                f"{lines[0]}"
-            )
-    if lines := rows["unplaced"]:
-        yield f"note: {unplaced_line(lines)}"
-
-
-def unplaced_line(lines: Sequence[str]) -> str:
-    """A line about answers with wrong offsets that are scored all the same."""
-    answers = "1 gold answer is" if len(lines) == 1 else f"{len(lines):,} gold answers are"
-    return f"{answers} not at their answer_start; EM and F1 compare texts alone, so they count; the first: {lines[0]}"
 
 
 def _key(parts: list[Any]) -> str:
