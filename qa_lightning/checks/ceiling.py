@@ -3,11 +3,13 @@
 A prediction is a span of whole tokens (limit ``tokens``) within one window (``windows``) of at most so many tokens
 (``max_answer_length``). The best span is searched over all spans and all annotators' answers, exactly: the first and
 the last token of an optimal span have a part of a word of a gold answer, so only those spans are tried. Where they are
-very many, the score counts as reachable, so that the ceiling never is too low.
+very many, the score counts as reachable, so that the ceiling never is too low. Limit: no token reaches over white
+space between two words.
 """
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.metrics.squad import Scoring, answer_tokens, normalize_answer, squad_f1
 
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 LIMITS = ("tokens", "windows", "max_answer_length")  # each is applied on top of those before it
 _TRIES, _TRIES_PER_TOKEN = 10_000, 20  # spans of a question that are scored for a limit, at most
 
@@ -105,6 +108,8 @@ class _Search:
         self._context, self._tokens, self._max, self._scoring = context, tokens, max_answer_length, scoring
         normalized = [normalize_answer(gold, scoring.mixed_script) for gold in golds]
         self._golds = list(dict.fromkeys(filter(None, normalized))) or [""]
+        if self._golds == [""]:  # answers of articles and punctuation alone: no text at all is right
+            self.best = [(1.0, 1.0)] * len(LIMITS)
         words = [answer_tokens(gold, scoring.mixed_script) for gold in self._golds]
         self._lengths = {len(own) for own in words}
         self._wanted = tuple({word for own in words for word in own})
@@ -170,4 +175,7 @@ class _Search:
         return any(word.endswith(self._wanted) for word in words)
 
     def _words(self, text: str) -> list[str]:
+        """The words of a part of the context, with articles: they may be parts of other words."""
+        if self._scoring.script is None:
+            return text.lower().translate(_PUNCTUATION).split()
         return answer_tokens(normalize_answer(text, self._scoring.mixed_script), self._scoring.mixed_script)
