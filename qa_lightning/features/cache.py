@@ -251,8 +251,9 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         yield f"{split}: {cut:,} {were} longer than --data.max_question_length and cut"
     if (several := windows.get("several_answers")) is not None:
         has = "has" if several == 1 else "have"
+        it = "it is" if several == 1 else "they are"
         yield (
-            f"{split}: {counted(several, 'question')} {has} several distinct answers, all of which are trained on"
+            f"{split}: {counted(several, 'question')} {has} several distinct answers, all of which {it} trained on"
             if several
             else f"{split}: --data.train_answers all is without effect: no question has several distinct answers"
         )

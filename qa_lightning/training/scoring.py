@@ -226,7 +226,8 @@ def score_model(
         raise InputError(f"--model: {problem}")
     trained = AnswerSettings.of_model(model, tokenizer)
     settings = trained.fitted(read_threshold_file(thresholds, name)) if thresholds else trained
-    settings = replace(settings, **(lengths or {}))
+    changed: Any = lengths or {}
+    settings = replace(settings, **changed)
     if (positions := max_positions(model)) and settings.max_length > positions:
         raise InputError(f"--data.max_length {settings.max_length}: the model has {positions} positions")
     own = settings.scaling
