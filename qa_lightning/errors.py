@@ -15,7 +15,8 @@ Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 # A command in backticks; or a flag as messages write it, with its value if the next word can only be a value.
 _FLAG = re.compile(
     r"`(?:qa-lightning|'[^'`]*python[\d.]*'|[^` ]*python[\d.]*) [^`]*`|--((?:data|model|trainer)\.)?([a-z][\w.]*\w)"
-    r"(?: (true|false|skip|repair|error|first|all|eager|sdpa|bf16-mixed|NAME|FILE|\d+(?:\.\d+)?)(?![\w.]))?"
+    r"(?: (true|false|skip|repair_or_skip|repair|error|first|all|eager|sdpa|bf16-mixed|NAME|FILE|\d+(?:\.\d+)?)"
+    r"(?![\w.]))?"
 )
 
 

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from qa_lightning.data.answers import occurrences
 from qa_lightning.data.examples import Example, IdPlaces, check_row
 from qa_lightning.data.formats import PlacedRow, shown
+from qa_lightning.data.repair import occurrences
 
 Severity = Literal["error", "warning", "note"]
 LANGUAGE_SAMPLE = 300  # contexts
@@ -46,12 +46,17 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "misplaced": (
         "error",
         "answers that are not at their answer_start",
-        "--data.on_bad_rows repair moves those whose right offset is certain; correct the others",
+        "--data.on_bad_rows repair repairs those whose right offset is certain; correct the others",
     ),
     "unplaced": (
         "error",
         "answers without an answer_start that occur several times, or not at all",
         "add a column answer_start, or correct the text",
+    ),
+    "left_out": (
+        "warning",
+        "bad answers of questions that have others; they are left out",
+        "--data.on_bad_rows repair repairs those whose right offset is certain; correct the others",
     ),
     "contradiction": ("error", "is_impossible contradicts the answers", "correct one of the two"),
     "several_places": (
@@ -169,6 +174,7 @@ class RowCheck:
     def __init__(self, max_rows: int = 5, other_contexts: frozenset[int] = frozenset()) -> None:
         self.findings = Findings(ROW_FINDINGS, max_rows)
         self.rows = self.unanswerable = self.answers = 0
+        self._contexts_of_rows: set[int] = set()  # of all rows; the others are of valid rows
         self._contexts: set[int] = set()
         self._leaked: set[int] = set()
         self._asked: dict[int, int] = {}
@@ -194,11 +200,14 @@ class RowCheck:
         """
         for place, row in rows:
             self.rows += 1
-            example, problems = check_row(place, row)
-            name = str(row.get("id", ""))
-            for problem in problems:
+            checked = check_row(place, row)
+            example, name = checked.example, str(row.get("id", ""))
+            found = [(problem.kind, problem) for problem in checked.problems]
+            for kind, problem in found + [("left_out", problem) for problem in checked.left_out]:
                 what = problem.removeprefix(place).removeprefix(f" (id {name})").lstrip(": ")
-                self.findings.add(problem.kind, place, name, what)
+                self.findings.add(kind, place, name, what)
+            if isinstance(row.get("context"), str):
+                self._contexts_of_rows.add(short_hash(row["context"]))
             if example is None:
                 continue
             if first := self._places.add(example["id"], place):
@@ -213,8 +222,9 @@ class RowCheck:
         self.answers += len(answers["text"])
         self._check_context(place, example)
         for text in dict.fromkeys(answers["text"]):
-            if len(found := occurrences(text, context)) > 1:
-                what = f"{shown(text)} occurs at {', '.join(map(str, found[:5]))}"
+            if len(found := occurrences(text, context, 6)) > 1:
+                more = " and elsewhere" if len(found) > 5 else ""
+                what = f"{shown(text)} occurs at {', '.join(map(str, found[:5]))}{more}"
                 self.findings.add("several_places", place, example["id"], what)
         asked = short_hash(" ".join(question.split()).lower(), context)
         answered = short_hash(*sorted({text.strip().lower() for text in answers["text"]}))
@@ -241,7 +251,7 @@ class RowCheck:
         """Counts of rows, contexts and answers, and of contexts by script and (on the sample) by language."""
         return {
             "rows": self.rows,
-            "contexts": len(self._contexts),
+            "contexts": len(self._contexts_of_rows),
             "answers": self.answers,
             "unanswerable": self.unanswerable,
             "scripts": dict(self._scripts.most_common()),

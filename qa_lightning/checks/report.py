@@ -19,19 +19,20 @@ from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import write_examples
 from qa_lightning.data.formats import PlacedRow, counted
 from qa_lightning.data.sources import count_rows, has_split, read_rows
+from qa_lightning.errors import InputError, worded
 from qa_lightning.features.cache import PreparedSplit, cut_examples, open_examples
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import build_once, temporary_folder
-from qa_lightning.metrics.squad import Scoring
+from qa_lightning.metrics.squad import MixedScript, Scoring
 from qa_lightning.progress import tracked
 from qa_lightning.wording import visible
 
 AT_START = 100_000  # rows of a split that are checked, at most, when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _LOGGED_ELSEWHERE = ("cut_question", "unheld")  # `features.cache.describe_split` logs lines about these
-_FORMAT = 2  # of the cached reports; raise it when the checks change
+_FORMAT = 3  # of the cached reports; raise it when the checks change
 
 
 def check_source(
@@ -42,6 +43,7 @@ def check_source(
     settings: WindowSettings = WindowSettings(),  # noqa: B008 - frozen
     max_answer_length: int = MAX_ANSWER_LENGTH,
     max_rows: int = 5,
+    mixed_script: bool | MixedScript = False,
 ) -> Report:
     """Check all rows of a source's training split; of its validation split, if it has only that one.
 
@@ -54,9 +56,10 @@ def check_source(
         settings: how contexts are cut into windows.
         max_answer_length: in tokens.
         max_rows: rows to list for each finding.
+        mixed_script: see `squad.Scoring`.
 
     Raises:
-        InputError: the source cannot be read.
+        InputError: the source cannot be read, or has no rows.
     """
     other: frozenset[int] = frozenset()
     column_lines: list[str] = []
@@ -71,13 +74,21 @@ def check_source(
     rows = with_usual_columns(read, columns, column_lines.append)
     with closing(check), temporary_folder() as folder:
         kept = write_examples(check.valid(rows), folder / "examples.arrow")
+        if not check.rows:
+            raise InputError(f"{source}: the data has no questions")
         report = Report(source, {"read": column_lines, **check.facts()})
         report.add(check.findings.found())
         if tokenizer is not None and kept:
             examples = open_examples(folder)
             write_features(cut_examples(examples, Windower(tokenizer, settings)), folder, len(tokenizer))
             tokens = TokenCheck(
-                FeatureStore.open(folder), examples, tokenizer, settings, max_answer_length, max_rows=max_rows
+                FeatureStore.open(folder),
+                examples,
+                tokenizer,
+                settings,
+                max_answer_length,
+                Scoring(version_2=True, mixed_script=mixed_script),
+                max_rows,
             )
             report.facts |= tokens.run()
             report.add(tokens.findings.found())
@@ -86,7 +97,7 @@ def check_source(
 
 
 def check_prepared(
-    splits: Sequence[PreparedSplit], max_answer_length: int, mixed_script: bool = False
+    splits: Sequence[PreparedSplit], max_answer_length: int, mixed_script: bool | MixedScript = False
 ) -> dict[str, Report]:
     """Check the data of a run: the first `AT_START` rows of each split, and the features of validation.
 
@@ -103,7 +114,7 @@ def check_prepared(
     scoring = Scoring(version_2=True, mixed_script=mixed_script)
     names = [one.features_folder.name for one in splits]
     unknown = str(splits[0].tokenizer.unk_token_id)  # is counted, and does not decide windows
-    key = "-".join([str(_FORMAT), str(max_answer_length), unknown, *(["mixed"] if mixed_script else []), *names])
+    key = "-".join([str(_FORMAT), str(max_answer_length), unknown, *filter(None, [scoring.script]), *names])
     folder = splits[0].cache_dir / "checks" / key
     build_once(folder, lambda part: _write_checks(part, splits, max_answer_length, scoring))
     return {
@@ -151,11 +162,31 @@ def short_lines(reports: dict[str, Report]) -> Iterator[str]:
                     f"{finding.fix}"
                 )
         ceiling = report.facts.get("ceiling")
-        if ceiling and ceiling["exact_match"] < 99.95:
-            yield (
-                f"{split}: gold answers, converted to tokens and back, score EM {ceiling['exact_match']:.2f} and F1 "
-                f"{ceiling['f1']:.2f}: no model can score higher with this tokenizer and these settings"
-            )
+        if ceiling and ceiling["exact_match"] - report.facts["limits"]["max_answer_length"]["exact_match"] < 99.95:
+            yield f"{split}: at best {_ceiling_line(report.facts)}"
+
+
+def _ceiling_line(facts: dict[str, Any]) -> str:
+    """The best scores that any model can reach, and what each limit costs."""
+    found, costs = facts["ceiling"], facts["limits"]
+    line = f"EM {found['exact_match']:.2f}, F1 {found['f1']:.2f} with this tokenizer and these windows"
+    apart = [
+        f"{what} {_points(costs[name])} ({fix})"
+        for name, what, fix in (
+            ("windows", "windows cost", "raise --data.doc_stride or --data.max_length"),
+            ("tokens", "tokens cost", "answers begin or end within a token"),
+        )
+        if max(costs[name].values()) >= 0.005
+    ]
+    line += f": {', '.join(apart)}" if apart else ""
+    if max((cost := costs["max_answer_length"]).values()) >= 0.005:
+        length = facts["max_answer_length"]
+        line += f"; max_answer_length {length} costs {_points(cost)} of it (raise --model.max_answer_length)"
+    return line
+
+
+def _points(cost: dict[str, float]) -> str:
+    return f"EM {cost['exact_match']:.2f}, F1 {cost['f1']:.2f}"
 
 
 def show(report: Report, console: Console) -> None:
@@ -207,11 +238,7 @@ def _fact_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, spread in facts["tokens"].items():
         yield f"tokens per {name}", _spread_line(spread)
     yield "windows per question", _spread_line(facts["windows_per_question"])
-    ceiling = facts["ceiling"]
-    yield (
-        "best score",
-        f"EM {ceiling['exact_match']:.2f}, F1 {ceiling['f1']:.2f} (gold answers, converted to tokens and back)",
-    )
+    yield "at best", worded(_ceiling_line(facts))
     if facts["unknown"]:
         unknown = [f"{text!r} {count:,}" for text, count in list(facts["unknown"].items())[:10]]
         yield "unknown", ", ".join(unknown)

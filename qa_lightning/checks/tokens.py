@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa_lightning.checks.bad_rows import Findings, Severity
+from qa_lightning.checks.ceiling import LIMITS, ContextTokens, best_scores
 from qa_lightning.data.formats import counted, shown
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import WindowSettings
-from qa_lightning.metrics.squad import Scoring, answer_scores
+from qa_lightning.metrics.squad import Scoring
 from qa_lightning.progress import loop_progress
 
 _ROWS = 1000  # examples read at a time
@@ -23,12 +24,12 @@ _ROWS = 1000  # examples read at a time
 TOKEN_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "unheld": (
         "warning",
-        "answers that no window holds whole",
+        "questions none of whose answers is whole in a window",
         "raise --data.doc_stride, or --data.max_length if the model has positions for it",
     ),
     "long_answer": (
         "warning",
-        "answers longer than max_answer_length, which are never predicted",
+        "questions all of whose answers are longer than max_answer_length, which are never predicted",
         "raise --model.max_answer_length",
     ),
     "cut_question": (
@@ -80,7 +81,7 @@ class TokenCheck:
         self._max_answer_length = max_answer_length
         self._scoring = scoring
         self._unknown: Counter[str] = Counter()
-        self._sums = np.zeros(3)  # EM, F1, questions
+        self._sums = np.zeros((len(LIMITS), 2))  # EM and F1 under the first limits
         self._lengths: dict[str, list[int]] = {"question": [], "context": [], "answer": []}
 
     def run(self) -> dict[str, Any]:
@@ -89,7 +90,8 @@ class TokenCheck:
         Returns:
             ``windows``; ``windows_per_question`` and ``tokens`` (of questions, contexts and answers) as a smallest,
             median, mean, 95th percentile and largest value; ``unknown``, the 20 most frequent unknown texts; and
-            ``ceiling``, EM and F1 in percent of gold answers that were converted to tokens and back.
+            ``ceiling``, the best EM and F1 in percent that any model can reach with these tokens and windows, whatever
+            the length of its answers; ``limits``, how much each of `ceiling.LIMITS` costs; ``max_answer_length``.
         """
         first = self._first_windows()
         with loop_progress(len(self._examples), what="checking tokens") as progress:
@@ -107,13 +109,16 @@ class TokenCheck:
             longest = max(self._lengths[length], default=0)
             self.findings.set_fix(kind, f"raise {flag}; the longest has {counted(longest, 'token')}")
         windows = np.diff(first)
-        exact, f1, count = self._sums.tolist()
+        best = 100 * self._sums / max(len(self._examples), 1)
+        costs = -np.diff(np.vstack([np.full(2, 100.0 if len(self._examples) else 0.0), best]), axis=0)
         return {
             "windows": len(self._store),
             "windows_per_question": _spread(windows),
             "tokens": {name: _spread(np.array(values)) for name, values in self._lengths.items() if values},
             "unknown": dict(self._unknown.most_common(20)),
-            "ceiling": {"exact_match": 100 * exact / max(count, 1), "f1": 100 * f1 / max(count, 1)},
+            "ceiling": _named(best[LIMITS.index("windows")]),
+            "limits": {name: _named(cost) for name, cost in zip(LIMITS, costs, strict=True)},
+            "max_answer_length": self._max_answer_length,
         }
 
     def _first_windows(self) -> NDArray[np.int64]:
@@ -127,37 +132,35 @@ class TokenCheck:
             self.findings.add("cut_question", "", row["id"], what)
         self._lengths["context"].append(self._context_length(windows))
         self._find_unknown(row, windows)
-        texts = row["answers"]["text"]
-        best = self._best_answer(row, windows) if texts else ""
-        exact, f1 = answer_scores(best, texts, self._scoring)
-        self._sums += (exact, f1, 1)
+        golds = list(dict.fromkeys(zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)))
+        if not golds:
+            self._sums += 1.0
+            return
+        tokens = ContextTokens.of_windows(self._store, windows, self._settings.doc_stride)
+        self._find_limits(row, golds, tokens)
+        self._sums += best_scores(row["context"], golds, tokens, self._max_answer_length, self._scoring)
 
     def _context_length(self, windows: range) -> int:
         """Context tokens of an example: those of its windows, with the overlaps counted once."""
         lengths = self._store.windows["context_length"][windows.start : windows.stop]
         return int(lengths.sum()) - self._settings.doc_stride * (len(windows) - 1)
 
-    def _best_answer(self, row: dict[str, Any], windows: range) -> str:
-        """The first gold answer, converted to tokens and back; empty if no prediction can give it."""
-        gold = row["answers"]["text"][0]
-        for window in windows:
-            record = self._store.windows[window]
-            if record["start"] == record["cls"]:
-                continue
-            begin = int(self._store.context_offset[window]) - int(record["context_begin"])
-            length = int(record["end"] - record["start"]) + 1
-            self._lengths["answer"].append(length)
-            if length > self._max_answer_length:
-                self.findings.add("long_answer", "", row["id"], f"{counted(length, 'token')}: {shown(gold)}")
-                return ""
-            start = int(self._store.char_start[begin + record["start"]])
-            end = int(self._store.char_end[begin + record["end"]])
-            back = str(row["context"][start:end])
-            if back != gold.strip():
-                self.findings.add("altered", "", row["id"], f"{shown(gold)} becomes {shown(back)}")
-            return back
-        self.findings.add("unheld", "", row["id"], shown(gold))
-        return ""
+    def _find_limits(self, row: dict[str, Any], golds: list[tuple[str, int]], tokens: ContextTokens) -> None:
+        """Add a finding for a question whose answers no prediction gives, by the limit that the best of them keeps."""
+        held: list[tuple[int, int, str, str]] = []  # limits kept, tokens, gold answer, the text of its tokens
+        for gold, start in golds:
+            if span := tokens.of_answer(gold, start):
+                length = int(tokens.index[span[1]] - tokens.index[span[0]]) + 1
+                self._lengths["answer"].append(length)
+                back = row["context"][int(tokens.start[span[0]]) : int(tokens.end[span[1]])]
+                held.append((tokens.limits(*span, self._max_answer_length), length, gold, back))
+        kept, length, gold, back = max(held, key=lambda one: one[0], default=(1, 0, golds[0][0], ""))
+        if kept == 1:
+            self.findings.add("unheld", "", row["id"], shown(gold))
+        elif kept == 2:
+            self.findings.add("long_answer", "", row["id"], f"{counted(length, 'token')}: {shown(gold)}")
+        elif back != gold.strip():
+            self.findings.add("altered", "", row["id"], f"{shown(gold)} becomes {shown(back)}")
 
     def _find_unknown(self, row: dict[str, Any], windows: range) -> None:
         """Count the texts of the context that became the unknown token."""
@@ -176,6 +179,10 @@ class TokenCheck:
             texts = [row["context"][start:end] for start, end in sorted(spans)]
             self._unknown.update(texts)
             self.findings.add("unknown", "", row["id"], ", ".join(map(repr, dict.fromkeys(texts[:10]))))
+
+
+def _named(scores: NDArray[Any]) -> dict[str, float]:
+    return dict(zip(("exact_match", "f1"), scores.tolist(), strict=True))
 
 
 def _spread(values: NDArray[Any]) -> dict[str, float]:

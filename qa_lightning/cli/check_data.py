@@ -35,6 +35,7 @@ def check_data(words: Sequence[str]) -> int:
         ("max_answer_length", MAX_ANSWER_LENGTH, "longest predicted answer, in tokens"),
     ):
         flags.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
+    flags.add_mixed_script()
     flags.add_columns()
     options = flags.read(words)
     from rich.console import Console
@@ -53,6 +54,7 @@ def check_data(words: Sequence[str]) -> int:
         WindowSettings(options.max_length, options.doc_stride, options.max_question_length),
         options.max_answer_length,
         options.rows,
+        options.mixed_script or False,
     )
     reports.show(report, Console())
     if options.json:

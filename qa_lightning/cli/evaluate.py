@@ -13,6 +13,13 @@ from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
 
+_LENGTHS = {
+    "max_length": "tokens per window, question included",
+    "doc_stride": "tokens of context that two neighbouring windows share",
+    "max_question_length": "longest question; longer ones are cut",
+    "max_answer_length": "longest predicted answer",
+}
+
 
 @naming_flags(groups=False, names={"data.validation": "data", "data.dataset": "data"})
 def evaluate(words: Sequence[str]) -> int:
@@ -22,11 +29,14 @@ def evaluate(words: Sequence[str]) -> int:
 
     quiet_libraries()
 
-    asked = (options.max_examples, options.mixed_script, columns_of(options))
+    asked = (options.max_examples, options.mixed_script or False, columns_of(options), options.on_bad_rows)
     if options.predictions:
         result = scoring.score_file(options.predictions, options.data, *asked, options.null_odds)
     else:
-        result = scoring.score_model(options.model, options.data, options.batch_size, *asked, options.threshold_file)
+        lengths = {name: options[name] for name in _LENGTHS if options[name] is not None}
+        result = scoring.score_model(
+            options.model, options.data, options.batch_size, *asked, options.threshold_file, lengths
+        )
     for name, value in result.metrics.items():
         print(f"{name:<14} {value:,}" if name.endswith("total") else f"{name:<14} {value:.4f}")
     for line in result.lines:
@@ -43,7 +53,9 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
         "evaluate", "Print EM and F1 of a model, or of a predictions file, as the official SQuAD scorers count them."
     )
     flags.add_argument("--model", type=str, metavar="NAME", help="folder of a trained model, or its name on the Hub")
-    flags.add_argument("--predictions", type=Path, metavar="FILE", help='JSON file {"id": "answer", ...}')
+    flags.add_argument(
+        "--predictions", type=Path, metavar="FILE", help='JSON file {"id": "answer", ...}, or what predict wrote'
+    )
     flags.add_argument(
         "--data",
         type=str,
@@ -61,11 +73,18 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
     flags.add_argument(
         "--null_odds", type=Path, metavar="FILE", help='with --predictions: {"id": number}, to find the best thresholds'
     )
-    flags.add_argument(
-        "--mixed_script", action="store_true", help="score each ideograph as a word, as MLQA does for Chinese"
-    )
+    flags.add_mixed_script()
     flags.add_argument("--batch_size", type=positive, default=EVAL_BATCH_SIZE, metavar="N", help="windows per step")
     flags.add_argument("--max_examples", type=positive, metavar="N", help="score only the first N questions")
+    flags.add_argument(
+        "--on_bad_rows",
+        choices=("error", "skip", "repair", "repair_or_skip"),
+        default="error",
+        help="what to do with rows that cannot be used; answers with a wrong answer_start can",
+    )
+    group = flags.add_argument_group("lengths in tokens, in place of the model's own")
+    for name, help in _LENGTHS.items():
+        group.add_argument(f"--{name}", type=positive, metavar="N", help=help)
     flags.add_columns()
     options = flags.read(words)
     problems = []
@@ -75,6 +94,8 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
         problems.append("--official compares with the SQuAD scorer, which knows no --mixed_script")
     if options.null_odds and not options.predictions:
         problems.append("--null_odds goes with --predictions; a model computes its own")
+    if options.predictions and (given := [f"--{name}" for name in _LENGTHS if options[name] is not None]):
+        problems.append(f"{', '.join(given)}: only for --model; answers in a file are not cut into windows")
     if options.threshold_file and not options.model:
         problems.append("--threshold_file goes with --model, whose threshold it replaces")
     if problems:

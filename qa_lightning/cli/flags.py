@@ -22,9 +22,9 @@ COLUMN_NAMES = ("id", "question", "context", "answers", "answer_text", "answer_s
 class Flags(ArgumentParser):  # type: ignore[misc]
     """The flags of one command.
 
-    Flags are written with underscores, ``--batch_size``; dashes are accepted, too. ``--columns.NAME`` can also be
-    written ``--data.columns.NAME``, as in ``train``. Texts stay as they are: use ``type=str`` with a default of None,
-    never ``str | None``, which reads the text "null" as None.
+    Flags are written with underscores, ``--batch_size``; dashes are accepted, too. A flag can also be written with its
+    group in ``train``: ``--data.columns.NAME``, ``--data.on_bad_rows``. Texts stay as they are: use ``type=str`` with a
+    default of None, never ``str | None``, which reads the text "null" as None.
 
     Args:
         command: the command's name.
@@ -46,6 +46,19 @@ class Flags(ArgumentParser):  # type: ignore[misc]
         for name in COLUMN_NAMES:
             group.add_argument(f"--columns.{name}", type=str, metavar="NAME", help=f"name of the {name} column")
 
+    def add_mixed_script(self) -> None:
+        """Add the flag that chooses how answers in other scripts are scored; `script_of` reads it."""
+        self.add_argument(
+            "--mixed_script",
+            type=_script,
+            nargs="?",
+            const="mlqa",
+            default=None,
+            metavar="RULES",
+            help="how F1 counts scripts without spaces, and Korean: mlqa (if no RULES are given) each ideograph as a "
+            "word, kana each ideograph and kana, korquad each character",
+        )
+
     def read(self, words: Sequence[str]) -> Namespace:
         """Parse the flags; wrong ones end the process with status 2."""
         own = [self._own_name(word) for word in words]
@@ -61,8 +74,13 @@ class Flags(ArgumentParser):  # type: ignore[misc]
         flag, equals, value = word.partition("=")
         if flag.startswith("--data.columns."):
             flag = flag.replace("--data.columns.", "--columns.")
+            word = flag + equals + value
         own = "--" + flag[2:].replace("-", "_")
-        return (own if own in self._option_string_actions else flag) + equals + value
+        without_group = re.sub(r"^--(data|model)\.", "--", own)  # as messages and `train` have it
+        for name in (own, without_group):
+            if name in self._option_string_actions:
+                return name + equals + value
+        return word
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong with the flags, one problem per line, and end the process with status 2."""
@@ -89,6 +107,15 @@ def columns_of(options: Namespace) -> Columns:
 
 class _ValueError(argparse.ArgumentTypeError, ValueError):
     """A bad value. The command line shows the message of an ArgumentTypeError; a file of flags needs a ValueError."""
+
+
+def _script(text: Any) -> str | None:
+    """Parse the name of rules for other scripts; true is ``mlqa``, false is None."""
+    name = str(text).lower()
+    named = {"true": "mlqa", "false": None, "none": None}.get(name, name)
+    if named not in (None, "mlqa", "kana", "korquad"):
+        raise _ValueError(f"{text} is none of mlqa, kana, korquad")
+    return named
 
 
 def positive(text: Any) -> int:

@@ -25,7 +25,7 @@ Flags that people use:
   --data.dataset NAME_OR_FILE      Hub dataset, SQuAD JSON, JSON lines, CSV, Parquet, or "synthetic"  [rajpurkar/squad]
   --data.validation NAME_OR_FILE   what to validate on  [the dataset's validation split, or a part of the file]
   --data.columns.question NAME     name of your file's question column, if it is not a usual one
-  --data.on_bad_rows skip          leave bad rows out; `repair` corrects unambiguous answer offsets  [error]
+  --data.on_bad_rows skip          leave bad rows out; `repair` mends offsets, `repair_or_skip` does both  [error]
   --data.batch_size N              windows per step and device  [8]
   --data.max_length N              tokens per window, question included  [{max_length}]
   --model.model_name NAME          name on the Hub, or a folder  [bert-base-cased]

@@ -1,18 +1,20 @@
-"""Check gold answers against their context, say what is wrong with them, and repair offsets.
+"""Check gold answers against their context, and say what is wrong with them.
 
-An answer is right if its text is at its offset: ``context[start : start + len(text)] == text``. An offset is repaired
-only if a single other one can be meant (`repaired_start`); all other wrong answers are problems for a person to solve.
+An answer is right if its text is at its offset: ``context[start : start + len(text)] == text``. `repair` knows which
+wrong offsets are certain. "No answer" may be spelled in many ways: nothing, an empty list, a blank or missing text.
 """
 
 from __future__ import annotations
 
-import unicodedata
-from typing import Any, TypedDict
+import re
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any, NamedTuple, TypedDict
 
 from qa_lightning.data.formats import counted, shown
+from qa_lightning.data.repair import is_offset, miscounted, repaired, where
 
-NEAR = 20  # a repair moves an answer by at most this many characters if its text occurs several times
-_UNITS = (("utf-8", 1, "bytes"), ("utf-16-le", 2, "UTF-16 units, as JavaScript and Java do"))
+UNPLACED = -1  # the ``answer_start`` of a gold answer that only its text is known of
 
 
 class Problem(str):
@@ -39,74 +41,94 @@ class Answers(TypedDict):
     answer_start: list[int]
 
 
-def check_answers(place: str, answers: Any, context: str, moved: list[str] | None) -> tuple[Answers, list[Problem]]:
+class Reading(NamedTuple):
+    """How wrong answers are read.
+
+    Attributes:
+        repair: repair offsets, where that is certain.
+        texts_alone: take answers whose text is not at their offset, with the offset `UNPLACED`: EM and F1 need no more.
+    """
+
+    repair: bool = False
+    texts_alone: bool = False
+
+
+@dataclass
+class CheckedAnswers:
+    """The answers of a row after their check.
+
+    Attributes:
+        good: the answers that can be used.
+        problems: what is wrong with the others.
+        repaired: a line for each repair.
+        unplaced: with ``texts_alone``, what is wrong with the offsets of the answers that have none now.
+    """
+
+    good: Answers = field(default_factory=lambda: Answers(text=[], answer_start=[]))
+    problems: list[Problem] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+    unplaced: list[Problem] = field(default_factory=list)
+
+
+def check_answers(
+    place: str,
+    answers: Any,
+    context: str,
+    reading: Reading = Reading(),  # noqa: B008 - immutable
+    impossible: bool = False,
+) -> CheckedAnswers:
     """Check the answers of a row.
 
     Args:
         place: where the row is in its source, for messages.
-        answers: ``{"text": [...], "answer_start": [...]}`` or ``[{"text", "answer_start"}, ...]``; None for no answer.
+        answers: ``{"text": [...], "answer_start": [...]}`` or ``[{"text", "answer_start"}, ...]``; None or NaN for no
+            answer, as for each text. An offset may be a number in quotes.
         context: the text that ``answer_start`` counts characters of.
-        moved: wrong offsets are repaired, and each repair is appended here as a line; None repairs nothing.
-
-    Returns:
-        The answers that are right, and the problems of the others.
+        reading: what to do with wrong offsets.
+        impossible: the row says that there is no answer; then the offset of a blank text means nothing.
     """
-    result = Answers(text=[], answer_start=[])
-    if answers is None:
-        return result, []
-    if isinstance(answers, dict):
-        if not all(isinstance(answers.get(key), list) for key in ("text", "answer_start")):
-            what = f"{place}: answers is {shown(answers)}; it needs the lists 'text' and 'answer_start'"
-            return result, [Problem("answers", what)]
-        if len(answers["text"]) != len(answers["answer_start"]):
-            what = (
-                f"{place}: {counted(len(answers['text']), 'answer text')} but "
-                f"{counted(len(answers['answer_start']), 'answer_start value')}; give one answer_start for each text"
-            )
-            return result, [Problem("answers", what)]
-        pairs = list(zip(answers["text"], answers["answer_start"], strict=True))
-    elif isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
-        pairs = [(answer.get("text"), answer.get("answer_start")) for answer in answers]
-    else:
-        what = f"{place}: answers is {shown(answers)}, not a list of answers"
-        if isinstance(answers, str) or (isinstance(answers, list) and all(isinstance(one, str) for one in answers)):
-            what += " with their offsets; name a column that holds texts alone with --data.columns.answer_text"
-        return result, [Problem("answers", what)]
-    problems: list[Problem] = []
-    for text, start in pairs:
-        checked = _check_answer(place, text, start, context, moved)
-        if isinstance(checked, Problem):
-            problems.append(checked)
+    checked = CheckedAnswers()
+    pairs = _pairs(place, answers)
+    if isinstance(pairs, Problem):
+        checked.problems.append(pairs)
+        return checked
+    for text, given in pairs:
+        start = whole_number(given)
+        if _is_nothing(text):
+            if is_offset(start) and start > 0 and not impossible:
+                what = (
+                    f"{place}: answer text is {shown(text)}, yet answer_start is {shown(given)}; give the text, or no"
+                )
+                checked.problems.append(Problem("answers", f"{what} answer_start for a question without an answer"))
+            continue
+        problem = _text_problem(place, text) or _offset_problem(place, text, start, context)
+        if problem is None:
+            _add(checked, text, start)
+        elif reading.repair and problem.kind in _OFFSET_KINDS and (found := repaired(text, start, context)):
+            _add(checked, found.text, found.start)
+            checked.repaired.append(_repair_line(place, text, start, context, found.text, found.start))
+        elif reading.texts_alone and problem.kind in _OFFSET_KINDS:
+            _add(checked, text, UNPLACED)
+            checked.unplaced.append(problem)
         else:
-            result["text"].append(text)
-            result["answer_start"].append(checked)
-    return result, problems
+            checked.problems.append(problem)
+    return checked
 
 
-def _check_answer(place: str, text: Any, start: Any, context: str, moved: list[str] | None) -> int | Problem:
-    """The right offset of an answer, or what is wrong with it."""
-    if not isinstance(text, str):
-        return Problem("answers", f"{place}: answer text is {shown(text)}, not a text")
-    if not text.strip():
-        what = f"{place}: answer text is {shown(text)}; give an unanswerable question an empty list of answers"
-        return Problem("answers", what)
-    if has_surrogates(text):
-        return Problem("text", f"{place}: answer text holds half of a surrogate pair; save the file as valid UTF-8")
-    if _is_count(start) and context.startswith(text, start):
-        return int(start)
-    right = repaired_start(text, start, context) if moved is not None else None
-    if right is not None and moved is not None:
-        moved.append(f"{place}: answer {shown(text)} moved from answer_start {shown(start)} to {right}")
-        return right
-    if start is None:
-        what = f"{place}: answer {shown(text)} has no answer_start, and {where(text, context)}"
-        return Problem("unplaced", what)
-    if not _is_count(start):
-        what = f"{place}: answer_start is {shown(start)}; it must be a whole number of characters, counted from 0"
-        return Problem("type", what)
-    there = shown(context[start : start + len(text)])
-    what = f"{place}: answer {shown(text)} is not at answer_start {shown(start)} (there: {there}); "
-    return Problem("misplaced", what + where(text, context) + miscounted(text, start, context))
+def whole_number(value: Any) -> Any:
+    """A whole number as tables and exports write it (40.0, "40"); None for NaN or blank; other values as they are."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, float):
+        return None if value != value else int(value) if value.is_integer() else value
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.lower() in ("", "null", "none", "nan"):
+        return None
+    return int(text.partition(".")[0]) if re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", text) else value
 
 
 def has_surrogates(text: str) -> bool:
@@ -118,78 +140,81 @@ def has_surrogates(text: str) -> bool:
     return False
 
 
-def occurrences(text: str, context: str, limit: int | None = None) -> list[int]:
-    """Offsets at which ``text`` occurs, ascending, overlapping ones included; at most the first ``limit``."""
-    offsets: list[int] = []
-    offset = context.find(text)
-    while offset >= 0 and (limit is None or len(offsets) < limit):
-        offsets.append(offset)
-        offset = context.find(text, offset + 1)
-    return offsets
+_OFFSET_KINDS = ("misplaced", "unplaced", "type")  # kinds of problems that `_offset_problem` finds
 
 
-def repaired_start(text: str, start: Any, context: str) -> int | None:
-    """The offset that a wrong ``start`` must mean; None if that is not certain.
+def _is_nothing(text: Any) -> bool:
+    """Whether an answer's text says that there is none: missing, NaN or blank."""
+    return text is None or (isinstance(text, float) and text != text) or (isinstance(text, str) and not text.strip())
 
-    It is certain if the text occurs once in the context, whatever ``start`` is. It is also certain if one occurrence is
-    nearer to ``start`` than all others and at most `NEAR` characters away; but not if ``start``, read as a count of
-    bytes or of UTF-16 units, gives exactly another occurrence.
-    """
-    offsets = occurrences(text, context, 2)
-    if len(offsets) < 2:
-        return offsets[0] if offsets else None
-    if not _is_count(start) or context.startswith(text, start):
-        return start if _is_count(start) else None
-    for distance in range(1, NEAR + 1):
-        near = {
-            offset
-            for offset in (start - distance, start + distance)
-            if offset >= 0 and context.startswith(text, offset)
-        }
-        if near:
-            meant = near | {offset for offset, _ in _other_counts(text, start, context)}
-            return meant.pop() if len(meant) == 1 else None
+
+def _pairs(place: str, answers: Any) -> list[tuple[Any, Any]] | Problem:
+    """(text, offset) of each answer, or why they cannot be told."""
+    if answers == {} or _is_nothing(answers):
+        return []
+    if isinstance(answers, dict):
+        texts, starts = answers.get("text"), answers.get("answer_start")
+        if "text" in answers and _is_nothing(texts) and not isinstance(starts, list):
+            return [(texts, starts)]
+        if not isinstance(texts, list) or not isinstance(starts, list):
+            what = f"{place}: answers is {shown(answers)}; it needs the lists 'text' and 'answer_start'"
+            return Problem("answers", what)
+        if len(texts) != len(starts):
+            what = (
+                f"{place}: {counted(len(texts), 'answer text')} but {counted(len(starts), 'answer_start value')}; give "
+                "one answer_start for each text"
+            )
+            return Problem("answers", what)
+        return list(zip(texts, starts, strict=True))
+    if isinstance(answers, list) and all(isinstance(one, dict) or _is_nothing(one) for one in answers):
+        return [
+            (one.get("text"), one.get("answer_start")) if isinstance(one, dict) else (None, None) for one in answers
+        ]
+    what = f"{place}: answers is {shown(answers)}, not a list of answers"
+    if isinstance(answers, str) or (isinstance(answers, list) and all(isinstance(one, str) for one in answers)):
+        what += " with their offsets; name a column that holds texts alone with --data.columns.answer_text"
+    return Problem("answers", what)
+
+
+def _text_problem(place: str, text: Any) -> Problem | None:
+    """What is wrong with an answer's text."""
+    if not isinstance(text, str):
+        return Problem("answers", f"{place}: answer text is {shown(text)}, not a text")
+    if has_surrogates(text):
+        return Problem("text", f"{place}: answer text holds half of a surrogate pair; save the file as valid UTF-8")
     return None
 
 
-def where(text: str, context: str) -> str:
-    """Say at which offsets a context holds ``text``, or how ``text`` differs from what the context holds."""
-    offsets = occurrences(text, context, 4)
-    if offsets:
-        more = " and elsewhere" if len(offsets) > 3 else ""
-        return f"it occurs at {', '.join(map(str, offsets[:3]))}{more}"
-    for difference, same in (
-        ("upper and lower case", str.lower),
-        ("white space (around it, line ends, tabs, no-break spaces)", lambda value: " ".join(value.split())),
-        ("the form of its characters (composed or not, NFC or NFD)", _composed),
-    ):
-        if same(text) in same(context):
-            return f"the context holds it except for {difference}"
-    return "the context does not hold it"
+def _offset_problem(place: str, text: str, start: Any, context: str) -> Problem | None:
+    """What is wrong with an answer's offset."""
+    if start is None:
+        return Problem("unplaced", f"{place}: answer {shown(text)} has no answer_start, and {where(text, context)}")
+    if not is_offset(start):
+        what = f"{place}: answer_start is {shown(start)}; it must be a whole number of characters, counted from 0"
+        return Problem("type", what)
+    if context.startswith(text, start):
+        return None
+    what = (
+        f"{place}: answer {shown(text)} is not at answer_start {shown(start)} (there: {_there(text, start, context)}); "
+    )
+    return Problem("misplaced", what + where(text, context) + miscounted(text, start, context))
 
 
-def miscounted(text: str, start: int, context: str) -> str:
-    """What a wrong offset counts instead of characters from 0, as the end of a sentence; empty if that is unknown."""
-    for _, unit in _other_counts(text, start, context):
-        return f"; answer_start counts {unit}, not characters"
-    if start > 0 and context.startswith(text, start - 1):
-        return "; answer_start counts from 1, not from 0"
-    return ""
+def _repair_line(place: str, text: str, start: Any, context: str, new: str, offset: int) -> str:
+    """A line that says what a repair changed, with both texts."""
+    if start == offset:
+        return (
+            f"{place}: answer {shown(text)} at answer_start {offset} replaced by {shown(new)}, the context's own text"
+        )
+    there = f" (there: {_there(text, start, context)})" if is_offset(start) else ""
+    replaced = f", and replaced by {shown(new)}, the context's own text" if new != text else ""
+    return f"{place}: answer {shown(text)} moved from answer_start {shown(start)}{there} to {offset}{replaced}"
 
 
-def _other_counts(text: str, start: int, context: str) -> list[tuple[int, str]]:
-    """Offsets at which ``text`` occurs if ``start`` counts other units than characters, each with the unit's name."""
-    found = []
-    for encoding, size, unit in _UNITS:
-        encoded = context.encode(encoding)
-        if start * size <= len(encoded) and encoded.startswith(text.encode(encoding), start * size):
-            found.append((len(encoded[: start * size].decode(encoding)), unit))
-    return found
+def _there(text: str, start: int, context: str) -> str:
+    return shown(context[start : start + len(text)])
 
 
-def _is_count(start: Any) -> bool:
-    return isinstance(start, int) and not isinstance(start, bool) and start >= 0
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFKC", text)
+def _add(checked: CheckedAnswers, text: str, start: int) -> None:
+    checked.good["text"].append(text)
+    checked.good["answer_start"].append(start)

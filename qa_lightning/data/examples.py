@@ -8,24 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 
-from qa_lightning.data.answers import Answers, Problem, check_answers, has_surrogates
+from qa_lightning.data.answers import Answers, Problem, Reading, check_answers, has_surrogates
 from qa_lightning.data.columns import MadeId
 from qa_lightning.data.formats import COLUMNS, BrokenRow, PlacedRow, counted, listed, shown
 from qa_lightning.errors import InputError
 from qa_lightning.files import no_temporary_room
 
-OnBadRows = Literal["error", "skip", "repair"]
+OnBadRows = Literal["error", "skip", "repair", "repair_or_skip"]
 _BATCH_CHARACTERS = 1 << 26  # a batch with more characters of contexts is written; Arrow allows 2 GiB of text a batch
 NO_QUESTIONS = "the data has no questions"
-_FIX = "correct them, or pass --data.on_bad_rows skip to leave such rows out"
-_MOVE = ", or repair to move answers whose right offset is certain"
+REPAIRED, LEFT_OUT = "repaired.txt", "left_out.txt"  # files beside prepared examples that list each change
+_REPAIR = "repair to repair answers whose right offset is certain"
+_FIXES: dict[OnBadRows, str] = {
+    "error": (
+        f"correct them, or pass --data.on_bad_rows skip to leave such rows out, {_REPAIR}, or repair_or_skip for both"
+    ),
+    "repair": "correct them, or pass --data.on_bad_rows repair_or_skip to leave such rows out",
+    "skip": f"no row is left; correct them, or pass --data.on_bad_rows {_REPAIR}",
+    "repair_or_skip": "no row is left; correct them",
+}
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -59,70 +68,83 @@ def in_validation(context: str, fraction: float, seed: int) -> bool:
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
+@dataclass
+class CheckedRow:
+    """A raw row after its check.
+
+    Attributes:
+        example: the row as an example; None if it cannot be used.
+        problems: why it cannot be used; empty if it can.
+        left_out: what is wrong with answers that are left out of ``example``, because it has others.
+        repaired, unplaced: see `answers.CheckedAnswers`; for a row that can be used.
+    """
+
+    example: Example | None = None
+    problems: list[Problem] = field(default_factory=list)
+    left_out: list[Problem] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+    unplaced: list[Problem] = field(default_factory=list)
+
+
 def check_row(
-    place: str, row: dict[str, Any], repairs: list[str] | None = None
-) -> tuple[Example | None, list[Problem]]:
+    place: str,
+    row: dict[str, Any],
+    reading: Reading = Reading(),  # noqa: B008 - immutable
+) -> CheckedRow:
     """Turn a raw row into an `Example`, or list all its problems.
+
+    A bad answer beside a good one is left out; it does not make the row a bad one.
 
     Args:
         place: where the row is in its source, for messages.
         row: with the usual columns.
-        repairs: wrong answer offsets are repaired (see `answers.repaired_start`) if the row has no other problem, and
-            each repair is appended here as a line; None repairs nothing.
-
-    Returns:
-        The example and no problems, or None and at least one problem.
+        reading: what to do with wrong answer offsets.
     """
     if isinstance(row, BrokenRow):
-        return None, [Problem(row.kind, problem) for problem in row.problems]
+        return CheckedRow(problems=[Problem(row.kind, problem) for problem in row.problems])
+    if problems := list(_column_problems(place, row)):
+        return CheckedRow(problems=problems)
+    place = f"{place} (id {row['id']})"
+    is_impossible = row.get("is_impossible")
+    answers = check_answers(place, row.get("answers"), row["context"], reading, is_impossible is True)
+    there = bool(answers.good["text"])
+    problems = [] if there else list(answers.problems)
+    if is_impossible is not None and not isinstance(is_impossible, bool):
+        problems.append(Problem("type", f"{place}: is_impossible is {shown(is_impossible)}, neither true nor false"))
+    elif not problems and is_impossible is not None and is_impossible == there:
+        said = "true, yet there are answers" if there else "false, yet there is no answer"
+        problems.append(Problem("contradiction", f"{place}: is_impossible is {said}; correct one of the two"))
+    if problems:
+        return CheckedRow(problems=problems)
+    example = Example(id=str(row["id"]), question=row["question"], context=row["context"], answers=answers.good)
+    title = row.get("title")
+    if isinstance(title, str) and not has_surrogates(title):
+        example["title"] = title
+    return CheckedRow(example, [], answers.problems, answers.repaired, answers.unplaced)
+
+
+def _column_problems(place: str, row: dict[str, Any]) -> Iterator[Problem]:
+    """What is wrong with a row's columns, but for its answers."""
     missing = [column for column in COLUMNS if column not in row]
     if missing == ["answers"] and row.get("is_impossible") is True:
         missing = []
     if missing:
-        return None, [Problem("columns", f"{place}: no column {listed(missing)}; it has {listed(row) or 'none'}")]
-    problems: list[Problem] = []
+        yield Problem("columns", f"{place}: no column {listed(missing)}; it has {listed(row) or 'none'}")
+        return
     for column in ("question", "context"):
         value = row[column]
         if not isinstance(value, str):
             kind = "empty" if value is None else "type"
-            problems.append(Problem(kind, f"{place}: {column} is {shown(value)}, not a text"))
+            yield Problem(kind, f"{place}: {column} is {shown(value)}, not a text")
         elif not value.strip():
-            problems.append(Problem("empty", f"{place}: {column} is empty; fill it in or leave the row out"))
+            yield Problem("empty", f"{place}: {column} is empty; fill it in or leave the row out")
         elif has_surrogates(value):
-            problems.append(
-                Problem("text", f"{place}: {column} holds half of a surrogate pair; save the file as valid UTF-8")
-            )
+            yield Problem("text", f"{place}: {column} holds half of a surrogate pair; save the file as valid UTF-8")
     if not isinstance(row["id"], (str, int)) or isinstance(row["id"], bool) or not str(row["id"]).strip():
         kind = "empty" if row["id"] is None or isinstance(row["id"], str) else "type"
-        what = f"{place}: id is {shown(row['id'])}; give each question a unique text or number"
-        problems.append(Problem(kind, what))
+        yield Problem(kind, f"{place}: id is {shown(row['id'])}; give each question a unique text or number")
     elif has_surrogates(str(row["id"])):
-        problems.append(Problem("text", f"{place}: id holds half of a surrogate pair; save the file as valid UTF-8"))
-    if problems:
-        return None, problems
-    place = f"{place} (id {row['id']})"
-    moved: list[str] = []
-    answers, problems = check_answers(place, row.get("answers"), row["context"], None if repairs is None else moved)
-    is_impossible = row.get("is_impossible")
-    if is_impossible is not None and not isinstance(is_impossible, bool):
-        problems.append(Problem("type", f"{place}: is_impossible is {shown(is_impossible)}, neither true nor false"))
-    if not problems and is_impossible is True and answers["text"]:
-        problems.append(
-            Problem("contradiction", f"{place}: is_impossible is true, yet there are answers; correct one of the two")
-        )
-    if not problems and is_impossible is False and not answers["text"]:
-        problems.append(
-            Problem("contradiction", f"{place}: is_impossible is false, yet there is no answer; correct one of the two")
-        )
-    if problems:
-        return None, problems
-    if repairs is not None:
-        repairs += moved
-    example = Example(id=str(row["id"]), question=row["question"], context=row["context"], answers=answers)
-    title = row.get("title")
-    if isinstance(title, str) and not has_surrogates(title):
-        example["title"] = title
-    return example, []
+        yield Problem("text", f"{place}: id holds half of a surrogate pair; save the file as valid UTF-8")
 
 
 def read_examples(
@@ -133,49 +155,85 @@ def read_examples(
     max_examples: int | None = None,
     fix: str | None = None,
     repairs: list[str] | None = None,
+    left_out: list[str] | None = None,
+    unplaced: list[str] | None = None,
 ) -> Iterator[Example]:
     """Stream the valid examples of some rows.
 
     Args:
         rows: with the usual columns.
-        on_bad_rows: ``error`` raises for bad rows, ``skip`` leaves them out, ``repair`` moves answers whose right
-            offset is certain and raises for the other bad rows.
-        skipped: with ``skip``, the problems of each bad row are appended here, one line per row.
+        on_bad_rows: ``error`` raises for bad rows, ``skip`` leaves them out; ``repair`` repairs answers whose right
+            offset is certain and raises for the other bad rows, ``repair_or_skip`` leaves those out.
+        skipped: with ``skip`` and ``repair_or_skip``, the problems of each bad row are appended here, one line per row.
         keep: whether a valid example is wanted; the others are not yielded.
         max_examples: stop reading after this many wanted examples.
         fix: what the message advises for bad rows; None names the values of ``--data.on_bad_rows``.
-        repairs: with ``repair``, each repair of a wanted example is appended here as a line.
+        repairs: each repair of a wanted example is appended here as a line.
+        left_out: each bad answer that is left out of a wanted example, because it has others, is appended as a line.
+        unplaced: texts alone are needed: answers with a wrong offset are taken, and appended here as lines; with None,
+            offsets must be right.
 
     Raises:
-        InputError: rows are bad; raised after the last row, with all problems. With ``skip`` only if no row is valid.
-            Also if no example is wanted.
+        InputError: rows are bad; raised after the last row, with all problems. With ``skip`` and ``repair_or_skip``
+            only if no row is valid. Also if no example is wanted.
     """
     problems: list[str] = []
     bad_rows: list[str] = []
     found = valid = 0
+    skips = on_bad_rows in ("skip", "repair_or_skip")
+    reading = Reading(on_bad_rows in ("repair", "repair_or_skip"), unplaced is not None)
     with closing(IdPlaces()) as places:
-        for place, row in _until_broken(rows, problems if on_bad_rows != "skip" else []):
+        for place, row in _until_broken(rows, [] if skips else problems):
             if found == max_examples:
                 break
-            moved: list[str] | None = [] if on_bad_rows == "repair" else None
-            example, wrong = check_row(place, row, moved)
-            if example is not None and (first := places.add(example["id"], place)):
-                wrong = [_twice(place, row["id"], first)]
-            if wrong:
-                problems += wrong
-                bad_rows.append("; ".join(wrong))
-            elif example is not None:
-                valid += 1
-                if keep(example):
-                    found += 1
-                    if repairs is not None:
-                        repairs += moved or []
-                    yield example
-    if problems and (on_bad_rows != "skip" or not valid):
-        raise InputError(_summed_up(problems, fix or _FIX + (_MOVE if on_bad_rows == "error" else "")))
+            checked = check_row(place, row, reading)
+            if checked.example is not None and (first := places.add(checked.example["id"], place)):
+                checked = CheckedRow(problems=[_twice(place, row["id"], first)])
+            if checked.example is None:
+                problems += checked.problems
+                bad_rows.append("; ".join(checked.problems))
+                continue
+            valid += 1
+            if keep(checked.example):
+                found += 1
+                for lines, more in (
+                    (repairs, checked.repaired),
+                    (left_out, checked.left_out),
+                    (unplaced, checked.unplaced),
+                ):
+                    if lines is not None:
+                        lines += more
+                yield checked.example
+    if problems and not (skips and valid):
+        raise InputError(_summed_up(problems, fix or _FIXES[on_bad_rows]))
     if not found:
         raise InputError(NO_QUESTIONS)
     skipped += bad_rows
+
+
+def changed_lines(lists: Mapping[str, Sequence[str]], folder: Path | None = None) -> Iterator[str]:
+    """Lines that say how many answers and rows were repaired, left out or taken without an offset, and the first.
+
+    Args:
+        lists: the lists that `read_examples` filled, as ``repaired``, ``skipped``, ``left_out`` and ``unplaced``.
+        folder: holds files that list all; None if there are none.
+    """
+    for name, did, what, file in (
+        ("repaired", "repaired", "answer", REPAIRED),
+        ("skipped", "left out", "bad row", LEFT_OUT),
+        ("left_out", "left out", "bad answer", LEFT_OUT),
+    ):
+        if lines := lists[name]:
+            of = " of questions that have others" if name == "left_out" else ""
+            listed_in = f" (all are listed in {folder / file})" if folder else ""
+            yield f"{did} {counted(len(lines), what)}{of}{listed_in}, the first: {lines[0]}"
+    if lines := lists["unplaced"]:
+        are = "is not at its" if len(lines) == 1 else "are not at their"
+        count = "it counts" if len(lines) == 1 else "they count"
+        yield (
+            f"note: {counted(len(lines), 'gold answer')} {are} answer_start; {count} all the same, for EM and F1 "
+            f"compare texts alone; the first: {lines[0]}"
+        )
 
 
 def _until_broken(rows: Iterable[PlacedRow], problems: list[str]) -> Iterator[PlacedRow]:

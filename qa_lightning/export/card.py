@@ -23,6 +23,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from qa_lightning.data.formats import file_format
 from qa_lightning.data.sources import source_kind
 from qa_lightning.errors import InputError
+from qa_lightning.metrics.squad import script_rules
 from qa_lightning.models.folder import CONFIG, holds_weights, weights_digest
 from qa_lightning.models.loading import load_tokenizer
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
@@ -212,7 +213,7 @@ def _scored(run: Run) -> dict[str, Any]:
         "first": run.data.get("max_validation_examples"),
         "limit_batches": run.trainer.get("limit_val_batches"),
         "bad_rows": run.data.get("on_bad_rows"),
-        "mixed_script": run.model.get("mixed_script"),
+        "mixed_script": script_rules(run.model.get("mixed_script")),
     }
 
 

@@ -15,8 +15,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from qa_lightning.data.answers import UNPLACED
 from qa_lightning.data.columns import Columns, with_usual_columns
-from qa_lightning.data.examples import NO_QUESTIONS, Example, OnBadRows, in_validation, read_examples, write_examples
+from qa_lightning.data.examples import (
+    LEFT_OUT,
+    NO_QUESTIONS,
+    REPAIRED,
+    Example,
+    OnBadRows,
+    changed_lines,
+    in_validation,
+    read_examples,
+    write_examples,
+)
 from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import Split, count_rows, read_rows, source_fingerprint
 from qa_lightning.errors import InputError
@@ -29,7 +40,7 @@ from qa_lightning.wording import visible
 log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
-_FORMAT = 6  # of the files; raise it when their content changes
+_FORMAT = 7  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
 _CONTEXTS_COUNTED = 1000  # distinct contexts, at most, that are counted for a message
 
@@ -49,6 +60,7 @@ class PreparedSplit:
         settings: lengths for the tokenizer.
         cache_dir: parent of the folders.
         answers: which answers of a question label its windows.
+        texts_alone: the split is only scored, for which the texts of its answers are enough; see `read_examples`.
     """
 
     split: Split
@@ -61,6 +73,7 @@ class PreparedSplit:
     settings: WindowSettings
     cache_dir: Path
     answers: TrainAnswers = "first"
+    texts_alone: bool = False
 
     @property
     def _part(self) -> Split:
@@ -77,6 +90,7 @@ class PreparedSplit:
             self.max_examples,
             self.on_bad_rows,
             asdict(self.columns),
+            *(["texts alone"] if self.texts_alone else []),
         ]
         return self.cache_dir / "examples" / _key(parts)
 
@@ -133,13 +147,24 @@ class PreparedSplit:
         column_lines: list[str] = []
         skipped: list[str] = []
         repairs: list[str] = []
+        left_out: list[str] = []
+        unplaced: list[str] | None = [] if self.texts_alone else None
         total = count_rows(self.source, self._part) if self.max_examples is None else None
         rows = with_usual_columns(
             tracked(read_rows(self.source, self._part), total, what=f"{self.split}: reading"),
             self.columns,
             column_lines.append,
         )
-        examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.max_examples, repairs=repairs)
+        examples = read_examples(
+            rows,
+            self.on_bad_rows,
+            skipped,
+            wanted,
+            self.max_examples,
+            repairs=repairs,
+            left_out=left_out,
+            unplaced=unplaced,
+        )
         try:
             count = write_examples(examples, folder / "examples.arrow")
         except InputError as error:
@@ -152,13 +177,15 @@ class PreparedSplit:
             raise InputError([f"{self.source}: {error.problems[0]}", *error.problems[1:]]) from None
         summary: dict[str, Any] = {
             **{"rows": count, **counts},
-            **{"columns": column_lines, "skipped": skipped, "repaired": repairs},
+            **{"columns": column_lines, "skipped": skipped, "repaired": repairs, "left_out": left_out},
+            "unplaced": unplaced or [],
         }
         if self.divided:
             summary["divided"] = {"validation_fraction": self.divided[0], "seed": self.divided[1]}
         (folder / "summary.json").write_text(json.dumps(summary))
-        if repairs:
-            (folder / "repaired.txt").write_text("".join(f"{visible(line)}\n" for line in repairs), encoding="utf-8")
+        for name, lines in ((REPAIRED, repairs), (LEFT_OUT, [*skipped, *left_out])):
+            if lines:
+                (folder / name).write_text("".join(f"{visible(line)}\n" for line in lines), encoding="utf-8")
 
     def _too_small(self, rows: int, contexts: int) -> str:
         """The message for a source that was divided by context so that this split got nothing."""
@@ -222,9 +249,9 @@ def open_examples(folder: Path) -> Any:
 
 
 def _spans(answers: dict[str, Any]) -> list[tuple[int, int]]:
-    """(start, end) of each gold answer in characters, end exclusive."""
+    """(start, end) of each gold answer in characters, end exclusive; without those of which only the text is known."""
     pairs = zip(answers["answer_start"], answers["text"], strict=True)
-    return [(start, start + len(text)) for start, text in pairs]
+    return [(start, start + len(text)) for start, text in pairs if start != UNPLACED]
 
 
 def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
@@ -249,23 +276,25 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         )
     for line in rows["columns"]:
         yield f"{split}: {line}"
-    if rows["repaired"]:
-        listed = prepared.examples_folder / "repaired.txt"
-        moved = counted(len(rows["repaired"]), "answer")
-        yield f"{split}: moved {moved} (all are listed in {listed}), the first: {rows['repaired'][0]}"
-    if rows["skipped"]:
-        yield f"{split}: left out {counted(len(rows['skipped']), 'bad row')}, the first: {rows['skipped'][0]}"
-    if windows["cut_questions"]:
-        yield f"{split}: {windows['cut_questions']:,} questions were longer than --data.max_question_length and cut"
+    for line in changed_lines(rows, prepared.examples_folder):
+        yield f"{split}: {line}"
+    if cut := windows["cut_questions"]:
+        were = "question was" if cut == 1 else "questions were"
+        yield f"{split}: {cut:,} {were} longer than --data.max_question_length and cut"
     if (several := windows.get("several_answers")) is not None:
+        has = "has" if several == 1 else "have"
+        it = "it is" if several == 1 else "they are"
         yield (
-            f"{split}: {several:,} questions have several distinct answers, all of which they are trained on"
+            f"{split}: {counted(several, 'question')} {has} several distinct answers, all of which {it} trained on"
             if several
             else f"{split}: --data.train_answers all is without effect: no question has several distinct answers"
         )
     lost = windows["unlabelled"] - rows["unanswerable"]
-    if lost > 0:
-        yield f"{split}: {lost:,} answers are whole in no window; a larger --data.doc_stride may hold them"
+    if lost > 0 and not rows["unplaced"]:  # answers without an offset have no label either
+        yield (
+            f"{split}: {counted(lost, 'answer')} {'stands' if lost == 1 else 'stand'} whole in no window; a larger "
+            "--data.doc_stride may help"
+        )
 
 
 def _key(parts: list[Any]) -> str:

@@ -4,9 +4,14 @@ Sources: ``evaluate-v1.1.py`` and ``evaluate-v2.0.py`` of the SQuAD project (Raj
 The two scorers differ for empty texts. If prediction and gold answer both normalise to nothing, v1.1 gives F1 0 and
 v2.0 gives 1; and v2.0 ignores gold answers that normalise to nothing.
 
-``mixed_script`` scores like MLQA's scorer for Chinese (Lewis et al., 2020, ``mlqa_evaluation_v1.py``): each ideograph
-is a token, and punctuation of any script is dropped. Without it, an answer in a script without spaces is one token,
-and F1 equals EM. English articles are dropped in both cases.
+``mixed_script`` names the rules for scripts that SQuAD's scorers do not know, where an answer without spaces is one
+token and F1 equals EM:
+
+- ``mlqa``, or True: MLQA's scorer for Chinese (Lewis et al., 2020, ``mlqa_evaluation_v1.py``, language ``zh``). Each
+  ideograph is a token, and punctuation of any script is dropped; articles stay.
+- ``kana``: the same, and each hiragana and katakana is a token, too. MLQA has no Japanese; this extends its rule.
+- ``korquad``: KorQuAD's scorer (Lim et al., 2019, ``evaluate-v1.0.py``). F1 is over characters without spaces; quotes
+  and brackets separate words; articles stay.
 """
 
 from __future__ import annotations
@@ -14,10 +19,11 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +33,12 @@ from torchmetrics import Metric
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
-_IDEOGRAPH = re.compile("[\u4e00-\u9fa5]")  # MLQA's range
+_IDEOGRAPHS = "\u4e00-\u9fa5"  # MLQA's range
+_KANA = "\u3005-\u3007\u3041-\u309f\u30a0-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # with signs of repetition, halfwidth
+_ALONE = {"mlqa": re.compile(f"[{_IDEOGRAPHS}]"), "kana": re.compile(f"[{_IDEOGRAPHS}{_KANA}]")}
+_KORQUAD_MARKS = str.maketrans(dict.fromkeys("'\"\u300a\u300b<>\u3008\u3009()\u2018\u2019", " "))
+
+MixedScript = Literal["mlqa", "kana", "korquad"]
 
 
 @dataclass(frozen=True)
@@ -36,30 +47,50 @@ class Scoring:
 
     Args:
         version_2: score like the v2.0 scorer.
-        mixed_script: score like MLQA's scorer for Chinese; see the module.
+        mixed_script: the rules for other scripts than Latin; True is ``mlqa``; see the module.
     """
 
     version_2: bool = False
-    mixed_script: bool = False
+    mixed_script: bool | MixedScript = False
+
+    @property
+    def script(self) -> MixedScript | None:
+        """The name of the rules for other scripts; None for SQuAD's."""
+        return script_rules(self.mixed_script)
 
 
-def normalize_answer(text: str, mixed_script: bool = False) -> str:
+def script_rules(mixed_script: bool | MixedScript | None) -> MixedScript | None:
+    """The name of the rules that a setting chooses; None for SQuAD's."""
+    return "mlqa" if mixed_script is True else mixed_script or None
+
+
+def normalize_answer(text: str, mixed_script: bool | MixedScript = False) -> str:
     """Lower-case a text, drop ASCII punctuation and English articles, and join the words with single spaces.
 
     Args:
         text: the answer.
-        mixed_script: also drop punctuation of any script, and put spaces around ideographs; see the module.
+        mixed_script: other rules; see the module.
     """
+    rules = script_rules(mixed_script)
+    if rules == "korquad":
+        text = text.translate(_KORQUAD_MARKS)
     text = text.lower().translate(_PUNCTUATION)
-    if mixed_script:
+    if rules is None:
+        text = _ARTICLES.sub(" ", text)
+    elif rules in _ALONE:
         text = "".join(letter for letter in text if not unicodedata.category(letter).startswith("P"))
-        text = _IDEOGRAPH.sub(r" \g<0> ", text)
-    return " ".join(_ARTICLES.sub(" ", text).split())
+        text = _ALONE[rules].sub(r" \g<0> ", text)
+    return " ".join(text.split())
 
 
-def squad_f1(prediction: str, gold: str, version_2: bool = False) -> float:
+def answer_tokens(normalized: str, mixed_script: bool | MixedScript = False) -> list[str]:
+    """The tokens of a text from `normalize_answer` that F1 counts: its words or, in ``korquad``, its characters."""
+    return list(normalized.replace(" ", "")) if script_rules(mixed_script) == "korquad" else normalized.split()
+
+
+def squad_f1(prediction: str, gold: str, version_2: bool = False, mixed_script: bool | MixedScript = False) -> float:
     """F1 over the tokens of two normalised texts, 0-1."""
-    predicted, wanted = prediction.split(), gold.split()
+    predicted, wanted = answer_tokens(prediction, mixed_script), answer_tokens(gold, mixed_script)
     if version_2 and not (predicted and wanted):
         return float(predicted == wanted)
     same = sum((Counter(predicted) & Counter(wanted)).values())
@@ -82,8 +113,10 @@ def answer_scores(
         scoring: how answers are scored.
 
     Raises:
-        ValueError: v1.1 without a gold answer.
+        ValueError: v1.1 without a gold answer; or ``gold_texts`` is a single text.
     """
+    if isinstance(gold_texts, str):
+        raise ValueError(f"gold answers are {gold_texts!r}; give a list of texts, one for each annotator")
     golds = [normalize_answer(text, scoring.mixed_script) for text in gold_texts]
     if scoring.version_2:
         golds = [gold for gold in golds if gold] or [""]
@@ -95,7 +128,7 @@ def answer_scores(
     exact = predicted in golds
     if exact and (predicted or scoring.version_2):
         return 1, 1.0
-    return int(exact), max(squad_f1(predicted, gold, scoring.version_2) for gold in golds)
+    return int(exact), max(squad_f1(predicted, gold, scoring.version_2, scoring.mixed_script) for gold in golds)
 
 
 class SquadMetric(Metric):
@@ -108,7 +141,7 @@ class SquadMetric(Metric):
     Args:
         version_2: score like SQuAD v2.0: a question without gold answers is right if the prediction is empty, and
             ``HasAns_*`` and ``NoAns_*`` are reported.
-        mixed_script: see `normalize_answer`.
+        mixed_script: the rules for other scripts than Latin; see `Scoring`.
     """
 
     is_differentiable = False
@@ -118,7 +151,7 @@ class SquadMetric(Metric):
     _unit = 2**38
     sums: Tensor
 
-    def __init__(self, version_2: bool = False, mixed_script: bool = False, **kwargs: Any) -> None:
+    def __init__(self, version_2: bool = False, mixed_script: bool | MixedScript = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.scoring = Scoring(version_2, mixed_script)
         # rows: questions with an answer, questions without; columns: exact matches, F1 in units, questions
@@ -135,22 +168,34 @@ class SquadMetric(Metric):
     ) -> None:
         """Score predictions against the gold answers of the same id.
 
+        As in the official scorers, a question without a prediction counts as wrong (a warning says so), and a
+        prediction for another id counts for nothing.
+
         Args:
             preds: ``{"id", "prediction_text"}``, one or a list.
             target: ``{"id", "answers": {"text": [...]}}``, one or a list.
 
         Raises:
-            ValueError: ``preds`` lacks an id of ``target``; or v1.1 without a gold answer.
+            ValueError: a prediction is not a text, or gold answers are not a list of texts; it names the ids. Or v1.1
+                without a gold answer.
         """
         predictions = [preds] if isinstance(preds, Mapping) else preds
         targets = [target] if isinstance(target, Mapping) else target
+        problems = [*map(_prediction_problem, predictions), *map(_target_problem, targets)]
+        if found := list(filter(None, problems)):
+            raise ValueError("\n".join(found[:20]))
         texts = {prediction["id"]: prediction["prediction_text"] for prediction in predictions}
+        golds = [list(item["answers"]["text"]) for item in targets]
         missing = [item["id"] for item in targets if item["id"] not in texts]
         if missing:
-            raise ValueError(f"no prediction for {len(missing)} of {len(targets)} ids, the first {missing[0]!r}")
-        golds = [item["answers"]["text"] for item in targets]
+            warnings.warn(
+                f"no prediction for {len(missing):,} of {len(targets):,} ids, which count as wrong; the first: "
+                f"{missing[0]!r}",
+                stacklevel=2,
+            )
         scores = [
-            answer_scores(texts[item["id"]], gold, self.scoring) for item, gold in zip(targets, golds, strict=True)
+            answer_scores(texts[item["id"]], gold, self.scoring) if item["id"] in texts else (0, 0.0)
+            for item, gold in zip(targets, golds, strict=True)
         ]
         # Like the v2.0 scorer, count a question as answerable even if all its gold answers normalise to nothing.
         self._add([exact for exact, _ in scores], [f1 for _, f1 in scores], [bool(gold) for gold in golds])
@@ -200,3 +245,26 @@ class SquadMetric(Metric):
     def _percent(self, sums: Sequence[int], column: int) -> float:
         unit = self._unit if column == 1 else 1
         return 100.0 * (sums[column] / unit) / sums[2] if sums[2] else 0.0
+
+
+def text_problem(name: Any, text: Any) -> str:
+    """What is wrong with a prediction that is not a text, naming its id; empty if it is one."""
+    if isinstance(text, str):
+        return ""
+    return f"the prediction for id {name!r} is {text!r:.60}; it must be a text, empty for no answer"
+
+
+def _prediction_problem(prediction: Mapping[str, Any]) -> str:
+    if "id" not in prediction or "prediction_text" not in prediction:
+        return f"a prediction has {list(prediction)}; it needs 'id' and 'prediction_text'"
+    return text_problem(prediction["id"], prediction["prediction_text"])
+
+
+def _target_problem(item: Mapping[str, Any]) -> str:
+    if "id" not in item or "answers" not in item:
+        return f"a target has {list(item)}; it needs 'id' and 'answers'"
+    answers = item["answers"]
+    golds = answers.get("text") if isinstance(answers, Mapping) else None
+    if isinstance(golds, (list, tuple, np.ndarray)) and all(isinstance(text, str) for text in golds):
+        return ""
+    return f"the answers of id {item['id']!r} are {answers!r:.60}; they must be {{'text': [...]}} with a list of texts"

@@ -68,7 +68,8 @@ class SquadDataModule(LightningDataModule):
         max_train_examples: train only on this many questions, the first ones.
         max_validation_examples: validate only on this many questions, the first ones.
         on_bad_rows: ``error`` stops and lists every bad row; ``skip`` leaves bad rows out and says how many;
-            ``repair`` corrects wrong but unambiguous answer offsets, says which, and stops at the bad rows that remain.
+            ``repair`` repairs wrong answer offsets where that is certain, says which, and stops at the bad rows that
+            remain; ``repair_or_skip`` leaves those out.
         columns: names of your files' columns, if they are not the usual ones.
         train_answers: ``first`` trains each question on its first answer; ``all`` on all annotators' answers: on the
             total probability of those in a window (marginal likelihood).
@@ -113,6 +114,7 @@ class SquadDataModule(LightningDataModule):
         self.validation_fraction = validation_fraction
         self.limits = {"train": max_train_examples, "validation": max_validation_examples}
         self.on_bad_rows: OnBadRows = on_bad_rows
+        self.texts_alone = False  # an evaluation sets it: the texts of answers are enough, whatever their offsets
         self.train_answers: TrainAnswers = train_answers
         self.seed = seed
         self.num_workers = num_workers
@@ -205,6 +207,7 @@ class SquadDataModule(LightningDataModule):
             self.settings,
             self.cache_dir,
             self.train_answers if split == "train" else "first",
+            self.texts_alone,
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -20,7 +20,7 @@ from qa_lightning.errors import DivergedError, InputError, Rules, broken_rules
 from qa_lightning.features.batching import Batch, FeatureDataset, TrainingSampler
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 from qa_lightning.metrics.outcomes import Outcomes, judge
-from qa_lightning.metrics.squad import SquadMetric
+from qa_lightning.metrics.squad import MixedScript, SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
 from qa_lightning.models.loading import load_model
 from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
@@ -71,7 +71,8 @@ class QALightningModule(LightningModule):
         null_score_diff_threshold: for data with unanswerable questions: the answer is "no answer" if the null score
             exceeds the best span's score by more than this.
         attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers.
-        mixed_script: score each ideograph of an answer as a word, as MLQA does; see `metrics`.
+        mixed_script: how F1 counts answers in scripts without spaces, and Korean: ``mlqa`` (or true) each ideograph, as
+            MLQA's scorer; ``kana`` each ideograph and kana; ``korquad`` each character, as KorQuAD's scorer.
         compile: compile the model in place with ``torch.compile``, once for training and once for validation,
             for batches of any length.
     """
@@ -88,7 +89,7 @@ class QALightningModule(LightningModule):
         n_best: int = 1,
         null_score_diff_threshold: float = 0.0,
         attn_implementation: str | None = None,
-        mixed_script: bool = False,
+        mixed_script: bool | MixedScript = False,
         compile: bool = False,
     ) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,19 @@ from lightning.pytorch import Trainer
 
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.data.columns import Columns, with_usual_columns
-from qa_lightning.data.examples import read_examples
+from qa_lightning.data.examples import OnBadRows, changed_lines, read_examples
+from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import count_rows, read_rows
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.errors import InputError
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.files import write_json
+from qa_lightning.inference.bulk.saved import read_predictions
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
-from qa_lightning.metrics.squad import SquadMetric, answer_scores
+from qa_lightning.metrics.squad import MixedScript, SquadMetric, answer_scores
 from qa_lightning.metrics.thresholds import squad_v2_metrics
-from qa_lightning.models.loading import load_answering_model, tokenizer_problem
+from qa_lightning.models.loading import load_answering_model, max_positions, tokenizer_problem
 from qa_lightning.models.onnx import is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
@@ -95,60 +97,95 @@ def score_file(
     path: Path,
     data: str,
     max_examples: int | None = None,
-    mixed_script: bool = False,
+    mixed_script: bool | MixedScript = False,
     columns: Columns = Columns(),  # noqa: B008 - frozen
+    on_bad_rows: OnBadRows = "error",
     null_odds: Path | None = None,
 ) -> ScoreResult:
     """Score the answers in a file as the official scripts do.
 
+    A question without an answer in the file counts as wrong, and answers to other questions count for nothing; log
+    lines say so. The texts of gold answers are enough: their offsets may be wrong.
+
     Args:
-        path: a JSON object ``{"id": "answer"}``, or the JSON lines that `run.answer_file` writes.
+        path: answers, in a layout that `saved.read_predictions` reads.
         null_odds: a JSON object ``{"id": number}``; a higher number makes "no answer" more likely (the v2.0 scorer's
             ``--na-prob-file``). The scores then include best thresholds and average precisions.
-        data, max_examples, mixed_script, columns: see `score_model`.
+        data, max_examples, mixed_script, columns, on_bad_rows: see `score_model`.
 
     Raises:
-        InputError: the file is missing, has another layout, or lacks answers for ids of ``data``.
+        InputError: a file is missing or has another layout, or answers are not texts.
     """
     predictions = read_predictions(path)
     broken = [key for key, text in predictions.items() if has_surrogates(key + text)]
     if broken:
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
-    rows = read_examples(
-        with_usual_columns(
-            tracked(read_rows(data, "validation"), None if max_examples else count_rows(data, "validation"), what=data),
-            columns,
-            log.info,
-        ),
-        "error",
-        [],
-        max_examples=max_examples,
-        fix="correct them",
-    )
-    references: list[dict[str, Any]] = [{"id": row["id"], "answers": row["answers"]} for row in rows]
-    missing = [row["id"] for row in references if row["id"] not in predictions]
-    if missing:
-        raise InputError(
-            f"--predictions {path}: no answer for {len(missing):,} of the {len(references):,} questions of {data}, "
-            f"the first: {', '.join(missing[:5])}; add them (an empty text for no answer)"
-        )
-    texts = {row["id"]: predictions[row["id"]] for row in references}
+    references = _references(data, max_examples, columns, on_bad_rows)
+    texts = {row["id"]: predictions[row["id"]] for row in references if row["id"] in predictions}
+    for line in _id_lines(predictions, [row["id"] for row in references], data, max_examples is not None):
+        log.info(f"note: {line}")
     has_answer = [bool(row["answers"]["text"]) for row in references]
     version_2 = not all(has_answer)
     if null_odds and not version_2:
         raise InputError(f"--null_odds {null_odds}: every question of {data} has an answer; leave the flag out")
-    golds = [row["answers"]["text"] for row in references]
     metric = SquadMetric(version_2, mixed_script)
-    scores = [answer_scores(text, gold, metric.scoring) for text, gold in zip(texts.values(), golds, strict=True)]
+    scores = [
+        answer_scores(texts[row["id"]], row["answers"]["text"], metric.scoring) if row["id"] in texts else (0, 0.0)
+        for row in references
+    ]
     exact, f1 = np.array(scores, float).reshape(-1, 2).T
     metric.update_scores(exact, f1, has_answer)
     result = ScoreResult(metric.compute(), texts, references, version_2)
     if null_odds is None:
         return result
     odds = read_null_odds(null_odds, list(texts))
-    empty = [not text for text in texts.values()]
-    more = squad_v2_metrics(exact, f1, has_answer, [odds[key] for key in texts], math.inf, empty)
+    ids = [row["id"] for row in references]
+    # No threshold makes "no answer" of a question that was not answered at all: it is wrong.
+    each, empty = [odds.get(key, -math.inf) for key in ids], [texts.get(key) == "" for key in ids]
+    more = squad_v2_metrics(exact, f1, has_answer, each, math.inf, empty)
     return replace(result, metrics=more, null_odds=odds, best_texts=texts, threshold=math.inf)
+
+
+def _references(data: str, max_examples: int | None, columns: Columns, on_bad_rows: OnBadRows) -> list[dict[str, Any]]:
+    """Ids and gold answers of a source, and log lines about what was repaired, left out or has a wrong offset."""
+    lines: dict[str, list[str]] = {name: [] for name in ("skipped", "repaired", "left_out", "unplaced")}
+    total = None if max_examples else count_rows(data, "validation")
+    rows = with_usual_columns(tracked(read_rows(data, "validation"), total, what=data), columns, log.info)
+    examples = read_examples(
+        rows,
+        on_bad_rows,
+        lines["skipped"],
+        max_examples=max_examples,
+        repairs=lines["repaired"],
+        left_out=lines["left_out"],
+        unplaced=lines["unplaced"],
+    )
+    references = [{"id": row["id"], "answers": row["answers"]} for row in examples]
+    for line in changed_lines(lines):
+        log.info(line)
+    return references
+
+
+def _id_lines(predictions: Mapping[str, str], ids: Sequence[str], data: str, cut: bool) -> Iterator[str]:
+    """Lines about questions without a prediction, and predictions without a question.
+
+    Args:
+        cut: whether only the first questions are scored; then predictions for others are to be expected.
+    """
+    missing, known = [key for key in ids if key not in predictions], set(ids)
+    if missing:
+        counts = "it counts" if len(missing) == 1 else "they count"
+        also = "; do the two files belong together?" if len(missing) == len(ids) else ""
+        yield (
+            f"no answer for {len(missing):,} of the {counted(len(ids), 'question')} of {data}; {counts} as wrong; the "
+            f"first: {', '.join(missing[:5])}{also}"
+        )
+    extra = [key for key in predictions if key not in known]
+    if extra and not cut:
+        yield (
+            f"{counted(len(extra), 'answer')} to no question of {data} {'is' if len(extra) == 1 else 'are'} left out; "
+            f"the first: {', '.join(extra[:5])}"
+        )
 
 
 def score_model(
@@ -156,9 +193,11 @@ def score_model(
     data: str,
     batch_size: int = EVAL_BATCH_SIZE,
     max_examples: int | None = None,
-    mixed_script: bool = False,
+    mixed_script: bool | MixedScript = False,
     columns: Columns = Columns(),  # noqa: B008 - frozen
+    on_bad_rows: OnBadRows = "error",
     thresholds: Path | None = None,
+    lengths: Mapping[str, int] | None = None,
 ) -> ScoreResult:
     """Answer the questions of ``data`` as a validation in training does, and score the answers.
 
@@ -167,8 +206,11 @@ def score_model(
         data: file or dataset.
         batch_size: windows per step.
         max_examples: score only this many questions, the first ones.
-        mixed_script: see `metrics`.
+        mixed_script: see `squad.Scoring`.
         columns: names of the data's columns, if they are not the usual ones.
+        on_bad_rows: see `SquadDataModule`; but answers with wrong offsets are no bad ones, for EM and F1 compare texts.
+        lengths: ``max_length``, ``doc_stride``, ``max_question_length`` or ``max_answer_length`` -> tokens, in place of
+            the model's own.
         thresholds: a file with threshold and temperature, which replace the model's own.
 
     Raises:
@@ -185,6 +227,10 @@ def score_model(
         raise InputError(f"--model: {problem}")
     trained = AnswerSettings.of_model(model, tokenizer)
     settings = trained.fitted(read_threshold_file(thresholds, name)) if thresholds else trained
+    changed: Any = lengths or {}
+    settings = replace(settings, **changed)
+    if (positions := max_positions(model)) and settings.max_length > positions:
+        raise InputError(f"--data.max_length {settings.max_length}: the model has {positions} positions")
     own = settings.scaling
     datamodule = SquadDataModule(
         dataset=None,
@@ -195,8 +241,11 @@ def score_model(
         max_question_length=settings.max_question_length,
         eval_batch_size=batch_size,
         max_validation_examples=max_examples,
+        on_bad_rows=on_bad_rows,
         columns=columns,
     )
+    fingerprint = datamodule.fingerprint("validation")
+    datamodule.texts_alone = True
     module = QALightningModule(
         name,
         max_answer_length=settings.max_answer_length,
@@ -225,7 +274,6 @@ def score_model(
         n_best[answer.id] = predictions.n_best(number, example)
     if predictions.version_2 and not trained.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")
-    fingerprint = datamodule.fingerprint("validation")
     if fingerprint == settings.fitted_to:
         log.info(
             f"note: threshold and temperature were fitted to {data} itself, so the scores, the coverage and the "
@@ -283,13 +331,19 @@ def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
     except Exception as error:  # a failed download can raise anything
         log.info(f"official   evaluate.load('{name}') cannot be reached ({type(error).__name__}); nothing compared")
         return 0
-    texts, settings = result.predictions, {}
+    # Both scorers want a prediction for each question; this one is no answer of anybody.
+    missing = {row["id"]: "\ue000" for row in result.references if row["id"] not in result.predictions}
+    texts, settings = {**result.predictions, **missing}, {}
     if result.null_odds:  # then it finds the best thresholds, too
-        texts, settings = result.best_texts, {"no_answer_threshold": result.threshold}
+        texts, settings = {**result.best_texts, **missing}, {"no_answer_threshold": result.threshold}
     official: Mapping[str, float] = scorer.compute(
         predictions=[
             {"id": key, "prediction_text": text}
-            | ({"no_answer_probability": result.null_odds.get(key, 0.0)} if result.version_2 else {})
+            | (
+                {"no_answer_probability": result.null_odds.get(key, -_MAX_ODDS if key in missing else 0.0)}
+                if result.version_2
+                else {}
+            )
             for key, text in texts.items()
         ],
         references=result.references,
@@ -329,44 +383,3 @@ def read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
     if bad:
         raise InputError(bad)
     return {key: float(odds[key]) for key in wanted}
-
-
-def read_predictions(path: Path) -> dict[str, str]:
-    """Id -> answer text, from one JSON object or from the JSON lines that `run.answer_file` writes.
-
-    Raises:
-        InputError: the file cannot be read, or has another layout.
-    """
-    unreadable = f"--predictions {path}: cannot be read as JSON"
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{unreadable} ({error})") from None
-    if content.startswith('{"row": '):
-        return _read_answer_lines(path, content)
-    try:
-        predictions = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{unreadable} ({error})") from None
-    if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
-        raise InputError(f'--predictions {path}: expected one object {{"id": "answer", ...}} with texts as answers')
-    return predictions
-
-
-def _read_answer_lines(path: Path, content: str) -> dict[str, str]:
-    """Id -> answer text, from the JSON lines that `run.answer_file` writes; all bad lines are reported together."""
-    predictions: dict[str, str] = {}
-    problems = []
-    for number, line in enumerate(content.rstrip("\n").split("\n"), 1):
-        where = f"--predictions {path} line {number}"
-        try:
-            row = json.loads(line)
-            key, answer = str(row["id"]), str(row["answer"])
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            problems.append(f"{where}: no JSON object with id and answer ({error!r}); is the file whole?")
-            continue
-        if predictions.setdefault(key, answer) != answer:
-            problems.append(f"{where}: id {key!r} has another answer in a line before; ids must be unique")
-    if problems:
-        raise InputError(problems)
-    return predictions

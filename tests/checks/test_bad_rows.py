@@ -17,6 +17,7 @@ CASES: dict[str, list[dict]] = {
     "duplicate_id": [row(1, id="q0"), row(2, id="q0")],
     "answers": [row(1, answers="Paris"), row(2, answers={"text": ["a"], "answer_start": []})],
     "misplaced": [row(1, answers=answers("Rome", 0)), row(2, answers=answers("Berlin", 0))],
+    "left_out": [row(1, answers={"text": ["Ben", "Berlin"], "answer_start": [row(1)["context"].index("Ben"), -1]})],
     "unplaced": [row(1, answers=answers("lives", None))],
     "contradiction": [row(1, is_impossible=True), row(2, answers=None, is_impossible=False)],
     "several_places": [row(1, answers=answers("lives in", row(1)["context"].index("lives in")))],

@@ -43,13 +43,15 @@ def test_what_a_tokenizer_does_is_counted_from_the_windows(tmp_path, model_folde
     lengths = [len(tokenizer(one["context"], add_special_tokens=False)["input_ids"]) for one in rows]
     assert report.facts["tokens"]["context"]["max"] == max(lengths)
     assert report.facts["tokens"]["context"]["min"] == min(lengths)
-    assert (
-        report.facts["ceiling"]["exact_match"] == 50.0
-    )  # wrong: the answer that is too long, the unheld one, and the part of a token
+    # Wrong are the part of a token, the unheld answer, and the one that is too long: one for each limit.
+    assert report.facts["ceiling"]["exact_match"] == pytest.approx(100 * 4 / 6)
+    assert {name: cost["exact_match"] for name, cost in report.facts["limits"].items()} == pytest.approx(
+        dict.fromkeys(("tokens", "windows", "max_answer_length"), 100 / 6)
+    )
 
 
-@pytest.mark.parametrize(("longest", "findings", "f1"), [(3, {}, 100.0), (2, {"long_answer": 1}, 0.0)])
-def test_an_answer_of_exactly_the_longest_length_can_be_given(tmp_path, model_folder, longest, findings, f1) -> None:
+@pytest.mark.parametrize(("longest", "findings", "cost"), [(3, {}, 0.0), (2, {"long_answer": 1}, 100 / 3)])
+def test_an_answer_of_exactly_the_longest_length_can_be_given(tmp_path, model_folder, longest, findings, cost) -> None:
     context = "Ben lives at the city ."
     rows = [{"id": "a", "question": "Who ?", "context": context, "answers": answers("at the city", 10)}]
     report = check_source(
@@ -60,7 +62,10 @@ def test_an_answer_of_exactly_the_longest_length_can_be_given(tmp_path, model_fo
     )
     assert found(report) == findings
     assert report.facts["tokens"]["answer"]["max"] == 3
-    assert report.facts["ceiling"]["f1"] == f1
+    assert report.facts["ceiling"]["f1"] == 100.0
+    assert report.facts["limits"]["max_answer_length"]["f1"] == pytest.approx(
+        cost
+    )  # without the article, 2 of 3 words are left
 
 
 def test_answers_that_end_within_a_token_lower_the_ceiling(tmp_path, tokenizer, model_folder) -> None:

@@ -1,137 +1,93 @@
-"""Answers with a wrong offset: what messages say, what is repaired, and what is not."""
+"""Answers of rows: no answer in every spelling, wrong offsets, repairs and what is left out, in files and in runs."""
 
 from __future__ import annotations
 
 import json
+import math
 
+import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 from qa_lightning import SquadDataModule
-from qa_lightning.data.answers import NEAR, miscounted, occurrences, repaired_start, where
+from qa_lightning.data.answers import check_answers, whole_number
+from qa_lightning.data.examples import check_row
 from qa_lightning.errors import InputError
 from tests.helpers.data import make_rows, write_json
-from tests.helpers.forms import ASTRAL, CONTEXT, as_json, read, row, write
+from tests.helpers.forms import CONTEXT, as_json, read, row, write
 
-FAR = "x" * 50
-
-
-@pytest.mark.parametrize(
-    ("text", "start", "context", "right"),
-    [
-        pytest.param("Ada", 5, "Ada is here.", 0, id="one place"),
-        pytest.param("Ada", 10**30, "Ada is here.", 0, id="one place, a start beyond the context"),
-        pytest.param("Ada", -1, f"{FAR}Ada", 50, id="one place, a negative start"),
-        pytest.param("Ada", None, f"{FAR}Ada", 50, id="one place, no start"),
-        pytest.param("Ada", "five", f"{FAR}Ada", 50, id="one place, a start that is no number"),
-        pytest.param("Ada", 3, f"Ada{FAR}Ada", 0, id="two places, one of them near"),
-        pytest.param("Ada", 20, f"Ada{FAR}Ada", 0, id="just near enough"),
-        pytest.param("Ada", 21, f"Ada{FAR}Ada", None, id="just too far"),
-        pytest.param("Ada", 3, "Ada Ada", 4, id="two near, one nearer"),
-        pytest.param("Ada", 2, "Ada Ada", None, id="a tie"),
-        pytest.param("aa", 2, "aa baaa", None, id="a tie of one with an overlapping one"),
-        pytest.param("aa", 3, "aa baaa", 4, id="overlapping places, the nearest"),
-        pytest.param("Ada", -1, "Ada Ada", None, id="two places, a negative start"),
-        pytest.param("Ada", None, "Ada Ada", None, id="two places, no start"),
-        pytest.param("Ada", 0.5, "Ada Ada", None, id="two places, a fractional start"),
-        pytest.param("Ada", True, "Ada Ada", None, id="two places, a start of true"),
-        pytest.param("Bob", 0, "Ada is here.", None, id="no place"),
-        pytest.param("ada", 0, "Ada is here.", None, id="no place but in another case"),
-        pytest.param("caf\u00e9", 0, "cafe\u0301", None, id="no place but in another form"),
-        pytest.param("Ada", 0, "Ada Ada", 0, id="where it is said to be"),
-        pytest.param("Ada", 8, "éé “Ada” Ada.", None, id="bytes tell of another place than the nearest"),
-        pytest.param("Ada", 6, "éé Ada und “Ada”.", 3, id="no unit tells of another place than the nearest"),
-        pytest.param("Ada", 5, "éé Ada " + FAR + "Ada.", 3, id="bytes tell of the nearest"),
-        pytest.param("Ada", 6, "🚀🚀🚀Ada, Ada", None, id="UTF-16 units tell of another place than the nearest"),
-    ],
-)
-def test_an_answer_is_moved_to_where_it_can_only_be_meant(text, start, context, right):
-    assert repaired_start(text, start, context) == right
+FAR = " x" * 25 + " "
 
 
-def oracle(text, start, context):
-    """The right repair, found by trying every offset and counting the bytes and UTF-16 units before it."""
-    places = [place for place in range(len(context)) if context[place : place + len(text)] == text]
-    if len(places) == 1:
-        return places[0]
-    if start in places:
-        return start
-    near = [place for place in places if abs(place - start) <= NEAR]
-    nearest = [place for place in near if abs(place - start) == min(abs(other - start) for other in near)]
-    for size, encoding in ((1, "utf-8"), (2, "utf-16-le")):
-        nearest += [place for place in places if len(context[:place].encode(encoding)) == start * size]
-    return nearest[0] if len(set(nearest)) == 1 and set(nearest) & set(near) else None
+# --- no answer, however it is written ---
+
+NOTHING = {
+    "null": None,
+    "NaN": math.nan,
+    "an empty text": "",
+    "an empty list": [],
+    "an empty object": {},
+    "empty lists": {"text": [], "answer_start": []},
+    "an object of nulls": {"text": None, "answer_start": None},
+    "an object of NaN": {"text": math.nan, "answer_start": math.nan},
+    "an object of an empty text": {"text": "", "answer_start": -1},
+    "lists of an empty text at -1": {"text": [""], "answer_start": [-1]},
+    "lists of an empty text at 0": {"text": [""], "answer_start": [0]},
+    "lists of a blank text without an offset": {"text": [" \u00a0"], "answer_start": [None]},
+    "lists of null": {"text": [None], "answer_start": [None]},
+    "lists of NaN": {"text": [math.nan], "answer_start": [-1.0]},
+    "an answer of an empty text": [{"text": "", "answer_start": 0}],
+    "an answer of null": [{"text": None, "answer_start": None}],
+    "an answer of nothing": [{}],
+    "a list of null": [None],
+    "two of them": [{"text": "", "answer_start": "-1"}, {"text": None, "answer_start": 0}],
+}
 
 
-@settings(max_examples=2000, deadline=None)
-@given(
-    st.one_of(st.text("ab", max_size=60), st.text("aé🚀", max_size=40), st.text("ab \n", max_size=30)),
-    st.integers(0, 70),
-    st.data(),
-)
-def test_repairs_agree_with_trying_every_place(context, start, data):
-    assume(context)
-    begin = data.draw(st.integers(0, len(context) - 1), "begin")
-    text = context[begin : begin + data.draw(st.integers(1, 3), "length")]
-    assert repaired_start(text, start, context) == oracle(text, start, context)
+@pytest.mark.parametrize("answers", NOTHING.values(), ids=NOTHING)
+def test_no_answer_is_no_answer_however_it_is_written(answers) -> None:
+    for said in ({}, {"is_impossible": None}, {"is_impossible": True}):
+        checked = check_row("row 1", row(answers=answers, **said))
+        assert checked.problems == checked.left_out == []
+        assert checked.example["answers"] == {"text": [], "answer_start": []}
+    (problem,) = check_row("row 1", row(answers=answers, is_impossible=False)).problems
+    assert problem == "row 1 (id q1): is_impossible is false, yet there is no answer; correct one of the two"
 
 
-@settings(max_examples=300)
-@given(st.text(), st.text(min_size=1), st.integers(-5, 60))
-def test_a_text_that_is_not_there_is_never_moved(context, text, start):
-    assert text in context or repaired_start(text, start, context) is None
+def test_an_offset_without_a_text_is_an_error_where_nothing_says_that_there_is_no_answer() -> None:
+    lost = [{"text": "", "answer_start": 40}]
+    (problem,) = check_row("row 1", row(answers=lost)).problems
+    assert "answer text is '', yet answer_start is 40" in problem
+    assert check_row("row 1", row(answers=lost, is_impossible=True)).problems == []
 
 
-@given(st.text("ab", max_size=30), st.text("ab", min_size=1, max_size=3), st.integers(1, 4))
-def test_occurrences_are_all_places_and_at_most_so_many(context, text, most):
-    places = [place for place in range(len(context)) if context[place : place + len(text)] == text]
-    assert occurrences(text, context) == places
-    assert occurrences(text, context, most) == places[:most]
+def test_an_annotator_who_saw_no_answer_costs_the_others_nothing() -> None:
+    answers = [{"text": "", "answer_start": -1}, {"text": "Ada", "answer_start": 0}, {"text": None}]
+    checked = check_row("row 1", row(answers=answers, is_impossible=False))
+    assert checked.example["answers"] == {"text": ["Ada"], "answer_start": [0]}
+    assert checked.left_out == []
+    (problem,) = check_row("row 1", row(answers=answers, is_impossible=True)).problems
+    assert problem.kind == "contradiction"
 
 
 @pytest.mark.parametrize(
-    ("text", "start", "context", "hint"),
+    ("written", "number"),
     [
-        ("«Ada»", len("𝔸da 🚀 flew. Ⅳ — naïve ".encode()), ASTRAL, "; answer_start counts bytes, not characters"),
-        ("«Ada»", 24, ASTRAL, "; answer_start counts UTF-16 units, as JavaScript and Java do, not characters"),
-        ("«Ada»", 23, ASTRAL, "; answer_start counts from 1, not from 0"),
-        ("1843", 41, CONTEXT, "; answer_start counts from 1, not from 0"),
-        ("1843", 42, CONTEXT, ""),
-        ("Ada", 0, "x Ada", ""),
-        ("Ada", 10**30, "é Ada", ""),
+        *[(one, 40) for one in (40, "40", " 40 ", "40.0", "40.", 40.0, np.int64(40), np.float64(40))],
+        *[(one, None) for one in ("", "null", "NaN", math.nan, None)],
+        *[(one, one) for one in (True, "1e3", 0.5, "0.5", "four", math.inf, [4])],
+        *[("-1", -1), ("+3", 3)],
     ],
 )
-def test_what_a_wrong_place_counts_is_told(text, start, context, hint):
-    assert miscounted(text, start, context) == hint
+def test_a_whole_number_is_read_however_it_is_written(written, number) -> None:
+    found = whole_number(written)
+    assert (found, type(found)) == (number, type(number))
 
 
-@pytest.mark.parametrize(
-    ("text", "context", "words"),
-    [
-        ("a", "banana", "it occurs at 1, 3, 5"),
-        ("a", "bananarama", "it occurs at 1, 3, 5 and elsewhere"),
-        ("Ada", "ADA", "the context holds it except for upper and lower case"),
-        (
-            "a b",
-            "a\u00a0b",
-            "the context holds it except for white space (around it, line ends, tabs, no-break spaces)",
-        ),
-        (
-            "a\nb ",
-            "a\r\nb",
-            "the context holds it except for white space (around it, line ends, tabs, no-break spaces)",
-        ),
-        (
-            "e\u0301",
-            "\u00e9",
-            "the context holds it except for the form of its characters (composed or not, NFC or NFD)",
-        ),
-        ("Ada", "Bob", "the context does not hold it"),
-    ],
-)
-def test_where_an_answer_stands_is_told(text, context, words):
-    assert where(text, context) == words
+@pytest.mark.parametrize("start", ["40", 40.0, "40.0", np.int32(40)])
+def test_an_offset_may_be_a_number_of_another_type(start) -> None:
+    checked = check_answers("row 1", {"text": ["1843"], "answer_start": [start]}, CONTEXT)
+    assert checked.good == {"text": ["1843"], "answer_start": [40]}
+    assert type(checked.good["answer_start"][0]) is int
 
 
 # --- in files ---
@@ -144,30 +100,35 @@ BROKEN = [
         answers={"text": ["Ada Lovelace", "1843", "in 1843"], "answer_start": [0, 41, 36]},
     ),
     row(id="no start", answers=[{"text": "Babbage"}]),
+    row(id="case", answers=[{"text": "ada lovelace", "answer_start": 0}]),
+    row(id="blanks", answers=[{"text": "the  first ", "answer_start": 0}]),
 ]
 MOVED = [
-    "row 1 (id one place): answer '1843' moved from answer_start 0 to 40",
-    "row 3 (id several answers): answer '1843' moved from answer_start 41 to 40",
-    "row 3 (id several answers): answer 'in 1843' moved from answer_start 36 to 37",
+    "row 1 (id one place): answer '1843' moved from answer_start 0 (there: 'Ada ') to 40",
+    "row 3 (id several answers): answer '1843' moved from answer_start 41 (there: '843,') to 40",
+    "row 3 (id several answers): answer 'in 1843' moved from answer_start 36 (there: ' in 184') to 37",
     "row 4 (id no start): answer 'Babbage' moved from answer_start None to 71",
+    "row 5 (id case): answer 'ada lovelace' at answer_start 0 replaced by 'Ada Lovelace', the context's own text",
+    "row 6 (id blanks): answer 'the  first ' moved from answer_start 0 (there: 'Ada Lovelac') to 19, "
+    "and replaced by 'the first', the context's own text",
 ]
 UNREPAIRABLE = [
     (row(id="tie", context="Ada Ada", answers={"text": ["Ada"], "answer_start": [2]}), "it occurs at 0, 4"),
-    (row(id="far", context=f"Ada{FAR}Ada", answers={"text": ["Ada"], "answer_start": [25]}), "it occurs at 0, 53"),
-    (row(id="none", answers={"text": ["Bob"], "answer_start": [0]}), "the context does not hold it"),
+    (row(id="far", context=f"Ada{FAR}Ada", answers={"text": ["Ada"], "answer_start": [25]}), "it occurs at 0, 54"),
     (
-        row(id="one of two", answers={"text": ["1843", "Bob"], "answer_start": [0, 0]}),
-        "answer 'Bob' is not at answer_start 0",
+        row(id="in a word", answers={"text": ["program"], "answer_start": [9]}, context="The programs ran."),
+        "inside of a",
     ),
+    (row(id="none", answers={"text": ["Bob"], "answer_start": [0]}), "the context does not hold it"),
     (row(id="question", question="", answers={"text": ["1843"], "answer_start": [0]}), "question is empty"),
-    (row(id="empty", answers={"text": [""], "answer_start": [0]}), "answer text is ''"),
+    (row(id="empty", answers={"text": [""], "answer_start": [4]}), "answer text is ''"),
 ]
 
 
 def test_repairs_are_made_and_said(tmp_path):
     path = write(tmp_path, "questions.json", as_json(BROKEN))
     examples, repairs = read(path, "repair")
-    assert [item["answers"]["answer_start"] for item in examples] == [[40], [0], [0, 40, 37], [71]]
+    assert [item["answers"]["answer_start"] for item in examples] == [[40], [0], [0, 40, 37], [71], [0], [19]]
     for item in examples:
         for text, start in zip(item["answers"]["text"], item["answers"]["answer_start"], strict=True):
             assert item["context"][start : start + len(text)] == text
@@ -178,9 +139,17 @@ def test_without_repair_nothing_is_moved(tmp_path):
     path = write(tmp_path, "questions.json", as_json(BROKEN))
     with pytest.raises(InputError) as caught:
         read(path)
-    assert caught.value.problems[0].startswith("4 problems in the data (correct them, or pass --data.on_bad_rows skip")
-    assert "or repair to move answers whose right offset is certain" in caught.value.problems[0]
-    assert [item["id"] for item in read(path, "skip")[0]] == ["right"]
+    said = caught.value.problems[0]
+    assert said.startswith(
+        "4 problems in the data (correct them, or pass --data.on_bad_rows skip to leave such rows out"
+    )
+    assert "repair to repair answers whose right offset is certain, or repair_or_skip for both" in said
+    examples, skipped = read(path, "skip")
+    assert [(item["id"], item["answers"]["text"]) for item in examples] == [
+        ("right", ["Ada Lovelace"]),
+        ("several answers", ["Ada Lovelace"]),
+    ]
+    assert len(skipped) == 4
 
 
 @pytest.mark.parametrize(("bad", "words"), [pytest.param(*case, id=case[0]["id"]) for case in UNREPAIRABLE])
@@ -189,9 +158,53 @@ def test_what_cannot_be_repaired_is_still_an_error(tmp_path, bad, words):
     with pytest.raises(InputError) as caught:
         read(path, "repair")
     summary, problem = caught.value.problems
-    assert summary == "1 problem in the data (correct them, or pass --data.on_bad_rows skip to leave such rows out):"
-    assert problem.startswith(f"{path} row 5")
+    assert summary == (
+        "1 problem in the data (correct them, or pass --data.on_bad_rows repair_or_skip to leave such rows out):"
+    )
+    assert problem.startswith(f"{path} row 7")
     assert words in problem
+    examples, skipped, repairs, left_out = read(path, "repair_or_skip")
+    assert len(examples) == len(BROKEN)
+    assert skipped == [problem]
+    assert repairs == [f"{path} {line}" for line in MOVED]
+    assert left_out == []
+
+
+ANNOTATORS = [
+    row(id="absent", answers={"text": ["Ada", "Nobody here"], "answer_start": [0, -1]}),
+    row(id="absent first", answers={"text": ["Nobody here", "Ada"], "answer_start": [0, 0]}),
+    row(id="no text", answers={"text": [5, "1843"], "answer_start": [0, 40]}),
+    row(id="one repaired", answers={"text": ["Ada", "1843", "Bob"], "answer_start": [0, 0, 0]}),
+]
+
+
+@pytest.mark.parametrize("on_bad_rows", ["error", "skip", "repair", "repair_or_skip"])
+def test_a_bad_answer_never_costs_the_question_while_another_is_good(tmp_path, on_bad_rows):
+    path = write(tmp_path, "questions.json", as_json(ANNOTATORS))
+    left_out: list[str] = []
+    found = read(path, on_bad_rows, left_out=left_out)
+    examples = found if on_bad_rows == "error" else found[0]
+    repairs = on_bad_rows in ("repair", "repair_or_skip")
+    assert [item["answers"]["text"] for item in examples] == [
+        ["Ada"],
+        ["Ada"],
+        ["1843"],
+        ["Ada", "1843"] if repairs else ["Ada"],
+    ]
+    told = [line.split(": ")[0].removeprefix(f"{path} ") for line in left_out]
+    numbers = [1, 2, 3, 4] if repairs else [1, 2, 3, 4, 4]
+    assert told == [f"row {number} (id {ANNOTATORS[number - 1]['id']})" for number in numbers]
+
+
+def test_skip_without_a_good_row_does_not_advise_skip(tmp_path):
+    path = write(tmp_path, "questions.json", as_json([row(question=""), row(id="two", answers=[{"text": "Bob"}])]))
+    for on_bad_rows, advice in (
+        ("skip", "no row is left; correct them, or pass --data.on_bad_rows repair to repair answers"),
+        ("repair_or_skip", "no row is left; correct them)"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read(path, on_bad_rows)
+        assert caught.value.problems[0].startswith("2 problems in the data (" + advice)
 
 
 def test_only_repairs_of_wanted_rows_are_listed(tmp_path):
@@ -228,15 +241,15 @@ def test_a_run_writes_what_it_moved_and_says_it_in_one_line(tmp_path, model_fold
     assert all("moved from answer_start" in line for line in lines)
     summary = json.loads((listed.parent / "summary.json").read_text())
     assert summary["repaired"] == lines
-    told = [record.getMessage() for record in said.records if "moved" in record.getMessage()]
+    told = [record.getMessage() for record in said.records if "repaired" in record.getMessage()]
     assert told == [
-        f"{split}: moved 3 answers (all are listed in {data.prepared(split).examples_folder / 'repaired.txt'}), "
+        f"{split}: repaired 3 answers (all are listed in {data.prepared(split).examples_folder / 'repaired.txt'}), "
         f"the first: {lines[0]}"
         for split in ("train", "validation")
     ]
     said.clear()
     SquadDataModule(path, path, model_folder, **SMALL).prepare_data()  # from the cache, and still said
-    assert sum("moved 3 answers" in record.getMessage() for record in said.records) == 2
+    assert sum("repaired 3 answers" in record.getMessage() for record in said.records) == 2
 
 
 def test_parts_of_one_file_each_list_their_own_repairs(tmp_path, model_folder, said):
@@ -256,7 +269,7 @@ def test_a_run_without_repairs_writes_and_says_nothing_of_them(tmp_path, model_f
     data = SquadDataModule(path, path, model_folder, **SMALL)
     data.prepare_data()
     assert not list((tmp_path / "cache").rglob("repaired.txt"))
-    assert "moved" not in said.text
+    assert "repaired" not in said.text
 
 
 def test_a_run_stops_at_what_cannot_be_repaired(tmp_path, model_folder, said):
@@ -268,3 +281,22 @@ def test_a_run_stops_at_what_cannot_be_repaired(tmp_path, model_folder, said):
     assert len(caught.value.problems) == 2
     assert "row 8 (id q7): answer 'Berlin' is not at answer_start 0" in caught.value.problems[1]
     assert not list((tmp_path / "cache").rglob("repaired.txt"))
+
+
+def test_a_run_lists_what_it_repaired_and_what_it_left_out(tmp_path, model_folder, said):
+    rows = shifted(make_rows(10), 2)
+    rows[7]["answers"] = {"text": ["Berlin"], "answer_start": [0]}
+    rows[8]["answers"]["text"].append("Berlin")
+    rows[8]["answers"]["answer_start"].append(-1)
+    path = write_json(tmp_path / "train.json", rows)
+    data = SquadDataModule(path, path, model_folder, **{**SMALL, "on_bad_rows": "repair_or_skip"})
+    data.prepare_data()
+    folder = data.prepared("train").examples_folder
+    assert len((folder / "repaired.txt").read_text(encoding="utf-8").splitlines()) == 3
+    lines = (folder / "left_out.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" is not at")[0] for line in lines] == [
+        f"{path} row 8 (id q7): answer 'Berlin'",
+        f"{path} row 9 (id q8): answer_start is -1; it must be a whole number of characters, counted from 0",
+    ]
+    for words in ("left out 1 bad row (all", "left out 1 bad answer of questions that have others (all"):
+        assert f"train: {words} are listed in {folder / 'left_out.txt'}), the first: {path}" in said.text

@@ -239,7 +239,7 @@ def test_a_repeated_id_names_both_places_and_only_the_first_row_is_kept(tmp_path
 
 def test_all_problems_of_a_file_are_collected_in_one_error(tmp_path):
     path = tmp_path / "questions.json"
-    several = row(answers={"text": ["1843", "", "Ada"], "answer_start": [1, 0, -2]})
+    several = row(answers={"text": ["1843", "", "Ada"], "answer_start": [1, 7, -2]})
     path.write_bytes(
         as_json([row(id=1, question="", context=""), ROWS[0], several, row(id=None), row(id=ROWS[0]["id"])])
     )

@@ -54,7 +54,7 @@ def test_from_a_table_of_ten_questions_to_an_answered_one(tmp_path) -> None:
     trained = run(train, tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "question from 'q', context from 'passage'" in trained.stdout
-    assert "moved 2 answers" in trained.stdout
+    assert "repaired 2 answers" in trained.stdout
 
     asked = run(ask, tmp_path)
     assert asked.returncode == 0, asked.stderr

@@ -52,19 +52,22 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def read(source: Path | str, on_bad_rows: str = "error", told: list[str] | None = None, **options: Any) -> Any:
-    """The examples of a source; with ``skip`` also the problems of the skipped rows, with ``repair`` the repairs.
+    """The examples of a source; with ``skip`` also the problems of the skipped rows, with ``repair`` the repairs; with
+    ``repair_or_skip`` both, and the answers that were left out.
 
     Lines about guessed columns are appended to ``told``. Titles of articles, which only SQuAD's own layout has, are
     removed unless ``titles=True`` is among the options.
     """
     skipped: list[str] = []
     repairs: list[str] = []
+    left_out: list[str] = options.pop("left_out", [])
     columns, titles = options.pop("columns", Columns()), options.pop("titles", False)
     rows = with_usual_columns(read_rows(str(source), "train"), columns, (told if told is not None else []).append)
-    examples = list(read_examples(rows, on_bad_rows, skipped, repairs=repairs, **options))
+    examples = list(read_examples(rows, on_bad_rows, skipped, repairs=repairs, left_out=left_out, **options))
     for example in examples if not titles else []:
         example.pop("title", None)
-    return {"error": examples, "skip": (examples, skipped), "repair": (examples, repairs)}[on_bad_rows]
+    found = {"error": examples, "skip": (examples, skipped), "repair": (examples, repairs)}
+    return (found | {"repair_or_skip": (examples, skipped, repairs, left_out)})[on_bad_rows]
 
 
 def write(folder: Path, name: str, content: bytes) -> Path:

@@ -8,6 +8,7 @@ import string
 from datetime import timedelta
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -334,13 +335,65 @@ def test_a_single_question_needs_no_list_and_ids_join_answers_whatever_the_order
     assert metric.compute() == {"exact_match": 75.0, "f1": 75.0}
 
 
-def test_missing_ids_are_an_error_that_counts_and_names_them_and_changes_nothing():
+@pytest.mark.parametrize("version_2", [False, True])
+def test_missing_ids_count_as_wrong_and_are_said(version_2):
+    metric = SquadMetric(version_2)
+    preds, target = as_batch(MADE + ([("", [])] if version_2 else []))
+    with pytest.warns(UserWarning, match=r"no prediction for 2 of \d ids, which count as wrong; the first: 'q4'"):
+        metric.update([one for one in preds if one["id"] not in ("q4", "q5")], target)
+    wrong = [
+        ("no gold answer", golds) if number in (4, 5) else (text, golds) for number, (text, golds) in enumerate(MADE)
+    ]
+    assert metric.compute() == score(wrong + ([("", [])] if version_2 else []), version_2)
+
+
+def test_a_missing_id_is_wrong_where_there_is_no_answer_too():
+    metric = SquadMetric(version_2=True)
+    with pytest.warns(UserWarning, match="'b'"):
+        metric.update({"id": "a", "prediction_text": ""}, [{"id": one, "answers": {"text": []}} for one in ("a", "b")])
+    assert metric.compute()["NoAns_exact"] == 50.0
+
+
+@pytest.mark.parametrize("text", [None, 3, 2.5, True, ["x"], {"text": "x"}, b"x"], ids=repr)
+def test_a_prediction_that_is_no_text_is_an_error_that_names_the_id(text):
     metric = SquadMetric()
-    metric.update(*as_batch([("x", ["x"])]))
-    preds, target = as_batch(MADE)
-    with pytest.raises(ValueError, match=r"no prediction for 2 of 6 ids, the first 'q4'"):
-        metric.update(preds[:4], target)
+    target = [{"id": one, "answers": {"text": ["x"]}} for one in ("a", "b")]
+    with pytest.raises(ValueError, match=r"the prediction for id 'b' is .*it must be a text, empty for no answer"):
+        metric.update([{"id": "a", "prediction_text": "x"}, {"id": "b", "prediction_text": text}], target)
+    assert metric.compute() == {"exact_match": 0.0, "f1": 0.0}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [None, "x", {"text": "x"}, {"text": None}, {"text": [None]}, {"text": ["x", 3]}, {"text": [["x"]]}, ["x"], {}],
+    ids=repr,
+)
+def test_gold_answers_that_are_no_list_of_texts_are_an_error_that_names_the_id(answers):
+    metric = SquadMetric(version_2=True)
+    preds = [{"id": one, "prediction_text": "x"} for one in ("a", "b")]
+    with pytest.raises(ValueError, match=r"the answers of id 'b' are .*a list of texts"):
+        metric.update(preds, [{"id": "a", "answers": {"text": ["x"]}}, {"id": "b", "answers": answers}])
+    assert metric.compute()["total"] == 0
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(ValueError, match="needs 'id'") as caught:
+        SquadMetric().update(
+            [{"id": "a", "prediction_text": None}, {"id": "b"}], [{"id": "a", "answers": {"text": "x"}}, {"id": "b"}]
+        )
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_gold_answers_may_be_a_tuple_or_an_array():
+    metric = SquadMetric()
+    for golds in (("y", "x"), np.array(["y", "x"]), np.array(["y", "x"], object)):
+        metric.update({"id": "a", "prediction_text": "x"}, {"id": "a", "answers": {"text": golds}})
     assert metric.compute() == {"exact_match": 100.0, "f1": 100.0}
+
+
+def test_one_gold_text_alone_is_refused_by_the_function_too():
+    with pytest.raises(ValueError, match="gold answers are 'x'; give a list of texts"):
+        answer_scores("x", "x")
 
 
 def test_v11_without_a_gold_answer_is_an_error_that_names_the_fix_and_changes_nothing():

@@ -286,8 +286,8 @@ def test_cut_questions_and_lost_answers_are_said(tmp_path, model_folder, said) -
     rows[1] |= {"context": context, "answers": {"text": [context.strip()], "answer_start": [0]}}
     path = write_json(tmp_path / "train.json", rows)
     prepared(path, path, model_folder)
-    assert "train: 1 questions were longer than --data.max_question_length and cut" in said.text
-    assert "train: 1 answers are whole in no window" in said.text
+    assert "train: 1 question was longer than --data.max_question_length and cut" in said.text
+    assert "train: 1 answer stands whole in no window" in said.text
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from transformers import BertModel
 
 from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.training.scoring import (
     ScoreResult,
     compare_with_official,
@@ -190,7 +191,8 @@ def test_an_output_folder_that_is_a_file_is_an_error_that_names_the_flag(files, 
 
 # --- what is refused ---
 
-LAYOUT = 'expected one object {"id": "answer", ...} with texts as answers'
+LAYOUT = 'expected one object {"id": "answer", ...} with texts as answers, or rows with id and answer'
+NOT_A_TEXT = "it must be a text, empty for no answer"
 
 
 @pytest.mark.parametrize(
@@ -199,17 +201,14 @@ LAYOUT = 'expected one object {"id": "answer", ...} with texts as answers'
         (b"{", ["cannot be read as JSON", "line 1 column 2"]),
         (b"", ["cannot be read as JSON"]),
         ('{"q1": "é"}'.encode("latin-1"), ["cannot be read as JSON", "utf-8"]),
-        ([{"id": "q1", "prediction_text": "x"}], [LAYOUT]),
         ("Normans", [LAYOUT]),
-        ({**ANSWERS, "q1": None}, [LAYOUT]),
-        ({**ANSWERS, "q2": 1066}, [LAYOUT]),
-        ({**ANSWERS, "q2": ["1066"]}, [LAYOUT]),
-        ({"q1": "x", "q4": ""}, ["no answer for 2 of the 4 questions of", "the first: q2, q3", "an empty text for no"]),
-        ({}, ["no answer for 4 of the 4 questions", "the first: q1, q2, q3, q4"]),
+        ({**ANSWERS, "q1": None}, ["the prediction for id 'q1' is None", NOT_A_TEXT]),
+        ({**ANSWERS, "q2": 1066}, ["the prediction for id 'q2' is 1066", NOT_A_TEXT]),
+        ({**ANSWERS, "q2": ["1066"]}, ["the prediction for id 'q2' is ['1066']", NOT_A_TEXT]),
         pytest.param(b"[" * 200_000, ["cannot be read as JSON"]),
         pytest.param({**ANSWERS, "q1": "\ud83d"}, ["half of a surrogate pair"]),
     ],
-    ids="cut,empty,latin-1,list,text,null,number,list of texts,two missing,all missing,deep,surrogate".split(","),
+    ids="cut,empty,latin-1,text,null,number,list of texts,deep,surrogate".split(","),
 )
 def test_predictions_that_cannot_be_scored_are_one_error_that_names_flag_and_file(files, tmp_path, predictions, words):
     paths = files(predictions)
@@ -223,32 +222,158 @@ def test_predictions_that_cannot_be_scored_are_one_error_that_names_flag_and_fil
 @pytest.mark.parametrize("name", ["absent.json", "."])
 def test_absent_predictions_are_an_error_that_names_them(files, tmp_path, name):
     _, data = files()
-    with pytest.raises(InputError, match=r"--predictions .*cannot be read as JSON"):
+    with pytest.raises(InputError, match=r"--predictions .*cannot be read \(") as caught:
         evaluate(tmp_path / name, data)
+    assert str(tmp_path / name) in str(caught.value)
 
 
-def test_no_more_than_five_missing_ids_are_listed(tmp_path):
+def test_each_prediction_that_is_no_text_is_named(files):
+    predictions, data = files({**ANSWERS, "q1": None, "q3": 7})
+    with pytest.raises(InputError) as caught:
+        evaluate(predictions, data)
+    assert [problem.partition(": ")[2].split(";")[0] for problem in caught.value.problems] == [
+        "the prediction for id 'q1' is None",
+        "the prediction for id 'q3' is 7",
+    ]
+
+
+# --- questions without an answer in the file, and answers without a question ---
+
+
+def test_a_missing_id_counts_as_wrong_and_extra_ids_are_said(files, capsys):
+    predictions, data = files({"q1": "The Normans", "q3": "England", "else": "x", "more": ""}, ["q1", "q2", "q3"])
+    assert evaluate(predictions, data) == 0
+    out = capsys.readouterr().out
+    assert printed(out) == {"exact_match": "66.6667", "f1": "66.6667"}
+    assert f"no answer for 1 of the 3 questions of {data}; it counts as wrong; the first: q2\n" in out
+    assert f"2 answers to no question of {data} are left out; the first: else, more\n" in out
+
+
+def test_a_missing_id_is_wrong_where_there_is_no_answer_too(files, capsys):
+    predictions, data = files({"q1": "The Normans"})
+    assert evaluate(predictions, data) == 0
+    out = capsys.readouterr().out
+    assert (printed(out)["exact"], printed(out)["NoAns_exact"], printed(out)["total"]) == ("25.0000", "0.0000", "4")
+    assert "no answer for 3 of the 4 questions" in out
+    assert "they count as wrong; the first: q2, q3, q4\n" in out
+
+
+@pytest.mark.parametrize("threshold_helps", [False, True])
+def test_no_threshold_makes_a_missing_answer_right(files, tmp_path, threshold_helps):
+    predictions, data = files({"q1": "The Normans", "q2": "wrong"})
+    odds = {"q1": -5.0, "q2": -4.0 if threshold_helps else -6.0, "q4": 9.0}
+    (tmp_path / "odds.json").write_text(json.dumps(odds))
+    found = score_file(predictions, str(data), null_odds=tmp_path / "odds.json")
+    assert (found.metrics["exact"], found.metrics["best_exact"]) == (25.0, 25.0)
+    assert set(found.null_odds) == {"q1", "q2"}
+
+
+def test_files_that_share_no_id_are_asked_about(files, capsys):
+    assert evaluate(*files({"1": "Normans"})) == 0
+    out = capsys.readouterr().out
+    assert "they count as wrong; the first: q1, q2, q3, q4; do the two files belong together?" in out
+    assert "1 answer to no question of" in out
+    assert "is left out; the first: 1" in out
+    assert printed(out)["exact"] == "0.0000"
+
+
+def test_ids_that_fit_are_not_talked_about(files, capsys):
+    predictions, data = files({key: ANSWERS[key] for key in GOLDS})
+    assert evaluate(predictions, data) == 0
+    assert evaluate(predictions, data, "--max_examples", 2) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+# --- data that scores in spite of its offsets ---
+
+
+@pytest.fixture
+def misplaced(tmp_path):
+    """Questions whose answers have wrong or no offsets, in SQuAD's layout; the second row has one of two wrong."""
+    qas = [
+        {"id": "a", "question": "Who?", "answers": [{"text": "Marta", "answer_start": 3}]},
+        {
+            **{"id": "b", "question": "Where?"},
+            "answers": [{"text": "Porto", "answer_start": "15"}, {"text": "in Portugal", "answer_start": -1}],
+        },
+        {"id": "c", "question": "Since when?", "answers": [{"text": "1999"}]},
+    ]
+    path = tmp_path / "misplaced.json"
+    content = {"data": [{"title": "t", "paragraphs": [{"context": "Marta lives in Porto .", "qas": qas}]}]}
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("on_bad_rows", [None, "skip", "repair", "repair_or_skip"])
+def test_answers_with_wrong_offsets_are_scored_and_said_once(misplaced, tmp_path, capsys, on_bad_rows):
+    (tmp_path / "predictions.json").write_text(json.dumps({"a": "Marta", "b": "in Portugal", "c": "1999"}))
+    flags = ["--on_bad_rows", on_bad_rows] if on_bad_rows else []
+    assert evaluate(tmp_path / "predictions.json", misplaced, *flags) == 0
+    out = capsys.readouterr().out
+    assert printed(out) == {"exact_match": "100.0000", "f1": "100.0000"}
+    repairs = on_bad_rows in ("repair", "repair_or_skip")
+    assert out.count("not at their answer_start; they count all the same") == 1
+    assert ("2 gold answers are" if repairs else "3 gold answers are") in out
+    assert ("repaired 1 answer, the first: " in out) == repairs
+
+
+def test_a_model_is_scored_on_answers_with_wrong_offsets(misplaced, model_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    lengths = ["--max_length", "48", "--data.doc_stride", "12", "--max_question_length", "12"]
+    command = ["--model", model_folder, "--data", str(misplaced), *lengths, "--model.max_answer_length", "1"]
+    assert commands.evaluate([*command, "--output_dir", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert out.count("3 gold answers are not at their answer_start") == 1
+    answers = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert set(answers) == {"a", "b", "c"}
+    assert all(len(text.split()) <= 1 for text in answers.values())
+    assert evaluate(tmp_path / "out" / "predictions.json", misplaced) == 0
+    again = printed(capsys.readouterr().out)
+    assert printed(out).items() >= again.items()
+
+
+def test_a_length_that_the_model_has_no_positions_for_is_refused(misplaced, model_folder):
+    with pytest.raises(InputError, match=r"--max_length 100000: the model has \d+ positions"):
+        commands.evaluate(["--model", model_folder, "--data", str(misplaced), "--max_length", "100000"])
+
+
+def test_rows_that_cannot_be_scored_are_left_out_with_the_flag_that_the_error_names(files, capsys):
+    predictions, data = files()
+    rows = json.loads(data.read_text())
+    data.write_text(json.dumps([*rows, {**rows[0], "id": "bad", "question": ""}]))
+    with pytest.raises(InputError, match=r"--on_bad_rows skip") as caught:
+        evaluate(predictions, data)
+    assert "--data.on_bad_rows" not in str(caught.value)
+    for flag in ("--on_bad_rows", "--data.on_bad_rows", "--on-bad-rows"):
+        assert evaluate(predictions, data, flag, "skip") == 0
+        out = capsys.readouterr().out
+        assert printed(out)["total"] == "4"
+        assert "left out 1 bad row, the first: " in out
+
+
+def test_lengths_go_with_a_model(files, capsys):
+    with pytest.raises(SystemExit):
+        evaluate(*files(), "--doc_stride", 3, "--max_length", 9)
+    assert capsys.readouterr().err == (
+        "error: --max_length, --doc_stride: only for --model; answers in a file are not cut into windows\n"
+    )
+
+
+def test_no_more_than_five_missing_ids_are_listed(tmp_path, capsys):
     rows = [
         {"id": f"n{number}", "question": "?", "context": "x", "answers": [{"text": "x", "answer_start": 0}]}
         for number in range(1200)
     ]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "predictions.json").write_text("{}")
-    with pytest.raises(InputError, match=r"1,200 of the 1,200 questions .*the first: n0, n1, n2, n3, n4;"):
-        evaluate(tmp_path / "predictions.json", tmp_path / "questions.jsonl")
+    assert evaluate(tmp_path / "predictions.json", tmp_path / "questions.jsonl") == 0
+    assert "no answer for 1,200 of the 1,200 questions of" in (out := capsys.readouterr().out)
+    assert "the first: n0, n1, n2, n3, n4;" in out
 
 
 def test_predictions_with_a_byte_order_mark_are_read_as_data_files_are(files):
     paths = files(b"\xef\xbb\xbf" + json.dumps(ANSWERS).encode())
     assert score_file(paths[0], str(paths[1])).metrics == pytest.approx(V20, rel=0, abs=1e-9)
-
-
-def test_bad_questions_are_one_error_without_a_flag_that_this_command_lacks(files):
-    predictions, data = files()
-    data.write_text(json.dumps([{"id": "q1", "question": "", "context": CONTEXT, "answers": []}]))
-    with pytest.raises(InputError, match="question is empty") as caught:
-        evaluate(predictions, data)
-    assert "--data.on_bad_rows" not in str(caught.value)
 
 
 @pytest.mark.parametrize("number", ["0", "-1"])
@@ -325,6 +450,20 @@ def test_official_asks_the_published_scorer_about_the_same_answers(
     assert [(item["id"], item["answers"]["text"]) for item in references] == [(key, GOLDS[key]) for key in questions]
     assert all(set(item["answers"]) == {"text", "answer_start"} for item in references)
     assert f"evaluate.load('{name}') agrees on exact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("version_2", [False, True])
+def test_official_is_asked_about_missing_answers_as_wrong_ones(files, official, version_2):
+    questions = ["q1", "q2", "q4"] if version_2 else ["q1", "q2"]
+    predictions, data = files({"q1": "Normans"}, questions)
+    scorer = Scorer({})
+    official(scorer)
+    compare_with_official(score_file(predictions, str(data)))
+    texts = {one["id"]: one["prediction_text"] for one in scorer.given[0]}
+    assert list(texts) == questions
+    metric = SquadMetric(version_2)
+    metric.update([{"id": key, "prediction_text": text} for key, text in texts.items()], scorer.given[1])
+    assert metric.compute() == score_file(predictions, str(data)).metrics
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,8 @@ def _question(number: int, place: str, row: dict[str, Any]) -> Question | BadRow
         asked = {name: row[name] for name in ("id", "question", "context")} | {"answers": None}
         if asked["id"] is None or not str(asked["id"]).strip():
             asked["id"] = made_id(row)
-        example, wrong = check_row(place, asked)
-        if example is not None:
+        checked = check_row(place, asked)
+        if example := checked.example:
             return Question(number, example["id"], example["question"], example["context"])
-        problems = [str(problem) for problem in wrong]
+        problems = [str(problem) for problem in checked.problems]
     return BadRow(number, place, "; ".join(problem.removeprefix(place).lstrip(": ") for problem in problems))

@@ -1,0 +1,121 @@
+"""Read answers from a file to score them: as `output` writes them, or as other tools saved them again.
+
+That is one JSON object ``{"id": "answer"}``; or rows with ``id`` and ``answer`` (or ``prediction_text``, as the
+``evaluate`` library has it): JSON lines, a JSON list, pandas' JSON of columns, CSV, TSV or Parquet, also with ``.gz``.
+Other columns and the order of columns mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from qa_lightning.data.formats import SUFFIXES, file_format, opened, read_file, shown
+from qa_lightning.errors import InputError
+from qa_lightning.metrics.squad import text_problem
+
+_JSON = (".json", ".jsonl", ".ndjson", ".jsonlines")
+_ANSWERS = ("answer", "prediction_text")  # names of the column with the answer's text
+_LAYOUT = 'expected one object {"id": "answer", ...} with texts as answers, or rows with id and answer'
+
+
+def read_predictions(path: Path) -> dict[str, str]:
+    """Id -> answer text.
+
+    Raises:
+        InputError: the file cannot be read, has another layout, or answers are not texts; it names the ids.
+    """
+    flag = f"--predictions {path}"
+    if file_format(path) in SUFFIXES and file_format(path) not in _JSON:
+        return _of_rows((f"--predictions {place}", row) for place, row in read_file(path))
+    values = _json_values(path)
+    if len(values) != 1:
+        return _of_rows(values)
+    value = values[0][1]
+    if isinstance(value, dict) and _is_row(value):
+        columns = [value["id"], value[_answer_column(value)]]
+        if not all(isinstance(column, dict) for column in columns):
+            return _of_rows(values)
+        rows = [{"id": columns[0][key], "answer": columns[1].get(key)} for key in columns[0]]  # of pandas
+        return _of_rows((f"{flag} item {number}", row) for number, row in enumerate(rows, 1))
+    if isinstance(value, list):
+        return _of_rows((f"{flag} item {number}", row) for number, row in enumerate(value, 1))
+    if not isinstance(value, dict):
+        raise InputError(f"{flag}: {_LAYOUT}")
+    if problems := [f"{flag}: {problem}" for key, text in value.items() if (problem := text_problem(key, text))]:
+        raise InputError(problems)
+    return value
+
+
+def _json_values(path: Path) -> list[tuple[str, Any]]:
+    """The JSON values of a file, each with its place: one, or one after the other, on lines of their own or not."""
+    flag = f"--predictions {path}"
+    try:
+        with opened(path) as file:
+            text = file.read().decode("utf-8-sig")
+        values, problems = _split(text)
+    except InputError as error:
+        raise InputError([f"--predictions {problem}" for problem in error.problems]) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{flag}: cannot be read as JSON ({error})") from None
+    if problems and not values:
+        raise InputError(f"{flag}: cannot be read as JSON ({problems[0][1]})")
+    if problems:
+        raise InputError([f"{flag} line {line}: cannot be read as JSON ({why})" for line, why in problems])
+    return [(f"{flag} line {line}", value) for line, value in values]
+
+
+def _split(text: str) -> tuple[list[tuple[int, Any]], list[tuple[int, str]]]:
+    """JSON values with their lines, and what is wrong with lines that hold none; reading goes on in the next line."""
+    values: list[tuple[int, Any]] = []
+    problems: list[tuple[int, str]] = []
+    decoder, at, line, counted = json.JSONDecoder(), 0, 1, 0
+    while True:
+        while at < len(text) and text[at].isspace():
+            at += 1
+        line, counted = line + text.count("\n", counted, at), at
+        if at == len(text):
+            return values, problems or ([(1, "it is empty")] if not values else [])
+        try:
+            value, at = decoder.raw_decode(text, at)
+            values.append((line, value))
+        except json.JSONDecodeError as error:
+            problems.append((line, str(error)))
+            at = text.find("\n", at) + 1 or len(text)
+
+
+def _of_rows(rows: Iterator[tuple[str, Any]] | list[tuple[str, Any]]) -> dict[str, str]:
+    """Id -> answer of rows with their places; all problems are raised together."""
+    predictions: dict[str, str] = {}
+    problems = []
+    for place, row in rows:
+        if not isinstance(row, dict) or not _is_row(row):
+            problems.append(f"{place}: {shown(row)} is no object with id and answer")
+            continue
+        key, answer = _name(row["id"]), row[_answer_column(row)]
+        if key is None:
+            problems.append(f"{place}: id is {shown(row['id'])}; it must be a text or a whole number")
+        elif problem := text_problem(key, answer):
+            problems.append(f"{place}: {problem}")
+        elif predictions.setdefault(key, answer) != answer:
+            problems.append(f"{place}: id {key!r} has another answer in a row before; ids must be unique")
+    if problems:
+        raise InputError(problems)
+    return predictions
+
+
+def _is_row(value: dict[str, Any]) -> bool:
+    return "id" in value and any(name in value for name in _ANSWERS)
+
+
+def _answer_column(row: dict[str, Any]) -> str:
+    return next(name for name in _ANSWERS if name in row)
+
+
+def _name(value: Any) -> str | None:
+    """An id as the data has it: tools turn texts of digits into numbers."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
