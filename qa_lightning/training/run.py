@@ -111,6 +111,9 @@ class TrainCLI(LightningCLI):
         self.folder = RunFolder()
         self._held: int | None = None  # see `hold_folder`
         self._started_by: int | None = None  # the first process's id, in those that it started
+        if os.environ.get(STARTED_BY) == str(os.getppid()):
+            self._started_by = os.getppid()
+            end_with_parent()
         super().__init__(
             QALightningModule,
             SquadDataModule,
@@ -341,9 +344,6 @@ class TrainCLI(LightningCLI):
         if self.trainer.world_size > 1 and isinstance(strategy.launcher, Launcher | None):
             if isinstance(strategy.launcher, Launcher):
                 strategy.launcher.launch(lambda: None)
-            if os.environ.get(STARTED_BY) == str(os.getppid()):
-                self._started_by = os.getppid()
-                end_with_parent()
             strategy.setup_environment()
             self.beginning, self.folder.path = strategy.broadcast((self.beginning, self.folder.path))
         begun, folder = self.beginning, self.folder.path

@@ -78,6 +78,7 @@ def test_a_signal_to_the_first_of_two_processes_stops_both(tmp_path, model_folde
     ended = finished([AT_A_MOMENT, moment, "SIGTERM", "--", *flags], timeout=100)
     assert ended.returncode == 143, ended.stdout + ended.stderr
     assert ended.stdout.count("stopped by SIGTERM") == 1
+    assert "process 1 ended with status 143" in ended.stdout  # it did as it was told to; if not, it is killed: -9
     assert "error" not in ended.stderr.lower()
 
 
