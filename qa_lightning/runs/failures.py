@@ -5,7 +5,6 @@ Starts a run's other processes and watches them. Also keeps freed memory, so tha
 
 from __future__ import annotations
 
-import _thread
 import ctypes
 import os
 import re
@@ -161,7 +160,7 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         if os.read(0, 1) == _END:
-            _thread.interrupt_main(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(Launcher.grace)
             os._exit(128 + signal.SIGTERM)
         time.sleep(Launcher.seconds)  # it may say what it knows of the loss
