@@ -26,6 +26,8 @@ MAX_RATIO = 500
 MAX_VALUES = 1 << 26  # of one column in a group of rows of Parquet: its lists are unpacked together
 _SMALL = 1 << 26  # what unpacks to less is not refused, however small its file
 _BLOCK = 1 << 20  # bytes read at a time
+_ROWS = 1000  # of Parquet, read at a time
+_MAX_PARQUET = 1 << 28  # bytes of a column of Parquet that is read at a time
 _NO_ROW = "no row is that long: a line end or the end of a quoted text may be missing"
 
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -147,6 +149,45 @@ def read_whole(file: IO[bytes], path: Path, packed: bool) -> bytearray:
                 "lines, which are streamed, or unpack it and name what comes out"
             )
     return content
+
+
+def refuse_large_parquet(path: Path, metadata: Any, size: int) -> None:
+    """Check what a Parquet file says of itself.
+
+    Args:
+        path: of the file.
+        metadata: from its footer.
+        size: of the file, in bytes, without a ``.gz`` around it.
+
+    Raises:
+        InputError: it unpacks to too much, or a column has more than `MAX_VALUES` values in a group of rows.
+    """
+    columns = parquet_columns(metadata)
+    if sum(column.total_uncompressed_size for column in columns) > max(MAX_ROW, MAX_RATIO * size):
+        refuse_ratio(path)
+    if any(column.num_values > MAX_VALUES for column in columns):
+        raise InputError(f"{path}: a group of rows has more than {MAX_VALUES:,} values; write smaller groups")
+
+
+def parquet_rows(metadata: Any) -> int:
+    """How many rows of a Parquet file to read at a time: fewer where a value may repeat the beginning of another.
+
+    Such values (``DELTA_BYTE_ARRAY``) are each at most as long as all that the file holds of their column.
+    """
+    repeating = [
+        column
+        for column in parquet_columns(metadata)
+        if "DELTA_BYTE_ARRAY" in column.encodings
+        or {"DELTA_LENGTH_BYTE_ARRAY", "RLE_DICTIONARY"} <= {*column.encodings}  # and so not read as a dictionary
+    ]
+    longest = max((column.total_uncompressed_size for column in repeating), default=1)
+    return max(1, min(_ROWS, _MAX_PARQUET // max(1, longest)))
+
+
+def parquet_columns(metadata: Any) -> list[Any]:
+    """Each column of each group of rows."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return [group.column(number) for group in groups for number in range(group.num_columns)]
 
 
 def small_tables(table: _Table, place: str) -> Iterator[_Table]:
