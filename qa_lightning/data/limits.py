@@ -23,6 +23,7 @@ from qa_lightning.errors import InputError
 MAX_ROW = 1 << 26
 MAX_WHOLE = 1 << 32
 MAX_RATIO = 500
+MAX_BLANK = 1_000_000  # empty lines, one after the other: each takes time
 MAX_VALUES = 1 << 26  # of one column in a group of rows of Parquet: its lists are unpacked together
 _SMALL = 1 << 26  # what unpacks to less is not refused, however small its file
 _BLOCK = 1 << 20  # bytes read at a time
@@ -83,17 +84,25 @@ def lines_of(file: IO[bytes], path: Path) -> Iterator[bytes]:
     """The lines of a file, each with its end.
 
     Raises:
-        InputError: a line is longer than `MAX_ROW`.
+        InputError: a line is longer than `MAX_ROW`, or there are more than `MAX_BLANK` empty ones in a row.
     """
-    number = 1
+    number, blank = 1, 0
     while line := file.readline(MAX_ROW + 1):
         if len(line) > MAX_ROW:
             raise InputError(
                 f"{path} line {number}: longer than {MAX_ROW >> 20} MiB; each line must hold one row; if the whole "
                 "file is one JSON text, name it .json"
             )
+        blank = 0 if line.strip() else blank + 1
+        if blank > MAX_BLANK:
+            refuse_blanks(path, number)
         yield line
         number += 1
+
+
+def refuse_blanks(path: Path, number: int) -> None:
+    """Raise the `InputError` for lines without anything, of which ``number`` is one too many."""
+    raise InputError(f"{path} line {number}: more than {MAX_BLANK:,} empty lines come before this; remove them")
 
 
 class TableLines:
@@ -107,7 +116,7 @@ class TableLines:
     def __init__(self, text: IO[str], path: Path) -> None:
         self._text, self._path = text, path
         self._line = self._first = 1
-        self._taken = 0
+        self._taken = self._blank = 0
 
     def begin_row(self) -> None:
         """Whatever comes next belongs to another row."""
@@ -121,6 +130,9 @@ class TableLines:
         if not line:
             raise StopIteration
         self._taken += len(line)
+        self._blank = 0 if line.strip() else self._blank + 1
+        if self._blank > MAX_BLANK:
+            refuse_blanks(self._path, self._line)
         self._line += 1
         if self._taken > MAX_ROW:
             raise InputError(

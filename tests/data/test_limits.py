@@ -83,6 +83,21 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     ),
     "one line without end": ("q.jsonl.gz", lambda: gzip_of(b"x" * TEN_MILLION, 400), "line 1: longer than 64 MiB"),
     "empty lines without end": ("q.jsonl.gz", lambda: gzip_of(BLANKS, 400), RATIO),
+    "nothing but line ends": (
+        "q.jsonl.gz",
+        lambda: gzip_of(b"\n" * TEN_MILLION, 40),
+        "line 1000001: more than 1,000,000",
+    ),
+    "nothing but line ends as a table": (
+        "q.csv.gz",
+        lambda: gzip_of(b"\n" * TEN_MILLION, 40),
+        "line 1000001: more than 1,000,000 empty lines",
+    ),
+    "a quoted cell of line ends": (
+        "q.csv.gz",
+        lambda: gzip.compress(b'id,question\n1,"') + gzip_of(b"\n" * TEN_MILLION, 40),
+        "line 1000003: more than 1,000,000 empty lines",
+    ),
     "one cell without end": (
         "q.csv.gz",
         lambda: gzip_of(b"x" * TEN_MILLION, 400),
@@ -200,9 +215,7 @@ def test_every_encoding_of_texts_in_parquet_is_read(tmp_path, encoding) -> None:
     table = pq.read_table(io.BytesIO(as_parquet(ROWS)))
     texts = [name for name in table.column_names if pa.types.is_string(table.schema.field(name).type)]
     assert texts
-    pq.write_table(
-        table, tmp_path / "q.parquet", use_dictionary=False, column_encoding=dict.fromkeys(texts, encoding)
-    )
+    pq.write_table(table, tmp_path / "q.parquet", use_dictionary=False, column_encoding=dict.fromkeys(texts, encoding))
     assert read(str(tmp_path / "q.parquet")) == read(str(write(tmp_path, "other.parquet", as_parquet(ROWS))))
 
 
@@ -329,6 +342,15 @@ def test_a_row_up_to_the_limit_is_read(tmp_path, monkeypatch) -> None:
     longer = lines[0][:-2] + b', "more": "' + b"x" * limits.MAX_ROW + b'"}\n'
     with pytest.raises(InputError, match=r"q\.jsonl line 5: longer than"):
         read(str(write(tmp_path, "q.jsonl", b"".join([*lines, longer]))))
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.csv"])
+def test_empty_lines_are_passed_over_up_to_the_limit(tmp_path, monkeypatch, name) -> None:
+    monkeypatch.setattr(limits, "MAX_BLANK", 3)
+    lines = (as_lines if name == "q.jsonl" else as_table)(ROWS).splitlines(keepends=True)
+    assert len(read(str(write(tmp_path, name, b"\n \n\n".join(lines))))) == len(ROWS)
+    with pytest.raises(InputError, match=rf"{name} line 5: more than 3 empty lines come before this; remove them"):
+        read(str(write(tmp_path, name, b"\n\n\n\n".join(lines))))
 
 
 def test_real_text_is_far_from_the_ratio() -> None:
