@@ -269,19 +269,27 @@ class Windower:
 
 
 def plain_tokenizer(tokenizer: Any) -> Tokenizer:
-    """A copy of a fast tokenizer's backend that neither truncates nor pads.
+    """A copy of a fast tokenizer's backend that neither truncates nor pads, and splits special tokens if that does.
 
-    Both are state of a tokenizer, which any call of it changes, and which many models' tokenizer.json begins with.
+    All three are state of the backend, which any call of the tokenizer changes, and with the first two of which many
+    models' tokenizer.json begins.
     """
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.no_padding()
     plain.no_truncation()
+    plain.encode_special_tokens = _splits_special_tokens(tokenizer)  # which its JSON does not say
     return plain
+
+
+def _splits_special_tokens(tokenizer: Any) -> bool:
+    """Whether a special token that stands in a text, such as ``[SEP]``, is text there; a setting of the tokenizer."""
+    return bool(getattr(tokenizer, "split_special_tokens", False))
 
 
 def windowing_key(tokenizer: Any) -> list[Any]:
     """All of a tokenizer that decides how it cuts windows: equal for equal windows, whatever it was called with."""
-    return [plain_tokenizer(tokenizer).to_str(), tokenizer.padding_side, _null_token(tokenizer)]
+    splits = ["split special tokens"] if _splits_special_tokens(tokenizer) else []
+    return [plain_tokenizer(tokenizer).to_str(), tokenizer.padding_side, _null_token(tokenizer), *splits]
 
 
 def _null_token(tokenizer: Any) -> int | None:
