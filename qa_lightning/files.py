@@ -34,7 +34,7 @@ log = logging.getLogger("qa_lightning")
 
 MANIFEST = "manifest.txt"
 _BLOCK = 1 << 20  # bytes read at a time
-_OTHER_CACHE = "or let QA_LIGHTNING_CACHE name another folder (train also takes --data.cache_dir)"
+_OTHER_CACHE = "or let QA_LIGHTNING_CACHE name another folder (`qa-lightning train --data.cache_dir` does, too)"
 _found_right: set[tuple[object, ...]] = set()  # files that this process compared with their checksum, as they were
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import Example, OnBadRows, in_validation, read_examples, write_examples
 from qa_lightning.data.formats import counted
-from qa_lightning.data.sources import Split, count_rows, read_rows, source_fingerprint
+from qa_lightning.data.sources import Split, count_rows, read_rows, source_files, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
@@ -144,7 +144,7 @@ class PreparedSplit:
             raise InputError([f"{self.source}{part}: {error.problems[0]}", *error.problems[1:]]) from None
         summary: dict[str, Any] = {
             **{"rows": count, **counts},
-            **{"columns": column_lines, "skipped": skipped, "repaired": repairs},
+            **{"columns": column_lines, "skipped": skipped, "repaired": repairs, "files": _files(self.source)},
         }
         if self.divided:
             summary["divided"] = {"validation_fraction": self.divided[0], "seed": self.divided[1]}
@@ -205,6 +205,7 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
     """
     split = prepared.split
     rows, windows = prepared.summaries()
+    skipped, repaired = (_where_it_is(prepared.source, rows, rows[name]) for name in ("skipped", "repaired"))
     unanswerable = f", {rows['unanswerable']:,} of them without an answer" if rows["unanswerable"] else ""
     yield (
         f"{split}: {prepared.source}: {counted(rows['rows'], 'question')}{unanswerable}, in "
@@ -218,12 +219,12 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         )
     for line in rows["columns"]:
         yield f"{split}: {line}"
-    if rows["repaired"]:
+    if repaired:
         listed = prepared.examples_folder / "repaired.txt"
-        moved = counted(len(rows["repaired"]), "answer")
-        yield f"{split}: moved {moved} (all are listed in {listed}), the first: {rows['repaired'][0]}"
-    if rows["skipped"]:
-        yield f"{split}: left out {counted(len(rows['skipped']), 'bad row')}, the first: {rows['skipped'][0]}"
+        moved = counted(len(repaired), "answer")
+        yield f"{split}: moved {moved} (all are listed in {listed}), the first: {repaired[0]}"
+    if skipped:
+        yield f"{split}: left out {counted(len(skipped), 'bad row')}, the first: {skipped[0]}"
     if windows["cut_questions"]:
         yield f"{split}: {windows['cut_questions']:,} questions were longer than --data.max_question_length and cut"
     if (several := windows.get("several_answers")) is not None:
@@ -235,6 +236,21 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
     lost = windows["unlabelled"] - rows["unanswerable"]
     if lost > 0:
         yield f"{split}: {lost:,} answers stand whole in no window; a larger --data.doc_stride may hold them"
+
+
+def _files(source: str) -> list[str]:
+    """The files that a source names, as the places of rows begin; itself, if it is none."""
+    return [str(path) for path in source_files(source)] or [source]
+
+
+def _where_it_is(source: str, rows: Mapping[str, Any], lines: list[str]) -> list[str]:
+    """Lines that begin with the place of a row, for where its file is now: it may have been moved since."""
+    moved = dict(zip(rows.get("files", []), _files(source), strict=False))
+    found = []
+    for line in lines:
+        name = next((old for old in sorted(moved, key=len, reverse=True) if line.startswith(f"{old} ")), None)
+        found.append(line if name is None else moved[name] + line.removeprefix(name))
+    return found
 
 
 def _key(parts: list[Any]) -> str:
