@@ -25,6 +25,7 @@ from transformers import BertForQuestionAnswering
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.models.loading import load_model
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO
+from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.resume import read_beginning
 from qa_lightning.training import run as training
 from tests.helpers import commands
@@ -173,6 +174,7 @@ def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_fold
         pytest.skip("no right to mount a small disk")
     train = write_json(tmp_path / "train.json", make_rows(20))
     arguments = [*train_flags(disk, model_folder, train, train), "--trainer.log_every_n_steps", "1"]
+    monkeypatch.setattr(CurveLogger, "retry_seconds", 1e6)  # on a busy machine, the first run may take a minute
 
     class Fill(Callback):
         def on_train_epoch_start(self, trainer, pl_module) -> None:
