@@ -231,10 +231,10 @@ def test_a_checkpoint_that_could_not_be_written_is_not_called_saved(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130)])
-def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, name: str, status: int) -> None:
+def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, capsys, name: str, status: int) -> None:
     train = write_json(tmp_path / "train.json", make_rows(60))
-    script = ROOT / "scripts" / "train.py"
-    command = [sys.executable, str(script), *train_flags(tmp_path, model_folder, train, train)]
+    flags = train_flags(tmp_path, model_folder, train, train)
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*command, "--trainer.max_epochs", "100000"], stdout=subprocess.PIPE, text=True, env=environment
@@ -253,15 +253,8 @@ def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, name: s
     saved = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == int(step) > 0
     epochs = str(saved["epoch"] + 2)
-    ended = subprocess.run(
-        [*command, "--trainer.max_epochs", epochs, "--ckpt_path", "last"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert f"epoch {epochs}/{epochs}" in ended.stdout
+    assert commands.train([*flags, "--trainer.max_epochs", epochs, "--ckpt_path", "last"]) == 0
+    assert f"epoch {epochs}/{epochs}" in capsys.readouterr().out
 
 
 class Evil:
