@@ -12,6 +12,7 @@ A folder that is built once and used again (`build_once`) has a manifest, so tha
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -34,7 +35,7 @@ log = logging.getLogger("qa_lightning")
 
 MANIFEST = "manifest.txt"
 _BLOCK = 1 << 20  # bytes read at a time
-_OTHER_CACHE = "or let QA_LIGHTNING_CACHE name another folder (train also takes --data.cache_dir)"
+_OTHER_CACHE = "or let QA_LIGHTNING_CACHE name another folder (`qa-lightning train --data.cache_dir` does, too)"
 _verified: set[tuple[object, ...]] = set()  # states of files whose checksum this process has found right
 
 
@@ -307,7 +308,9 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def lock(path: Path) -> Iterator[bool]:
-    """Lock a file that only one process at a time may write.
+    """Lock a file that only one process at a time may write, by a hidden one beside it, which is removed at the end.
+
+    On Windows, which removes no open file, it stays.
 
     Args:
         path: the file to be written; its folder is created if it is missing.
@@ -320,16 +323,48 @@ def lock(path: Path) -> Iterator[bool]:
         OSError: the lock file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = _lock_file(path.with_name(f".{path.name}.lock"), timeout=0)
-    try:
-        own.acquire()
-    except Timeout:
-        yield False
+    beside = path.with_name(f".{path.name}.lock")
+    if os.name == "nt":
+        own = _lock_file(beside, timeout=0)
+        try:
+            own.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            own.release()
         return
+    handle = _hold_file(beside)
     try:
-        yield True
+        yield handle is not None
     finally:
-        own.release()
+        if handle is not None:
+            beside.unlink(missing_ok=True)  # while it is held: see `_hold_file`
+            os.close(handle)
+
+
+def _hold_file(path: Path) -> int | None:
+    """Make and hold a file whose holder removes it; its open handle, or None where another process holds it."""
+    import fcntl
+
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, new_file_mode())
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except FileNotFoundError:
+            pass  # who held it has removed it since it was opened: that file is nobody's lock any more
+        except OSError as error:
+            os.close(handle)
+            if isinstance(error, BlockingIOError):
+                return None
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise NotImplementedError("the file system has no locks") from None
+            raise
+        os.close(handle)
 
 
 def hold_folder(folder: Path) -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags, columns_of
-from qa_lightning.errors import naming_flags
+from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.wording import visible
 
@@ -58,6 +58,12 @@ def check_data(words: Sequence[str]) -> int:
     )
     reports.show(report, Console())
     if options.json:
-        write_json(options.json, report.as_json())
+        try:
+            write_json(options.json, report.as_json())
+        except OSError as error:
+            raise InputError(
+                f"--json {options.json}: cannot be written ({error.strerror or error}); free some space, or name "
+                "another file"
+            ) from None
         print(visible(f"written to {options.json}"))
     return 1 if report.errors else 0

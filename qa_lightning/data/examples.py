@@ -25,6 +25,7 @@ from qa_lightning.files import no_temporary_room
 OnBadRows = Literal["error", "skip", "repair", "repair_or_skip"]
 _BATCH_CHARACTERS = 1 << 26  # a batch with more characters of contexts is written; Arrow allows 2 GiB of text a batch
 NO_QUESTIONS = "the data has no questions"
+ROW_LISTS = ("repaired", "skipped", "left_out", "unplaced")  # see `changed_lines`
 REPAIRED, LEFT_OUT = "repaired.txt", "left_out.txt"  # files beside prepared examples that list each change
 _REPAIR = "repair to repair answers whose right offset is certain"
 _FIXES: dict[OnBadRows, str] = {

@@ -26,14 +26,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qa_lightning.data.limits import (
-    MAX_RATIO,
-    MAX_ROW,
-    MAX_VALUES,
     TableLines,
     Unpacked,
     lines_of,
+    parquet_columns,
+    parquet_rows,
     read_whole,
-    refuse_ratio,
+    refuse_large_parquet,
     small_tables,
 )
 from qa_lightning.errors import InputError
@@ -42,7 +41,6 @@ SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 COLUMNS = ("id", "question", "context", "answers")
 _LARGEST_FIELD = 2**31 - 1  # characters of a CSV field; Python's own limit is 131,072
 _TEXTS = ("STRING", "JSON", "ENUM", "NONE")  # kinds of Parquet's text columns; NONE is plain bytes
-_PARQUET_ROWS = 1000  # read at a time
 _BUFFER = 1 << 17  # bytes unpacked at a time
 START = 4096  # bytes at the start of a file that its kind is recognized by
 _SIGNATURES = {
@@ -359,7 +357,7 @@ def _read_parquet(path: Path) -> Iterator[PlacedRow]:
         twice = _repeated(field.name for field in fields)
         # Dates and times are left out: no column needs them, and Python cannot represent all of them.
         names = [field.name for field in fields if not pa.types.is_temporal(field.type)]
-        for batch in file.iter_batches(batch_size=_PARQUET_ROWS) if not twice else ():
+        for batch in file.iter_batches(batch_size=parquet_rows(file.metadata)) if not twice else ():
             for part in small_tables(batch.select(names), f"{path} rows {number + 1:,} to {number + len(batch):,}"):
                 for row in _without_dictionaries(part).to_pylist():
                     number += 1
@@ -380,16 +378,13 @@ def _parquet_file(path: Path, content: Any) -> Any:
         InputError: what it says of itself goes beyond the limits.
     """
     file = pq.ParquetFile(content)
-    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     size = content.size() if isinstance(content, pa.BufferReader) else path.stat().st_size
-    if sum(column.total_uncompressed_size for column in columns) > max(MAX_ROW, MAX_RATIO * size):
-        refuse_ratio(path)
-    if any(column.num_values > MAX_VALUES for column in columns):
-        raise InputError(f"{path}: a group of rows has more than {MAX_VALUES:,} values; write smaller groups")
+    refuse_large_parquet(path, file.metadata, size)
     every = [file.schema.column(number) for number in range(len(file.schema))]
     texts = [one.path for one in every if one.physical_type == "BYTE_ARRAY" and one.logical_type.type in _TEXTS]
-    texts = [name for name in texts if name in file.schema_arrow.names]  # Arrow cannot do it with texts in lists
+    # Arrow cannot do it with texts in lists, nor with values that begin like the ones before.
+    delta = {one.path_in_schema for one in parquet_columns(file.metadata) if any("DELTA" in e for e in one.encodings)}
+    texts = [name for name in texts if name in file.schema_arrow.names and name not in delta]
     return pq.ParquetFile(content, metadata=file.metadata, read_dictionary=texts)
 
 

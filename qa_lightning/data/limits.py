@@ -23,9 +23,12 @@ from qa_lightning.errors import InputError
 MAX_ROW = 1 << 26
 MAX_WHOLE = 1 << 32
 MAX_RATIO = 500
+MAX_BLANK = 1_000_000  # empty lines, one after the other: each takes time
 MAX_VALUES = 1 << 26  # of one column in a group of rows of Parquet: its lists are unpacked together
 _SMALL = 1 << 26  # what unpacks to less is not refused, however small its file
 _BLOCK = 1 << 20  # bytes read at a time
+_ROWS = 1000  # of Parquet, read at a time
+_MAX_PARQUET = 1 << 28  # bytes of a column of Parquet that is read at a time
 _NO_ROW = "no row is that long: a line end or the end of a quoted text may be missing"
 
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -81,17 +84,25 @@ def lines_of(file: IO[bytes], path: Path) -> Iterator[bytes]:
     """The lines of a file, each with its end.
 
     Raises:
-        InputError: a line is longer than `MAX_ROW`.
+        InputError: a line is longer than `MAX_ROW`, or there are more than `MAX_BLANK` empty ones in a row.
     """
-    number = 1
+    number, blank = 1, 0
     while line := file.readline(MAX_ROW + 1):
         if len(line) > MAX_ROW:
             raise InputError(
                 f"{path} line {number}: longer than {MAX_ROW >> 20} MiB; each line must hold one row; if the whole "
                 "file is one JSON text, name it .json"
             )
+        blank = 0 if line.strip() else blank + 1
+        if blank > MAX_BLANK:
+            refuse_blanks(path, number)
         yield line
         number += 1
+
+
+def refuse_blanks(path: Path, number: int) -> None:
+    """Raise the `InputError` for lines without anything, of which ``number`` is one too many."""
+    raise InputError(f"{path} line {number}: more than {MAX_BLANK:,} empty lines come before this; remove them")
 
 
 class TableLines:
@@ -105,7 +116,7 @@ class TableLines:
     def __init__(self, text: IO[str], path: Path) -> None:
         self._text, self._path = text, path
         self._line = self._first = 1
-        self._taken = 0
+        self._taken = self._blank = 0
 
     def begin_row(self) -> None:
         """Whatever comes next belongs to another row."""
@@ -119,6 +130,9 @@ class TableLines:
         if not line:
             raise StopIteration
         self._taken += len(line)
+        self._blank = 0 if line.strip() else self._blank + 1
+        if self._blank > MAX_BLANK:
+            refuse_blanks(self._path, self._line)
         self._line += 1
         if self._taken > MAX_ROW:
             raise InputError(
@@ -147,6 +161,45 @@ def read_whole(file: IO[bytes], path: Path, packed: bool) -> bytearray:
                 "lines, which are streamed, or unpack it and name what comes out"
             )
     return content
+
+
+def refuse_large_parquet(path: Path, metadata: Any, size: int) -> None:
+    """Check what a Parquet file says of itself.
+
+    Args:
+        path: of the file.
+        metadata: from its footer.
+        size: of the file, in bytes, without a ``.gz`` around it.
+
+    Raises:
+        InputError: it unpacks to too much, or a column has more than `MAX_VALUES` values in a group of rows.
+    """
+    columns = parquet_columns(metadata)
+    if sum(column.total_uncompressed_size for column in columns) > max(MAX_ROW, MAX_RATIO * size):
+        refuse_ratio(path)
+    if any(column.num_values > MAX_VALUES for column in columns):
+        raise InputError(f"{path}: a group of rows has more than {MAX_VALUES:,} values; write smaller groups")
+
+
+def parquet_rows(metadata: Any) -> int:
+    """How many rows of a Parquet file to read at a time: fewer where a value may repeat the beginning of another.
+
+    Such values (``DELTA_BYTE_ARRAY``) are each at most as long as all that the file holds of their column.
+    """
+    repeating = [
+        column
+        for column in parquet_columns(metadata)
+        if "DELTA_BYTE_ARRAY" in column.encodings
+        or {"DELTA_LENGTH_BYTE_ARRAY", "RLE_DICTIONARY"} <= {*column.encodings}  # and so not read as a dictionary
+    ]
+    longest = max((column.total_uncompressed_size for column in repeating), default=1)
+    return max(1, min(_ROWS, _MAX_PARQUET // max(1, longest)))
+
+
+def parquet_columns(metadata: Any) -> list[Any]:
+    """Each column of each group of rows."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return [group.column(number) for group in groups for number in range(group.num_columns)]
 
 
 def small_tables(table: _Table, place: str) -> Iterator[_Table]:

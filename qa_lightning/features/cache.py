@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from qa_lightning.data.examples import (
     LEFT_OUT,
     NO_QUESTIONS,
     REPAIRED,
+    ROW_LISTS,
     Example,
     OnBadRows,
     changed_lines,
@@ -29,7 +30,7 @@ from qa_lightning.data.examples import (
     write_examples,
 )
 from qa_lightning.data.formats import counted
-from qa_lightning.data.sources import Split, count_rows, read_rows, source_fingerprint
+from qa_lightning.data.sources import Split, count_rows, read_rows, source_files, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
@@ -178,7 +179,7 @@ class PreparedSplit:
         summary: dict[str, Any] = {
             **{"rows": count, **counts},
             **{"columns": column_lines, "skipped": skipped, "repaired": repairs, "left_out": left_out},
-            "unplaced": unplaced or [],
+            **{"unplaced": unplaced or [], "files": _files(self.source)},
         }
         if self.divided:
             summary["divided"] = {"validation_fraction": self.divided[0], "seed": self.divided[1]}
@@ -276,7 +277,8 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         )
     for line in rows["columns"]:
         yield f"{split}: {line}"
-    for line in changed_lines(rows, prepared.examples_folder):
+    lists = {name: _where_it_is(prepared.source, rows, rows[name]) for name in ROW_LISTS}
+    for line in changed_lines(lists, prepared.examples_folder):
         yield f"{split}: {line}"
     if cut := windows["cut_questions"]:
         were = "question was" if cut == 1 else "questions were"
@@ -295,6 +297,21 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
             f"{split}: {counted(lost, 'answer')} {'stands' if lost == 1 else 'stand'} whole in no window; a larger "
             "--data.doc_stride may help"
         )
+
+
+def _files(source: str) -> list[str]:
+    """The files that a source names, as the places of rows begin; itself, if it is none."""
+    return [str(path) for path in source_files(source)] or [source]
+
+
+def _where_it_is(source: str, rows: Mapping[str, Any], lines: list[str]) -> list[str]:
+    """Lines that begin with the place of a row, for where its file is now: it may have been moved since."""
+    moved = dict(zip(rows.get("files", []), _files(source), strict=False))
+    found = []
+    for line in lines:
+        name = next((old for old in sorted(moved, key=len, reverse=True) if line.startswith(f"{old} ")), None)
+        found.append(line if name is None else moved[name] + line.removeprefix(name))
+    return found
 
 
 def _key(parts: list[Any]) -> str:

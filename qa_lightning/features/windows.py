@@ -270,19 +270,27 @@ class Windower:
 
 
 def plain_tokenizer(tokenizer: Any) -> Tokenizer:
-    """A copy of a fast tokenizer's backend that neither truncates nor pads.
+    """A copy of a fast tokenizer's backend that neither truncates nor pads, and splits special tokens if that does.
 
-    Both are state of a tokenizer: any call changes them, and many models' tokenizer.json sets them.
+    All three are state of the backend: any call of the tokenizer changes it, and many models' tokenizer.json sets the
+    first two.
     """
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.no_padding()
     plain.no_truncation()
+    plain.encode_special_tokens = _splits_special_tokens(tokenizer)  # which its JSON does not say
     return plain
+
+
+def _splits_special_tokens(tokenizer: Any) -> bool:
+    """Whether a special token that stands in a text, such as ``[SEP]``, is text there; a setting of the tokenizer."""
+    return bool(getattr(tokenizer, "split_special_tokens", False))
 
 
 def windowing_key(tokenizer: Any) -> list[Any]:
     """A key of all that decides how a tokenizer cuts windows; calls of the tokenizer do not change it."""
-    return [plain_tokenizer(tokenizer).to_str(), tokenizer.padding_side, _null_token(tokenizer)]
+    splits = ["split special tokens"] if _splits_special_tokens(tokenizer) else []
+    return [plain_tokenizer(tokenizer).to_str(), tokenizer.padding_side, _null_token(tokenizer), *splits]
 
 
 def _null_token(tokenizer: Any) -> int | None:

@@ -52,6 +52,7 @@ class Launcher(_SubprocessScriptLauncher):
     """
 
     seconds = 5.0  # for the first process to notice a loss by itself, and for the others to end after SIGTERM
+    grace = 1.0  # of these, for a process to end after it was told to, even within a call that handles no signals
 
     def __init__(self, like: _SubprocessScriptLauncher, tell: Callable[[str], None]) -> None:
         super().__init__(like.cluster_environment, like.num_processes, like.num_nodes)
@@ -91,10 +92,12 @@ class Launcher(_SubprocessScriptLauncher):
         return known
 
     def end(self) -> None:
-        """End the other processes: ask them to stop, and kill those that do not in time."""
+        """End the other processes: tell them to stop (`end_with_parent`), and kill those that do not in time."""
         self._over = True
         for process in self.procs:
-            process.send_signal(signal.SIGTERM)
+            assert process.stdin is not None
+            with suppress(OSError):  # it has ended
+                os.write(process.stdin.fileno(), _END)
         deadline = time.monotonic() + self.seconds
         for process in self.procs:
             try:
@@ -114,7 +117,8 @@ class Launcher(_SubprocessScriptLauncher):
         }
         for rank in range(1, self.num_processes):
             own = {"LOCAL_RANK": str(rank), STARTED_BY: str(os.getpid())}
-            process = subprocess.Popen(_basic_subprocess_cmd(), env=os.environ | own, stderr=subprocess.PIPE)
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(_basic_subprocess_cmd(), env=os.environ | own, stdin=pipe, stderr=pipe)
             reader = threading.Thread(target=self._pass_on, args=(process, len(self.procs)), daemon=True)
             self.procs.append(process)
             self._said.append(b"")
@@ -144,14 +148,21 @@ class Launcher(_SubprocessScriptLauncher):
             os._exit(1)
 
 
+_END = b"."  # on a process's stdin: end
+
+
 def end_with_parent() -> None:
-    """End this process some seconds after the one that started it has ended."""
-    parent = os.getppid()
+    """End this process when the first one, a `Launcher`, says so on stdin, or some seconds after that one has ended.
+
+    A signal alone would not do: while this process waits for an answer from the others, Python does not handle any.
+    """
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        time.sleep(Launcher.seconds)
+        if os.read(0, 1) == _END:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(Launcher.grace)
+            os._exit(128 + signal.SIGTERM)
+        time.sleep(Launcher.seconds)  # it may say what it knows of the loss
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

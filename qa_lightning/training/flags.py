@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from qa_lightning.files import write_file, write_problem
 from qa_lightning.models.loading import max_positions, tokenizer_problem
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO
 from qa_lightning.runs.curves import CurveLogger
+from qa_lightning.runs.failures import STARTED_BY, end_with_parent
 from qa_lightning.runs.record import RunFolder, run_folder
 from qa_lightning.runs.resume import Beginning, find_beginning
 from qa_lightning.runs.signals import first_process, slurm_job
@@ -59,6 +61,7 @@ class TrainCLI(LightningCLI):
     Attributes:
         beginning: where the run begins; of the first process alone, the others learn of it from `TrainingRun`.
         folder: the callback that knows the run's own folder, once that is claimed.
+        started_by: the id of the run's first process, in those that it started; None elsewhere.
 
     Raises:
         InputError: the flags cannot work, or cannot with this model.
@@ -67,6 +70,10 @@ class TrainCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None) -> None:
         self.beginning = Beginning()
         self.folder = RunFolder()
+        self.started_by: int | None = None
+        if os.environ.get(STARTED_BY) == str(os.getppid()):
+            self.started_by = os.getppid()
+            end_with_parent()
         super().__init__(
             QALightningModule,
             SquadDataModule,

@@ -19,10 +19,8 @@ from qa_lightning.files import hold_folder
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger, use_run_folder
 from qa_lightning.runs.failures import (
-    STARTED_BY,
     Launcher,
     connection_reason,
-    end_with_parent,
     explained_compiler_failure,
     explained_restore_failure,
     is_out_of_memory,
@@ -59,7 +57,7 @@ class TrainingRun:
         self.last.writes = self.config.trainer.enable_checkpointing is not False
         self.trainer.callbacks += [RunRecord(), self.last]  # type: ignore[attr-defined]
         self._held: int | None = None  # see `hold_folder`
-        self._started_by: int | None = None  # the first process's id, in those that it started
+        self._started_by = cli.started_by
         strategy = self.trainer.strategy
         if isinstance(strategy.launcher, _SubprocessScriptLauncher):
             strategy._launcher = Launcher(strategy.launcher, self._tell_lost)
@@ -169,9 +167,6 @@ class TrainingRun:
         if self.trainer.world_size > 1 and isinstance(strategy.launcher, Launcher | None):
             if isinstance(strategy.launcher, Launcher):
                 strategy.launcher.launch(lambda: None)
-            if os.environ.get(STARTED_BY) == str(os.getppid()):
-                self._started_by = os.getppid()
-                end_with_parent()
             strategy.setup_environment()
             self.beginning, self.folder.path = strategy.broadcast((self.beginning, self.folder.path))
         begun, folder = self.beginning, self.folder.path

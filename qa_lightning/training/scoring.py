@@ -314,7 +314,10 @@ def write(result: ScoreResult, folder: Path) -> list[str]:
         if result.confidence:
             drawn = plots.save(figures(result.confidence), folder)
     except OSError as error:
-        raise InputError(f"--output_dir {folder}: cannot be written ({error})") from None
+        raise InputError(
+            f"--output_dir {folder}: cannot be written ({error.strerror or error}); free some space, or name another "
+            "folder"
+        ) from None
     return sorted([*result.files, *(path.name for path in drawn)])
 
 

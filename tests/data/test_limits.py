@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import multiprocessing
+import re
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,22 @@ def dictionary_parquet(text: str, rows: int) -> bytes:
     return buffer.getvalue()
 
 
+def delta_parquet(text: str, rows: int) -> bytes:
+    """Rows whose contexts differ in their end alone; the file holds the beginning once."""
+    table = pa.table(
+        {
+            "id": list(map(str, range(rows))),
+            "question": ["Who?"] * rows,
+            "context": pa.array([f"{text}{number:04}" for number in range(rows)]),
+        }
+    )
+    buffer = io.BytesIO()
+    pq.write_table(
+        table, buffer, compression="none", use_dictionary=False, column_encoding={"context": "DELTA_BYTE_ARRAY"}
+    )
+    return buffer.getvalue()
+
+
 def zstd_parquet(context: str) -> bytes:
     """One row, packed as well as can be."""
     buffer = io.BytesIO()
@@ -66,6 +83,21 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     ),
     "one line without end": ("q.jsonl.gz", lambda: gzip_of(b"x" * TEN_MILLION, 400), "line 1: longer than 64 MiB"),
     "empty lines without end": ("q.jsonl.gz", lambda: gzip_of(BLANKS, 400), RATIO),
+    "nothing but line ends": (
+        "q.jsonl.gz",
+        lambda: gzip_of(b"\n" * TEN_MILLION, 40),
+        "line 1000001: more than 1,000,000",
+    ),
+    "nothing but line ends as a table": (
+        "q.csv.gz",
+        lambda: gzip_of(b"\n" * TEN_MILLION, 40),
+        "line 1000001: more than 1,000,000 empty lines",
+    ),
+    "a quoted cell of line ends": (
+        "q.csv.gz",
+        lambda: gzip.compress(b'id,question\n1,"') + gzip_of(b"\n" * TEN_MILLION, 40),
+        "line 1000003: more than 1,000,000 empty lines",
+    ),
     "one cell without end": (
         "q.csv.gz",
         lambda: gzip_of(b"x" * TEN_MILLION, 400),
@@ -146,17 +178,56 @@ def test_what_is_packed_or_long_beyond_measure_is_one_line_and_takes_bounded_mem
 
 
 def test_the_same_text_in_many_rows_of_parquet_takes_the_memory_of_few(tmp_path) -> None:
-    """5,000 rows of a context of 20 MiB, from a file of 20 MiB."""
-    path = write(tmp_path, "q.parquet", dictionary_parquet("x" * (20 << 20), 5000))
+    """5,000 rows of a context of 4 MiB, from a file of 4 MiB."""
+    path = write(tmp_path, "q.parquet", dictionary_parquet("x" * (4 << 20), 5000))
 
     def read_some() -> None:
         rows = read_rows(str(path), "train")
         for number in range(1100):
-            assert len(next(rows)[1]["context"]) == 20 << 20, number
+            assert len(next(rows)[1]["context"]) == 4 << 20, number
 
     told, gib = measured(read_some)
     assert told == "nothing"
     assert gib < 0.6
+
+
+def test_texts_with_the_same_beginning_in_parquet_take_the_memory_of_few(tmp_path, monkeypatch) -> None:
+    """1,000 contexts of 512 KiB, each of which is a few bytes in the file."""
+    packed = delta_parquet("x" * (1 << 19), 1000)
+    assert len(packed) < 2 << 20
+    monkeypatch.setattr(limits, "_MAX_PARQUET", 1 << 26)
+    path = write(tmp_path, "q.parquet", packed)
+
+    def read_all() -> None:
+        for number, (_, values) in enumerate(read_rows(str(path), "train")):
+            assert values["context"][-5:] == f"x{number:04}"
+        assert number == 999
+
+    told, gib = measured(read_all)
+    assert told == "nothing"
+    assert gib < 0.35
+    assert 1 < limits.parquet_rows(pq.read_metadata(path)) < 128
+    assert limits.parquet_rows(pq.read_metadata(io.BytesIO(as_parquet(ROWS)))) == 1000
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
+def test_every_encoding_of_texts_in_parquet_is_read(tmp_path, encoding) -> None:
+    table = pq.read_table(io.BytesIO(as_parquet(ROWS)))
+    texts = [name for name in table.column_names if pa.types.is_string(table.schema.field(name).type)]
+    assert texts
+    pq.write_table(table, tmp_path / "q.parquet", use_dictionary=False, column_encoding=dict.fromkeys(texts, encoding))
+    assert read(str(tmp_path / "q.parquet")) == read(str(write(tmp_path, "other.parquet", as_parquet(ROWS))))
+
+
+@pytest.mark.parametrize("name", ["q.parquet", "q.parquet.gz"])
+def test_a_group_of_too_many_values_is_one_line(tmp_path, monkeypatch, name) -> None:
+    path = write(tmp_path, name, as_parquet(ROWS))
+    monkeypatch.setattr(limits, "MAX_VALUES", len(ROWS) * 2)
+    assert len(read(str(path))) == len(ROWS)
+    monkeypatch.setattr(limits, "MAX_VALUES", len(ROWS) - 1)
+    said = rf"^{re.escape(str(path))}: a group of rows has more than {len(ROWS) - 1} values; write smaller groups$"
+    with pytest.raises(InputError, match=said):
+        read(str(path))
 
 
 def saved(folder: Path, table: pa.Table, compression: str | None = None) -> str:
@@ -271,6 +342,15 @@ def test_a_row_up_to_the_limit_is_read(tmp_path, monkeypatch) -> None:
     longer = lines[0][:-2] + b', "more": "' + b"x" * limits.MAX_ROW + b'"}\n'
     with pytest.raises(InputError, match=r"q\.jsonl line 5: longer than"):
         read(str(write(tmp_path, "q.jsonl", b"".join([*lines, longer]))))
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.csv"])
+def test_empty_lines_are_passed_over_up_to_the_limit(tmp_path, monkeypatch, name) -> None:
+    monkeypatch.setattr(limits, "MAX_BLANK", 3)
+    lines = (as_lines if name == "q.jsonl" else as_table)(ROWS).splitlines(keepends=True)
+    assert len(read(str(write(tmp_path, name, b"\n \n\n".join(lines))))) == len(ROWS)
+    with pytest.raises(InputError, match=rf"{name} line 5: more than 3 empty lines come before this; remove them"):
+        read(str(write(tmp_path, name, b"\n\n\n\n".join(lines))))
 
 
 def test_real_text_is_far_from_the_ratio() -> None:

@@ -270,6 +270,23 @@ def test_no_call_of_a_tokenizer_changes_the_key_of_prepared_data(name, twin, tmp
         assert expected == windowing_key(tokenizer_of(name)) == windowing_key(twin_of(name))
 
 
+@every_family
+def test_special_tokens_in_texts_are_text_if_the_tokenizer_says_so(name, tmp_path) -> None:
+    tokenizer = FAMILIES[name].tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    splitting = type(tokenizer).from_pretrained(tmp_path, split_special_tokens=True)
+    special = tokenizer.sep_token or tokenizer.eos_token
+    texts = [f"Who {special} ?", f"Ann {special} lives in Rome"]
+    found = []
+    for each in (tokenizer, splitting):
+        ids = Windower(each, WindowSettings(100, 8, 40))(texts[:1], texts[1:], [None]).input_ids.tolist()
+        pair = texts[::-1] if each.padding_side == "left" else texts
+        assert ids == each(*pair)["input_ids"]
+        found.append(ids)
+    assert found[0] != found[1]
+    assert windowing_key(tokenizer) != windowing_key(splitting)
+
+
 def test_the_token_for_no_answer_is_part_of_the_key() -> None:
     """A tokenizer's own files name it beside its tokenizer.json, and windows hold where it stands."""
     one, other = (FAMILIES["bert cased"].tokenizer() for _ in range(2))

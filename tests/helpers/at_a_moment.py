@@ -3,7 +3,8 @@
 python tests/helpers/at_a_moment.py MOMENT WHAT [RANK] -- FLAGS
 
 MOMENT is one of those below; WHAT is the names of signals that the process sends itself there, one after the other
-(``SIGTERM``, ``SIGINT,SIGINT``), or ``raise``; RANK the process that it happens to, the first by default.
+(``SIGTERM``, ``SIGINT,SIGINT``), or ``raise``; RANK the process that it happens to, the first by default. The first
+process says how those ended that it told to.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from qa_lightning import files
 from qa_lightning.cli.console import run_command
 from qa_lightning.cli.main import call
 from qa_lightning.runs import record
+from qa_lightning.runs.failures import Launcher
 from qa_lightning.training import callbacks, datamodule
 from qa_lightning.training import module as training_module
 from qa_lightning.training import run as training
@@ -106,7 +108,20 @@ def happening(what: str) -> Callable[[], None]:
     return happen
 
 
+def tell_ends() -> None:
+    """Have the first process say with which status each other one that it ended has ended."""
+    end = Launcher.end
+
+    def told(self: Launcher) -> None:
+        end(self)
+        for number, process in enumerate(self.procs, 1):
+            print(f"process {number} ended with status {process.wait()}", flush=True)
+
+    Launcher.end = told
+
+
 if __name__ == "__main__":
+    tell_ends()
     options, flags = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
     moment, what, rank = (*options, "0")[:3]
     if os.environ.get("LOCAL_RANK", "0") == rank:

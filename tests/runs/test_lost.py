@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from qa_lightning.runs.failures import connection_reason
+from qa_lightning.runs import failures
+from qa_lightning.runs.failures import Launcher, connection_reason, end_with_parent
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.processes import AT_A_MOMENT, TRAIN, environment, finished, short_run
 
@@ -65,10 +70,72 @@ def test_the_loss_of_the_first_process_is_told_by_the_other_which_does_not_stay(
 def test_a_lost_process_of_another_launcher_is_told_too(flags, tmp_path) -> None:
     """torchrun starts the processes, and ends the others when one fails."""
     script = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint"]
+    flags = [*flags, "--save_every_minutes", "0"]
     ended = finished([*script, "localhost:0", AT_A_MOMENT, "training_step", "SIGKILL", "1", "--", *flags], timeout=100)
     assert ended.returncode != 0
-    assert "the last" not in ended.stdout
-    assert sorted(path.name for path in (tmp_path / "runs" / "lightning_logs").iterdir()) == ["version_0"]
+    said = ended.stdout + ended.stderr
+    # Either this run notices first, or torchrun, which then stops it.
+    first = r"error: another process of this run ended, or the network to it \(.+\);|stopped by SIGTERM after step 1:"
+    saved = r"step 1 is saved in \S*last\.ckpt; resume with --ckpt_path last"
+    assert len(re.findall(rf"^(?:{first}) {saved}$", said, re.MULTILINE)) == 1, said
+    again = finished([TRAIN, *flags, "--ckpt_path", "last"])
+    assert again.returncode == 0, again.stderr
+    (run,) = (tmp_path / "runs" / "lightning_logs").iterdir()
+    _, start = json.loads((run / "run.json").read_text())
+    assert start["resumed_from"] == str(run / "checkpoints" / "last.ckpt")
+    assert "finished" in start
+
+
+def other_process(stuck: bool, ready: int) -> None:
+    """Wait for ever, as for an answer from the others; stuck: in a call that no signal ends."""
+    Launcher.seconds = Launcher.grace = 0.5
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+    end_with_parent()
+    mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex)
+    os.write(ready, b"!")
+    if stuck:
+        lock(mutex)
+    time.sleep(20)
+
+
+def first_process(tells: bool, stuck: bool, says: int) -> None:
+    (stdin, its_stdin), (ready, is_ready) = os.pipe(), os.pipe()
+    other = os.fork()
+    if other == 0:
+        os.dup2(stdin, 0)
+        os.close(its_stdin)
+        other_process(stuck, is_ready)
+        os._exit(0)
+    os.read(ready, 1)
+    time.sleep(0.3)  # until it waits
+    os.write(says, b"it waits")
+    if not tells:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.write(its_stdin, failures._END)
+    os.write(says, f", status {os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])}".encode())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("tells", "stuck", "expected"),
+    [(False, False, b"it waits"), (True, False, b"it waits, status 7"), (True, True, b"it waits, status 143")],
+    ids=["the first is killed", "told", "told while stuck"],
+)
+def test_a_process_does_not_outlive_the_first_and_ends_when_it_is_told_to(tells, stuck, expected) -> None:
+    begun = time.monotonic()
+    heard, says = os.pipe()
+    first = os.fork()
+    if first == 0:
+        try:
+            first_process(tells, stuck, says)
+        finally:
+            os._exit(0)
+    os.close(says)
+    with open(heard, "rb") as file:  # noqa: PTH123 - a handle
+        assert file.read() == expected  # which ends when both have ended: each could still write
+    assert time.monotonic() - begun < 15
+    os.waitpid(first, 0)
 
 
 def test_the_reason_of_a_broken_connection_is_free_of_the_librarys_places() -> None:

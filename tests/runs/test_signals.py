@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals
+from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
-from tests.helpers.processes import AT_A_MOMENT, TRAIN, environment, finished, short_run
+from tests.helpers.processes import AT_A_MOMENT, environment, finished, short_run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -64,8 +65,7 @@ def test_a_signal_at_any_moment_stops_the_run_which_then_goes_on_and_finishes(
     assert ("model" in whole(run)) == (moment == "noting")
     if moment == "caching":
         whole(tmp_path / "cache")
-    again = finished([TRAIN, *flags, "--ckpt_path", "last"])
-    assert again.returncode == 0, again.stderr
+    assert commands.train([*flags, "--ckpt_path", "last"]) == 0
     assert "model" in whole(run)
     assert "finished" in json.loads((run / "run.json").read_text())[-1]
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
@@ -78,6 +78,7 @@ def test_a_signal_to_the_first_of_two_processes_stops_both(tmp_path, model_folde
     ended = finished([AT_A_MOMENT, moment, "SIGTERM", "--", *flags], timeout=100)
     assert ended.returncode == 143, ended.stdout + ended.stderr
     assert ended.stdout.count("stopped by SIGTERM") == 1
+    assert "process 1 ended with status 143" in ended.stdout  # it did as it was told to; if not, it is killed: -9
     assert "error" not in ended.stderr.lower()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
 from lightning.pytorch.trainer.states import TrainerFn
 
 from qa_lightning import SquadDataModule
@@ -115,6 +116,35 @@ def test_data_that_was_moved_since_it_was_prepared_is_told_by_where_it_is(tmp_pa
     assert "reused" in said.text
     assert path not in said.text
     assert described["train"]["source"] == described["validation"]["source"] == moved
+
+
+@pytest.mark.parametrize("on_bad_rows", ["skip", "repair"])
+@pytest.mark.parametrize("kind", ["one file", "two files", "a folder of datasets"])
+def test_rows_of_data_that_was_moved_are_told_by_where_they_are(
+    tmp_path, model_folder, said, on_bad_rows, kind
+) -> None:
+    rows = make_rows(20)
+    rows[0]["answers"]["answer_start"] = [len(rows[0]["context"]) + 1] if on_bad_rows == "skip" else [1]
+    data = tmp_path / "data"
+    data.mkdir()
+    source = f"{data}/bad.json"
+    if kind == "a folder of datasets":
+        Dataset.from_list(rows).save_to_disk(source)
+    else:
+        write_json(data / "bad.json", rows)
+    if kind == "two files":
+        write_json(data / "more.json", [row | {"id": f"more {row['id']}"} for row in make_rows(3)])
+        source += f",{data}/more.json"
+    prepared(source, source, model_folder, on_bad_rows=on_bad_rows)
+    line = "left out 1 bad row, the first: " if on_bad_rows == "skip" else "the first: "
+    assert f"{line}{data}/bad.json " in said.text
+    data.rename(tmp_path / "moved")
+    said.clear()
+    source = source.replace(str(data), str(tmp_path / "moved"))
+    prepared(source, source, model_folder, on_bad_rows=on_bad_rows)
+    assert "reused" in said.text
+    assert f"{line}{tmp_path / 'moved'}/bad.json " in said.text
+    assert f"{data}/" not in said.text
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -17,6 +19,7 @@ from filelock import FileLock
 
 from qa_lightning.data.columns import Columns
 from qa_lightning.errors import InputError
+from qa_lightning.files import lock
 from qa_lightning.inference.bulk import output as answer_files
 from qa_lightning.inference.bulk import run as answering
 from qa_lightning.inference.bulk import workers
@@ -229,6 +232,46 @@ def test_files_that_are_not_ours_or_are_read_are_not_written(tmp_path, ask, monk
     with pytest.raises(InputError, match="--devices 3: there are 2 GPUs here; pass 2 or less"):
         ask(source, tmp_path / "b.jsonl", "--devices", 3)
     assert workers.choose_devices(2) == ["cuda:0", "cuda:1"]
+
+
+def _take_turns(path, rounds: int, queue) -> None:
+    """Take a lock again and again; how often it was free, and how often somebody else held it too."""
+    held = both = 0
+    while held < rounds:
+        with lock(path) as free:
+            if not free:
+                continue
+            held += 1
+            marker = path.with_name("held")
+            try:
+                marker.touch(exist_ok=False)
+            except FileExistsError:
+                both += 1
+            else:
+                marker.unlink()
+    queue.put((held, both))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_lock_that_is_removed_at_its_end_is_never_held_by_two(tmp_path) -> None:
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=_take_turns, args=(tmp_path / "file", 300, queue)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    assert [queue.get(timeout=60) for _ in processes] == [(300, 0)] * 4
+    for process in processes:
+        process.join()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_without_locks_is_one_error(source, ask, tmp_path, monkeypatch) -> None:
+    def unsupported(*_) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.raises(InputError, match="its file system has no locks; name a file on another one"):
+        ask(source, tmp_path / "answers.jsonl")
 
 
 def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(source, whole, ask, tmp_path):

@@ -39,9 +39,7 @@ def test_every_format_gives_the_readers_answers_a_line_each(name, ask, model_fol
         }
         for number, (row, answer) in enumerate(zip(BARE, answers, strict=True), 1)
     ]
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *(name, "answers.jsonl", "answers.jsonl.run.json", ".answers.jsonl.lock")
-    }
+    assert {path.name for path in tmp_path.iterdir()} == {*(name, "answers.jsonl", "answers.jsonl.run.json")}
     assert "7 questions of 7 rows answered in" in capsys.readouterr().out
 
 
@@ -125,4 +123,4 @@ def test_columns_that_are_not_there_are_said_before_a_model_is_loaded_and_leave_
         ask(source, tmp_path / "a.jsonl")
     assert "no column 'question'" in str(caught.value)
     assert "'answers'; it" not in str(caught.value)
-    assert {path.name for path in tmp_path.iterdir()} == {"q.csv", ".a.jsonl.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"q.csv"}
