@@ -136,14 +136,14 @@ def test_rows_of_data_that_was_moved_are_told_by_where_they_are(
         write_json(data / "more.json", [row | {"id": f"more {row['id']}"} for row in make_rows(3)])
         source += f",{data}/more.json"
     prepared(source, source, model_folder, on_bad_rows=on_bad_rows)
-    line = "left out 1 bad row, the first: " if on_bad_rows == "skip" else "the first: "
-    assert f"{line}{data}/bad.json " in said.text
+    assert f"{'left out 1 bad row' if on_bad_rows == 'skip' else 'repaired 1 answer'} (all are listed in " in said.text
+    assert f", the first: {data}/bad.json " in said.text
     data.rename(tmp_path / "moved")
     said.clear()
     source = source.replace(str(data), str(tmp_path / "moved"))
     prepared(source, source, model_folder, on_bad_rows=on_bad_rows)
     assert "reused" in said.text
-    assert f"{line}{tmp_path / 'moved'}/bad.json " in said.text
+    assert f", the first: {tmp_path / 'moved'}/bad.json " in said.text
     assert f"{data}/" not in said.text
 
 
