@@ -65,7 +65,7 @@ def test_the_written_file_is_scored_as_predictions_are(tmp_path, ask):
     (tmp_path / "a.jsonl").write_bytes(
         content + b'{"row": 10, "id": "%s", "answer": "other"}\n' % found[0]["id"].encode()
     )
-    with pytest.raises(InputError, match=r"line 10: id .* has another answer in a line before"):
+    with pytest.raises(InputError, match=r"line 10: id .* has another answer in a row before"):
         score_file(tmp_path / "a.jsonl", str(source))
 
 
