@@ -209,7 +209,10 @@ def show(report: Report, console: Console) -> None:
         table.add_row(level, f"{finding.count:,}", finding.title, _cell(finding.fix))
     console.print(table)
     for finding in report.findings:
-        rows = Table(title=f"{finding.title}: the first {len(finding.rows)} of {finding.count:,}", title_justify="left")
+        whole = "the row" if finding.count == 1 else f"all {finding.count:,}"
+        part = f"the first {len(finding.rows):,} of {finding.count:,}"
+        title = f"{finding.title}: {whole if len(finding.rows) == finding.count else part}"
+        rows = Table(title=title, title_justify="left")
         for header in ("place", "id", "what"):
             rows.add_column(header, overflow="fold")
         for row in finding.rows:

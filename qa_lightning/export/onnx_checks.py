@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from qa_lightning.data.examples import Example
+from qa_lightning.data.formats import counted
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, FeatureDataset, PaddingCollator
 from qa_lightning.features.store import FeatureStore
@@ -116,7 +117,7 @@ def compare_answers(
     drop = scores[0] - scores[1]
     if drop > max_f1_drop:
         raise InputError(
-            f"--quantize {models[1][0]} costs model {name!r} {drop:.2f} F1 points on {len(rows):,} questions "
+            f"--quantize {models[1][0]} costs model {name!r} {drop:.2f} F1 points on {counted(len(rows), 'question')} "
             f"({scores[0]:.2f} to {scores[1]:.2f}), more than --max_f1_drop {max_f1_drop:g}; nothing was written. "
             "Export it without --quantize, or raise --max_f1_drop"
         )

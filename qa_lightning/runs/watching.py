@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
+from qa_lightning.data.formats import counted
 from qa_lightning.progress import Pace, duration, loop_progress
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.layout import LAST, MODEL_FOLDER
@@ -35,13 +36,13 @@ class RunAhead(Callback):
         steps = trainer.estimated_stepping_batches  # may communicate too
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         train_set, validation_set = (getattr(data, f"{name}_set", None) for name in ("train", "validation"))
-        windows = f"{len(train_set):,} windows in " if train_set is not None else ""
+        windows = f"{counted(len(train_set), 'window')} in " if train_set is not None else ""
         done = f", {trainer.global_step:,} of them done" if trainer.global_step else ""
         is_known = math.isfinite(steps)
         steps_in_all = f"{int(steps):,} steps of the optimizer in all{done}" if is_known else "no end is set"
         say(trainer, f"ahead:     {windows}{trainer.num_training_batches:,} batches an epoch, {steps_in_all}")
         if when := _when_validated(trainer):
-            questions = f", {len(validation_set):,} windows" if validation_set is not None else ""
+            questions = f", {counted(len(validation_set), 'window')}" if validation_set is not None else ""
             say(trainer, f"validates: {when}{questions}")
         if folder is not None:
             say(trainer, f"saves:     {self._saved(trainer)}; all in {folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from transformers import BertTokenizer
 
 from qa_lightning.checks import ceiling
 from qa_lightning.checks.ceiling import ContextTokens, best_scores
@@ -17,9 +19,12 @@ from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.metrics.squad import Scoring, answer_scores
 from qa_lightning.models.loading import load_tokenizer
+from qa_lightning.training.scoring import score_file
 from tests.helpers.checks import found
 from tests.helpers.data import write_json
+from tests.helpers.forms import read
 from tests.helpers.models import small_tokenizer
+from tests.helpers.paths import SHARED, needs_data
 
 PIECES = st.sampled_from(["the", "The", "a", "cat", "dog", "at", ".", "-", "é", "北", "京", " ", " ", " "])
 
@@ -146,3 +151,19 @@ def test_long_contexts_take_linear_time(count) -> None:
     begin = time.perf_counter()
     assert best_scores(context, [("cat dog", 4)], tokens, 30, Scoring(version_2=True))[2] == (0.0, pytest.approx(2 / 3))
     assert time.perf_counter() - begin < 5
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["validation-8-articles.json", "validation-v2-articles.json"])
+def test_the_ceiling_is_not_below_what_gold_answers_score(name, tmp_path) -> None:
+    words = (SHARED / "vocab" / "bert-base-cased-vocab.txt").read_text(encoding="utf-8").splitlines()
+    vocab = {word: number for number, word in enumerate(words)}
+    tokenizer = BertTokenizer(vocab=vocab, do_lower_case=False, model_max_length=512)
+    facts = check_source(str(SHARED / "squad" / name), tokenizer=tokenizer).facts
+    golds = {item["id"]: next(iter(item["answers"]["text"]), "") for item in read(SHARED / "squad" / name)}
+    (tmp_path / "golds.json").write_text(json.dumps(golds))
+    scores = score_file(tmp_path / "golds.json", str(SHARED / "squad" / name)).metrics
+    assert facts["ceiling"]["exact_match"] >= scores.get("exact", scores.get("exact_match"))
+    assert facts["ceiling"]["f1"] >= scores["f1"]
+    assert facts["limits"]["tokens"] == facts["limits"]["windows"] == {"exact_match": 0.0, "f1": 0.0}
+    assert facts["limits"]["max_answer_length"]["exact_match"] == pytest.approx(100 / 2360 if "8" in name else 0.0)

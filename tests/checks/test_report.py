@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
@@ -39,8 +40,16 @@ def test_a_report_survives_json_and_is_shown_with_counts_first(tmp_path, model_f
     assert lines[1].startswith("questions")
     assert lines[1].split()[1] == "5"
     printed = output.getvalue()
-    assert printed.index("count") < printed.index("the first 1 of 1")
+    assert printed.index("count") < printed.index("empty or null fields: the row")
     assert str(path) in printed
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "the row"), (3, "all 3"), (4, "the first 3 of 4")])
+def test_the_listed_rows_are_counted(tmp_path, count, words) -> None:
+    rows = [*make_rows(2), *(row(2, id=f"bad{number}", question="") for number in range(count))]
+    output = io.StringIO()
+    show(check_source(write_json(tmp_path / "data.json", rows), max_rows=3), Console(file=output, width=200))
+    assert f"empty or null fields: {words}\n" in re.sub(r" +\n", "\n", output.getvalue())
 
 
 def test_the_command_prints_writes_and_tells_by_its_status(tmp_path, model_folder, capsys) -> None:

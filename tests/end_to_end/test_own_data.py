@@ -10,6 +10,8 @@ import pytest
 from qa_lightning import SquadDataModule
 from qa_lightning.checks.report import check_source
 from qa_lightning.errors import InputError
+from qa_lightning.features.windows import WindowSettings
+from qa_lightning.models.loading import load_tokenizer
 from tests.helpers import commands
 from tests.helpers.forms import as_lines, read, row
 from tests.helpers.paths import SHARED, needs_data
@@ -173,3 +175,23 @@ def test_repair_of_cases() -> None:
 def test_scores_of_cases(data, predictions, exact, capsys) -> None:
     assert commands.evaluate(["--data", str(CASES / data), "--predictions", str(CASES / predictions)]) == 0
     assert f"exact_match    {exact:.4f}" in capsys.readouterr().out
+
+
+@needs_cases
+def test_the_other_cases(model_folder, tmp_path, capsys) -> None:
+    with pytest.raises(InputError, match="the data has no questions"):
+        commands.check_data([str(CASES / "header-only.csv")])
+    sizes = WindowSettings(96, 20, 12)
+    for length, cost in ((30, 0.0), (50, 0.0)):  # the second annotator's answer is short
+        facts = check_source(
+            str(CASES / "long-first-answer.json"),
+            tokenizer=load_tokenizer(model_folder),
+            settings=sizes,
+            max_answer_length=length,
+        ).facts
+        assert (facts["ceiling"]["exact_match"], facts["limits"]["max_answer_length"]["exact_match"]) == (100.0, cost)
+    (tmp_path / "kana.json").write_text(json.dumps({"1": "ひらがなカタカナの"}))
+    flags = ["--data", str(CASES / "kana.jsonl"), "--predictions", str(tmp_path / "kana.json")]
+    for more, f1 in (([], 0.0), (["--mixed_script", "kana"], 100 * 16 / 17)):
+        assert commands.evaluate([*flags, *more]) == 0
+        assert f"f1             {f1:.4f}" in capsys.readouterr().out

@@ -49,10 +49,11 @@ def questions(tmp_path: Path) -> str:
     return write_json(tmp_path / "questions.json", rows)
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_every_line_of_evaluate_counts_alike(chinese_model, questions, tmp_path, capsys, mixed: bool) -> None:
+@pytest.mark.parametrize("mixed", [False, True, "kana", "korquad"])
+def test_every_line_of_evaluate_counts_alike(chinese_model, questions, tmp_path, capsys, mixed: bool | str) -> None:
     flags = ["--model", chinese_model, "--data", questions, "--output-dir", str(tmp_path / "out")]
-    assert commands.evaluate([*flags, *(["--mixed-script"] if mixed else [])]) == 0
+    named = [mixed] if isinstance(mixed, str) else []
+    assert commands.evaluate([*flags, *(["--mixed-script", *named] if mixed else [])]) == 0
     printed = json.loads((tmp_path / "out" / "metrics.json").read_text())
     best = json.loads((tmp_path / "out" / "nbest_predictions.json").read_text())
     rows = json.loads(Path(questions).read_text())

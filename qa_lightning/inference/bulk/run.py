@@ -20,6 +20,7 @@ import torch
 from transformers import AutoConfig
 
 from qa_lightning.data.columns import Columns
+from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import count_rows, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
@@ -125,14 +126,16 @@ def answer_file(
                 files.finish(made_with, counts.as_json())
         except (InputError, KeyboardInterrupt) as error:
             files.discard_if_empty()
-            there = f"{counts.rows:,} rows of {output} are done and kept; the same command resumes after them"
+            done = "is done and kept" if counts.rows == 1 else "are done and kept"
+            there = f"{counted(counts.rows, 'row')} of {output} {done}; the same command resumes after them"
             there = there if counts.rows else "nothing is written yet"
             if isinstance(error, KeyboardInterrupt):
                 log.info(f"\nstopped by Ctrl-C: {there}")
                 raise
             raise InputError([*error.problems, there] if counts.rows else error.problems) from None
     if counts.bad == counts.rows:
-        raise InputError(f"--input {source}: none of its {counts.rows:,} rows can be asked; see {files.errors}")
+        none = "its only row cannot" if counts.rows == 1 else f"none of its {counts.rows:,} rows can"
+        raise InputError(f"--input {source}: {none} be asked; see {files.errors}")
     log.info(_summary(counts, earlier, seconds))
     log.info(f"written to {output}")
     if counts.bad:
@@ -157,7 +160,7 @@ def _answer_rest(
     if first:
         with answering(asked, devices) as answers:
             where = ", ".join(devices) if len(set(devices)) == len(devices) else f"{len(devices)} x {devices[0]}"
-            log.info(f"answering {source} on {where}, {rows_together(asked):,} rows at a time")
+            log.info(f"answering {source} on {where}, {counted(rows_together(asked), 'row')} at a time")
             with loop_progress(count_rows(source, "validation"), done=counts.rows) as progress:
                 started = time.perf_counter()
                 for chunk, lines in answers(_chunks(chain(first, rows), rows_together(asked))):
@@ -186,7 +189,7 @@ def _summary(counts: _Counts, earlier: _Counts, seconds: float) -> str:
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    return f"{counts['answered']:,} questions of {counts['rows']:,} rows answered"
+    return f"{counted(counts['answered'], 'question')} of {counted(counts['rows'], 'row')} answered"
 
 
 def _made_with(asked: PredictSettings, source: str, columns: Columns, device: str) -> dict[str, Any]:

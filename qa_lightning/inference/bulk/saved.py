@@ -63,7 +63,9 @@ def _json_values(path: Path) -> list[tuple[str, Any]]:
     if problems and not values:
         raise InputError(f"{flag}: cannot be read as JSON ({problems[0][1]})")
     if problems:
-        raise InputError([f"{flag} line {line}: cannot be read as JSON ({why})" for line, why in problems])
+        raise InputError(
+            [f"{flag} line {line}: cannot be read as JSON ({why}); is the file whole?" for line, why in problems]
+        )
     return [(f"{flag} line {line}", value) for line, value in values]
 
 

@@ -63,12 +63,12 @@ def test_the_written_file_is_scored_as_predictions_are(tmp_path, ask):
     assert scores[0].predictions == scores[1].predictions
     content = (tmp_path / "a.jsonl").read_bytes()
     (tmp_path / "a.jsonl").write_bytes(content[:-5])
-    with pytest.raises(InputError, match=r"line 9: no JSON object with id and answer .* is the file whole\?"):
+    with pytest.raises(InputError, match=r"line 9: cannot be read as JSON .* is the file whole\?"):
         score_file(tmp_path / "a.jsonl", str(source))
     (tmp_path / "a.jsonl").write_bytes(
         content + b'{"row": 10, "id": "%s", "answer": "other"}\n' % found[0]["id"].encode()
     )
-    with pytest.raises(InputError, match=r"line 10: id .* has another answer in a line before"):
+    with pytest.raises(InputError, match=r"line 10: id .* has another answer in a row before"):
         score_file(tmp_path / "a.jsonl", str(source))
 
 
