@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import Flags, columns_of, positive
+from qa_lightning.cli.flags import Flags, positive, reading_of
 from qa_lightning.errors import naming_flags
 from qa_lightning.wording import visible
 
@@ -21,7 +21,7 @@ def evaluate(words: Sequence[str]) -> int:
 
     quiet_libraries()
 
-    asked = (options.max_examples, options.mixed_script, columns_of(options))
+    asked = (options.max_examples, options.mixed_script, reading_of(options))
     if options.predictions:
         result = scoring.score_file(options.predictions, options.data, *asked, options.null_odds)
     else:
@@ -48,7 +48,7 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
         type=str,
         required=True,
         metavar="DATA",
-        help="file (SQuAD JSON, JSON lines, CSV, Parquet), files, or dataset on the Hub",
+        help="file (SQuAD JSON, JSON lines, CSV, Excel, Parquet), files, or dataset on the Hub",
     )
     flags.add_argument(
         "--output_dir", type=Path, metavar="DIR", help="write metrics.json, predictions.json, nbest_predictions.json"
@@ -65,7 +65,7 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
     )
     flags.add_argument("--batch_size", type=positive, default=32, metavar="N", help="windows per step")
     flags.add_argument("--max_examples", type=positive, metavar="N", help="score only the first N questions")
-    flags.add_columns()
+    flags.add_reading()
     options = flags.read(words)
     problems = []
     if (options.model is None) == (options.predictions is None):

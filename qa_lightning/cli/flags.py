@@ -14,16 +14,17 @@ from jsonargparse import ArgumentParser, Namespace
 from qa_lightning.wording import flag_problem, usage_name, visible
 
 if TYPE_CHECKING:
-    from qa_lightning.data.columns import Columns
+    from qa_lightning.data.columns import ReadSettings
 
-COLUMN_NAMES = ("id", "question", "context", "answers", "answer_text", "answer_start", "is_impossible")
+COLUMN_NAMES = ("id", "question", "context", "answers", "answer_text", "answer_start", "answer_end", "is_impossible")
+READING = (*(f"columns.{name}" for name in COLUMN_NAMES), "encoding", "answer_separator")  # the flags of `add_reading`
 
 
 class Flags(ArgumentParser):  # type: ignore[misc]
     """The flags of one command.
 
-    Flags are written with underscores, ``--batch_size``; dashes are accepted, too. ``--columns.NAME`` can also be
-    written ``--data.columns.NAME``, as in ``train``. Texts stay as they are: use ``type=str`` with a default of None,
+    Flags are written with underscores, ``--batch_size``; dashes are accepted, too. The flags of `READING` can also be
+    written as in ``train``, ``--data.columns.NAME``. Texts stay as they are: use ``type=str`` with a default of None,
     never ``str | None``, which reads the text "null" as None.
 
     Args:
@@ -40,11 +41,17 @@ class Flags(ArgumentParser):  # type: ignore[misc]
         )
         self.add_argument("--config", action="config", metavar="FILE", help="flags from a YAML file")
 
-    def add_columns(self) -> None:
-        """Add the flags that name the columns of data."""
-        group = self.add_argument_group("columns of the data, if they do not have the usual names")
+    def add_reading(self) -> None:
+        """Add the flags that say how data is read: `READING`."""
+        group = self.add_argument_group("how the data is read, if it is not as usual")
         for name in COLUMN_NAMES:
             group.add_argument(f"--columns.{name}", type=str, metavar="NAME", help=f"name of the {name} column")
+        group.add_argument(
+            "--encoding", type=str, metavar="NAME", help="of text files that are not UTF-8, such as cp1252 (Windows)"
+        )
+        group.add_argument(
+            "--answer_separator", type=str, metavar="MARK", help="what stands between several answers in one cell"
+        )
 
     def read(self, words: Sequence[str]) -> Namespace:
         """Parse the flags; wrong ones end the process with status 2."""
@@ -59,8 +66,8 @@ class Flags(ArgumentParser):  # type: ignore[misc]
     def _own_name(self, word: str) -> str:
         """Turn a flag into the spelling it was added with; any other word stays as it is."""
         flag, equals, value = word.partition("=")
-        if flag.startswith("--data.columns."):
-            flag = flag.replace("--data.columns.", "--columns.")
+        if flag.startswith("--data.") and flag[7:].replace("-", "_") in READING:
+            flag = f"--{flag[7:]}"
         own = "--" + flag[2:].replace("-", "_")
         return (own if own in self._option_string_actions else flag) + equals + value
 
@@ -80,11 +87,20 @@ class _HelpFormatter(argparse.HelpFormatter):
         return (action.help or "") + ("  [%(default)s]" if shown else "")
 
 
-def columns_of(options: Namespace) -> Columns:
-    """The names of the data's columns, from the flags of `Flags.add_columns`."""
-    from qa_lightning.data.columns import Columns
+def reading_of(options: Namespace) -> ReadSettings:
+    """How the data is read, from the flags of `Flags.add_reading`.
 
-    return Columns(**{name: options.columns[name] for name in COLUMN_NAMES})
+    Raises:
+        InputError: a flag has a value that cannot be used.
+    """
+    from qa_lightning.data.columns import Columns, ReadSettings
+    from qa_lightning.errors import InputError
+
+    columns = Columns(**{name: options.columns[name] for name in COLUMN_NAMES})
+    reading = ReadSettings(columns, options.encoding, options.answer_separator)
+    if problems := reading.problems():
+        raise InputError(problems)
+    return reading
 
 
 class _ValueError(argparse.ArgumentTypeError, ValueError):

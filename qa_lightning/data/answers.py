@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Any, TypedDict
 
+from qa_lightning.data.cells import unplaced_hint
 from qa_lightning.data.formats import counted, shown
 
 NEAR = 20  # a repair moves an answer by at most this many characters if its text occurs several times
@@ -69,8 +70,8 @@ def check_answers(place: str, answers: Any, context: str, moved: list[str] | Non
         pairs = [(answer.get("text"), answer.get("answer_start")) for answer in answers]
     else:
         what = f"{place}: answers is {shown(answers)}, not a list of answers"
-        if isinstance(answers, str) or (isinstance(answers, list) and all(isinstance(one, str) for one in answers)):
-            what += " with their offsets; name a column that holds texts alone with --data.columns.answer_text"
+        if isinstance(answers, str):
+            what += "; it begins like JSON or a list, and cannot be read as one"
         return result, [Problem("answers", what)]
     problems: list[Problem] = []
     for text, start in pairs:
@@ -99,7 +100,8 @@ def _check_answer(place: str, text: Any, start: Any, context: str, moved: list[s
         moved.append(f"{place}: answer {shown(text)} moved from answer_start {shown(start)} to {right}")
         return right
     if start is None:
-        what = f"{place}: answer {shown(text)} has no answer_start, and {where(text, context)}"
+        hint = unplaced_hint(text, context)
+        what = f"{place}: answer {shown(text)} has no answer_start, and {where(text, context)}{hint}"
         return Problem("unplaced", what)
     if not _is_count(start):
         what = f"{place}: answer_start is {shown(start)}; it must be a whole number of characters, counted from 0"

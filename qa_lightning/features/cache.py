@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from qa_lightning.data.columns import Columns, with_usual_columns
+from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import Example, OnBadRows, in_validation, read_examples, write_examples
 from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import Split, count_rows, read_rows, source_fingerprint
@@ -28,7 +28,7 @@ from qa_lightning.wording import visible
 log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
-_FORMAT = 6  # of the files; raise it when their content changes
+_FORMAT = 7  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
 
 
@@ -42,7 +42,8 @@ class PreparedSplit:
         divided: (fraction, seed): the source is divided by context, this fraction of the contexts for validation; None
             if it is not divided.
         max_examples: take at most this many questions, the first ones; None for all.
-        on_bad_rows, columns: see `SquadDataModule`.
+        on_bad_rows: see `SquadDataModule`.
+        reading: how its rows are understood.
         tokenizer: cuts the examples into features.
         settings: lengths for the tokenizer.
         cache_dir: parent of the folders.
@@ -54,7 +55,7 @@ class PreparedSplit:
     divided: tuple[float, int] | None
     max_examples: int | None
     on_bad_rows: OnBadRows
-    columns: Columns
+    reading: ReadSettings
     tokenizer: Any
     settings: WindowSettings
     cache_dir: Path
@@ -70,11 +71,11 @@ class PreparedSplit:
         """The folder of the examples; its name is a key of the source's content and all that selects examples."""
         parts = [
             _FORMAT,
-            source_fingerprint(self.source, self._part),
+            source_fingerprint(self.source, self._part, self.reading),
             [self.split, *self.divided] if self.divided else None,
             self.max_examples,
             self.on_bad_rows,
-            asdict(self.columns),
+            *self.reading.key(),
         ]
         return self.cache_dir / "examples" / _key(parts)
 
@@ -128,8 +129,8 @@ class PreparedSplit:
         repairs: list[str] = []
         total = count_rows(self.source, self._part) if self.max_examples is None else None
         rows = with_usual_columns(
-            tracked(read_rows(self.source, self._part), total, what=f"{self.split}: reading"),
-            self.columns,
+            tracked(read_rows(self.source, self._part, self.reading), total, what=f"{self.split}: reading"),
+            self.reading,
             column_lines.append,
         )
         examples = read_examples(rows, self.on_bad_rows, skipped, wanted, self.max_examples, repairs=repairs)

@@ -14,7 +14,7 @@ import numpy as np
 from lightning.pytorch import Trainer
 
 from qa_lightning.data.answers import has_surrogates
-from qa_lightning.data.columns import Columns, with_usual_columns
+from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import read_examples
 from qa_lightning.data.sources import count_rows, read_rows
 from qa_lightning.decoding.predictions import Predictions
@@ -95,7 +95,7 @@ def score_file(
     data: str,
     max_examples: int | None = None,
     mixed_script: bool = False,
-    columns: Columns = Columns(),  # noqa: B008 - frozen
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
     null_odds: Path | None = None,
 ) -> ScoreResult:
     """Score the answers in a file as the official scripts do.
@@ -104,7 +104,7 @@ def score_file(
         path: a JSON object ``{"id": "answer"}``, or the JSON lines that `run.answer_file` writes.
         null_odds: a JSON object ``{"id": number}``; a higher number makes "no answer" more likely (the v2.0 scorer's
             ``--na-prob-file``). The scores then include best thresholds and average precisions.
-        data, max_examples, mixed_script, columns: see `score_model`.
+        data, max_examples, mixed_script, reading: see `score_model`.
 
     Raises:
         InputError: the file is missing, has another layout, or lacks answers for ids of ``data``.
@@ -115,8 +115,12 @@ def score_file(
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
     rows = read_examples(
         with_usual_columns(
-            tracked(read_rows(data, "validation"), None if max_examples else count_rows(data, "validation"), what=data),
-            columns,
+            tracked(
+                read_rows(data, "validation", reading),
+                None if max_examples else count_rows(data, "validation"),
+                what=data,
+            ),
+            reading,
             log.info,
         ),
         "error",
@@ -156,7 +160,7 @@ def score_model(
     batch_size: int = 32,
     max_examples: int | None = None,
     mixed_script: bool = False,
-    columns: Columns = Columns(),  # noqa: B008 - frozen
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
     thresholds: Path | None = None,
 ) -> ScoreResult:
     """Answer the questions of ``data`` as a validation in training does, and score the answers.
@@ -167,7 +171,7 @@ def score_model(
         batch_size: windows per step.
         max_examples: score only this many questions, the first ones.
         mixed_script: see `metrics`.
-        columns: names of the data's columns, if they are not the usual ones.
+        reading: names of the data's columns, if they are not the usual ones; encoding, separator of answers.
         thresholds: a file with threshold and temperature, which replace the model's own.
 
     Raises:
@@ -194,7 +198,9 @@ def score_model(
         max_question_length=settings.max_question_length,
         eval_batch_size=batch_size,
         max_validation_examples=max_examples,
-        columns=columns,
+        columns=reading.columns,
+        encoding=reading.encoding,
+        answer_separator=reading.answer_separator,
     )
     module = QALightningModule(
         name,

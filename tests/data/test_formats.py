@@ -164,7 +164,7 @@ def test_files_with_other_columns_are_each_read_by_their_own(tmp_path):
     write(tmp_path, "b.csv", as_table(others[2:]))
     told = []
     assert read(tmp_path / "[ab].*", told=told) == ROWS
-    assert told == [f"columns as in {tmp_path}/b.csv row 1: id from 'qid', question from 'q', context from 'passage'"]
+    assert told == [f"columns as in {tmp_path}/b.csv row 2: id from 'qid', question from 'q', context from 'passage'"]
 
 
 # --- folders that datasets saved ---

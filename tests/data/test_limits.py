@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from qa_lightning.data import limits
-from qa_lightning.data.columns import Columns
-from qa_lightning.data.limits import MAX_RATIO, MAX_ROW, small_tables
+from qa_lightning.data.columns import ReadSettings
+from qa_lightning.data.formats import limits
+from qa_lightning.data.formats.limits import MAX_RATIO, MAX_ROW, small_tables
 from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk.questions import read_questions
@@ -140,7 +140,7 @@ def test_what_is_packed_or_long_beyond_measure_is_one_line_and_takes_bounded_mem
     assert "\n" not in told
     assert len(told) < len(str(path)) + 300
     assert gib < 0.6
-    told, gib = measured(lambda: [None for _ in read_questions(str(path), Columns())])  # for `predict`
+    told, gib = measured(lambda: [None for _ in read_questions(str(path), ReadSettings())])  # for `predict`
     assert expected in told
     assert gib < 0.6
 
