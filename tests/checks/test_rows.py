@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from qa_lightning.checks.languages import languages_of, script_of
 from qa_lightning.checks.report import check_source
-from qa_lightning.checks.rows import ROW_FINDINGS, script_of, short_hash
+from qa_lightning.checks.rows import ROW_FINDINGS, short_hash
 from tests.helpers.checks import answers, found, row
 from tests.helpers.data import make_rows, write_json
 
@@ -15,7 +16,7 @@ CASES: dict[str, list[dict]] = {
     "type": [row(1, question=5), row(2, answers=answers("Paris", -1)), row(3, answers=answers("Paris", 1.5))],
     "text": [row(1, context="\ud800 x")],
     "duplicate_id": [row(1, id="q0"), row(2, id="q0")],
-    "answers": [row(1, answers="Paris"), row(2, answers={"text": ["a"], "answer_start": []})],
+    "answers": [row(1, answers=[1]), row(2, answers={"text": ["a"], "answer_start": []})],
     "misplaced": [row(1, answers=answers("Rome", 0)), row(2, answers=answers("Berlin", 0))],
     "unplaced": [row(1, answers=answers("lives", None))],
     "contradiction": [row(1, is_impossible=True), row(2, answers=None, is_impossible=False)],
@@ -38,7 +39,7 @@ def test_each_kind_is_found_counted_and_shown_with_place_and_id(tmp_path, kind) 
 
 
 def test_kinds_of_rows_are_all_tried() -> None:
-    assert set(CASES) | {"leakage"} == set(ROW_FINDINGS)
+    assert set(CASES) | {"leakage", "same_row"} == set(ROW_FINDINGS)
 
 
 def test_contexts_on_both_sides_are_counted_once_each(tmp_path) -> None:
@@ -71,6 +72,11 @@ def test_texts_are_told_apart_that_are_the_same_end_to_end(tmp_path) -> None:
         ("The baker", "Latin"),
         ("Пекарь живёт", "Cyrillic"),
         ("面包师住在", "CJK"),
+        ("ひらがなカタカナの", "Japanese"),
+        ("東京都は日本国の首都", "Japanese"),
+        ("ｶﾞｷﾞｸﾞ", "Japanese"),
+        ("서울은 수도", "Hangul"),
+        ("The word さくら is Japanese", "Latin"),
         ("يعيش الخباز", "Arabic"),
         ("ช่างทำขนมปัง", "Thai"),
         ("12 . !", "none"),
@@ -87,7 +93,45 @@ def test_languages_are_guessed_on_a_sample(tmp_path) -> None:
         {"id": str(number), "question": "?", "context": f"{text} {number}", "answers": None}
         for number, text in enumerate([german] * 3 + [spanish] * 2)
     ]
-    assert check_source(write_json(tmp_path / "data.json", rows)).facts["languages"] == {"de": 3, "es": 2}
+    assert check_source(write_json(tmp_path / "data.json", rows)).facts["languages"] == {"German": 3, "Spanish": 2}
+
+
+SENTENCES = [
+    "Kofi plays the cello. Elena plays the oboe.",
+    "Marta lives in Lisbon and works in a bakery.",
+    "The letter was written by Ines in May.",
+    "The bridge is 300 years old, the tower is younger.",
+    "Omar sold his boat and bought a horse.",
+    "Ada has a cat.",
+    "No.",
+    "Fatima met Jan.",
+]
+
+
+@pytest.mark.parametrize("count", range(1, len(SENTENCES) + 1))
+def test_a_few_sentences_are_in_one_language_that_is_named(count) -> None:
+    assert languages_of(SENTENCES[:count]) == {"English": count}
+
+
+def test_kana_is_japanese_and_hangul_is_korean() -> None:
+    texts = [
+        "ひらがなカタカナの",
+        "東京は日本の首都です。",
+        "서울은 수도이다",
+        "12 345",
+        "北京是中国的首都，人口很多。",
+    ]
+    assert languages_of(texts) == {"Japanese": 2, "Korean": 1, "Chinese": 1}
+    assert languages_of([]) == {}
+
+
+def test_a_row_that_stands_there_twice_is_said_with_both_places(tmp_path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("q,text,answer\nWho ?,Ben .,Ben\nWhen ?,May .,May\nWho ?,Ben .,Ben\n", encoding="utf-8")
+    (finding,) = check_source(str(path)).findings
+    assert (finding.kind, finding.fix) == ("same_row", "leave one of the two out")
+    assert finding.rows[0]["place"] == f"{path} row 4"
+    assert finding.rows[0]["what"] == f"the same as {path} row 2"
 
 
 def test_rows_that_are_listed_are_few_and_counts_are_whole(tmp_path) -> None:

@@ -25,7 +25,7 @@ from qa_lightning.data.formats.rows import (
     shown,
 )
 from qa_lightning.data.formats.tables import read_table, reads_like_data
-from qa_lightning.data.formats.texts import encoding_problem, is_packed
+from qa_lightning.data.formats.texts import encoding_problem, is_packed, marked_encoding
 from qa_lightning.data.formats.workbooks import read_workbook
 
 __all__ = [
@@ -75,13 +75,18 @@ def read_file(
         return read_parquet(path)
     if kind == ".arrow":
         return read_arrow(path)
-    if kind == ".xlsx":
-        return read_workbook(path)
+    return read_workbook(path) if kind == ".xlsx" else _read_text(path, kind, keep_broken, encoding, split)
+
+
+def _read_text(path: Path, kind: str, keep_broken: bool, encoding: str | None, split: str) -> Iterator[PlacedRow]:
+    if marked := marked_encoding(path):
+        yield str(path), Remark(f"read as {marked}, as its byte-order mark says")
     if kind == ".json":
-        return read_document(path, encoding, split)
-    return (
-        read_table(path, kind, encoding) if kind in (".csv", ".tsv") else read_json_lines(path, encoding, keep_broken)
-    )
+        yield from read_document(path, encoding, split)
+    elif kind in (".csv", ".tsv"):
+        yield from read_table(path, kind, encoding)
+    else:
+        yield from read_json_lines(path, encoding, keep_broken)
 
 
 def file_splits(path: Path, encoding: str | None = None) -> list[str]:

@@ -94,6 +94,13 @@ def opened_text(path: Path, encoding: str | None) -> Iterator[tuple[IO[bytes], b
         yield cast(IO[bytes], recoded), start
 
 
+def marked_encoding(path: Path) -> str | None:
+    """The encoding that a file's byte-order mark names; None for none, and for that of UTF-8."""
+    with opened(path) as file:
+        start = file.read(4)
+    return next((name for mark, name in _MARKS if start.startswith(mark)), None)
+
+
 def encoding_problem(encoding: str | None) -> str | None:
     """What is wrong with the name of an encoding; None if nothing is."""
     if encoding is None:
@@ -166,8 +173,9 @@ class _Recoded(io.RawIOBase):
                 self._left = text.encode()
             except (UnicodeError, ValueError) as error:
                 reason = getattr(error, "reason", error)
+                line = 1 + self._lines + _whole_lines(error, self._encoding)
                 raise InputError(
-                    f"{self._path}: cannot be read as {self._encoding}, from line {self._lines + 1:,} on ({reason}); "
+                    f"{self._path}: cannot be read as {self._encoding}, from line {line:,} on ({reason}); "
                     "name its encoding with --data.encoding, or save it as UTF-8"
                 ) from None
             self._lines += self._left.count(b"\n")
@@ -175,3 +183,10 @@ class _Recoded(io.RawIOBase):
         buffer[: len(taken)] = taken
         self._left = self._left[len(taken) :]
         return len(taken)
+
+
+def _whole_lines(error: Exception, encoding: str) -> int:
+    """How many lines of a block end before the bytes that cannot be decoded."""
+    if not isinstance(error, UnicodeDecodeError):
+        return 0
+    return error.object[: error.start].decode(encoding, "ignore").count("\n")

@@ -11,7 +11,7 @@ import io
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
-from datetime import date, datetime, time
+from datetime import datetime, time
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -124,6 +124,6 @@ def _text(value: Any) -> str:
         return str(value).upper()
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    if isinstance(value, (datetime, date, time)):
-        return value.isoformat(*([" "] if isinstance(value, datetime) else []))
+    if isinstance(value, datetime):  # a date alone is one at midnight
+        return str(value.date() if value.time() == time() else value)
     return str(value)
