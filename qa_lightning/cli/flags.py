@@ -66,7 +66,8 @@ class Flags(ArgumentParser):  # type: ignore[misc]
     def _own_name(self, word: str) -> str:
         """Turn a flag into the spelling it was added with; any other word stays as it is."""
         flag, equals, value = word.partition("=")
-        if flag.startswith("--data.") and flag[7:].replace("-", "_") in READING:
+        of_data = flag.startswith("--data.") and flag[7:].replace("-", "_") in READING
+        if of_data or flag.startswith("--data.columns."):
             flag = f"--{flag[7:]}"
         own = "--" + flag[2:].replace("-", "_")
         return (own if own in self._option_string_actions else flag) + equals + value

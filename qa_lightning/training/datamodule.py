@@ -70,7 +70,8 @@ class SquadDataModule(LightningDataModule):
             ``repair`` corrects wrong but unambiguous answer offsets, says which, and stops at the bad rows that remain.
         columns: names of your files' columns, if they are not the usual ones.
         encoding: of text files that are not UTF-8, such as ``cp1252`` (Windows) or ``utf-16-le``.
-        answer_separator: what stands between several answers in one cell, such as ``|``.
+        answer_separator: what stands between several answers in one cell, such as ``|``; empty if
+            a cell holds one answer.
         train_answers: ``first`` trains each question on its first answer; ``all`` on all annotators' answers: on the
             total probability of those in a window (marginal likelihood).
         seed: decides the order of batches and the split by context.
@@ -96,7 +97,7 @@ class SquadDataModule(LightningDataModule):
         on_bad_rows: OnBadRows = "error",
         columns: Columns = Columns(),  # noqa: B008 - frozen, and shown as flags
         encoding: str | None = None,
-        answer_separator: str | None = None,
+        answer_separator: str = "",
         train_answers: TrainAnswers = "first",
         seed: int = 42,
         num_workers: int = 0,
@@ -105,7 +106,7 @@ class SquadDataModule(LightningDataModule):
         super().__init__()
         given: Any = columns
         own = given if isinstance(given, Columns) else Columns(**given)  # a checkpoint gives plain values
-        self.reading = ReadSettings(own, encoding, answer_separator)
+        self.reading = ReadSettings(own, encoding, answer_separator or None)
         self.save_hyperparameters(ignore=["columns"])
         self.save_hyperparameters({"columns": asdict(own)})  # plain values, which any checkpoint can hold
         self.dataset = dataset
@@ -328,7 +329,7 @@ class SquadDataModule(LightningDataModule):
 def data_problems(given: Mapping[str, Any]) -> list[str]:
     """A line for each bad argument of `SquadDataModule`, found before anything is loaded."""
     problems = broken_rules(given, _RULES, "data")
-    problems += ReadSettings(encoding=given["encoding"], answer_separator=given["answer_separator"]).problems()
+    problems += ReadSettings(encoding=given["encoding"], answer_separator=given["answer_separator"] or None).problems()
     if given["dataset"] is None and given["validation"] is None:
         problems.append("neither --data.dataset nor --data.validation names any data; give one of them")
     for name in ("dataset", "validation"):

@@ -200,7 +200,7 @@ def score_model(
         max_validation_examples=max_examples,
         columns=reading.columns,
         encoding=reading.encoding,
-        answer_separator=reading.answer_separator,
+        answer_separator=reading.answer_separator or "",
     )
     module = QALightningModule(
         name,

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_lightning import SquadDataModule
+from qa_lightning.data import columns as columns_module
 from qa_lightning.data.columns import (
     SYNONYMS,
     Columns,
@@ -561,3 +562,28 @@ def test_a_wrong_name_ends_a_run_with_the_flag_and_no_traceback(run, capsys):
     assert error.startswith("error: ")
     assert "--data.columns.answer_text wort: " in error
     assert "train.csv row 2 has no such column; it has 'nr', 'frage', 'absatz', 'antwort', 'ab'" in error
+
+
+# --- speed of odd tables: columns are chosen once, and each name is looked at once ---
+
+
+def test_columns_of_many_rows_are_chosen_once(monkeypatch):
+    chosen = []
+    choice = columns_module._choice
+    monkeypatch.setattr(columns_module, "_choice", lambda *args: chosen.append(1) or choice(*args))
+    wide = {f"column {number}": "x" for number in range(1000)}
+    with pytest.raises(InputError, match="row 1: no column 'question'"):
+        usual(*[wide] * 100)
+    assert len(chosen) == 1
+    rows, _ = usual(row(), *[wide] * 500, row(id="q2"))
+    assert len(chosen) == 3  # one for each distinct set of columns
+    assert rows[499][1].problems[0].startswith("row 500: no column 'question'; it has 'column 0', ")
+
+
+def test_a_name_that_is_no_synonym_is_looked_at_once_and_not_taken_apart(monkeypatch):
+    taken_apart = []
+    simple = columns_module._simple
+    monkeypatch.setattr(columns_module, "_simple", lambda name: taken_apart.append(name) or simple(name))
+    many = [f"column {number}" for number in range(100_000)]
+    assert guessed("Question", "context", *many, "answers") == {"question": "Question"}
+    assert taken_apart == ["Question", "context", "answers"]
