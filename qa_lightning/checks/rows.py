@@ -195,6 +195,7 @@ class RowCheck:
                 what = problem.removeprefix(place).removeprefix(f" (id {name})").lstrip(": ")
                 self.findings.add(problem.kind, place, name, what)
             if example is None:
+                self._count_context(row.get("context"))
                 continue
             if first := self._places.add(example["id"], place):
                 made = isinstance(row.get("id"), MadeId)
@@ -220,6 +221,15 @@ class RowCheck:
 
     def _check_context(self, place: str, example: Example) -> None:
         context = example["context"]
+        key = self._count_context(context)
+        if key in self._other and key not in self._leaked:
+            self._leaked.add(key)
+            self.findings.add("leakage", place, example["id"], shown(context))
+
+    def _count_context(self, context: Any) -> int | None:
+        """Count a context, of a good row or a bad one; its hash, or None if it is no text."""
+        if not isinstance(context, str) or not context.strip():
+            return None
         key = short_hash(context)
         if key not in self._contexts:
             self._contexts.add(key)
@@ -230,9 +240,7 @@ class RowCheck:
                 self._sample.append(context[:2000])
             elif key % len(self._contexts) < LANGUAGE_SAMPLE:
                 self._sample[key % LANGUAGE_SAMPLE] = context[:2000]
-        if key in self._other and key not in self._leaked:
-            self._leaked.add(key)
-            self.findings.add("leakage", place, example["id"], shown(context))
+        return key
 
     def facts(self) -> dict[str, Any]:
         """Counts of rows, contexts and answers, and of contexts by script and (on the sample) by language."""

@@ -125,6 +125,12 @@ def test_kana_is_japanese_and_hangul_is_korean() -> None:
     assert languages_of([]) == {}
 
 
+def test_contexts_of_bad_rows_count_too(tmp_path) -> None:
+    rows = [row(0), row(1, answers=answers("Berlin", 0)), row(2, question=""), row(3, context=None)]
+    facts = check_source(write_json(tmp_path / "data.json", rows)).facts
+    assert (facts["rows"], facts["contexts"], facts["scripts"]) == (4, 3, {"Latin": 3})
+
+
 def test_a_row_that_stands_there_twice_is_said_with_both_places(tmp_path) -> None:
     path = tmp_path / "data.csv"
     path.write_text("q,text,answer\nWho ?,Ben .,Ben\nWhen ?,May .,May\nWho ?,Ben .,Ben\n", encoding="utf-8")
