@@ -24,6 +24,11 @@ LANGUAGE_SAMPLE = 300  # contexts
 # kind -> severity, title, fix
 ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "columns": ("error", "rows without a column", "name it, for example with --data.columns.question NAME"),
+    "fields": (
+        "error",
+        "rows with more or fewer fields than the header",
+        "put texts that hold separators or line breaks in double quotes",
+    ),
     "empty": ("error", "empty or null fields", "fill them in, or leave the rows out with --data.on_bad_rows skip"),
     "type": ("error", "fields of a wrong type", "correct them, or leave the rows out with --data.on_bad_rows skip"),
     "text": ("error", "texts that are not valid Unicode", "save the file as UTF-8"),
@@ -32,7 +37,7 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
         "repeated ids",
         "make them unique, or leave the id column out: ids are then made",
     ),
-    "same_row": ("error", "rows that stand there twice", "leave one of the two out"),
+    "same_row": ("error", "rows that stand twice", "leave one of the two out"),
     "answers": (
         "error",
         "answers in another shape",

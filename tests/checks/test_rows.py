@@ -39,7 +39,7 @@ def test_each_kind_is_found_counted_and_shown_with_place_and_id(tmp_path, kind) 
 
 
 def test_kinds_of_rows_are_all_tried() -> None:
-    assert set(CASES) | {"leakage", "same_row"} == set(ROW_FINDINGS)
+    assert set(CASES) | {"leakage", "same_row", "fields"} == set(ROW_FINDINGS)
 
 
 def test_contexts_on_both_sides_are_counted_once_each(tmp_path) -> None:
@@ -123,6 +123,14 @@ def test_kana_is_japanese_and_hangul_is_korean() -> None:
     ]
     assert languages_of(texts) == {"Japanese": 2, "Korean": 1, "Chinese": 1}
     assert languages_of([]) == {}
+
+
+def test_rows_of_too_many_fields_get_a_fix_that_helps(tmp_path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("q,text,answer\nWho ?,Ben .,Ben\nWho ?,Ben, of Rome .,Ben\n", encoding="utf-8")
+    (finding,) = check_source(str(path)).findings
+    assert (finding.kind, finding.rows[0]["place"]) == ("fields", f"{path} row 3")
+    assert finding.fix == "put texts that hold separators or line breaks in double quotes"
 
 
 def test_contexts_of_bad_rows_count_too(tmp_path) -> None:

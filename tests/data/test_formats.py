@@ -234,11 +234,12 @@ def test_the_first_visible_sheet_with_columns_is_read_and_the_others_are_named(t
     assert place == f"{path} sheet 'Data' row 2"
 
 
-def test_a_row_of_a_workbook_with_more_cells_than_names_is_a_bad_row(tmp_path):
-    sheet = [["question", "context", "answer"], ["Who?", "Ada", "Ada", "a note"], ["Who?", "Bob", "Bob"]]
-    examples, skipped = read(write(tmp_path, "q.xlsx", workbook({"Sheet": sheet})), "skip")
-    assert len(examples) == 1
-    assert "q.xlsx row 2: 4 cells where the header has 3; name each column in the first row" in skipped[0]
+def test_cells_to_the_right_of_the_header_are_not_read_and_a_line_says_so(tmp_path):
+    sheet = [["question", "context", "answer"], ["Who?", "Ada", "Ada", "a note"], ["Who?", "Bob", "Bob", "", "another"]]
+    path, told = write(tmp_path, "q.xlsx", workbook({"Sheet": sheet})), []
+    assert [item["answers"]["text"] for item in read(path, told=told)] == [["Ada"], ["Bob"]]
+    assert told[0] == f"{path}: cells to the right of the header's last name are not read"
+    assert sum("to the right" in line for line in told) == 1
 
 
 def test_a_workbook_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):

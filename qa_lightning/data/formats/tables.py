@@ -127,7 +127,7 @@ def _rows_of_table(path: Path, text: TableLines, separator: str, hidden: bool) -
                     f"{place}: {counted(len(fields), 'field')} where the header has {len(names)}; put "
                     f"texts that hold {shown(separator)} or line breaks in double quotes"
                 )
-                yield place, BrokenRow("columns", [problem])
+                yield place, BrokenRow("fields", [problem])
             elif any("\0" in field for field in fields):
                 yield place, BrokenRow("text", [f"{place}: holds a NUL byte; remove it"])
             else:

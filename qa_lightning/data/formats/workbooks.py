@@ -19,7 +19,7 @@ from typing import IO, Any
 from xml.etree.ElementTree import ParseError
 
 from qa_lightning.data.formats.limits import MAX_ROW, read_whole, refuse_workbook
-from qa_lightning.data.formats.rows import BrokenRow, PlacedRow, Remark, counted, listed
+from qa_lightning.data.formats.rows import PlacedRow, Remark, listed
 from qa_lightning.data.formats.tables import header_names, lone_title
 from qa_lightning.data.formats.texts import is_packed, opened
 from qa_lightning.errors import InputError
@@ -100,12 +100,10 @@ def _rows_of_sheet(where: str, sheet: Any) -> Iterator[PlacedRow]:
             raise lone_title(where, names[0])
         elif sum(map(len, cells)) > MAX_ROW:
             raise InputError(f"{place}: has more than {MAX_ROW:,} characters; no row is that long")
-        elif len(cells) > len(names):
-            extra = counted(len(cells), "cell")
-            problem = f"{place}: {extra} where the header has {len(names)}; name each column in the first row"
-            yield place, BrokenRow("columns", [problem])
         else:
-            yield place, dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=True))
+            if len(cells) > len(names):
+                yield where, Remark("cells to the right of the header's last name are not read")
+            yield place, dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=False))
 
 
 def _cells(values: Iterable[Any]) -> list[str]:
