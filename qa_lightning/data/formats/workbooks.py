@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import io
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime, time
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
-from xml.etree.ElementTree import ParseError
 
 from qa_lightning.data.formats.limits import MAX_ROW, read_whole, refuse_workbook
 from qa_lightning.data.formats.rows import PlacedRow, Remark, listed
@@ -26,7 +24,6 @@ from qa_lightning.errors import InputError
 
 _MAX_ROWS = 1_048_576  # of a sheet, in Excel
 _FIRST = 20  # rows of a sheet that say whether it is a table
-_DAMAGE = (zipfile.BadZipFile, ParseError, LookupError, ValueError, TypeError, AttributeError, EOFError, OSError)
 
 
 def read_workbook(path: Path) -> Iterator[PlacedRow]:
@@ -45,7 +42,7 @@ def read_workbook(path: Path) -> Iterator[PlacedRow]:
             yield from _rows_of_workbook(path, source)
         except InputError:
             raise
-        except _DAMAGE as error:
+        except Exception as error:  # openpyxl and zipfile raise whatever a damaged part leads them to
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
             raise InputError(
                 f"{path}: not a readable workbook ({reason}); save it again as .xlsx, or as CSV UTF-8"
