@@ -15,8 +15,8 @@ Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 # A command in backticks; or a flag as messages write it, with its value if the next word can only be a value.
 _FLAG = re.compile(
     r"`(?:qa-lightning|'[^'`]*python[\d.]*'|[^` ]*python[\d.]*) [^`]*`|--((?:data|model|trainer)\.)?([a-z][\w.]*\w)"
-    r"(?: (true|false|skip|repair_or_skip|repair|error|first|all|eager|sdpa|bf16-mixed|NAME|FILE|\d+(?:\.\d+)?)"
-    r"(?![\w.]))?"
+    r"(?: (true|false|skip|repair_or_skip|repair|error|first|all|cp1252|utf-16-[lb]e|eager|sdpa|bf16-mixed|NAME|FILE"
+    r"|'[^']{1,3}'|\d+(?:\.\d+)?)(?![\w.]))?"
 )
 
 
@@ -132,7 +132,7 @@ def _argument(found: re.Match[str]) -> str:
         return found[0]
     if value is None:
         return str(name)
-    is_literal = value in ("true", "false") or value[0].isdigit()
+    is_literal = value in ("true", "false") or value[0].isdigit() or value[0] == "'"
     return f"{name}={value.capitalize()}" if is_literal else f'{name}="{value}"'
 
 

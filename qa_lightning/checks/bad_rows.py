@@ -7,20 +7,19 @@ Languages are guessed on a sample of at most 300 contexts; everything else is co
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import Any, Literal
 
+from qa_lightning.checks.languages import languages_of, script_of
+from qa_lightning.data.columns import MadeId
 from qa_lightning.data.examples import Example, IdPlaces, check_row
 from qa_lightning.data.formats import PlacedRow, shown
 from qa_lightning.data.repair import occurrences
 
 Severity = Literal["error", "warning", "note"]
 LANGUAGE_SAMPLE = 300  # contexts
-_SCRIPT_CHARACTERS = 2000  # at the start of a context that its script is decided by
 
 # kind -> severity, title, fix
 ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
@@ -28,7 +27,7 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "fields": (
         "error",
         "rows with more or fewer fields than the header",
-        "put texts that hold the separator or line breaks in double quotes",
+        "put texts that hold separators or line breaks in double quotes",
     ),
     "empty": ("error", "empty or null fields", "fill them in, or leave the rows out with --data.on_bad_rows skip"),
     "type": ("error", "fields of a wrong type", "correct them, or leave the rows out with --data.on_bad_rows skip"),
@@ -38,6 +37,7 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
         "repeated ids",
         "make them unique, or leave the id column out: ids are then made",
     ),
+    "same_row": ("error", "rows that stand twice", "leave one of the two out"),
     "answers": (
         "error",
         "answers in another shape",
@@ -209,9 +209,12 @@ class RowCheck:
             if isinstance(row.get("context"), str):
                 self._contexts_of_rows.add(short_hash(row["context"]))
             if example is None:
+                self._count_context(row.get("context"))
                 continue
             if first := self._places.add(example["id"], place):
-                self.findings.add("duplicate_id", place, name, f"is also the id of {first}")
+                made = isinstance(row.get("id"), MadeId)
+                what = f"the same as {first}" if made else f"is also the id of {first}"
+                self.findings.add("same_row" if made else "duplicate_id", place, name, what)
                 continue
             self._check(place, example)
             yield example
@@ -233,6 +236,15 @@ class RowCheck:
 
     def _check_context(self, place: str, example: Example) -> None:
         context = example["context"]
+        key = self._count_context(context)
+        if key in self._other and key not in self._leaked:
+            self._leaked.add(key)
+            self.findings.add("leakage", place, example["id"], shown(context))
+
+    def _count_context(self, context: Any) -> int | None:
+        """Count a context, of a good row or a bad one; its hash, or None if it is no text."""
+        if not isinstance(context, str) or not context.strip():
+            return None
         key = short_hash(context)
         if key not in self._contexts:
             self._contexts.add(key)
@@ -243,9 +255,7 @@ class RowCheck:
                 self._sample.append(context[:2000])
             elif key % len(self._contexts) < LANGUAGE_SAMPLE:
                 self._sample[key % LANGUAGE_SAMPLE] = context[:2000]
-        if key in self._other and key not in self._leaked:
-            self._leaked.add(key)
-            self.findings.add("leakage", place, example["id"], shown(context))
+        return key
 
     def facts(self) -> dict[str, Any]:
         """Counts of rows, contexts and answers, and of contexts by script and (on the sample) by language."""
@@ -255,7 +265,7 @@ class RowCheck:
             "answers": self.answers,
             "unanswerable": self.unanswerable,
             "scripts": dict(self._scripts.most_common()),
-            "languages": languages(self._sample),
+            "languages": languages_of(self._sample),
         }
 
 
@@ -268,24 +278,3 @@ def short_hash(*texts: str) -> int:
     """The first 8 bytes of the SHA-256 of some texts; a separator keeps ("ab", "c") and ("a", "bc") apart."""
     digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big")
-
-
-def script_of(text: str) -> str:
-    """The script of most letters of a text, such as "Latin", by the first word of their Unicode names; else "none"."""
-    scripts = Counter(_script(letter) for letter in text[:_SCRIPT_CHARACTERS] if letter.isalpha())
-    return scripts.most_common(1)[0][0] if scripts else "none"
-
-
-@lru_cache(maxsize=65536)
-def _script(letter: str) -> str:
-    name = unicodedata.name(letter, "unnamed").split(" ")[0].split("-")[0]
-    return name.capitalize() if name != "CJK" else name
-
-
-def languages(texts: list[str]) -> dict[str, int]:
-    """Guessed language (ISO 639-1 code) -> number of texts."""
-    if not texts:
-        return {}
-    import py3langid  # imported late: it loads its model
-
-    return dict(Counter(py3langid.classify(text)[0] for text in texts).most_common())

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from qa_lightning.checks.bad_rows import Report, RowCheck, context_hashes
 from qa_lightning.checks.tokens import TokenCheck
-from qa_lightning.data.columns import Columns, with_usual_columns
+from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import write_examples
 from qa_lightning.data.formats import PlacedRow, counted
 from qa_lightning.data.sources import count_rows, has_split, read_rows
@@ -38,7 +38,7 @@ _FORMAT = 3  # of the cached reports; raise it when the checks change
 def check_source(
     source: str,
     validation: str | None = None,
-    columns: Columns = Columns(),  # noqa: B008 - frozen
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
     tokenizer: Any = None,
     settings: WindowSettings = WindowSettings(),  # noqa: B008 - frozen
     max_answer_length: int = MAX_ANSWER_LENGTH,
@@ -51,7 +51,7 @@ def check_source(
         source: what to check, as for ``--data.dataset``.
         validation: the validation data, to find contexts that training and validation share; None takes the source's
             own validation split, if it has one.
-        columns: names of the columns.
+        reading: names of the columns, encoding, separator of answers.
         tokenizer: cuts the windows; None leaves out all checks of tokens.
         settings: how contexts are cut into windows.
         max_answer_length: in tokens.
@@ -63,15 +63,18 @@ def check_source(
     """
     other: frozenset[int] = frozenset()
     column_lines: list[str] = []
-    if validation is None and has_split(source, "validation") and has_split(source, "train"):
+    if validation is None and all(has_split(source, one, reading) for one in ("validation", "train")):
         validation = source
     if validation is not None:
-        read = tracked(read_rows(validation, "validation"), count_rows(validation, "validation"), what="validation")
-        other = context_hashes(with_usual_columns(read, columns))
+        read = tracked(
+            read_rows(validation, "validation", reading), count_rows(validation, "validation"), what="validation"
+        )
+        other = context_hashes(with_usual_columns(read, reading))
     check = RowCheck(max_rows, other)
-    split: Any = "train" if has_split(source, "train") or not has_split(source, "validation") else "validation"
-    read = tracked(read_rows(source, split), count_rows(source, split), what="checking")
-    rows = with_usual_columns(read, columns, column_lines.append)
+    alone = has_split(source, "validation", reading) and not has_split(source, "train", reading)
+    split: Any = "validation" if alone else "train"
+    read = tracked(read_rows(source, split, reading), count_rows(source, split), what="checking")
+    rows = with_usual_columns(read, reading, column_lines.append)
     with closing(check), temporary_folder() as folder:
         kept = write_examples(check.valid(rows), folder / "examples.arrow")
         if not check.rows:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import Flags, columns_of
+from qa_lightning.cli.flags import Flags, reading_of
 from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.wording import visible
@@ -36,7 +36,7 @@ def check_data(words: Sequence[str]) -> int:
     ):
         flags.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
     flags.add_mixed_script()
-    flags.add_columns()
+    flags.add_reading()
     options = flags.read(words)
     from rich.console import Console
 
@@ -49,7 +49,7 @@ def check_data(words: Sequence[str]) -> int:
     report = reports.check_source(
         options.data,
         options.validation,
-        columns_of(options),
+        reading_of(options),
         load_tokenizer(options.model) if options.model else None,
         WindowSettings(options.max_length, options.doc_stride, options.max_question_length),
         options.max_answer_length,

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import Flags, columns_of, positive
+from qa_lightning.cli.flags import Flags, positive, reading_of
 from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
@@ -29,7 +29,7 @@ def evaluate(words: Sequence[str]) -> int:
 
     quiet_libraries()
 
-    asked = (options.max_examples, options.mixed_script or False, columns_of(options), options.on_bad_rows)
+    asked = (options.max_examples, options.mixed_script or False, reading_of(options), options.on_bad_rows)
     if options.predictions:
         result = scoring.score_file(options.predictions, options.data, *asked, options.null_odds)
     else:
@@ -61,7 +61,7 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
         type=str,
         required=True,
         metavar="DATA",
-        help="file (SQuAD JSON, JSON lines, CSV, Parquet), files, or dataset on the Hub",
+        help="file (SQuAD JSON, JSON lines, CSV, Excel, Parquet), files, or dataset on the Hub",
     )
     flags.add_argument(
         "--output_dir", type=Path, metavar="DIR", help="write metrics.json, predictions.json, nbest_predictions.json"
@@ -85,7 +85,7 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
     group = flags.add_argument_group("lengths in tokens, in place of the model's own")
     for name, help in _LENGTHS.items():
         group.add_argument(f"--{name}", type=positive, metavar="N", help=help)
-    flags.add_columns()
+    flags.add_reading()
     options = flags.read(words)
     problems = []
     if (options.model is None) == (options.predictions is None):

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import COLUMN_NAMES, Flags, columns_of, decimal, positive
+from qa_lightning.cli.flags import READING, Flags, decimal, positive, reading_of
 from qa_lightning.errors import InputError, naming_flags
 
 
@@ -46,7 +46,7 @@ def _export_options(words: Sequence[str]) -> Namespace:
     onnx.add_argument(
         "--max_f1_drop", type=decimal, metavar="X", help="F1 points that int8 may lose on --data at most  [1.0]"
     )
-    flags.add_columns()
+    flags.add_reading()
     hub = flags.add_argument_group("the Hub")
     hub.add_argument(
         "--push_to_hub", type=str, metavar="USER/NAME", help="publish the model, or with --format the exported one"
@@ -64,7 +64,7 @@ def _export_problems(options: Namespace) -> list[str]:
     for needed, flags in (
         ("format", ("output", "overwrite", "quantize", "data")),
         ("quantize", ("max_f1_drop",)),
-        ("data", ("max_examples", *(f"columns.{name}" for name in COLUMN_NAMES))),
+        ("data", ("max_examples", *READING)),
         ("push_to_hub", ("private", "dry_run")),
     ):
         problems += [
@@ -89,6 +89,6 @@ def _export_onnx(options: Namespace) -> str:
         MAX_F1_DROP if options.max_f1_drop is None else options.max_f1_drop,
         options.overwrite,
         options.max_examples,
-        columns_of(options),
+        reading_of(options),
     )
     return str(folder)

@@ -14,9 +14,10 @@ from jsonargparse import ArgumentParser, Namespace
 from qa_lightning.wording import flag_problem, usage_name, visible
 
 if TYPE_CHECKING:
-    from qa_lightning.data.columns import Columns
+    from qa_lightning.data.columns import ReadSettings
 
-COLUMN_NAMES = ("id", "question", "context", "answers", "answer_text", "answer_start", "is_impossible")
+COLUMN_NAMES = ("id", "question", "context", "answers", "answer_text", "answer_start", "answer_end", "is_impossible")
+READING = (*(f"columns.{name}" for name in COLUMN_NAMES), "encoding", "answer_separator")  # the flags of `add_reading`
 
 
 class Flags(ArgumentParser):  # type: ignore[misc]
@@ -40,11 +41,17 @@ class Flags(ArgumentParser):  # type: ignore[misc]
         )
         self.add_argument("--config", action="config", metavar="FILE", help="flags from a YAML file")
 
-    def add_columns(self) -> None:
-        """Add the flags that name the columns of data."""
-        group = self.add_argument_group("columns of the data, if they do not have the usual names")
+    def add_reading(self) -> None:
+        """Add the flags that say how data is read: `READING`."""
+        group = self.add_argument_group("how the data is read, if it is not as usual")
         for name in COLUMN_NAMES:
             group.add_argument(f"--columns.{name}", type=str, metavar="NAME", help=f"name of the {name} column")
+        group.add_argument(
+            "--encoding", type=str, metavar="NAME", help="of text files that are not UTF-8, such as cp1252 (Windows)"
+        )
+        group.add_argument(
+            "--answer_separator", type=str, metavar="MARK", help="what stands between several answers in one cell"
+        )
 
     def add_mixed_script(self) -> None:
         """Add the flag that chooses how answers in other scripts are scored; `script_of` reads it."""
@@ -98,11 +105,20 @@ class _HelpFormatter(argparse.HelpFormatter):
         return (action.help or "") + ("  [%(default)s]" if shown else "")
 
 
-def columns_of(options: Namespace) -> Columns:
-    """The names of the data's columns, from the flags of `Flags.add_columns`."""
-    from qa_lightning.data.columns import Columns
+def reading_of(options: Namespace) -> ReadSettings:
+    """How the data is read, from the flags of `Flags.add_reading`.
 
-    return Columns(**{name: options.columns[name] for name in COLUMN_NAMES})
+    Raises:
+        InputError: a flag has a value that cannot be used.
+    """
+    from qa_lightning.data.columns import Columns, ReadSettings
+    from qa_lightning.errors import InputError
+
+    columns = Columns(**{name: options.columns[name] for name in COLUMN_NAMES})
+    reading = ReadSettings(columns, options.encoding, options.answer_separator)
+    if problems := reading.problems():
+        raise InputError(problems)
+    return reading
 
 
 class _ValueError(argparse.ArgumentTypeError, ValueError):

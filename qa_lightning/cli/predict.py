@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import COLUMN_NAMES, Flags, columns_of, positive
+from qa_lightning.cli.flags import READING, Flags, positive, reading_of
 from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
@@ -29,7 +29,7 @@ def predict(words: Sequence[str]) -> int:
             options.model, options.dtype or "float32", options.batch_size or EVAL_BATCH_SIZE, options.threshold_file
         )
         devices, overwrite = options.devices or 1, bool(options.overwrite)
-        return answer_file(asked, options.input, options.output, columns_of(options), devices, overwrite)
+        return answer_file(asked, options.input, options.output, reading_of(options), devices, overwrite)
     from qa_lightning.inference.reader import Reader
 
     quiet_libraries()
@@ -64,7 +64,10 @@ def _predict_options(words: Sequence[str]) -> Namespace:
     one.add_argument("--json", action="store_true", default=None, help="print one JSON object")
     file = flags.add_argument_group("a file of questions")
     file.add_argument(
-        "--input", type=str, metavar="FILE", help="SQuAD JSON, JSON lines, CSV, TSV or Parquet, also with .gz"
+        "--input",
+        type=str,
+        metavar="FILE",
+        help="JSON, JSON lines, CSV, TSV, Excel, Parquet or Arrow, also with .gz",
     )
     file.add_argument(
         "--output", type=Path, metavar="FILE", help="file for the answers, as JSON lines; an unfinished one is resumed"
@@ -77,11 +80,11 @@ def _predict_options(words: Sequence[str]) -> Namespace:
     file.add_argument(
         "--overwrite", action="store_true", default=None, help="start again, whatever the output file holds"
     )
-    flags.add_columns()
+    flags.add_reading()
     options = flags.read(words)
     single = [options.question, options.context, options.json]
     several = [options.input, options.output, options.batch_size, options.devices, options.dtype, options.overwrite]
-    several += [options.columns[name] for name in COLUMN_NAMES]
+    several += [options[name] for name in READING]
     problems = []
     if any(value is not None for value in single) == any(value is not None for value in several):
         problems.append("give either --question and --context, for one question, or --input and --output, for a file")

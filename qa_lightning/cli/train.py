@@ -22,9 +22,11 @@ Fine-tune a question answering model and score it every epoch.
       a small model on embedded data: no network, a minute or two
 
 Flags that people use:
-  --data.dataset NAME_OR_FILE      Hub dataset, SQuAD JSON, JSON lines, CSV, Parquet, or "synthetic"  [rajpurkar/squad]
+  --data.dataset NAME_OR_FILE      Hub dataset, file (JSON, CSV, Excel, Parquet ...), or "synthetic"  [rajpurkar/squad]
   --data.validation NAME_OR_FILE   what to validate on  [the dataset's validation split, or a part of the file]
   --data.columns.question NAME     name of your file's question column, if it is not a usual one
+  --data.encoding cp1252           your file is not UTF-8 but, say, in a Windows encoding
+  --data.answer_separator "|"      what stands between several answers in one cell
   --data.on_bad_rows skip          leave bad rows out; `repair` mends offsets, `repair_or_skip` does both  [error]
   --data.batch_size N              windows per step and device  [8]
   --data.max_length N              tokens per window, question included  [{max_length}]

@@ -6,11 +6,10 @@ wrong offsets are certain. "No answer" may be spelled in many ways: nothing, an 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any, NamedTuple, TypedDict
 
+from qa_lightning.data.cells import unplaced_hint, whole_number
 from qa_lightning.data.formats import counted, shown
 from qa_lightning.data.repair import is_offset, miscounted, repaired, where
 
@@ -115,22 +114,6 @@ def check_answers(
     return checked
 
 
-def whole_number(value: Any) -> Any:
-    """A whole number as tables and exports write it (40.0, "40"); None for NaN or blank; other values as they are."""
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, float):
-        return None if value != value else int(value) if value.is_integer() else value
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.lower() in ("", "null", "none", "nan"):
-        return None
-    return int(text.partition(".")[0]) if re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", text) else value
-
-
 def has_surrogates(text: str) -> bool:
     """Whether ``text`` holds half of a surrogate pair, which UTF-8 cannot encode."""
     try:
@@ -171,8 +154,8 @@ def _pairs(place: str, answers: Any) -> list[tuple[Any, Any]] | Problem:
             (one.get("text"), one.get("answer_start")) if isinstance(one, dict) else (None, None) for one in answers
         ]
     what = f"{place}: answers is {shown(answers)}, not a list of answers"
-    if isinstance(answers, str) or (isinstance(answers, list) and all(isinstance(one, str) for one in answers)):
-        what += " with their offsets; name a column that holds texts alone with --data.columns.answer_text"
+    if isinstance(answers, str):
+        what += "; it begins like JSON or a list, and cannot be read as one"
     return Problem("answers", what)
 
 
@@ -188,7 +171,10 @@ def _text_problem(place: str, text: Any) -> Problem | None:
 def _offset_problem(place: str, text: str, start: Any, context: str) -> Problem | None:
     """What is wrong with an answer's offset."""
     if start is None:
-        return Problem("unplaced", f"{place}: answer {shown(text)} has no answer_start, and {where(text, context)}")
+        hint = unplaced_hint(text, context)
+        return Problem(
+            "unplaced", f"{place}: answer {shown(text)} has no answer_start, and {where(text, context)}{hint}"
+        )
     if not is_offset(start):
         what = f"{place}: answer_start is {shown(start)}; it must be a whole number of characters, counted from 0"
         return Problem("type", what)

@@ -1,26 +1,25 @@
 """Rename and parse the columns of raw rows, so that each row has ``id, question, context, answers``.
 
-Columns may have other names. Answers may be JSON in a string, a text and its offset in two columns, or a text alone.
-Ids may be missing. Each guess is reported in a line; ambiguous columns are an error.
+Columns may have other names. Answers may be JSON in a string, a text and its offset in two columns, a text alone, or
+two offsets. Ids may be missing. Each guess is reported in a line; ambiguous columns are an error.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qa_lightning.data.formats import BrokenRow, PlacedRow, listed
+from qa_lightning.data.cells import answer_between, answers_of, truth
+from qa_lightning.data.formats import BrokenRow, PlacedRow, Remark, encoding_problem, listed, reads_like_data
 from qa_lightning.errors import InputError
 
 SYNONYMS = {
-    "id": ("id", "qid", "question_id", "example_id", "uuid", "guid", "key", "_id"),
-    "question": ("question", "q", "query", "question_text"),
+    "id": ("id", "qid", "question_id", "query_id", "example_id", "uuid", "guid", "key", "_id"),
+    "question": ("question", "q", "query", "question_text", "query_text"),
     "context": ("context", "passage", "paragraph", "text", "document", "article", "body", "context_text"),
     "answers": ("answers",),
     "answer_text": ("answer_text", "answer", "answers_text"),
@@ -28,12 +27,14 @@ SYNONYMS = {
         *("answer_start", "start", "answers_start", "answers_answer_start"),
         *("start_char", "answer_offset", "offset", "begin"),
     ),
+    "answer_end": ("answer_end", "end", "answers_end", "end_char"),
     "is_impossible": ("is_impossible", "impossible", "unanswerable"),
 }
-_APART = ("answer_text", "answer_start")  # the columns that together replace "answers"
-_TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
-_NOTHING = ("", "null", "none", "nan")  # cells of a table that mean "no value"
+_APART = ("answer_text", "answer_start", "answer_end")  # the columns that together replace "answers"
+_BARE = {synonym.replace("_", "") for synonyms in SYNONYMS.values() for synonym in synonyms}
+_BETWEEN = str.maketrans("", "", " \t\r\n\f\v\xa0._-")  # characters between the words of a name
 _MAX_BROKEN = 100  # this many first rows without the needed columns stop the reading: the columns are wrong, not a row
+_PLACE = "\0"  # stands for the row's place in problems that many rows have
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Columns:
         answer_text: column of the answer's text, if the text is in a column of its own; an empty cell is no answer.
         answer_start: column of the offset of the answer's first character in the context, counted from 0; without
             such a column the answer must occur exactly once in the context.
+        answer_end: column of the offset after the answer's last character; with ``answer_start`` it gives the answer,
+            if no column has its text.
         is_impossible: column that says whether the question has no answer.
     """
 
@@ -57,7 +60,37 @@ class Columns:
     answers: str | None = None
     answer_text: str | None = None
     answer_start: str | None = None
+    answer_end: str | None = None
     is_impossible: str | None = None
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """How the rows of a source are understood.
+
+    Args:
+        columns: names of the columns.
+        encoding: of text files that are not UTF-8, as Python names it, such as ``cp1252``; a byte-order mark of UTF-8,
+            UTF-16 or UTF-32 goes before it.
+        answer_separator: what stands between several answers in one cell; None if a cell holds one.
+    """
+
+    columns: Columns = Columns()
+    encoding: str | None = None
+    answer_separator: str | None = None
+
+    def problems(self) -> list[str]:
+        """A line for each setting that cannot be used."""
+        found = [encoding_problem(self.encoding)]
+        if self.answer_separator is not None and (not self.answer_separator or self.answer_separator.isalnum()):
+            found.append(
+                f"--data.answer_separator {self.answer_separator!r} cannot stand between answers; give a mark: '|'"
+            )
+        return [problem for problem in found if problem]
+
+    def key(self) -> list[Any]:
+        """All that decides the rows, for the key of a cache."""
+        return [asdict(self.columns), self.encoding, self.answer_separator]
 
 
 class MadeId(str):
@@ -65,7 +98,7 @@ class MadeId(str):
 
 
 def with_usual_columns(
-    rows: Iterable[PlacedRow], columns: Columns, log_line: Callable[[str], None] = lambda line: None
+    rows: Iterable[PlacedRow], reading: ReadSettings, log_line: Callable[[str], None] = lambda line: None
 ) -> Iterator[PlacedRow]:
     """Give rows the usual columns: rename, parse and complete them.
 
@@ -73,51 +106,92 @@ def with_usual_columns(
 
     Args:
         rows: from `sources.read_rows`.
-        columns: the names that a person gave.
-        log_line: is called once for each distinct choice of columns that is not the usual one, with a line that says
-            which names differ, whether ids are made, and whether offsets are searched for.
+        reading: the names that a person gave, and what stands between several answers.
+        log_line: is called once with each line that says how the data is read: for each distinct choice of columns that
+            is not the usual one, which names differ, whether ids are made, and whether offsets are searched for; and
+            the remarks of the files' readers.
 
     Raises:
         InputError: no row has the columns, or none among the first 100. A row without them among rows that have them
             becomes a `BrokenRow` instead.
     """
-    chosen: dict[tuple[str, ...], dict[str, str]] = {}
+    choices = _Choices(reading.columns)
     logged: set[str] = set()
     broken: list[PlacedRow] = []  # rows before the first one that has the columns
+
+    def log_once(line: str, where: str = "") -> None:
+        if line and line not in logged:
+            logged.add(line)
+            log_line(where + line)
+
     for place, row in rows:
+        if isinstance(row, Remark):
+            log_once(f"{place}: {row.text}")
+            continue
         if isinstance(row, BrokenRow):
             yield place, row
             continue
-        there = tuple(row)
-        if there not in chosen:
-            try:
-                names = choose_columns(place, list(there), columns)
-                if "id" not in names and any("id" in other for other in chosen.values()):
-                    raise InputError(f"{place}: no column 'id', which other rows have; it has {listed(there)}")
-            except InputError as error:
-                problem = place, BrokenRow("columns", error.problems, row)
-                if chosen:
-                    yield problem
-                    continue
-                broken.append(problem)
-                if len(broken) == _MAX_BROKEN:
-                    break
+        is_first = not choices.made
+        names = choices.names(row)
+        if names is None:
+            problem = place, BrokenRow("columns", choices.problems(place, row), row)
+            if not is_first:
+                yield problem
                 continue
-            line = _choice_line(names)
-            if line and line not in logged:
-                logged.add(line)
-                log_line(f"columns{f' as in {place}' if chosen else ''}: {line}")
-            chosen[there] = names
-            yield from broken
-            broken.clear()
-        yield place, usual_row(row, chosen[there])
+            broken.append(problem)
+            if len(broken) == _MAX_BROKEN:
+                break
+            continue
+        log_once(_choice_line(names), "columns: " if is_first else f"columns as in {place}: ")
+        yield from broken
+        broken.clear()
+        usual = usual_row(row, names, reading.answer_separator)
+        log_once(_texts_line(row, usual, names))
+        yield place, usual
     if broken:
         first = broken[0][1]
         assert isinstance(first, BrokenRow)
         raise InputError(first.problems)
 
 
-def choose_columns(place: str, there: list[str], columns: Columns) -> dict[str, str]:
+class _Choices:
+    """Which column is which, found out once for each distinct set of columns.
+
+    Args:
+        columns: the names that a person gave.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        self._names: dict[tuple[str, ...], dict[str, str]] = {}
+        self._problems: dict[tuple[str, ...], list[str]] = {}
+        self._with_ids = False
+
+    @property
+    def made(self) -> bool:
+        """Whether any row had the columns."""
+        return bool(self._names)
+
+    def names(self, row: Mapping[str, Any]) -> dict[str, str] | None:
+        """Usual name -> column of a row; None if it does not have the columns, see `problems`."""
+        there = tuple(row)
+        if there not in self._names and there not in self._problems:
+            names, problems = _choice(there, self._columns)
+            if not problems and self._with_ids and "id" not in names:
+                problems = [f"{_PLACE}: no column 'id', which other rows have; it has {listed(there)}"]
+            if problems:
+                self._problems[there] = problems
+            else:
+                self._names[there] = names
+                self._with_ids |= "id" in names
+        return self._names.get(there)
+
+    def problems(self, place: str, row: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the columns of a row, in sentences with its place."""
+        return [problem.replace(_PLACE, place) for problem in self._problems[tuple(row)]]
+
+
+def choose_columns(place: str, there: Iterable[str], columns: Columns) -> dict[str, str]:
     """Choose which column of the data is which.
 
     A name that a person gave comes first, then the usual name, then a synonym if exactly one column has one.
@@ -134,12 +208,21 @@ def choose_columns(place: str, there: list[str], columns: Columns) -> dict[str, 
         InputError: a given name is not there, names contradict each other, a needed column is missing, or two columns
             fit one name; it lists all of these problems.
     """
+    names, problems = _choice(tuple(there), columns)
+    if problems:
+        raise InputError([problem.replace(_PLACE, place) for problem in problems])
+    return names
+
+
+def _choice(there: tuple[str, ...], columns: Columns) -> tuple[dict[str, str], list[str]]:
+    """What `choose_columns` returns, and the problems, with `_PLACE` for the row's place."""
     has = listed(there) or "none"
     names = {name: given for name, given in asdict(columns).items() if given is not None}
+    every = set(there)
     problems = [
-        f"--data.columns.{name} {given}: {place} has no such column; it has {has}"
+        f"--data.columns.{name} {given}: {_PLACE} has no such column; it has {has}"
         for name, given in names.items()
-        if given not in there
+        if given not in every
     ]
     for given in sorted(set(names.values())):
         if len(same := [f"--data.columns.{name}" for name in names if names[name] == given]) > 1:
@@ -147,53 +230,91 @@ def choose_columns(place: str, there: list[str], columns: Columns) -> dict[str, 
     apart = bool(names.keys() & set(_APART))
     if apart and "answers" in names:
         problems.append(
-            "--data.columns.answers: leave it out, or leave out --data.columns.answer_text and answer_start"
+            "--data.columns.answers: leave it out, or leave out --data.columns.answer_text, answer_start, answer_end"
         )
-    unsure = set(names)
-    for name, synonyms in SYNONYMS.items():
-        if name in names or (name == "answers" and apart) or (name in _APART and "answers" in names):
-            continue
-        free = [column for column in there if column not in names.values()]
-        found = [column for column in free if column not in SYNONYMS and _simple(column) in synonyms]
-        if name in free or len(found) == 1:
-            names[name] = name if name in free else found[0]
-        elif found:
-            unsure.add(name)
-            either = " or ".join(map(repr, found))
-            problems.append(f"{place}: {name} could be {either}; say which with --data.columns.{name}")
-    for name in ("question", "context"):
-        if name not in names.keys() | unsure:
-            problems.append(
-                f"{place}: no column {name!r}; it has {has}. Say which it is with --data.columns.{name} NAME"
-            )
-    if apart and "answer_text" not in names.keys() | unsure:
+    unsure = _guess(there, names, problems, apart)
+    known = names.keys() | unsure
+    missing = [name for name in ("question", "context") if name not in known]
+    lacks_text = apart and not {"answer_text", "answer_end"} & known
+    lacks_answers = not apart and not ({"answers", "answer_text", "is_impossible"} & known or "answer_end" in known)
+    if lacks_text:
         problems.append(
             f"--data.columns.answer_start {names['answer_start']}: give --data.columns.answer_text NAME too"
         )
-    elif not {"answers", "answer_text", "is_impossible"} & (names.keys() | unsure):
+    if len(missing) == 2 and reads_like_data(list(there)):
         problems.append(
-            f"{place}: no column 'answers'; it has {has}. Say which it is with --data.columns.answers NAME, "
-            "or with --data.columns.answer_text NAME if it holds the answer's text alone"
+            f"{_PLACE}: the first row reads like data ({listed(there, 5)}); put a line above it that names the "
+            "columns, such as question, context, answer"
         )
-    if problems:
-        raise InputError(problems)
-    return names
+    else:
+        lacking = [*missing, *(["answers"] if lacks_answers else [])]
+        free = every - set(names.values())
+        problems += [_missing_column(name, has, free, len(lacking)) for name in lacking]
+    return names, problems
 
 
-def usual_row(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _guess(there: tuple[str, ...], names: dict[str, str], problems: list[str], apart: bool) -> set[str]:
+    """Add the names that were not given to ``names``, and a problem where two columns fit one.
+
+    Returns:
+        The usual names that were given, or that several columns fit.
+    """
+    unsure, taken, every = set(names), set(names.values()), set(there)
+    fitting = [(column, _simple(column)) for column in there if column.lower().translate(_BETWEEN) in _BARE]
+    for name, synonyms in SYNONYMS.items():
+        if name in names or (name == "answers" and apart) or (name == "answer_end" and _has_text(names, unsure)):
+            continue
+        if "answers" in names and name in _APART:  # a usual name alone: offsets of answers that are plain texts
+            if name == "answer_start" and name in every - taken:
+                names[name] = name
+            continue
+        found = [
+            column
+            for column, simple in fitting
+            if simple in synonyms and column not in SYNONYMS and column not in taken
+        ]
+        if name in every - taken or len(found) == 1:
+            names[name] = name if name in every - taken else found[0]
+            taken.add(names[name])
+        elif found:
+            unsure.add(name)
+            either = " or ".join(map(repr, found))
+            problems.append(f"{_PLACE}: {name} could be {either}; say which with --data.columns.{name}")
+    if "answer_end" in names and "answer_start" not in names and "answer_end" not in unsure:
+        del names["answer_end"]  # it says nothing alone
+    return unsure
+
+
+def _has_text(names: Mapping[str, str], unsure: set[str]) -> bool:
+    return bool({"answers", "answer_text"} & (names.keys() | unsure))
+
+
+def _missing_column(name: str, has: str, free: set[str], lacking: int) -> str:
+    """A problem with the fix: the flag that names the column, where there are enough columns that it could be."""
+    what = f"{_PLACE}: no column {name!r}; it has {has}"
+    if len(free) < lacking:
+        return f"{what}; a row needs a question, a context and answers, each in a column of its own"
+    what += f". Say which it is with --data.columns.{name} NAME"
+    text = ", or with --data.columns.answer_text NAME if it holds the answer's text alone"
+    return what + text if name == "answers" else what
+
+
+def usual_row(row: Mapping[str, Any], names: Mapping[str, str], separator: str | None = None) -> dict[str, Any]:
     """A row with the usual columns; values that cannot be parsed stay as they are, and `examples.check_row` finds them.
 
     Args:
         row: a raw row.
         names: usual name -> column of the row, from `choose_columns`.
+        separator: see `ReadSettings.answer_separator`.
     """
     usual = {name: row[column] for name, column in names.items()}
-    if isinstance(usual.get("answers"), str):
-        usual["answers"] = _parsed(usual["answers"])
+    answers = "answers" if "answers" in usual else "answer_text"
+    if answers in usual:
+        usual["answers"] = answers_of(usual[answers], usual.get("answer_start"), usual.get("context"), separator)
+    elif "answer_end" in usual:
+        usual["answers"] = answer_between(usual["answer_start"], usual["answer_end"], usual.get("context"))
     if "is_impossible" in usual:
-        usual["is_impossible"] = _truth(usual["is_impossible"])
-    if "answers" not in usual and "answer_text" in usual:
-        usual["answers"] = _answers_of(usual["answer_text"], usual.get("answer_start"), usual.get("context"))
+        usual["is_impossible"] = truth(usual["is_impossible"])
     for name in _APART:
         usual.pop(name, None)
     if "id" not in names:
@@ -233,93 +354,21 @@ def _choice_line(names: Mapping[str, str]) -> str:
         parts.append("ids made from each row's content")
     if "answer_text" in names and "answer_start" not in names:
         parts.append("answer_start from the context, if the answer occurs there once")
+    if "answer_end" in names:
+        parts.append("answers between two offsets, the second one after the last character")
     return ", ".join(parts)
+
+
+def _texts_line(row: Mapping[str, Any], usual: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """A line that says that ``answers`` holds a text without its offset; empty for any other row."""
+    if "answer_start" in names or "answers" not in names or not usual["answers"]:
+        return ""
+    text = row[names["answers"]]
+    plain = isinstance(text, str) and not text.lstrip().startswith(("{", "[", "(", "array("))
+    return "answers are texts: answer_start from the context, if the answer occurs there once" if plain else ""
 
 
 def _simple(name: str) -> str:
     """A name in snake case: ``Question-Text`` and ``questionText`` become ``question_text``."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     return "_".join(filter(None, re.split(r"[\s._-]+", words)))
-
-
-def _parsed(text: str) -> Any:
-    """Parse answers from a string: JSON, or lists and dictionaries as Python or numpy print them.
-
-    None for an empty cell; the string itself if it cannot be parsed. Nothing in it is executed.
-    """
-    bare = text.strip()
-    if bare.lower() in _NOTHING:
-        return None
-    if not bare.startswith(("{", "[")):
-        return text
-    try:
-        return json.loads(bare)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in the string are no concern of ours
-            return ast.literal_eval(_Arrays().visit(ast.parse(bare, mode="eval")))
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        return text
-
-
-class _Arrays(ast.NodeTransformer):
-    """Replaces ``array([...], dtype=...)``, which numpy prints, by the list in it."""
-
-    def visit_Call(self, node: ast.Call) -> Any:
-        """Return the argument of an ``array`` call; other calls stay, and ``ast.literal_eval`` then refuses them."""
-        is_array = isinstance(node.func, ast.Name) and node.func.id == "array" and len(node.args) == 1
-        return self.visit(node.args[0]) if is_array else node
-
-
-def _truth(value: Any) -> Any:
-    """Parse True, False or None as tables write them; any other value stays as it is."""
-    if value is None or isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return value
-    text = str(value).strip().lower()
-    return None if text in _NOTHING else _TRUTH.get(text, value)
-
-
-def _answers_of(text: Any, start: Any, context: Any) -> Any:
-    """Build answers from the cells of ``answer_text`` and ``answer_start``.
-
-    Args:
-        text: a text, a list of texts, or complete answers; an empty cell (None, NaN, white space) is no answer.
-        start: an offset, a list of offsets, or None.
-        context: is searched for each text that has no offset.
-    """
-    if isinstance(text, dict) or (isinstance(text, list) and any(isinstance(one, dict) for one in text)):
-        return text  # complete answers, with their offsets
-    if text is None or text != text or (isinstance(text, str) and not text.strip()):
-        offset = _whole(start)
-        text_is_lost = isinstance(offset, int) and offset > 0  # an offset without a text: `check_answers` refuses it
-        return [{"text": text, "answer_start": offset}] if text_is_lost else None
-    if isinstance(text, str) and isinstance(start, str) and start.strip().startswith("["):  # lists, printed as strings
-        text, start = _parsed(text), _parsed(start)
-    texts = text if isinstance(text, list) else [text]
-    starts = start if isinstance(start, list) else [start] * len(texts)
-    if len(starts) != len(texts):
-        return {"text": texts, "answer_start": starts}
-    offsets = [_offset(one, _whole(given), context) for one, given in zip(texts, starts, strict=True)]
-    return [{"text": one, "answer_start": offset} for one, offset in zip(texts, offsets, strict=True)]
-
-
-def _offset(text: Any, start: Any, context: Any) -> Any:
-    """The offset of an answer: ``start`` if it is given, else that of its only occurrence in the context, else None."""
-    if start is not None or not (isinstance(text, str) and isinstance(context, str)):
-        return start
-    first = context.find(text)
-    return first if first >= 0 and context.find(text, first + 1) < 0 else None
-
-
-def _whole(start: Any) -> Any:
-    """Parse a whole number as tables write it ("40.0"); None for an empty cell; other values stay as they are."""
-    if isinstance(start, float):
-        return None if start != start else int(start) if start.is_integer() else start
-    if not isinstance(start, str):
-        return start
-    text = start.strip()
-    if text.lower() in _NOTHING:
-        return None
-    return int(text.split(".")[0]) if re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", text) else start

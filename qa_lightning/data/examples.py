@@ -252,9 +252,8 @@ def _summed_up(problems: list[str], fix: str) -> list[str]:
 def _twice(place: str, name: Any, first: str) -> Problem:
     if isinstance(name, MadeId):
         what = f"{place}: has the same question, context and answers as {first}; leave one of the two out"
-    else:
-        what = f"{place}: id {str(name)!r} is also the id of {first}; ids must be unique"
-    return Problem("duplicate_id", what)
+        return Problem("same_row", what)
+    return Problem("duplicate_id", f"{place}: id {str(name)!r} is also the id of {first}; ids must be unique")
 
 
 class IdPlaces:

@@ -265,7 +265,9 @@ def miscounted(text: str, start: int, context: str) -> str:
     for _, unit in _other_counts(text, start, context):
         return f"; answer_start counts {unit}, not characters"
     if start > 0 and context.startswith(text, start - 1):
-        return "; answer_start counts from 1, not from 0"
+        return "; answer_start is one too many, as if it counted from 1"
+    if context.startswith(text, start + 1):
+        return "; answer_start is one too few"
     return ""
 
 

@@ -17,27 +17,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qa_lightning.data import synthetic
-from qa_lightning.data.formats import SUFFIXES, PlacedRow, file_format, read_file
-from qa_lightning.data.limits import lines_of, refuse_packed_arrow, small_tables
+from qa_lightning.data.columns import ReadSettings
+from qa_lightning.data.formats import JSON_LINES, SUFFIXES, PlacedRow, file_format, file_splits, read_file
+from qa_lightning.data.formats.limits import lines_of, refuse_packed_arrow, small_tables
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.files import digest
 from qa_lightning.wording import command
 
 Split = Literal["train", "validation"]
 Kind = Literal["embedded", "files", "folder", "hub"]
-_OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".xls", ".ods")  # names of files, not of Hub datasets
+_OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".xls", ".xlsm", ".ods", ".feather")  # names of files, not of Hub datasets
 _ROWS = 1000  # of a dataset, read at a time
-_JSON_LINES = (".jsonl", ".ndjson")
 _MAX_COUNTED_BYTES = 1 << 30  # of a file of JSON lines; counting its lines takes about a second
 EMBEDDED = "synthetic"
 EMBEDDED_SIZES = {"train": 10_000, "validation": 500}
 EMBEDDED_VERSION = 1  # raise it when synthetic.py generates other rows: prepared data of the old ones is then not used
 _FIXES = {
-    ".xlsx": "save the sheet as CSV UTF-8",
-    ".xls": "save the sheet as CSV UTF-8",
-    ".ods": "save the sheet as CSV UTF-8",
+    ".xls": "save the sheet as .xlsx, or as CSV UTF-8",
+    ".xlsm": "save the sheet as .xlsx, or as CSV UTF-8",
+    ".ods": "save the sheet as .xlsx, or as CSV UTF-8",
     ".zip": "unpack it",
-    ".arrow": "name the folder that datasets saved it in",
+    ".feather": "write it without compression, and name it .arrow; or write Parquet",
+    ".txt": "end its name in .csv or .tsv if it is a table, in .jsonl if each line is a JSON object",
 }
 
 
@@ -105,8 +106,8 @@ def _missing_problem(name: str) -> str:
         return _folder_problem(name)
     what = "no file matches this pattern" if any(mark in name for mark in "*?[") else "no such file"
     return (
-        f"{name}: {what} (looked in {Path.cwd()}); give the path of a SQuAD JSON, JSON lines, CSV, TSV or Parquet "
-        "file, or the name of a dataset on the Hub"
+        f"{name}: {what} (looked in {Path.cwd()}); give the path of a SQuAD JSON, JSON lines, CSV, TSV, Excel, "
+        "Parquet or Arrow file, or the name of a dataset on the Hub"
     )
 
 
@@ -123,12 +124,18 @@ def _format_problem(file: Path) -> str:
     return f"{file}: the ending '{suffix}' is not supported; {_FIXES.get(suffix, known)}"
 
 
-def read_rows(source: str, split: Split, keep_broken: bool = False) -> Iterator[PlacedRow]:
+def read_rows(
+    source: str,
+    split: Split,
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
+    keep_broken: bool = False,
+) -> Iterator[PlacedRow]:
     """Stream the raw rows of ``source``, each with its place.
 
     Args:
         source: what to read.
-        split: which split; files have none and ignore it.
+        split: which split; most files have none and ignore it.
+        reading: in which encoding files are.
         keep_broken: see `formats.read_file`.
 
     Raises:
@@ -139,7 +146,9 @@ def read_rows(source: str, split: Split, keep_broken: bool = False) -> Iterator[
         rows = synthetic.generate_examples(split, EMBEDDED_SIZES[split])
         return ((f"synthetic row {number}", row) for number, row in enumerate(rows, 1))
     if kind == "files":
-        return chain.from_iterable(read_file(file, keep_broken) for file in source_files(source))
+        return chain.from_iterable(
+            read_file(file, keep_broken, reading.encoding, split) for file in source_files(source)
+        )
     dataset = _saved_split(source, split) if kind == "folder" else _hub_split(source, split)
     return _rows_of(dataset, f"{source} [{split}]")
 
@@ -161,7 +170,7 @@ def count_rows(source: str, split: Split) -> int | None:
 
     Args:
         source: what `read_rows` takes.
-        split: which split; files have none and ignore it.
+        split: which split; files ignore it.
 
     Raises:
         InputError: the source cannot be found or read.
@@ -179,7 +188,7 @@ def _count_rows_of_file(path: Path) -> int | None:
     try:
         if path.suffix.lower() == ".parquet":
             return int(pq.read_metadata(path).num_rows)
-        if path.suffix.lower() in _JSON_LINES and path.stat().st_size <= _MAX_COUNTED_BYTES:
+        if path.suffix.lower() in JSON_LINES and path.stat().st_size <= _MAX_COUNTED_BYTES:
             with path.open("rb") as file:
                 return sum(1 for line in lines_of(file, path) if line.strip())
     except (pa.ArrowException, OSError, ValueError):  # reading the rows reports what is wrong
@@ -187,8 +196,14 @@ def _count_rows_of_file(path: Path) -> int | None:
     return None
 
 
-def source_fingerprint(source: str, split: Split) -> str:
+def source_fingerprint(
+    source: str,
+    split: Split,
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
+) -> str:
     """A key of the source's content, for caches: it changes if the rows change, and not if a file is moved.
+
+    The settings do not change it; they say only in which encoding a file names its splits.
 
     Raises:
         InputError: the source cannot be found or read.
@@ -205,7 +220,8 @@ def source_fingerprint(source: str, split: Split) -> str:
         try:
             whole = path.resolve()
             state = whole.stat()
-            keys.append(f"file-{file_format(path)}-{_digest(whole, state.st_size, state.st_mtime_ns)}")
+            part = [split] if file_splits(path, reading.encoding) else []
+            keys.append("-".join(["file", file_format(path), _digest(whole, state.st_size, state.st_mtime_ns), *part]))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     return "+".join(keys)
@@ -217,12 +233,18 @@ def _digest(path: Path, size: int, modified: int) -> str:
     return digest([path])
 
 
-def has_split(source: str, split: Split) -> bool:
-    """Whether ``source`` itself is divided into splits and has ``split``; files are not divided."""
+def has_split(
+    source: str,
+    split: Split,
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
+) -> bool:
+    """Whether ``source`` itself is divided into splits and has ``split``; of several files, whether each has it."""
     kind = source_kind(source)
     if kind in ("hub", "folder"):
         splits = _load_saved(source) if kind == "folder" else _load_from_hub(source)
         return isinstance(splits, dict) and split in splits
+    if kind == "files":
+        return all(split in file_splits(path, reading.encoding) for path in source_files(source))
     return kind == "embedded"
 
 
@@ -263,7 +285,7 @@ def _load_from_hub(name: str) -> Any:
         raise InputError(
             f"dataset {name!r} is neither a local file nor cached, and loading it from the Hugging Face Hub failed "
             f"({type(error).__name__}: {reason}). Check the name and the network; without a network pass "
-            "--data.dataset FILE (SQuAD JSON, JSON lines, CSV, Parquet), or run "
+            "--data.dataset FILE (SQuAD JSON, JSON lines, CSV, Excel, Parquet), or run "
             f"`{command('train')} --config quickstart`, which needs none"
         ) from None
 

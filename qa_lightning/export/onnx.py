@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qa_lightning.data.columns import Columns, with_usual_columns
+from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import Example, read_examples
 from qa_lightning.data.sources import EMBEDDED, read_rows
 from qa_lightning.errors import InputError, one_line
@@ -53,7 +53,7 @@ def export_onnx(
     max_f1_drop: float = MAX_F1_DROP,
     overwrite: bool = False,
     max_examples: int | None = None,
-    columns: Columns = Columns(),  # noqa: B008 - frozen
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
 ) -> Path:
     """Export a trained model, compare the export with it, and write the whole folder or nothing.
 
@@ -65,7 +65,7 @@ def export_onnx(
         max_f1_drop: F1 points (0-100) on ``data`` that ``int8`` may lose.
         overwrite: replace the folder even if it holds other files.
         max_examples: use at most this many questions of ``data``, the first ones.
-        columns: names of columns of ``data``; those that are None are guessed.
+        reading: names of columns of ``data``, those that are None are guessed; encoding, separator of answers.
 
     Returns:
         The folder.
@@ -83,7 +83,7 @@ def export_onnx(
         raise InputError(f"--format onnx needs {' and '.join(missing)}; run pip install qa-lightning[onnx]")
     folder = output.expanduser() if output else default_output(name, quantize)
     _check_output(folder, name, overwrite)
-    rows = _read(data or EMBEDDED, columns, max_examples if quantize else min(max_examples or _CHECKED, _CHECKED))
+    rows = _read(data or EMBEDDED, reading, max_examples if quantize else min(max_examples or _CHECKED, _CHECKED))
     model, tokenizer = load_answering_model(name)
     settings = AnswerSettings.of_model(model, tokenizer)
     with _writing(folder), new_folder(folder) as part:
@@ -193,8 +193,8 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob(f"{MODEL_FILE}*"))
 
 
-def _read(data: str, columns: Columns, max_examples: int | None) -> list[Example]:
-    source = with_usual_columns(read_rows(data, "validation"), columns, log.info)
+def _read(data: str, reading: ReadSettings, max_examples: int | None) -> list[Example]:
+    source = with_usual_columns(read_rows(data, "validation", reading), reading, log.info)
     rows = list(read_examples(source, "error", [], max_examples=max_examples, fix="correct them"))
     if not rows:
         raise InputError(f"--data {data}: no questions in it; name a file with questions")

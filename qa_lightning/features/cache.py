@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qa_lightning.data.answers import UNPLACED
-from qa_lightning.data.columns import Columns, with_usual_columns
+from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import (
     LEFT_OUT,
     NO_QUESTIONS,
@@ -56,7 +56,8 @@ class PreparedSplit:
         divided: (fraction, seed): the source is divided by context, this fraction of the contexts for validation; None
             if it is not divided.
         max_examples: take at most this many questions, the first ones; None for all.
-        on_bad_rows, columns: see `SquadDataModule`.
+        on_bad_rows: see `SquadDataModule`.
+        reading: how its rows are understood.
         tokenizer: cuts the examples into features.
         settings: lengths for the tokenizer.
         cache_dir: parent of the folders.
@@ -69,7 +70,7 @@ class PreparedSplit:
     divided: tuple[float, int] | None
     max_examples: int | None
     on_bad_rows: OnBadRows
-    columns: Columns
+    reading: ReadSettings
     tokenizer: Any
     settings: WindowSettings
     cache_dir: Path
@@ -86,11 +87,11 @@ class PreparedSplit:
         """The folder of the examples; its name is a key of the source and of all that selects examples."""
         parts = [
             _FORMAT,
-            source_fingerprint(self.source, self._part),
+            source_fingerprint(self.source, self._part, self.reading),
             [self.split, *self.divided] if self.divided else None,
             self.max_examples,
             self.on_bad_rows,
-            asdict(self.columns),
+            *self.reading.key(),
             *(["texts alone"] if self.texts_alone else []),
         ]
         return self.cache_dir / "examples" / _key(parts)
@@ -152,8 +153,8 @@ class PreparedSplit:
         unplaced: list[str] | None = [] if self.texts_alone else None
         total = count_rows(self.source, self._part) if self.max_examples is None else None
         rows = with_usual_columns(
-            tracked(read_rows(self.source, self._part), total, what=f"{self.split}: reading"),
-            self.columns,
+            tracked(read_rows(self.source, self._part, self.reading), total, what=f"{self.split}: reading"),
+            self.reading,
             column_lines.append,
         )
         examples = read_examples(

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from qa_lightning.data.columns import Columns
+from qa_lightning.data.columns import Columns, ReadSettings
 from qa_lightning.data.examples import OnBadRows
 from qa_lightning.data.sources import Split, has_split, source_kind
 from qa_lightning.errors import InputError, Rules, broken_rules, worded
@@ -71,6 +71,9 @@ class SquadDataModule(LightningDataModule):
             ``repair`` repairs wrong answer offsets where that is certain, says which, and stops at the bad rows that
             remain; ``repair_or_skip`` leaves those out.
         columns: names of your files' columns, if they are not the usual ones.
+        encoding: of text files that are not UTF-8, such as ``cp1252`` (Windows) or ``utf-16-le``.
+        answer_separator: what stands between several answers in one cell, such as ``|``; empty if
+            a cell holds one answer.
         train_answers: ``first`` trains each question on its first answer; ``all`` on all annotators' answers: on the
             total probability of those in a window (marginal likelihood).
         seed: decides the order of batches and the split by context.
@@ -95,6 +98,8 @@ class SquadDataModule(LightningDataModule):
         max_validation_examples: int | None = None,
         on_bad_rows: OnBadRows = "error",
         columns: Columns = Columns(),  # noqa: B008 - frozen, and shown as flags
+        encoding: str | None = None,
+        answer_separator: str = "",
         train_answers: TrainAnswers = "first",
         seed: int = 42,
         num_workers: int = 0,
@@ -102,9 +107,10 @@ class SquadDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         given: Any = columns
-        self.columns = given if isinstance(given, Columns) else Columns(**given)  # a checkpoint gives plain values
+        own = given if isinstance(given, Columns) else Columns(**given)  # a checkpoint gives plain values
+        self.reading = ReadSettings(own, encoding, answer_separator or None)
         self.save_hyperparameters(ignore=["columns"])
-        self.save_hyperparameters({"columns": asdict(self.columns)})  # plain values, which any checkpoint can hold
+        self.save_hyperparameters({"columns": asdict(own)})  # plain values, which any checkpoint can hold
         self.dataset = dataset
         self.validation = validation
         self.batch_size = batch_size
@@ -202,7 +208,7 @@ class SquadDataModule(LightningDataModule):
             (self.validation_fraction, self.seed) if divided else None,
             self.limits[split],
             self.on_bad_rows,
-            self.columns,
+            self.reading,
             self.tokenizer,
             self.settings,
             self.cache_dir,
@@ -321,12 +327,13 @@ class SquadDataModule(LightningDataModule):
             return self.validation, False
         if split == "validation" and self.validation is not None:
             return self.validation, False
-        return self.dataset, self.validation is None and not has_split(self.dataset, "validation")
+        return self.dataset, self.validation is None and not has_split(self.dataset, "validation", self.reading)
 
 
 def data_problems(given: Mapping[str, Any]) -> list[str]:
     """A line for each bad argument of `SquadDataModule`, found before anything is loaded."""
     problems = broken_rules(given, _RULES, "data")
+    problems += ReadSettings(encoding=given["encoding"], answer_separator=given["answer_separator"] or None).problems()
     if given["dataset"] is None and given["validation"] is None:
         problems.append("neither --data.dataset nor --data.validation names any data; give one of them")
     for name in ("dataset", "validation"):

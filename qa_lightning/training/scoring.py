@@ -14,8 +14,8 @@ import numpy as np
 from lightning.pytorch import Trainer
 
 from qa_lightning.data.answers import has_surrogates
-from qa_lightning.data.columns import Columns, with_usual_columns
-from qa_lightning.data.examples import OnBadRows, changed_lines, read_examples
+from qa_lightning.data.columns import ReadSettings, with_usual_columns
+from qa_lightning.data.examples import ROW_LISTS, OnBadRows, changed_lines, read_examples
 from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import count_rows, read_rows
 from qa_lightning.decoding.predictions import Predictions
@@ -98,7 +98,7 @@ def score_file(
     data: str,
     max_examples: int | None = None,
     mixed_script: bool | MixedScript = False,
-    columns: Columns = Columns(),  # noqa: B008 - frozen
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
     on_bad_rows: OnBadRows = "error",
     null_odds: Path | None = None,
 ) -> ScoreResult:
@@ -111,7 +111,7 @@ def score_file(
         path: answers, in a layout that `saved.read_predictions` reads.
         null_odds: a JSON object ``{"id": number}``; a higher number makes "no answer" more likely (the v2.0 scorer's
             ``--na-prob-file``). The scores then include best thresholds and average precisions.
-        data, max_examples, mixed_script, columns, on_bad_rows: see `score_model`.
+        data, max_examples, mixed_script, reading, on_bad_rows: see `score_model`.
 
     Raises:
         InputError: a file is missing or has another layout, or answers are not texts.
@@ -120,7 +120,7 @@ def score_file(
     broken = [key for key, text in predictions.items() if has_surrogates(key + text)]
     if broken:
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
-    references = _references(data, max_examples, columns, on_bad_rows)
+    references = _references(data, max_examples, reading, on_bad_rows)
     texts = {row["id"]: predictions[row["id"]] for row in references if row["id"] in predictions}
     for line in _id_lines(predictions, [row["id"] for row in references], data, max_examples is not None):
         log.info(f"note: {line}")
@@ -146,11 +146,13 @@ def score_file(
     return replace(result, metrics=more, null_odds=odds, best_texts=texts, threshold=math.inf)
 
 
-def _references(data: str, max_examples: int | None, columns: Columns, on_bad_rows: OnBadRows) -> list[dict[str, Any]]:
+def _references(
+    data: str, max_examples: int | None, reading: ReadSettings, on_bad_rows: OnBadRows
+) -> list[dict[str, Any]]:
     """Ids and gold answers of a source, and log lines about what was repaired, left out or has a wrong offset."""
-    lines: dict[str, list[str]] = {name: [] for name in ("skipped", "repaired", "left_out", "unplaced")}
+    lines: dict[str, list[str]] = {name: [] for name in ROW_LISTS}
     total = None if max_examples else count_rows(data, "validation")
-    rows = with_usual_columns(tracked(read_rows(data, "validation"), total, what=data), columns, log.info)
+    rows = with_usual_columns(tracked(read_rows(data, "validation", reading), total, what=data), reading, log.info)
     examples = read_examples(
         rows,
         on_bad_rows,
@@ -194,7 +196,7 @@ def score_model(
     batch_size: int = EVAL_BATCH_SIZE,
     max_examples: int | None = None,
     mixed_script: bool | MixedScript = False,
-    columns: Columns = Columns(),  # noqa: B008 - frozen
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
     on_bad_rows: OnBadRows = "error",
     thresholds: Path | None = None,
     lengths: Mapping[str, int] | None = None,
@@ -207,7 +209,7 @@ def score_model(
         batch_size: windows per step.
         max_examples: score only this many questions, the first ones.
         mixed_script: see `squad.Scoring`.
-        columns: names of the data's columns, if they are not the usual ones.
+        reading: names of the data's columns, if they are not the usual ones; encoding, separator of answers.
         on_bad_rows: see `SquadDataModule`; but answers with wrong offsets are no bad ones, for EM and F1 compare texts.
         lengths: ``max_length``, ``doc_stride``, ``max_question_length`` or ``max_answer_length`` -> tokens, in place of
             the model's own.
@@ -242,7 +244,9 @@ def score_model(
         eval_batch_size=batch_size,
         max_validation_examples=max_examples,
         on_bad_rows=on_bad_rows,
-        columns=columns,
+        columns=reading.columns,
+        encoding=reading.encoding,
+        answer_separator=reading.answer_separator or "",
     )
     fingerprint = datamodule.fingerprint("validation")
     datamodule.texts_alone = True

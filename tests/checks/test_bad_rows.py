@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qa_lightning.checks.bad_rows import ROW_FINDINGS, script_of, short_hash
+from qa_lightning.checks.bad_rows import ROW_FINDINGS, short_hash
+from qa_lightning.checks.languages import languages_of, script_of
 from qa_lightning.checks.report import check_source
 from tests.helpers.checks import answers, found, row
 from tests.helpers.data import make_rows, write_json
@@ -15,7 +16,7 @@ CASES: dict[str, list[dict]] = {
     "type": [row(1, question=5), row(2, answers=answers("Paris", -1)), row(3, answers=answers("Paris", 1.5))],
     "text": [row(1, context="\ud800 x")],
     "duplicate_id": [row(1, id="q0"), row(2, id="q0")],
-    "answers": [row(1, answers="Paris"), row(2, answers={"text": ["a"], "answer_start": []})],
+    "answers": [row(1, answers=[1]), row(2, answers={"text": ["a"], "answer_start": []})],
     "misplaced": [row(1, answers=answers("Rome", 0)), row(2, answers=answers("Berlin", 0))],
     "left_out": [row(1, answers={"text": ["Ben", "Berlin"], "answer_start": [row(1)["context"].index("Ben"), -1]})],
     "unplaced": [row(1, answers=answers("lives", None))],
@@ -39,7 +40,7 @@ def test_each_kind_is_found_counted_and_shown_with_place_and_id(tmp_path, kind) 
 
 
 def test_kinds_of_rows_are_all_tried() -> None:
-    assert set(CASES) | {"fields", "leakage"} == set(ROW_FINDINGS)
+    assert set(CASES) | {"leakage", "same_row", "fields"} == set(ROW_FINDINGS)
 
 
 def test_a_row_of_a_table_with_too_many_fields_is_called_so(tmp_path) -> None:
@@ -47,10 +48,7 @@ def test_a_row_of_a_table_with_too_many_fields_is_called_so(tmp_path) -> None:
     path.write_text("id,question,context,answers\n1,Who?,Ben .,\n2,Who, else?,Ben .,\n3,Who?\n")
     (finding,) = check_source(str(path)).findings
     assert finding.title == "rows with more or fewer fields than the header"
-    assert [one["what"][:30] for one in finding.rows] == [
-        "(line 3): 5 fields where the h",
-        "(line 4): 2 fields where the h",
-    ]
+    assert [one["place"].rsplit(" ", 1)[-1] for one in finding.rows] == ["3", "4"]
     assert "double quotes" in finding.fix
 
 
@@ -84,6 +82,11 @@ def test_texts_are_told_apart_that_are_the_same_end_to_end(tmp_path) -> None:
         ("The baker", "Latin"),
         ("Пекарь живёт", "Cyrillic"),
         ("面包师住在", "CJK"),
+        ("ひらがなカタカナの", "Japanese"),
+        ("東京都は日本国の首都", "Japanese"),
+        ("ｶﾞｷﾞｸﾞ", "Japanese"),
+        ("서울은 수도", "Hangul"),
+        ("The word さくら is Japanese", "Latin"),
         ("يعيش الخباز", "Arabic"),
         ("ช่างทำขนมปัง", "Thai"),
         ("12 . !", "none"),
@@ -100,7 +103,59 @@ def test_languages_are_guessed_on_a_sample(tmp_path) -> None:
         {"id": str(number), "question": "?", "context": f"{text} {number}", "answers": None}
         for number, text in enumerate([german] * 3 + [spanish] * 2)
     ]
-    assert check_source(write_json(tmp_path / "data.json", rows)).facts["languages"] == {"de": 3, "es": 2}
+    assert check_source(write_json(tmp_path / "data.json", rows)).facts["languages"] == {"German": 3, "Spanish": 2}
+
+
+SENTENCES = [
+    "Kofi plays the cello. Elena plays the oboe.",
+    "Marta lives in Lisbon and works in a bakery.",
+    "The letter was written by Ines in May.",
+    "The bridge is 300 years old, the tower is younger.",
+    "Omar sold his boat and bought a horse.",
+    "Ada has a cat.",
+    "No.",
+    "Fatima met Jan.",
+]
+
+
+@pytest.mark.parametrize("count", range(1, len(SENTENCES) + 1))
+def test_a_few_sentences_are_in_one_language_that_is_named(count) -> None:
+    assert languages_of(SENTENCES[:count]) == {"English": count}
+
+
+def test_kana_is_japanese_and_hangul_is_korean() -> None:
+    texts = [
+        "ひらがなカタカナの",
+        "東京は日本の首都です。",
+        "서울은 수도이다",
+        "12 345",
+        "北京是中国的首都，人口很多。",
+    ]
+    assert languages_of(texts) == {"Japanese": 2, "Korean": 1, "Chinese": 1}
+    assert languages_of([]) == {}
+
+
+def test_rows_of_too_many_fields_get_a_fix_that_helps(tmp_path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("q,text,answer\nWho ?,Ben .,Ben\nWho ?,Ben, of Rome .,Ben\n", encoding="utf-8")
+    (finding,) = check_source(str(path)).findings
+    assert (finding.kind, finding.rows[0]["place"]) == ("fields", f"{path} row 3")
+    assert finding.fix == "put texts that hold separators or line breaks in double quotes"
+
+
+def test_contexts_of_bad_rows_count_too(tmp_path) -> None:
+    rows = [row(0), row(1, answers=answers("Berlin", 0)), row(2, question=""), row(3, context=None)]
+    facts = check_source(write_json(tmp_path / "data.json", rows)).facts
+    assert (facts["rows"], facts["contexts"], facts["scripts"]) == (4, 3, {"Latin": 3})
+
+
+def test_a_row_that_stands_there_twice_is_said_with_both_places(tmp_path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("q,text,answer\nWho ?,Ben .,Ben\nWhen ?,May .,May\nWho ?,Ben .,Ben\n", encoding="utf-8")
+    (finding,) = check_source(str(path)).findings
+    assert (finding.kind, finding.fix) == ("same_row", "leave one of the two out")
+    assert finding.rows[0]["place"] == f"{path} row 4"
+    assert finding.rows[0]["what"] == f"the same as {path} row 2"
 
 
 def test_rows_that_are_listed_are_few_and_counts_are_whole(tmp_path) -> None:

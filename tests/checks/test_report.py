@@ -12,7 +12,7 @@ from rich.console import Console
 from qa_lightning import SquadDataModule
 from qa_lightning.checks.bad_rows import Report, RowCheck
 from qa_lightning.checks.report import check_prepared, check_source, short_lines, show
-from qa_lightning.data.columns import Columns
+from qa_lightning.data.columns import Columns, ReadSettings
 from qa_lightning.errors import InputError
 from qa_lightning.models.loading import load_tokenizer
 from tests.helpers import commands
@@ -67,7 +67,7 @@ def test_the_command_prints_writes_and_tells_by_its_status(tmp_path, model_folde
 
 def test_named_columns_are_passed_on(tmp_path) -> None:
     (tmp_path / "data.csv").write_text("frage,text,answer\nWho ?,Ben .,Ben\n", encoding="utf-8")
-    report = check_source(str(tmp_path / "data.csv"), columns=Columns(question="frage"))
+    report = check_source(str(tmp_path / "data.csv"), reading=ReadSettings(Columns(question="frage")))
     assert report.findings == []
     assert "question from 'frage'" in report.facts["read"][0]
     assert commands.check_data([str(tmp_path / "data.csv"), "--columns.question", "frage"]) == 0

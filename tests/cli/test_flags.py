@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from qa_lightning.cli import check_data, evaluate, export, flags, predict
-from qa_lightning.cli.flags import Flags, columns_of, decimal, positive
+from qa_lightning.cli.flags import READING, Flags, decimal, positive, reading_of
+from qa_lightning.data.columns import Columns, ReadSettings
+from qa_lightning.errors import InputError
 from tests.helpers import commands
 
-COLUMNS = ("id", "question", "context", "answers", "answer_text", "answer_start", "is_impossible")
+COLUMNS = ("id", "question", "context", "answers", "answer_text", "answer_start", "answer_end", "is_impossible")
 
 
 def example() -> Flags:
@@ -24,7 +27,7 @@ def example() -> Flags:
     made.add_argument("--max_f1_drop", type=decimal, help="points")
     made.add_argument("--dry_run", action="store_true")
     made.add_argument("--dtype", choices=("float32", "bfloat16"))
-    made.add_columns()
+    made.add_reading()
     return made
 
 
@@ -46,8 +49,26 @@ def test_dashes_and_underscores_are_the_same_flag(words: list[str]) -> None:
 @pytest.mark.parametrize("column", COLUMNS)
 def test_columns_go_by_both_names(prefix: str, column: str) -> None:
     for words in ([f"{prefix}.{column}", "my-name"], [f"{prefix}.{column}=my-name"]):
-        columns = columns_of(example().read(["--data", "d", *words]))
+        columns = reading_of(example().read(["--data", "d", *words])).columns
         assert {name: getattr(columns, name) for name in COLUMNS} == dict.fromkeys(COLUMNS) | {column: "my-name"}
+
+
+@pytest.mark.parametrize("separator", ["|", ";", "//", " / ", "#", "- ", "null;", "~", "&", "*", "[", ": ", "%s"])
+def test_encoding_and_separator_go_by_both_names_and_any_mark_comes_through(separator: str) -> None:
+    for words in (
+        ["--encoding", "cp1252", f"--answer_separator={separator}"],
+        ["--data.encoding=cp1252", f"--data.answer_separator={separator}"],
+        ["--data.encoding", "cp1252", f"--answer-separator={separator}"],
+    ):
+        reading = reading_of(example().read(words))
+        assert (reading.encoding, reading.answer_separator) == ("cp1252", separator)
+        assert reading.columns == Columns()
+
+
+def test_settings_that_cannot_be_used_are_refused_together() -> None:
+    with pytest.raises(InputError) as caught:
+        reading_of(example().read(["--encoding", "nonsense", "--answer_separator", "and"]))
+    assert len(caught.value.problems) == 2
 
 
 @pytest.mark.parametrize(
@@ -215,4 +236,5 @@ def test_training_refuses_in_one_line_too(capsys, words: list[str], line: str) -
 
 
 def test_the_columns_are_those_of_the_data() -> None:
-    assert flags.COLUMN_NAMES == COLUMNS
+    assert flags.COLUMN_NAMES == COLUMNS == tuple(field.name for field in fields(Columns))
+    assert {name.split(".")[0] for name in READING} == {field.name for field in fields(ReadSettings)}

@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_lightning import SquadDataModule
-from qa_lightning.data.columns import SYNONYMS, Columns, choose_columns, made_id, usual_row, with_usual_columns
+from qa_lightning.data import columns as columns_module
+from qa_lightning.data.columns import (
+    SYNONYMS,
+    Columns,
+    ReadSettings,
+    choose_columns,
+    made_id,
+    usual_row,
+    with_usual_columns,
+)
 from qa_lightning.data.formats import BrokenRow
 from qa_lightning.errors import InputError
 from tests.helpers import commands
@@ -95,8 +104,10 @@ def test_names_are_guessed_where_there_is_one_that_fits(there, names):
 def test_every_synonym_is_understood_alone_and_refused_with_another(name):
     others = {"id": "id", "question": "question", "context": "context", "answer_text": "answer_text"}
     others.pop(name, None)
-    if name == "answers":
+    if name in ("answers", "answer_end"):
         others.pop("answer_text")
+    if name == "answer_end":  # it says nothing alone
+        others["answer_start"] = "answer_start"
     synonyms = [synonym for synonym in SYNONYMS[name] if synonym not in SYNONYMS]
     for synonym in synonyms:
         assert guessed(*others.values(), synonym) == {name: synonym}
@@ -154,7 +165,7 @@ def test_names_that_are_given_are_taken():
         ),
         (
             Columns(answers="answers", answer_text="id"),
-            ["--data.columns.answers: leave it out, or leave out --data.columns.answer_text and answer_start"],
+            ["--data.columns.answers: leave it out, or leave out --data.columns.answer_text, answer_start, answer_end"],
         ),
         (
             Columns(answer_start="id"),
@@ -214,7 +225,7 @@ def test_nothing_is_told_of_usual_columns(tmp_path):
 def usual(*rows, columns=None):
     told = []
     placed = ((f"row {number}", item) for number, item in enumerate(rows, 1))
-    return list(with_usual_columns(placed, columns or Columns(), told.append)), told
+    return list(with_usual_columns(placed, ReadSettings(columns or Columns()), told.append)), told
 
 
 def test_a_row_of_other_columns_is_read_by_its_own():
@@ -248,7 +259,7 @@ def test_columns_that_no_row_has_are_one_error_soon():
     seen = count()
     rows = ((f"row {next(seen)}", {"frage": "Wer?", "absatz": "x"}) for _ in range(10**9))
     with pytest.raises(InputError) as caught:
-        list(with_usual_columns(rows, Columns()))
+        list(with_usual_columns(rows, ReadSettings()))
     assert [problem.split(";")[0] for problem in caught.value.problems] == [
         "row 0: no column 'question'",
         "row 0: no column 'context'",
@@ -310,15 +321,13 @@ def test_any_answers_come_back_from_any_text(pairs):
 @pytest.mark.parametrize(
     "text",
     [
-        "Paris",
-        "1843",
         "[Paris",
         "{'text': open('/etc/passwd')}",
         "[__import__('os')]",
         "{1",
         "[" * 10**5,
         "[1e999e]",
-        r"['\d' 5]",
+        r"['\d', 5 6]",
     ],
 )
 def test_a_text_that_is_no_list_stays_as_it_is(text):
@@ -362,7 +371,8 @@ def test_an_empty_cell_is_no_answer(text, start):
 @pytest.mark.parametrize("start", [None, "", " ", float("nan"), "nan", "absent", "None"])
 def test_a_text_alone_is_found_where_it_stands_once(start):
     assert apart("1843", start) == [{"text": "1843", "answer_start": 40}]
-    assert apart("in", start) == [{"text": "in", "answer_start": None}]
+    assert apart("in", start) == [{"text": "in", "answer_start": 37}]  # elsewhere it stands within words
+    assert apart("mach", start) == [{"text": "mach", "answer_start": None}]
     assert apart("Grace", start) == [{"text": "Grace", "answer_start": None}]
 
 
@@ -391,7 +401,7 @@ def test_a_text_alone_that_stands_in_several_places_is_a_problem_that_lists_them
         (["1843", "Ada"], None, [("1843", 40), ("Ada", 0)]),
         ("['1843', 'Ada']", "[40, 0]", [("1843", 40), ("Ada", 0)]),
         ('["1843", "Ada"]', "[40 ,0]", [("1843", 40), ("Ada", 0)]),
-        ("['1843']", None, [("['1843']", None)]),  # an answer's text may look like a list
+        ("['1843']", None, [("1843", 40)]),
         ([{"text": "1843", "answer_start": 40}], None, [("1843", 40)]),
     ],
 )
@@ -533,7 +543,7 @@ def test_a_run_on_a_table_with_other_names_trains_and_keeps_them(run):
 def test_a_data_module_comes_back_from_the_checkpoint_of_such_a_run(run):
     checkpoint = run[0] / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     data = SquadDataModule.load_from_checkpoint(checkpoint, weights_only=True)
-    assert data.columns == Columns("nr", "frage", "absatz", None, "antwort", "ab")
+    assert data.reading.columns == Columns("nr", "frage", "absatz", None, "antwort", "ab")
 
 
 def test_such_a_run_goes_on(run, capsys):
@@ -552,4 +562,29 @@ def test_a_wrong_name_ends_a_run_with_the_flag_and_no_traceback(run, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert "--data.columns.answer_text wort: " in error
-    assert "train.csv row 1 has no such column; it has 'nr', 'frage', 'absatz', 'antwort', 'ab'" in error
+    assert "train.csv row 2 has no such column; it has 'nr', 'frage', 'absatz', 'antwort', 'ab'" in error
+
+
+# --- speed of odd tables: columns are chosen once, and each name is looked at once ---
+
+
+def test_columns_of_many_rows_are_chosen_once(monkeypatch):
+    chosen = []
+    choice = columns_module._choice
+    monkeypatch.setattr(columns_module, "_choice", lambda *args: chosen.append(1) or choice(*args))
+    wide = {f"column {number}": "x" for number in range(1000)}
+    with pytest.raises(InputError, match="row 1: no column 'question'"):
+        usual(*[wide] * 100)
+    assert len(chosen) == 1
+    rows, _ = usual(row(), *[wide] * 500, row(id="q2"))
+    assert len(chosen) == 3  # one for each distinct set of columns
+    assert rows[499][1].problems[0].startswith("row 500: no column 'question'; it has 'column 0', ")
+
+
+def test_a_name_that_is_no_synonym_is_looked_at_once_and_not_taken_apart(monkeypatch):
+    taken_apart = []
+    simple = columns_module._simple
+    monkeypatch.setattr(columns_module, "_simple", lambda name: taken_apart.append(name) or simple(name))
+    many = [f"column {number}" for number in range(100_000)]
+    assert guessed("Question", "context", *many, "answers") == {"question": "Question"}
+    assert taken_apart == ["Question", "context", "answers"]

@@ -213,7 +213,7 @@ def test_a_hub_name_without_a_network_is_one_error_with_the_way_out(name, use, m
     [
         (".json", as_json([*ROWS, row(id="")]), "row 5"),
         (".json", as_json(nested([*ROWS, row(id="")])), "article 1 paragraph 1 question 3"),
-        (".jsonl", as_lines(ROWS, b"\n\n") + b"\n" + as_lines([row(id="")]), "line 8"),
+        (".jsonl", as_lines(ROWS, b"\n\n") + b"\n" + as_lines([row(id="")]), "line 8 (record 5)"),
         (".parquet", as_parquet([*(row(id=str(number)) for number in range(2345)), row(id="")]), "row 2346"),
     ],
     ids=["rows", "nested", "lines", "Parquet"],

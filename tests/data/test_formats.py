@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,21 +16,25 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qa_lightning.data.formats import SUFFIXES, file_format, read_file
+from qa_lightning.data.columns import ReadSettings
+from qa_lightning.data.formats import SUFFIXES, file_format, read_file, workbooks
 from qa_lightning.data.sources import has_split, read_rows, source_files, source_fingerprint, source_kind
 from qa_lightning.errors import InputError
 from tests.helpers.forms import (
     ROWS,
+    as_arrow,
     as_json,
     as_lines,
     as_parquet,
     as_table,
+    as_workbook,
     cases,
     listed_answers,
     nested,
     read,
     row,
     with_listed_answers,
+    workbook,
     write,
 )
 
@@ -87,6 +92,21 @@ FORMS = {
     "CSV with columns in another order": (".csv", as_table([dict(reversed(item.items())) for item in LISTED])),
     "TSV": (".tsv", as_table(ROWS, "\t")),
     "TSV with a byte-order mark": (".tsv", BYTE_ORDER_MARK + as_table(ROWS, "\t")),
+    "CSV with bars": (".csv", as_table(ROWS, "|")),
+    "CSV with Excel's line of the separator": (".csv", b"sep=;\r\n" + as_table(ROWS, ";")),
+    "CSV with a mark and Excel's line": (".csv", BYTE_ORDER_MARK + b'"sep=\t"\r\n' + as_table(LISTED, "\t")),
+    "CSV with separators in a quoted name": (
+        ".csv",
+        as_table([{"a,b,c,d,e,f": "", **item} for item in ROWS], ";", quoting=csv.QUOTE_ALL),
+    ),
+    "JSON lines of another ending": (".jsonlines", as_lines(ROWS)),
+    "Arrow stream": (".arrow", as_arrow(ROWS)),
+    "Arrow file": (".arrow", as_arrow(LISTED, "file")),
+    "Arrow in gzip": (".arrow.gz", as_arrow(ROWS)),
+    "workbook": (".xlsx", as_workbook(ROWS)),
+    "workbook with listed answers": (".xlsx", as_workbook(LISTED)),
+    "workbook in gzip": (".xlsx.gz", as_workbook(ROWS)),
+    "workbook with empty rows and columns": (".xlsx", as_workbook([{"": None, **item, " ": ""} for item in ROWS])),
     "JSON in gzip": (".json.gz", as_json(nested(ROWS, "v2.0"))),
     "JSON lines in gzip": (".jsonl.gz", BYTE_ORDER_MARK + as_lines(ROWS)),
     "CSV in gzip": (".csv.gz", spreadsheet(ROWS, ";")),
@@ -108,6 +128,125 @@ def test_every_form_of_a_source_reads_the_same_rows_and_tells_nothing(tmp_path, 
 
 def test_all_known_endings_are_tried():
     assert {file_format(Path(f"questions{suffix}")) for suffix, _ in FORMS.values()} == set(SUFFIXES)
+
+
+# --- encodings ---
+
+LATIN = [row(id=f"q{number}", context=f"“Ada” – né{number} à la fenêtre, 5 €") for number in range(3)]
+LATIN = [item | {"answers": {"text": ["Ada"], "answer_start": [1]}} for item in LATIN]
+CONTENTS = {
+    ".json": as_json(nested(LATIN)),
+    ".jsonl": as_lines(LATIN),
+    ".csv": as_table(LATIN),
+    ".tsv": as_table(LATIN, "\t"),
+    ".csv.gz": b"sep=;\n" + as_table(LATIN, ";"),
+}
+
+
+@pytest.mark.parametrize("suffix", CONTENTS)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le", "utf-16-be"])
+def test_a_byte_order_mark_says_the_encoding_and_a_line_says_so(tmp_path, suffix, encoding):
+    mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+    path = write(tmp_path, f"q{suffix}", mark + CONTENTS[suffix].decode().encode(encoding))
+    told = []
+    assert read(path, told=told) == LATIN
+    assert told == [f"{path}: read as {encoding[:6]}, as its byte-order mark says"]
+    assert read(path, reading=ReadSettings(encoding="cp1252")) == LATIN  # the mark is certain
+
+
+@pytest.mark.parametrize("suffix", CONTENTS)
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le", "utf_16_be", "gb18030", "UTF8", "utf-8-sig"])
+def test_an_encoding_that_is_given_is_read(tmp_path, suffix, encoding):
+    path = write(tmp_path, f"q{suffix}", CONTENTS[suffix].decode().encode(encoding))
+    told = []
+    assert read(path, told=told, reading=ReadSettings(encoding=encoding)) == LATIN
+    assert told == []
+
+
+def test_an_encoding_that_is_not_the_files_is_said_with_the_line(tmp_path):
+    path = write(tmp_path, "q.csv", b"a,b\n" + "q9,Qué,ñ,x\n".encode("latin-1"))
+    with pytest.raises(
+        InputError, match=r"q\.csv: cannot be read as shift_jis, from line 2 on .*name its encoding with"
+    ):
+        read(path, reading=ReadSettings(encoding="shift_jis"))
+    with pytest.raises(InputError, match=r"q\.csv: cannot be read as utf-16, from line 1 on"):
+        read(path, reading=ReadSettings(encoding="utf-16"))
+    odd = write(tmp_path, "odd.csv", b"\xff\xfea\x00,\x00b")
+    with pytest.raises(InputError, match=r"odd\.csv: cannot be read as utf-16"):
+        read(odd)
+    path = write(tmp_path, "w.csv", CONTENTS[".csv"].decode().encode("utf-16-le"))
+    with pytest.raises(InputError, match=r"w\.csv: holds NUL characters when read as cp1252; another --data\.encoding"):
+        read(path, reading=ReadSettings(encoding="cp1252"))
+
+
+@pytest.mark.parametrize("name", ["nonsense", "base64", "rot13", "undefined", "", "\0"])
+def test_a_name_that_no_encoding_has_is_refused(name):
+    (problem,) = ReadSettings(encoding=name).problems()
+    assert problem.startswith(f"--data.encoding {name}: there is no encoding of that name")
+
+
+def test_a_recoded_file_is_streamed_and_long_lines_are_kept_whole(tmp_path):
+    long = row(id="long", context="é" * 300_000 + "Ada", answers={"text": ["Ada"], "answer_start": [300_000]})
+    rows = [long, *LATIN * 1]
+    path = write(tmp_path, "q.jsonl", as_lines(rows).decode().encode("utf-16"))
+    assert read(path) == rows
+    broken = write(tmp_path, "b.jsonl", (as_lines(rows) + b"\n").decode().encode("utf-16") * 2)
+    places = [place for place, _ in read_file(broken)]
+    assert places[1].endswith("line 1")
+
+
+# --- places, as people count rows ---
+
+
+def test_rows_of_a_table_have_the_numbers_that_a_spreadsheet_shows(tmp_path):
+    table = b'sep=,\nquestion,context,answer\nWho?,Ada,Ada\n\nWho?,"Ada\n\nBob",Bob\nWhere?,x,\n'
+    places = [place.rpartition(".csv ")[2] for place, _ in read_file(write(tmp_path, "q.csv", table))]
+    assert places == ["row 2 (line 3)", "row 4 (line 5)", "row 5 (line 8)"]
+    plain = [place.rpartition(".csv ")[2] for place, _ in read_file(write(tmp_path, "p.csv", as_table(ROWS)))]
+    assert plain == ["row 2", "row 3", "row 4", "row 5"]
+
+
+# --- workbooks ---
+
+
+def test_cells_of_a_workbook_are_the_texts_of_a_table(tmp_path):
+    sheet = [
+        ["question", "context", "answer", "start", "seen"],
+        ["How many?", "It was 1843, or 12.5, on 2024-05-01.", 1843, 7.0, True],
+        ["How much?", "It was 1843, or 12.5, on 2024-05-01.", 12.5, 16, None],
+        [None] * 5,
+        ["When?", "It was 1843, or 12.5, on 2024-05-01.", date(2024, 5, 1), None, "x"],
+    ]
+    path = write(tmp_path, "q.xlsx", workbook({"Questions": sheet}))
+    examples = read(path)
+    assert [item["answers"]["text"] for item in examples] == [["1843"], ["12.5"], ["2024-05-01"]]
+    assert [place.rpartition(".xlsx ")[2] for place, _ in read_file(path)] == ["row 2", "row 3", "row 5"]
+
+
+def test_the_first_visible_sheet_with_columns_is_read_and_the_others_are_named(tmp_path):
+    rows = [list(ROWS[1]), [ROWS[1]["id"], ROWS[1]["question"], ROWS[1]["context"], json.dumps(ROWS[1]["answers"])]]
+    sheets = {"Old": rows * 2, "Read me": [["Made in May"], ["by Ines"]], "Data": rows, "Lists": [["a", "b"], [1, 2]]}
+    path = write(tmp_path, "q.xlsx", workbook(sheets, hidden=("Old",)))
+    told = []
+    assert read(path, told=told) == [ROWS[1]]
+    assert told == [f"{path}: sheet 'Data' alone is read, not 'Read me', 'Lists'"]
+    (place,) = [place for place, item in read_file(path) if item]
+    assert place == f"{path} sheet 'Data' row 2"
+
+
+def test_cells_to_the_right_of_the_header_are_not_read_and_a_line_says_so(tmp_path):
+    sheet = [["question", "context", "answer"], ["Who?", "Ada", "Ada", "a note"], ["Who?", "Bob", "Bob", "", "another"]]
+    path, told = write(tmp_path, "q.xlsx", workbook({"Sheet": sheet})), []
+    assert [item["answers"]["text"] for item in read(path, told=told)] == [["Ada"], ["Bob"]]
+    assert told[0] == f"{path}: cells to the right of the header's last name are not read"
+    assert sum("to the right" in line for line in told) == 1
+
+
+def test_a_workbook_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
+    path = write(tmp_path, "q.xlsx", as_workbook(ROWS))
+    monkeypatch.setattr(workbooks, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"q\.xlsx: reading it needs openpyxl; run pip install qa-lightning\[excel\]"):
+        read(path)
 
 
 # --- several files ---
@@ -164,7 +303,7 @@ def test_files_with_other_columns_are_each_read_by_their_own(tmp_path):
     write(tmp_path, "b.csv", as_table(others[2:]))
     told = []
     assert read(tmp_path / "[ab].*", told=told) == ROWS
-    assert told == [f"columns as in {tmp_path}/b.csv row 1: id from 'qid', question from 'q', context from 'passage'"]
+    assert told == [f"columns as in {tmp_path}/b.csv row 2: id from 'qid', question from 'q', context from 'passage'"]
 
 
 # --- folders that datasets saved ---

@@ -8,7 +8,9 @@ import json
 import multiprocessing
 import re
 import resource
+import zipfile
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from qa_lightning.data import limits
-from qa_lightning.data.columns import Columns
-from qa_lightning.data.limits import MAX_RATIO, MAX_ROW, small_tables
+from qa_lightning.data.columns import ReadSettings
+from qa_lightning.data.formats import limits
+from qa_lightning.data.formats.limits import MAX_RATIO, MAX_ROW, small_tables
 from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk.questions import read_questions
-from tests.helpers.forms import ROWS, as_json, as_lines, as_parquet, as_table, read, row, write
+from tests.helpers.forms import ROWS, as_json, as_lines, as_parquet, as_table, as_workbook, read, row, write
 
 fork = multiprocessing.get_context("fork")
 GIB = 1 << 30
@@ -69,7 +71,28 @@ def zstd_parquet(context: str) -> bytes:
     return buffer.getvalue()
 
 
+def changed_workbook(*changes: tuple[bytes, bytes]) -> bytes:
+    """A workbook whose sheet has other content in some places: old and new."""
+    sink, good = io.BytesIO(), zipfile.ZipFile(io.BytesIO(as_workbook(ROWS)))
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as bad:
+        for name in good.namelist():
+            content = good.read(name)
+            for old, new in changes if name == "xl/worksheets/sheet1.xml" else ():
+                assert old in content
+                content = content.replace(old, new)
+            bad.writestr(name, content)
+    return sink.getvalue()
+
+
+def entities() -> bytes:
+    """Definitions of entities, each ten times as long as the one before: a billion letters from a kilobyte."""
+    names = "abcdefghij"
+    nested = [f'<!ENTITY {name} "{f"&{inner};" * 10}">' for inner, name in pairwise(names)]
+    return f'<!DOCTYPE x [<!ENTITY a "{"x" * 60}">{"".join(nested)}]>'.encode()
+
+
 TEN_MILLION = 10_000_000
+END = b"</sheetData>"
 LINES, BLANKS = (letter * 9999 + b"\n" for letter in (b"x", b" "))
 LINES, BLANKS = LINES * 1000, BLANKS * 1000
 RATIO = f"unpacks to more than {MAX_RATIO} times its size"
@@ -119,6 +142,23 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
         "q.csv",
         lambda: b"id,question\n1," + b"x" * (MAX_ROW + 100),
         "line 2: a row of more than 67,108,864 characters begins here",
+    ),
+    "a sheet of blanks": ("q.xlsx", lambda: changed_workbook((END, b" " * (200 << 20) + END)), RATIO),
+    "a row of a number that no sheet has": (
+        "q.xlsx",
+        lambda: changed_workbook((b'<row r="5"', b'<row r="999999999"')),
+        "has more than 1,048,576 rows, as no sheet does",
+    ),
+    "entities in a sheet": (
+        "q.xlsx",
+        lambda: changed_workbook((b"<worksheet", entities() + b"<worksheet"), (b"Who wrote it?", b"&j;")),
+        "not a readable workbook",
+    ),
+    "zeros as Arrow": ("q.arrow.gz", lambda: gzip_of(b"\0" * TEN_MILLION, 400), RATIO),
+    "a line without end in UTF-16": (
+        "q.jsonl.gz",
+        lambda: gzip_of("x".encode("utf-16") + "x".encode("utf-16-le") * 5_000_000, 400),
+        "line 1: longer than 64 MiB",
     ),
     "a long context in each of 5,000 rows of Parquet": (
         "q.parquet",
@@ -172,7 +212,7 @@ def test_what_is_packed_or_long_beyond_measure_is_one_line_and_takes_bounded_mem
     assert "\n" not in told
     assert len(told) < len(str(path)) + 300
     assert gib < 0.6
-    told, gib = measured(lambda: [None for _ in read_questions(str(path), Columns())])  # for `predict`
+    told, gib = measured(lambda: [None for _ in read_questions(str(path), ReadSettings())])  # for `predict`
     assert expected in told
     assert gib < 0.6
 
@@ -252,6 +292,25 @@ def test_packed_arrow_is_refused_before_it_is_unpacked(tmp_path, compression) ->
     coded = table.set_column(2, "context", table["context"].dictionary_encode())
     with pytest.raises(InputError, match=r"\.arrow: holds packed Arrow batches"):
         list(read_rows(saved(tmp_path / "dictionary", coded, compression), "train"))
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("kind", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_a_packed_arrow_file_is_refused_before_it_is_unpacked(tmp_path, compression, kind) -> None:
+    table = pa.table({name: [each[name] for each in ROWS] for name in ("id", "question", "context")})
+    path = tmp_path / "q.arrow"
+    with kind(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    with pytest.raises(InputError, match=r"q\.arrow: holds packed Arrow batches"):
+        list(read_rows(str(path), "train"))
+
+
+def test_a_workbook_of_more_than_a_gibibyte_is_refused_by_its_directory(tmp_path, monkeypatch) -> None:
+    path = write(tmp_path, "q.xlsx", as_workbook(ROWS))
+    assert read(path) == ROWS
+    monkeypatch.setattr(limits, "MAX_WORKBOOK", 1000)
+    with pytest.raises(InputError, match=r"q\.xlsx: unpacks to more than .*save the sheet as CSV UTF-8"):
+        read(path)
 
 
 def test_a_long_row_of_a_saved_dataset_is_one_line(tmp_path) -> None:

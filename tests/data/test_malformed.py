@@ -22,10 +22,12 @@ from tests.helpers import commands
 from tests.helpers.forms import (
     CONTEXT,
     ROWS,
+    as_arrow,
     as_json,
     as_lines,
     as_parquet,
     as_table,
+    as_workbook,
     nested,
     read,
     row,
@@ -112,10 +114,13 @@ def test_the_table_is_long():
 CONTENTS = {
     ".json": as_json(nested(ROWS, "v2.0")),
     ".jsonl": as_lines(ROWS),
+    ".jsonlines": as_lines(ROWS),
     ".ndjson": as_lines(with_listed_answers(ROWS)),
     ".csv": as_table(ROWS),
     ".tsv": as_table(ROWS, "\t"),
     ".parquet": as_parquet(ROWS),
+    ".arrow": as_arrow(ROWS),
+    ".xlsx": as_workbook(ROWS),
 }
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from qa_lightning.checks.report import check_prepared
-from qa_lightning.data.columns import Columns
+from qa_lightning.data.columns import ReadSettings
 from qa_lightning.errors import InputError
 from qa_lightning.features.cache import PreparedSplit
 from qa_lightning.features.windows import WindowSettings
@@ -46,7 +46,7 @@ def split(folder: Path, **changes) -> PreparedSplit:
         write_json(path, rows)
     settings = WindowSettings(max_length=48, doc_stride=12, max_question_length=12)
     made = PreparedSplit(
-        "validation", str(path), None, None, "repair", Columns(), small_tokenizer(), settings, folder / "cache"
+        "validation", str(path), None, None, "repair", ReadSettings(), small_tokenizer(), settings, folder / "cache"
     )
     return replace(made, **changes)
 

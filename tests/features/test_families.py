@@ -56,11 +56,19 @@ def without_space(context: str, start: int, end: int) -> tuple[int, int]:
 
 
 def with_marks(context: str, end: int, offsets: list[tuple[int, int]]) -> int:
-    """``end``, moved past the marks that no token covers."""
+    """``end``, moved past the marks that no token covers, and past letters that compose like marks."""
     covered = {place for first, last in offsets for place in range(first, last)}
-    while end < len(context) and end not in covered and unicodedata.category(context[end]).startswith("M"):
+    while end < len(context) and end not in covered and joins(context[end]):
         end += 1
     return end
+
+
+SECOND = {letter for code in range(0xAC00, 0xD7A4) for letter in unicodedata.normalize("NFD", chr(code))[1:]}
+
+
+def joins(letter: str) -> bool:
+    usual = unicodedata.normalize("NFKD", letter)[0]
+    return unicodedata.category(usual).startswith("M") or usual in SECOND
 
 
 def check_windows(name: str, question: str, context: str) -> None:

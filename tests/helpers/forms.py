@@ -9,11 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qa_lightning.data.columns import Columns, with_usual_columns
+from qa_lightning.data.columns import Columns, ReadSettings, with_usual_columns
 from qa_lightning.data.examples import read_examples
 from qa_lightning.data.sources import read_rows
 
@@ -61,8 +62,11 @@ def read(source: Path | str, on_bad_rows: str = "error", told: list[str] | None 
     skipped: list[str] = []
     repairs: list[str] = []
     left_out: list[str] = options.pop("left_out", [])
-    columns, titles = options.pop("columns", Columns()), options.pop("titles", False)
-    rows = with_usual_columns(read_rows(str(source), "train"), columns, (told if told is not None else []).append)
+    titles = options.pop("titles", False)
+    reading = options.pop("reading", ReadSettings(options.pop("columns", Columns())))
+    rows = with_usual_columns(
+        read_rows(str(source), "train", reading), reading, (told if told is not None else []).append
+    )
     examples = list(read_examples(rows, on_bad_rows, skipped, repairs=repairs, left_out=left_out, **options))
     for example in examples if not titles else []:
         example.pop("title", None)
@@ -122,6 +126,36 @@ def as_parquet(rows: list[dict]) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=3)
     return sink.getvalue().to_pybytes()
+
+
+def as_arrow(rows: list[dict], kind: str = "stream") -> bytes:
+    """Arrow's stream, as `datasets` writes it, or its file format."""
+    table, sink = pa.Table.from_pylist(rows), pa.BufferOutputStream()
+    with (pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file)(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def as_workbook(rows: list[dict]) -> bytes:
+    """A workbook of one sheet; what is no text or number is JSON."""
+    plain = (str, int, float, type(None))
+    cells = [[one if isinstance(one, plain) else json.dumps(one) for one in item.values()] for item in rows]
+    return workbook({"Sheet": [list(rows[0]), *cells]})
+
+
+def workbook(sheets: dict[str, list[list[Any]]], hidden: tuple[str, ...] = ()) -> bytes:
+    """A workbook of sheets with these cells."""
+    book = openpyxl.Workbook()
+    for sheet in book.worksheets:
+        book.remove(sheet)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        sheet.sheet_state = "hidden" if name in hidden else "visible"
+        for cells in rows:
+            sheet.append(cells)
+    sink = io.BytesIO()
+    book.save(sink)
+    return sink.getvalue()
 
 
 def as_table(rows: list[dict], separator: str = ",", **options: Any) -> bytes:

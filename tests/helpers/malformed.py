@@ -28,7 +28,19 @@ import pyarrow.parquet as pq
 import yaml
 from datasets import Dataset
 
-from tests.helpers.forms import ROWS, as_json, as_lines, as_parquet, as_table, nested, row, write
+from tests.helpers.forms import (
+    ROWS,
+    as_arrow,
+    as_json,
+    as_lines,
+    as_parquet,
+    as_table,
+    as_workbook,
+    nested,
+    row,
+    workbook,
+    write,
+)
 from tests.helpers.paths import ROOT
 
 TABLES = ROOT / "tests" / "data" / "malformed"
@@ -127,6 +139,7 @@ def _overwritten(content: bytes, begin: int, other: bytes) -> bytes:
 
 
 JSON, LINES, TABLE, PARQUET = as_json(ROWS), as_lines(ROWS), as_table(ROWS), as_parquet(ROWS)
+SHEET = [["question", "context", "answer"], ["Who?", "Ada is here.", "Ada"]]
 FIFTY_ROWS = as_parquet([row(id=number) for number in range(50)])
 WIDE = b",".join(b"column %d" % number for number in range(20_000)) + b"\n" + b"," * 19_998 + b"x,x\n"
 
@@ -139,10 +152,7 @@ BUILT: dict[str, bytes | Callable[[Path], object]] = {
     "a zip file": _zip_file,
     "a saved dataset without its data": _dataset_without_data,
     # encodings
-    "JSON in UTF-16": json.dumps(ROWS).encode("utf-16"),
     "JSON in UTF-16, no mark": json.dumps(ROWS).encode("utf-16-le"),
-    "JSON lines in UTF-16": json.dumps(ROWS[0]).encode("utf-16"),
-    "CSV in UTF-16": TABLE.decode().encode("utf-16"),
     "CSV in UTF-16, no mark": TABLE.decode().encode("utf-16-be"),
     "CSV with Latin-1 in line 5002": HEADER
     + b"".join(b"q%d,Who?,Ada,Ada,0\n" % number for number in range(5000))
@@ -170,6 +180,12 @@ BUILT: dict[str, bytes | Callable[[Path], object]] = {
     "Parquet with a question as bytes": _parquet_of(
         ["id", "question", "context", "answer_text", "answer_start"], [1], [b"Who?"], ["Ada"], ["Ada"], [0]
     ),
+    # workbooks and Arrow
+    "half a workbook": (WORKBOOK := as_workbook(ROWS))[: len(WORKBOOK) // 2],
+    "a workbook of one column": as_workbook([{"notes": "x"}, {"notes": "y"}]),
+    "a workbook with a title": lambda path: path.write_bytes(workbook({"May": [["Questions of May"], *SHEET]})),
+    "a workbook with a name twice": lambda path: path.write_bytes(workbook({"May": [["context"] * 2, ["x", "y"]]})),
+    "half an Arrow file": (ARROW := as_arrow(ROWS))[: len(ARROW) // 2],
     # JSON
     "JSON": JSON,
     "JSON lines": LINES,

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 ROOMS = (
-    *("wording", "errors", "files", "arrays", "progress", "data", "features", "decoding", "metrics", "models"),
-    *("checks", "runs", "inference", "inference.bulk", "training", "export", "cli"),
+    *("wording", "errors", "files", "arrays", "progress", "data.formats", "data", "features", "decoding", "metrics"),
+    *("models", "checks", "runs", "inference", "inference.bulk", "training", "export", "cli"),
 )

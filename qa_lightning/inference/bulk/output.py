@@ -28,6 +28,8 @@ _FLAGS = {
     "dtype": "--dtype",
     "threshold_file": "--threshold_file",
     "columns": "--columns",
+    "encoding": "--encoding",
+    "answer_separator": "--answer_separator",
     "rows_together": "rows per chunk",
 }
 

@@ -9,12 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from qa_lightning.data.columns import Columns, choose_columns, made_id, with_usual_columns
+from qa_lightning.data.columns import Columns, ReadSettings, choose_columns, made_id, with_usual_columns
 from qa_lightning.data.examples import check_row
-from qa_lightning.data.formats import (
-    BrokenRow,
-    PlacedRow,
-)
+from qa_lightning.data.formats import BrokenRow, PlacedRow, Remark
 from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
 
@@ -49,21 +46,21 @@ class BadRow:
 
 
 def read_questions(
-    source: str, columns: Columns, tell: Callable[[str], None] = lambda line: None, first: int = 1
+    source: str, reading: ReadSettings, tell: Callable[[str], None] = lambda line: None, first: int = 1
 ) -> Iterator[Question | BadRow]:
     """Stream the rows of a source; a bad row is yielded as a `BadRow`, and the next row is read.
 
     Args:
         source: what `sources.read_rows` takes.
-        columns: names of columns; those that are None are guessed.
+        reading: names of columns, those that are None are guessed; encoding of files.
         tell: called with one line that says which columns were guessed.
         first: number of the first row to yield; rows before it are read but not checked.
 
     Raises:
         InputError: the source cannot be read, or its question or context column is not known.
     """
-    rows = with_usual_columns(_completed(read_rows(source, "validation", keep_broken=True), columns), columns, tell)
-    for number, (place, row) in enumerate(rows, 1):
+    rows = _completed(read_rows(source, "validation", reading, keep_broken=True), reading.columns)
+    for number, (place, row) in enumerate(with_usual_columns(rows, reading, tell), 1):
         if number >= first:
             yield _question(number, place, row)
 
@@ -76,7 +73,7 @@ def _completed(rows: Iterable[PlacedRow], columns: Columns) -> Iterator[PlacedRo
     missing: dict[tuple[str, ...], list[str]] = {}
     id_column: str | None = None
     for place, row in rows:
-        if isinstance(row, BrokenRow):
+        if isinstance(row, (BrokenRow, Remark)):
             yield place, row
             continue
         present = tuple(row)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from qa_lightning.data.columns import Columns
+from qa_lightning.data.columns import ReadSettings
 from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import count_rows, source_fingerprint
 from qa_lightning.errors import InputError
@@ -82,7 +82,7 @@ def answer_file(
     asked: PredictSettings,
     source: str,
     output: Path,
-    columns: Columns = Columns(),  # noqa: B008 - frozen
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
     devices: int = 1,
     overwrite: bool = False,
 ) -> int:
@@ -93,7 +93,7 @@ def answer_file(
         source: what `sources.read_rows` takes; rows need a question and a context.
         output: JSON lines of ``row`` (number in the source, from 1), ``id``, ``answer``, ``start``, ``end``, ``score``
             and, if the model may answer "no answer", ``null_odds``; see `predictions.Answer`.
-        columns: names of the data's columns; those that are None are guessed.
+        reading: names of the data's columns, those that are None are guessed; encoding of files.
         devices: GPUs, or processes on a CPU.
         overwrite: start over, whatever the output files contain.
 
@@ -107,7 +107,7 @@ def answer_file(
     files = AnswerFiles(output)
     files.refuse_input(source)
     with files.locked():
-        made_with = _made_with(asked, source, columns, chosen[0])
+        made_with = _made_with(asked, source, reading, chosen[0])
         done = bad = 0
         if overwrite or not files.has_answers() or not files.record.exists():
             files.begin(made_with, overwrite)
@@ -121,13 +121,13 @@ def answer_file(
         counts, earlier = _Counts(done, bad), _Counts(done, bad)
         try:
             files.refuse_input(source)  # again: a pattern may now match the new output files
-            seconds = _answer_rest(asked, source, columns, chosen, files, counts)
+            seconds = _answer_rest(asked, source, reading, chosen, files, counts)
             if counts.bad < counts.rows:
                 files.finish(made_with, counts.as_json())
         except (InputError, KeyboardInterrupt) as error:
             files.discard_if_empty()
-            done = "is done and kept" if counts.rows == 1 else "are done and kept"
-            there = f"{counted(counts.rows, 'row')} of {output} {done}; the same command resumes after them"
+            kept = "is done and kept" if counts.rows == 1 else "are done and kept"
+            there = f"{counted(counts.rows, 'row')} of {output} {kept}; the same command resumes after them"
             there = there if counts.rows else "nothing is written yet"
             if isinstance(error, KeyboardInterrupt):
                 log.info(f"\nstopped by Ctrl-C: {there}")
@@ -146,13 +146,13 @@ def answer_file(
 def _answer_rest(
     asked: PredictSettings,
     source: str,
-    columns: Columns,
+    reading: ReadSettings,
     devices: Sequence[str],
     files: AnswerFiles,
     counts: _Counts,
 ) -> float:
     """Answer the remaining rows and write them, chunk by chunk; returns the seconds without loading the model."""
-    rows = read_questions(source, columns, log.info, counts.rows + 1)
+    rows = read_questions(source, reading, log.info, counts.rows + 1)
     first = list(islice(rows, 1))  # so that unknown columns are an error before a model is loaded
     if not first and not counts.rows:
         raise InputError(f"--input {source}: has no rows")
@@ -192,19 +192,21 @@ def _counted(counts: Mapping[str, int]) -> str:
     return f"{counted(counts['answered'], 'question')} of {counted(counts['rows'], 'row')} answered"
 
 
-def _made_with(asked: PredictSettings, source: str, columns: Columns, device: str) -> dict[str, Any]:
+def _made_with(asked: PredictSettings, source: str, reading: ReadSettings, device: str) -> dict[str, Any]:
     """The record: everything that the answers depend on."""
     fitted = read_threshold_file(asked.threshold_file, asked.model) if asked.threshold_file else None
     return {
         "model": asked.model,
         "model_fingerprint": model_fingerprint(asked.model),
         "input": source,
-        "input_fingerprint": source_fingerprint(source, "validation"),
+        "input_fingerprint": source_fingerprint(source, "validation", reading),
         "settings": {
             "batch_size": asked.batch_size,
             "dtype": asked.dtype,
             "threshold_file": fitted and fitted.as_json(),
-            "columns": {name: column for name, column in asdict(columns).items() if column is not None},
+            "columns": {name: column for name, column in asdict(reading.columns).items() if column is not None},
+            "encoding": reading.encoding,
+            "answer_separator": reading.answer_separator,
             "rows_together": rows_together(asked),
         },
         "device": "CPU" if device == "cpu" else torch.cuda.get_device_name(device),

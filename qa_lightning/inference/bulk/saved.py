@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.formats import SUFFIXES, file_format, opened, read_file, shown
+from qa_lightning.data.formats import JSON_LINES, SUFFIXES, Remark, file_format, opened, read_file, shown
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.squad import text_problem
 
-_JSON = (".json", ".jsonl", ".ndjson", ".jsonlines")
+_JSON = (".json", *JSON_LINES)
 _ANSWERS = ("answer", "prediction_text")  # names of the column with the answer's text
 _LAYOUT = 'expected one object {"id": "answer", ...} with texts as answers, or rows with id and answer'
 
@@ -29,7 +29,8 @@ def read_predictions(path: Path) -> dict[str, str]:
     """
     flag = f"--predictions {path}"
     if file_format(path) in SUFFIXES and file_format(path) not in _JSON:
-        return _of_rows((f"--predictions {place}", row) for place, row in read_file(path))
+        answered = ((place, row) for place, row in read_file(path) if not isinstance(row, Remark))
+        return _of_rows((f"--predictions {place}", row) for place, row in answered)
     values = _json_values(path)
     if len(values) != 1:
         return _of_rows(values)

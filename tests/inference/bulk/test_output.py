@@ -17,7 +17,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from qa_lightning.data.columns import Columns
+from qa_lightning.data.columns import ReadSettings
 from qa_lightning.errors import InputError
 from qa_lightning.files import lock
 from qa_lightning.inference.bulk import output as answer_files
@@ -101,7 +101,7 @@ def test_a_run_that_was_cut_off_anywhere_ends_as_one_that_was_not(
     record = tmp_path / "answers.jsonl.run.json"
     files = answer_files.AnswerFiles(output)
     asked = PredictSettings(model_folder, "float32", BATCH)
-    files.begin(answering._made_with(asked, str(source), Columns(), "cpu"), overwrite=False)
+    files.begin(answering._made_with(asked, str(source), ReadSettings(), "cpu"), overwrite=False)
     output.write_bytes(cut_at(whole["answers"], *answers))
     files.errors.write_bytes(cut_at(whole["errors"], *errors))
     assert ask(source, output) == 0
@@ -145,7 +145,7 @@ def test_what_was_not_written_to_the_disk_is_written_again(torn, source, whole, 
     output = tmp_path / "answers.jsonl"
     files = answer_files.AnswerFiles(output)
     asked = PredictSettings(model_folder, "float32", BATCH)
-    files.begin(answering._made_with(asked, str(source), Columns(), "cpu"), overwrite=False)
+    files.begin(answering._made_with(asked, str(source), ReadSettings(), "cpu"), overwrite=False)
     output.write_bytes(cut_at(whole["answers"], 31) + torn)
     files.errors.write_bytes(cut_at(whole["errors"], 1))
     assert ask(source, output) == 0

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from qa_lightning.data.columns import Columns
+from qa_lightning.data.columns import ReadSettings
 from qa_lightning.data.sources import count_rows
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk.questions import read_questions
@@ -54,7 +54,7 @@ def test_columns_are_guessed_or_named_ids_are_made_and_answers_are_not_looked_at
     assert len({line["id"] for line in found}) == 7
     mixed = [{"q": "Who?", "text": "Anna."}, {"qid": 5, "q": "Who?", "text": "Ben."}]
     mixed += [{"q": "Who?", "text": "Carl.", "answer": "nobody"}, {"qid": None, "q": "Who?", "text": "Dora."}]
-    questions = list(read_questions(str(write(tmp_path / "m.jsonl", as_lines(mixed))), Columns()))
+    questions = list(read_questions(str(write(tmp_path / "m.jsonl", as_lines(mixed))), ReadSettings()))
     assert [type(question).__name__ for question in questions] == ["Question"] * 4
     assert questions[1].id == "5"
     assert len({question.id for question in questions}) == 4

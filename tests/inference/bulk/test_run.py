@@ -26,6 +26,8 @@ from tests.helpers.forms import as_lines
         (["--batch-size", "2"], {}, ["--batch_size 2, was 1"]),
         (["--dtype", "bfloat16"], {}, ["--dtype bfloat16, was float32"]),
         (["--columns.question", "question"], {}, ["--columns {'question': 'question'}, was {}"]),
+        (["--encoding", "utf-8"], {}, ["--encoding utf-8, was None"]),
+        (["--answer_separator", "|"], {}, ["--answer_separator |, was None"]),
         ([], {"input"}, ["--input", "has changed since then"]),
         ([], {"model"}, ["--model", "has changed since then"]),
     ],

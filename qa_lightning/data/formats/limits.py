@@ -1,14 +1,16 @@
 """How much of a source is taken into memory at a time, whatever the file holds or unpacks to.
 
 A row, a line of text included, has at most `MAX_ROW` bytes (of CSV and TSV: characters). What is read whole, a packed
-``.json`` or Parquet file, has at most `MAX_WHOLE`. And what is packed unpacks to at most `MAX_RATIO` times its size,
-which no text of people reaches (SQuAD: 4 to 5), and a file made to fill memory or time does.
+``.json``, Parquet or Arrow file, has at most `MAX_WHOLE`, a workbook `MAX_WORKBOOK`. And what is packed unpacks to at
+most `MAX_RATIO` times its size, which no text of people reaches (SQuAD: 4 to 5), and a file made to fill memory or time
+does.
 """
 
 from __future__ import annotations
 
 import io
 import struct
+import zipfile
 from collections.abc import Iterator
 from gzip import GzipFile
 from pathlib import Path
@@ -22,6 +24,7 @@ from qa_lightning.errors import InputError
 
 MAX_ROW = 1 << 26
 MAX_WHOLE = 1 << 32
+MAX_WORKBOOK = 1 << 30
 MAX_RATIO = 500
 MAX_BLANK = 1_000_000  # empty lines, one after the other: each takes time
 MAX_VALUES = 1 << 26  # of one column in a group of rows of Parquet: its lists are unpacked together
@@ -111,11 +114,12 @@ class TableLines:
     Args:
         text: of the table, its line ends kept.
         path: of the file.
+        line: number of the first of these lines in the file.
     """
 
-    def __init__(self, text: IO[str], path: Path) -> None:
+    def __init__(self, text: IO[str], path: Path, line: int = 1) -> None:
         self._text, self._path = text, path
-        self._line = self._first = 1
+        self._line = self._first = line
         self._taken = self._blank = 0
 
     def begin_row(self) -> None:
@@ -250,24 +254,46 @@ def _is_text(kind: Any) -> bool:
     return any(test(kind) for test in _TEXTS)
 
 
-def refuse_packed_arrow(path: Path) -> None:
+def refuse_workbook(path: Path, file: IO[bytes]) -> None:
+    """Check by the directory of a workbook, a ZIP archive, how much it unpacks to; no more than that is unpacked.
+
+    Raises:
+        InputError: that is out of all proportion to the file, or more than `MAX_WORKBOOK`.
+    """
+    with zipfile.ZipFile(file) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+    packed = file.seek(0, io.SEEK_END)
+    if size > _SMALL + MAX_RATIO * packed:
+        refuse_ratio(path)
+    if size > MAX_WORKBOOK:
+        raise InputError(
+            f"{path}: unpacks to more than {MAX_WORKBOOK >> 30} GiB, and its texts are read whole; save the sheet as "
+            "CSV UTF-8, which is streamed"
+        )
+
+
+def refuse_packed_arrow(path: Path, content: Any = None) -> None:
     """Check that the record batches of an Arrow stream are as long in memory as in the file.
 
     ``datasets`` writes no others. Arrow unpacks a batch whole, and says only afterwards how long it is; so its
     description is read here, a table of FlatBuffers (https://arrow.apache.org/docs/format/Columnar.html).
 
+    Args:
+        path: of the file.
+        content: the stream as a buffer, if it is not the whole file.
+
     Raises:
         InputError: a batch is packed.
     """
     try:
-        with pa.memory_map(str(path)) as file:
+        with pa.memory_map(str(path)) if content is None else pa.BufferReader(content) as file:
             packed = any(
                 _is_packed(message.metadata.to_pybytes()) for message in pa.ipc.MessageReader.open_stream(file)
             )
     except (pa.ArrowException, OSError, EOFError, struct.error):
         return  # no stream of Arrow: whoever reads it says so
     if packed:
-        raise InputError(f"{path}: holds packed Arrow batches, whose size cannot be told; save the dataset again")
+        raise InputError(f"{path}: holds packed Arrow batches, whose size cannot be told; save it without compression")
 
 
 def _is_packed(message: bytes) -> bool:

@@ -1,0 +1,267 @@
+"""Understand the cells of a row: answers in any of their usual shapes, whole numbers, yes and no.
+
+A value that cannot be understood stays as it is, and `examples.check_row` says what is wrong with it. Nothing in a text
+is executed. A text that the context holds as it stands is that text, whatever else it might mean.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from numbers import Integral
+from typing import Any
+
+from qa_lightning.data.repair import repaired
+
+NOTHING = ("", "null", "none", "nan")  # cells of a table that mean "no value"
+_TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+_TEXT = ("text", "answer_text", "answer")  # names of a part of an answer, the usual one first
+_START = ("answer_start", "start", "start_char", "offset", "begin")
+_END = ("answer_end", "end", "end_char")
+_SEPARATORS = ("||", "|", ";", "\n", "//", " / ", "#")  # that people put between answers, the surest first
+_NO_ANSWER = ("n/a", "na", "n.a.", "-", "--", "–", "—", "/", "?", "no answer", "not answerable", "unanswerable")
+_NUMPY = re.compile(r"(str_|bool_?|u?int\d*|float\d*|array|asarray|list|tuple)")  # calls that hold what they print
+_ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?\d+\.?)"""
+_SPACED = re.compile(rf"\[\s*{_ITEM}(?:\s+{_ITEM})+\s*\]", re.DOTALL)  # a list as numpy prints it, without commas
+
+
+def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> Any:
+    """Answers in the usual shape, from a cell that may hold a text, several texts, or answers with their offsets.
+
+    Args:
+        value: the cell of ``answers`` or ``answer_text``: a text, JSON, what Python or numpy print, or parsed values.
+        start: the cell of ``answer_start``: an offset or a list of them; None if there is none.
+        context: is searched for each text that has no offset, and gives the text of a pair of offsets.
+        separator: stands between several texts, or offsets, in one cell; None if a cell holds one.
+
+    Returns:
+        ``[{"text", "answer_start"}, ...]``; or None for an empty cell; or what cannot be understood, as it is.
+    """
+    parsed = parsed_cell(value, context)
+    if _is_empty(parsed):
+        offset = whole_number(start)
+        text_is_lost = isinstance(offset, int) and offset > 0  # an offset without a text: `check_answers` refuses it
+        return [{"text": value, "answer_start": offset}] if text_is_lost else None
+    if isinstance(parsed, dict):
+        return _of_object(parsed, context, separator)
+    if isinstance(parsed, str):
+        return parsed if _is_broken(parsed, context) else _of_texts([parsed], start, context, separator)
+    if isinstance(parsed, list) and parsed:
+        if all(isinstance(one, str) for one in parsed):
+            return _of_texts(parsed, start, context, None)
+        if all(isinstance(one, dict) for one in parsed):
+            several = [_of_object(one, context, separator) for one in parsed]
+            flat = all(isinstance(one, list) for one in several)
+            return [answer for one in several for answer in one] if flat else parsed
+        pairs = [_of_pair(one, context) for one in ([parsed] if _is_pair(parsed) else parsed)]
+        return pairs if all(pairs) else parsed
+    return [{"text": parsed, "answer_start": whole_number(start)}] if not isinstance(parsed, list) else parsed
+
+
+def answer_between(start: Any, end: Any, context: Any) -> Any:
+    """The answer between two offsets, ``end`` exclusive, from the cells of ``answer_start`` and ``answer_end``."""
+    first, last = (parsed_cell(cell) for cell in (start, end))
+    starts, ends = (cell if isinstance(cell, list) else [cell] for cell in (first, last))
+    if len(starts) != len(ends) or all(map(_is_empty, [*starts, *ends])):
+        return {"text": ends, "answer_start": starts} if len(starts) != len(ends) else None
+    pairs = [_between(whole_number(one), whole_number(other), context) for one, other in zip(starts, ends, strict=True)]
+    return pairs
+
+
+def parsed_cell(value: Any, context: Any = None) -> Any:
+    """Parse lists and objects from a text: JSON, or what Python or numpy print; None for an empty cell.
+
+    Args:
+        value: a text; any other value stays as it is, but tuples and arrays become lists.
+        context: a text that it holds as it stands is no list.
+    """
+    if not isinstance(value, str):
+        return _as_lists(value)
+    bare = value.strip()
+    if bare.lower() in NOTHING:
+        return None
+    if not bare.startswith(("{", "[", "(", "array(", "np.")):
+        return value
+    try:
+        found = json.loads(bare)
+    except (ValueError, RecursionError):
+        found = _printed(bare)
+    return value if found is None or (found and _holds_text(context, bare)) else found
+
+
+def _printed(text: str) -> Any:
+    """What Python or numpy printed, with lists for tuples and arrays; None if it is something else."""
+    if _SPACED.fullmatch(text):
+        text = "[" + ", ".join(re.findall(_ITEM, text, re.DOTALL)) + "]"
+    found = _literal(text)
+    if found is None:
+        found = _literal(re.sub(r"\}\s+\{", "}, {", text))  # an array of objects
+    return _as_lists(found)
+
+
+def _literal(text: str) -> Any:
+    """What Python or numpy printed; None if it is something else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in the string are no concern of ours
+            return ast.literal_eval(_Numpy().visit(ast.parse(text, mode="eval")))
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+class _Numpy(ast.NodeTransformer):
+    """Replaces ``array([...], dtype=...)`` and ``np.int64(1)``, which numpy prints, by what is in them."""
+
+    def visit_Call(self, node: ast.Call) -> Any:
+        """Return the argument of such a call; other calls stay, and ``ast.literal_eval`` then refuses them."""
+        known = len(node.args) == 1 and _NUMPY.fullmatch(_name(node.func)) is not None
+        return self.visit(node.args[0]) if known else node
+
+    def visit_Attribute(self, node: ast.Attribute) -> Any:
+        """Return what ``np.True_``, ``np.False_`` and ``np.nan`` stand for; others stay."""
+        known = {"True_": True, "False_": False, "nan": None}
+        return ast.Constant(known[node.attr]) if _name(node) in known else node
+
+    def visit_Name(self, node: ast.Name) -> Any:
+        """Return None for ``nan``; other names stay."""
+        return ast.Constant(None) if node.id == "nan" else node
+
+
+def _name(node: ast.expr) -> str:
+    """The name of a function: ``array``, or after ``np.`` or ``numpy.``; empty for any other."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("np", "numpy"):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _as_lists(value: Any, depth: int = 4) -> Any:
+    """Tuples and arrays as lists, as deep as answers are."""
+    if hasattr(value, "tolist") and not isinstance(value, (str, bytes)):
+        value = value.tolist()
+    if depth and isinstance(value, (list, tuple)):
+        return [_as_lists(one, depth - 1) for one in value]
+    if depth and isinstance(value, dict):
+        return {name: _as_lists(one, depth - 1) for name, one in value.items()}
+    return value
+
+
+def _of_object(answers: dict[str, Any], context: Any, separator: str | None) -> Any:
+    """The answers of an object with a text or texts, offsets, or both; the object itself if it has neither."""
+    names = [next((name for name in known if name in answers), None) for known in (_TEXT, _START, _END)]
+    text, start, end = (None if name is None else answers[name] for name in names)
+    if names[0] is None and names[1] is not None and names[2] is not None:
+        return answer_between(start, end, context) or []
+    if names[0] is None:
+        return answers
+    if isinstance(text, list):
+        if names[1] is None and all(isinstance(one, str) for one in text):
+            return _of_texts(text, None, context, None)
+        if not isinstance(start, list) or len(start) != len(text):
+            return {"text": text, "answer_start": start}
+        return {"text": text, "answer_start": [whole_number(one) for one in start]}
+    if names[1] is None and isinstance(text, str) and text.strip():
+        return _of_texts([text], None, context, separator)
+    return [{"text": text, "answer_start": whole_number(start)}]
+
+
+def _of_texts(texts: list[str], start: Any, context: Any, separator: str | None) -> Any:
+    """Answers from texts, and from their offsets as far as there are any."""
+    starts = parsed_cell(start)
+    if separator and len(texts) == 1 and separator in texts[0] and not _holds_text(context, texts[0]):
+        texts = [part.strip() for part in texts[0].split(separator) if part.strip()]
+        if isinstance(starts, str):
+            starts = [part.strip() for part in starts.split(separator) if part.strip()]
+    starts = starts if isinstance(starts, list) else [starts] * (len(texts) if _is_empty(starts) else 1)
+    if len(starts) != len(texts):
+        return {"text": texts, "answer_start": starts}
+    offsets = [_offset(one, whole_number(given), context) for one, given in zip(texts, starts, strict=True)]
+    return [{"text": one, "answer_start": offset} for one, offset in zip(texts, offsets, strict=True)]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_whole(one) for one in value)
+
+
+def _of_pair(value: Any, context: Any) -> dict[str, Any] | None:
+    """The answer of ``[start, end]`` or ``[text, start]``; None for anything else."""
+    if not isinstance(value, list) or len(value) != 2 or not _is_whole(value[1]):
+        return None
+    if isinstance(value[0], str):
+        return {"text": value[0], "answer_start": value[1]}
+    return _between(value[0], value[1], context) if _is_whole(value[0]) else None
+
+
+def _between(start: Any, end: Any, context: Any) -> dict[str, Any]:
+    """The answer from ``start`` to before ``end``; a text of None where the two are no offsets in the context."""
+    fits = _is_whole(start) and _is_whole(end) and isinstance(context, str) and 0 <= start < end <= len(context)
+    return {"text": context[start:end] if fits else None, "answer_start": start}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _is_broken(text: str, context: Any) -> bool:
+    """Whether a text begins like JSON or a list, and could not be parsed; unless the context has it."""
+    return text.lstrip().startswith(("{", "[")) and not _holds_text(context, text.strip())
+
+
+def _holds_text(context: Any, text: str) -> bool:
+    return isinstance(context, str) and text in context
+
+
+def _offset(text: Any, start: Any, context: Any) -> Any:
+    """The offset of an answer: ``start`` if it is given, else that of its only occurrence as whole words, else None."""
+    if start is not None or not (isinstance(text, str) and text.strip() and isinstance(context, str)):
+        return start
+    found = repaired(text, None, context)
+    return found.start if found and found.text == text else None
+
+
+def unplaced_hint(text: str, context: str) -> str:
+    """What an answer without an offset may mean that the context does not hold, as the end of a sentence; or empty."""
+    if text in context:
+        return ""
+    if text.strip().lower() in _NO_ANSWER:
+        return "; if it means that there is no answer, leave the cell empty"
+    for separator in _SEPARATORS:
+        parts = [part.strip() for part in text.split(separator)]
+        if len(parts) > 1 and all(part and part in context for part in parts):
+            mark = repr(separator.strip() or separator)
+            return (
+                f"; if {mark} stands between several answers, pass --data.answer_separator {mark}, or write them as "
+                f"JSON: {json.dumps(parts, ensure_ascii=False)}"
+            )
+    return ""
+
+
+def truth(value: Any) -> Any:
+    """Parse True, False or None as tables write them; any other value stays as it is."""
+    if value is None or isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return value
+    text = str(value).strip().lower()
+    return None if text in NOTHING else _TRUTH.get(text, value)
+
+
+def whole_number(value: Any) -> Any:
+    """A whole number as tables and exports write it (40.0, "40"); None for NaN or blank; other values as they are."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, float):
+        return None if value != value else int(value) if value.is_integer() else value
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.lower() in NOTHING:
+        return None
+    return int(text.partition(".")[0]) if re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", text) else value

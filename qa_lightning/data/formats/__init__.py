@@ -1,0 +1,95 @@
+"""Stream the raw rows of a file, each with its place (file and row), for messages.
+
+A file's ending, without a last ``.gz``, gives its format. A ``.json`` file, a workbook's texts, and Parquet and Arrow
+files in ``.gz`` are read into memory whole; all others are streamed, a row at a time. How long a row may be, and how
+much a packed file may hold, says `limits`. A damaged file, or one whose content is not what its ending says, is an
+`InputError`. A row of a table with too many or too few fields becomes a `BrokenRow`, and reading continues.
+
+This is the door of the room: other rooms import from here, the room's own modules from each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from qa_lightning.data.formats.binary import read_arrow, read_parquet
+from qa_lightning.data.formats.documents import document_splits, read_document, read_json_lines
+from qa_lightning.data.formats.rows import (
+    COLUMNS,
+    BrokenRow,
+    PlacedRow,
+    Remark,
+    counted,
+    listed,
+    shown,
+)
+from qa_lightning.data.formats.tables import read_table, reads_like_data
+from qa_lightning.data.formats.texts import encoding_problem, is_packed, marked_encoding, opened
+from qa_lightning.data.formats.workbooks import read_workbook
+
+__all__ = [
+    "COLUMNS",
+    "JSON_LINES",
+    "SUFFIXES",
+    "BrokenRow",
+    "PlacedRow",
+    "Remark",
+    "counted",
+    "encoding_problem",
+    "file_format",
+    "file_splits",
+    "listed",
+    "opened",
+    "read_file",
+    "reads_like_data",
+    "shown",
+]
+
+JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+SUFFIXES = (".json", *JSON_LINES, ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
+
+
+def file_format(path: Path) -> str:
+    """The ending that gives a file's format, in lower case and without ``.gz``, such as ``.json``."""
+    name = path.with_suffix("") if is_packed(path) else path
+    return name.suffix.lower()
+
+
+def read_file(
+    path: Path, keep_broken: bool = False, encoding: str | None = None, split: str = "train"
+) -> Iterator[PlacedRow]:
+    """Stream the rows of a file; a file of an unknown ending is read as JSON lines.
+
+    Args:
+        path: the file.
+        keep_broken: give a broken line of JSON lines as a `BrokenRow` and read on, as for tables; otherwise it is an
+            error of the file.
+        encoding: of text files, if it is not UTF-8.
+        split: which one to read, if the file holds several.
+
+    Raises:
+        InputError: the file cannot be read in the format that its ending gives.
+    """
+    kind = file_format(path)
+    if kind == ".parquet":
+        return read_parquet(path)
+    if kind == ".arrow":
+        return read_arrow(path)
+    return read_workbook(path) if kind == ".xlsx" else _read_text(path, kind, keep_broken, encoding, split)
+
+
+def _read_text(path: Path, kind: str, keep_broken: bool, encoding: str | None, split: str) -> Iterator[PlacedRow]:
+    if marked := marked_encoding(path):
+        yield str(path), Remark(f"read as {marked}, as its byte-order mark says")
+    if kind == ".json":
+        yield from read_document(path, encoding, split)
+    elif kind in (".csv", ".tsv"):
+        yield from read_table(path, kind, encoding)
+    else:
+        yield from read_json_lines(path, encoding, keep_broken)
+
+
+def file_splits(path: Path, encoding: str | None = None) -> list[str]:
+    """The splits that a file holds by name, as ``{"train": ..., "validation": ...}``; empty for most files."""
+    return document_splits(path, encoding) if file_format(path) == ".json" else []

@@ -1,0 +1,126 @@
+"""Stream the rows of JSON documents and of JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from qa_lightning.data.formats.layouts import document_rows, rows_of_item, splits_of
+from qa_lightning.data.formats.limits import lines_of, read_whole
+from qa_lightning.data.formats.rows import COLUMNS, BrokenRow, PlacedRow, shown
+from qa_lightning.data.formats.texts import is_packed, opened_text, wrong_byte
+from qa_lightning.errors import InputError
+
+
+def read_document(path: Path, encoding: str | None, split: str) -> Iterator[PlacedRow]:
+    """The rows of a ``.json`` file, which is read into memory whole.
+
+    Args:
+        path: the file.
+        encoding: of the file, if it is not UTF-8.
+        split: which one to read, if the file holds several.
+    """
+    return document_rows(path, _parsed(path, encoding), split)
+
+
+def document_splits(path: Path, encoding: str | None) -> list[str]:
+    """The splits that a ``.json`` file holds by name; empty if it is not divided, or cannot be read.
+
+    A file whose first key is none of them is not read for this.
+    """
+    try:
+        with opened_text(path, encoding) as (_, start):
+            if not splits_of(start.decode("utf-8-sig", "ignore")):
+                return []
+        state = path.stat()
+        return _splits(path, encoding, state.st_size, state.st_mtime_ns)
+    except (InputError, OSError):  # reading the rows reports what is wrong
+        return []
+
+
+@cache
+def _splits(path: Path, encoding: str | None, size: int, modified: int) -> list[str]:
+    """The splits of a file; a process reads a file for them once."""
+    return list(splits_of(_parsed(path, encoding)))
+
+
+def _parsed(path: Path, encoding: str | None) -> Any:
+    text = ""
+    try:
+        with opened_text(path, encoding) as (file, _):
+            content = read_whole(file, path, is_packed(path))
+        if not content.strip():
+            raise InputError(f"{path}: is empty")
+        text = _decoded(path, content)
+        return json.loads(text)
+    except MemoryError:
+        raise InputError(f"{path}: memory does not hold it whole; write its rows as JSON lines") from None
+    except InputError:
+        raise
+    except json.JSONDecodeError as error:
+        hint = "; name a file with one object per line .jsonl" if error.msg == "Extra data" else ""
+        hint = f"; it begins {shown(text.strip(), 40)}" if error.pos == 0 else hint
+        raise InputError(
+            f"{path}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}){hint}"
+        ) from None
+    except (ValueError, RecursionError) as error:  # a longer number or a deeper nesting than Python reads
+        raise InputError(f"{path}: not valid JSON that Python can read ({error})") from None
+
+
+def _decoded(path: Path, content: bytearray) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {wrong_byte(content, error)}") from None
+
+
+def read_json_lines(path: Path, encoding: str | None, keep_broken: bool) -> Iterator[PlacedRow]:
+    """Stream the rows of JSON lines.
+
+    Args:
+        path: the file.
+        encoding: of the file, if it is not UTF-8.
+        keep_broken: a broken line becomes a `BrokenRow`; otherwise it is an error of the file.
+    """
+    with opened_text(path, encoding) as (file, _):
+        record = 0
+        for number, line in enumerate(lines_of(file, path), 1):
+            if not line.strip():
+                continue
+            record += 1
+            place = f"{path} line {number}" + (f" (record {record})" if record != number else "")
+            try:
+                item = _object(place, line)
+            except InputError as error:
+                if not keep_broken:
+                    raise
+                yield place, BrokenRow("text", error.problems)
+                continue
+            yield from rows_of_item(place, item, titled=False)
+
+
+def _object(place: str, line: bytes) -> dict[str, Any]:
+    """Parse a line of JSON lines.
+
+    Args:
+        place: of the row, for messages.
+        line: bytes in UTF-8.
+
+    Raises:
+        InputError: the line is not one JSON object in UTF-8.
+    """
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: {wrong_byte(line, error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{place}: not one JSON object ({error}); each line must hold a whole object; if the whole file is one "
+            "JSON text, name it .json"
+        ) from None
+    if not isinstance(row, dict):
+        raise InputError(f"{place}: {shown(row)} is not a JSON object with {', '.join(COLUMNS)}")
+    return row

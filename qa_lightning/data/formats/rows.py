@@ -1,0 +1,64 @@
+"""A raw row with its place, a row that cannot be read, a remark about a file; and how messages write values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+COLUMNS = ("id", "question", "context", "answers")
+
+PlacedRow = tuple[str, dict[str, Any]]  # the row's place in its source, for messages, and the row
+
+
+class BrokenRow(dict[str, Any]):
+    """A row that cannot be read or lacks columns, with its problems.
+
+    Args:
+        kind: a key of `rows.ROW_FINDINGS`.
+        problems: sentences that begin with the row's place.
+        values: the columns that the row has.
+    """
+
+    def __init__(self, kind: str, problems: list[str], values: Mapping[str, Any] | None = None) -> None:
+        super().__init__(values or {})
+        self.kind = kind
+        self.problems = problems
+
+
+class Remark(dict[str, Any]):
+    """Stands among the rows of a file, and is none: says how the file is read, where that is not plain.
+
+    Args:
+        text: a line to log, without the file's name.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """The ``repr`` of a value for a message, cut to ``limit`` characters."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        text = f"a {type(value).__name__} too large to show"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def listed(names: Any, limit: int = 30) -> str:
+    """Names for a message: the first ``limit`` of them, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shown, names[:limit])) + more
+
+
+def counted(count: int, noun: str) -> str:
+    """A count for a message: ``1 row``, ``2,000 rows``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that occur more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]

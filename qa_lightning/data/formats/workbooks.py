@@ -1,0 +1,124 @@
+"""Stream the rows of an Excel workbook (``.xlsx``) as the texts that a CSV file of the sheet would hold.
+
+The first visible sheet with several columns is read. A formula gives the value that was saved with it; a number gives
+its digits, whatever its format on the sheet. The texts of all cells are in memory while it is read, so a workbook is
+limited like what is read whole.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Iterator
+from datetime import datetime, time
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from qa_lightning.data.formats.limits import MAX_ROW, read_whole, refuse_workbook
+from qa_lightning.data.formats.rows import PlacedRow, Remark, listed
+from qa_lightning.data.formats.tables import header_names, lone_title
+from qa_lightning.data.formats.texts import is_packed, opened
+from qa_lightning.errors import InputError
+
+_MAX_ROWS = 1_048_576  # of a sheet, in Excel
+_FIRST = 20  # rows of a sheet that say whether it is a table
+
+
+def read_workbook(path: Path) -> Iterator[PlacedRow]:
+    """Stream the rows of a workbook's first sheet.
+
+    Raises:
+        InputError: openpyxl is missing, the file is no workbook or goes beyond the limits, or it has no rows.
+    """
+    if find_spec("openpyxl") is None:
+        raise InputError(
+            f"{path}: reading it needs openpyxl; run pip install qa-lightning[excel], or save it as CSV UTF-8"
+        )
+    with opened(path) as file:
+        source: IO[bytes] = io.BytesIO(read_whole(file, path, packed=True)) if is_packed(path) else file
+        try:
+            yield from _rows_of_workbook(path, source)
+        except InputError:
+            raise
+        except Exception as error:  # openpyxl and zipfile raise whatever a damaged part leads them to
+            reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            raise InputError(
+                f"{path}: not a readable workbook ({reason}); save it again as .xlsx, or as CSV UTF-8"
+            ) from None
+
+
+def _rows_of_workbook(path: Path, source: IO[bytes]) -> Iterator[PlacedRow]:
+    from openpyxl import load_workbook  # imported late: --help does not wait for it
+
+    refuse_workbook(path, source)
+    source.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # styles and extensions that openpyxl does not know are no concern of ours
+        book = load_workbook(source, read_only=True, data_only=True)
+    try:
+        sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+        tables = [sheet for sheet in sheets if _is_table(sheet)]
+        if not tables:
+            raise InputError(f"{path}: has no sheet with several columns; the first row must name them")
+        chosen, several = tables[0], len(sheets) > 1
+        if several:
+            others = listed((sheet.title for sheet in sheets if sheet is not chosen), 5)
+            yield str(path), Remark(f"sheet {chosen.title!r} alone is read, not {others}")
+        yield from _rows_of_sheet(f"{path} sheet {chosen.title!r}" if several else str(path), chosen)
+    finally:
+        book.close()
+
+
+def _is_table(sheet: Any) -> bool:
+    """Whether one of a sheet's first rows has two cells or more."""
+    sheet.reset_dimensions()  # what the file says of its size is not to be trusted
+    return any(len(_cells(values)) > 1 for values in islice(sheet.iter_rows(values_only=True), _FIRST))
+
+
+def _rows_of_sheet(where: str, sheet: Any) -> Iterator[PlacedRow]:
+    """The rows after the header.
+
+    Args:
+        where: the workbook, with the sheet's name if it has several.
+        sheet: of openpyxl.
+    """
+    names: list[str] = []
+    for number, values in enumerate(sheet.iter_rows(values_only=True), 1):
+        if number > _MAX_ROWS:
+            raise InputError(f"{where}: has more than {_MAX_ROWS:,} rows, as no sheet does; save it again")
+        if not (cells := _cells(values)):
+            continue
+        place = f"{where} row {number}"
+        if not names:
+            names = header_names(where, cells)
+        elif len(names) == 1 and len(cells) > 1:
+            raise lone_title(where, names[0])
+        elif sum(map(len, cells)) > MAX_ROW:
+            raise InputError(f"{place}: has more than {MAX_ROW:,} characters; no row is that long")
+        else:
+            if len(cells) > len(names):
+                yield where, Remark("cells to the right of the header's last name are not read")
+            yield place, dict(zip(names, cells + [""] * (len(names) - len(cells)), strict=False))
+
+
+def _cells(values: Iterable[Any]) -> list[str]:
+    """The cells of a row, up to the last one that holds something; formats make cells that hold nothing."""
+    cells = [_text(value) for value in values]
+    while cells and not cells[-1].strip():
+        cells.pop()
+    return cells
+
+
+def _text(value: Any) -> str:
+    """A cell as a CSV file holds it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, datetime):  # a date alone is one at midnight
+        return str(value.date() if value.time() == time() else value)
+    return str(value)
