@@ -17,7 +17,8 @@ from typing import Any, Literal
 from qa_lightning.data.columns import Columns, with_usual_columns
 from qa_lightning.data.examples import Example, OnBadRows, in_validation, read_examples, write_examples
 from qa_lightning.data.formats import counted
-from qa_lightning.data.sources import Split, count_rows, read_rows, source_fingerprint
+from qa_lightning.data.objects import GivenRows, Source, Split
+from qa_lightning.data.sources import count_rows, read_rows, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
@@ -50,7 +51,7 @@ class PreparedSplit:
     """
 
     split: Split
-    source: str
+    source: Source
     divided: tuple[float, int] | None
     max_examples: int | None
     on_bad_rows: OnBadRows
@@ -138,7 +139,8 @@ class PreparedSplit:
         except InputError as error:
             for line in column_lines:  # a wrong guess may be the cause
                 log.info(f"{self.split}: {line}")
-            if self.source in error.problems[0]:
+            name = self.source.argument if isinstance(self.source, GivenRows) else self.source
+            if name in error.problems[0]:
                 raise
             part = f", of which {self.split} gets a part by context," if self.divided else ""
             raise InputError([f"{self.source}{part}: {error.problems[0]}", *error.problems[1:]]) from None

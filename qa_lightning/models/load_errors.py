@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from qa_lightning.errors import InputError
-from qa_lightning.wording import command
+from qa_lightning.wording import command, did_you_mean
 
 
 @contextmanager
@@ -32,10 +32,29 @@ def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]
             fix = "the folder needs config.json, model.safetensors and tokenizer.json"
         else:
             fix = (
-                "it is no folder here and not in the Hub's cache. Check the name and the network; without a network "
+                f"it is no folder here and not in the Hub's cache{near_folder(name)}. Check the name and the network; "
+                "without a network "
                 f"pass the folder of a model, or run `{command('train')} --config quickstart`, which needs no network"
             )
         raise InputError(f"model {name!r} cannot be loaded: {fix} ({type(error).__name__}: {reason})") from None
+
+
+def near_folder(name: str) -> str:
+    """``; did you mean X?`` with the folder X whose path differs from ``name`` in one part that is near; or empty."""
+    parts = Path(name).expanduser().parts
+    for number in range(len(parts)):
+        there = Path(*parts[:number])
+        if (there / parts[number]).is_dir():
+            continue
+        try:
+            folders = [path.name for path in there.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        except OSError:
+            return ""
+        near = [folder for folder in folders if (there / folder / Path(*parts[number + 1 :])).is_dir()]
+        found = did_you_mean(parts[number], near)
+        word = found.removeprefix("; did you mean ").removesuffix("?")
+        return f"; did you mean {there / word / Path(*parts[number + 1 :])}?" if found else ""
+    return ""
 
 
 @contextmanager

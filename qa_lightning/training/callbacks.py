@@ -28,9 +28,13 @@ class EpochLines(Callback):
 
     Throughput counts only training steps, over all processes. It is logged, with the learning rate of the last step,
     every ``log_every_n_steps`` optimizer steps, and before each validation for the steps since then.
+
+    Args:
+        only_if_verbose: print nothing for ``trainer.validate(..., verbose=False)``, or ``trainer.test``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, only_if_verbose: bool = False) -> None:
+        self._only_if_verbose = only_if_verbose
         self._clear()
         self._started = time.perf_counter()
 
@@ -116,10 +120,10 @@ class EpochLines(Callback):
         """Print the line of this validation."""
         if trainer.sanity_checking:
             return
-        shown = {name: f"{float(value):.2f}" for name, value in trainer.callback_metrics.items()}
-        f1 = shown["val/f1"] + (f" (best {shown['val/best_f1']})" if "val/best_f1" in shown else "")
-        scores = f"EM {shown['val/exact_match']:>6}  F1 {f1:>6}  val loss {shown['val/loss']}"
+        scores = _scores(trainer, "val")
         if trainer.state.fn != TrainerFn.FITTING:
+            if self._only_if_verbose and not trainer.validate_loop.verbose:
+                return
             last = "before training" if trainer.global_step == 0 else "last weights"
             when = "best checkpoint" if trainer.ckpt_path else last
             say(trainer, f"{when:<15} {scores}")
@@ -133,6 +137,17 @@ class EpochLines(Callback):
             f"{done:<15} {scores}  train loss {loss:.2f}  {speed}{elapsed}",
         )
         self._clear()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line of a test."""
+        if trainer.test_loop.verbose or not self._only_if_verbose:
+            say(trainer, f"{'test':<15} {_scores(trainer, 'test')}")
+
+
+def _scores(trainer: Trainer, stage: str) -> str:
+    values = {name.removeprefix(f"{stage}/"): float(value) for name, value in trainer.callback_metrics.items()}
+    f1 = f"{values['f1']:.2f}" + (f" (best {values['best_f1']:.2f})" if "best_f1" in values else "")
+    return f"EM {values['exact_match']:>6.2f}  F1 {f1:>6}  {stage} loss {values['loss']:.2f}"
 
 
 class RunRecord(Callback):

@@ -10,7 +10,7 @@ import shlex
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     run = run_folder(trainer)
     best, weights = _weights(trainer)
     assert data.validation_set is not None
-    settings = AnswerSettings(
-        **asdict(data.settings),
-        max_answer_length=module.max_answer_length,
-        version_2=data.validation_set.version_2,
-        null_score_diff_threshold=module.threshold,
-    )
+    settings = module.answer_settings
     folder = run / "model" if run is not None and first else None
     if folder is not None:
         try:

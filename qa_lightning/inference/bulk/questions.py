@@ -15,6 +15,7 @@ from qa_lightning.data.formats import (
     BrokenRow,
     PlacedRow,
 )
+from qa_lightning.data.objects import Source
 from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
 
@@ -49,7 +50,7 @@ class BadRow:
 
 
 def read_questions(
-    source: str, columns: Columns, tell: Callable[[str], None] = lambda line: None, first: int = 1
+    source: Source, columns: Columns, tell: Callable[[str], None] = lambda line: None, first: int = 1
 ) -> Iterator[Question | BadRow]:
     """Stream the rows of a source; a bad row is yielded as a `BadRow`, and the next row is read.
 

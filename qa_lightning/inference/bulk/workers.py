@@ -43,7 +43,7 @@ class PredictSettings:
         model: folder or name on the Hub.
         dtype: what it computes in, by torch's name.
         batch_size: windows a step.
-        threshold_file: see `reader.Reader.load`.
+        threshold_file: see `reader.Reader.from_pretrained`.
     """
 
     model: str
@@ -53,7 +53,7 @@ class PredictSettings:
 
     def load(self, device: str) -> Reader:
         """Load the model onto a device."""
-        return Reader.load(self.model, device, getattr(torch, self.dtype), self.threshold_file)
+        return Reader.from_pretrained(self.model, device, getattr(torch, self.dtype), self.threshold_file)
 
     def answer(self, reader: Reader, questions: Sequence[Question]) -> bytes:
         """One JSON object a line, in order of ``questions``.
