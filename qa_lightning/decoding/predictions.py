@@ -69,9 +69,9 @@ class Predictions:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table("id", "question", "answer", "score", box=SIMPLE, pad_edge=False)
+        table = Table("question", "answer", "score", box=SIMPLE, pad_edge=False)
         for _, example, answer in self.rows(range(min(len(self), _SHOWN))):
-            texts = (answer.id, example["question"], answer.text or "(no answer)")
+            texts = (example["question"], answer.text or "(no answer)")
             table.add_row(*(escape(visible(" ".join(text.split()))) for text in texts), f"{answer.score:.3f}")
         text = StringIO()
         Console(file=text, width=_WIDTH, color_system=None).print(table)

@@ -215,7 +215,7 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
     )
     if divided := rows.get("divided"):
         yield (
-            f"{split}: no validation data given, so the file is split by context: "
+            f"{split}: no validation data given, so the questions are split by context: "
             f"{divided['validation_fraction']:.0%} of the contexts validate (seed {divided['seed']})"
         )
     for line in rows["columns"]:

@@ -151,7 +151,7 @@ class QuestionSet(Dataset[Any]):
 
     def loader(self) -> DataLoader[Any]:
         """Lists of questions, in order."""
-        return DataLoader(self, _CHUNK_FACTOR * self._batch_size, collate_fn=list)
+        return DataLoader(self, batch_size=_CHUNK_FACTOR * self._batch_size, collate_fn=list)
 
     def answers(
         self,
@@ -160,4 +160,13 @@ class QuestionSet(Dataset[Any]):
         forward: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]],
     ) -> list[Answer]:
         """Answer some of the questions; see `engine.answer_all`."""
-        return answer_all(BestAnswers(self._windower, settings, questions), forward, self._collate, self._batch_size)
+        policy = BestAnswers(self._windower, settings, questions)
+        return _Answers(answer_all(policy, forward, self._collate, self._batch_size))
+
+
+class _Answers(list[Answer]):
+    """Answers that a Trainer leaves as they are: it would copy them, field by field, to move tensors to the CPU."""
+
+    def to(self, device: torch.device) -> _Answers:
+        """Nothing here is on a device."""
+        return self

@@ -228,8 +228,8 @@ def resolve(name: str) -> str:
         return str(run / _MODEL)
     if checkpoints := sorted((run / _CHECKPOINTS).glob("*.ckpt")):
         raise InputError(
-            f"--model {name} is the folder of a run that has written no model yet: let it end "
-            f"(`{command('train')} --ckpt_path last` resumes the newest run), or {_export_fix(checkpoints[0])}"
+            f"--model {name} is the folder of a run that has checkpoints and no model, which a run writes at its end: "
+            f"{_export_fix(checkpoints[0])}"
         )
     return name
 

@@ -120,8 +120,10 @@ class SquadDataModule(LightningDataModule):
         self.dataset, self.validation = (
             None if source is None else given_source(name, source) for name, source in sources.items()
         )
-        plain = {name: None if source is None else str(source) for name, source in self._sources.items()}
-        self.save_hyperparameters({**plain, "columns": asdict(self.columns)})  # plain values, for any checkpoint
+        # Plain values, which any checkpoint can hold; Lightning compares them with the arguments, so these change too.
+        dataset, validation = (None if source is None else str(source) for source in self._sources.values())
+        plain = {"dataset": dataset, "validation": validation, "columns": asdict(self.columns)}
+        self.save_hyperparameters(plain)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.batching = batching

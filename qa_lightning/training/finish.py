@@ -96,6 +96,29 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
 
 
+def save_checkpoint_as_model(path: Path, output: Path | None = None, overwrite: bool = False) -> Path:
+    """Write the weights of a checkpoint as a model for transformers; returns the folder.
+
+    Args:
+        path: a checkpoint of a run. It brings how the model is asked; the threshold and temperature that a run fits at
+            its end are not in it.
+        output: the folder to write; None: the checkpoint's name without its ending, beside it.
+        overwrite: replace a folder that is there.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or the folder cannot be written or is there.
+    """
+    folder = (output or path.with_suffix("")).expanduser()
+    if folder.exists() and not overwrite:
+        raise InputError(f"--output {folder} is there; pass --overwrite to replace it, or another folder")
+    begun = read_beginning(path.expanduser())
+    if isinstance(begun, str):
+        raise InputError(f"--model {path}: {begun}")
+    QALightningModule.load_from_checkpoint(path.expanduser(), map_location="cpu", weights_only=True).save(folder)
+    log.info(f"written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+    return folder
+
+
 def _weights(trainer: Trainer) -> tuple[str | None, dict[str, Any]]:
     """The file of the best checkpoint, None without one, and the weights to write: its own, or the current ones.
 

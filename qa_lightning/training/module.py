@@ -137,6 +137,7 @@ class QALightningModule(LightningModule):
         self.tokenizer: Any = None  # these three are those of the data that it is trained or validated on
         self.windows: WindowSettings | None = None
         self.version_2 = False
+        self._validated: Outcomes | None = None  # of ``trainer.validate``, and the fingerprint of its questions
         self._fingerprint = ""
         self._seed: int | None = None
         self.step_loss = math.nan
@@ -172,9 +173,11 @@ class QALightningModule(LightningModule):
             return
         if problems := self._misfits(data):
             raise InputError(problems)
-        self.tokenizer, self.windows = data.tokenizer, data.settings
-        if data.validation_set is not None:
-            self.version_2 = data.validation_set.version_2
+        self.tokenizer = data.tokenizer
+        if stage == "fit" or self.windows is None:
+            self.windows = data.settings
+            self.version_2 = data.validation_set is not None and data.validation_set.version_2
+        if stage == "validate":
             self._fingerprint = data.fingerprint("validation")
 
     def _misfits(self, data: SquadDataModule) -> list[str]:
@@ -212,8 +215,8 @@ class QALightningModule(LightningModule):
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the model as it is now, as the train command writes a run's ``model/``: for transformers and `Reader`.
 
-        If ``trainer.validate`` has scored these very weights, threshold and temperature are fitted to its answers, as
-        at the end of a run. ``trainer.validate(module, data, ckpt_path="best")`` before it writes the best checkpoint.
+        If ``trainer.validate`` has scored these weights, threshold and temperature are fitted to its answers, as at the
+        end of a run. After ``trainer.validate(module, data, ckpt_path="best")``, they are those of the best checkpoint.
 
         Args:
             folder: the folder to write; an existing one is replaced.
@@ -221,9 +224,9 @@ class QALightningModule(LightningModule):
         Raises:
             InputError: it cannot be written.
         """
-        settings, outcomes = self.answer_settings, self.outcomes
-        if outcomes is not None and outcomes.log_spans.shape[1] == len(TEMPERATURES):
-            found = fit_confidence(outcomes, self.version_2, settings.scaling).scaling
+        settings = self.answer_settings
+        if self._validated is not None:
+            found = fit_confidence(self._validated, self.version_2, settings.scaling).scaling
             settings = replace(
                 settings,
                 null_score_diff_threshold=found.threshold,
@@ -239,7 +242,7 @@ class QALightningModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Use the run's seed for the steps, unless a checkpoint gave one; count the steps of the schedule again."""
-        self.outcomes = None  # of the weights before
+        self._validated = None  # these were other weights
         if self._seed is None:
             self._seed = torch.initial_seed()
         schedule = self.lr_schedulers()
@@ -253,7 +256,7 @@ class QALightningModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the seed of the steps and, where there are no data to say it, how the model is asked."""
-        self._seed = checkpoint.get("step_seed")
+        self._seed, self._validated = checkpoint.get("step_seed"), None
         saved = checkpoint.get("answer_settings")
         if self.windows is None and saved is not None:
             settings = AnswerSettings.of_config(saved, "the checkpoint", max_positions(self.model))
@@ -340,6 +343,8 @@ class QALightningModule(LightningModule):
         metric.reset()
         if dataset.version_2 or self.temperatures or self.trainer.state.fn == TrainerFn.VALIDATING:
             self.outcomes = Outcomes.join(self._gather(outcomes))
+        if self.trainer.state.fn == TrainerFn.VALIDATING and dataset.version_2 == self.version_2:
+            self._validated = self.outcomes
         if self.trainer.sanity_checking:
             return
         values = {
