@@ -29,9 +29,7 @@ def export(words: Sequence[str]) -> int:
 
 
 def _export_options(words: Sequence[str]) -> Namespace:
-    flags = Flags(
-        "export", "Write a trained model as an ONNX folder or a checkpoint as a model, or publish on the Hub."
-    )
+    flags = Flags("export", "Write a trained model as an ONNX folder, a checkpoint as a model, or publish a model.")
     flags.add_argument(
         "--model", type=str, required=True, metavar="NAME", help="folder of a trained model, or its name on the Hub"
     )

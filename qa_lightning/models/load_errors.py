@@ -32,7 +32,8 @@ def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]
             fix = "the folder needs config.json, model.safetensors and tokenizer.json"
         else:
             fix = (
-                f"it is no folder here and not in the Hub's cache{near_folder(name)}. Check the name and the network; "
+                f"it is no folder here and not in the Hub's cache{near_folder(name) or '.'} Check the name and the "
+                "network; "
                 "without a network "
                 f"pass the folder of a model, or run `{command('train')} --config quickstart`, which needs no network"
             )

@@ -223,7 +223,7 @@ def resolve(name: str) -> str:
         return _newest_model()
     if not path.is_dir() or (path / CONFIG).is_file():
         return str(path) if name.startswith("~") else name
-    run = path.resolve().parent if path.resolve().name == _CHECKPOINTS else path
+    run = path.parent if path.name == _CHECKPOINTS else path
     if (run / _MODEL / CONFIG).is_file():
         return str(run / _MODEL)
     if checkpoints := sorted((run / _CHECKPOINTS).glob("*.ckpt")):
@@ -231,6 +231,8 @@ def resolve(name: str) -> str:
             f"--model {name} is the folder of a run that has checkpoints and no model, which a run writes at its end: "
             f"{_export_fix(checkpoints[0])}"
         )
+    if runs := sorted(path.glob(f"version_*/{_MODEL}"), key=lambda found: found.stat().st_mtime_ns):
+        raise InputError(f"--model {name} is a folder of runs; name one of them, such as {runs[-1].parent}")
     return name
 
 
