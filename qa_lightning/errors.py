@@ -188,7 +188,7 @@ def _what_type(value: Any, hint: Any) -> str:
     """The end of the message about a value of another type."""
     words = _in_words(hint)
     if not isinstance(value, str):
-        return f", a {type(value).__name__}; it must be {words}"
+        return f", of type {type(value).__name__}; it must be {words}"
     choices = [word for kind in _kinds_in(hint) for word in get_args(kind)]
     if choices:
         return f"; it must be {words}{did_you_mean(value, choices)}"

@@ -156,7 +156,7 @@ def given_source(argument: str, value: Any) -> Source:
     if isinstance(value, (list, tuple)):
         return _given_list(argument, list(value))
     name = (_library(type(value)), type(value).__name__)
-    raise InputError(f"is a {name[1]} ({shown(value)}); {_FIXES.get(name, f'pass {_TAKEN}')}")
+    raise InputError(f"is of type {name[1]} ({shown(value)}); {_FIXES.get(name, f'pass {_TAKEN}')}")
 
 
 def _given_list(argument: str, items: list[Any]) -> Source:
@@ -171,7 +171,7 @@ def _given_list(argument: str, items: list[Any]) -> Source:
         return ",".join(paths)
     wanted = Mapping if isinstance(items[0], Mapping) else (str, os.PathLike)
     number = next(number for number, item in enumerate(items) if not isinstance(item, wanted))
-    what = f"item {number} is a {type(items[number]).__name__} ({shown(items[number])})"
+    what = f"item {number} is of type {type(items[number]).__name__} ({shown(items[number])})"
     raise InputError(f"is a list of {counted(len(items), 'item')} of which {what}; give dicts alone, or paths alone")
 
 

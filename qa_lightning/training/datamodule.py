@@ -113,7 +113,7 @@ class SquadDataModule(LightningDataModule):
         cache_dir = str(cache_dir) if isinstance(cache_dir, PathLike) else cache_dir
         self.save_hyperparameters(ignore=["columns", "dataset", "validation"])
         sources = {"dataset": dataset, "validation": validation}
-        if problems := data_problems({**self.hparams, **sources, "columns": columns}):
+        if problems := data_problems({**self.hparams, **sources}) + _column_problems(columns):
             raise InputError(problems)
         given: Any = columns
         self.columns = given if isinstance(given, Columns) else Columns(**given)  # a checkpoint gives plain values
@@ -411,7 +411,7 @@ def data_problems(given: Mapping[str, Any]) -> list[str]:
                 source_kind(given_source(name, given[name]))
         except InputError as error:
             problems += [f"--data.{name} {problem}" for problem in error.problems]
-    return problems + _column_problems(given.get("columns"))
+    return problems
 
 
 def _column_problems(given: Any) -> list[str]:

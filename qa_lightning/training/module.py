@@ -33,7 +33,7 @@ from qa_lightning.metrics.confidence import fit_confidence
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
-from qa_lightning.models.folder import save_model
+from qa_lightning.models.folder import VOCABULARIES, save_model
 from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
 from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
 from qa_lightning.models.settings import AnswerSettings
@@ -450,8 +450,8 @@ def _argument_kinds() -> dict[str, Any]:
 
 def _cut_alike(name: str, tokenizer: Any) -> bool:
     """Whether a model's own tokenizer cuts texts as ``tokenizer`` does; a model that has none takes any that fits."""
-    try:
-        own = load_tokenizer(name)
-    except InputError:
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any((folder / file).is_file() for file in VOCABULARIES):
         return True
+    own = load_tokenizer(name)
     return windowing_key(own) == windowing_key(tokenizer)
