@@ -74,7 +74,7 @@ class Predictions:
             texts = (example["question"], answer.text or "(no answer)")
             table.add_row(*(escape(visible(" ".join(text.split()))) for text in texts), f"{answer.score:.3f}")
         text = StringIO()
-        Console(file=text, width=_WIDTH, color_system=None).print(table)
+        Console(file=text, width=_WIDTH, color_system=None, force_jupyter=False).print(table)
         more = f"\n... and {len(self) - _SHOWN:,} more" if len(self) > _SHOWN else ""
         lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
         return f"Predictions for {len(self):,} questions\n" + "\n".join(filter(None, lines)) + more

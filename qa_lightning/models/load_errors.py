@@ -11,6 +11,8 @@ from transformers.utils import logging as transformers_logging
 from qa_lightning.errors import InputError
 from qa_lightning.wording import command, did_you_mean
 
+_MODELS = ("config.json", "model/config.json")  # where the folders of models and of runs have their configuration
+
 
 @contextmanager
 def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]:
@@ -51,10 +53,14 @@ def near_folder(name: str) -> str:
             folders = [path.name for path in there.iterdir() if path.is_dir() and not path.name.startswith(".")]
         except OSError:
             return ""
-        near = [folder for folder in folders if (there / folder / Path(*parts[number + 1 :])).is_dir()]
-        found = did_you_mean(parts[number], near)
-        word = found.removeprefix("; did you mean ").removesuffix("?")
-        return f"; did you mean {there / word / Path(*parts[number + 1 :])}?" if found else ""
+        rest = Path(*parts[number + 1 :])
+        near = [folder for folder in folders if (there / folder / rest).is_dir()]
+        models = [name for name in near if any((there / name / rest).glob(found) for found in _MODELS)]
+        for known in (models, near):
+            if found := did_you_mean(parts[number], known):
+                word = found.removeprefix("; did you mean ").removesuffix("?")
+                return f"; did you mean {there / word / rest}?"
+        return ""
     return ""
 
 
