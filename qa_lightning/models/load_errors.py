@@ -55,7 +55,7 @@ def near_folder(name: str) -> str:
             return ""
         rest = Path(*parts[number + 1 :])
         near = [folder for folder in folders if (there / folder / rest).is_dir()]
-        models = [name for name in near if any((there / name / rest).glob(found) for found in _MODELS)]
+        models = [name for name in near if any((there / name / rest / found).is_file() for found in _MODELS)]
         for known in (models, near):
             if found := did_you_mean(parts[number], known):
                 word = found.removeprefix("; did you mean ").removesuffix("?")

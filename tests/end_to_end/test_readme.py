@@ -139,7 +139,7 @@ def test_the_notebook_runs_and_reads_well(tmp_path) -> None:
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(NOTEBOOK, 4)
     for cell in notebook.cells:
-        cell.source = cell.source.replace('"train", 1500', '"train", 200').replace("max_epochs=3", "max_epochs=1")
+        cell.source = cell.source.replace('"train", 5000', '"train", 200').replace("max_epochs=5", "max_epochs=1")
         cell["outputs"] = []
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.getenv("PYTHONPATH")])])}
     runs = client.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}})
@@ -158,7 +158,7 @@ def test_the_notebook_holds_what_it_printed_and_nothing_of_the_machine() -> None
     cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
     printed = json.dumps([cell["outputs"] for cell in cells])
-    assert "epoch 3/3" in printed
+    assert "epoch 5/5" in printed
     assert "stderr" not in printed
     assert "site-packages" not in printed
 
