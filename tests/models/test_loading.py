@@ -232,7 +232,7 @@ EXPORT = "make a model of it with `qa-lightning export --model {} --format trans
         ("lightning_logs/version_3", "did you mean lightning_logs/version_0? Check the name"),
         ("lightning_logs/versoin_1", "did you mean lightning_logs/version_0? Check the name"),
         ("lightning_log/version_0", "did you mean lightning_logs/version_0? Check the name"),
-        ("lightning_logs/version_0/modle", "did you mean lightning_logs/version_0/model? Check the name"),
+        ("lightning_logs/version_0/modek", "did you mean lightning_logs/version_0/model? Check the name"),
         ("nothing/like/it", "not in the Hub's cache. Check the name"),
     ],
 )

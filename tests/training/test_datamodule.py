@@ -414,12 +414,12 @@ def test_arguments_of_other_types_are_one_error_that_names_them(model_folder) ->
             doc_stride=12.0,
             batch_size="16",
             eval_batch_size=None,
-            batching="lenght",
+            batching="lenth",
             validation_fraction="0.2",
             max_train_examples=True,
             on_bad_rows="skp",
             train_answers="most",
-            columns={"qustion": "q", "context": 3},
+            columns={"questions": "q", "context": 3},
             cache_dir=7,
         )
     sources = [line for line in caught.value.problems if line.startswith(("dataset", "validation is of"))]
@@ -430,11 +430,11 @@ def test_arguments_of_other_types_are_one_error_that_names_them(model_folder) ->
         "validation_fraction is '0.2', a text; it must be a number: write it without quotes",
         "max_length is '128', a text; it must be a whole number: write it without quotes",
         "doc_stride is 12.0, of type float; it must be a whole number",
-        "batching is 'lenght'; it must be length or random; did you mean length?",
+        "batching is 'lenth'; it must be length or random; did you mean length?",
         "on_bad_rows is 'skp'; it must be error or skip or repair; did you mean skip?",
         "train_answers is 'most'; it must be first or all",
         "cache_dir is 7, of type int; it must be a text",
-        "columns has 'qustion', which is no name of a column here; did you mean question?",
+        "columns has 'questions', which is no name of a column here; did you mean question?",
         "columns.context is 3; it must be a text, the name of a column",
     ]
     assert [line.partition(" (")[0] for line in sources] == ["dataset is of type Series", "validation is of type int"]
