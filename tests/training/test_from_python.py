@@ -99,12 +99,12 @@ def test_validation_alone_and_test_print_a_line_unless_told_not_to(module, data,
     assert capsys.readouterr().out == ""
 
 
-def test_limits_of_a_test_are_its_own(module, data) -> None:
-    trainer = Trainer(limit_test_batches=1, **QUIET)
-    trainer.test(module, data)
-    assert len(module.predictions) == SMALL["eval_batch_size"]
-    trainer.validate(module, data)
-    assert len(module.predictions) == 12
+@pytest.mark.parametrize("limited", ["val", "test"])
+def test_limits_of_a_test_are_its_own(module, data, limited) -> None:
+    trainer = Trainer(**{f"limit_{limited}_batches": 1}, **QUIET)
+    for name, call in (("test", trainer.test), ("val", trainer.validate)):
+        call(module, data)
+        assert len(module.predictions) == (SMALL["eval_batch_size"] if name == limited else 12)
 
 
 def test_a_data_module_for_another_tokenizer_is_refused_at_fit(data, other_folder) -> None:
