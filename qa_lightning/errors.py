@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from qa_lightning.wording import visible
+from qa_lightning.wording import did_you_mean, visible
 
 Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 
@@ -133,19 +134,82 @@ def _argument(found: re.Match[str]) -> str:
     if value is None:
         return str(name)
     is_literal = value in ("true", "false") or value[0].isdigit() or value[0] == "'"
-    return f"{name}={value.capitalize()}" if is_literal else f'{name}="{value}"'
+    given = value.capitalize() if is_literal else f'"{value}"'
+    group, _, key = name.partition(".")
+    return f'{group}={{"{key}": {given}}}' if key else f"{name}={given}"
 
 
-def broken_rules(given: Mapping[str, Any], rules: Rules, prefix: str) -> list[str]:
-    """One line for each value that breaks its rule.
+def broken_rules(
+    given: Mapping[str, Any], rules: Rules, prefix: str, kinds: Mapping[str, Any] | None = None
+) -> list[str]:
+    """One line for each value that is of another type than its argument, or breaks its rule.
 
     Args:
-        given: name -> value; names without a rule and values of None are not checked.
+        given: name -> value; no rule is for None.
         rules: name -> a test of the value, and the end of the sentence "it ...", such as "must be at least 1".
         prefix: prefix of the flags, such as ``data``.
+        kinds: name -> annotation, of the arguments whose types are checked; see `argument_kinds`. None checks none.
     """
-    return [
-        f"--{prefix}.{name} is {given[name]!r}; it {rule}"
-        for name, (holds, rule) in rules.items()
-        if given.get(name) is not None and not holds(given[name])
-    ]
+    problems = []
+    kinds = kinds or {}
+    for name in dict.fromkeys([*rules, *kinds]):
+        value = given.get(name)
+        if value is None:
+            if name in given and name in kinds and NoneType not in _kinds_in(kinds[name]):
+                problems.append(f"--{prefix}.{name} is None; it must be {_in_words(kinds[name])}")
+        elif name in kinds and not _is_of(value, kinds[name]):
+            problems.append(f"--{prefix}.{name} is {value!r:.80}{_what_type(value, kinds[name])}")
+        elif name in rules and not rules[name][0](value):
+            problems.append(f"--{prefix}.{name} is {value!r}; it {rules[name][1]}")
+    return problems
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+
+
+def argument_kinds(function: Callable[..., Any]) -> dict[str, Any]:
+    """Name -> annotation of the arguments that hold numbers, texts, truth values or one of some words."""
+    hints = get_type_hints(function)
+    hints.pop("return", None)
+    return {name: hint for name, hint in hints.items() if all(_is_plain(kind) for kind in _kinds_in(hint))}
+
+
+def _kinds_in(hint: Any) -> list[Any]:
+    """The alternatives of an annotation."""
+    return [hint] if get_origin(hint) is Literal or not get_args(hint) else list(get_args(hint))
+
+
+def _is_plain(kind: Any) -> bool:
+    return kind in _WORDS or kind is NoneType or get_origin(kind) is Literal
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    def is_one(kind: Any) -> bool:
+        if get_origin(kind) is Literal:
+            return isinstance(value, str) and value in get_args(kind)
+        if kind in (int, float):
+            return isinstance(value, (int, kind)) and not isinstance(value, bool)
+        return isinstance(value, kind)
+
+    return any(is_one(kind) for kind in _kinds_in(hint))
+
+
+def _in_words(hint: Any) -> str:
+    """What an annotation allows, for a message."""
+    kinds = [kind for kind in _kinds_in(hint) if kind is not NoneType]
+    return " or ".join(" or ".join(get_args(kind)) if kind not in _WORDS else _WORDS[kind] for kind in kinds)
+
+
+def _what_type(value: Any, hint: Any) -> str:
+    """The end of the message about a value of another type."""
+    words = _in_words(hint)
+    if not isinstance(value, str):
+        return f", of type {type(value).__name__}; it must be {words}"
+    choices = [word for kind in _kinds_in(hint) for word in get_args(kind)]
+    if choices:
+        return f"; it must be {words}{did_you_mean(value, choices)}"
+    try:
+        float(value)
+    except ValueError:
+        return f", a text; it must be {words}"
+    return f", a text; it must be {words}: write it without quotes"

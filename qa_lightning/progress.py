@@ -1,4 +1,7 @@
-"""How far a long loop is: a bar in a terminal; in a file, a pipe or a scheduler's log a line now and then."""
+"""How far a long loop is: a bar in a terminal; in a file, a pipe or a scheduler's log a line now and then.
+
+And the handler that prints log lines above a bar.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
 from tqdm import tqdm
+
+from qa_lightning.wording import visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -120,3 +125,32 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days}d {hour:02d}:{minute:02d}:{second:02d}"
     return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
+
+
+class PrintHandler(logging.Handler):
+    """Prints to what ``sys.stdout`` is when a record comes, not when the handler was made."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record above a progress bar, if there is one, flushed so that a pipe gets it at once."""
+        said = self.format(record)
+        own = record.name.partition(".")[0] == "qa_lightning"  # whose messages are lines, perhaps with one before them
+        ends = len(said) - len(said.lstrip("\n")) if own else 0
+        tqdm.write("\n" * ends + visible(said[ends:], lines=not own))
+        sys.stdout.flush()
+
+
+def print_from(logger: logging.Logger, handler: logging.Handler) -> None:
+    """Have what a logger and those below it log printed, by one handler alone."""
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def print_log() -> None:
+    """Print this package's log lines in a program or notebook that has not set up logging, as Lightning does its own.
+
+    They say what was guessed, left out or repaired in somebody's data.
+    """
+    if not log.handlers and not logging.getLogger().handlers and log.level == logging.NOTSET:
+        print_from(log, PrintHandler())

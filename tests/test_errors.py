@@ -15,7 +15,7 @@ from tests.helpers import commands
         ("pass --data.max_length 256 or less", "pass max_length=256 or less"),
         ("--model.learning_rate is 0; it must be above 0", "learning_rate is 0; it must be above 0"),
         ("or pass --data.on_bad_rows skip to leave such rows out", 'or pass on_bad_rows="skip" to leave such rows out'),
-        ("say which with --data.columns.question NAME", 'say which with columns.question="NAME"'),
+        ("say which with --data.columns.question NAME", 'say which with columns={"question": "NAME"}'),
         ("--model.compile true: does not work here", "compile=True: does not work here"),
         ("--trainer.max_epochs 4 or more", "max_epochs=4 or more"),
         ("neither --data.dataset nor --data.validation", "neither dataset nor validation"),

@@ -6,8 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from qa_lightning import layout
 from qa_lightning.features import defaults
-from qa_lightning.runs import layout
 from tests.helpers.paths import ROOT
 
 DEFAULTS = {

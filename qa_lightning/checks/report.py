@@ -131,7 +131,7 @@ def _write_checks(folder: Path, splits: Sequence[PreparedSplit], max_answer_leng
     hashes = context_hashes(_placed(opened["validation"][1])) if len(splits) > 1 else frozenset()
     for prepared in splits:
         store, examples, _ = opened[prepared.split]
-        split, report = prepared.split, Report(prepared.source)
+        split, report = prepared.split, Report(str(prepared.source))
         with closing(RowCheck(other_contexts=hashes if split == "train" else frozenset())) as check:
             total = min(len(examples), AT_START)
             for _ in check.valid(tracked(_placed(examples), total, what=f"{split}: checking")):

@@ -132,21 +132,15 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"`ModelCheckpoint\(monitor='val/\w*f1'\)` could not find the monitored")
     warnings.filterwarnings("ignore", message="You requested to overfit but enabled")  # which goes together here
     warnings.filterwarnings("ignore", message="The dirpath has changed.*")  # a finished run resumes in a new folder
+    from qa_lightning.progress import PrintHandler, print_from  # tqdm is not for --help
+
     logger = logging.getLogger("qa_lightning")
     if not logger.handlers:
-        _print_from(logger, _PrintHandler())
+        print_from(logger, PrintHandler())
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        handler = _PrintHandler()
+        handler = PrintHandler()
         handler.addFilter(_is_news)  # by message: a level would mute reports that were asked for, too
-        _print_from(logging.getLogger(name), handler)
-
-
-def _print_from(logger: logging.Logger, handler: logging.Handler) -> None:
-    """Have what a logger and those below it log printed, by one handler alone."""
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+        print_from(logging.getLogger(name), handler)
 
 
 # What Lightning logs in every run, or this package says better, by the beginnings of its messages.
@@ -179,17 +173,3 @@ _NO_NEWS = (
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether a library's message says something that a person asked for, or can act on."""
     return record.levelno >= logging.WARNING or not record.getMessage().lstrip().startswith(_NO_NEWS)
-
-
-class _PrintHandler(logging.Handler):
-    """Prints to what ``sys.stdout`` is when a record comes, not when the handler was made."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print the record above a progress bar, if there is one, flushed so that a pipe gets it at once."""
-        from tqdm import tqdm
-
-        said = self.format(record)
-        own = record.name.partition(".")[0] == "qa_lightning"  # whose messages are lines, perhaps with one before them
-        ends = len(said) - len(said.lstrip("\n")) if own else 0
-        tqdm.write("\n" * ends + visible(said[ends:], lines=not own))
-        sys.stdout.flush()

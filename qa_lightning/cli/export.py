@@ -1,4 +1,4 @@
-"""``export``: write a trained model as ONNX, or publish it on the Hub."""
+"""``export``: write a trained model as ONNX or a checkpoint as a model, or publish a model on the Hub."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from qa_lightning.errors import InputError, naming_flags
 
 @naming_flags(groups=False)
 def export(words: Sequence[str]) -> int:
-    """Write a trained model as ONNX, publish it on the Hub, or both; returns the exit status."""
+    """Write a model, publish one on the Hub, or both; returns the exit status."""
     options = _export_options(words)
     if problems := _export_problems(options):
         raise InputError(problems)
     quiet_libraries()
-    model = _export_onnx(options) if options.format else options.model
+    write = {"onnx": _export_onnx, "transformers": _export_checkpoint}
+    model = write[options.format](options) if options.format else options.model
     if not options.push_to_hub:
         return 0
     from qa_lightning.export import hub as publishing
@@ -28,12 +29,16 @@ def export(words: Sequence[str]) -> int:
 
 
 def _export_options(words: Sequence[str]) -> Namespace:
-    flags = Flags("export", "Write a trained model as an ONNX folder, or publish a model's folder on the Hub.")
+    flags = Flags("export", "Write a trained model as an ONNX folder, a checkpoint as a model, or publish a model.")
     flags.add_argument(
         "--model", type=str, required=True, metavar="NAME", help="folder of a trained model, or its name on the Hub"
     )
-    onnx = flags.add_argument_group("an ONNX folder")
-    onnx.add_argument("--format", choices=("onnx",), help="what to write; it is first compared with PyTorch")
+    onnx = flags.add_argument_group("a folder")
+    onnx.add_argument(
+        "--format",
+        choices=("onnx", "transformers"),
+        help="what to write: onnx is first compared with PyTorch; transformers makes a model of a .ckpt in --model",
+    )
     onnx.add_argument(
         "--output", type=Path, metavar="DIR", help="folder to write  [beside the model, its name and -onnx]"
     )
@@ -61,6 +66,15 @@ def _export_problems(options: Namespace) -> list[str]:
     problems = []
     if not options.format and not options.push_to_hub:
         problems.append("nothing to do: choose --format onnx, to write a folder, or --push_to_hub USER/NAME, or both")
+    is_checkpoint = options.model.endswith(".ckpt")
+    if options.format == "transformers":
+        if not is_checkpoint:
+            problems.append(f"--format transformers makes a model of a checkpoint; --model {options.model} is no .ckpt")
+        problems += [
+            f"--{flag} is of no use with --format transformers; leave it out"
+            for flag in ("quantize", "data")
+            if options[flag] is not None
+        ]
     for needed, flags in (
         ("format", ("output", "overwrite", "quantize", "data")),
         ("quantize", ("max_f1_drop",)),
@@ -75,6 +89,13 @@ def _export_problems(options: Namespace) -> list[str]:
     if options.max_f1_drop is not None and not 0 <= options.max_f1_drop <= 100:
         problems.append(f"--max_f1_drop is {options.max_f1_drop:g}; it must be from 0 to 100, in F1 points")
     return problems
+
+
+def _export_checkpoint(options: Namespace) -> str:
+    """Write the model of a checkpoint; returns its folder."""
+    from qa_lightning.training.finish import save_checkpoint_as_model
+
+    return str(save_checkpoint_as_model(Path(options.model), options.output, options.overwrite))
 
 
 def _export_onnx(options: Namespace) -> str:

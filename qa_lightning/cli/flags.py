@@ -78,6 +78,8 @@ class Flags(ArgumentParser):  # type: ignore[misc]
 
     def _own_name(self, word: str) -> str:
         """Turn a flag into the spelling it was added with; any other word stays as it is."""
+        if not word.startswith("--"):
+            return word
         flag, equals, value = word.partition("=")
         if flag.startswith("--data.columns."):
             flag = flag.replace("--data.columns.", "--columns.")

@@ -33,7 +33,7 @@ def predict(words: Sequence[str]) -> int:
     from qa_lightning.inference.reader import Reader
 
     quiet_libraries()
-    reader = Reader.load(options.model, threshold_file=options.threshold_file)
+    reader = Reader.from_pretrained(options.model, threshold_file=options.threshold_file)
     answer = reader.answer([options.question], [options.context])[0]
     if options.json:
         values = {"answer": answer.text, "start": answer.start, "end": answer.end, "score": answer.score}

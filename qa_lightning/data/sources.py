@@ -2,7 +2,7 @@
 
 A source is one of: the embedded dataset (``synthetic``); files in the formats of `formats`, given as one path, several
 paths (``a.json,b.json``) or a pattern (``data/*.jsonl``); a folder that ``datasets`` saved; a dataset on the Hugging
-Face Hub.
+Face Hub; from Python also an object that holds rows, see `objects`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ import pyarrow.parquet as pq
 from qa_lightning.data import synthetic
 from qa_lightning.data.columns import ReadSettings
 from qa_lightning.data.formats import JSON_LINES, SUFFIXES, PlacedRow, file_format, file_splits, read_file
-from qa_lightning.data.formats.limits import lines_of, refuse_packed_arrow, small_tables
+from qa_lightning.data.formats.limits import lines_of, refuse_packed_arrow
+from qa_lightning.data.objects import GivenRows, Source, Split, rows_of_dataset
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.files import digest
 from qa_lightning.wording import command
 
-Split = Literal["train", "validation"]
-Kind = Literal["embedded", "files", "folder", "hub"]
+Kind = Literal["embedded", "files", "folder", "hub", "object"]
 _OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".xls", ".xlsm", ".ods", ".feather")  # names of files, not of Hub datasets
-_ROWS = 1000  # of a dataset, read at a time
 _MAX_COUNTED_BYTES = 1 << 30  # of a file of JSON lines; counting its lines takes about a second
 EMBEDDED = "synthetic"
 EMBEDDED_SIZES = {"train": 10_000, "validation": 500}
@@ -42,13 +41,15 @@ _FIXES = {
 }
 
 
-def source_kind(source: str) -> Kind:
+def source_kind(source: Source) -> Kind:
     """Decide what kind of source ``source`` names.
 
     Raises:
         InputError: it looks like a path or pattern but names no file, or a file's format is not supported, or it is a
             folder that ``datasets`` did not save.
     """
+    if isinstance(source, GivenRows):
+        return "object"
     if source == EMBEDDED:
         return "embedded"
     if not source.strip():
@@ -125,7 +126,7 @@ def _format_problem(file: Path) -> str:
 
 
 def read_rows(
-    source: str,
+    source: Source,
     split: Split,
     reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
     keep_broken: bool = False,
@@ -141,6 +142,8 @@ def read_rows(
     Raises:
         InputError: the source cannot be found or read. Bad rows are not checked here but in `examples.check_row`.
     """
+    if isinstance(source, GivenRows):
+        return source.rows(split)
     kind = source_kind(source)
     if kind == "embedded":
         rows = synthetic.generate_examples(split, EMBEDDED_SIZES[split])
@@ -150,22 +153,11 @@ def read_rows(
             read_file(file, keep_broken, reading.encoding, split) for file in source_files(source)
         )
     dataset = _saved_split(source, split) if kind == "folder" else _hub_split(source, split)
-    return _rows_of(dataset, f"{source} [{split}]")
+    rows = rows_of_dataset(dataset, f"{source} [{split}]")
+    return ((f"{source} [{split}] row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _rows_of(dataset: Any, place: str) -> Iterator[PlacedRow]:
-    """Stream the rows of a ``datasets.Dataset``, so many at a time as memory holds easily."""
-    tables = dataset.with_format("arrow")
-    for begin in range(0, len(dataset), _ROWS):
-        number = begin
-        for table in small_tables(tables[begin : begin + _ROWS], f"{place} rows {begin + 1:,} and on"):
-            columns = dataset[number : number + table.num_rows]
-            for row in range(table.num_rows):
-                number += 1
-                yield f"{place} row {number}", {name: values[row] for name, values in columns.items()}
-
-
-def count_rows(source: str, split: Split) -> int | None:
+def count_rows(source: Source, split: Split) -> int | None:
     """The number of rows of a source, if counting them is quick; None for CSV, SQuAD JSON and what is packed.
 
     Args:
@@ -175,6 +167,8 @@ def count_rows(source: str, split: Split) -> int | None:
     Raises:
         InputError: the source cannot be found or read.
     """
+    if isinstance(source, GivenRows):
+        return source.count(split)
     kind = source_kind(source)
     if kind == "embedded":
         return EMBEDDED_SIZES[split]
@@ -197,7 +191,7 @@ def _count_rows_of_file(path: Path) -> int | None:
 
 
 def source_fingerprint(
-    source: str,
+    source: Source,
     split: Split,
     reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
 ) -> str:
@@ -208,6 +202,8 @@ def source_fingerprint(
     Raises:
         InputError: the source cannot be found or read.
     """
+    if isinstance(source, GivenRows):
+        return source.fingerprint(split)
     kind = source_kind(source)
     if kind == "embedded":
         return f"synthetic-{EMBEDDED_VERSION}-{split}-{EMBEDDED_SIZES[split]}"
@@ -234,11 +230,13 @@ def _digest(path: Path, size: int, modified: int) -> str:
 
 
 def has_split(
-    source: str,
+    source: Source,
     split: Split,
     reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
 ) -> bool:
     """Whether ``source`` itself is divided into splits and has ``split``; of several files, whether each has it."""
+    if isinstance(source, GivenRows):
+        return split in source.splits
     kind = source_kind(source)
     if kind in ("hub", "folder"):
         splits = _load_saved(source) if kind == "folder" else _load_from_hub(source)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 
 from qa_lightning.arrays import Floats
 from qa_lightning.decoding.spans import Spans
+from qa_lightning.wording import visible
 
 _ROWS = 1000  # examples read at a time
+_SHOWN, _WIDTH = 10, 100  # rows and columns of the table that stands for predictions
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Answer:
     null_odds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predictions:
     """Decoded answers of N examples of a dataset.
 
@@ -58,6 +61,23 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __repr__(self) -> str:
+        """A table of the first questions, with their answers and scores."""
+        from rich.box import SIMPLE  # rich is imported only where something is shown
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table("question", "answer", "score", box=SIMPLE, pad_edge=False)
+        for _, example, answer in self.rows(range(min(len(self), _SHOWN))):
+            texts = (example["question"], answer.text or "(no answer)")
+            table.add_row(*(escape(visible(" ".join(text.split()))) for text in texts), f"{answer.score:.3f}")
+        text = StringIO()
+        Console(file=text, width=_WIDTH, color_system=None, force_jupyter=False).print(table)
+        more = f"\n... and {len(self) - _SHOWN:,} more" if len(self) > _SHOWN else ""
+        lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
+        return f"Predictions for {len(self):,} questions\n" + "\n".join(filter(None, lines)) + more
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any], Answer]]:
         """Yield number, example and answer; examples are read 1,000 at a time.

@@ -23,12 +23,12 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from qa_lightning.data.formats import file_format
 from qa_lightning.data.sources import source_kind
 from qa_lightning.errors import InputError
+from qa_lightning.layout import FLAGS, MODEL_FOLDER, RECORD
 from qa_lightning.metrics.squad import script_rules
-from qa_lightning.models.folder import CONFIG, holds_weights, weights_digest
-from qa_lightning.models.loading import load_tokenizer
+from qa_lightning.models.folder import holds_weights, weights_digest
+from qa_lightning.models.loading import CONFIG, load_tokenizer
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.tiny import TINY
-from qa_lightning.runs.layout import FLAGS, MODEL_FOLDER, RECORD
 from qa_lightning.wording import visible
 
 TAGS = ["question-answering", "extractive-qa", "qa-lightning"]

@@ -35,6 +35,7 @@ from qa_lightning.errors import InputError, one_line
 from qa_lightning.export.card import Run, model_card, read_run
 from qa_lightning.files import write_file
 from qa_lightning.models.folder import INDEX, ONNX, TOKENIZER, WEIGHTS, model_files
+from qa_lightning.models.loading import lasting_name
 
 log = logging.getLogger("qa_lightning")
 
@@ -53,7 +54,7 @@ def push_to_hub(model: str, repo: str, private: bool = False, dry_run: bool = Fa
     Raises:
         InputError: the folder, the name, the token or the network has a problem, or the Hub refuses the upload.
     """
-    folder = Path(model).expanduser()
+    folder = Path(lasting_name(model)).expanduser()
     files, problems = model_files(folder)
     problems = [*_name_problems(repo), *problems]
     if problems:

@@ -30,9 +30,9 @@ from qa_lightning.data.sources import EMBEDDED, read_rows
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
 from qa_lightning.files import new_folder
-from qa_lightning.models.folder import CONFIG, ONNX, TOKENIZER
+from qa_lightning.models.folder import ONNX, TOKENIZER
 from qa_lightning.models.load_errors import quiet_transformers
-from qa_lightning.models.loading import load_answering_model
+from qa_lightning.models.loading import CONFIG, lasting_name, load_answering_model
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.onnx import INPUTS, MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
@@ -74,6 +74,7 @@ def export_onnx(
         InputError: the model cannot be loaded or exported, the export does not answer like the model, ``output``
             cannot be written or holds something that would be lost, or ``int8`` is asked for without ``data``.
     """
+    name = lasting_name(name)
     if is_onnx_folder(name):
         raise InputError(f"--model {name} is an ONNX export already; name the model that it was made from")
     if quantize and data is None:

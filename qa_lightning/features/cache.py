@@ -30,7 +30,8 @@ from qa_lightning.data.examples import (
     write_examples,
 )
 from qa_lightning.data.formats import counted
-from qa_lightning.data.sources import Split, count_rows, read_rows, source_files, source_fingerprint
+from qa_lightning.data.objects import GivenRows, Source, Split
+from qa_lightning.data.sources import count_rows, read_rows, source_files, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
@@ -66,7 +67,7 @@ class PreparedSplit:
     """
 
     split: Split
-    source: str
+    source: Source
     divided: tuple[float, int] | None
     max_examples: int | None
     on_bad_rows: OnBadRows
@@ -172,7 +173,8 @@ class PreparedSplit:
         except InputError as error:
             for line in column_lines:  # a wrong guess may be the cause
                 log.info(f"{self.split}: {line}")
-            if self.source in error.problems[0]:
+            name = self.source.argument if isinstance(self.source, GivenRows) else self.source
+            if name in error.problems[0]:
                 raise
             if self.divided and rows_seen and error.problems == [NO_QUESTIONS]:
                 raise InputError(self._too_small(rows_seen, len(contexts))) from None
@@ -273,7 +275,7 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
     )
     if divided := rows.get("divided"):
         yield (
-            f"{split}: no validation data given, so the file is split by context: "
+            f"{split}: no validation data given, so the questions are split by context: "
             f"{divided['validation_fraction']:.0%} of the contexts validate (seed {divided['seed']})"
         )
     for line in rows["columns"]:
@@ -300,12 +302,14 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         )
 
 
-def _files(source: str) -> list[str]:
+def _files(source: Source) -> list[str]:
     """The files that a source names, as the places of rows begin; itself, if it is none."""
+    if isinstance(source, GivenRows):
+        return [source.argument]
     return [str(path) for path in source_files(source)] or [source]
 
 
-def _where_it_is(source: str, rows: Mapping[str, Any], lines: list[str]) -> list[str]:
+def _where_it_is(source: Source, rows: Mapping[str, Any], lines: list[str]) -> list[str]:
     """Lines that begin with the place of a row, for where its file is now: it may have been moved since."""
     moved = dict(zip(rows.get("files", []), _files(source), strict=False))
     found = []

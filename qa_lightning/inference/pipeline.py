@@ -42,7 +42,13 @@ from qa_lightning.inference.arguments import (
 )
 from qa_lightning.inference.engine import AnswerDict, AnswerPolicy, RankedAnswers, answer_all
 from qa_lightning.inference.v4 import V4Answers
-from qa_lightning.models.loading import load_answering_model, max_positions, model_summary, name_token_types
+from qa_lightning.models.loading import (
+    lasting_name,
+    load_answering_model,
+    max_positions,
+    model_summary,
+    name_token_types,
+)
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
@@ -239,7 +245,8 @@ def pipeline(
     """Load a model and its tokenizer as a question answering pipeline.
 
     Args:
-        model: a folder, or a name on the Hub, of any question answering model or of an ONNX export of one.
+        model: a folder, or a name on the Hub, of any question answering model or of an ONNX export of one; also the
+            folder of a run, or ``last`` for the newest run in ``lightning_logs``.
         device: None takes the first GPU, or the CPU if there is none.
         dtype: of weights and computation; None means float32. bfloat16 is faster on hardware that supports it.
         batch_size, compat, **settings: see `QuestionAnsweringPipeline`.
@@ -252,14 +259,15 @@ def pipeline(
         InputError: the model cannot be loaded or has no trained question answering head, or ``threshold_file``
             belongs to another model.
     """
+    name = lasting_name(model)
     loaded, tokenizer = load_answering_model(
-        str(model), dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=use_safetensors
+        name, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=use_safetensors
     )
     answers = QuestionAnsweringPipeline(
         model=loaded, tokenizer=tokenizer, device=device, batch_size=batch_size, compat=compat, **settings
     )
     if threshold_file is not None:
-        answers.scaling = read_threshold_file(Path(threshold_file), str(model)).scaling
+        answers.scaling = read_threshold_file(Path(threshold_file), name).scaling
     return answers
 
 

@@ -1,24 +1,32 @@
-"""Answer questions from their contexts with the windows and the decoding of validation."""
+"""Answer questions from their contexts with the windows and the decoding of validation.
+
+`Reader` has a model of its own; a `QuestionSet` is for a Trainer, which has one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.decoding.predictions import Answer
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
-from qa_lightning.features.windows import Windower
+from qa_lightning.features.windows import Windower, WindowSettings
+from qa_lightning.inference.arguments import Item
 from qa_lightning.inference.engine import BestAnswers, answer_all
-from qa_lightning.models.loading import load_answering_model, model_summary
+from qa_lightning.models.loading import lasting_name, load_answering_model, model_summary
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
+
+_CHUNK_FACTOR = 16  # times the batch size: the questions of a `QuestionSet` whose windows are cut and sorted together
 
 
 class Reader:
@@ -37,17 +45,17 @@ class Reader:
         self._windower = Windower(tokenizer, self.settings.windows)
 
     @classmethod
-    def load(
+    def from_pretrained(
         cls,
-        name: str,
+        name: str | PathLike[str],
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        threshold_file: Path | None = None,
+        threshold_file: str | PathLike[str] | None = None,
     ) -> Reader:
         """Load a model and its tokenizer.
 
         Args:
-            name: a folder, or a name on the Hub.
+            name: a model's or a run's folder, ``last`` for the newest run in ``lightning_logs``, or a name on the Hub.
             device: None takes the first GPU, or the CPU if there is none.
             dtype: of weights and computation; None means float32.
             threshold_file: written by ``qa-lightning evaluate --output_dir`` for this model: its threshold and
@@ -57,11 +65,14 @@ class Reader:
             InputError: the model cannot be loaded, has no question answering head or a tokenizer that does not fit;
                 or ``threshold_file`` cannot be read or belongs to another model.
         """
+        name = lasting_name(name)
         model, tokenizer = load_answering_model(name, dtype)
-        found = read_threshold_file(threshold_file, name) if threshold_file else None
+        found = read_threshold_file(Path(threshold_file), name) if threshold_file else None
         settings = AnswerSettings.of_model(model, tokenizer)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, tokenizer, settings.fitted(found) if found else settings)
+
+    load = from_pretrained
 
     def __repr__(self) -> str:
         """The model and its answer settings; runs no computation."""
@@ -115,3 +126,52 @@ def _text_problem(text: str) -> str | None:
     if not text.strip():
         return "is empty"
     return "holds half of a surrogate pair; pass it as valid UTF-8" if has_surrogates(text) else None
+
+
+class QuestionSet(Dataset[Any]):
+    """Questions in memory, for ``trainer.predict``; a loader gives them in order, in lists.
+
+    A list holds 16 times as many questions as a batch has windows: its windows are sorted by length, so that little is
+    padded.
+
+    Args:
+        questions: each with ``id``, ``question`` and ``context``.
+        tokenizer: of the model that is to answer.
+        windows: how contexts are cut into windows.
+        batch_size: windows per forward pass.
+    """
+
+    def __init__(self, questions: list[Item], tokenizer: Any, windows: WindowSettings, batch_size: int) -> None:
+        self.questions = questions
+        self.windows = windows
+        self._batch_size = batch_size
+        self._collate = PaddingCollator(tokenizer)
+        self._windower = Windower(tokenizer, windows)
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.questions[index]
+
+    def loader(self) -> DataLoader[Any]:
+        """Lists of questions, in order."""
+        return DataLoader(self, batch_size=_CHUNK_FACTOR * self._batch_size, collate_fn=list)
+
+    def answers(
+        self,
+        questions: Sequence[Item],
+        settings: AnswerSettings,
+        forward: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]],
+    ) -> list[Answer]:
+        """Answer some of the questions; see `engine.answer_all`."""
+        policy = BestAnswers(self._windower, settings, questions)
+        return _Answers(answer_all(policy, forward, self._collate, self._batch_size))
+
+
+class _Answers(list[Answer]):
+    """Answers that a Trainer leaves as they are: it would copy them, field by field, to move tensors to the CPU."""
+
+    def to(self, device: torch.device) -> _Answers:
+        """Nothing here is on a device."""
+        return self

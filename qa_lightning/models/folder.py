@@ -17,9 +17,9 @@ from torch import Tensor
 
 from qa_lightning.files import digest, new_folder, write_file
 from qa_lightning.models.load_errors import quiet_transformers
+from qa_lightning.models.loading import CONFIG
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 
-CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ONNX = ("model.onnx", "model.onnx.data", "model.onnx_data")  # the graph, and its weights if they are separate
 VOCABULARIES = (

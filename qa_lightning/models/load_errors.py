@@ -9,7 +9,13 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from qa_lightning.errors import InputError, one_line
-from qa_lightning.wording import command
+from qa_lightning.layout import MODEL_FOLDER
+from qa_lightning.wording import command, did_you_mean
+
+_MODELS = (
+    "config.json",
+    f"{MODEL_FOLDER}/config.json",
+)  # where the folders of models and of runs have their configuration
 
 
 @contextmanager
@@ -32,10 +38,33 @@ def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]
             fix = "the folder needs config.json, model.safetensors and tokenizer.json"
         else:
             fix = (
-                "it is not a folder here and not in the Hub's cache. Check the name and the network; without a network "
+                f"it is not a folder here and not in the Hub's cache{near_folder(name) or '.'} Check the name and the "
+                "network; without a network "
                 f"pass the folder of a model, or run `{command('train')} --config quickstart`, which needs no network"
             )
         raise InputError(f"model {name!r} cannot be loaded: {fix} ({type(error).__name__}: {reason})") from None
+
+
+def near_folder(name: str) -> str:
+    """``; did you mean X?`` with the folder X whose path differs from ``name`` in one part that is near; or empty."""
+    parts = Path(name).expanduser().parts
+    for number in range(len(parts)):
+        there = Path(*parts[:number])
+        if (there / parts[number]).is_dir():
+            continue
+        try:
+            folders = [path.name for path in there.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        except OSError:
+            return ""
+        rest = Path(*parts[number + 1 :])
+        near = [folder for folder in folders if (there / folder / rest).is_dir()]
+        models = [name for name in near if any((there / name / rest / found).is_file() for found in _MODELS)]
+        for known in (models, near):
+            if found := did_you_mean(parts[number], known):
+                word = found.removeprefix("; did you mean ").removesuffix("?")
+                return f"; did you mean {there / word / rest}?"
+        return ""
+    return ""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A model needs a question answering head and a fast tokenizer with no more tokens
 
 from __future__ import annotations
 
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from transformers import (
 )
 
 from qa_lightning.errors import InputError
+from qa_lightning.layout import CHECKPOINT_FOLDER, LOGS, MODEL_FOLDER
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.tiny import TINY, tiny_folder
 from qa_lightning.wording import command
+
+_LAST = "last"  # the name of the newest run's model
+CONFIG = "config.json"
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
@@ -188,11 +193,68 @@ def vocabulary_problem(model: Any, tokenizer: Any) -> str | None:
     )
 
 
+def lasting_name(name: str | PathLike[str]) -> str:
+    """The name of a model as a text that means the same model later on: the folder itself for ``last`` and a run's.
+
+    Raises:
+        InputError: see `resolve`.
+    """
+    text = str(fspath(name)) if isinstance(name, PathLike) else name
+    return text if text == TINY or not isinstance(text, str) else resolve(text)
+
+
 def resolve(name: str) -> str:
-    """The folder or Hub name to load from; the folder of ``tiny`` is created in the cache on first use."""
-    if name != TINY:
-        return str(Path(name).expanduser()) if name.startswith("~") else name
-    return str(tiny_folder())
+    """The folder or Hub name to load from; the folder of ``tiny`` is created in the cache on first use.
+
+    Args:
+        name: a name on the Hub; a model's folder; the folder of a run, or that of its checkpoints, for the ``model`` in
+            it; ``last``, for the newest such model in ``lightning_logs``; or ``tiny``.
+
+    Raises:
+        InputError: it is a file, a run's folder without a model, or ``last`` where there is no run with a model.
+    """
+    if name == TINY:
+        return str(tiny_folder())
+    path = Path(name).expanduser() if name.startswith("~") else Path(name)
+    if path.is_file():
+        raise InputError(_file_problem(name, path))
+    if name == _LAST and not path.is_dir():
+        return _newest_model()
+    if not path.is_dir() or (path / CONFIG).is_file():
+        return str(path) if name.startswith("~") else name
+    run = path.parent if path.name == CHECKPOINT_FOLDER else path
+    if (run / MODEL_FOLDER / CONFIG).is_file():
+        return str(run / MODEL_FOLDER)
+    if checkpoints := sorted((run / CHECKPOINT_FOLDER).glob("*.ckpt")):
+        raise InputError(
+            f"--model {name} is the folder of a run that has checkpoints and no model, which a run writes at its end: "
+            f"{_export_fix(checkpoints[0])}"
+        )
+    if runs := sorted(path.glob(f"version_*/{MODEL_FOLDER}"), key=lambda found: found.stat().st_mtime_ns):
+        raise InputError(f"--model {name} is a folder of runs; name one of them, such as {runs[-1].parent}")
+    return name
+
+
+def _newest_model() -> str:
+    written = [path for path in Path(LOGS).glob(f"version_*/{MODEL_FOLDER}/{CONFIG}") if path.is_file()]
+    if not written:
+        raise InputError(
+            f"--model {_LAST} is the newest model in {Path(LOGS).resolve()}, and there is none; train one, or pass "
+            "the folder of a model"
+        )
+    return str(max(written, key=lambda path: path.stat().st_mtime_ns).parent)
+
+
+def _file_problem(name: str, path: Path) -> str:
+    if path.suffix != ".ckpt":
+        return f"--model {name} is a file; pass the folder that holds {CONFIG} and model.safetensors"
+    beside = path.parent.parent / MODEL_FOLDER
+    written = f"pass {beside}, which its run has written from the best one, or " if (beside / CONFIG).is_file() else ""
+    return f"--model {name} is a checkpoint, not a model: {written}{_export_fix(path)}"
+
+
+def _export_fix(checkpoint: Path) -> str:
+    return f"make a model of it with `{command('export')} --model {checkpoint} --format transformers --output FOLDER`"
 
 
 def load_answering_model(
@@ -210,8 +272,6 @@ def load_answering_model(
         InputError: the model cannot be loaded, its question answering head is missing or untrained, its weights are
             pickled, or the tokenizer does not fit.
     """
-    if Path(name).is_file():
-        raise InputError(f"--model {name} is a file; pass the folder that holds config.json and model.safetensors")
     tokenizer = load_tokenizer(name, trust_remote_code)
     model: Any
     if is_onnx_folder(resolve(name)):

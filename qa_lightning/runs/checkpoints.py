@@ -27,8 +27,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from qa_lightning.errors import one_line
 from qa_lightning.files import write_file
+from qa_lightning.layout import CHECKPOINT_FOLDER, LAST
 from qa_lightning.runs.curves import curve_lengths
-from qa_lightning.runs.layout import CHECKPOINT_FOLDER, LAST
 from qa_lightning.runs.record import own_folder
 from qa_lightning.runs.resume import CURVES
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job

@@ -21,7 +21,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from qa_lightning.runs.layout import CURVE_FILES
+from qa_lightning.layout import CURVE_FILES
 from qa_lightning.wording import program_words
 
 log = logging.getLogger("qa_lightning")

@@ -26,7 +26,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from qa_lightning.files import write_json
-from qa_lightning.runs.layout import BEST_CHECKPOINT, CHECKPOINT_FOLDER, FLAGS, LAST_CHECKPOINT, MODEL_FOLDER, RECORD
+from qa_lightning.layout import BEST_CHECKPOINT, CHECKPOINT_FOLDER, FLAGS, LAST_CHECKPOINT, MODEL_FOLDER, RECORD
 from qa_lightning.runs.signals import slurm_job
 from qa_lightning.wording import program_name
 

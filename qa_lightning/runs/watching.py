@@ -17,9 +17,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
 from qa_lightning.data.formats import counted
+from qa_lightning.layout import LAST, MODEL_FOLDER
 from qa_lightning.progress import Pace, duration, loop_progress
 from qa_lightning.runs.checkpoints import LastCheckpoint
-from qa_lightning.runs.layout import LAST, MODEL_FOLDER
 from qa_lightning.runs.record import run_folder
 from qa_lightning.runs.throughput import memory_used
 from qa_lightning.wording import visible

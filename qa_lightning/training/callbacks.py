@@ -12,10 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from qa_lightning.layout import BEST, RECORD
 from qa_lightning.models.tiny import TINY
 from qa_lightning.progress import duration
 from qa_lightning.runs.curves import last_step
-from qa_lightning.runs.layout import BEST, RECORD
 from qa_lightning.runs.record import complete_start, describe_run, run_folder
 from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
 from qa_lightning.runs.watching import RunAhead, RunBar, StepLines, ValidationProgress, learning_rate, say, step_loss
@@ -29,9 +29,13 @@ class EpochLines(Callback):
 
     Throughput counts only training steps, over all processes. It is logged, with the learning rate of the last step,
     every ``log_every_n_steps`` optimizer steps, and before each validation for the steps since then.
+
+    Args:
+        only_if_verbose: print nothing for ``trainer.validate(..., verbose=False)``, or ``trainer.test``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, only_if_verbose: bool = False) -> None:
+        self._only_if_verbose = only_if_verbose
         self._clear()
         self._started = time.perf_counter()
 
@@ -117,10 +121,10 @@ class EpochLines(Callback):
         """Print the line of this validation."""
         if trainer.sanity_checking:
             return
-        shown = {name: f"{float(value):.2f}" for name, value in trainer.callback_metrics.items()}
-        f1 = shown["val/f1"] + (f" (best {shown['val/best_f1']})" if "val/best_f1" in shown else "")
-        scores = f"EM {shown['val/exact_match']:>6}  F1 {f1:>6}  val loss {shown['val/loss']}"
+        scores = _scores(trainer, "val")
         if trainer.state.fn != TrainerFn.FITTING:
+            if self._only_if_verbose and not trainer.validate_loop.verbose:
+                return
             last = "before training" if trainer.global_step == 0 else "last weights"
             when = "best checkpoint" if trainer.ckpt_path else last
             say(trainer, f"{when:<15} {scores}")
@@ -134,6 +138,17 @@ class EpochLines(Callback):
             f"{done:<15} {scores}  train loss {loss:.2f}  {speed}{elapsed}",
         )
         self._clear()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line of a test."""
+        if trainer.test_loop.verbose or not self._only_if_verbose:
+            say(trainer, f"{'test':<15} {_scores(trainer, 'test')}")
+
+
+def _scores(trainer: Trainer, stage: str) -> str:
+    values = {name.removeprefix(f"{stage}/"): float(value) for name, value in trainer.callback_metrics.items()}
+    f1 = f"{values['f1']:.2f}" + (f" (best {values['best_f1']:.2f})" if "best_f1" in values else "")
+    return f"EM {values['exact_match']:>6.2f}  F1 {f1:>6}  {stage} loss {values['loss']:.2f}"
 
 
 class RunRecord(Callback):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from functools import cache
+from itertools import islice
+from os import PathLike
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -16,8 +19,10 @@ from torch.utils.data import DataLoader
 
 from qa_lightning.data.columns import Columns, ReadSettings
 from qa_lightning.data.examples import OnBadRows
-from qa_lightning.data.sources import Split, has_split, source_kind
-from qa_lightning.errors import InputError, Rules, broken_rules, worded
+from qa_lightning.data.formats import counted
+from qa_lightning.data.objects import GivenData, GivenRows, Source, Split, given_source
+from qa_lightning.data.sources import has_split, source_kind
+from qa_lightning.errors import InputError, Rules, argument_kinds, broken_rules, worded
 from qa_lightning.features.batching import (
     Batching,
     EvaluationSampler,
@@ -30,7 +35,11 @@ from qa_lightning.features.cache import PreparedSplit, TrainAnswers, describe_sp
 from qa_lightning.features.defaults import DOC_STRIDE, EVAL_BATCH_SIZE, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.files import default_cache_dir
-from qa_lightning.models.loading import load_tokenizer
+from qa_lightning.inference.bulk.questions import BadRow, read_questions
+from qa_lightning.inference.reader import QuestionSet
+from qa_lightning.models.loading import lasting_name, load_tokenizer
+from qa_lightning.progress import print_log
+from qa_lightning.wording import did_you_mean
 
 log = logging.getLogger("qa_lightning")
 
@@ -42,7 +51,6 @@ _RULES: Rules = {
     "max_train_examples": _COUNT,
     "max_validation_examples": _COUNT,
     "validation_fraction": (lambda part: 0 < part < 1, "must be between 0 and 1"),
-    "train_answers": (lambda which: which in get_args(TrainAnswers), "must be first or all"),
 }
 
 
@@ -52,7 +60,8 @@ class SquadDataModule(LightningDataModule):
     Args:
         dataset: what to train on: a dataset on the Hub, files (SQuAD JSON, JSON lines, CSV, TSV, Parquet, also with
             .gz; one, several separated by commas, or a pattern), a folder that ``datasets`` saved, or ``synthetic``,
-            the embedded dataset. None: only validate.
+            the embedded dataset. None: only validate. In Python also a path, a list of paths, a ``datasets.Dataset``
+            or ``DatasetDict``, a DataFrame of pandas or polars, or a list of dicts.
         validation: what to validate on: a file or dataset. None: the validation split of ``dataset``, or, for a
             file, the questions of a part of its contexts (``validation_fraction``), which are not trained on then.
         model_name: the model whose tokenizer splits the text into tokens.
@@ -83,8 +92,8 @@ class SquadDataModule(LightningDataModule):
 
     def __init__(
         self,
-        dataset: str | None = "rajpurkar/squad",
-        validation: str | None = None,
+        dataset: GivenData | None = "rajpurkar/squad",
+        validation: GivenData | None = None,
         model_name: str = "bert-base-cased",
         max_length: int = MAX_LENGTH,
         doc_stride: int = DOC_STRIDE,
@@ -106,13 +115,23 @@ class SquadDataModule(LightningDataModule):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
+        print_log()
+        model_name = lasting_name(model_name)
+        cache_dir = str(cache_dir) if isinstance(cache_dir, PathLike) else cache_dir
+        self.save_hyperparameters(ignore=["columns", "dataset", "validation"])
+        sources = {"dataset": dataset, "validation": validation}
+        if problems := data_problems({**self.hparams, **sources}) + _column_problems(columns):
+            raise InputError(problems)
         given: Any = columns
         own = given if isinstance(given, Columns) else Columns(**given)  # a checkpoint gives plain values
         self.reading = ReadSettings(own, encoding, answer_separator or None)
-        self.save_hyperparameters(ignore=["columns"])
-        self.save_hyperparameters({"columns": asdict(own)})  # plain values, which any checkpoint can hold
-        self.dataset = dataset
-        self.validation = validation
+        self.dataset, self.validation = (
+            None if source is None else given_source(name, source) for name, source in sources.items()
+        )
+        # Plain values, which any checkpoint can hold; Lightning compares them with the arguments, so these change too.
+        dataset, validation = (None if source is None else str(source) for source in self._sources.values())
+        plain = {"dataset": dataset, "validation": validation, "columns": asdict(own)}
+        self.save_hyperparameters(plain)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.batching = batching
@@ -126,12 +145,11 @@ class SquadDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self.settings = WindowSettings(max_length, doc_stride, max_question_length)
-        if problems := data_problems(self.hparams):
-            raise InputError(problems)
         self.tokenizer = load_tokenizer(model_name)
         Windower(self.tokenizer, self.settings)  # refuses impossible settings before any data is read
         self.train_set: FeatureDataset | None = None
         self.validation_set: FeatureDataset | None = None
+        self.question_set: QuestionSet | None = None
         self._described: set[Split] = set()
         self._start = (0, 0)  # where training resumes: epoch, and its batches that are done
 
@@ -153,8 +171,20 @@ class SquadDataModule(LightningDataModule):
 
     __str__ = __repr__  # Lightning's own makes the loaders
 
+    @property
+    def _sources(self) -> dict[str, Source | None]:
+        return {"dataset": self.dataset, "validation": self.validation}
+
     def prepare_data(self) -> None:
-        """Read, check, window and cache the splits that are not cached yet. Lightning calls it once per machine."""
+        """Read, check, window and cache the splits that are not cached yet. Lightning calls it once per machine.
+
+        What an object holds (a DataFrame, a list) is looked at anew in each call. To predict, nothing is prepared.
+        """
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING:
+            return
+        for source in self._sources.values():
+            if isinstance(source, GivenRows):
+                source.forget()
         for split in self._splits():
             started = time.perf_counter()
             prepared = self.prepared(split)
@@ -168,10 +198,35 @@ class SquadDataModule(LightningDataModule):
                 log.info(worded(line))
 
     def setup(self, stage: str) -> None:
-        """Memory-map the files of `prepare_data`; the training split only for ``stage="fit"``."""
+        """Memory-map the files of `prepare_data`; the training split only for ``stage="fit"``.
+
+        For ``stage="predict"`` the questions are read into memory; they need no answers.
+        """
+        if stage == "predict":
+            self.question_set = self._read_questions()
+            return
         if "train" in self._splits() and stage == "fit":
             self.train_set = FeatureDataset(*self.prepared("train").open())
         self.validation_set = FeatureDataset(*self.prepared("validation").open())
+
+    def _read_questions(self) -> QuestionSet:
+        source, divided = self._source("validation")
+        if divided:
+            raise InputError(
+                f"{source} is divided by context for training, so there are no questions of its own to predict; "
+                "pass what to answer as --data.validation, and --data.dataset null"
+            )
+        questions, problems = [], []
+        for one in islice(read_questions(source, self.reading, log.info), self.limits["validation"]):
+            if isinstance(one, BadRow):
+                problems.append(f"{one.place}: {one.problem}")
+            else:
+                questions.append({"id": one.id, "question": one.question, "context": one.context})
+        if problems and (self.on_bad_rows != "skip" or not questions):
+            raise InputError(problems)
+        if problems:
+            log.info(f"predict: left out {counted(len(problems), 'bad row')}, the first: {problems[0]}")
+        return QuestionSet(questions, self.tokenizer, self.settings, self.eval_batch_size)
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Source, fingerprint, and numbers of questions and windows of each prepared split, for ``run.json``."""
@@ -180,7 +235,7 @@ class SquadDataModule(LightningDataModule):
             prepared = self.prepared(split)
             rows, windows = prepared.summaries()
             described[split] = {
-                "source": prepared.source,  # not where the rows lay when they were prepared: files are moved
+                "source": str(prepared.source),  # not where the rows lay when they were prepared: files are moved
                 "kind": source_kind(prepared.source),
                 "held_out": self.validation_fraction if split == "validation" and self._source(split)[1] else None,
                 "fingerprint": self.fingerprint(split),
@@ -218,9 +273,10 @@ class SquadDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches for this process; see `TrainingSampler` for their order."""
+        if self.dataset is None:
+            raise InputError("there is nothing to train on: --data.dataset is not given")
         if self.train_set is None:
-            missing = "--data.dataset is not given" if self.dataset is None else 'call setup("fit") first'
-            raise InputError(f"there is nothing to train on: {missing}")
+            raise InputError(_not_set_up("train_dataloader", "fit"))
         world, rank = self._world()
         accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
         lengths = self.train_set.store.windows["length"]
@@ -230,9 +286,24 @@ class SquadDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches for this process; see `EvaluationSampler` for the windows that it gets."""
-        assert self.validation_set is not None, "call setup() first"
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """The batches of `val_dataloader`: ``trainer.test`` scores the validation's questions."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Lists of questions, in order, for `QALightningModule.predict_step`."""
+        if self.question_set is None:
+            raise InputError(_not_set_up("predict_dataloader", "predict"))
+        return self.question_set.loader()
+
+    def _evaluation_loader(self, name: Literal["val", "test"]) -> DataLoader[dict[str, Any]]:
+        if self.validation_set is None:
+            raise InputError(_not_set_up(f"{name}_dataloader", "validate" if name == "val" else name))
         lengths = self.validation_set.store.windows["length"]
-        sampler = EvaluationSampler(lengths, self.eval_batch_size, *self._world(), self._max_batches(len(lengths)))
+        limit = self._max_batches(len(lengths), f"limit_{name}_batches")
+        sampler = EvaluationSampler(lengths, self.eval_batch_size, *self._world(), limit)
         return self._loader(self.validation_set, self.eval_batch_size, sampler)
 
     def state_dict(self) -> dict[str, Any]:
@@ -285,21 +356,20 @@ class SquadDataModule(LightningDataModule):
             "--trainer.accumulate_grad_batches": self.trainer.accumulate_grad_batches,
         }
 
-    def _max_batches(self, features: int) -> int | None:
-        """``limit_val_batches`` as a number of batches over all processes; None for all.
+    def _max_batches(self, features: int, name: str) -> int | None:
+        """The Trainer's limit ``name`` as a number of batches over all processes; None for all.
 
         Counted so, any number of processes validates on the same features.
         """
-        limit = self.trainer.limit_val_batches if self.trainer else 1.0
+        limit = getattr(self.trainer, name) if self.trainer else 1.0
         if limit is None or (isinstance(limit, float) and limit == 1.0):
             return None
-        assert self.trainer is not None
         if isinstance(limit, float):  # a part of all batches, rounded down as the Trainer does; 1.0 returned above
             limit = int(-(-features // self.eval_batch_size) * limit)
             if limit == 0:
                 return None  # the Trainer reports the error
-            self.trainer.limit_val_batches = limit
-        return limit
+            setattr(self.trainer, name, limit)
+        return int(limit)
 
     def _loader(
         self, dataset: FeatureDataset, batch_size: int, sampler: TrainingSampler | EvaluationSampler
@@ -320,7 +390,7 @@ class SquadDataModule(LightningDataModule):
     def _splits(self) -> list[Split]:
         return ["validation"] if self.dataset is None else ["train", "validation"]
 
-    def _source(self, split: Split) -> tuple[str, bool]:
+    def _source(self, split: Split) -> tuple[Source, bool]:
         """What ``split`` is read from, and whether that source is divided between the splits by context."""
         if self.dataset is None:
             assert self.validation is not None  # data_problems has checked that
@@ -330,16 +400,42 @@ class SquadDataModule(LightningDataModule):
         return self.dataset, self.validation is None and not has_split(self.dataset, "validation", self.reading)
 
 
+def _not_set_up(loader: str, stage: str) -> str:
+    return f'{loader}() needs the prepared data: call setup("{stage}") first, which a Trainer does by itself'
+
+
+@cache
+def _argument_kinds() -> dict[str, Any]:
+    kinds = argument_kinds(SquadDataModule.__init__)
+    return {name: kind for name, kind in kinds.items() if name not in ("dataset", "validation")}
+
+
 def data_problems(given: Mapping[str, Any]) -> list[str]:
     """A line for each bad argument of `SquadDataModule`, found before anything is loaded."""
-    problems = broken_rules(given, _RULES, "data")
+    problems = broken_rules(given, _RULES, "data", _argument_kinds())
     problems += ReadSettings(encoding=given["encoding"], answer_separator=given["answer_separator"] or None).problems()
     if given["dataset"] is None and given["validation"] is None:
         problems.append("neither --data.dataset nor --data.validation names any data; give one of them")
     for name in ("dataset", "validation"):
         try:
             if given[name] is not None:
-                source_kind(given[name])
+                source_kind(given_source(name, given[name]))
         except InputError as error:
             problems += [f"--data.{name} {problem}" for problem in error.problems]
     return problems
+
+
+def _column_problems(given: Any) -> list[str]:
+    """A line for each wrong name or value among the names of columns."""
+    known = [field.name for field in fields(Columns)]
+    if isinstance(given, Columns):
+        given = asdict(given)
+    if not isinstance(given, Mapping):
+        return [f"--data.columns is {given!r:.80}; pass the names as a dict, such as --data.columns.question NAME"]
+    return [
+        f"--data.columns has {name!r}, which is no name of a column here{did_you_mean(str(name), known)}"
+        if name not in known
+        else f"--data.columns.{name} is {value!r:.80}; it must be a text, the name of a column"
+        for name, value in dict(given).items()
+        if name not in known or not (value is None or isinstance(value, str))
+    ]

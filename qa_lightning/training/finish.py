@@ -10,7 +10,7 @@ import shlex
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from safetensors import SafetensorError
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError, one_line
 from qa_lightning.files import write_json
+from qa_lightning.layout import CONFIDENCE_FOLDER, MODEL_FOLDER, RECORD
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
-from qa_lightning.runs.layout import CONFIDENCE_FOLDER, MODEL_FOLDER, RECORD
 from qa_lightning.runs.record import mark_finished, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
 from qa_lightning.training.callbacks import BestCheckpoint
@@ -58,12 +58,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     run = run_folder(trainer)
     best, weights = _weights(trainer)
     assert data.validation_set is not None
-    settings = AnswerSettings(
-        **asdict(data.settings),
-        max_answer_length=module.max_answer_length,
-        version_2=data.validation_set.version_2,
-        null_score_diff_threshold=module.threshold,
-    )
+    settings = module.answer_settings
     folder = run / MODEL_FOLDER if run is not None and first else None
     if folder is not None:
         try:
@@ -100,6 +95,29 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         log.info(f"curves:    {place}")
     with _costs_that_alone("question to ask"):
         log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
+
+
+def save_checkpoint_as_model(path: Path, output: Path | None = None, overwrite: bool = False) -> Path:
+    """Write the weights of a checkpoint as a model for transformers; returns the folder.
+
+    Args:
+        path: a checkpoint of a run. It brings how the model is asked; the threshold and temperature that a run fits at
+            its end are not in it.
+        output: the folder to write; None: the checkpoint's name without its ending, beside it.
+        overwrite: replace a folder that is there.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or the folder cannot be written or is there.
+    """
+    folder = (output or path.with_suffix("")).expanduser()
+    if folder.exists() and not overwrite:
+        raise InputError(f"--output {folder} is there; pass --overwrite to replace it, or another folder")
+    begun = read_beginning(path.expanduser())
+    if isinstance(begun, str):
+        raise InputError(f"--model {path}: {begun}")
+    QALightningModule.load_from_checkpoint(path.expanduser(), map_location="cpu", weights_only=True).save(folder)
+    log.info(f"written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+    return folder
 
 
 def _weights(trainer: Trainer) -> tuple[str | None, dict[str, Any]]:

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from qa_lightning.checks.refusals import callback_problems, refusal, trainer_problems, union_problem
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_file, write_problem
+from qa_lightning.layout import LOGS
 from qa_lightning.models.loading import max_positions, tokenizer_problem
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO
 from qa_lightning.runs.curves import CurveLogger
@@ -26,8 +27,6 @@ from qa_lightning.training.callbacks import default_callbacks
 from qa_lightning.training.datamodule import SquadDataModule, data_problems
 from qa_lightning.training.module import LOGGED, LOGGED_WITH_UNANSWERABLE, QALightningModule, model_problems
 from qa_lightning.wording import flag_problem, usage_name, visible
-
-LOGS = "lightning_logs"
 
 
 class TrainParser(LightningArgumentParser):

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
 from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits
-from qa_lightning.decoding.predictions import Predictions
+from qa_lightning.decoding.predictions import Answer, Predictions
 from qa_lightning.decoding.spans import Scaling
-from qa_lightning.errors import DivergedError, InputError, Rules, broken_rules
+from qa_lightning.errors import DivergedError, InputError, Rules, argument_kinds, broken_rules
 from qa_lightning.features.batching import Batch, FeatureDataset, TrainingSampler
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
+from qa_lightning.features.windows import WindowSettings, windowing_key
+from qa_lightning.inference.arguments import Item
+from qa_lightning.inference.reader import QuestionSet
+from qa_lightning.metrics.calibration import TEMPERATURES
+from qa_lightning.metrics.confidence import fit_confidence
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import MixedScript, SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
-from qa_lightning.models.loading import load_model
+from qa_lightning.models.folder import VOCABULARIES, save_model
+from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
 from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
+from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.progress import print_log
 from qa_lightning.runs.throughput import computing_weights
+from qa_lightning.runs.watching import StepLines
+from qa_lightning.training.callbacks import EpochLines
+from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.optim import LinearSchedule, build_optimizer
 
 COMPILE_OPTIONS: dict[str, Any] = {}  # arguments of torch.compile; tests set a backend
@@ -51,8 +69,9 @@ class QALightningModule(LightningModule):
 
     After a validation epoch, each process holds all answers in ``predictions`` and their scores, under the official
     scorers' names, in ``scores``; ``wrong`` has the numbers of the answers without an exact match, of the share that
-    this process scored. If some question has no answer, or ``temperatures`` is set, ``outcomes`` says how
-    right the best spans are; otherwise it is None.
+    this process scored. If some question has no answer, ``temperatures`` is set, or ``trainer.validate`` runs,
+    ``outcomes`` says how right the best spans are; otherwise it is None. ``trainer.test`` does the same as a
+    validation, under the names ``test/f1`` and so on; ``trainer.predict`` returns `Answer` objects, see `predict_step`.
 
     Each training step seeds its random numbers from the run's seed, epoch, batch and process, so a resumed run draws
     the numbers that it would have drawn without the stop.
@@ -93,6 +112,8 @@ class QALightningModule(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        print_log()
+        model_name = lasting_name(model_name)
         self.save_hyperparameters()
         if problems := model_problems(self.hparams):
             raise InputError(problems)
@@ -115,6 +136,11 @@ class QALightningModule(LightningModule):
         self.scores: dict[str, float] = {}
         self._decoder: Decoder | None = None
         self._watched: WatchedLoss | None = None
+        self.tokenizer: Any = None  # these three are those of the data that it is trained or validated on
+        self.windows: WindowSettings | None = None
+        self.version_2 = False
+        self._validated: Outcomes | None = None  # of ``trainer.validate``, and the fingerprint of its questions
+        self._fingerprint = ""
         self._seed: int | None = None
         self.step_loss = math.nan
         self.wrong: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -130,8 +156,95 @@ class QALightningModule(LightningModule):
         """Start and end logits, [B, T] each; see `model_logits`."""
         return model_logits(self.model, batch)
 
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Lines with EM and F1 after each validation, unless the Trainer has them; without a bar, of steps too."""
+        there: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, EpochLines) for callback in there):
+            return []
+        has_bar = any(isinstance(callback, (ProgressBar, StepLines)) for callback in there)
+        return [EpochLines(only_if_verbose=True), *([] if has_bar else [StepLines()])]
+
+    def setup(self, stage: str) -> None:
+        """Take over from the data how the model is asked.
+
+        Raises:
+            InputError: the data was prepared for another model.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, SquadDataModule):
+            return
+        if problems := self._misfits(data):
+            raise InputError(problems)
+        self.tokenizer = data.tokenizer
+        if stage == "fit" or self.windows is None:
+            self.windows = data.settings
+            self.version_2 = data.validation_set is not None and data.validation_set.version_2
+        if stage == "validate":
+            self._fingerprint = data.fingerprint("validation")
+
+    def _misfits(self, data: SquadDataModule) -> list[str]:
+        """A line for each reason why the model cannot read the windows of ``data``."""
+        problems = []
+        own, others = self.hparams["model_name"], data.hparams["model_name"]
+        if own != others and not _cut_alike(own, data.tokenizer):
+            problems.append(
+                f"SquadDataModule was made for the tokenizer of {others!r}, and QALightningModule has the model "
+                f"{own!r}, which reads other tokens: pass model_name={own!r} to both"
+            )
+        if not problems and (problem := tokenizer_problem(self.model, data.tokenizer)):
+            problems.append(problem)
+        length, limit = data.settings.max_length, max_positions(self.model)
+        if limit and length > limit:
+            problems.append(
+                f"--data.max_length {length} is more than the {limit} positions of {own}; pass "
+                f"--data.max_length {limit} or less"
+            )
+        return problems
+
+    @property
+    def answer_settings(self) -> AnswerSettings:
+        """How the model is asked: the windows of the data that it was trained on, its longest answer, its threshold."""
+        usual = AnswerSettings.of_config(None, "", max_positions(self.model))
+        return replace(
+            usual,
+            **asdict(self.windows or usual.windows),
+            max_answer_length=self.max_answer_length,
+            version_2=self.version_2,
+            null_score_diff_threshold=self.threshold,
+            temperature=self.temperature,
+        )
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write the model as it is now, as the train command writes a run's ``model/``: for transformers and `Reader`.
+
+        If ``trainer.validate`` has scored these weights, threshold and temperature are fitted to its answers, as at the
+        end of a run. After ``trainer.validate(module, data, ckpt_path="best")``, they are those of the best checkpoint.
+
+        Args:
+            folder: the folder to write; an existing one is replaced.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        settings = self.answer_settings
+        if self._validated is not None:
+            found = fit_confidence(self._validated, self.version_2, settings.scaling).scaling
+            settings = replace(
+                settings,
+                null_score_diff_threshold=found.threshold,
+                temperature=found.temperature,
+                fitted_to=self._fingerprint,
+            )
+        tokenizer = self.tokenizer or load_tokenizer(self.hparams["model_name"])
+        if self.global_rank == 0:
+            try:
+                save_model(self.model, tokenizer, settings, Path(folder).expanduser(), self.state_dict(), "model.")
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"the model could not be written to {folder} ({error})") from None
+
     def on_train_start(self) -> None:
         """Use the run's seed for the steps, unless a checkpoint gave one; count the steps of the schedule again."""
+        self._validated = None  # these were other weights
         if self._seed is None:
             self._seed = torch.initial_seed()
         schedule = self.lr_schedulers()
@@ -139,12 +252,17 @@ class QALightningModule(LightningModule):
             schedule.total_steps = self.trainer.estimated_stepping_batches
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed of the steps."""
+        """Keep the seed of the steps, and how the model is asked."""
         checkpoint["step_seed"] = self._seed
+        checkpoint["answer_settings"] = asdict(self.answer_settings)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the seed of the steps."""
-        self._seed = checkpoint.get("step_seed")
+        """Restore the seed of the steps and, where there are no data to say it, how the model is asked."""
+        self._seed, self._validated = checkpoint.get("step_seed"), None
+        saved = checkpoint.get("answer_settings")
+        if self.windows is None and saved is not None:
+            settings = AnswerSettings.of_config(saved, "the checkpoint", max_positions(self.model))
+            self.windows, self.version_2 = settings.windows, settings.version_2
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout for this batch, whatever was drawn before."""
@@ -196,7 +314,9 @@ class QALightningModule(LightningModule):
         """Clear the results, and make a decoder for the validation set."""
         self.predictions = None
         self.outcomes = None
-        scaling = Scaling(self.temperature, self.threshold, self.temperatures)
+        alone = self.trainer.state.fn == TrainerFn.VALIDATING
+        temperatures = self.temperatures or (tuple(TEMPERATURES.tolist()) if alone else ())
+        scaling = Scaling(self.temperature, self.threshold, temperatures)
         self._decoder = Decoder(self._validation_set().store, BestSpans(self.n_best, self.max_answer_length, scaling))
 
     def on_validation_epoch_end(self) -> None:
@@ -223,21 +343,56 @@ class QALightningModule(LightningModule):
         self.wrong = np.flatnonzero(exact == 0) * share[1] + share[0]
         self.scores = scores = metric.compute()
         metric.reset()
-        if dataset.version_2 or self.temperatures:
+        if dataset.version_2 or self.temperatures or self.trainer.state.fn == TrainerFn.VALIDATING:
             self.outcomes = Outcomes.join(self._gather(outcomes))
+        if self.trainer.state.fn == TrainerFn.VALIDATING and dataset.version_2 == self.version_2:
+            self._validated = self.outcomes
         if self.trainer.sanity_checking:
             return
         values = {
-            "val/exact_match" if name == "exact" else f"val/{name}": value
+            "exact_match" if name == "exact" else name: value
             for name, value in scores.items()
             if not name.endswith("total")
         }
-        values["val/loss"] = decoded.mean_loss
+        values["loss"] = decoded.mean_loss
         if self.outcomes is not None and dataset.version_2:
             best = best_threshold(*self.outcomes.decision)
-            values |= {"val/best_f1": best.f1, "val/null_score_diff_threshold": best.threshold}
+            values |= {"best_f1": best.f1, "null_score_diff_threshold": best.threshold}
+        stage = "test" if self.trainer.testing else "val"
         for name, value in values.items():
-            self.log(name, value, prog_bar=name == "val/f1", batch_size=1)
+            self.log(f"{stage}/{name}", value, prog_bar=name == "f1", batch_size=1)
+
+    def on_test_epoch_start(self) -> None:
+        """As for a validation."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As for a validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """As for a validation."""
+        self.on_validation_epoch_end()
+
+    def predict_step(self, batch: list[Item], batch_idx: int) -> list[Answer]:
+        """The answer to each question of a list; ``trainer.predict`` returns these lists, in the questions' order.
+
+        Raises:
+            InputError: the loader is not that of `SquadDataModule`, or logits are not numbers.
+        """
+        loader = self.trainer.predict_dataloaders
+        dataset = getattr(loader, "dataset", None)
+        if not isinstance(dataset, QuestionSet):
+            raise InputError(
+                "trainer.predict needs the questions of a SquadDataModule: trainer.predict(module, "
+                f"SquadDataModule(None, questions, ...)); got a {type(loader).__name__}"
+            )
+        settings = replace(self.answer_settings, **asdict(dataset.windows))
+        return dataset.answers(batch, settings, self._logits_of)
+
+    def _logits_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        start, end = self({name: tensor.to(self.device) for name, tensor in batch.items()})
+        return start.cpu(), end.cpu()
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear schedule over the whole run."""
@@ -260,7 +415,7 @@ class QALightningModule(LightningModule):
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def _validation_set(self) -> FeatureDataset:
-        loader = self.trainer.val_dataloaders
+        loader = self.trainer.test_dataloaders if self.trainer.testing else self.trainer.val_dataloaders
         dataset = getattr(loader, "dataset", None)
         if not isinstance(dataset, FeatureDataset):
             raise InputError(
@@ -287,4 +442,18 @@ def _example_ids(dataset: FeatureDataset, features: NDArray[Any], limit: int = 3
 
 def model_problems(given: Mapping[str, Any]) -> list[str]:
     """A line for each bad argument of `QALightningModule`, found before anything is loaded."""
-    return broken_rules(given, _RULES, "model")
+    return broken_rules(given, _RULES, "model", _argument_kinds())
+
+
+@cache
+def _argument_kinds() -> dict[str, Any]:
+    return argument_kinds(QALightningModule.__init__)
+
+
+def _cut_alike(name: str, tokenizer: Any) -> bool:
+    """Whether a model's own tokenizer cuts texts as ``tokenizer`` does; a model that has none takes any that fits."""
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any((folder / file).is_file() for file in VOCABULARIES):
+        return True
+    own = load_tokenizer(name)
+    return windowing_key(own) == windowing_key(tokenizer)

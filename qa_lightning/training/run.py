@@ -16,6 +16,7 @@ from qa_lightning.checks.refusals import monitor_problems
 from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError, LostProcessError
 from qa_lightning.files import hold_folder
+from qa_lightning.layout import MODEL_FOLDER, RECORD
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger, use_run_folder
 from qa_lightning.runs.failures import (
@@ -28,7 +29,6 @@ from qa_lightning.runs.failures import (
     lost_a_process,
     out_of_memory_problems,
 )
-from qa_lightning.runs.layout import MODEL_FOLDER, RECORD
 from qa_lightning.runs.record import append_run, claim_folder, describe_start, last_start, release_folder
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.training.callbacks import RunRecord

@@ -27,7 +27,7 @@ from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.metrics.squad import MixedScript, SquadMetric, answer_scores
 from qa_lightning.metrics.thresholds import squad_v2_metrics
-from qa_lightning.models.loading import load_answering_model, max_positions, tokenizer_problem
+from qa_lightning.models.loading import lasting_name, load_answering_model, max_positions, tokenizer_problem
 from qa_lightning.models.onnx import is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
@@ -218,6 +218,7 @@ def score_model(
     Raises:
         InputError: the model is an ONNX export, or the model, the data or ``thresholds`` cannot be read.
     """
+    name = lasting_name(name)
     if is_onnx_folder(name):
         raise InputError(
             f"--model {name} is an ONNX export, which validation cannot run; answer the questions with "

@@ -45,6 +45,11 @@ def test_dashes_and_underscores_are_the_same_flag(words: list[str]) -> None:
     assert values == (3, Path("a-b"), True, 0.5)
 
 
+def test_a_word_that_ends_as_a_flag_is_none() -> None:
+    options = example().read(["--text", "mytext", "--data", "__data", "--output_dir", "--dry-run"[2:]])
+    assert (options.text, options.data, options.output_dir) == ("mytext", "__data", Path("dry-run"))
+
+
 @pytest.mark.parametrize("prefix", ["--columns", "--data.columns"])
 @pytest.mark.parametrize("column", COLUMNS)
 def test_columns_go_by_both_names(prefix: str, column: str) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 from functools import cache
 
+import pandas as pd
 import pytest
 import yaml
 
 import qa_lightning
 from qa_lightning.cli.main import COMMANDS as COMMANDS_THAT_EXIST
 from tests.helpers import commands
-from tests.helpers.data import make_rows, write_json
+from tests.helpers.data import make_rows
 from tests.helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -93,20 +96,71 @@ def test_the_fault_table_names_tests_that_exist() -> None:
     assert all([*(ROOT / "tests").rglob(name)] for name in re.findall(r"`(\w+\.py)`", table))
 
 
-def test_the_python_blocks_run(tmp_path, monkeypatch, model_folder) -> None:
+def test_the_python_blocks_run(tmp_path, monkeypatch, model_folder, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("train.json", "dev.json"):
-        write_json(tmp_path / name, make_rows(12))
-    asking, training = (block for language, block in BLOCKS if language == "python")
-    training = training.replace('"bert-base-cased"', repr(model_folder))
-    training = training.replace("batch_size=16", "batch_size=16, max_length=100, doc_stride=10")
-    quiet = "logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator='cpu', max_epochs=1"
-    training = training.replace("max_epochs=3", quiet)
+    rows = [row | {"answer": row.pop("answers")["text"][0]} for row in make_rows(40)]
+    pd.DataFrame(rows).to_csv("questions.csv", index=False)
+    (block,) = (block for language, block in BLOCKS if language == "python")
     names: dict = {}
-    exec(training, names)
-    assert names["module"].predictions is not None
-    exec(asking.replace("lightning_logs/version_0/model", model_folder), names)
-    assert names["answer"]["answer"]
+    exec(small(block, model_folder, "batch_size=16"), names)
+    printed = capsys.readouterr().out
+    assert re.search(r"^epoch 1/1 .* EM +\d+\.\d\d  F1 ", printed, flags=re.M)
+    assert f"Predictions for {len(names['module'].predictions)} questions" in printed
+    assert printed.splitlines()[-1].startswith(names["answer"]["answer"])
+    assert (tmp_path / "my-model" / "model.safetensors").is_file()
+    python_page(names | {"questions": names["questions"].head(3), "validation": "questions.csv"}, model_folder)
+
+
+def small(code: str, model: str, data: str) -> str:
+    """Code of a page for a model of 128 positions, in one epoch, without a bar; ``data`` stands in the data's call."""
+    code = code.replace('"bert-base-cased"', repr(model)).replace(data, f"{data}, max_length=100, doc_stride=10")
+    return code.replace("max_epochs=3", "max_epochs=1, enable_progress_bar=False, accelerator='cpu', logger=False")
+
+
+def python_page(names: dict, model: str) -> None:
+    """Run the blocks of docs/python.md after those of the README, one after the other."""
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = [block for language, block in re.findall(r"```(\w+)\n(.*?)```", page, flags=re.S) if language == "python"]
+    names |= {"dataset": names["questions"], "Reader": qa_lightning.Reader}
+    for block in blocks:
+        exec(small(block, model, "model_name=" + repr(model)), names)
+    assert [answer.text for answer in names["answers"]]
+    assert names["reader"].settings.max_length == 100
+    assert names["trainer"].callback_metrics["val/f1"] >= 0
+
+
+NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_reads_well(tmp_path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    client = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(NOTEBOOK, 4)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace('"train", 5000', '"train", 200').replace("max_epochs=5", "max_epochs=1")
+        cell["outputs"] = []
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.getenv("PYTHONPATH")])])}
+    runs = client.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}})
+    runs.execute(env=environment)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
+    said = "".join(texts)
+    assert re.search(r"^epoch 1/1 .* EM +\d+\.\d\d  F1 ", said, flags=re.M)
+    assert "Predictions for" in said
+    assert "\r" not in said  # of a bar
+    assert "'answer': " in texts[-1]
+    assert (tmp_path / "my-model" / "model.safetensors").is_file()
+
+
+def test_the_notebook_holds_what_it_printed_and_nothing_of_the_machine() -> None:
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    printed = json.dumps([cell["outputs"] for cell in cells])
+    assert "epoch 5/5" in printed
+    assert "stderr" not in printed
+    assert "site-packages" not in printed
 
 
 def test_the_public_names_are_those_that_it_shows() -> None:

@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 ROOMS = (
-    *("wording", "errors", "files", "arrays", "progress", "data.formats", "data", "features", "decoding", "metrics"),
+    *(
+        "wording",
+        "errors",
+        "files",
+        "arrays",
+        "progress",
+        "layout",
+        "data.formats",
+        "data",
+        "features",
+        "decoding",
+        "metrics",
+    ),
     *("models", "checks", "runs", "inference", "inference.bulk", "training", "export", "cli"),
 )

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from qa_lightning import Reader, pipeline
 from qa_lightning.data.sources import EMBEDDED_SIZES
 from qa_lightning.data.synthetic import generate_examples
 from qa_lightning.errors import InputError
-from qa_lightning.models.loading import load_model, load_tokenizer, max_positions
+from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, resolve
 from qa_lightning.models.tiny import create_tiny_model
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
@@ -157,3 +159,93 @@ def test_a_longformer_with_its_own_layout_is_taken(tmp_path) -> None:
     special = {name: f"[{name[:3].upper()}]" for name in ("cls_token", "sep_token", "pad_token", "unk_token")}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **special).save_pretrained(folder)
     assert Reader.load(folder).answer(["Who lives in Rome ?"], ["Anna lives in Rome ."])[0].text
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch, model_folder) -> Path:
+    """A folder to be in, with two runs of which the first has a model, and the second checkpoints alone."""
+    monkeypatch.chdir(tmp_path)
+    logs = tmp_path / "lightning_logs"
+    shutil.copytree(model_folder, logs / "version_0" / "model")
+    for number in (0, 1):
+        (logs / f"version_{number}" / "checkpoints").mkdir(parents=True)
+        (logs / f"version_{number}" / "checkpoints" / "best.ckpt").write_bytes(b"")
+    return Path("lightning_logs")
+
+
+QUESTION = ("Who lives in Rome ?", "Anna lives in Rome .")
+
+
+@pytest.mark.parametrize("name", ["version_0", "version_0/model", "version_0/checkpoints", "last"])
+def test_a_model_is_found_by_its_run(runs, name) -> None:
+    given = name if name == "last" else runs / name
+    model = str(runs / "version_0" / "model")
+    assert lasting_name(given) == resolve(str(given)) == model
+    expected = Reader.from_pretrained(model).answer([QUESTION[0]], [QUESTION[1]])
+    assert Reader.from_pretrained(given).answer([QUESTION[0]], [QUESTION[1]]) == expected
+    assert pipeline(given)(question=QUESTION[0], context=QUESTION[1])["answer"]
+    assert commands.predict(["--model", str(given), "--question", QUESTION[0], "--context", QUESTION[1]]) == 0
+
+
+def test_the_last_model_is_the_one_that_was_written_last(runs) -> None:
+    newer = Path(shutil.copytree(runs / "version_0", runs / "version_10")) / "model"
+    (runs / "version_2" / "model").mkdir(parents=True)  # killed while it was written
+    os.utime(newer / "config.json", ns=(2**62, 2**62))
+    assert lasting_name("last") == str(newer)
+    os.utime(runs / "version_0" / "model" / "config.json", ns=(2**62 + 1, 2**62 + 1))
+    assert lasting_name("last") == str(runs / "version_0" / "model")
+
+
+def test_a_folder_or_a_name_is_itself_whatever_it_is_called(tmp_path, monkeypatch, model_folder) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("last", "model", "version_0"):
+        shutil.copytree(model_folder, name)
+        assert lasting_name(name) == name
+    for name in ("tiny", "user/name"):
+        assert lasting_name(name) == name
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve("~/model") == str(tmp_path / "model")
+
+
+EXPORT = "make a model of it with `qa-lightning export --model {} --format transformers --output FOLDER`"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "lightning_logs/version_0/checkpoints/best.ckpt",
+            "is a checkpoint, not a model: pass lightning_logs/version_0/model, which its run has written from the "
+            "best one, or " + EXPORT.format("lightning_logs/version_0/checkpoints/best.ckpt"),
+        ),
+        (
+            "lightning_logs/version_1/checkpoints/best.ckpt",
+            "is a checkpoint, not a model: " + EXPORT.format("lightning_logs/version_1/checkpoints/best.ckpt"),
+        ),
+        (
+            "lightning_logs/version_1",
+            "is the folder of a run that has checkpoints and no model, which a run writes at its end: "
+            + EXPORT.format("lightning_logs/version_1/checkpoints/best.ckpt"),
+        ),
+        ("lightning_logs/version_0/model/config.json", "is a file; pass the folder that holds config.json"),
+        ("lightning_logs", "is a folder of runs; name one of them, such as lightning_logs/version_0"),
+        ("lightning_logs/version_3", "did you mean lightning_logs/version_0? Check the name"),
+        ("lightning_logs/versoin_1", "did you mean lightning_logs/version_0? Check the name"),
+        ("lightning_log/version_0", "did you mean lightning_logs/version_0? Check the name"),
+        ("lightning_logs/version_0/modek", "did you mean lightning_logs/version_0/model? Check the name"),
+        ("nothing/like/it", "not in the Hub's cache. Check the name"),
+    ],
+)
+def test_what_is_no_model_is_told_with_what_to_pass(runs, name, words) -> None:
+    for load in (Reader.from_pretrained, pipeline, load_tokenizer, load_model):
+        with pytest.raises(InputError) as caught:
+            load(name)
+        (problem,) = caught.value.problems
+        assert words in problem
+        assert name in problem
+
+
+def test_the_last_model_where_there_is_none_is_told(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"--model last is the newest model in .*lightning_logs, and there is none"):
+        Reader.from_pretrained("last")

@@ -4,18 +4,21 @@ import errno
 import json
 import multiprocessing
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from lightning.pytorch.trainer.states import TrainerFn
 
 from qa_lightning import SquadDataModule
 from qa_lightning.checks.report import check_prepared
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, Voice, speaking
 from qa_lightning.features.batching import EvaluationSampler
-from tests.helpers.data import make_rows, write_json
+from tests.helpers.data import make_rows, mixed_rows, write_json
 from tests.helpers.families import add_state
 
 SMALL = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "batch_size": 4, "eval_batch_size": 4}
@@ -343,7 +346,7 @@ def test_bad_flags_are_named_together(model_folder, flags, words) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nobody/no-such-model", ["'nobody/no-such-model'", "no folder here and not in the Hub's cache", "quickstart"]),
+        ("nobody/no-such-model", ["'nobody/no-such-model'", "not a folder here and not in the Hub's cache", "quickstart"]),
         ("EMPTY", ["needs config.json, model.safetensors and tokenizer.json"]),
     ],
 )
@@ -352,6 +355,160 @@ def test_a_model_that_is_not_to_be_had_is_one_clear_error(tmp_path, name, words)
     with pytest.raises(InputError) as caught:
         SquadDataModule("synthetic", model_name=str(tmp_path / "empty") if name == "EMPTY" else name)
     assert all(word in str(caught.value) for word in words)
+
+
+def objects_of(rows: list[dict]) -> dict[str, Any]:
+    frame = pd.DataFrame(rows)
+    return {
+        "list": rows,
+        "DataFrame": frame,
+        "Dataset": Dataset.from_list(rows),
+        "other names": frame.rename(columns={"question": "q", "context": "passage"}),
+    }
+
+
+@pytest.mark.parametrize("kind", ["list", "DataFrame", "Dataset", "other names"])
+def test_rows_of_an_object_become_what_they_become_from_a_file(tmp_path, model_folder, said, kind) -> None:
+    rows = mixed_rows(20, unanswerable=4, long=2)
+    path = write_json(tmp_path / "rows.json", rows)
+    of_file = prepared(path, None, model_folder, validation_fraction=0.3)
+    said.clear()
+    of_object = prepared(objects_of(rows)[kind], None, model_folder, validation_fraction=0.3)
+    for split in ("train_set", "validation_set"):
+        one, other = getattr(of_file, split), getattr(of_object, split)
+        assert one.examples[:] == other.examples[:]
+        assert (one.store.windows == other.store.windows).all()
+        assert one.version_2 == other.version_2
+    assert ("question from 'q', context from 'passage'" in said.text) == (kind == "other names")
+    assert f"train: dataset ({kind if kind != 'other names' else 'DataFrame'}): " in said.text
+    assert of_object.describe()["train"]["kind"] == "object"
+
+
+def test_both_splits_come_from_a_dictionary_of_datasets_and_validation_from_another_object(model_folder) -> None:
+    rows = make_rows(12)
+    splits = DatasetDict({"train": Dataset.from_list(rows[:8]), "validation": Dataset.from_list(rows[8:])})
+    data = prepared(splits, None, model_folder)
+    assert data.train_set.examples["id"][:] == [row["id"] for row in rows[:8]]
+    assert data.validation_set.examples["id"][:] == [row["id"] for row in rows[8:]]
+    data = prepared(rows[:8], pd.DataFrame(rows[10:]), model_folder)
+    assert data.validation_set.examples["id"][:] == ["q10", "q11"]
+
+
+def test_equal_content_in_whatever_object_is_prepared_once_and_changed_content_anew(model_folder, said) -> None:
+    rows = make_rows(8)
+    data = prepared(rows, rows[:2], model_folder)
+    said.clear()
+    prepared(pd.DataFrame(rows), Dataset.from_list(rows[:2]), model_folder)
+    assert said.text.count("prepared before, reused") == 2
+    said.clear()
+    rows[0]["question"] = "Who lives in Rome ?"
+    data.prepare_data()  # as the next fit does
+    data.setup("fit")
+    assert data.train_set.examples["question"][0] == data.validation_set.examples["question"][0] == rows[0]["question"]
+
+
+def test_bad_rows_of_an_object_are_named_as_their_owner_finds_them(model_folder) -> None:
+    rows = make_rows(6)
+    rows[2]["answers"] = {"text": ["Paris"], "answer_start": [0]}
+    rows[4]["context"] = " "
+    with pytest.raises(InputError) as caught:
+        prepared(pd.DataFrame(rows), rows, model_folder)
+    first, *others = caught.value.problems
+    assert first.startswith("dataset (DataFrame): 2 problems in the data")
+    assert [line.partition(":")[0] for line in others] == ["dataset.iloc[2] (id q2)", "dataset.iloc[4]"]
+    with pytest.raises(InputError, match=r"^dataset\[0\]: no column 'context'"):
+        prepared([{"question": "Who ?", "answers": None}], None, model_folder)
+    with pytest.raises(InputError, match=r"^validation \(list\): .*\nvalidation\[2\]"):
+        prepared(make_rows(6), rows, model_folder)
+    assert len(prepared(rows, rows, model_folder, on_bad_rows="skip").train_set) == 4
+
+
+def test_a_path_and_a_list_of_paths(tmp_path, model_folder) -> None:
+    rows = make_rows(6)
+    paths = [Path(write_json(tmp_path / f"{number}.json", rows[number : number + 2])) for number in (0, 2, 4)]
+    data = prepared(paths, paths[0], model_folder)
+    assert data.train_set.examples["id"][:] == [row["id"] for row in rows]
+    assert data.hparams["validation"] == str(paths[0])
+
+
+@pytest.fixture
+def _as_python() -> Iterator[None]:
+    with speaking(Voice()):
+        yield
+
+
+@pytest.mark.usefixtures("_as_python")
+def test_arguments_of_other_types_are_one_error_that_names_them(model_folder) -> None:
+    with pytest.raises(InputError) as caught:
+        SquadDataModule(
+            dataset=pd.Series(["a"]),
+            validation=5,
+            model_name=model_folder,
+            max_length="128",
+            doc_stride=12.0,
+            batch_size="16",
+            eval_batch_size=None,
+            batching="lengths",
+            validation_fraction="0.2",
+            max_train_examples=True,
+            on_bad_rows="skp",
+            train_answers="most",
+            columns={"questions": "q", "context": 3},
+            cache_dir=7,
+        )
+    sources = [line for line in caught.value.problems if line.startswith(("dataset", "validation is of"))]
+    assert [line for line in caught.value.problems if line not in sources] == [
+        "batch_size is '16', a text; it must be a whole number: write it without quotes",
+        "eval_batch_size is None; it must be a whole number",
+        "max_train_examples is True, of type bool; it must be a whole number",
+        "validation_fraction is '0.2', a text; it must be a number: write it without quotes",
+        "max_length is '128', a text; it must be a whole number: write it without quotes",
+        "doc_stride is 12.0, of type float; it must be a whole number",
+        "batching is 'lengths'; it must be length or random; did you mean length?",
+        "on_bad_rows is 'skp'; it must be error or skip or repair or repair_or_skip; did you mean skip?",
+        "train_answers is 'most'; it must be first or all",
+        "cache_dir is 7, of type int; it must be a text",
+        "columns has 'questions', which is no name of a column here; did you mean question?",
+        "columns.context is 3; it must be a text, the name of a column",
+    ]
+    assert [line.partition(" (")[0] for line in sources] == ["dataset is of type Series", "validation is of type int"]
+
+
+@pytest.mark.usefixtures("_as_python")
+@pytest.mark.parametrize("columns", ["question", None, ["question"]])
+def test_columns_that_are_no_names_are_refused(model_folder, columns) -> None:
+    with pytest.raises(InputError, match=r'columns is .*; pass the names as a dict, such as columns=\{"question": '):
+        SquadDataModule("synthetic", model_name=model_folder, columns=columns)
+
+
+@pytest.mark.usefixtures("_as_python")
+def test_messages_about_columns_say_what_to_pass(model_folder) -> None:
+    with pytest.raises(InputError, match=r'Say which it is with columns=\{"question": "NAME"\}'):
+        prepared([{"asked": "Who ?", "context": "Anna .", "answers": None}], None, model_folder)
+
+
+@pytest.mark.usefixtures("_as_python")
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [
+        ("train_dataloader", 'call setup("fit") first, which a Trainer does by itself'),
+        ("val_dataloader", 'call setup("validate") first'),
+        ("test_dataloader", 'call setup("test") first'),
+        ("predict_dataloader", 'call setup("predict") first'),
+    ],
+)
+def test_a_loader_before_its_setup_says_so(model_folder, loader, words) -> None:
+    data = SquadDataModule("synthetic", model_name=model_folder, **SMALL)
+    with pytest.raises(InputError) as caught:
+        getattr(data, loader)()
+    assert str(caught.value).startswith(f"{loader}() needs the prepared data: {words}")
+
+
+@pytest.mark.usefixtures("_as_python")
+def test_without_data_to_train_on_the_training_loader_says_so(model_folder) -> None:
+    data = SquadDataModule(None, make_rows(4), model_folder, **SMALL)
+    with pytest.raises(InputError, match="there is nothing to train on: dataset is not given"):
+        data.train_dataloader()
 
 
 def _prepare(path: str, model: str, results) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch._dynamo.testing import CompileCounter
 from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering, BertTokenizer
 
@@ -261,7 +262,13 @@ def test_each_process_judges_its_own_share_of_the_questions(tmp_path, model_fold
     for rank in range(2):
         module = OnOneOfTwo(model_folder).eval()
         module.trainer = SimpleNamespace(
-            val_dataloaders=loader, global_rank=rank, world_size=2, sanity_checking=True, strategy=None
+            val_dataloaders=loader,
+            global_rank=rank,
+            world_size=2,
+            sanity_checking=True,
+            strategy=None,
+            testing=False,
+            state=SimpleNamespace(fn=TrainerFn.FITTING),
         )
         module.on_validation_epoch_start()
         with torch.no_grad():

@@ -12,6 +12,7 @@ from typing import Any
 from qa_lightning.data.columns import Columns, ReadSettings, choose_columns, made_id, with_usual_columns
 from qa_lightning.data.examples import check_row
 from qa_lightning.data.formats import BrokenRow, PlacedRow, Remark
+from qa_lightning.data.objects import Source
 from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
 
@@ -46,7 +47,7 @@ class BadRow:
 
 
 def read_questions(
-    source: str, reading: ReadSettings, tell: Callable[[str], None] = lambda line: None, first: int = 1
+    source: Source, reading: ReadSettings, tell: Callable[[str], None] = lambda line: None, first: int = 1
 ) -> Iterator[Question | BadRow]:
     """Stream the rows of a source; a bad row is yielded as a `BadRow`, and the next row is read.
 

@@ -44,7 +44,7 @@ class PredictSettings:
         model: folder or name on the Hub.
         dtype: number type of the computation, by torch's name, such as ``bfloat16``.
         batch_size: windows per forward pass.
-        threshold_file: see `reader.Reader.load`.
+        threshold_file: see `reader.Reader.from_pretrained`.
     """
 
     model: str
@@ -54,7 +54,7 @@ class PredictSettings:
 
     def load(self, device: str) -> Reader:
         """Load the model onto a device."""
-        return Reader.load(self.model, device, getattr(torch, self.dtype), self.threshold_file)
+        return Reader.from_pretrained(self.model, device, getattr(torch, self.dtype), self.threshold_file)
 
     def answer(self, reader: Reader, questions: Sequence[Question]) -> bytes:
         """Answer questions: one JSON object per line, in order of ``questions``.

@@ -1,8 +1,9 @@
-"""The names in a run's folder, ``lightning_logs/version_N``; paths are relative to it.
+"""The names in a run's folder, ``lightning_logs/version_N``; paths are relative to it, but for `LOGS`.
 
 ``record`` claims and finds such folders. What an evaluation writes elsewhere is named in ``training.scoring``.
 """
 
+LOGS = "lightning_logs"  # holds the runs' folders
 MODEL_FOLDER = "model"  # the best checkpoint, as a folder for transformers
 CHECKPOINT_FOLDER = "checkpoints"
 BEST, LAST = "best.ckpt", "last.ckpt"

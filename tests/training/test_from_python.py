@@ -1,0 +1,324 @@
+"""A Trainer in a program or a notebook: what it says, what it refuses, and validate, test, predict and save."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from safetensors.torch import load_file
+from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering, BertTokenizer
+
+from qa_lightning import QALightningModule, Reader, SquadDataModule, pipeline
+from qa_lightning.decoding.predictions import Answer
+from qa_lightning.errors import InputError, Voice, speaking
+from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.runs.watching import StepLines
+from qa_lightning.training import finish
+from qa_lightning.training.callbacks import EpochLines
+from tests.helpers import commands
+from tests.helpers.data import make_rows, mixed_rows, write_json
+from tests.helpers.models import small_config, small_tokenizer
+from tests.helpers.training import QUIET, SMALL, train_flags
+
+
+@pytest.fixture(autouse=True)
+def _as_python() -> Iterator[None]:
+    with speaking(Voice()):
+        yield
+
+
+@pytest.fixture
+def module(model_folder) -> QALightningModule:
+    torch.manual_seed(0)
+    return QALightningModule(model_folder, learning_rate=1e-3)
+
+
+@pytest.fixture
+def data(model_folder) -> SquadDataModule:
+    return SquadDataModule(mixed_rows(24, unanswerable=4), mixed_rows(12, unanswerable=3), model_folder, **SMALL)
+
+
+@pytest.fixture
+def other_folder(tmp_path) -> str:
+    """A model with a tokenizer of other tokens, no more of them, so that its ids pass for those of the first model."""
+    vocab = sorted(small_tokenizer().get_vocab())
+    BertTokenizer(vocab={piece: number for number, piece in enumerate(vocab)}).save_pretrained(tmp_path / "other")
+    BertForQuestionAnswering(small_config(len(vocab))).save_pretrained(tmp_path / "other")
+    return str(tmp_path / "other")
+
+
+def epoch_lines(printed: str) -> list[str]:
+    return re.findall(r"epoch \d+/\d+ +EM[^\r\n]*", printed)  # a bar may have moved the cursor before
+
+
+@pytest.mark.parametrize("bar", [False, True])
+def test_a_fit_prints_the_scores_of_each_validation(module, data, capsys, bar) -> None:
+    trainer = Trainer(max_epochs=2, **QUIET | {"enable_progress_bar": bar})
+    trainer.fit(module, data)
+    lines = epoch_lines(capsys.readouterr().out)
+    assert [line[:9] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert f"EM {module.scores['exact']:>6.2f}  F1 {module.scores['f1']:.2f} (best " in lines[-1]
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, data)  # a notebook's cell that is run again
+    assert [line[:9] for line in epoch_lines(capsys.readouterr().out)] == ["epoch 3/3"]
+    kinds = [type(callback) for callback in trainer.callbacks]
+    assert kinds.count(EpochLines) == 1
+    assert kinds.count(StepLines) == (not bar)
+
+
+def test_lines_that_a_trainer_has_are_not_doubled(module, data, capsys) -> None:
+    bar = TQDMProgressBar()
+    trainer = Trainer(max_epochs=1, callbacks=[EpochLines(), bar], **QUIET | {"enable_progress_bar": True})
+    trainer.fit(module, data)
+    assert len(epoch_lines(capsys.readouterr().out)) == 1
+    assert not any(isinstance(callback, StepLines) for callback in trainer.callbacks)
+
+
+def test_validation_alone_and_test_print_a_line_unless_told_not_to(module, data, capsys) -> None:
+    trainer = Trainer(**QUIET)
+    validated = trainer.validate(module, data)[0]
+    scores = (
+        f"EM {validated['val/exact_match']:>6.2f}  F1 {validated['val/f1']:.2f} (best {validated['val/best_f1']:.2f})"
+    )
+    assert f"before training {scores}" in capsys.readouterr().out
+    tested = trainer.test(module, data)[0]
+    assert f"test            {scores}" in capsys.readouterr().out
+    assert {name.replace("test/", "val/"): value for name, value in tested.items()} == validated
+    assert len(validated) == 9  # EM, F1, loss, best F1 and its threshold, and the parts
+    trainer.validate(module, data, verbose=False)
+    trainer.test(module, data, verbose=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("limited", ["val", "test"])
+def test_limits_of_a_test_are_its_own(module, data, limited) -> None:
+    trainer = Trainer(**{f"limit_{limited}_batches": 1}, **QUIET)
+    for name, call in (("test", trainer.test), ("val", trainer.validate)):
+        call(module, data)
+        assert len(module.predictions) == (SMALL["eval_batch_size"] if name == limited else 12)
+
+
+def test_a_data_module_for_another_tokenizer_is_refused_at_fit(data, other_folder) -> None:
+    other = QALightningModule(other_folder)
+    for call in ("fit", "validate", "test", "predict"):
+        with pytest.raises(InputError) as caught:
+            getattr(Trainer(max_epochs=1, **QUIET), call)(other, data)
+        assert caught.value.problems == [
+            f"SquadDataModule was made for the tokenizer of {data.hparams['model_name']!r}, and QALightningModule has "
+            f"the model {other_folder!r}, which reads other tokens: pass model_name={other_folder!r} to both"
+        ]
+
+
+def test_another_name_with_the_same_tokenizer_or_none_is_taken(tmp_path, data, model_folder) -> None:
+    copy = Path(shutil.copytree(model_folder, tmp_path / "copy"))
+    Trainer(fast_dev_run=True, **QUIET).fit(QALightningModule(str(copy)), data)
+    for file in (*copy.glob("token*"), *copy.glob("vocab*")):
+        file.unlink()
+    Trainer(fast_dev_run=True, **QUIET).fit(QALightningModule(str(copy)), data)
+
+
+def test_windows_that_the_model_has_no_positions_for_are_refused_at_fit(module, model_folder) -> None:
+    data = SquadDataModule(make_rows(4), make_rows(4), model_folder)
+    with pytest.raises(InputError, match=r"max_length=384 is more than the 128 positions of .*; pass max_length=128"):
+        Trainer(max_epochs=1, **QUIET).fit(module, data)
+
+
+@pytest.mark.parametrize("kind", ["DataFrame", "file"])
+def test_predict_answers_questions_without_answers_in_their_order(tmp_path, module, model_folder, kind) -> None:
+    rows = make_rows(70, long=3)
+    asked = [{name: row[name] for name in ("id", "question", "context")} for row in rows]
+    source = pd.DataFrame(asked) if kind == "DataFrame" else Path(write_json(tmp_path / "asked.json", asked))
+    questions = SquadDataModule(None, source, model_folder, **SMALL | {"eval_batch_size": 2})
+    batches = Trainer(**QUIET).predict(module, questions)
+    assert [len(batch) for batch in batches] == [32, 32, 6]
+    answers = [answer for batch in batches for answer in batch]
+    assert all(isinstance(answer, Answer) for answer in answers)
+    assert [answer.id for answer in answers] == [row["id"] for row in rows]
+    assert all(
+        row["context"][answer.start : answer.end] == answer.text for row, answer in zip(rows, answers, strict=True)
+    )
+    settings = AnswerSettings(**{name: SMALL[name] for name in ("max_length", "doc_stride", "max_question_length")})
+    reader = Reader(module.model, questions.tokenizer, settings)
+    for answer, expected in zip(
+        answers, reader.answer(*zip(*((row["question"], row["context"]) for row in rows), strict=True)), strict=True
+    ):
+        assert (answer.text, answer.start) == (expected.text, expected.start)
+        assert answer.score == pytest.approx(expected.score, abs=1e-5)
+
+
+def test_predict_says_that_there_is_no_answer_as_the_training_did(module, data, model_folder) -> None:
+    Trainer(fast_dev_run=True, **QUIET).fit(module, data)
+    module.threshold = -1e9
+    questions = SquadDataModule(None, make_rows(3), model_folder, **SMALL)
+    (answers,) = Trainer(**QUIET).predict(module, questions)
+    assert [answer.text for answer in answers] == [""] * 3
+
+
+def test_predict_refuses_bad_questions_or_leaves_them_out(module, model_folder) -> None:
+    rows = [{"question": "Who ?", "context": "Anna ."}, {"question": " ", "context": "Anna ."}]
+    with pytest.raises(InputError, match=r"validation\[1\]: question is empty"):
+        Trainer(**QUIET).predict(module, SquadDataModule(None, rows, model_folder, **SMALL))
+    skips = SquadDataModule(None, rows, model_folder, on_bad_rows="skip", **SMALL)
+    assert [len(answers) for answers in Trainer(**QUIET).predict(module, skips)] == [1]
+    few = SquadDataModule(None, make_rows(5), model_folder, max_validation_examples=2, **SMALL)
+    assert [len(answers) for answers in Trainer(**QUIET).predict(module, few)] == [2]
+    with pytest.raises(InputError, match="divided by context for training"):
+        Trainer(**QUIET).predict(module, SquadDataModule(make_rows(5), None, model_folder, **SMALL))
+    with pytest.raises(InputError, match=r"trainer\.predict needs the questions of a SquadDataModule"):
+        Trainer(**QUIET).predict(module, torch.utils.data.DataLoader([1]))
+
+
+def test_predictions_print_as_a_table(module, data) -> None:
+    Trainer(**QUIET).validate(module, data)
+    lines = str(module.predictions).splitlines()
+    assert lines[0] == "Predictions for 12 questions"
+    assert lines[1].split() == ["question", "answer", "score"]
+    rows = [(example["question"], answer) for _, example, answer in module.predictions.rows()]
+    table = "\n".join(lines[3:])
+    for question, answer in rows[:10]:
+        assert question in table
+        assert f"{answer.score:.3f}" in table
+    assert lines[-1] == "... and 2 more"
+    assert "array" not in str(module.predictions)
+    assert all(len(line) <= 100 for line in lines)
+
+
+def test_texts_in_the_table_are_shown_as_they_are_and_do_not_act(module, model_folder) -> None:
+    rows = make_rows(2)
+    rows[0]["question"] = "[red]Who[/red] \x1b[31m lives ?\n\tNow"
+    Trainer(**QUIET).validate(module, SquadDataModule(None, rows, model_folder, **SMALL))
+    assert "[red]Who[/red] \\x1b[31m lives ? Now" in str(module.predictions)
+
+
+def test_save_writes_what_a_run_writes(tmp_path, monkeypatch, model_folder) -> None:
+    monkeypatch.chdir(tmp_path)
+    train, validation = (write_json(tmp_path / f"{n}.json", mixed_rows(n, unanswerable=n // 4)) for n in (24, 40))
+    commands.train([*train_flags(tmp_path, model_folder, train, validation), "--trainer.max_epochs", "1"])
+    run = tmp_path / "lightning_logs" / "version_0"
+    windows = {"max_length": 48, "doc_stride": 12, "max_question_length": 12}
+    data = SquadDataModule(train, validation, model_folder, batch_size=8, **windows)
+    module = QALightningModule.load_from_checkpoint(run / "checkpoints" / "best.ckpt", weights_only=True)
+    Trainer(**QUIET).validate(module, data)
+    module.save(tmp_path / "saved")
+    names = {path.name for path in (run / "model").iterdir()}
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == names
+    for name in names - {"model.safetensors", "config.json"}:
+        assert (tmp_path / "saved" / name).read_bytes() == (run / "model" / name).read_bytes()
+    one, other = (json.loads((folder / "config.json").read_text()) for folder in (run / "model", tmp_path / "saved"))
+    assert other == one
+    assert one["qa_lightning"]["fitted_to"]
+    one, other = (load_file(folder / "model.safetensors") for folder in (run / "model", tmp_path / "saved"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_was_saved_answers_as_the_module_does(tmp_path, module, data) -> None:
+    trainer = Trainer(max_epochs=1, **QUIET)
+    trainer.fit(module, data)
+    module.save(tmp_path / "saved")
+    reader = Reader.from_pretrained(tmp_path / "saved", device="cpu")
+    assert reader.settings.windows == data.settings
+    assert reader.settings.version_2
+    assert not reader.settings.fitted_to
+    examples = [(example, answer) for _, example, answer in module.predictions.rows()]
+    found = reader.answer(*zip(*((one["question"], one["context"]) for one, _ in examples), strict=True))
+    assert [answer.text for answer in found] == [answer.text for _, answer in examples]
+    asked = {name: examples[0][0][name] for name in ("question", "context")}
+    assert pipeline(tmp_path / "saved", device=-1)(**asked)["answer"]
+    assert AutoModelForQuestionAnswering.from_pretrained(tmp_path / "saved").config.model_type == "bert"
+
+
+def test_a_threshold_is_fitted_to_the_weights_that_are_saved(tmp_path, module, data) -> None:
+    def fitted_to() -> str:
+        module.save(tmp_path / "saved")
+        return json.loads((tmp_path / "saved" / "config.json").read_text())["qa_lightning"]["fitted_to"]
+
+    trainer = Trainer(max_epochs=1, **QUIET)
+    assert fitted_to() == ""
+    trainer.validate(module, data)
+    assert fitted_to() == data.fingerprint("validation")
+    trainer.test(module, data)  # a test is not to be fitted to
+    trainer.predict(module, data)
+    assert fitted_to() == data.fingerprint("validation")
+    trainer.fit(module, data)
+    assert fitted_to() == ""
+
+
+def test_settings_of_other_data_that_is_only_answered_are_not_saved(module, data, model_folder) -> None:
+    trainer = Trainer(fast_dev_run=True, **QUIET)
+    trainer.fit(module, data)
+    trained = module.answer_settings
+    other = SquadDataModule(None, make_rows(3), model_folder, **SMALL | {"max_length": 40, "doc_stride": 8})
+    for call in (trainer.validate, trainer.test, trainer.predict):
+        call(module, other)
+    assert module.answer_settings == trained
+
+
+def test_a_checkpoint_brings_how_its_model_is_asked(tmp_path, module, data) -> None:
+    trainer = Trainer(fast_dev_run=True, **QUIET)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = QALightningModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert loaded.answer_settings == module.answer_settings
+    assert asdict(loaded.answer_settings.windows) == asdict(data.settings)
+    assert loaded.answer_settings.version_2
+    with pytest.raises(InputError, match="dataset was a list in memory when this was saved; pass it again"):
+        SquadDataModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    again = SquadDataModule.load_from_checkpoint(
+        tmp_path / "last.ckpt", weights_only=True, dataset=make_rows(2), validation=make_rows(2)
+    )
+    assert again.settings == data.settings
+
+
+def test_a_checkpoint_becomes_a_model(tmp_path, module, data) -> None:
+    trainer = Trainer(fast_dev_run=True, **QUIET)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(path := tmp_path / "best.ckpt")
+    assert commands.export(["--model", str(path), "--format", "transformers", "--output", str(tmp_path / "out")]) == 0
+    assert finish.save_checkpoint_as_model(path) == tmp_path / "best"
+    for folder in ("out", "best"):
+        assert Reader.from_pretrained(tmp_path / folder).settings == module.answer_settings
+    with pytest.raises(InputError, match="out is there; pass --overwrite to replace it"):
+        commands.export(["--model", str(path), "--format", "transformers", "--output", str(tmp_path / "out")])
+    assert finish.save_checkpoint_as_model(path, tmp_path / "out", overwrite=True) == tmp_path / "out"
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match="the file is damaged or not a checkpoint"):
+        finish.save_checkpoint_as_model(path, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(tmp_path, module) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="the model could not be written to"):
+        module.save(tmp_path / "file" / "model")
+
+
+def test_arguments_of_the_module_of_other_types_are_named(model_folder) -> None:
+    with pytest.raises(InputError) as caught:
+        QALightningModule(
+            model_folder,
+            learning_rate="2e-5",
+            max_answer_length=30.0,
+            compile="true",
+            attn_implementation=1,
+            n_best=None,
+        )
+    assert caught.value.problems == [
+        "learning_rate is '2e-5', a text; it must be a number: write it without quotes",
+        "max_answer_length is 30.0, of type float; it must be a whole number",
+        "n_best is None; it must be a whole number",
+        "attn_implementation is 1, of type int; it must be a text",
+        "compile is 'true', a text; it must be True or False",
+    ]
+    with pytest.raises(InputError, match="model_name is 5, of type int; it must be a text"):
+        QALightningModule(5)
+    assert QALightningModule(Path(model_folder), learning_rate=1).hparams["model_name"] == model_folder
