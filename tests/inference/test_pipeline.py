@@ -47,6 +47,13 @@ def listed(answers):
     return answers if isinstance(answers, list) else [answers]
 
 
+def same(found, other, within: float = 1e-5) -> bool:
+    """Whether two results hold the same answers, with nearly the same scores."""
+    if isinstance(found, dict) and isinstance(other, dict):
+        return found == {**other, "score": pytest.approx(other["score"], abs=within)}
+    return len(found) == len(other) and all(same(*pair, within) for pair in zip(found, other, strict=True))
+
+
 @pytest.fixture(scope="module")
 def ask(model_folder) -> QuestionAnsweringPipeline:
     return pipeline(model_folder)
@@ -184,12 +191,25 @@ def iter_nothing():
     yield from ()
 
 
-def test_one_answer_is_a_dict_and_more_are_a_list(ask) -> None:
+def test_one_kind_of_call_has_one_shape_whatever_the_texts_hold(ask) -> None:
     asked = {"question": QUESTION, "context": CONTEXT}
     assert isinstance(ask(**asked), dict)
     assert len(ask(**asked, top_k=4)) == len(ask(**asked, topk=4)) == 4
     assert [len(answers) for answers in ask([asked, asked], top_k=4)] == [4, 4]
-    assert isinstance(ask(question="Who?", context="Anna", top_k=4, align_to_words=True), dict)  # the only answer
+    nothing = ["\u200b", "\u00ad", "\u0301"]  # without a word, or a character that a token covers
+    contexts = [*nothing, "Anna", CONTEXT]
+    empty = {"score": pytest.approx(1.0), "start": 0, "end": 0, "answer": ""}
+    for impossible in (False, True):
+        several = ask(question="Who?", context=contexts, top_k=4, handle_impossible_answer=impossible)
+        assert several[:3] == [[empty]] * 3
+        assert [len(answers) for answers in several[3:]] == [1 + impossible, 4]
+        each = ask(question="Who?", context=contexts, handle_impossible_answer=impossible)
+        assert each[:3] == [empty] * 3
+        assert all(answer["answer"] for answer in each[4:])
+        alone = [ask(question="Who?", context=context, handle_impossible_answer=impossible) for context in contexts]
+        assert same(each, alone)
+    steps = [ask.forward(window) for window in ask.preprocess({"question": "Who?", "context": nothing[0]})]
+    assert (ask.postprocess(steps), ask.postprocess(steps, top_k=2)) == (empty, [empty])
 
 
 def test_a_generator_is_read_lazily(ask) -> None:
@@ -226,10 +246,23 @@ def test_items_before_a_bad_item_of_a_generator_are_answered(ask) -> None:
         ({"question": "a", "context": " \n"}, ValueError, "`context` has only white space"),
         ({"question": "\ud800", "context": "a"}, ValueError, "`question` holds half of a surrogate pair"),
         ({"data": {"question": 3, "context": "a"}}, TypeError, "`question` is of type int, '3'; pass a str"),
-        ({"data": ["a", "b"]}, ValueError, "needs to be of type"),
+        ({"data": ["a", "b"]}, ValueError, "an item is of type str, 'a'; pass a dict of question and context"),
+        ({"data": [3]}, ValueError, "an item is of type int, '3'; pass a dict"),
         ({"data": 3}, ValueError, "Invalid arguments"),
-        ({"question": ["a"], "context": ["a", "b"]}, ValueError, "don't have the same lengths"),
-        ({"question": 3, "context": "a"}, ValueError, "Arguments can't be understood"),
+        ({"question": ["a"], "context": ["a", "b"]}, ValueError, "don't have the same lengths: 1 and 2"),
+        (
+            {"question": 3, "context": "a"},
+            ValueError,
+            "can't be understood: question is of type int, context of type str",
+        ),
+        (
+            {"question": "a", "context": {"b"}},
+            ValueError,
+            "question is of type str, context of type set; pass a str, or",
+        ),
+        ({"data": [{"question": "a", "context": ["b", None]}]}, ValueError, "`context` cannot be None"),
+        ({"data": {"question": ["a", 3], "context": "b"}}, TypeError, "`question` is of type int, '3'; pass a str"),
+        ({"data": {"question": ["a", "c"], "context": ["b"]}}, ValueError, "same lengths: 2 and 1"),
         ({"top_k": 0}, ValueError, r"top_k parameter should be >= 1 \(got 0\)"),
         ({"top_k": 1.5}, ValueError, "top_k is 1.5, of type float; pass an int"),
         ({"top_k": True}, ValueError, "top_k is True, of type bool"),
@@ -407,7 +440,13 @@ def test_a_saved_models_own_settings_are_the_defaults(model_folder, tmp_path) ->
     given = pipeline(model_folder)
     lengths = {"max_seq_len": 40, "doc_stride": 10, "max_question_len": 12}
     asked = {"question": QUESTION * 4, "context": CONTEXT * 4}
-    assert ask(**asked, top_k=5) == given(**asked, top_k=5, **lengths)
+    assert ask(**asked, top_k=5) == given(**asked, top_k=5, max_answer_len=3, **lengths)
+    assert ask(**asked, top_k=5, max_answer_len=15) == given(
+        **asked, top_k=5, **lengths
+    )  # 15 is that of models from elsewhere
+    old = {"question": QUESTION, "context": CONTEXT, "top_k": 5}
+    v4, other = (QuestionAnsweringPipeline(model=one.model, tokenizer=tokenizer, compat="v4") for one in (ask, given))
+    assert v4(**old) == other(**old) != other(**old, max_answer_len=3)
     plain = ask(**asked)
     for threshold, answered in ((-50.0, False), (50.0, True)):
         model.config.qa_lightning = vars(saved) | {"null_score_diff_threshold": threshold}
@@ -427,11 +466,14 @@ def test_the_three_steps_of_a_chunk_pipeline_make_the_same_answer(ask) -> None:
         windows = list(steps.preprocess(asked))
         assert len(windows) > 1
         assert [window["is_last"] for window in windows] == [False] * (len(windows) - 1) + [True]
-        answer = steps.postprocess([steps.forward(window) for window in windows])
-        other = ask(**asked, **settings_)
-        for mine, own in zip([answer] if not settings_ else answer, [other] if not settings_ else other, strict=True):
-            assert mine == {**own, "score": pytest.approx(own["score"], abs=1e-6)}
+        outputs = [steps.forward(window) for window in windows]
+        answer = steps.postprocess(outputs)
+        assert same(answer, ask(**asked, **settings_))
+        assert same(steps.postprocess(outputs, top_k=3), ask(**asked, top_k=3))
     assert steps.run_single(asked, {}, {}, {}) == answer
+    assert len(list(steps.preprocess(asked, max_seq_len=48, doc_stride=4))) > len(windows)
+    with pytest.raises(InputError, match="one question with one context, and got 2; pass each alone"):
+        next(steps.preprocess({"question": QUESTION, "context": [CONTEXT] * 2}))
 
 
 @pytest.fixture
