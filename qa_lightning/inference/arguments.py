@@ -232,12 +232,13 @@ class Params(NamedTuple):
         return Params(*({**own, **other} for own, other in zip(self, by, strict=True)))
 
 
-def checked_settings(settings: Mapping[str, Any], lenient: bool = False) -> dict[str, Any]:
+def checked_settings(settings: Mapping[str, Any], lenient: bool = False, any_name: bool = False) -> dict[str, Any]:
     """The settings that are not None, by their current names, each checked against its own limits.
 
     Args:
         settings: of a call or of the constructor.
-        lenient: check only what 4.57 checked, and ignore unknown names.
+        lenient: check only what 4.57 checked.
+        any_name: ignore unknown names, as calls of 4.57 did.
 
     Raises:
         InputError: (a ValueError) values out of range or of the wrong type, all of them together.
@@ -251,7 +252,7 @@ def checked_settings(settings: Mapping[str, Any], lenient: bool = False) -> dict
         PaddingStrategy(padding)  # raises a ValueError that lists the valid values
     known = (*_MIN, *_SWITCHES)
     unknown = [name for name in given if name not in known]
-    if unknown and not lenient:
+    if unknown and not any_name:
         names = f"argument{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}"
         raise TypeError(f"unknown {names}; known are {', '.join(known)}, batch_size")
     given = {name: value for name, value in given.items() if name in known}

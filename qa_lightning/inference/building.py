@@ -154,15 +154,20 @@ def load_parts(model: Any, tokenizer: Any, how: Loading) -> tuple[Any, Any]:
         InputError: something cannot be loaded, the two do not fit, or there is no tokenizer.
     """
     if isinstance(model, str):
-        return load_answering_model(
-            model,
-            how.dtype,
-            how.trust_remote_code,
-            how.use_safetensors,
-            tokenizer=tokenizer,
-            hub=how.hub,
-            model_options=how.model_options,
-        )
+        try:
+            return load_answering_model(
+                model,
+                how.dtype,
+                how.trust_remote_code,
+                how.use_safetensors,
+                tokenizer=tokenizer,
+                hub=how.hub,
+                model_options=how.model_options,
+            )
+        except InputError as error:
+            if model != DEFAULT_MODEL[0]:
+                raise
+            raise InputError(f"pass model=: without it 4.57's default is taken, and {error}") from None
     if tokenizer is None:
         raise InputError(f"model {type(model).__name__} is loaded already, without a tokenizer; pass tokenizer= too")
     if how.model_options:

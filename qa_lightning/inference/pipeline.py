@@ -109,6 +109,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         settings = refuse_unused(settings, framework)
         settings.pop("local_files_only", None)  # transformers' own function passes it on, after it was heeded
         self.compat = compat
+        self._built = False
         self._saved = AnswerSettings.of_model(model, tokenizer) if hasattr(model.config, CONFIG_KEY) else None
         self.scaling = self._saved.scaling if self._saved else Scaling()
         self._positions = max_positions(model)
@@ -126,6 +127,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             batch_size=checked_batch_size(batch_size),
             **settings,
         )
+        self._built = True
         self._collate = PaddingCollator(tokenizer)
         self.model.eval()
 
@@ -143,7 +145,8 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
 
     def _sanitize_parameters(self, **settings: Any) -> Params:
         """Check the settings of a call or of the constructor, each on its own, and give them to their steps."""
-        return Params.of(checked_settings(settings, lenient=self.compat == "v4"))
+        lenient = self.compat == "v4"
+        return Params.of(checked_settings(settings, lenient, any_name=lenient and self._built))
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Answer questions.
@@ -278,7 +281,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         (entry,) = understand((example,), {}, v4=self.compat == "v4").entries
         if isinstance(entry, list):
             raise InputError(f"preprocess takes one question with one context, and got {len(entry)}; pass each alone")
-        given = checked_settings(settings, lenient=self.compat == "v4")
+        given = checked_settings(settings, self.compat == "v4")
         questions = self._cut([entry], {**self._preprocess_params, **given})
         batches = list(window_batches(questions.store, self._collate, 1))
         for number, batch in enumerate(batches, 1):
@@ -301,7 +304,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             model_outputs: what `_forward` gave for its windows.
             **settings: those of a call that are not about windows; those left out are the pipeline's own.
         """
-        given = {**self._postprocess_params, **checked_settings(settings, lenient=self.compat == "v4")}
+        given = {**self._postprocess_params, **checked_settings(settings, self.compat == "v4")}
         policy = self._policy(model_outputs[0]["questions"], given)
         for output in model_outputs:
             policy.add(output, output["start"], output["end"])
@@ -397,9 +400,11 @@ def pipeline(
             "local_files_only": settings.pop("local_files_only", None),
         },
     )
-    if device is not None and loading.model_options.get("device_map") is not None:
+    if device is not None and "device_map" in loading.model_options:
         raise InputError(f"device {device!r} and device_map are both given, and say both where the model is; pass one")
     loaded, own_tokenizer = load_parts(chosen, tokenizer, loading)
+    if "device_map" in loading.model_options and not hasattr(loaded, "hf_device_map"):
+        device = loaded.device  # where the map put it; several parts stay where they are anyway
     answers = (pipeline_class or QuestionAnsweringPipeline)(
         model=loaded,
         tokenizer=own_tokenizer,
