@@ -145,9 +145,7 @@ def _several(texts: Any, v4: bool) -> list[Any] | None:
         return None
     if hasattr(texts, "tolist"):
         texts = texts.tolist()  # NumPy's strings become Python's
-    if isinstance(texts, str) or not (hasattr(texts, "__len__") and hasattr(texts, "__getitem__")):
-        return None
-    return list(texts)
+    return list(texts) if hasattr(texts, "__len__") and hasattr(texts, "__getitem__") else None
 
 
 def checked_entry(item: Any, v4: bool = False) -> Entry:
@@ -220,6 +218,12 @@ class Params(NamedTuple):
     preprocess: dict[str, Any]
     forward: dict[str, Any]
     postprocess: dict[str, Any]
+
+    @property
+    def known(self) -> Params:
+        """These settings without those that only a subclass knows."""
+        known = (*_MIN, *_SWITCHES)
+        return Params(*({name: own[name] for name in known if name in own} for own in self))
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Params:

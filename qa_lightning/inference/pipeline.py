@@ -148,6 +148,10 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         lenient = self.compat == "v4"
         return Params.of(checked_settings(settings, lenient, any_name=lenient and self._built))
 
+    @property
+    def _defaults(self) -> Params:
+        return Params(self._preprocess_params, self._forward_params, self._postprocess_params)
+
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Answer questions.
 
@@ -187,8 +191,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         batch_size = settings.pop("batch_size", None)
         batch_size = checked_batch_size(self._batch_size if batch_size is None else batch_size)
         settings.pop("num_workers", None)
-        defaults = Params(self._preprocess_params, self._forward_params, self._postprocess_params)
-        params = defaults.updated(Params(*self._sanitize_parameters(**settings)))
+        params = self._defaults.updated(Params(*self._sanitize_parameters(**settings)))
         if call.length is not None:
             return SizedAnswers(call.length, partial(self._answers, call, params, batch_size))
         answers = self._answers(call, params, batch_size)
@@ -282,7 +285,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         if isinstance(entry, list):
             raise InputError(f"preprocess takes one question with one context, and got {len(entry)}; pass each alone")
         given = checked_settings(settings, self.compat == "v4")
-        questions = self._cut([entry], {**self._preprocess_params, **given})
+        questions = self._cut([entry], {**self._defaults.known.preprocess, **given})
         batches = list(window_batches(questions.store, self._collate, 1))
         for number, batch in enumerate(batches, 1):
             yield {**batch, "example": entry, "questions": questions, "is_last": number == len(batches)}
@@ -304,7 +307,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             model_outputs: what `_forward` gave for its windows.
             **settings: those of a call that are not about windows; those left out are the pipeline's own.
         """
-        given = {**self._postprocess_params, **checked_settings(settings, self.compat == "v4")}
+        given = {**self._defaults.known.postprocess, **checked_settings(settings, self.compat == "v4")}
         policy = self._policy(model_outputs[0]["questions"], given)
         for output in model_outputs:
             policy.add(output, output["start"], output["end"])

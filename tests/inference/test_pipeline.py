@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import count, islice, pairwise
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer, BertModel, BertTokenizer
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
@@ -172,6 +174,56 @@ def test_every_form_of_a_call_gets_the_same_answer(ask) -> None:
         assert [other["answer"] for other in two] == [answer["answer"]] * 2
     assert ask([]) == []
     assert list(ask(iter_nothing())) == []
+
+
+def test_columns_series_and_arrays_are_lists_and_items_may_hold_several(ask) -> None:
+    contexts = [CONTEXT, CONTEXTS[2], CONTEXT]
+    questions = [QUESTION, "Who?", "Who works?"]
+    table = datasets.Dataset.from_dict({"question": questions, "context": contexts, "id": ["a", "b", "c"]})
+    wanted = ask(question=questions, context=contexts)
+    for of in (table, pandas.DataFrame({"question": questions, "context": contexts})):
+        assert ask(question=of["question"], context=of["context"]) == wanted
+        assert ask(question=of["question"], context=CONTEXT) == ask(question=questions, context=CONTEXT)
+        assert ask(question=QUESTION, context=of["context"]) == ask(question=QUESTION, context=contexts)
+        assert ask({"question": of["question"], "context": of["context"]}) == wanted
+    arrays = {"question": np.array(questions), "context": np.array(contexts, dtype=object)}
+    assert ask(**arrays) == ask(**{name: array[None][0] for name, array in arrays.items()}) == wanted
+    assert ask(question=np.str_(QUESTION), context=np.str_(CONTEXT)) == wanted[0]
+    result = ask(table)
+    assert (type(result), result) == (list, wanted)
+    v4 = QuestionAnsweringPipeline(model=ask.model, tokenizer=ask.tokenizer, compat="v4", max_seq_len=100)
+    assert v4(question=table["question"], context=table["context"]) == v4(question=questions, context=contexts)
+    assert v4(table.select_columns(["question", "context"])) == v4(question=questions, context=contexts)
+    several = {"question": QUESTION, "context": contexts}
+    assert ask(several) == ask(**several)
+    assert ask([several]) == ask(**several)
+    mixed = ask([several, {"question": QUESTION, "context": CONTEXT}, {"question": questions[1:], "context": CONTEXT}])
+    assert [type(part) for part in mixed] == [list, dict, list]
+    assert same(mixed, [ask(**several), wanted[0], ask(question=questions[1:], context=CONTEXT)])
+    assert same(list(ask(one for one in [several, several])), [ask(**several)] * 2)
+
+
+def test_a_dataset_gives_a_list_or_something_with_a_length_that_can_be_read_again(ask) -> None:
+    class Endless(Questions):
+        def __getitem__(self, index: int) -> dict[str, str]:
+            return {"question": QUESTION, "context": CONTEXT}  # does not say where it ends
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from Questions(3)
+
+    one = ask(question=QUESTION, context=CONTEXT)
+    for dataset in (Questions(3), Endless(3)):
+        for batch_size in (1, 4):
+            answers = ask(dataset, batch_size=batch_size)
+            assert len(answers) == 3
+            assert same(list(answers), [one] * 3)
+            assert same(list(answers), [one] * 3)
+    assert same(list(ask(Stream())), [one] * 3)
+    stream = datasets.IterableDataset.from_generator(lambda: (item for item in Questions(3)))
+    answers = ask(stream)
+    assert not isinstance(answers, list)
+    assert same(list(answers), [one] * 3)
 
 
 class Questions(Dataset):
@@ -564,3 +616,90 @@ def test_logits_that_are_not_numbers_are_an_error(model_folder) -> None:
 def test_the_package_exports_the_functions_by_their_names() -> None:
     assert qa_lightning.pipeline is pipeline
     assert callable(qa_lightning.register_pipeline)
+
+
+def in_bern(step, example, **settings):
+    return step({**example, "context": example["context"].replace("Rome", "Bern")}, **settings)
+
+
+def turned(step, inputs, **settings):
+    outputs = step(inputs, **settings)
+    return {**outputs, "start": -outputs["start"], "end": -outputs["end"]}
+
+
+def marked(step, outputs, **settings):
+    return [{**answer, "answer": f"*{answer['answer']}*"} for answer in listed(step(outputs, **settings))]
+
+
+HOOKS = {"preprocess": in_bern, "_forward": turned, "postprocess": marked}
+
+
+def as_subclass(ask, step, monkeypatch):
+    def hook(self, *args, **keywords):
+        return HOOKS[step](partial(getattr(QuestionAnsweringPipeline, step), self), *args, **keywords)
+
+    own = type("Own", (QuestionAnsweringPipeline,), {step: hook})
+    return own(model=ask.model, tokenizer=ask.tokenizer, compat=ask.compat)
+
+
+def as_attribute(ask, step, monkeypatch):
+    own = QuestionAnsweringPipeline(model=ask.model, tokenizer=ask.tokenizer, compat=ask.compat)
+    setattr(own, step, partial(HOOKS[step], getattr(own, step)))
+    return own
+
+
+def as_patch(ask, step, monkeypatch):
+    before = getattr(QuestionAnsweringPipeline, step)
+
+    def hook(self, *args, **keywords):
+        return HOOKS[step](partial(before, self), *args, **keywords)
+
+    monkeypatch.setattr(QuestionAnsweringPipeline, step, hook)
+    return ask
+
+
+@pytest.mark.parametrize("compat", [None, "v4"])
+@pytest.mark.parametrize("way", [as_subclass, as_attribute, as_patch])
+@pytest.mark.parametrize("step", HOOKS)
+def test_a_step_that_is_overridden_or_replaced_has_effect(model_folder, monkeypatch, step, way, compat) -> None:
+    asked = [{"question": QUESTION, "context": context} for context in (CONTEXT, CONTEXT * 2, "Ben is in Rome.")]
+    ask = pipeline(model_folder, compat=compat)
+    for settings_ in ({"max_seq_len": 100}, {"top_k": 3, "max_seq_len": 48, "doc_stride": 12, "batch_size": 3}):
+        plain = ask(asked, **settings_)
+        expected = plain
+        if step == "preprocess":
+            expected = ask([{**one, "context": one["context"].replace("Rome", "Bern")} for one in asked], **settings_)
+        elif step == "_forward":
+            other = pipeline(model_folder, compat=compat)
+            with torch.no_grad():
+                for weight in other.model.qa_outputs.parameters():
+                    weight.neg_()
+            expected = other(asked, **settings_)
+        else:
+            expected = [marked(lambda answers: answers, answers) for answers in plain]
+        with monkeypatch.context() as patches:
+            own = way(ask, step, patches)
+            assert not same(expected, plain)
+            assert same(own(asked, **settings_), expected)
+            assert same([own(one, **settings_) for one in asked], expected)
+            assert same(list(own((one for one in asked), **settings_)), expected)
+
+
+def test_a_subclass_may_take_a_parameter_of_its_own(ask) -> None:
+    class Rounded(QuestionAnsweringPipeline):
+        def _sanitize_parameters(self, digits=None, **keywords):
+            before, forward, after = super()._sanitize_parameters(**keywords)
+            return before, forward, after if digits is None else {**after, "digits": digits}
+
+        def postprocess(self, model_outputs, top_k=1, digits=9, **keywords):
+            answers = super().postprocess(model_outputs, top_k=top_k, **keywords)
+            return [round(answer["score"], digits) for answer in listed(answers)]
+
+    own = Rounded(model=ask.model, tokenizer=ask.tokenizer, digits=1)
+    asked = {"question": QUESTION, "context": CONTEXT}
+    score = ask(**asked)["score"]
+    assert own(**asked) == [round(score, 1)]
+    assert own(**asked, digits=3) == [round(score, 3)]
+    assert len(own(**asked, top_k=2)) == 2
+    with pytest.raises(TypeError, match="unknown argument 'places'"):
+        own(**asked, places=2)
