@@ -61,7 +61,7 @@ class _Watch(MetaPathFinder):
         """The spec that the other finders have; for the watched modules, one that goes on after their import."""
         if fullname not in ("transformers", _THEIRS, _OURS):
             return None
-        others = (finder.find_spec for finder in sys.meta_path if finder is not self)
+        others = (finder.find_spec for finder in sys.meta_path if not isinstance(finder, _Watch))
         spec = next((found for find in others if (found := find(fullname, path, target))), None)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
@@ -85,4 +85,5 @@ def _imported(name: str) -> None:
 
 def restore_when_imported() -> None:
     """Call ``register_pipeline(restore=True)`` as soon as ``transformers.pipelines`` is imported."""
-    sys.meta_path.insert(0, _Watch())
+    if not any(isinstance(finder, _Watch) for finder in sys.meta_path):  # a .pth file may be read twice
+        sys.meta_path.insert(0, _Watch())
