@@ -18,11 +18,13 @@ class BuildWithStart(build_py):
     """Builds the packages, and puts the file for the interpreter's start beside them."""
 
     def run(self) -> None:
+        """Build the packages, then copy the file."""
         super().run()
         if not self.editable_mode:
             self.copy_file(AT_START, str(Path(self.build_lib) / AT_START))
 
     def get_source_files(self) -> list[str]:
+        """What a source distribution needs to hold."""
         return [*super().get_source_files(), AT_START]
 
 

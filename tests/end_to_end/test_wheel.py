@@ -86,7 +86,9 @@ def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel) -> 
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "qa_lightning").rglob("*") if path.is_file()}
     package = {name for name in package if "__pycache__" not in name}
-    assert names == package | {AT_START} | {f"qa_lightning/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    assert names == package | {AT_START} | {
+        f"qa_lightning/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")
+    }
 
 
 def test_every_command_works_in_an_empty_folder(site, tmp_path) -> None:
