@@ -114,7 +114,10 @@ def _items(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool) -> Any:
         if name in keywords:
             return keywords[name]
     if "question" in keywords and "context" in keywords:
-        return _paired(keywords["question"], keywords["context"], v4)
+        question, context = keywords["question"], keywords["context"]
+        if isinstance(question, str) and not v4 and _several(context, v4) is not None:
+            return {"question": question, "context": context}  # one item, whose result is a list of any length
+        return _paired(question, context, v4)
     raise ValueError(f"Unknown arguments {dict(keywords)}")
 
 

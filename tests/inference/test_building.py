@@ -28,13 +28,14 @@ V4_NAMES = (
 
 @pytest.fixture(autouse=True)
 def _tasks(monkeypatch):
-    monkeypatch.setattr(PIPELINE_REGISTRY, "supported_tasks", dict(PIPELINE_REGISTRY.supported_tasks))
     monkeypatch.setattr(transformers, "QuestionAnsweringPipeline", None, raising=False)
     monkeypatch.setattr(transformers.pipelines, "QuestionAnsweringPipeline", None, raising=False)
-    removed = dict(REMOVED_TASKS)
+    tables = (REMOVED_TASKS, PIPELINE_REGISTRY.supported_tasks)  # which other libraries hold too
+    before = [dict(table) for table in tables]
     yield
-    REMOVED_TASKS.clear()
-    REMOVED_TASKS.update(removed)
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
 
 
 @pytest.fixture(scope="module")

@@ -197,6 +197,8 @@ def test_columns_series_and_arrays_are_lists_and_items_may_hold_several(ask) -> 
     several = {"question": QUESTION, "context": contexts}
     assert ask(several) == ask(**several)
     assert ask([several]) == ask(**several)
+    for one in (CONTEXTS[:1], np.array(CONTEXTS[:1])):  # a list of one, for programs with any number of texts
+        assert ask(question=QUESTION, context=one) == ask({"question": QUESTION, "context": one}) == wanted[:1]
     mixed = ask([several, {"question": QUESTION, "context": CONTEXT}, {"question": questions[1:], "context": CONTEXT}])
     assert [type(part) for part in mixed] == [list, dict, list]
     assert same(mixed, [ask(**several), wanted[0], ask(question=questions[1:], context=CONTEXT)])
