@@ -86,16 +86,23 @@ def test_evaluates_evaluator_asks_the_restored_pipeline(model_folder, restored) 
         assert found["texts"] == [ask(**ONE)["answer"]] * 3
 
 
-def test_txtais_questions_are_asked_by_the_pipeline(model_folder) -> None:
-    questions = pytest.importorskip("txtai.pipeline").Questions
+@pytest.mark.filterwarnings("ignore")
+def test_txtais_rag_asks_the_pipeline(model_folder) -> None:
+    txtai = pytest.importorskip("txtai")
+    from txtai.pipeline import RAG, Questions
+
     ask = pipeline(model_folder)
     names: dict[str, object] = {}
     exec(example("from txtai.pipeline import Questions"), names)
     asks = names["Asked"](ask)
-    assert isinstance(asks, questions)
+    assert isinstance(asks, Questions)
     assert asks([ONE["question"], "", "Who?"], [ONE["context"], "Anna", ""]) == [ask(**ONE)["answer"], None, None]
-    similar = type("Similar", (), {"isweighted": lambda self: False, "batchsearch": lambda self, queries, limit: []})()
-    assert pytest.importorskip("txtai.pipeline").RAG(similar, asks).model is asks
+    found = txtai.Embeddings(keyword=True, content=True)
+    found.index([ONE["context"], "Ben sings."])
+    asked = [{"name": "home", "query": "Anna lives", "question": ONE["question"]}]
+    assert RAG(found, asks)(asked) == [{"name": "home", "answer": ask(**ONE)["answer"]}]
+    own = Questions((ask.model, ask.tokenizer), gpu=False)([ONE["question"]], [ONE["context"]])
+    assert len(own) == 1  # computed by txtai itself
 
 
 def test_shap_explains_the_score_of_an_answer(model_folder) -> None:
