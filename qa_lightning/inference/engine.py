@@ -130,6 +130,7 @@ class RankedAnswers:
         self._encodings = questions.encodings
         self.store = questions.store
         self._decoder = Decoder(self.store, self._search)
+        self._listed: dict[int, list[AnswerDict]] = {}  # question -> its answers, where the search had to count them
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
         """See `AnswerPolicy`."""
@@ -144,7 +145,7 @@ class RankedAnswers:
         index, spans = _decoded(self._decoder, self.store)
         found = []
         for number, question in enumerate(index.tolist()):
-            answers = self._distinct(spans, number, question)
+            answers = self._listed.pop(question, None) or self._distinct(spans, number, question)
             if self._settings.handle_impossible_answer or not answers:
                 _insert_null(answers, float(spans.null_probability[number]))
             found.append(answers[: self._settings.top_k])
@@ -164,15 +165,21 @@ class RankedAnswers:
             lacking = [
                 number
                 for number, row in enumerate(rows.tolist())
-                if found.count[number] == candidates
-                and len(self._distinct(found, number, int(index[row]))) < settings.top_k
+                if found.count[number] == candidates and self._count(found, number, int(index[row])) < settings.top_k
             ]
             rows = rows[lacking]
+            for row in rows.tolist():
+                del self._listed[int(index[row])]
             if len(rows):
                 candidates *= 4
                 found = decode_spans(_of_examples(windows, rows), candidates, settings.max_answer_len, settings.scaling)
                 spans = _replaced(spans, rows, found)
         return spans
+
+    def _count(self, spans: Spans, number: int, question: int) -> int:
+        """The number of distinct answers; they are kept, because these spans are the result if there are enough."""
+        self._listed[question] = self._distinct(spans, number, question)
+        return len(self._listed[question])
 
     def _distinct(self, spans: Spans, number: int, question: int) -> list[AnswerDict]:
         """The distinct answers of example ``number`` of ``spans``, which is item ``question``, best first."""

@@ -237,7 +237,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         return getattr(getattr(self, step), "__func__", None) is _STEPS[step]
 
     def _logits(self, forward_params: Mapping[str, Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = self.forward(batch, **forward_params)
+        outputs = self.forward({name: batch[name] for name in _MODEL_INPUTS if name in batch}, **forward_params)
         return outputs["start"], outputs["end"]
 
     def _outputs(
