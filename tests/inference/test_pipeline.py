@@ -432,6 +432,15 @@ def test_words_are_whole_if_asked_for_and_their_pieces_are_not_listed_too(ask) -
     assert len(words) == 6  # all of them: more spans were decoded until all were found
 
 
+def test_answers_are_listed_from_the_last_spans_that_were_decoded(model_folder) -> None:
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    torch.nn.init.zeros_(model.qa_outputs.weight)  # so the first spans decoded all begin in the first word
+    ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
+    found = ask(question="what?", context="qwert uiopa", top_k=3)  # 45 spans of pieces; 16 are decoded, then all
+    assert sorted(answer["answer"] for answer in found) == ["qwert", "qwert uiopa", "uiopa"]
+    assert sum(answer["score"] for answer in found) == pytest.approx(45 / 46)
+
+
 def test_probabilities_of_equal_texts_add_up_and_no_answer_comes_after_equal_scores(model_folder) -> None:
     model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
     torch.nn.init.zeros_(model.qa_outputs.weight)  # 10 spans and "no answer", all equally likely
