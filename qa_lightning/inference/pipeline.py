@@ -9,7 +9,8 @@
 Differences from transformers 4.57, unless ``compat="v4"`` asks for its answers and scores: scores are probabilities
 over all windows and the null answer together; "no answer" is read at the CLS token, wherever that is; padding on the
 left works; a question that is too long is cut; overlapping windows list no answer twice; ties come in reading order; a
-list is shorter than ``top_k`` rather than filled with empty answers; and unknown arguments are errors.
+list is shorter than ``top_k`` rather than filled with empty answers; one kind of call has one shape; the longest answer
+is the one that the model was saved with; and unknown arguments are errors.
 """
 
 from __future__ import annotations
