@@ -7,12 +7,12 @@ missing and empty input keep 4.57's types and messages.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from types import GeneratorType
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 from transformers.utils import PaddingStrategy
 
 from qa_lightning.data.answers import has_surrogates
@@ -22,6 +22,7 @@ from qa_lightning.features.windows import WindowSettings
 from qa_lightning.models.settings import AnswerSettings
 
 Item = dict[str, str]  # question, context
+Entry = Item | list[Item]  # a list has one result too: the list of its answers
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,16 @@ class Call:
     """The questions of a call, and the form of its result.
 
     Attributes:
-        items: dicts of ``question`` and ``context``; iterate over them once.
-        lazy: the items come from a generator or a dataset, so the answers are an iterator too.
-        single: there is one item, and its answer is returned without a list around it.
+        entries: what gets a result each; iterate over them once, or, if there is a ``length``, as often as you like.
+        lazy: the entries come from a generator or a torch dataset, so the results are an iterator too.
+        single: there is one entry, and its result is returned without a list around it.
+        length: the number of entries of a lazy call, where it is known.
     """
 
-    items: Iterable[Any]
+    entries: Iterable[Entry]
     lazy: bool
     single: bool
+    length: int | None = None
 
 
 def create_sample(question: Any, context: Any) -> Any:
@@ -51,8 +54,9 @@ def understand(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool = Fa
 
     Args:
         args: a dict, an iterable of dicts, several dicts, or a question and a context.
-        keywords: ``question`` and ``context``, each a text or a list: two lists have the same length, and a single
-            text is paired with every element of the other list. Or the items as ``data`` or ``X``.
+        keywords: ``question`` and ``context``, each a text or several: a list, a column of a dataset, a pandas Series
+            or a NumPy array. Two of these have the same length, and a single text is paired with every element of the
+            other. Or the items as ``data`` or ``X``. The question and context of an item may be several too.
         v4: accept and refuse exactly what 4.57 did. Then one question for several contexts, tuples in place of
             lists, and items with keys beyond question and context are errors.
 
@@ -63,26 +67,40 @@ def understand(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool = Fa
         TypeError: a question or context is not a str.
     """
     items = _items(args, keywords, v4)
-    if _is_lazy(items):
-        return Call(_checked_one_by_one(items, v4), lazy=True, single=False)
-    if isinstance(items, Mapping) and isinstance(items.get("question"), list):  # one dict of several questions
-        pairs = create_sample(**items) if v4 else _paired(items["question"], items.get("context"), v4)
-        return Call([checked_item(item, v4) for item in pairs], lazy=False, single=False)
+    if _is_lazy(items, v4):
+        length = len(items) if isinstance(items, Sized) else None
+        return Call(_Checked(items, length, v4), lazy=True, single=False, length=length)
     if isinstance(items, Mapping):
         items = [items]
     elif isinstance(items, Iterable):
         items = list(items)
     else:
         raise ValueError(f"Invalid arguments {dict(keywords)}")
-    checked = [checked_item(item, v4) for item in items]
-    return Call(checked, lazy=False, single=len(checked) == 1)
+    entries = [checked_entry(item, v4) for item in items]
+    return Call(entries, lazy=False, single=len(entries) == 1)
 
 
-def _is_lazy(items: Any) -> bool:
-    """Whether items are read one by one, and answers are returned one by one."""
-    library = sys.modules.get("datasets")  # a caller with one of its datasets has imported it
-    of_library = (library.Dataset, library.IterableDataset) if library else ()
-    return isinstance(items, (GeneratorType, Dataset, IterableDataset, *of_library))
+def _is_lazy(items: Any, v4: bool) -> bool:
+    """Whether items are read one by one, and answers returned likewise. 4.57 read the library's streams whole first."""
+    if isinstance(items, (GeneratorType, Dataset)):
+        return True
+    library = sys.modules.get("datasets")  # a caller with one of its streams has imported it
+    return library is not None and not v4 and isinstance(items, library.IterableDataset)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """The entries of a generator or a dataset, checked one by one; 4.57 checked only that the two texts are there."""
+
+    items: Any
+    length: int | None
+    v4: bool
+
+    def __iter__(self) -> Iterator[Entry]:
+        # By index, because a dataset need not say by an IndexError where it ends.
+        items = self.items if self.length is None else (self.items[index] for index in range(self.length))
+        for item in items:
+            yield {name: item[name] for name in ("question", "context")} if self.v4 else checked_entry(item)
 
 
 def _items(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool) -> Any:
@@ -96,58 +114,82 @@ def _items(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool) -> Any:
         if name in keywords:
             return keywords[name]
     if "question" in keywords and "context" in keywords:
-        return _paired(keywords["question"], keywords["context"], v4)
+        question, context = keywords["question"], keywords["context"]
+        if isinstance(question, str) and not v4 and _several(context, v4) is not None:
+            return {"question": question, "context": context}  # one item, whose result is a list of any length
+        return _paired(question, context, v4)
     raise ValueError(f"Unknown arguments {dict(keywords)}")
 
 
-def _paired(question: Any, context: Any, v4: bool) -> Any:
-    lists = (list,) if v4 else (list, tuple)
-    if isinstance(question, lists) and isinstance(context, lists):
-        if len(question) != len(context):
-            raise ValueError("Questions and contexts don't have the same lengths")
-        return [{"question": one, "context": text} for one, text in zip(question, context, strict=True)]
-    if isinstance(question, lists) and isinstance(context, str):
-        return [{"question": one, "context": context} for one in question]
-    if isinstance(question, str) and isinstance(context, lists) and not v4:
-        return [{"question": question, "context": text} for text in context]
+def _paired(question: Any, context: Any, v4: bool) -> list[dict[str, Any]]:
+    questions, contexts = _several(question, v4), _several(context, v4)
+    if questions is not None and contexts is not None:
+        if len(questions) != len(contexts):
+            counts = "" if v4 else f": {len(questions)} and {len(contexts)}"
+            raise ValueError(f"Questions and contexts don't have the same lengths{counts}")
+        return [{"question": one, "context": text} for one, text in zip(questions, contexts, strict=True)]
+    if questions is not None and isinstance(context, str):
+        return [{"question": one, "context": context} for one in questions]
+    if contexts is not None and isinstance(question, str) and not v4:
+        return [{"question": question, "context": text} for text in contexts]
     if isinstance(question, str) and isinstance(context, str):
         return [{"question": question, "context": context}]
-    raise ValueError("Arguments can't be understood")
+    if v4:
+        raise ValueError("Arguments can't be understood")
+    raise ValueError(
+        f"Arguments can't be understood: question is of type {type(question).__name__}, context of type "
+        f"{type(context).__name__}; pass a str, or a list of str, for each"
+    )
 
 
-def _checked_one_by_one(items: Any, v4: bool) -> Iterator[Item]:
-    for item in items:
-        yield {name: item[name] for name in ("question", "context")} if v4 else checked_item(item)
+def _several(texts: Any, v4: bool) -> list[Any] | None:
+    """The elements of a list, a column of a dataset, a pandas Series or a NumPy array; None for anything else."""
+    if isinstance(texts, (str, bytes, Mapping)) or (v4 and isinstance(texts, tuple)):
+        return None
+    if hasattr(texts, "tolist"):
+        texts = texts.tolist()  # NumPy's strings become Python's
+    return list(texts) if hasattr(texts, "__len__") and hasattr(texts, "__getitem__") else None
 
 
-def checked_item(item: Any, v4: bool = False) -> Item:
-    """Check one item and keep only its question and context; for the exceptions see `understand`."""
+def checked_entry(item: Any, v4: bool = False) -> Entry:
+    """Check one item; a list if its question, or outside of ``v4`` its context, is several. See `understand`."""
     if not isinstance(item, Mapping):
-        raise ValueError(f"{item} argument needs to be of type (SquadExample, dict)")
+        raise ValueError(
+            f"an item is of type {type(item).__name__}, {str(item)[:60]!r}; pass a dict of question and context"
+        )
     for name in ("question", "context"):
         if name not in item:
             raise KeyError("You need to provide a dictionary with keys {question:..., context:...}")
-        text = item[name]
-        if text is None:
+        if item[name] is None:
             raise ValueError(f"`{name}` cannot be None")
-        if isinstance(text, str) and len(text) == 0:
+        if isinstance(item[name], str) and not item[name]:
             raise ValueError(f"`{name}` cannot be empty")
-        if v4:
-            continue
+    if v4:
+        sample: Entry = create_sample(**item)
+        return sample
+    texts = {name: item[name] for name in ("question", "context")}
+    if any(_several(text, v4) is not None for text in texts.values()):
+        return [_checked_item(one) for one in _paired(**texts, v4=v4)]
+    return _checked_item(texts)
+
+
+def _checked_item(item: dict[str, Any]) -> Item:
+    for name, text in item.items():
+        if text is None or text == "":
+            raise ValueError(f"`{name}` cannot be {'None' if text is None else 'empty'}")
         if not isinstance(text, str):
             raise TypeError(f"`{name}` is of type {type(text).__name__}, {str(text)[:60]!r}; pass a str")
         if not text.strip():
             raise ValueError(f"`{name}` has only white space, {text[:60]!r}; pass a text with words")
         if has_surrogates(text):
             raise ValueError(f"`{name}` holds half of a surrogate pair, {text[:60]!r}; pass it as valid UTF-8")
-    sample: Item = create_sample(**item) if v4 else {name: item[name] for name in ("question", "context")}
-    return sample
+    return item
 
 
-def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield the items in lists of ``size``. If reading an item raises, first yield those read before it."""
-    chunk: list[Item] = []
-    iterator = iter(items)
+def in_chunks(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    """Yield the entries in lists of ``size``. If reading one raises, first yield those read before it."""
+    chunk: list[Entry] = []
+    iterator = iter(entries)
     while True:
         try:
             chunk.append(next(iterator))
@@ -166,6 +208,7 @@ def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 _MIN = {"top_k": 1, "max_answer_len": 1, "doc_stride": 0, "max_seq_len": 1, "max_question_len": 1}
 _SWITCHES = ("handle_impossible_answer", "align_to_words")
+_ABOUT_WINDOWS = ("doc_stride", "max_seq_len", "max_question_len")
 # Defaults of transformers 4.57, in tokens; they are not ours, though equal.
 V4_QUESTION_LENGTH = 64
 V4_WINDOW_LENGTH = 384
@@ -173,12 +216,37 @@ V4_STRIDE = 128
 V4_ANSWER_LENGTH = 15
 
 
-def checked_settings(settings: Mapping[str, Any], lenient: bool = False) -> dict[str, Any]:
+class Params(NamedTuple):
+    """The settings of a call for each of the pipeline's three steps, as a transformers pipeline keeps them."""
+
+    preprocess: dict[str, Any]
+    forward: dict[str, Any]
+    postprocess: dict[str, Any]
+
+    @property
+    def known(self) -> Params:
+        """These settings without those that only a subclass knows."""
+        known = (*_MIN, *_SWITCHES)
+        return Params(*({name: own[name] for name in known if name in own} for own in self))
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Params:
+        """Those from `checked_settings`: windows are cut by ``preprocess``, answers are chosen by ``postprocess``."""
+        about_windows = {name: given[name] for name in _ABOUT_WINDOWS if name in given}
+        return cls(about_windows, {}, {name: value for name, value in given.items() if name not in about_windows})
+
+    def updated(self, by: Params) -> Params:
+        """These settings, replaced with those of ``by`` where it has them."""
+        return Params(*({**own, **other} for own, other in zip(self, by, strict=True)))
+
+
+def checked_settings(settings: Mapping[str, Any], lenient: bool = False, any_name: bool = False) -> dict[str, Any]:
     """The settings that are not None, by their current names, each checked against its own limits.
 
     Args:
         settings: of a call or of the constructor.
-        lenient: check only the limits that 4.57 checked, and ignore unknown names.
+        lenient: check only the limits that 4.57 checked.
+        any_name: ignore unknown names, as calls of 4.57 did.
 
     Raises:
         InputError: (a ValueError) values out of range or of the wrong type, all of them together.
@@ -192,7 +260,7 @@ def checked_settings(settings: Mapping[str, Any], lenient: bool = False) -> dict
         PaddingStrategy(padding)  # raises a ValueError that lists the valid values
     known = (*_MIN, *_SWITCHES)
     unknown = [name for name in given if name not in known]
-    if unknown and not lenient:
+    if unknown and not any_name:
         names = f"argument{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}"
         raise TypeError(f"unknown {names}; known are {', '.join(known)}, batch_size")
     given = {name: value for name, value in given.items() if name in known}
@@ -257,15 +325,16 @@ def window_settings(
     return WindowSettings(length, stride, min(question, length - special - 1))
 
 
-def call_settings(given: Mapping[str, Any], scaling: Scaling) -> CallSettings:
+def call_settings(given: Mapping[str, Any], saved: AnswerSettings | None, scaling: Scaling) -> CallSettings:
     """How the answers of a call are chosen and scored.
 
     Args:
-        given: the caller's settings, from `checked_settings`; those about windows are left out here.
+        given: the caller's settings that are not about windows, from `checked_settings`.
+        saved: the settings that the model was saved with; None for a model from elsewhere, which gets 4.57's defaults.
         scaling: the model's threshold and temperature.
     """
-    about_windows = ("doc_stride", "max_seq_len", "max_question_len")
-    return CallSettings(scaling=scaling, **{name: value for name, value in given.items() if name not in about_windows})
+    own = {"max_answer_len": saved.max_answer_length} if saved else {}
+    return CallSettings(scaling=scaling, **{**own, **given})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ the answers. `answer_all` runs the model. There are three policies:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar
 
@@ -31,6 +31,7 @@ from qa_lightning.features.batching import Batch, PaddingCollator, window_batche
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower
 from qa_lightning.inference.arguments import CallSettings, Item
+from qa_lightning.inference.cutting import CutQuestions
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.progress import loop_progress
 
@@ -51,7 +52,7 @@ class AnswerPolicy(Protocol[Found]):
         """Collect the logits, [B, T] each, of a batch of `batching.PaddingCollator`."""
 
     def answers(self) -> list[Found]:
-        """The result of each question, in order; call it once all windows were added."""
+        """The result of each question all of whose windows were added, in order; call it once."""
 
 
 def answer_all(
@@ -93,7 +94,8 @@ class BestAnswers:
     def __init__(self, windower: Windower, settings: AnswerSettings, items: Sequence[Item]) -> None:
         self._settings = settings
         self._rows = Rows([{"id": str(number), **item} for number, item in enumerate(items)])
-        self.store = _windows(windower, items, None)
+        questions, contexts = [item["question"] for item in items], [item["context"] for item in items]
+        self.store = FeatureStore.of_batch(windower(questions, contexts, [None] * len(items)))
         self._decoder = Decoder(self.store, BestSpans(1, settings.max_answer_length, settings.scaling))
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
@@ -113,20 +115,22 @@ class BestAnswers:
 
 
 class RankedAnswers:
-    """Up to ``top_k`` distinct answers to each question, best first; an `AnswerPolicy`.
+    """Up to ``top_k`` distinct answers to each question, best first, and at least one; an `AnswerPolicy`.
+
+    Where a context has no possible answer, the one answer is "no answer", whether or not it may be one.
 
     Args:
-        windower: cuts the windows.
+        questions: with their windows.
         settings: of the call.
-        items: the questions.
     """
 
-    def __init__(self, windower: Windower, settings: CallSettings, items: Sequence[Item]) -> None:
+    def __init__(self, questions: CutQuestions, settings: CallSettings) -> None:
         self._settings = settings
-        self._items = items
-        self._encodings = windower.encode_contexts([item["context"] for item in items])
-        self.store = _windows(windower, items, self._encodings)
+        self._items = questions.items
+        self._encodings = questions.encodings
+        self.store = questions.store
         self._decoder = Decoder(self.store, self._search)
+        self._listed: dict[int, list[AnswerDict]] = {}  # question -> its answers, where the search had to count them
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
         """See `AnswerPolicy`."""
@@ -141,8 +145,8 @@ class RankedAnswers:
         index, spans = _decoded(self._decoder, self.store)
         found = []
         for number, question in enumerate(index.tolist()):
-            answers = self._distinct(spans, number, question)
-            if self._settings.handle_impossible_answer:
+            answers = self._listed.pop(question, None) or self._distinct(spans, number, question)
+            if self._settings.handle_impossible_answer or not answers:
                 _insert_null(answers, float(spans.null_probability[number]))
             found.append(answers[: self._settings.top_k])
         return found
@@ -161,15 +165,21 @@ class RankedAnswers:
             lacking = [
                 number
                 for number, row in enumerate(rows.tolist())
-                if found.count[number] == candidates
-                and len(self._distinct(found, number, int(index[row]))) < settings.top_k
+                if found.count[number] == candidates and self._count(found, number, int(index[row])) < settings.top_k
             ]
             rows = rows[lacking]
+            for row in rows.tolist():
+                del self._listed[int(index[row])]
             if len(rows):
                 candidates *= 4
                 found = decode_spans(_of_examples(windows, rows), candidates, settings.max_answer_len, settings.scaling)
                 spans = _replaced(spans, rows, found)
         return spans
+
+    def _count(self, spans: Spans, number: int, question: int) -> int:
+        """The number of distinct answers; they are kept, because these spans are the result if there are enough."""
+        self._listed[question] = self._distinct(spans, number, question)
+        return len(self._listed[question])
 
     def _distinct(self, spans: Spans, number: int, question: int) -> list[AnswerDict]:
         """The distinct answers of example ``number`` of ``spans``, which is item ``question``, best first."""
@@ -189,11 +199,6 @@ class RankedAnswers:
             else:
                 answers[key] = {"score": score, "start": start, "end": end, "answer": context[start:end]}
         return sorted(answers.values(), key=lambda answer: -answer["score"])
-
-
-def _windows(windower: Windower, items: Sequence[Item], encodings: Mapping[str, Encoding] | None) -> FeatureStore:
-    questions, contexts = [item["question"] for item in items], [item["context"] for item in items]
-    return FeatureStore.of_batch(windower(questions, contexts, [None] * len(items), encodings=encodings))
 
 
 def _decoded(decoder: Decoder, store: FeatureStore) -> tuple[NDArray[np.int64], Spans]:

@@ -9,28 +9,29 @@
 Differences from transformers 4.57, unless ``compat="v4"`` asks for its answers and scores: scores are probabilities
 over all windows and the null answer together; "no answer" is read at the CLS token, wherever that is; padding on the
 left works; a question that is too long is cut; overlapping windows list no answer twice; ties come in reading order; a
-list is shorter than ``top_k`` rather than filled with empty answers; and unknown arguments are errors.
+list is shorter than ``top_k`` rather than filled with empty answers; one kind of call has one shape; the longest answer
+is the one that the model was saved with; and unknown arguments are errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForQuestionAnswering
-from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.pipelines.base import ChunkPipeline
 
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
-from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.inference.arguments import (
     Call,
+    Entry,
     Item,
+    Params,
     V4Settings,
     call_settings,
     checked_batch_size,
@@ -40,28 +41,26 @@ from qa_lightning.inference.arguments import (
     understand,
     window_settings,
 )
+from qa_lightning.inference.building import Loading, chosen_dtype, chosen_model, load_parts, refuse_unused
+from qa_lightning.inference.cutting import CutQuestions, Windowers
 from qa_lightning.inference.engine import AnswerDict, AnswerPolicy, RankedAnswers, answer_all
-from qa_lightning.inference.v4 import V4Answers
-from qa_lightning.models.loading import (
-    lasting_name,
-    load_answering_model,
-    max_positions,
-    model_summary,
-    name_token_types,
-)
+from qa_lightning.inference.v4 import V4Answers, V4Questions, V4Windower
+from qa_lightning.models.loading import max_positions, model_summary, name_token_types
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
-TASK = "extractive-qa"
 Compat = Literal["v4"]
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _CHUNK_FACTOR = 16  # times the batch size: the questions whose windows are cut and sorted by length together
 _MIN_CHUNK = 256  # questions
-_MAX_WINDOWERS = 8  # cached, one per window settings; each holds its own tokenizer
 
 
 class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
     """Answers questions from their contexts; see the module.
+
+    One pipeline may be called from several threads at once. The three steps are those of any transformers pipeline,
+    and whatever replaces them has effect: a replaced ``postprocess`` gets the outputs for the windows of one question;
+    with a replaced ``preprocess`` questions are answered one after the other, and windows one by one.
 
     Args:
         model: a model with a question answering head, or an `onnx.OnnxModel`.
@@ -69,14 +68,20 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         device: as for any pipeline; None takes the first GPU, or the CPU if there is none.
         batch_size: windows per forward pass.
         compat: ``v4`` returns the answers and scores of transformers 4.57.
+        dtype, torch_dtype: what the model is cast to; None and ``auto`` leave it.
+        framework: ``pt``, or None.
+        task: accepted; it is ``question-answering``, whatever it is called here.
+        num_workers: accepted and without effect, as windows are cut in this process.
         **settings: defaults for the settings of a call; see `__call__`.
 
     Raises:
-        InputError: the tokenizer is slow or missing, or ``compat`` or a setting has an invalid value.
+        InputError: the tokenizer is slow or missing, or an argument has an invalid value.
+        TypeError: an argument is unknown.
     """
 
     default_input_names = "question,context"
     create_sample = staticmethod(create_sample)
+    framework = "pt"  # an attribute of every pipeline of transformers 4
     _load_tokenizer = True
     _load_processor = _load_image_processor = _load_feature_extractor = False
 
@@ -88,6 +93,11 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         device: int | str | torch.device | None = None,
         batch_size: int = 16,
         compat: Compat | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        framework: str | None = None,
+        task: str | None = None,
+        num_workers: int | None = None,
         **settings: Any,
     ) -> None:
         if compat not in (None, "v4"):
@@ -97,13 +107,28 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
                 f"tokenizer {type(tokenizer).__name__} is not a fast tokenizer, so it returns no character offsets; "
                 "pass the model's fast tokenizer (AutoTokenizer.from_pretrained with a tokenizer.json)"
             )
+        settings = refuse_unused(settings, framework)
+        settings.pop("local_files_only", None)  # transformers' own function passes it on, after it was heeded
         self.compat = compat
+        self._built = False
         self._saved = AnswerSettings.of_model(model, tokenizer) if hasattr(model.config, CONFIG_KEY) else None
         self.scaling = self._saved.scaling if self._saved else Scaling()
         self._positions = max_positions(model)
-        self._windowers: dict[WindowSettings, Windower] = {}
+        self._windowers = Windowers(tokenizer)
+        self._v4_windower = V4Windower()
         name_token_types(tokenizer, model)
-        super().__init__(model=model, tokenizer=tokenizer, device=device, batch_size=batch_size, **settings)
+        wanted = chosen_dtype(dtype=dtype, torch_dtype=torch_dtype)
+        if isinstance(wanted, torch.dtype) and model.dtype != wanted:
+            model.to(dtype=wanted)
+        super().__init__(
+            model=model,
+            tokenizer=tokenizer,
+            task="question-answering",
+            device=device,
+            batch_size=checked_batch_size(batch_size),
+            **settings,
+        )
+        self._built = True
         self._collate = PaddingCollator(tokenizer)
         self.model.eval()
 
@@ -113,15 +138,20 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         if self.compat:
             settings["compat"] = self.compat
         elif self._saved:
-            settings |= asdict(self._saved.windows)
+            settings |= asdict(self._saved.windows) | {"max_answer_len": self._saved.max_answer_length}
             settings |= {"null_score_diff_threshold": self.scaling.threshold, "temperature": self.scaling.temperature}
-        shown = (f"{name}={value!r}" for name, value in {**settings, **self._postprocess_params}.items())
+        settings |= {**self._preprocess_params, **self._postprocess_params}
+        shown = (f"{name}={value!r}" for name, value in settings.items())
         return f"QuestionAnsweringPipeline({model_summary(self.model)};\n  {', '.join(shown)})"
 
-    def _sanitize_parameters(self, **settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Check the settings of a call or of the constructor, each on its own; they all go to ``postprocess``."""
-        given = checked_settings(settings, lenient=self.compat == "v4")
-        return {}, {}, given
+    def _sanitize_parameters(self, **settings: Any) -> Params:
+        """Check the settings of a call or of the constructor, each on its own, and give them to their steps."""
+        lenient = self.compat == "v4"
+        return Params.of(checked_settings(settings, lenient, any_name=lenient and self._built))
+
+    @property
+    def _defaults(self) -> Params:
+        return Params(self._preprocess_params, self._forward_params, self._postprocess_params)
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Answer questions.
@@ -147,9 +177,11 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
                 threshold for "no answer" and its temperature.
 
         Returns:
-            For one question a dict ``score, start, end, answer``, or a list of such dicts unless there is exactly one
-            answer. For a list of questions a list of these; for a generator or a dataset an iterator of these.
-            ``answer == context[start:end]``, in characters; ``score`` is a probability.
+            For one question a dict ``score, start, end, answer``; with ``top_k`` above 1 a list of such dicts, at most
+            ``top_k`` and at least one. For a list or a ``datasets.Dataset`` of questions a list of these; for a
+            generator an iterator of these; for a torch dataset something to iterate over, with a length if the dataset
+            has one. ``answer == context[start:end]``, in characters; ``score`` is a probability. Where a context has
+            no possible answer, the answer is "no answer". With ``compat="v4"`` a list of one answer is a dict.
 
         Raises:
             KeyError, ValueError, TypeError: see `understand`, `checked_settings` and `window_settings` in `arguments`.
@@ -160,8 +192,10 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         batch_size = settings.pop("batch_size", None)
         batch_size = checked_batch_size(self._batch_size if batch_size is None else batch_size)
         settings.pop("num_workers", None)
-        _, _, given = self._sanitize_parameters(**settings)
-        answers = self._answers(call, {**self._postprocess_params, **given}, batch_size)
+        params = self._defaults.updated(Params(*self._sanitize_parameters(**settings)))
+        if call.length is not None:
+            return SizedAnswers(call.length, partial(self._answers, call, params, batch_size))
+        answers = self._answers(call, params, batch_size)
         if call.lazy:
             return answers
         results = list(answers)
@@ -172,41 +206,90 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         inputs: Any,
         num_workers: int,
         batch_size: int,
-        preprocess_params: Mapping[str, Any],
-        forward_params: Mapping[str, Any],
-        postprocess_params: Mapping[str, Any],
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
     ) -> Iterator[Any]:
         """Answer ``inputs`` in order; windows of many questions are sorted by length and batched together."""
-        return self._answers(Call(inputs, lazy=True, single=False), postprocess_params, batch_size)
+        params = Params(preprocess_params, forward_params, postprocess_params)
+        return self._answers(Call(inputs, lazy=True, single=False), params, batch_size)
 
-    def _answers(self, call: Call, settings: Mapping[str, Any], batch_size: int) -> Iterator[Any]:
+    def _answers(self, call: Call, params: Params, batch_size: int) -> Iterator[Any]:
         # With batch_size=1 a generator is read one question at a time, so that no answer waits for a later question.
         size = 1 if call.lazy and batch_size == 1 else max(_CHUNK_FACTOR * batch_size, _MIN_CHUNK)
-        for chunk in in_chunks(call.items, size):
-            policy = self._policy(chunk, settings)
-            yield from map(_alone, answer_all(policy, self._logits, self._collate, batch_size))
+        for chunk in in_chunks(call.entries, size):
+            items = [item for entry in chunk for item in (entry if isinstance(entry, list) else [entry])]
+            yield from _by_entry(chunk, iter(self._answered(items, params, batch_size)))
 
-    def _logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = self.forward(batch)
+    def _answered(self, items: list[Item], params: Params, batch_size: int) -> Iterable[Any]:
+        """The answers to some questions; with the steps that are in force."""
+        if not self._is_own("preprocess"):
+            return (self.run_single(item, *params) for item in items)
+        questions = self._cut(items, params.preprocess)
+        if not self._is_own("postprocess"):
+            outputs = self._outputs(questions, params.forward, batch_size)
+            return (self.postprocess(windows, **params.postprocess) for windows in outputs)
+        policy = self._policy(questions, params.postprocess)
+        found = answer_all(policy, partial(self._logits, params.forward), self._collate, batch_size)
+        return (self._shaped(answers, params.postprocess) for answers in found)
+
+    def _is_own(self, step: str) -> bool:
+        """Whether a step of the pipeline is the one defined here: neither a subclass nor a patch has another."""
+        return getattr(getattr(self, step), "__func__", None) is _STEPS[step]
+
+    def _logits(self, forward_params: Mapping[str, Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = self.forward({name: batch[name] for name in _MODEL_INPUTS if name in batch}, **forward_params)
         return outputs["start"], outputs["end"]
 
-    def _policy(self, items: list[Item], settings: Mapping[str, Any]) -> AnswerPolicy[list[AnswerDict]]:
+    def _outputs(
+        self, questions: CutQuestions | V4Questions, forward_params: Mapping[str, Any], batch_size: int
+    ) -> list[list[dict[str, Any]]]:
+        """What `_forward` gave for the windows of each question, each window as a batch of one."""
+        windows: dict[int, dict[str, Any]] = {}
+        for batch in window_batches(questions.store, self._collate, batch_size):
+            outputs = self.forward(batch, **forward_params)
+            for row, number in enumerate(batch["feature"].tolist()):
+                windows[number] = {
+                    name: value[row : row + 1] if isinstance(value, torch.Tensor) else value
+                    for name, value in outputs.items()
+                }
+        found: list[list[dict[str, Any]]] = [[] for _ in questions.items]
+        for number, example in enumerate(questions.store.windows["example"].tolist()):
+            found[example].append({**windows[number], "example": questions.items[example], "questions": questions})
+        return found
+
+    def _cut(self, items: list[Item], settings: Mapping[str, Any]) -> CutQuestions | V4Questions:
         if self.compat == "v4":
-            return V4Answers(self.tokenizer, V4Settings(**settings), items)
-        windows = window_settings(settings, self._saved, self._positions, self.tokenizer)
-        if windows not in self._windowers:
-            if len(self._windowers) == _MAX_WINDOWERS:
-                self._windowers.pop(next(iter(self._windowers)))
-            self._windowers[windows] = Windower(self.tokenizer, windows, shorten=True)
-        return RankedAnswers(self._windowers[windows], call_settings(settings, self.scaling), items)
+            return self._v4_windower.cut(self.tokenizer, V4Settings(**settings), items)
+        return self._windowers.cut(items, window_settings(settings, self._saved, self._positions, self.tokenizer))
+
+    def _policy(
+        self, questions: CutQuestions | V4Questions, settings: Mapping[str, Any]
+    ) -> AnswerPolicy[list[AnswerDict]]:
+        if isinstance(questions, V4Questions):
+            return V4Answers(questions, V4Settings(**settings))
+        return RankedAnswers(questions, call_settings(settings, self._saved, self.scaling))
+
+    def _shaped(self, answers: list[AnswerDict], settings: Mapping[str, Any]) -> AnswerDict | list[AnswerDict]:
+        """One shape for one kind of call; 4.57 went by how many answers there were."""
+        alone = len(answers) == 1 if self.compat == "v4" else settings.get("top_k", 1) == 1
+        return answers[0] if alone else answers
 
     def preprocess(self, example: Any, **settings: Any) -> Iterator[dict[str, Any]]:
-        """Yield the windows of one question, each as a batch of one."""
-        call = understand((example,), {}, v4=self.compat == "v4")
-        policy = self._policy(list(call.items), {**self._postprocess_params, **settings})
-        batches = list(window_batches(policy.store, self._collate, 1))
+        """Yield the windows of one question, each as a batch of one.
+
+        Args:
+            example: a dict of ``question`` and ``context``.
+            **settings: ``doc_stride``, ``max_seq_len``, ``max_question_len``; those left out are the pipeline's own.
+        """
+        (entry,) = understand((example,), {}, v4=self.compat == "v4").entries
+        if isinstance(entry, list):
+            raise InputError(f"preprocess takes one question with one context, and got {len(entry)}; pass each alone")
+        given = checked_settings(settings, self.compat == "v4")
+        questions = self._cut([entry], {**self._defaults.known.preprocess, **given})
+        batches = list(window_batches(questions.store, self._collate, 1))
         for number, batch in enumerate(batches, 1):
-            yield {**batch, "policy": policy, "is_last": number == len(batches)}
+            yield {**batch, "example": entry, "questions": questions, "is_last": number == len(batches)}
 
     def _forward(self, inputs: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         """Add ``start`` and ``end`` logits, [B, T], to the model's inputs."""
@@ -218,71 +301,125 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             )
         return {**inputs, "start": output.start_logits, "end": output.end_logits}
 
-    def postprocess(self, model_outputs: list[dict[str, Any]], **_: Any) -> Any:
-        """The answers to one question, from the outputs of `_forward` for its windows."""
-        policy: AnswerPolicy[list[AnswerDict]] = model_outputs[0]["policy"]
+    def postprocess(self, model_outputs: list[dict[str, Any]], **settings: Any) -> Any:
+        """The answers to one question.
+
+        Args:
+            model_outputs: what `_forward` gave for its windows.
+            **settings: those of a call that are not about windows; those left out are the pipeline's own.
+        """
+        given = {**self._defaults.known.postprocess, **checked_settings(settings, self.compat == "v4")}
+        policy = self._policy(model_outputs[0]["questions"], given)
         for output in model_outputs:
             policy.add(output, output["start"], output["end"])
-        return _alone(policy.answers()[0])
+        return self._shaped(policy.answers()[0], given)
 
 
-def _alone(answers: list[AnswerDict]) -> AnswerDict | list[AnswerDict]:
-    return answers[0] if len(answers) == 1 else answers
+_STEPS = {step: getattr(QuestionAnsweringPipeline, step) for step in ("preprocess", "postprocess")}
+
+
+class SizedAnswers:
+    """The answers to the questions of a torch dataset: as many as it has, computed while one iterates over them."""
+
+    def __init__(self, length: int, answers: Callable[[], Iterator[Any]]) -> None:
+        self._length = length
+        self._answers = answers
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._answers()
+
+
+def _by_entry(entries: list[Entry], answers: Iterator[Any]) -> Iterator[Any]:
+    """The results of the entries of a call, from the answers to their questions."""
+    for entry in entries:
+        yield [next(answers) for _ in entry] if isinstance(entry, list) else next(answers)
 
 
 def pipeline(
-    model: str | Path,
+    task: Any = None,
+    model: Any = None,
+    config: Any = None,
+    tokenizer: Any = None,
     *,
+    framework: str | None = None,
+    revision: str | None = None,
+    use_fast: bool = True,
+    token: str | bool | None = None,
     device: int | str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    device_map: Any = None,
+    dtype: torch.dtype | str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
+    trust_remote_code: bool | None = False,
+    use_safetensors: bool = True,
+    model_kwargs: Mapping[str, Any] | None = None,
+    pipeline_class: type[QuestionAnsweringPipeline] | None = None,
     batch_size: int = 16,
     compat: Compat | None = None,
-    trust_remote_code: bool = False,
-    use_safetensors: bool = True,
     threshold_file: str | Path | None = None,
     **settings: Any,
 ) -> QuestionAnsweringPipeline:
-    """Load a model and its tokenizer as a question answering pipeline.
+    """Load a model and its tokenizer as a question answering pipeline; takes what 4.57's ``pipeline`` took.
 
     Args:
-        model: a folder, or a name on the Hub, of any question answering model or of an ONNX export of one; also the
-            folder of a run, or ``last`` for the newest run in ``lightning_logs``.
+        task: ``question-answering``, the one task; or the model.
+        model: a folder, or a name on the Hub, of any question answering model or of an ONNX export of one; the folder
+            of a run, or ``last`` for the newest run in ``lightning_logs``; or a loaded model. None takes 4.57's
+            default, a DistilBERT from the Hub.
+        config: a name or an object, in place of the model's own.
+        tokenizer: a name or an object; None takes the model's own. Needed with a loaded model.
+        framework, use_fast: accepted as ``pt`` and True.
+        revision: a branch, tag or commit on the Hub, of model and tokenizer.
+        token: for the Hub.
         device: None takes the first GPU, or the CPU if there is none.
-        dtype: of weights and computation; None means float32. bfloat16 is faster on hardware that supports it.
-        batch_size, compat, **settings: see `QuestionAnsweringPipeline`.
+        device_map: ``auto``, or which part of the model is where; needs accelerate. Not together with ``device``.
+        dtype, torch_dtype: of weights and computation, as a dtype or its name. None means float32, ``auto`` the
+            weights' own. bfloat16 is faster on hardware that supports it.
         trust_remote_code: run code that comes with the model.
         use_safetensors: False also accepts pickled weights, read by torch's loader that runs no code.
+        model_kwargs: for the model's ``from_pretrained``.
+        pipeline_class: a subclass to build.
+        batch_size, compat, **settings: see `QuestionAnsweringPipeline`.
         threshold_file: written by ``qa-lightning evaluate --output_dir`` for this model: its threshold and
             temperature.
 
     Raises:
-        InputError: the model cannot be loaded or has no trained question answering head, or ``threshold_file``
-            belongs to another model.
+        InputError: the model cannot be loaded or has no trained question answering head, ``threshold_file`` belongs to
+            another model, or an argument cannot have effect.
+        TypeError: an argument is unknown.
     """
-    name = lasting_name(model)
-    loaded, tokenizer = load_answering_model(
-        name, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=use_safetensors
+    settings = refuse_unused(settings, framework, use_fast)
+    chosen, commit = chosen_model(task, model)
+    loading = Loading.of(
+        model_kwargs or {},
+        dtype=chosen_dtype(dtype=dtype, torch_dtype=torch_dtype),
+        trust_remote_code=bool(trust_remote_code),
+        use_safetensors=use_safetensors,
+        config=config,
+        device_map=device_map,
+        hub={
+            "revision": revision or commit,
+            "token": token,
+            "local_files_only": settings.pop("local_files_only", None),
+        },
     )
-    answers = QuestionAnsweringPipeline(
-        model=loaded, tokenizer=tokenizer, device=device, batch_size=batch_size, compat=compat, **settings
+    if device is not None and "device_map" in loading.model_options:
+        raise InputError(f"device {device!r} and device_map are both given, and say both where the model is; pass one")
+    loaded, own_tokenizer = load_parts(chosen, tokenizer, loading)
+    if "device_map" in loading.model_options and not hasattr(loaded, "hf_device_map"):
+        device = loaded.device  # where the map put it; several parts stay where they are anyway
+    answers = (pipeline_class or QuestionAnsweringPipeline)(
+        model=loaded,
+        tokenizer=own_tokenizer,
+        device=device,
+        batch_size=batch_size,
+        compat=compat,
+        dtype=loading.dtype,
+        **settings,
     )
     if threshold_file is not None:
+        name = chosen if isinstance(chosen, str) else str(loaded.name_or_path)
         answers.scaling = read_threshold_file(Path(threshold_file), name).scaling
     return answers
-
-
-def register_pipeline(restore: bool = False) -> None:
-    """Make ``transformers.pipeline("extractive-qa", model=...)`` build a `QuestionAnsweringPipeline`.
-
-    Args:
-        restore: register it under the task's old name, ``question-answering``, too.
-    """
-    tasks = [TASK, "question-answering"] if restore else [TASK]
-    for task in tasks:
-        REMOVED_TASKS.pop(task, None)
-        PIPELINE_REGISTRY.supported_tasks.pop(task, None)  # avoids a warning if it was registered before
-        PIPELINE_REGISTRY.register_pipeline(
-            task, pipeline_class=QuestionAnsweringPipeline, pt_model=AutoModelForQuestionAnswering, type="text"
-        )
-    # With this attribute, save_pretrained would copy this package's source beside the model as remote code.
-    del QuestionAnsweringPipeline._registered_impl

@@ -5,6 +5,7 @@ A model needs a question answering head and a fast tokenizer with no more tokens
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ _LAST = "last"  # the name of the newest run's model
 CONFIG = "config.json"
 
 
-def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(name: str, trust_remote_code: bool = False, **hub: Any) -> Any:
     """Load the fast tokenizer of a model.
 
     Some tokenizers of transformers 5 (ALBERT, XLNet, RoFormer) no longer give their models token types, which mark
@@ -37,18 +38,19 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
     Args:
         name: a name on the Hub, a folder, or ``tiny``.
         trust_remote_code: run code that comes with the tokenizer.
+        **hub: further arguments of ``from_pretrained`` that say where files come from: ``revision``, ``token`` ...
 
     Raises:
         InputError: the tokenizer cannot be loaded, or is a slow one.
     """
     with loading(name), quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code, **hub)
     if not tokenizer.is_fast:
         raise InputError(
             f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is a slow one and gives no character offsets; "
             "choose a model that has a fast tokenizer (a tokenizer.json)"
         )
-    if _lacks_token_types(tokenizer) and (model := _planned_model(name)) is not None:
+    if _lacks_token_types(tokenizer) and (model := _planned_model(name, hub)) is not None:
         name_token_types(tokenizer, model)
     return tokenizer
 
@@ -70,11 +72,11 @@ def _lacks_token_types(tokenizer: Any) -> bool:
     return len(set(tokenizer("a", "a", return_token_type_ids=True)["token_type_ids"])) > 1
 
 
-def _planned_model(name: str) -> Any:
+def _planned_model(name: str, hub: Mapping[str, Any]) -> Any:
     """The model on the meta device, without weights; None if it cannot be created."""
     try:
         with quiet_transformers(), torch.device("meta"):
-            config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
+            config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False, **hub)
             return AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False)
     except Exception:  # no model in the folder, or one that `load_model` rejects with a reason
         return None
@@ -258,32 +260,48 @@ def _export_fix(checkpoint: Path) -> str:
 
 
 def load_answering_model(
-    name: str, dtype: torch.dtype | None = None, trust_remote_code: bool = False, use_safetensors: bool = True
+    name: str,
+    dtype: torch.dtype | str | None = None,
+    trust_remote_code: bool = False,
+    use_safetensors: bool = True,
+    tokenizer: Any = None,
+    hub: Mapping[str, Any] | None = None,
+    model_options: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
     """Load a model in eval mode for answering, and its fast tokenizer.
 
     Args:
         name: a folder (also of an ONNX export), a name on the Hub, or ``tiny``.
-        dtype: the dtype of the weights; None for float32. An ONNX model takes only None and float32.
+        dtype: the dtype of the weights; None for float32, ``auto`` for that in the file. An ONNX model takes only
+            None, ``auto`` and float32.
         trust_remote_code: run code that comes with the model.
         use_safetensors: reject pickled weights.
+        tokenizer: another tokenizer than the model's own: a name or an object.
+        hub: arguments of ``from_pretrained`` that say where files come from: ``revision``, ``token`` ...
+        model_options: further arguments of the model's ``from_pretrained``.
 
     Raises:
         InputError: the model cannot be loaded, its question answering head is missing or untrained, its weights are
             pickled, or the tokenizer does not fit.
     """
-    tokenizer = load_tokenizer(name, trust_remote_code)
+    if tokenizer is None or isinstance(tokenizer, (str, Path)):
+        tokenizer = load_tokenizer(str(tokenizer or name), trust_remote_code, **(hub or {}))
     model: Any
     if is_onnx_folder(resolve(name)):
-        model = OnnxModel.load(resolve(name)).to(dtype=dtype)
+        if model_options:
+            raise InputError(f"model {name!r} is an ONNX export, which takes no {', '.join(model_options)}")
+        model = OnnxModel.load(resolve(name)).to(dtype=None if dtype == "auto" else dtype)
     else:
-        model = _load_weights(name, dtype or torch.float32, trust_remote_code, use_safetensors)
+        options = {**(hub or {}), **(model_options or {})}
+        model = _load_weights(name, dtype or torch.float32, trust_remote_code, use_safetensors, options)
     if problem := tokenizer_problem(model, tokenizer):
         raise InputError(problem)
     return model.eval(), tokenizer
 
 
-def _load_weights(name: str, dtype: torch.dtype, trust_remote_code: bool, use_safetensors: bool) -> Any:
+def _load_weights(
+    name: str, dtype: torch.dtype | str, trust_remote_code: bool, use_safetensors: bool, options: Mapping[str, Any]
+) -> Any:
     folder = Path(resolve(name)).expanduser()
     if use_safetensors and folder.is_dir() and not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
         pickled = ", ".join(sorted(file.name for file in folder.glob("*.bin")))
@@ -299,6 +317,7 @@ def _load_weights(name: str, dtype: torch.dtype, trust_remote_code: bool, use_sa
             trust_remote_code=trust_remote_code,
             use_safetensors=use_safetensors or None,
             output_loading_info=True,
+            **options,
         )
     missing = sorted(key for key in found["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
     if missing:

@@ -19,6 +19,8 @@ from tests.helpers.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
+AT_START = "qa_lightning_restore.pth"
+
 # One process runs all commands, because each process waits for torch. The lines with $ separate their outputs.
 SEVERAL = """
 import json, sys
@@ -43,7 +45,7 @@ def wheel(tmp_path_factory) -> Path:
     """Build the wheel from a copy: setuptools writes into its source folder, and packs what an old build left there."""
     folder = tmp_path_factory.mktemp("wheel")
     (folder / "source").mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", AT_START):
         shutil.copy(ROOT / name, folder / "source")
     for name in ("qa_lightning", "configs"):
         shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -84,7 +86,9 @@ def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel) -> 
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "qa_lightning").rglob("*") if path.is_file()}
     package = {name for name in package if "__pycache__" not in name}
-    assert names == package | {f"qa_lightning/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    assert names == package | {AT_START} | {
+        f"qa_lightning/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")
+    }
 
 
 def test_every_command_works_in_an_empty_folder(site, tmp_path) -> None:

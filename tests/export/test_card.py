@@ -95,15 +95,15 @@ def test_names_of_the_hub_are_linked(trained, tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("rules", "bad_rows", "words"),
     [
-        ("mlqa", "repair", ("F1 is by ideographs for Chinese, as MLQA counts, which differs", "had been repaired.")),
-        ("kana", "repair_or_skip", ("F1 is by ideographs and kana, as", "had been repaired or left out.")),
-        ("korquad", "error", ("F1 is by characters, as KorQuAD counts, which differs from SQuAD's.",)),
+        ("mlqa", "repair", ("F1 counts ideographs, as MLQA does", "offsets were repaired.")),
+        ("kana", "repair_or_skip", ("F1 counts ideographs and kana, by", "offsets were repaired or left out.")),
+        ("korquad", "error", ("F1 counts characters, as KorQuAD does; this differs from SQuAD's F1.",)),
     ],
 )
 def test_the_rules_of_the_scores_are_named(trained, tmp_path, rules, bad_rows, words) -> None:
     card = changed_run(trained, tmp_path, {}, data={"on_bad_rows": bad_rows}, model={"mixed_script": rules})
     assert [one for one in words if one not in card.text] == []
-    assert ("should be had been" in card.text) == (bad_rows != "error")
+    assert ("wrong answer offsets" in card.text) == (bad_rows != "error")
 
 
 def test_what_makes_scores_others_than_they_look_is_said(trained, tmp_path) -> None:

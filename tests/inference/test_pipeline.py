@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import count, islice, pairwise
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer, BertModel, BertTokenizer
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
@@ -45,6 +47,13 @@ def family(request, tmp_path_factory):
 
 def listed(answers):
     return answers if isinstance(answers, list) else [answers]
+
+
+def same(found, other, within: float = 1e-5) -> bool:
+    """Whether two results hold the same answers, with nearly the same scores."""
+    if isinstance(found, dict) and isinstance(other, dict):
+        return found == {**other, "score": pytest.approx(other["score"], abs=within)}
+    return len(found) == len(other) and all(same(*pair, within) for pair in zip(found, other, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +176,58 @@ def test_every_form_of_a_call_gets_the_same_answer(ask) -> None:
     assert list(ask(iter_nothing())) == []
 
 
+def test_columns_series_and_arrays_are_lists_and_items_may_hold_several(ask) -> None:
+    contexts = [CONTEXT, CONTEXTS[2], CONTEXT]
+    questions = [QUESTION, "Who?", "Who works?"]
+    table = datasets.Dataset.from_dict({"question": questions, "context": contexts, "id": ["a", "b", "c"]})
+    wanted = ask(question=questions, context=contexts)
+    for of in (table, pandas.DataFrame({"question": questions, "context": contexts})):
+        assert ask(question=of["question"], context=of["context"]) == wanted
+        assert ask(question=of["question"], context=CONTEXT) == ask(question=questions, context=CONTEXT)
+        assert ask(question=QUESTION, context=of["context"]) == ask(question=QUESTION, context=contexts)
+        assert ask({"question": of["question"], "context": of["context"]}) == wanted
+    arrays = {"question": np.array(questions), "context": np.array(contexts, dtype=object)}
+    assert ask(**arrays) == ask(**{name: array[None][0] for name, array in arrays.items()}) == wanted
+    assert ask(question=np.str_(QUESTION), context=np.str_(CONTEXT)) == wanted[0]
+    result = ask(table)
+    assert (type(result), result) == (list, wanted)
+    v4 = QuestionAnsweringPipeline(model=ask.model, tokenizer=ask.tokenizer, compat="v4", max_seq_len=100)
+    assert v4(question=table["question"], context=table["context"]) == v4(question=questions, context=contexts)
+    assert v4(table.select_columns(["question", "context"])) == v4(question=questions, context=contexts)
+    several = {"question": QUESTION, "context": contexts}
+    assert ask(several) == ask(**several)
+    assert ask([several]) == ask(**several)
+    for one in (CONTEXTS[:1], np.array(CONTEXTS[:1])):  # a list of one, for programs with any number of texts
+        assert ask(question=QUESTION, context=one) == ask({"question": QUESTION, "context": one}) == wanted[:1]
+    mixed = ask([several, {"question": QUESTION, "context": CONTEXT}, {"question": questions[1:], "context": CONTEXT}])
+    assert [type(part) for part in mixed] == [list, dict, list]
+    assert same(mixed, [ask(**several), wanted[0], ask(question=questions[1:], context=CONTEXT)])
+    assert same(list(ask(one for one in [several, several])), [ask(**several)] * 2)
+
+
+def test_a_dataset_gives_a_list_or_something_with_a_length_that_can_be_read_again(ask) -> None:
+    class Endless(Questions):
+        def __getitem__(self, index: int) -> dict[str, str]:
+            return {"question": QUESTION, "context": CONTEXT}  # does not say where it ends
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from Questions(3)
+
+    one = ask(question=QUESTION, context=CONTEXT)
+    for dataset in (Questions(3), Endless(3)):
+        for batch_size in (1, 4):
+            answers = ask(dataset, batch_size=batch_size)
+            assert len(answers) == 3
+            assert same(list(answers), [one] * 3)
+            assert same(list(answers), [one] * 3)
+    assert same(list(ask(Stream())), [one] * 3)
+    stream = datasets.IterableDataset.from_generator(lambda: (item for item in Questions(3)))
+    answers = ask(stream)
+    assert not isinstance(answers, list)
+    assert same(list(answers), [one] * 3)
+
+
 class Questions(Dataset):
     def __init__(self, size: int) -> None:
         self.size = size
@@ -184,12 +245,25 @@ def iter_nothing():
     yield from ()
 
 
-def test_one_answer_is_a_dict_and_more_are_a_list(ask) -> None:
+def test_one_kind_of_call_has_one_shape_whatever_the_texts_hold(ask) -> None:
     asked = {"question": QUESTION, "context": CONTEXT}
     assert isinstance(ask(**asked), dict)
     assert len(ask(**asked, top_k=4)) == len(ask(**asked, topk=4)) == 4
     assert [len(answers) for answers in ask([asked, asked], top_k=4)] == [4, 4]
-    assert isinstance(ask(question="Who?", context="Anna", top_k=4, align_to_words=True), dict)  # the only answer
+    nothing = ["\u200b", "\u00ad", "\u0301"]  # without a word, or a character that a token covers
+    contexts = [*nothing, "Anna", CONTEXT]
+    empty = {"score": pytest.approx(1.0), "start": 0, "end": 0, "answer": ""}
+    for impossible in (False, True):
+        several = ask(question="Who?", context=contexts, top_k=4, handle_impossible_answer=impossible)
+        assert several[:3] == [[empty]] * 3
+        assert [len(answers) for answers in several[3:]] == [1 + impossible, 4]
+        each = ask(question="Who?", context=contexts, handle_impossible_answer=impossible)
+        assert each[:3] == [empty] * 3
+        assert all(answer["answer"] for answer in each[4:])
+        alone = [ask(question="Who?", context=context, handle_impossible_answer=impossible) for context in contexts]
+        assert same(each, alone)
+    steps = [ask.forward(window) for window in ask.preprocess({"question": "Who?", "context": nothing[0]})]
+    assert (ask.postprocess(steps), ask.postprocess(steps, top_k=2)) == (empty, [empty])
 
 
 def test_a_generator_is_read_lazily(ask) -> None:
@@ -226,10 +300,23 @@ def test_items_before_a_bad_item_of_a_generator_are_answered(ask) -> None:
         ({"question": "a", "context": " \n"}, ValueError, "`context` has only white space"),
         ({"question": "\ud800", "context": "a"}, ValueError, "`question` holds half of a surrogate pair"),
         ({"data": {"question": 3, "context": "a"}}, TypeError, "`question` is of type int, '3'; pass a str"),
-        ({"data": ["a", "b"]}, ValueError, "needs to be of type"),
+        ({"data": ["a", "b"]}, ValueError, "an item is of type str, 'a'; pass a dict of question and context"),
+        ({"data": [3]}, ValueError, "an item is of type int, '3'; pass a dict"),
         ({"data": 3}, ValueError, "Invalid arguments"),
-        ({"question": ["a"], "context": ["a", "b"]}, ValueError, "don't have the same lengths"),
-        ({"question": 3, "context": "a"}, ValueError, "Arguments can't be understood"),
+        ({"question": ["a"], "context": ["a", "b"]}, ValueError, "don't have the same lengths: 1 and 2"),
+        (
+            {"question": 3, "context": "a"},
+            ValueError,
+            "can't be understood: question is of type int, context of type str",
+        ),
+        (
+            {"question": "a", "context": {"b"}},
+            ValueError,
+            "question is of type str, context of type set; pass a str, or",
+        ),
+        ({"data": [{"question": "a", "context": ["b", None]}]}, ValueError, "`context` cannot be None"),
+        ({"data": {"question": ["a", 3], "context": "b"}}, TypeError, "`question` is of type int, '3'; pass a str"),
+        ({"data": {"question": ["a", "c"], "context": ["b"]}}, ValueError, "same lengths: 2 and 1"),
         ({"top_k": 0}, ValueError, r"top_k parameter should be >= 1 \(got 0\)"),
         ({"top_k": 1.5}, ValueError, "top_k is 1.5, of type float; pass an int"),
         ({"top_k": True}, ValueError, "top_k is True, of type bool"),
@@ -345,6 +432,15 @@ def test_words_are_whole_if_asked_for_and_their_pieces_are_not_listed_too(ask) -
     assert len(words) == 6  # all of them: more spans were decoded until all were found
 
 
+def test_answers_are_listed_from_the_last_spans_that_were_decoded(model_folder) -> None:
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    torch.nn.init.zeros_(model.qa_outputs.weight)  # so the first spans decoded all begin in the first word
+    ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
+    found = ask(question="what?", context="qwert uiopa", top_k=3)  # 45 spans of pieces; 16 are decoded, then all
+    assert sorted(answer["answer"] for answer in found) == ["qwert", "qwert uiopa", "uiopa"]
+    assert sum(answer["score"] for answer in found) == pytest.approx(45 / 46)
+
+
 def test_probabilities_of_equal_texts_add_up_and_no_answer_comes_after_equal_scores(model_folder) -> None:
     model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
     torch.nn.init.zeros_(model.qa_outputs.weight)  # 10 spans and "no answer", all equally likely
@@ -407,7 +503,13 @@ def test_a_saved_models_own_settings_are_the_defaults(model_folder, tmp_path) ->
     given = pipeline(model_folder)
     lengths = {"max_seq_len": 40, "doc_stride": 10, "max_question_len": 12}
     asked = {"question": QUESTION * 4, "context": CONTEXT * 4}
-    assert ask(**asked, top_k=5) == given(**asked, top_k=5, **lengths)
+    assert ask(**asked, top_k=5) == given(**asked, top_k=5, max_answer_len=3, **lengths)
+    assert ask(**asked, top_k=5, max_answer_len=15) == given(
+        **asked, top_k=5, **lengths
+    )  # 15 is that of models from elsewhere
+    old = {"question": QUESTION, "context": CONTEXT, "top_k": 5}
+    v4, other = (QuestionAnsweringPipeline(model=one.model, tokenizer=tokenizer, compat="v4") for one in (ask, given))
+    assert v4(**old) == other(**old) != other(**old, max_answer_len=3)
     plain = ask(**asked)
     for threshold, answered in ((-50.0, False), (50.0, True)):
         model.config.qa_lightning = vars(saved) | {"null_score_diff_threshold": threshold}
@@ -427,11 +529,14 @@ def test_the_three_steps_of_a_chunk_pipeline_make_the_same_answer(ask) -> None:
         windows = list(steps.preprocess(asked))
         assert len(windows) > 1
         assert [window["is_last"] for window in windows] == [False] * (len(windows) - 1) + [True]
-        answer = steps.postprocess([steps.forward(window) for window in windows])
-        other = ask(**asked, **settings_)
-        for mine, own in zip([answer] if not settings_ else answer, [other] if not settings_ else other, strict=True):
-            assert mine == {**own, "score": pytest.approx(own["score"], abs=1e-6)}
+        outputs = [steps.forward(window) for window in windows]
+        answer = steps.postprocess(outputs)
+        assert same(answer, ask(**asked, **settings_))
+        assert same(steps.postprocess(outputs, top_k=3), ask(**asked, top_k=3))
     assert steps.run_single(asked, {}, {}, {}) == answer
+    assert len(list(steps.preprocess(asked, max_seq_len=48, doc_stride=4))) > len(windows)
+    with pytest.raises(InputError, match="one question with one context, and got 2; pass each alone"):
+        next(steps.preprocess({"question": QUESTION, "context": [CONTEXT] * 2}))
 
 
 @pytest.fixture
@@ -522,3 +627,90 @@ def test_logits_that_are_not_numbers_are_an_error(model_folder) -> None:
 def test_the_package_exports_the_functions_by_their_names() -> None:
     assert qa_lightning.pipeline is pipeline
     assert callable(qa_lightning.register_pipeline)
+
+
+def in_bern(step, example, **settings):
+    return step({**example, "context": example["context"].replace("Rome", "Bern")}, **settings)
+
+
+def turned(step, inputs, **settings):
+    outputs = step(inputs, **settings)
+    return {**outputs, "start": -outputs["start"], "end": -outputs["end"]}
+
+
+def marked(step, outputs, **settings):
+    return [{**answer, "answer": f"*{answer['answer']}*"} for answer in listed(step(outputs, **settings))]
+
+
+HOOKS = {"preprocess": in_bern, "_forward": turned, "postprocess": marked}
+
+
+def as_subclass(ask, step, monkeypatch):
+    def hook(self, *args, **keywords):
+        return HOOKS[step](partial(getattr(QuestionAnsweringPipeline, step), self), *args, **keywords)
+
+    own = type("Own", (QuestionAnsweringPipeline,), {step: hook})
+    return own(model=ask.model, tokenizer=ask.tokenizer, compat=ask.compat)
+
+
+def as_attribute(ask, step, monkeypatch):
+    own = QuestionAnsweringPipeline(model=ask.model, tokenizer=ask.tokenizer, compat=ask.compat)
+    setattr(own, step, partial(HOOKS[step], getattr(own, step)))
+    return own
+
+
+def as_patch(ask, step, monkeypatch):
+    before = getattr(QuestionAnsweringPipeline, step)
+
+    def hook(self, *args, **keywords):
+        return HOOKS[step](partial(before, self), *args, **keywords)
+
+    monkeypatch.setattr(QuestionAnsweringPipeline, step, hook)
+    return ask
+
+
+@pytest.mark.parametrize("compat", [None, "v4"])
+@pytest.mark.parametrize("way", [as_subclass, as_attribute, as_patch])
+@pytest.mark.parametrize("step", HOOKS)
+def test_a_step_that_is_overridden_or_replaced_has_effect(model_folder, monkeypatch, step, way, compat) -> None:
+    asked = [{"question": QUESTION, "context": context} for context in (CONTEXT, CONTEXT * 2, "Ben is in Rome.")]
+    ask = pipeline(model_folder, compat=compat)
+    for settings_ in ({"max_seq_len": 100}, {"top_k": 3, "max_seq_len": 48, "doc_stride": 12, "batch_size": 3}):
+        plain = ask(asked, **settings_)
+        expected = plain
+        if step == "preprocess":
+            expected = ask([{**one, "context": one["context"].replace("Rome", "Bern")} for one in asked], **settings_)
+        elif step == "_forward":
+            other = pipeline(model_folder, compat=compat)
+            with torch.no_grad():
+                for weight in other.model.qa_outputs.parameters():
+                    weight.neg_()
+            expected = other(asked, **settings_)
+        else:
+            expected = [marked(lambda answers: answers, answers) for answers in plain]
+        with monkeypatch.context() as patches:
+            own = way(ask, step, patches)
+            assert not same(expected, plain)
+            assert same(own(asked, **settings_), expected)
+            assert same([own(one, **settings_) for one in asked], expected)
+            assert same(list(own((one for one in asked), **settings_)), expected)
+
+
+def test_a_subclass_may_take_a_parameter_of_its_own(ask) -> None:
+    class Rounded(QuestionAnsweringPipeline):
+        def _sanitize_parameters(self, digits=None, **keywords):
+            before, forward, after = super()._sanitize_parameters(**keywords)
+            return before, forward, after if digits is None else {**after, "digits": digits}
+
+        def postprocess(self, model_outputs, top_k=1, digits=9, **keywords):
+            answers = super().postprocess(model_outputs, top_k=top_k, **keywords)
+            return [round(answer["score"], digits) for answer in listed(answers)]
+
+    own = Rounded(model=ask.model, tokenizer=ask.tokenizer, digits=1)
+    asked = {"question": QUESTION, "context": CONTEXT}
+    score = ask(**asked)["score"]
+    assert own(**asked) == [round(score, 1)]
+    assert own(**asked, digits=3) == [round(score, 3)]
+    assert len(own(**asked, top_k=2)) == 2
+    with pytest.raises(TypeError, match="unknown argument 'places'"):
+        own(**asked, places=2)

@@ -346,7 +346,10 @@ def test_bad_flags_are_named_together(model_folder, flags, words) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nobody/no-such-model", ["'nobody/no-such-model'", "not a folder here and not in the Hub's cache", "quickstart"]),
+        (
+            "nobody/no-such-model",
+            ["'nobody/no-such-model'", "not a folder here and not in the Hub's", "quickstart"],
+        ),
         ("EMPTY", ["needs config.json, model.safetensors and tokenizer.json"]),
     ],
 )
