@@ -16,7 +16,6 @@ from qa_lightning.checks.refusals import callback_problems, refusal, trainer_pro
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_file, write_problem
 from qa_lightning.layout import LOGS
-from qa_lightning.models.loading import max_positions, tokenizer_problem
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.failures import STARTED_BY, end_with_parent
@@ -196,15 +195,7 @@ class TrainCLI(LightningCLI):
 
     def _misfits(self) -> list[str]:
         """A line for each reason why the loaded model cannot be trained with these flags."""
-        length, limit = self.datamodule.settings.max_length, max_positions(self.model.model)
-        problems = []
-        if limit and length > limit:
-            problems.append(
-                f"--data.max_length {length} is more than the {limit} positions of {self.config.model.model_name}; "
-                f"pass --data.max_length {limit} or less"
-            )
-        if problem := tokenizer_problem(self.model.model, self.datamodule.tokenizer):
-            problems.append(f"--model.model_name: {problem}")
+        problems: list[str] = self.model.misfits(self.datamodule)
         problems += callback_problems(
             self.trainer.callbacks,  # type: ignore[attr-defined]
             (*LOGGED, *LOGGED_WITH_UNANSWERABLE),

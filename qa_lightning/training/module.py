@@ -173,7 +173,7 @@ class QALightningModule(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SquadDataModule):
             return
-        if problems := self._misfits(data):
+        if problems := self.misfits(data):
             raise InputError(problems)
         self.tokenizer = data.tokenizer
         if stage == "fit" or self.windows is None:
@@ -182,7 +182,7 @@ class QALightningModule(LightningModule):
         if stage == "validate":
             self._fingerprint = data.fingerprint("validation")
 
-    def _misfits(self, data: SquadDataModule) -> list[str]:
+    def misfits(self, data: SquadDataModule) -> list[str]:
         """A line for each reason why the model cannot read the windows of ``data``."""
         problems = []
         own, others = self.hparams["model_name"], data.hparams["model_name"]
@@ -192,7 +192,7 @@ class QALightningModule(LightningModule):
                 f"{own!r}, which reads other tokens: pass model_name={own!r} to both"
             )
         if not problems and (problem := tokenizer_problem(self.model, data.tokenizer)):
-            problems.append(problem)
+            problems.append(f"--model.model_name: {problem}")
         length, limit = data.settings.max_length, max_positions(self.model)
         if limit and length > limit:
             problems.append(
