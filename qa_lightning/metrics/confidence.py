@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PRECISION = 0.9  # reports say what share of the questions can be answered at this precision
+PRECISIONS = (*(percent / 100 for percent in range(50, 95, 5)), 0.95, 0.96, 0.97, 0.98, 0.99)  # saved with a model
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,12 @@ class Confidence:
     def coverage(self) -> float:
         """Share of the questions, 0-1, that can be answered at `PRECISION` after the fit."""
         return coverage_at_precision(*self.held_out_columns, PRECISION)[0]
+
+    @property
+    def scores_at_precision(self) -> dict[str, float]:
+        """For each of `PRECISIONS` that can be reached, the lowest score at which it is; after the fit."""
+        thresholds = {each: coverage_at_precision(*self.held_out_columns, each)[1] for each in PRECISIONS}
+        return {f"{each:g}": threshold for each, threshold in thresholds.items() if math.isfinite(threshold)}
 
     @property
     def risk_coverage_before(self) -> RiskCoverage:
