@@ -80,14 +80,16 @@ class DocumentAnswer:
         ``document_offset``, ``context_offset`` and ``sentence_offset`` are the offsets of the answer in the document, in
         ``context`` and in ``sentence``. For "no answer", ``data`` and all that belongs to a document are None.
         """
+        data = None if self.document is None else self.text
+        return {"query": self.question, "data": data, "score": self.score, **self.about()}
+
+    def about(self) -> dict[str, Any]:
+        """What `as_dict` says beside question, answer and score."""
         if self.document is None:
             nothing = ("document", "document_offset", "context", "context_offset", "sentence", "sentence_offset")
-            return {"query": self.question, "data": None, "score": self.score, **dict.fromkeys(nothing), "meta": {}}
+            return {**dict.fromkeys(nothing), "meta": {}}
         found = {"page_number": self.page, "line_number": self.line}
         return {
-            "query": self.question,
-            "data": self.text,
-            "score": self.score,
             "document": {"id": self.document.id, "meta": dict(self.document.meta)},
             "document_offset": self._offset(0),
             "context": self.context,

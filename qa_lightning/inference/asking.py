@@ -137,6 +137,17 @@ class AskedModel:
         return self.settings.score_at(asked.precision)
 
 
+def pipeline_answers(answers: list[DocumentAnswer], top_k: int) -> Any:
+    """The answers to one question as a pipeline returns them: a dict if ``top_k`` is 1, else a list of dicts."""
+    found = [
+        {"score": answer.score, "start": answer.start, "end": answer.end, "answer": answer.text, **answer.about()}
+        for answer in answers
+    ]
+    if top_k > 1:
+        return found
+    return found[0] if found else {"score": 0.0, "start": 0, "end": 0, "answer": "", **DocumentAnswer("", "", 0).about()}
+
+
 @cache
 def _say_once(message: str) -> None:
     log.warning(message)
