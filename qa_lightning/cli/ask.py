@@ -87,11 +87,12 @@ def _ask_options(words: Sequence[str]) -> Namespace:
     )
     flags.add_argument("--min_score", type=decimal, metavar="SCORE", help="of an answer, 0 to 1; none is below it")
     flags.add_argument(
-        "--precision", type=decimal, metavar="SHARE", help="of right answers, 0 to 1, by what the model was validated on"
+        "--precision",
+        type=decimal,
+        metavar="SHARE",
+        help="of right answers, 0 to 1, as on validation data",
     )
     flags.add_argument("--batch_size", type=positive, metavar="N", help=f"windows per step  [{EVAL_BATCH_SIZE}]")
-    flags.add_argument(
-        "--on_bad", choices=("error", "skip"), help="what a file that cannot be read does  [error]"
-    )
+    flags.add_argument("--on_bad", choices=("error", "skip"), help="what a file that cannot be read does  [error]")
     flags.add_argument("--json", action="store_true", help="print one JSON object")
     return flags.read(words)

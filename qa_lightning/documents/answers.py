@@ -77,8 +77,8 @@ class DocumentAnswer:
     def as_dict(self) -> dict[str, Any]:
         """The answer as a dict for JSON, with the names of haystack's ``ExtractedAnswer``.
 
-        ``document_offset``, ``context_offset`` and ``sentence_offset`` are the offsets of the answer in the document, in
-        ``context`` and in ``sentence``. For "no answer", ``data`` and all that belongs to a document are None.
+        ``document_offset``, ``context_offset`` and ``sentence_offset`` are the offsets of the answer in the document,
+        in ``context`` and in ``sentence``. For "no answer", ``data`` and all that belongs to a document are None.
         """
         data = None if self.document is None else self.text
         return {"query": self.question, "data": data, "score": self.score, **self.about()}

@@ -122,10 +122,10 @@ def _greedy(start: Ints, end: Ints, ranking: Ranking) -> NDArray[np.intp]:
     if ranking.overlap >= 1:
         return np.arange(len(start))[: ranking.top_k]
     rest = np.arange(len(start))
-    taken = []
+    taken: list[int] = []
     while len(rest) and len(taken) < ranking.top_k:
         best = rest[0]
-        taken.append(best)
+        taken.append(int(best))
         shared = np.minimum(end[rest], end[best]) - np.maximum(start[rest], start[best])
         shorter = np.minimum(end[rest] - start[rest], end[best] - start[best])
         free = shared <= ranking.overlap * shorter

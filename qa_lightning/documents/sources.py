@@ -1,8 +1,8 @@
 """Read documents: texts, dictionaries, and files of text, Markdown, HTML and PDF, by name, folder or pattern.
 
 A ``str`` is a text and a ``Path`` is a file, a folder or a pattern, always: a text from a stranger never becomes the
-name of a file. Text and Markdown are read as they are, so that offsets and lines are those of the file; line ends become
-``\\n``. Of HTML and PDF it is the text inside that counts (`markup`).
+name of a file. Text and Markdown are read as they are, so that offsets and lines are those of the file; line ends
+become ``\\n``. Of HTML and PDF it is the text inside that counts (`markup`).
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def read_documents(given: Any, on_bad: OnBad = "error") -> list[Document]:
     if not found:
         raise InputError("there are no documents with text; pass at least one")
     if repeated := _repeated([document.id for document in found]):
-        raise InputError([f"two documents have the id {one!r}; give each its own, or leave ids out" for one in repeated])
+        raise InputError(
+            [f"two documents have the id {one!r}; give each its own, or leave ids out" for one in repeated]
+        )
     return found
 
 
@@ -149,7 +151,7 @@ def _files(path: Path, problems: list[str]) -> list[Path]:
             if not known:
                 problems.append(f"{path}: has no files that end with {', '.join(DOCUMENT_SUFFIXES)}")
             return known
-        matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 - also of absolute paths
     except OSError as error:
         problems.append(f"{path}: cannot be read ({error.strerror or error})")
         return []

@@ -97,7 +97,7 @@ class AskedModel:
     collate: PaddingCollator
     batch_size: int
 
-    def ask(self, question: str, documents: Any, asked: AskSettings) -> list[DocumentAnswer]:
+    def ask(self, question: Any, documents: Any, asked: AskSettings) -> list[DocumentAnswer]:
         """Up to ``top_k`` answers, best first; see `reader.Reader.ask`."""
         asked.check()
         if not isinstance(question, str):
@@ -145,7 +145,9 @@ def pipeline_answers(answers: list[DocumentAnswer], top_k: int) -> Any:
     ]
     if top_k > 1:
         return found
-    return found[0] if found else {"score": 0.0, "start": 0, "end": 0, "answer": "", **DocumentAnswer("", "", 0).about()}
+    return (
+        found[0] if found else {"score": 0.0, "start": 0, "end": 0, "answer": "", **DocumentAnswer("", "", 0).about()}
+    )
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -14,9 +16,7 @@ def greedy(spans: list[tuple[float, int, int]], top_k: int, overlap: float) -> l
     """The plain search: of all spans, best first and in reading order, take what shares little with those taken."""
     taken: list[tuple[int, int]] = []
     for _, start, end in sorted(spans, key=lambda span: (-span[0], span[1], span[2])):
-        if all(
-            min(end, stop) - max(start, begin) <= overlap * min(end - start, stop - begin) for begin, stop in taken
-        ):
+        if all(min(end, stop) - max(start, begin) <= overlap * min(end - start, stop - begin) for begin, stop in taken):
             taken.append((start, end))
     return taken[:top_k]
 
@@ -52,4 +52,4 @@ def test_more_spans_are_decoded_until_there_are_enough_apart(monkeypatch) -> Non
     found = apart(windows, Ranking(top_k=2, max_answer_length=30))
     assert decoded == [64, 256, 1024]
     pairs = sorted(zip(found.char_start.tolist(), found.char_end.tolist(), strict=True))
-    assert all(end <= start for (_, end), (start, _) in zip(pairs, pairs[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(pairs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_the_best_passages_are_those_of_the_formula_with_ties_in_reading_order(s
     scores = [round(score, 4) for score in bm25(passages, question)]
     found = WordIndex(passages).best(question, 10).tolist()
     assert [scores[number] for number in found] == sorted(scores, reverse=True)[:10]
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in pairwise(found):
         assert scores[one] > scores[other] or one < other
 
 

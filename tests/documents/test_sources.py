@@ -74,7 +74,14 @@ def test_all_that_cannot_be_read_is_listed(tmp_path) -> None:
     with large.open("wb") as file:
         file.truncate(MAX_FILE + 1)
     names = ["latin.txt", "binary.txt", "empty.md", "none", "large.txt", "absent.txt"]
-    given = [*(tmp_path / name for name in names), "", 3, {"text": "a", "txet": "b"}, {"id": 1}, {"text": "a", "meta": 2}]
+    given = [
+        *(tmp_path / name for name in names),
+        "",
+        3,
+        {"text": "a", "txet": "b"},
+        {"id": 1},
+        {"text": "a", "meta": 2},
+    ]
     assert problems(["Good.", *given]) == [
         f"{tmp_path}/latin.txt: is not utf-8 (byte 3); save it as UTF-8",
         f"{tmp_path}/binary.txt: is not a text: it has NUL bytes",
@@ -88,7 +95,9 @@ def test_all_that_cannot_be_read_is_listed(tmp_path) -> None:
         "document 10: it needs one text, under 'text' or 'content'",
         "document 11: its meta is of type int; pass a dict",
     ]
-    assert problems(["a", {"text": "b", "id": "0"}]) == ["two documents have the id '0'; give each its own, or leave ids out"]
+    assert problems(["a", {"text": "b", "id": "0"}]) == [
+        "two documents have the id '0'; give each its own, or leave ids out"
+    ]
     assert problems([]) == ["there are no documents with text; pass at least one"]
     assert "are of type int" in problems(3)[0]
     assert "holds half of a surrogate pair" in problems(["\ud800"])[0]

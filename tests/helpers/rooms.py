@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 ROOMS = (
-    *("wording", "errors", "files", "arrays", "progress", "data", "features", "decoding", "documents", "metrics", "models"),
+    *("wording", "errors", "files", "arrays", "progress"),
+    *("data", "features", "decoding", "documents", "metrics", "models"),
     *("checks", "runs", "inference", "inference.bulk", "training", "export", "cli"),
 )

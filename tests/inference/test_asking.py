@@ -6,7 +6,8 @@ import json
 import logging
 import math
 import shutil
-from pathlib import Path
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def version_2(model_folder, tmp_path_factory) -> str:
     config = json.loads((folder / "config.json").read_text())
     settings = {"max_length": 48, "doc_stride": 12, "max_question_length": 12, "max_answer_length": 6}
     settings |= {"version_2": True, "null_score_diff_threshold": -0.2, "temperature": 0.7}
-    settings |= {"scores_at_precision": {"0.5": 0.0, "0.8": 0.0032, "0.9": 0.0034}}
+    settings |= {"scores_at_precision": {"0.5": 0.0, "0.9": 0.0034}}
     (folder / "config.json").write_text(json.dumps(config | {"qa_lightning": settings}))
     return str(folder)
 
@@ -73,7 +74,11 @@ def test_all_documents_share_one_ranking_and_one_no_answer(reader) -> None:
     texts = [text if isinstance(text, str) else text["text"] for text in TEXTS]
     spans, null = every_span(reader, texts)
     answers = reader.ask(QUESTION, TEXTS, top_k=10**6, overlap=True)
-    found = {(texts.index(answer.document.text), answer.start, answer.end): answer.score for answer in answers if answer.document}
+    found = {
+        (texts.index(answer.document.text), answer.start, answer.end): answer.score
+        for answer in answers
+        if answer.document
+    }
     assert found.keys() == spans.keys()
     for key, score in found.items():
         assert score == pytest.approx(spans[key], abs=1e-9)
@@ -98,13 +103,15 @@ def test_an_answer_says_where_it_is(reader) -> None:
 
 def test_answers_do_not_overlap_unless_they_may(reader) -> None:
     def pairs(overlap) -> list[tuple[int, int]]:
-        return [(one.start, one.end) for one in reader.ask(QUESTION, TEXTS[0], top_k=9, overlap=overlap) if one.document]
+        return [
+            (one.start, one.end) for one in reader.ask(QUESTION, TEXTS[0], top_k=9, overlap=overlap) if one.document
+        ]
 
     apart = sorted(pairs(False))
     assert len(apart) > 2
-    assert all(end <= start for (_, end), (start, _) in zip(apart, apart[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(apart))
     together = sorted(pairs(True))
-    assert any(start < end for (_, end), (start, _) in zip(together, together[1:], strict=False))
+    assert any(start < end for (_, end), (start, _) in pairwise(together))
     assert pairs(0.5) not in (pairs(False), pairs(True))
 
 
@@ -149,24 +156,27 @@ def test_a_dict_for_a_page_has_offsets_within_its_parts(reader) -> None:
 def test_answers_below_a_score_are_left_out(reader) -> None:
     every = reader.ask(QUESTION, TEXTS, top_k=20)
     middle = every[7].score
-    assert reader.ask(QUESTION, TEXTS, top_k=20, min_score=middle) == [one for one in every if one.score >= middle] != []
+    assert (
+        reader.ask(QUESTION, TEXTS, top_k=20, min_score=middle) == [one for one in every if one.score >= middle] != []
+    )
     assert reader.ask(QUESTION, TEXTS, min_score=1.0) == []
 
 
 def test_a_precision_is_looked_up_in_what_the_model_was_saved_with(reader) -> None:
-    for precision, score in ((0.3, 0.0), (0.5, 0.0), (0.51, 0.0032), (0.8, 0.0032), (0.85, 0.0034), (0.9, 0.0034)):
-        assert reader.ask(QUESTION, TEXTS, top_k=99, precision=precision) == reader.ask(
-            QUESTION, TEXTS, top_k=99, min_score=score
-        )
-    assert len({len(reader.ask(QUESTION, TEXTS, top_k=99, min_score=score)) for score in (0.0, 0.0032, 0.0034)}) == 3
-    with pytest.raises(InputError, match="--precision 0.95: on its validation data .* right at most 90% of the time"):
-        reader.ask(QUESTION, TEXTS, precision=0.95)
+    every = reader.ask(QUESTION, TEXTS, top_k=20)
+    low, high = every[12].score, every[4].score
+    curve = {"0.5": 0.0, "0.8": low, "0.9": high}
+    asked = Reader(reader.model, reader.tokenizer, replace(reader.settings, scores_at_precision=curve))
+    for precision, count in ((0.3, 20), (0.5, 20), (0.51, 13), (0.8, 13), (0.85, 5), (0.9, 5)):
+        assert asked.ask(QUESTION, TEXTS, top_k=20, precision=precision) == every[:count]
+    with pytest.raises(InputError, match=r"--precision 0.95: on its validation data .* right at most 90% of the time"):
+        asked.ask(QUESTION, TEXTS, precision=0.95)
 
 
 def test_a_model_without_that_says_so_and_one_without_no_answer_says_so_once(model_folder, said) -> None:
     asking._say_once.cache_clear()
     reader = Reader.load(model_folder, device="cpu")
-    with pytest.raises(InputError, match="--precision 0.9 needs scores that were measured .*: pass --min_score"):
+    with pytest.raises(InputError, match=r"--precision 0.9 needs scores that were measured .*: pass --min_score"):
         reader.ask(QUESTION, TEXTS, precision=0.9)
     reader.ask(QUESTION, TEXTS)
     for _ in range(3):
@@ -215,8 +225,13 @@ def test_a_pipeline_answers_from_documents_as_the_reader_does(reader, version_2)
     assert asked(QUESTION, documents=TEXTS) == several[0]
     assert asked(question=[QUESTION, "Who ?"], documents=Collection.read(TEXTS), top_k=2)[0] == several[:2]
     assert asked(QUESTION, documents=TEXTS, min_score=1.0)["answer"] == ""
+    assert asked(QUESTION, documents=TEXTS, top_k=99, precision=0.9) == asked(
+        QUESTION, documents=TEXTS, top_k=99, min_score=0.0034
+    )
     assert asked(QUESTION, documents=TEXTS, min_score=1.0, top_k=2) == []
-    assert not [one for one in asked(QUESTION, documents=TEXTS, top_k=99, handle_impossible_answer=False) if not one["answer"]]
+    assert not [
+        one for one in asked(QUESTION, documents=TEXTS, top_k=99, handle_impossible_answer=False) if not one["answer"]
+    ]
     assert max(len(one["answer"].split()) for one in asked(QUESTION, documents=TEXTS, top_k=99, max_answer_len=1)) == 1
     with pytest.raises(TypeError, match="unknown argument 'align_to_words'"):
         asked(QUESTION, documents=TEXTS, align_to_words=True)
