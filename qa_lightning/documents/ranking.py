@@ -69,14 +69,8 @@ class RankedExtracts:
 
     def __init__(self, windower: Windower, question: str, extracts: Sequence[str], ranking: Ranking) -> None:
         self._ranking = ranking
-        lengths = np.array([len(extract) for extract in extracts])
-        self._begin = np.cumsum(lengths) - lengths  # offset of each extract
-        features = windower([question] * len(extracts), extracts, [None] * len(extracts))
-        of_token = np.repeat(self._begin[features.windows["example"]], features.windows["context_length"])
-        for offsets in (features.char_start, features.char_end):
-            offsets += of_token.astype(offsets.dtype)
-        features.windows["example"] = 0  # one example, so that the decoder compares all of its windows
-        self.store = FeatureStore.of_batch(features)
+        self._begin = begins(extracts)
+        self.store = joined_windows(windower, [question], [extracts])
         self._decoder = Decoder(self.store, self._search)
 
     def add(self, batch: Mapping[str, Tensor], start: Tensor, end: Tensor) -> None:
@@ -104,6 +98,33 @@ class RankedExtracts:
 
     def _search(self, index: NDArray[np.int64], windows: WindowLogits) -> Spans:
         return apart(windows, self._ranking)
+
+
+def begins(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Offset of each text, if the texts follow each other."""
+    lengths = np.array([len(text) for text in texts], np.int64)
+    return np.cumsum(lengths) - lengths
+
+
+def joined_windows(windower: Windower, questions: Sequence[str], texts: Sequence[Sequence[str]]) -> FeatureStore:
+    """The windows of all texts of a question as those of one example, so that the decoder compares all of them.
+
+    Offsets are those of the texts one after the other; no window crosses from one text into the next.
+
+    Args:
+        windower: cuts the windows.
+        questions: N questions.
+        texts: of each question, at least one.
+    """
+    flat = [text for own in texts for text in own]
+    question = np.repeat(np.arange(len(questions)), [len(own) for own in texts])
+    begin = np.concatenate([begins(own) for own in texts])
+    features = windower([questions[number] for number in question], flat, [None] * len(flat))
+    of_token = np.repeat(begin[features.windows["example"]], features.windows["context_length"])
+    for offsets in (features.char_start, features.char_end):
+        offsets += of_token.astype(offsets.dtype)
+    features.windows["example"] = question[features.windows["example"]]
+    return FeatureStore.of_batch(features)
 
 
 def apart(windows: WindowLogits, ranking: Ranking) -> Spans:

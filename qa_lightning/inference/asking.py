@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,14 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from qa_lightning.data.answers import text_problem
+from qa_lightning.decoding.predictions import Answer
 from qa_lightning.documents.answers import DocumentAnswer
 from qa_lightning.documents.collection import Collection
-from qa_lightning.documents.ranking import RankedExtracts, Ranking
+from qa_lightning.documents.ranking import RankedExtracts, Ranking, joined_windows
 from qa_lightning.documents.sources import OnBad
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.windows import Windower
-from qa_lightning.inference.engine import answer_all
+from qa_lightning.inference.engine import BestAnswers, answer_all
 from qa_lightning.models.settings import AnswerSettings
 
 log = logging.getLogger("qa_lightning")
@@ -123,6 +124,24 @@ class AskedModel:
             rank = next((rank for rank, answer in enumerate(answers) if answer.score < null_score), len(answers))
             answers.insert(rank, DocumentAnswer(question, "", null_score))
         return [answer for answer in answers[: asked.top_k] if answer.score >= min_score]
+
+    def answer_each(self, questions: Sequence[str], texts: Sequence[Sequence[str]], batch_size: int) -> list[Answer]:
+        """The best answer to each question from its own texts, by the rule of `engine.BestAnswers`.
+
+        Args:
+            questions: N questions.
+            texts: of each question, at least one.
+            batch_size: windows per forward pass.
+
+        Returns:
+            N answers; their offsets are those of the question's texts one after the other.
+
+        Raises:
+            InputError: logits are not numbers.
+        """
+        items = [{"question": one, "context": "".join(own)} for one, own in zip(questions, texts, strict=True)]
+        policy = BestAnswers(self.windower, self.settings, items, joined_windows(self.windower, questions, texts))
+        return answer_all(policy, self.forward, self.collate, batch_size)
 
     def _min_score(self, asked: AskSettings) -> float:
         if asked.min_score is None and asked.precision is None:

@@ -88,12 +88,15 @@ class BestAnswers:
         windower: cuts the windows.
         settings: how the model is asked.
         items: the questions.
+        store: their windows, if they are cut already.
     """
 
-    def __init__(self, windower: Windower, settings: AnswerSettings, items: Sequence[Item]) -> None:
+    def __init__(
+        self, windower: Windower, settings: AnswerSettings, items: Sequence[Item], store: FeatureStore | None = None
+    ) -> None:
         self._settings = settings
         self._rows = Rows([{"id": str(number), **item} for number, item in enumerate(items)])
-        self.store = _windows(windower, items, None)
+        self.store = _windows(windower, items, None) if store is None else store
         self._decoder = Decoder(self.store, BestSpans(1, settings.max_answer_length, settings.scaling))
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:

@@ -138,11 +138,14 @@ class Reader:
             InputError: the question is empty, documents cannot be read, a setting is out of range, the model has no
                 scores for ``precision``, or its logits are not numbers.
         """
-        asked = AskSettings(top_k, candidates, overlap, min_score, precision, batch_size, on_bad)
-        model = AskedModel(
-            self._windower, self.settings, self._forward, PaddingCollator(self.tokenizer), EVAL_BATCH_SIZE
-        )
-        return model.ask(question, documents, asked)
+        settings = AskSettings(top_k, candidates, overlap, min_score, precision, batch_size, on_bad)
+        return self.asked.ask(question, documents, settings)
+
+    @property
+    def asked(self) -> AskedModel:
+        """The model as documents need it."""
+        collate = PaddingCollator(self.tokenizer)
+        return AskedModel(self._windower, self.settings, self._forward, collate, EVAL_BATCH_SIZE)
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,6 +29,7 @@ _FLAGS = {
     "threshold_file": "--threshold_file",
     "columns": "--columns",
     "rows_together": "rows per chunk",
+    "documents": "--documents: fingerprint",
 }
 
 

@@ -5,7 +5,7 @@ Columns are chosen as in training, but answers are not needed, and a row without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from qa_lightning.data.formats import (
 )
 from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
+from qa_lightning.inference.bulk.several import with_joined_contexts
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Question:
 
     Attributes:
         row: its number in the source, from 1.
+        context: `several.SeveralTexts`, if the row has several.
     """
 
     row: int
@@ -49,7 +51,11 @@ class BadRow:
 
 
 def read_questions(
-    source: str, columns: Columns, tell: Callable[[str], None] = lambda line: None, first: int = 1
+    source: str,
+    columns: Columns,
+    tell: Callable[[str], None] = lambda line: None,
+    first: int = 1,
+    documents: Mapping[str, str] | None = None,
 ) -> Iterator[Question | BadRow]:
     """Stream the rows of a source; a bad row is yielded as a `BadRow`, and the next row is read.
 
@@ -58,11 +64,13 @@ def read_questions(
         columns: names of columns; those that are None are guessed.
         tell: called with one line that says which columns were guessed.
         first: number of the first row to yield; rows before it are read but not checked.
+        documents: id -> text, for rows with ``document_ids``.
 
     Raises:
         InputError: the source cannot be read, or its question or context column is not known.
     """
-    rows = with_usual_columns(_completed(read_rows(source, "validation", keep_broken=True), columns), columns, tell)
+    read = with_joined_contexts(read_rows(source, "validation", keep_broken=True), documents)
+    rows = with_usual_columns(_completed(read, columns), columns, tell)
     for number, (place, row) in enumerate(rows, 1):
         if number >= first:
             yield _question(number, place, row)
