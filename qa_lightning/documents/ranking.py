@@ -119,7 +119,7 @@ def joined_windows(windower: Windower, questions: Sequence[str], texts: Sequence
     flat = [text for own in texts for text in own]
     question = np.repeat(np.arange(len(questions)), [len(own) for own in texts])
     begin = np.concatenate([begins(own) for own in texts])
-    features = windower([questions[number] for number in question], flat, [None] * len(flat))
+    features = windower([questions[number] for number in question.tolist()], flat, [None] * len(flat))
     of_token = np.repeat(begin[features.windows["example"]], features.windows["context_length"])
     for offsets in (features.char_start, features.char_end):
         offsets += of_token.astype(offsets.dtype)

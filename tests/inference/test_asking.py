@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -15,6 +16,8 @@ import pytest
 from qa_lightning import Collection, Reader, pipeline
 from qa_lightning.errors import InputError
 from qa_lightning.inference import asking
+from tests.helpers.documents import pdf
+from tests.helpers.paths import ROOT
 
 QUESTION = "Who lives in Rome ?"
 TEXTS = [
@@ -247,3 +250,15 @@ def test_the_threads_of_one_collection_get_what_serial_calls_get(reader) -> None
     serial = [Reader.ask(reader, one, Collection.read(TEXTS), candidates=2) for one in questions]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda one: reader.ask(one, collection, candidates=2), questions)) == serial
+
+
+def test_the_page_about_documents_runs_as_it_is_written(version_2, tmp_path, monkeypatch, capsys) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "documents.md").read_text("utf-8"), flags=re.S)
+    monkeypatch.chdir(tmp_path)
+    for name in ("reports/a.md", "papers/b.pdf"):
+        (tmp_path / name).parent.mkdir()
+    (tmp_path / "reports" / "a.md").write_text("Anna lives in Rome.")
+    (tmp_path / "papers" / "b.pdf").write_bytes(pdf("Ben lives in Oslo."))
+    assert len(blocks) == 1
+    exec(blocks[0].replace("lightning_logs/version_0/model", version_2), {})
+    assert "reports/a.md" in capsys.readouterr().out

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 
 from qa_lightning.errors import InputError
+from qa_lightning.inference.bulk.questions import Question
 from qa_lightning.inference.bulk.several import SeveralTexts, read_document_file
 from qa_lightning.inference.reader import Reader
 from tests.helpers.bulk import lines_of, write
@@ -118,11 +120,5 @@ def test_an_offset_belongs_to_the_text_that_it_is_in() -> None:
     assert [several.place(offset) for offset in range(6)] == [
         *(("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2), ("c", 0))
     ]
-
-
-def test_several_processes_answer_rows_with_contexts_alike(ask, tmp_path) -> None:
-    rows = [{"id": str(number), "question": QUESTION, "contexts": TEXTS[number % 3 :]} for number in range(20)]
-    source = write(tmp_path / "q.jsonl", as_lines(rows))
-    for devices in (1, 2):
-        assert ask(source, tmp_path / f"{devices}.jsonl", "--devices", devices) == 0
-    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
+    sent = pickle.loads(pickle.dumps(Question(1, "1", QUESTION, several)))  # as to another process
+    assert (sent.context.texts, sent.context.names) == (several.texts, several.names)
