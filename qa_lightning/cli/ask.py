@@ -55,12 +55,11 @@ def _shown(number: int, answer: DocumentAnswer) -> str:
     rank = f"{number:>2}  {answer.score:.4f}  "
     if answer.document is None:
         return f"{rank}(no answer)"
-    where = f" page {answer.page}" if answer.page else f" line {answer.line}" if answer.line else ""
     start, end = answer.start - answer.sentence_start, answer.end - answer.sentence_start
     parts = answer.sentence[:start], answer.text, answer.sentence[end:]
     before, marked, after = (visible(" ".join(f"|{part}|".split())[1:-1]) for part in parts)
     sentence = f"{before}{MARKS[0]}{marked}{MARKS[1]}{after}"
-    return f"{rank}{visible(answer.document.id)}{where}\n    {sentence}"
+    return f"{rank}{visible(answer.place)}\n    {sentence}"
 
 
 def _ask_options(words: Sequence[str]) -> Namespace:

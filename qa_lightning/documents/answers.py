@@ -74,6 +74,13 @@ class DocumentAnswer:
             text.count("\n", 0, start) + 1 if own.has_lines else None,
         )
 
+    @property
+    def place(self) -> str:
+        """Where the answer is, for people: the document's id, and page or line; empty for "no answer"."""
+        if self.document is None:
+            return ""
+        return self.document.id + (f" page {self.page}" if self.page else f" line {self.line}" if self.line else "")
+
     def as_dict(self) -> dict[str, Any]:
         """The answer as a dict for JSON, with the names of haystack's ``ExtractedAnswer``.
 
