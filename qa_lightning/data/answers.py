@@ -118,13 +118,6 @@ def has_surrogates(text: str) -> bool:
     return False
 
 
-def text_problem(text: str) -> str | None:
-    """Why a text of a caller cannot be asked about, for a message that begins with its name; None if it can."""
-    if not text.strip():
-        return "is empty"
-    return "holds half of a surrogate pair; pass it as valid UTF-8" if has_surrogates(text) else None
-
-
 def occurrences(text: str, context: str, limit: int | None = None) -> list[int]:
     """Offsets at which ``text`` occurs, ascending, overlapping ones included; at most the first ``limit``."""
     offsets: list[int] = []

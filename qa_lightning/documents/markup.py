@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 
 PAGE_END = "\f"  # stands between two pages
 
-_UNSEEN = frozenset(["script", "style", "template", "noscript", "head", "svg"])
+_UNSEEN = frozenset(["script", "style", "template", "noscript", "head", "title", "svg"])
 _BLOCKS = frozenset(
     "address article aside blockquote body dd div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6 "
     "header hr html li main nav ol p pre section table tbody td tfoot th thead tr ul".split()
@@ -50,7 +50,7 @@ class _PageParser(HTMLParser):
         self._pre = 0
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag in ("body", "frameset"):
+        if tag == "body" or (tag in _BLOCKS and self._unseen == ["head"]):
             self._unseen.clear()  # a head may end without a tag
         if tag in _UNSEEN:
             self._unseen.append(tag)

@@ -10,6 +10,7 @@ An index is cached in the folder of prepared data under a digest of the passages
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -28,20 +29,26 @@ _MIN_CACHED = 2000  # passages; a smaller index takes a moment to build
 # Han, kana, Thai, Lao, Myanmar and Khmer, which write without spaces between words.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+(?:['’][^\W_{_UNSPACED}]+)?")
+_SUFFIX = re.compile("['’].*")  # of "Tesla's"
 _IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
 
 
 def words(text: str) -> list[str]:
     """The words of a text, for comparison: without case, width and accents."""
-    plain = unicodedata.normalize("NFKD", text)
-    plain = "".join(letter for letter in plain if unicodedata.category(letter) != "Mn" or _IS_UNSPACED.match(letter))
+    plain = text if text.isascii() else _without_accents(text)
     found: list[str] = []
-    for run in _WORD.findall(unicodedata.normalize("NFC", plain).casefold()):
+    for run in _WORD.findall(plain.casefold()):
         if _IS_UNSPACED.match(run):
             found += [*run, *(run[at : at + 2] for at in range(len(run) - 1))]
         else:
-            found.append(re.sub(r"['’].*", "", run))  # Tesla's, l'eau: what stands before
+            found.append(_SUFFIX.sub("", run))
     return found
+
+
+def _without_accents(text: str) -> str:
+    letters = unicodedata.normalize("NFKD", text)
+    kept = (letter for letter in letters if unicodedata.category(letter) != "Mn" or _IS_UNSPACED.match(letter))
+    return unicodedata.normalize("NFC", "".join(kept))
 
 
 class WordIndex:
@@ -90,6 +97,7 @@ def _library() -> Any:
             "narrowing down many documents needs bm25s: `pip install bm25s`; or raise --candidates to the number of "
             "passages, which reads them all"
         ) from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG, and would print to whoever logs
     return bm25s
 
 

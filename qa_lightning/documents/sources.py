@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from qa_lightning.data.answers import text_problem
+from qa_lightning.data.answers import has_surrogates
 from qa_lightning.documents.markup import html_text, pdf_text
 from qa_lightning.errors import InputError, one_line
 
@@ -190,6 +190,13 @@ def _plain(content: bytes) -> str:
     if b"\0" in content:
         raise ValueError("is not a text: it has NUL bytes")
     return re.sub("\r\n?", "\n", content.decode("utf-8-sig"))
+
+
+def text_problem(text: str) -> str | None:
+    """Why a text cannot be asked, or asked about, for a message that begins with its name; None if it can."""
+    if not text.strip():
+        return "is empty"
+    return "holds half of a surrogate pair; pass it as valid UTF-8" if has_surrogates(text) else None
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

@@ -10,12 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from qa_lightning.data.answers import text_problem
 from qa_lightning.decoding.predictions import Answer
 from qa_lightning.documents.answers import DocumentAnswer
 from qa_lightning.documents.collection import Collection
 from qa_lightning.documents.ranking import RankedExtracts, Ranking, joined_windows
-from qa_lightning.documents.sources import OnBad
+from qa_lightning.documents.sources import OnBad, text_problem
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.windows import Windower

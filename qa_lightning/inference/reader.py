@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from qa_lightning.data.answers import text_problem
 from qa_lightning.decoding.predictions import Answer
 from qa_lightning.documents.answers import DocumentAnswer
-from qa_lightning.documents.sources import OnBad
+from qa_lightning.documents.sources import OnBad, text_problem
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections import Counter
@@ -85,6 +86,14 @@ def test_a_large_index_is_cached_by_content(tmp_path, monkeypatch) -> None:
         WordIndex(passages, tmp_path), WordIndex(["anna in oslo", "ben in rome", "carl"], tmp_path)
         WordIndex(["anna in rome", "ben in oslocarl", ""], tmp_path)
     assert len(built) == 4  # the damaged one, once
+
+
+def test_bm25s_prints_nothing_to_whoever_logs(capsys, monkeypatch) -> None:
+    logging.getLogger("bm25s").setLevel(logging.DEBUG)  # as it does on import
+    handler = logging.StreamHandler()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    WordIndex(["anna", "ben"]).best("ben", 1)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_without_bm25s_it_is_said_what_to_install(monkeypatch) -> None:

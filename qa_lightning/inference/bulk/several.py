@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from qa_lightning.data.answers import text_problem
 from qa_lightning.data.columns import SYNONYMS
 from qa_lightning.data.formats import BrokenRow, PlacedRow, listed
 from qa_lightning.data.sources import read_rows
+from qa_lightning.documents.sources import text_problem
 from qa_lightning.errors import InputError
 
 CONTEXTS, DOCUMENT_IDS = "contexts", "document_ids"
