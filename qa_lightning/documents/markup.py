@@ -88,20 +88,20 @@ def pdf_text(content: bytes) -> str:
         ValueError: it needs a password, is damaged, or has no text.
     """
     from pypdf import PdfReader
-    from pypdf.errors import PyPdfError
+    from pypdf.errors import DependencyError
 
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # tells of every small fault that it mends
+    pages: list[str] | None = None
     try:
         reader = PdfReader(io.BytesIO(content))
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise ValueError("needs a password; save it without one")
-        pages = [page.extract_text().replace(PAGE_END, " ") for page in reader.pages]
-    except ValueError as error:
-        if "password" in str(error):
-            raise
-        raise ValueError(f"is damaged ({error})") from None
-    except (PyPdfError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, RecursionError) as error:
+        if not reader.is_encrypted or reader.decrypt(""):
+            pages = [page.extract_text().replace(PAGE_END, " ") for page in reader.pages]
+    except DependencyError as error:
+        raise ValueError(f"is encrypted ({error}); save it without encryption") from None
+    except Exception as error:  # a damaged file can raise anything in the parser
         raise ValueError(f"is damaged ({type(error).__name__}: {error})") from None
+    if pages is None:
+        raise ValueError("needs a password; save it without one")
     if not any(page.strip() for page in pages):
         raise ValueError("has no text: its pages may be pictures; recognise their text first (OCR)")
     return PAGE_END.join(_valid(page) for page in pages)

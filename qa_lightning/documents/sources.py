@@ -137,8 +137,8 @@ def _looks_like_file(text: str) -> bool:
 
 def _files(path: Path, problems: list[str]) -> list[Path]:
     """The files of a name, a folder or a pattern, in order."""
-    path = path.expanduser()
     try:
+        path = path.expanduser()
         if path.is_file():
             return [path]
         if path.is_dir():
@@ -152,8 +152,8 @@ def _files(path: Path, problems: list[str]) -> list[Path]:
                 problems.append(f"{path}: has no files that end with {', '.join(DOCUMENT_SUFFIXES)}")
             return known
         matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 - also of absolute paths
-    except OSError as error:
-        problems.append(f"{path}: cannot be read ({error.strerror or error})")
+    except (OSError, RuntimeError) as error:  # the latter: an unknown ~user
+        problems.append(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
         return []
     if not matches:
         problems.append(f"{path}: there is no such file, folder or pattern of files")

@@ -145,6 +145,24 @@ def test_a_pdf_with_a_password_is_said(tmp_path) -> None:
     assert problems(file) == [f"{file}: needs a password; save it without one"]
 
 
+def test_a_pdf_that_takes_another_library_is_said(tmp_path, monkeypatch) -> None:
+    errors = pytest.importorskip("pypdf.errors")
+
+    def closed(content) -> None:
+        raise errors.DependencyError("cryptography>=3.1 is required for AES algorithm")
+
+    monkeypatch.setattr("pypdf.PdfReader", closed)
+    (tmp_path / "a.pdf").write_bytes(pdf("Anna"))
+    assert problems(tmp_path / "a.pdf") == [
+        f"{tmp_path}/a.pdf: is encrypted (cryptography>=3.1 is required for AES algorithm); save it without encryption"
+    ]
+
+
+def test_a_name_that_no_system_takes_is_said() -> None:
+    assert problems(Path("a" * 5000))[0].endswith(": cannot be read (File name too long)")
+    assert problems(Path("~no-such-user/a.txt"))[0].startswith("~no-such-user/a.txt: cannot be read (")
+
+
 def test_without_pypdf_a_pdf_says_what_to_install(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pypdf", None)
     file = tmp_path / "a.pdf"
