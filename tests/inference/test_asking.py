@@ -139,6 +139,18 @@ def test_few_candidates_are_a_part_of_the_documents_and_enough_are_all(reader) -
     assert {one.document.id for one in exact if one.document} > {"2", "pages"}
 
 
+def test_offsets_of_a_passage_within_a_document_are_those_of_the_document(reader) -> None:
+    text = "".join(f"Paragraph {number} is about {name}. {'the city ' * 105}\n\n" for number, name in enumerate("abcd"))
+    collection = Collection.read(text)
+    start, end = collection.passages_of(0)[2]
+    found = reader.ask("Is it about c ?", collection, top_k=30, candidates=1)
+    alone = reader.ask("Is it about c ?", text[start:end], top_k=30)
+    assert 0 < start < end < len(text)
+    assert [(one.text, one.start - start, one.score) for one in found if one.document] == [
+        (one.text, one.start, one.score) for one in alone if one.document
+    ]
+
+
 def test_a_dict_for_a_page_has_offsets_within_its_parts(reader) -> None:
     answers = reader.ask(QUESTION, TEXTS[3], top_k=60)
     for answer in answers:
