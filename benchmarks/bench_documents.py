@@ -1,6 +1,6 @@
 """Answers from a collection of documents: recall of the first stage, and EM and F1 of what the model answers.
 
-    python benchmarks/bench_documents.py --data dev-v1.1.json --model lightning_logs/version_0/model --questions 200
+    python benchmarks/bench_documents.py --data dev-v1.1.json --model lightning_logs/version_0/model --asked FILE
 
 The collection is every paragraph of the file, each a document of its own; questions are asked without their paragraph.
 Recall is the share of all questions whose own paragraph, or a paragraph with the text of a gold answer, is among the
@@ -26,11 +26,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=material.existing_file, required=True, help="SQuAD JSON file")
     parser.add_argument("--model", help="folder of a trained model; None measures recall alone")
+    parser.add_argument(
+        "--asked",
+        type=material.existing_file,
+        help="file with the questions for EM and F1; None: --data",
+    )
     parser.add_argument("--questions", type=int, default=200, help="size of the random sample for EM and F1")
     parser.add_argument("--candidates", type=int, nargs="+", default=[1, 5, 20, 100], help="passages to read")
     parser.add_argument("--dtype", default="float32", help="number type to compute in")
     options = parser.parse_args()
-    sample = material.questions(options)
+    sample = material.questions(argparse.Namespace(data=options.asked or options.data, questions=options.questions))
     rows = material.questions(argparse.Namespace(data=options.data, questions=None))
     paragraphs = list(dict.fromkeys(row["context"] for row in rows))
     collection = Collection.read([{"text": paragraph} for paragraph in paragraphs])

@@ -14,7 +14,7 @@ from qa_lightning.decoding.predictions import Predictions, Rows
 from qa_lightning.decoding.spans import Scaling, WindowLogits, decode_spans
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.calibration import TEMPERATURES, reliability
-from qa_lightning.metrics.confidence import Judged, figures, fit_confidence, fitted_lines
+from qa_lightning.metrics.confidence import MIN_ANSWERED, PRECISIONS, Judged, figures, fit_confidence, fitted_lines
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import Scoring
 from qa_lightning.metrics.thresholds import split_by_article
@@ -204,13 +204,18 @@ def test_scores_at_precision_are_the_lowest_on_held_out_questions_that_reach_it(
     sure, right = found.held_out_columns
     curve = found.scores_at_precision
     assert list(map(float, curve)) == sorted(map(float, curve))
-    assert ("0.7" in curve, "0.9" in curve) == (True, False)  # the most confident answers are not that precise
+    assert ("0.5" in curve, "0.7" in curve) == (True, False)  # too few answers are that precise
     for name, score in curve.items():
         assert right[sure >= score].mean() >= float(name) - 1e-9
+        assert (sure >= score).sum() >= MIN_ANSWERED
         lower = np.unique(sure[sure < score])
         assert all(right[sure >= one].mean() < float(name) for one in lower[-50:])
     never = fit_confidence(replace(overconfident(300, 2.5), exact=np.zeros(300)), version_2=False)
     assert never.scores_at_precision == {}
+    always = replace(overconfident(60, 2.5), exact=np.ones(60))
+    assert set(fit_confidence(always, version_2=False).scores_at_precision) == {f"{one:g}" for one in PRECISIONS}
+    few = fit_confidence(always.take(np.arange(MIN_ANSWERED - 1)), version_2=False)
+    assert few.scores_at_precision == {}
 
 
 def test_the_threshold_is_tuned_and_reported_on_the_other_articles() -> None:
