@@ -200,11 +200,11 @@ def test_what_cannot_be_held_out_or_is_too_little_is_not_fitted_and_said(questio
 
 
 def test_scores_at_precision_are_the_lowest_on_held_out_questions_that_reach_it() -> None:
-    found = fit_confidence(overconfident(3000, 2.5), version_2=False)
+    found = fit_confidence(overconfident(3000, 1.5), version_2=False)
     sure, right = found.held_out_columns
     curve = found.scores_at_precision
     assert list(map(float, curve)) == sorted(map(float, curve))
-    assert ("0.5" in curve, "0.7" in curve) == (True, False)  # too few answers are that precise
+    assert ("0.75" in curve, "0.95" in curve) == (True, False)  # too few answers are that precise
     for name, score in curve.items():
         assert right[sure >= score].mean() >= float(name) - 1e-9
         assert (sure >= score).sum() >= MIN_ANSWERED
