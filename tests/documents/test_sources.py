@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,16 @@ def test_the_pages_of_a_pdf_are_split_by_form_feeds(tmp_path) -> None:
     file = tmp_path / "two.pdf"
     file.write_bytes(pdf("Anna lives in Rome.", "Ben lives in Oslo."))
     assert read_documents(file) == [Document(str(file), "Anna lives in Rome.\fBen lives in Oslo.", {}, file)]
+
+
+def test_small_faults_of_a_pdf_are_mended_without_a_word(tmp_path, caplog, monkeypatch) -> None:
+    pytest.importorskip("pypdf")
+    logger = logging.getLogger("pypdf")
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    file = tmp_path / "a.pdf"
+    file.write_bytes(pdf("Anna lives in Rome.").replace(b"startxref\n", b"startxref\n9"))
+    assert read_documents(file)[0].text == "Anna lives in Rome."
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
