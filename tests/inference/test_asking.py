@@ -239,6 +239,7 @@ def test_a_pipeline_answers_from_documents_as_the_reader_does(reader, version_2)
         }
     assert asked(QUESTION, documents=TEXTS) == several[0]
     assert asked(question=[QUESTION, "Who ?"], documents=Collection.read(TEXTS), top_k=2)[0] == several[:2]
+    assert pipeline(version_2, device="cpu", top_k=2)(QUESTION, documents=TEXTS) == several[:2]
     assert asked(QUESTION, documents=TEXTS, min_score=1.0)["answer"] == ""
     assert asked(QUESTION, documents=TEXTS, top_k=99, precision=0.9) == asked(
         QUESTION, documents=TEXTS, top_k=99, min_score=0.0034
