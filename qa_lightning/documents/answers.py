@@ -58,7 +58,6 @@ class DocumentAnswer:
         text = own.text
         first, last = sentence_around(text, start, end)
         begin, stop = passages_around(collection.passages_of(document), start, end)
-        begin, stop = min(begin, first), max(stop, last)
         return cls(
             question,
             text[start:end],

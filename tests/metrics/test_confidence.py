@@ -336,11 +336,14 @@ def test_a_threshold_file_is_applied_to_its_model_and_to_no_other(evaluated, tmp
         read_threshold_file(path, str(tmp_path / "other"))
 
 
-def test_a_threshold_file_brings_the_scores_at_each_precision(evaluated, tmp_path) -> None:
-    model, _, folder = evaluated
-    made = json.loads((folder / "threshold.json").read_text())
-    assert "scores_at_precision" in made
+def test_a_threshold_file_brings_the_scores_at_each_precision(evaluated, tmp_path, monkeypatch) -> None:
+    model, data, _ = evaluated
+    curve = property(lambda self: {"0.9": len(self.held_out_columns[0]) / 100})
+    monkeypatch.setattr("qa_lightning.metrics.confidence.Confidence.scores_at_precision", curve)
+    assert commands.evaluate(["--model", model, "--data", data, "--output-dir", str(tmp_path)]) == 0
     path = tmp_path / "threshold.json"
+    made = json.loads(path.read_text())
+    assert made["scores_at_precision"] == {"0.9": 0.6}
     path.write_text(json.dumps(made | {"scores_at_precision": {"0.9": 0.25}}))
     assert Reader.load(model, threshold_file=path).settings.score_at(0.9) == 0.25
     assert pipeline(model, threshold_file=path).scores_at_precision == {"0.9": 0.25}
