@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qa_lightning.decoding.spans import Spans, WindowLogits, decode_spans
+    from qa_lightning.documents.collection import Collection
     from qa_lightning.inference.pipeline import QuestionAnsweringPipeline, pipeline
     from qa_lightning.inference.reader import Reader
     from qa_lightning.inference.restore import register_pipeline
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Collection",
     "QALightningModule",
     "QuestionAnsweringPipeline",
     "Reader",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Collection": "documents.collection",
     "QALightningModule": "training.module",
     "QuestionAnsweringPipeline": "inference.pipeline",
     "Reader": "inference.reader",

@@ -29,6 +29,7 @@ COMMANDS = {
     "check-data": Command("qa_lightning.cli.check_data:check_data", "say what is wrong with data before training"),
     "evaluate": Command("qa_lightning.cli.evaluate:evaluate", "score a model, or a file of predictions"),
     "predict": Command("qa_lightning.cli.predict:predict", "answer one question, or all questions of a file"),
+    "ask": Command("qa_lightning.cli.ask:ask", "answer a question from files of text, HTML and PDF"),
     "export": Command("qa_lightning.cli.export:export", "write a model as ONNX, or publish it on the Hub"),
 }
 

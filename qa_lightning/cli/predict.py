@@ -29,7 +29,8 @@ def predict(words: Sequence[str]) -> int:
             options.model, options.dtype or "float32", options.batch_size or EVAL_BATCH_SIZE, options.threshold_file
         )
         devices, overwrite = options.devices or 1, bool(options.overwrite)
-        return answer_file(asked, options.input, options.output, reading_of(options), devices, overwrite)
+        reading, documents = reading_of(options), options.documents
+        return answer_file(asked, options.input, options.output, reading, devices, overwrite, documents)
     from qa_lightning.inference.reader import Reader
 
     quiet_libraries()
@@ -72,6 +73,9 @@ def _predict_options(words: Sequence[str]) -> Namespace:
     file.add_argument(
         "--output", type=Path, metavar="FILE", help="file for the answers, as JSON lines; an unfinished one is resumed"
     )
+    file.add_argument(
+        "--documents", type=str, metavar="FILE", help="id and text of each document that rows name in document_ids"
+    )
     file.add_argument("--batch_size", type=positive, metavar="N", help=f"windows per step  [{EVAL_BATCH_SIZE}]")
     file.add_argument("--devices", type=positive, metavar="N", help="GPUs, or processes on a CPU  [1]")
     file.add_argument(
@@ -84,7 +88,7 @@ def _predict_options(words: Sequence[str]) -> Namespace:
     options = flags.read(words)
     single = [options.question, options.context, options.json]
     several = [options.input, options.output, options.batch_size, options.devices, options.dtype, options.overwrite]
-    several += [options[name] for name in READING]
+    several += [options.documents, *(options[name] for name in READING)]
     problems = []
     if any(value is not None for value in single) == any(value is not None for value in several):
         problems.append("give either --question and --context, for one question, or --input and --output, for a file")

@@ -89,13 +89,18 @@ class BestAnswers:
         windower: cuts the windows.
         settings: how the model is asked.
         items: the questions.
+        store: their windows, if they are cut already.
     """
 
-    def __init__(self, windower: Windower, settings: AnswerSettings, items: Sequence[Item]) -> None:
+    def __init__(
+        self, windower: Windower, settings: AnswerSettings, items: Sequence[Item], store: FeatureStore | None = None
+    ) -> None:
         self._settings = settings
         self._rows = Rows([{"id": str(number), **item} for number, item in enumerate(items)])
-        questions, contexts = [item["question"] for item in items], [item["context"] for item in items]
-        self.store = FeatureStore.of_batch(windower(questions, contexts, [None] * len(items)))
+        if store is None:
+            questions, contexts = [item["question"] for item in items], [item["context"] for item in items]
+            store = FeatureStore.of_batch(windower(questions, contexts, [None] * len(items)))
+        self.store = store
         self._decoder = Decoder(self.store, BestSpans(1, settings.max_answer_length, settings.scaling))
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:

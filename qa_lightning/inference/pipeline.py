@@ -16,7 +16,7 @@ is the one that the model was saved with; and unknown arguments are errors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +25,12 @@ import torch
 from transformers.pipelines.base import ChunkPipeline
 
 from qa_lightning.decoding.spans import Scaling
+from qa_lightning.documents.collection import Collection
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
+from qa_lightning.features.windows import Windower
 from qa_lightning.inference.arguments import (
+    V4_ANSWER_LENGTH,
     Call,
     Entry,
     Item,
@@ -41,6 +44,7 @@ from qa_lightning.inference.arguments import (
     understand,
     window_settings,
 )
+from qa_lightning.inference.asking import AskedModel, AskSettings, pipeline_answers
 from qa_lightning.inference.building import Loading, chosen_dtype, chosen_model, load_parts, refuse_unused
 from qa_lightning.inference.cutting import CutQuestions, Windowers
 from qa_lightning.inference.engine import AnswerDict, AnswerPolicy, RankedAnswers, answer_all
@@ -50,6 +54,8 @@ from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
 Compat = Literal["v4"]
+_WINDOW_SETTINGS = ("doc_stride", "max_seq_len", "max_question_len")
+_IMPOSSIBLE = "handle_impossible_answer"
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _CHUNK_FACTOR = 16  # times the batch size: the questions whose windows are cut and sorted by length together
 _MIN_CHUNK = 256  # questions
@@ -113,6 +119,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         self._built = False
         self._saved = AnswerSettings.of_model(model, tokenizer) if hasattr(model.config, CONFIG_KEY) else None
         self.scaling = self._saved.scaling if self._saved else Scaling()
+        self.scores_at_precision = self._saved.scores_at_precision if self._saved else {}
         self._positions = max_positions(model)
         self._windowers = Windowers(tokenizer)
         self._v4_windower = V4Windower()
@@ -173,6 +180,10 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
                 - ``batch_size``: windows per forward pass.
                 - ``padding``: accepted and without effect; a batch is padded to its longest window.
 
+                With ``documents`` in place of ``context``, questions are answered from all of them with one ranking:
+                see `reader.Reader.ask`, whose settings are taken too, except that ``top_k`` is 1. Answers are spans,
+                and not widened to words.
+
                 A model saved by this package brings its own window lengths in place of these defaults, and its
                 threshold for "no answer" and its temperature.
 
@@ -181,11 +192,16 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             ``top_k`` and at least one. For a list or a ``datasets.Dataset`` of questions a list of these; for a
             generator an iterator of these; for a torch dataset something to iterate over, with a length if the dataset
             has one. ``answer == context[start:end]``, in characters; ``score`` is a probability. Where a context has
-            no possible answer, the answer is "no answer". With ``compat="v4"`` a list of one answer is a dict.
+            no possible answer, the answer is "no answer". With ``compat="v4"`` a list of one answer is a dict. From
+            documents, the dicts have ``document``, ``context``, ``sentence`` and their offsets too (see
+            `answers.DocumentAnswer.as_dict`), and where no answer reaches ``min_score`` the answer is empty and its
+            score 0.
 
         Raises:
             KeyError, ValueError, TypeError: see `understand`, `checked_settings` and `window_settings` in `arguments`.
         """
+        if "documents" in keywords:
+            return self._ask(*args, **keywords)
         call = understand(args, keywords, v4=self.compat == "v4")
         own = ("question", "context", "data", "X")
         settings = {name: value for name, value in keywords.items() if name not in own}
@@ -200,6 +216,42 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             return answers
         results = list(answers)
         return results[0] if call.single else results
+
+    def _ask(self, question: str | list[str] | None = None, *, documents: Any, **settings: Any) -> Any:
+        """Answer one question or several from documents; see `__call__`."""
+        if self.compat == "v4":
+            raise InputError("scores of compat 'v4' do not compare between documents; build the pipeline without it")
+        names = (*(field.name for field in fields(AskSettings)), "max_answer_len", *_WINDOW_SETTINGS, _IMPOSSIBLE)
+        if unknown := [name for name in settings if name not in names]:
+            raise TypeError(f"unknown argument {', '.join(map(repr, unknown))}; with documents, known are {names}")
+        given = {name: value for name, value in settings.items() if value is not None}
+        about_asking = {field.name: given.pop(field.name) for field in fields(AskSettings) if field.name in given}
+        params = self._defaults
+        defaults = {**params.preprocess, **params.postprocess}
+        own = {name: value for name, value in defaults.items() if name in names and name != "top_k"}
+        given = {**own, **checked_settings(given)}
+        asked = AskSettings(**{"top_k": params.postprocess.get("top_k", 1), **about_asking})
+        asked.check()
+        windows = window_settings(given, self._saved, self._positions, self.tokenizer)
+        saved = self._saved or AnswerSettings(max_answer_length=V4_ANSWER_LENGTH)
+        model = AskedModel(
+            Windower(self.tokenizer, windows, shorten=True),
+            replace(
+                saved,
+                version_2=given.get(_IMPOSSIBLE, saved.version_2),
+                max_answer_length=given.get("max_answer_len", saved.max_answer_length),
+                null_score_diff_threshold=self.scaling.threshold,
+                temperature=self.scaling.temperature,
+                scores_at_precision=self.scores_at_precision,
+            ),
+            partial(self._logits, params.forward),
+            self._collate,
+            self._batch_size,
+        )
+        collection = Collection.read(documents, asked.on_bad)
+        questions = question if isinstance(question, (list, tuple)) else [question]
+        found = [pipeline_answers(model.ask(one, collection, asked), asked.top_k) for one in questions]
+        return found if isinstance(question, (list, tuple)) else found[0]
 
     def get_iterator(
         self,
@@ -421,5 +473,6 @@ def pipeline(
     )
     if threshold_file is not None:
         name = chosen if isinstance(chosen, str) else str(loaded.name_or_path)
-        answers.scaling = read_threshold_file(Path(threshold_file), name).scaling
+        found = read_threshold_file(Path(threshold_file), name)
+        answers.scaling, answers.scores_at_precision = found.scaling, found.scores_at_precision
     return answers

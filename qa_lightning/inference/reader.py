@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from qa_lightning.data.answers import has_surrogates
 from qa_lightning.decoding.predictions import Answer
+from qa_lightning.documents.answers import DocumentAnswer
+from qa_lightning.documents.sources import OnBad, text_problem
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.inference.arguments import Item
+from qa_lightning.inference.asking import CANDIDATES, TOP_K, AskedModel, AskSettings
 from qa_lightning.inference.engine import BestAnswers, answer_all
 from qa_lightning.models.loading import lasting_name, load_answering_model, model_summary
 from qa_lightning.models.loss import model_logits
@@ -107,7 +109,7 @@ class Reader:
             f"{name} {number if len(items) > 1 else ''}".strip() + f" {problem}"
             for number, item in enumerate(items)
             for name, text in item.items()
-            if (problem := _text_problem(text))
+            if (problem := text_problem(text))
         ]
         if problems:
             raise InputError(problems)
@@ -116,16 +118,49 @@ class Reader:
         policy = BestAnswers(self._windower, self.settings, items)
         return answer_all(policy, self._forward, PaddingCollator(self.tokenizer), batch_size, what)
 
+    def ask(
+        self,
+        question: str,
+        documents: Any,
+        *,
+        top_k: int = TOP_K,
+        candidates: int = CANDIDATES,
+        overlap: bool | float = False,
+        min_score: float | None = None,
+        precision: float | None = None,
+        batch_size: int = EVAL_BATCH_SIZE,
+        on_bad: OnBad = "error",
+    ) -> list[DocumentAnswer]:
+        """Answer a question from several documents, with one ranking of all answers.
+
+        Args:
+            question: to answer.
+            documents: one or several texts, dicts of ``text``, ``id`` and ``meta``, and ``Path`` objects of files,
+                folders and patterns; see `sources.read_documents`. Or a `Collection`, which is read and cut only once.
+            top_k, candidates, overlap, min_score, precision, batch_size, on_bad: see `asking.AskSettings`.
+
+        Returns:
+            At most ``top_k`` answers, best first. Their scores are probabilities over all spans of all that was read
+            and "no answer", which is one of the answers if the model knows it. Empty if no answer reaches
+            ``min_score``.
+
+        Raises:
+            InputError: the question is empty, documents cannot be read, a setting is out of range, the model has no
+                scores for ``precision``, or its logits are not numbers.
+        """
+        settings = AskSettings(top_k, candidates, overlap, min_score, precision, batch_size, on_bad)
+        return self.asked.ask(question, documents, settings)
+
+    @property
+    def asked(self) -> AskedModel:
+        """The model as documents need it."""
+        collate = PaddingCollator(self.tokenizer)
+        return AskedModel(self._windower, self.settings, self._forward, collate, EVAL_BATCH_SIZE)
+
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         start, end = model_logits(self.model, {name: tensor.to(self.model.device) for name, tensor in batch.items()})
         return start.cpu(), end.cpu()
-
-
-def _text_problem(text: str) -> str | None:
-    if not text.strip():
-        return "is empty"
-    return "holds half of a surrogate pair; pass it as valid UTF-8" if has_surrogates(text) else None
 
 
 class QuestionSet(Dataset[Any]):

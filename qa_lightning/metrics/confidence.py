@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PRECISION = 0.9  # reports say what share of the questions can be answered at this precision
+MIN_ANSWERED = 50  # questions at or above a score, for its precision to be known
+PRECISIONS = (*(percent / 100 for percent in range(50, 95, 5)), 0.95, 0.96, 0.97, 0.98, 0.99)  # saved with a model
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,14 @@ class Confidence:
     def coverage(self) -> float:
         """Share of the questions, 0-1, that can be answered at `PRECISION` after the fit."""
         return coverage_at_precision(*self.held_out_columns, PRECISION)[0]
+
+    @property
+    def scores_at_precision(self) -> dict[str, float]:
+        """For each of `PRECISIONS`, the lowest score at which it is reached, by `MIN_ANSWERED` questions or more."""
+        sure, right = self.held_out_columns
+        found = {each: coverage_at_precision(sure, right, each) for each in PRECISIONS}
+        enough = MIN_ANSWERED / max(len(sure), 1) - 1e-9
+        return {f"{each:g}": threshold for each, (share, threshold) in found.items() if share >= enough}
 
     @property
     def risk_coverage_before(self) -> RiskCoverage:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from qa_lightning.decoding.spans import Scaling
@@ -14,7 +15,7 @@ from qa_lightning.errors import InputError, Rules
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.models.loading import max_positions
-from qa_lightning.wording import did_you_mean, package_version
+from qa_lightning.wording import command, did_you_mean, package_version
 
 log = logging.getLogger("qa_lightning")
 
@@ -25,6 +26,7 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "float": ((int, float), "a number"),
     "bool": (bool, "true or false"),
     "str": (str, "a text"),
+    "Mapping[str, float]": (Mapping, "an object of numbers"),
 }
 _RULES: Rules = {
     "max_length": (lambda length: length >= 1, "must be at least 1"),
@@ -33,6 +35,7 @@ _RULES: Rules = {
     "max_answer_length": (lambda length: length >= 1, "must be at least 1"),
     "null_score_diff_threshold": (math.isfinite, "must be finite"),
     "temperature": (lambda value: value > 0 and math.isfinite(value), "must be above 0 and finite, 1 changes nothing"),
+    "scores_at_precision": (lambda curve: _is_curve(curve), "must give a score from 0 to 1 for precisions from 0 to 1"),
 }
 
 
@@ -48,6 +51,8 @@ class AnswerSettings:
             this.
         temperature: divides the scores before they become probabilities.
         fitted_to: fingerprint of the questions that threshold and temperature were fitted to, as in ``run.json``.
+        scores_at_precision: for a precision such as ``0.9``, the lowest score at which that share of the answers was
+            right on validation data; precisions that no score reached are left out. Empty if it is not known.
     """
 
     max_length: int = MAX_LENGTH
@@ -58,6 +63,7 @@ class AnswerSettings:
     null_score_diff_threshold: float = 0.0
     temperature: float = 1.0
     fitted_to: str = ""
+    scores_at_precision: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of_model(cls, model: Any, tokenizer: Any = None) -> AnswerSettings:
@@ -96,7 +102,7 @@ class AnswerSettings:
         where = f"{file}: {CONFIG_KEY}"
         if not isinstance(saved, Mapping):
             raise InputError(f"{where} is {saved!r}; it must be an object of settings. Remove it, or write it again")
-        names = [field.name for field in fields(cls)]
+        names = [one.name for one in fields(cls)]
         unknown = {key: did_you_mean(str(key), names) for key in saved if key not in names}
         problems = [f"{where}.{key} is no setting{hint}" for key, hint in unknown.items() if hint]
         found = {name: saved[name] for name in names if name in saved}
@@ -131,7 +137,31 @@ class AnswerSettings:
             null_score_diff_threshold=found.scaling.threshold,
             temperature=found.scaling.temperature,
             fitted_to=found.fingerprint,
+            scores_at_precision=dict(found.scores_at_precision),
         )
+
+    def score_at(self, precision: float) -> float:
+        """The lowest score at which at least this share of the answers, 0-1, was right on validation data.
+
+        Between two saved precisions, the higher one counts.
+
+        Raises:
+            InputError: the model has no such scores, or none that reaches this precision.
+        """
+        if not self.scores_at_precision:
+            raise InputError(
+                f"--precision {precision:g} needs scores that were measured on validation data, and this model was "
+                "saved without any: pass --min_score, or a --threshold_file that "
+                f"`{command('evaluate')} --model MODEL --data FILE --output_dir DIR` writes"
+            )
+        known = {float(name): score for name, score in self.scores_at_precision.items()}
+        enough = [name for name in known if name >= precision - 1e-9]
+        if not enough:
+            raise InputError(
+                f"--precision {precision:g}: on its validation data the answers of this model were right at most "
+                f"{100 * max(known):g}% of the time, at any score; pass at most {max(known):g}, or --min_score"
+            )
+        return known[min(enough)]
 
     @property
     def windows(self) -> WindowSettings:
@@ -151,11 +181,13 @@ class Fitted(NamedTuple):
         scaling: threshold and temperature.
         version_2: whether some of the questions of the fit have no answer.
         fingerprint: fingerprint of these questions.
+        scores_at_precision: as in `AnswerSettings`.
     """
 
     scaling: Scaling
     version_2: bool
     fingerprint: str
+    scores_at_precision: Mapping[str, float] = MappingProxyType({})
 
     def as_json(self) -> dict[str, Any]:
         """The values that answers depend on, under the names of `AnswerSettings`."""
@@ -173,16 +205,23 @@ def setting_problems(given: Mapping[str, Any]) -> list[str]:
         given: name -> value, under the names of `AnswerSettings`; some of them or all.
     """
     problems = []
-    for field in fields(AnswerSettings):
-        if field.name not in given:
+    for one in fields(AnswerSettings):
+        if one.name not in given:
             continue
-        value, (kind, words) = given[field.name], _KINDS[str(field.type)]
-        holds, rule = _RULES.get(field.name, (lambda _: True, ""))
+        value, (kind, words) = given[one.name], _KINDS[str(one.type)]
+        holds, rule = _RULES.get(one.name, (lambda _: True, ""))
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            problems.append(f"{field.name} is {value!r}; it must be {words}")
+            problems.append(f"{one.name} is {value!r}; it must be {words}")
         elif not holds(value):
-            problems.append(f"{field.name} is {value}; it {rule}")
+            problems.append(f"{one.name} is {value}; it {rule}")
     return problems
+
+
+def _is_curve(curve: Mapping[Any, Any]) -> bool:
+    try:
+        return all(0 <= float(name) <= 1 and 0 <= score <= 1 for name, score in curve.items())
+    except (TypeError, ValueError):
+        return False
 
 
 @cache

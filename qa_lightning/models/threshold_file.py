@@ -16,6 +16,7 @@ from qa_lightning.models.settings import Fitted, setting_problems
 from qa_lightning.wording import command
 
 THRESHOLD_FILE = "threshold.json"
+_CURVE = "scores_at_precision"
 
 
 def threshold_file(fitted: Fitted, model: str, data: str) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def threshold_file(fitted: Fitted, model: str, data: str) -> dict[str, Any]:
         "fitted_to": data,
         "fingerprint": fitted.fingerprint,
         **fitted.as_json(),
+        _CURVE: dict(fitted.scores_at_precision),
     }
 
 
@@ -44,6 +46,7 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         fitted = {name: content[name] for name in ("version_2", "null_score_diff_threshold", "temperature")}
+        fitted[_CURVE] = content.get(_CURVE, {})  # files of older versions have none
         made_for, weights, fingerprint = (str(content[name]) for name in ("model", "weights", "fingerprint"))
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
@@ -65,7 +68,7 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
             f"make one with `{command('evaluate')} --model {model} --data FILE --output_dir DIR`"
         )
     scaling = Scaling(float(fitted["temperature"]), float(fitted["null_score_diff_threshold"]))
-    return Fitted(scaling, fitted["version_2"], fingerprint)
+    return Fitted(scaling, fitted["version_2"], fingerprint, fitted[_CURVE])
 
 
 def weights_folder(model: str) -> Path:

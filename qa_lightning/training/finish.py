@@ -173,6 +173,7 @@ def _rate(
             null_score_diff_threshold=found.scaling.threshold,
             temperature=found.scaling.temperature,
             fitted_to=data.fingerprint("validation"),
+            scores_at_precision=found.scores_at_precision,
         )
         save_settings(fitted, folder)
         for line in (*fitted_lines(found), coverage_line(found.coverage)):

@@ -286,6 +286,7 @@ def score_model(
         )
     assert module.outcomes is not None
     found = fit_confidence(module.outcomes, predictions.version_2, own)
+    fitted = Fitted(found.scaling, found.tuned is not None, fingerprint, found.scores_at_precision)
     metrics = module.scores
     if predictions.version_2:
         odds_of, exact, f1, has_answer = module.outcomes.decision
@@ -300,7 +301,7 @@ def score_model(
         odds,
         own.threshold,
         found,
-        threshold_file(Fitted(found.scaling, found.tuned is not None, fingerprint), name, data),
+        threshold_file(fitted, name, data),
     )
 
 

@@ -108,3 +108,20 @@ def test_a_benchmark_prints_a_table_with_ratios(tmp_path, tokenizer, script, fla
     ratios = [row[-1].removesuffix(" |") for row in rows[1:]]
     assert ratios[0] == "1.00"
     assert all(re.fullmatch(r"\d+\.\d\d", ratio) for ratio in ratios)
+
+
+def test_the_benchmark_of_documents_measures_recall_and_answers(tmp_path, model_folder, monkeypatch, capsys) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import bench_documents
+
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps(make_rows(20)))
+    flags = ["--data", str(data), "--model", model_folder, "--questions", "4", "--candidates", "1", "1000"]
+    monkeypatch.setattr(sys, "argv", ["bench_documents.py", *flags])
+    bench_documents.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"Collection\(\d+ documents, \d+ passages\), 20 questions", lines[1])
+    assert re.match(r"candidates    1: own paragraph \d+\.\d%, answer's text \d+\.\d%, ", lines[2])
+    assert lines[3].startswith("candidates 1000: own paragraph 100.0%, answer's text 100.0%, ")
+    assert [line.split(":")[0] for line in lines[4:]] == ["paragraph given", "candidates    1", "candidates 1000"]
+    assert all(re.search(r": EM \d+\.\d\d, F1 \d+\.\d\d, \d+\.\d\d questions/s$", line) for line in lines[4:])

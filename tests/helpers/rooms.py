@@ -3,18 +3,7 @@
 from __future__ import annotations
 
 ROOMS = (
-    *(
-        "wording",
-        "errors",
-        "files",
-        "arrays",
-        "progress",
-        "layout",
-        "data.formats",
-        "data",
-        "features",
-        "decoding",
-        "metrics",
-    ),
-    *("models", "checks", "runs", "inference", "inference.bulk", "training", "export", "cli"),
+    *("wording", "errors", "files", "arrays", "progress", "layout"),
+    *("data.formats", "data", "features", "decoding", "documents", "metrics", "models"),
+    *("checks", "runs", "inference", "inference.bulk", "training", "export", "cli"),
 )

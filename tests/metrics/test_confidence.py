@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qa_lightning import pipeline
+from qa_lightning import Reader, pipeline
 from qa_lightning.decoding.predictions import Predictions, Rows
 from qa_lightning.decoding.spans import Scaling, WindowLogits, decode_spans
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.calibration import TEMPERATURES, reliability
-from qa_lightning.metrics.confidence import Judged, figures, fit_confidence, fitted_lines
+from qa_lightning.metrics.confidence import MIN_ANSWERED, PRECISIONS, Judged, figures, fit_confidence, fitted_lines
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import Scoring
 from qa_lightning.metrics.thresholds import split_by_article
@@ -199,6 +199,25 @@ def test_what_cannot_be_held_out_or_is_too_little_is_not_fitted_and_said(questio
     assert "if fitted" not in line
 
 
+def test_scores_at_precision_are_the_lowest_on_held_out_questions_that_reach_it() -> None:
+    found = fit_confidence(overconfident(3000, 1.5), version_2=False)
+    sure, right = found.held_out_columns
+    curve = found.scores_at_precision
+    assert list(map(float, curve)) == sorted(map(float, curve))
+    assert ("0.75" in curve, "0.95" in curve) == (True, False)  # too few answers are that precise
+    for name, score in curve.items():
+        assert right[sure >= score].mean() >= float(name) - 1e-9
+        assert (sure >= score).sum() >= MIN_ANSWERED
+        lower = np.unique(sure[sure < score])
+        assert all(right[sure >= one].mean() < float(name) for one in lower[-50:])
+    never = fit_confidence(replace(overconfident(300, 2.5), exact=np.zeros(300)), version_2=False)
+    assert never.scores_at_precision == {}
+    always = replace(overconfident(60, 2.5), exact=np.ones(60))
+    assert set(fit_confidence(always, version_2=False).scores_at_precision) == {f"{one:g}" for one in PRECISIONS}
+    few = fit_confidence(always.take(np.arange(MIN_ANSWERED - 1)), version_2=False)
+    assert few.scores_at_precision == {}
+
+
 def test_the_threshold_is_tuned_and_reported_on_the_other_articles() -> None:
     random = np.random.default_rng(5)
     outcomes = outcomes_of(random_windows(5, 2000, 2.0), articles=8)
@@ -315,6 +334,24 @@ def test_a_threshold_file_is_applied_to_its_model_and_to_no_other(evaluated, tmp
     load_tokenizer(model).save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match=r"was made for .* whose weights are not those of --model .*other; make one"):
         read_threshold_file(path, str(tmp_path / "other"))
+
+
+def test_a_threshold_file_brings_the_scores_at_each_precision(evaluated, tmp_path, monkeypatch) -> None:
+    model, data, _ = evaluated
+    curve = property(lambda self: {"0.9": len(self.held_out_columns[0]) / 100})
+    monkeypatch.setattr("qa_lightning.metrics.confidence.Confidence.scores_at_precision", curve)
+    assert commands.evaluate(["--model", model, "--data", data, "--output-dir", str(tmp_path)]) == 0
+    path = tmp_path / "threshold.json"
+    made = json.loads(path.read_text())
+    assert made["scores_at_precision"] == {"0.9": 0.6}
+    path.write_text(json.dumps(made | {"scores_at_precision": {"0.9": 0.25}}))
+    assert Reader.load(model, threshold_file=path).settings.score_at(0.9) == 0.25
+    assert pipeline(model, threshold_file=path).scores_at_precision == {"0.9": 0.25}
+    path.write_text(json.dumps({name: value for name, value in made.items() if name != "scores_at_precision"}))
+    assert Reader.load(model, threshold_file=path).settings.scores_at_precision == {}
+    path.write_text(json.dumps(made | {"scores_at_precision": {"0.9": 2}}))
+    with pytest.raises(InputError, match=r"scores_at_precision is \{'0.9': 2\}; it must give a score from 0 to 1"):
+        Reader.load(model, threshold_file=path)
 
 
 def test_scores_on_what_threshold_and_temperature_were_fitted_to_are_said_to_flatter(

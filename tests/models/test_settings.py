@@ -74,6 +74,15 @@ def test_whatever_reads_a_bad_block_names_the_file_and_every_key(saved, reads) -
     [
         ({"temperature": -1.5}, "temperature is -1.5; it must be above 0"),
         ({"temperature": NAN}, "temperature is nan; it must be above 0"),
+        ({"scores_at_precision": [0.9]}, "scores_at_precision is [0.9]; it must be an object of numbers"),
+        (
+            {"scores_at_precision": {"0.9": 1.5}},
+            "scores_at_precision is {'0.9': 1.5}; it must give a score from 0 to 1",
+        ),
+        (
+            {"scores_at_precision": {"high": 0.5}},
+            "scores_at_precision is {'high': 0.5}; it must give a score",
+        ),
         ({"temperature": INF}, "temperature is inf; it must be above 0"),
         ({"temperature": "1"}, "temperature is '1'; it must be a number"),
         ({"temperature": True}, "temperature is True; it must be a number"),

@@ -95,6 +95,14 @@ def test_without_validation_the_last_weights_are_written(case) -> None:
     assert BEST not in case.said
 
 
+def test_the_model_is_saved_with_its_scores_at_each_precision(case, monkeypatch) -> None:
+    curve = property(lambda self: {"0.9": 0.25, "0.95": float(len(self.held_out_columns[0]) == 40)})
+    monkeypatch.setattr("qa_lightning.metrics.confidence.Confidence.scores_at_precision", curve)
+    assert case.run() == 0
+    assert case.settings.scores_at_precision == {"0.9": 0.25, "0.95": 1.0}
+    assert Reader.load(str(case.model)).settings.score_at(0.93) == 1.0
+
+
 def test_a_trial_run_writes_nothing_and_says_so(case) -> None:
     assert case.run("--trainer.fast_dev_run", "true") == 0
     assert case.why == "--trainer.fast_dev_run is done"

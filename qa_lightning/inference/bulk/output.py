@@ -31,6 +31,7 @@ _FLAGS = {
     "encoding": "--encoding",
     "answer_separator": "--answer_separator",
     "rows_together": "rows per chunk",
+    "documents": "--documents: fingerprint",
 }
 
 

@@ -5,7 +5,7 @@ Columns are chosen as in training, but answers are not needed, and a row without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from qa_lightning.data.formats import BrokenRow, PlacedRow, Remark
 from qa_lightning.data.objects import Source
 from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
+from qa_lightning.inference.bulk.several import with_joined_contexts
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Question:
 
     Attributes:
         row: its number in the source, from 1.
+        context: `several.SeveralTexts`, if the row has several.
     """
 
     row: int
@@ -47,7 +49,11 @@ class BadRow:
 
 
 def read_questions(
-    source: Source, reading: ReadSettings, tell: Callable[[str], None] = lambda line: None, first: int = 1
+    source: Source,
+    reading: ReadSettings,
+    tell: Callable[[str], None] = lambda line: None,
+    first: int = 1,
+    documents: Mapping[str, str] | None = None,
 ) -> Iterator[Question | BadRow]:
     """Stream the rows of a source; a bad row is yielded as a `BadRow`, and the next row is read.
 
@@ -56,12 +62,14 @@ def read_questions(
         reading: names of columns, those that are None are guessed; encoding of files.
         tell: called with one line that says which columns were guessed.
         first: number of the first row to yield; rows before it are read but not checked.
+        documents: id -> text, for rows with ``document_ids``.
 
     Raises:
         InputError: the source cannot be read, or its question or context column is not known.
     """
-    rows = _completed(read_rows(source, "validation", reading, keep_broken=True), reading.columns)
-    for number, (place, row) in enumerate(with_usual_columns(rows, reading, tell), 1):
+    read = with_joined_contexts(read_rows(source, "validation", reading, keep_broken=True), documents)
+    rows = with_usual_columns(_completed(read, reading.columns), reading, tell)
+    for number, (place, row) in enumerate(rows, 1):
         if number >= first:
             yield _question(number, place, row)
 

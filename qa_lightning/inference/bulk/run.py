@@ -26,6 +26,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.files import digest
 from qa_lightning.inference.bulk.output import AnswerFiles
 from qa_lightning.inference.bulk.questions import BadRow, Question, read_questions
+from qa_lightning.inference.bulk.several import read_document_file
 from qa_lightning.inference.bulk.workers import PredictSettings, answering, choose_devices
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.loading import resolve
@@ -85,6 +86,7 @@ def answer_file(
     reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
     devices: int = 1,
     overwrite: bool = False,
+    documents: str | None = None,
 ) -> int:
     """Answer every question of a file, or resume an unfinished earlier run.
 
@@ -92,10 +94,12 @@ def answer_file(
         asked: the model and its settings.
         source: what `sources.read_rows` takes; rows need a question and a context.
         output: JSON lines of ``row`` (number in the source, from 1), ``id``, ``answer``, ``start``, ``end``, ``score``
-            and, if the model may answer "no answer", ``null_odds``; see `predictions.Answer`.
+            and, if the model may answer "no answer", ``null_odds``; see `predictions.Answer`. For a row with several
+            contexts also ``document``: number of the context, from 0, or id of the document that the offsets belong to.
         reading: names of the data's columns, those that are None are guessed; encoding of files.
         devices: GPUs, or processes on a CPU.
         overwrite: start over, whatever the output files contain.
+        documents: file with the documents that rows name in ``document_ids``; see `several.read_document_file`.
 
     Returns:
         The exit status: 0, also if some rows are bad.
@@ -107,7 +111,7 @@ def answer_file(
     files = AnswerFiles(output)
     files.refuse_input(source)
     with files.locked():
-        made_with = _made_with(asked, source, reading, chosen[0])
+        made_with = _made_with(asked, source, reading, chosen[0], documents)
         done = bad = 0
         if overwrite or not files.has_answers() or not files.record.exists():
             files.begin(made_with, overwrite)
@@ -121,7 +125,7 @@ def answer_file(
         counts, earlier = _Counts(done, bad), _Counts(done, bad)
         try:
             files.refuse_input(source)  # again: a pattern may now match the new output files
-            seconds = _answer_rest(asked, source, reading, chosen, files, counts)
+            seconds = _answer_rest(asked, source, reading, chosen, files, counts, documents)
             if counts.bad < counts.rows:
                 files.finish(made_with, counts.as_json())
         except (InputError, KeyboardInterrupt) as error:
@@ -150,9 +154,11 @@ def _answer_rest(
     devices: Sequence[str],
     files: AnswerFiles,
     counts: _Counts,
+    documents: str | None,
 ) -> float:
     """Answer the remaining rows and write them, chunk by chunk; returns the seconds without loading the model."""
-    rows = read_questions(source, reading, log.info, counts.rows + 1)
+    named = None if documents is None else read_document_file(documents)
+    rows = read_questions(source, reading, log.info, counts.rows + 1, named)
     first = list(islice(rows, 1))  # so that unknown columns are an error before a model is loaded
     if not first and not counts.rows:
         raise InputError(f"--input {source}: has no rows")
@@ -192,7 +198,9 @@ def _counted(counts: Mapping[str, int]) -> str:
     return f"{counted(counts['answered'], 'question')} of {counted(counts['rows'], 'row')} answered"
 
 
-def _made_with(asked: PredictSettings, source: str, reading: ReadSettings, device: str) -> dict[str, Any]:
+def _made_with(
+    asked: PredictSettings, source: str, reading: ReadSettings, device: str, documents: str | None = None
+) -> dict[str, Any]:
     """The record: everything that the answers depend on."""
     fitted = read_threshold_file(asked.threshold_file, asked.model) if asked.threshold_file else None
     return {
@@ -208,6 +216,7 @@ def _made_with(asked: PredictSettings, source: str, reading: ReadSettings, devic
             "encoding": reading.encoding,
             "answer_separator": reading.answer_separator,
             "rows_together": rows_together(asked),
+            "documents": documents and source_fingerprint(documents, "validation"),
         },
         "device": "CPU" if device == "cpu" else torch.cuda.get_device_name(device),
         "versions": package_versions(),

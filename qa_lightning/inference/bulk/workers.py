@@ -21,13 +21,14 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from qa_lightning.decoding.predictions import Answer
 from qa_lightning.errors import InputError, Voice, current_voice, one_line, speaking
 from qa_lightning.inference.bulk.questions import Question
+from qa_lightning.inference.bulk.several import SeveralTexts
 from qa_lightning.inference.reader import Reader
 from qa_lightning.runs.failures import is_out_of_memory
 
@@ -66,9 +67,7 @@ class PredictSettings:
         for part in _parts(questions):
             where = f"rows {part[0].row:,} to {part[-1].row:,}"
             try:
-                answers = reader.answer(
-                    [one.question for one in part], [one.context for one in part], batch_size=self.batch_size
-                )
+                answers = self._answers(reader, part)
             except InputError as error:
                 raise InputError(f"--model {self.model}, at {where}: {one_line(error, 500)}") from None
             except (RuntimeError, MemoryError) as error:
@@ -78,8 +77,15 @@ class PredictSettings:
             lines += [self._line(reader, one, answer) for one, answer in zip(part, answers, strict=True)]
         return "".join(lines).encode()
 
+    def _answers(self, reader: Reader, questions: Sequence[Question]) -> list[Answer]:
+        texts, contexts = [one.question for one in questions], [one.context for one in questions]
+        if not any(isinstance(context, SeveralTexts) for context in contexts):
+            return reader.answer(texts, contexts, batch_size=self.batch_size)
+        several = [context.texts if isinstance(context, SeveralTexts) else (context,) for context in contexts]
+        return reader.asked.answer_each(texts, several, self.batch_size)
+
     def _line(self, reader: Reader, question: Question, answer: Answer) -> str:
-        values = {
+        values: dict[str, Any] = {
             "row": question.row,
             "id": question.id,
             "answer": answer.text,
@@ -87,6 +93,11 @@ class PredictSettings:
             "end": answer.end,
             "score": answer.score,
         }
+        if isinstance(question.context, SeveralTexts):
+            values["document"] = None
+            if answer.text:
+                values["document"], values["start"] = question.context.place(answer.start)
+                values["end"] = values["start"] + len(answer.text)
         if reader.settings.version_2:  # null if the context has no possible span
             values["null_odds"] = answer.null_odds if math.isfinite(answer.null_odds) else None
         return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,98 @@
+"""Answers from a collection of documents: recall of the first stage, and EM and F1 of what the model answers.
+
+    python benchmarks/bench_documents.py --data dev-v1.1.json --model lightning_logs/version_0/model --asked FILE
+
+The collection is every paragraph of the file, each a document of its own; questions are asked without their paragraph.
+Recall is the share of all questions whose own paragraph, or a paragraph with the text of a gold answer, is among the
+first N passages; it needs no model. EM and F1 are those of the best answer that `Reader.ask` finds in N passages, for a
+random sample of the questions, beside those of `Reader.answer`, which is told the paragraph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import harness
+import material
+
+from qa_lightning.data.examples import Example
+from qa_lightning.documents.collection import Collection
+
+
+def main() -> None:
+    """Print one line for each number of candidates."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=material.existing_file, required=True, help="SQuAD JSON file")
+    parser.add_argument("--model", help="folder of a trained model; None measures recall alone")
+    parser.add_argument(
+        "--asked",
+        type=material.existing_file,
+        help="file with the questions for EM and F1; None: --data",
+    )
+    parser.add_argument("--questions", type=int, default=200, help="size of the random sample for EM and F1")
+    parser.add_argument("--candidates", type=int, nargs="+", default=[1, 5, 20, 100], help="passages to read")
+    parser.add_argument("--dtype", default="float32", help="number type to compute in")
+    options = parser.parse_args()
+    sample = material.questions(argparse.Namespace(data=options.asked or options.data, questions=options.questions))
+    rows = material.questions(argparse.Namespace(data=options.data, questions=None))
+    paragraphs = list(dict.fromkeys(row["context"] for row in rows))
+    collection = Collection.read([{"text": paragraph} for paragraph in paragraphs])
+    print(f"{harness.machine()}\n{collection}, {len(rows):,} questions")
+    recall(rows, paragraphs, collection, options.candidates)
+    if options.model:
+        scores(sample, collection, options)
+
+
+def recall(rows: Sequence[Example], paragraphs: list[str], collection: Collection, candidates: Sequence[int]) -> None:
+    """Print recall at each number of candidates."""
+    number = {paragraph: index for index, paragraph in enumerate(paragraphs)}
+    collection.extracts(rows[0]["question"], 1)  # makes the index
+    for count in candidates:
+        started = time.perf_counter()
+        found = [{one.document for one in collection.extracts(row["question"], count)} for row in rows]
+        seconds = time.perf_counter() - started
+        own = sum(number[row["context"]] in there for row, there in zip(rows, found, strict=True))
+        held = sum(
+            any(text in paragraphs[one] for one in there for text in row["answers"]["text"])
+            for row, there in zip(rows, found, strict=True)
+        )
+        print(
+            f"candidates {count:>4}: own paragraph {100 * own / len(rows):.1f}%, answer's text "
+            f"{100 * held / len(rows):.1f}%, {len(rows) / seconds:,.0f} questions/s"
+        )
+
+
+def scores(rows: Sequence[Example], collection: Collection, options: argparse.Namespace) -> None:
+    """Print EM and F1 at each number of candidates, and with the right paragraph given."""
+    import torch
+
+    from qa_lightning.inference.reader import Reader
+
+    reader = Reader.load(options.model, dtype=getattr(torch, options.dtype))
+    started = time.perf_counter()
+    told = reader.answer([row["question"] for row in rows], [row["context"] for row in rows])
+    _print_scores("paragraph given", rows, [answer.text for answer in told], time.perf_counter() - started)
+    for count in options.candidates:
+        started = time.perf_counter()
+        found = [reader.ask(row["question"], collection, top_k=1, candidates=count) for row in rows]
+        texts = [answers[0].text if answers else "" for answers in found]
+        _print_scores(f"candidates {count:>4}", rows, texts, time.perf_counter() - started)
+
+
+def _print_scores(what: str, rows: Sequence[Example], texts: Sequence[str], seconds: float) -> None:
+    from qa_lightning.metrics.squad import SquadMetric
+
+    metric = SquadMetric(version_2=any(not row["answers"]["text"] for row in rows))
+    metric.update(
+        [{"id": row["id"], "prediction_text": text} for row, text in zip(rows, texts, strict=True)],
+        [{"id": row["id"], "answers": row["answers"]} for row in rows],
+    )
+    found = metric.compute()
+    exact = found["exact" if "exact" in found else "exact_match"]
+    print(f"{what}: EM {exact:.2f}, F1 {found['f1']:.2f}, {len(rows) / seconds:.2f} questions/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

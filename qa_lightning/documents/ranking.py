@@ -1,0 +1,169 @@
+"""Rank the answers of all windows of all extracts together: one example, one probability space, one "no answer".
+
+Offsets are those of the extracts one after the other, so the decoder (`decoding/decoder.py`) sees one long context that
+no window crosses. Answers that overlap too much are left out greedily: the best span is taken, then the best of the
+spans that overlap none of those taken, and so on. The search is exact: it decodes more spans until enough are taken or
+there are no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qa_lightning.arrays import Ints
+from qa_lightning.decoding.decoder import Decoder, FeatureLogits
+from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, decode_spans
+from qa_lightning.errors import InputError
+from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
+from qa_lightning.features.store import FeatureStore
+from qa_lightning.features.windows import Windower
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How answers are ranked.
+
+    Args:
+        top_k: the maximum number of answers.
+        overlap: how much of the shorter of two answers may also be in the other one, 0-1; at 1, none is left out.
+        max_answer_length: the longest answer, in tokens.
+        scaling: how scores become probabilities.
+    """
+
+    top_k: int = 1
+    overlap: float = 0.0
+    max_answer_length: int = MAX_ANSWER_LENGTH
+    scaling: Scaling = field(default_factory=Scaling)
+
+
+class Ranked(NamedTuple):
+    """A span in one of the extracts.
+
+    Attributes:
+        extract: index of the extract.
+        start, end: character offsets in the extract.
+        score: probability over all spans of all extracts and "no answer".
+    """
+
+    extract: int
+    start: int
+    end: int
+    score: float
+
+
+class RankedExtracts:
+    """The answers to one question from several texts; an `engine.AnswerPolicy` whose only result is a pair.
+
+    Args:
+        windower: cuts the windows.
+        question: to answer.
+        extracts: texts to find answers in, at least one.
+        ranking: how.
+    """
+
+    def __init__(self, windower: Windower, question: str, extracts: Sequence[str], ranking: Ranking) -> None:
+        self._ranking = ranking
+        self._begin = begins(extracts)
+        self.store = joined_windows(windower, [question], [extracts])
+        self._decoder = Decoder(self.store, self._search)
+
+    def add(self, batch: Mapping[str, Tensor], start: Tensor, end: Tensor) -> None:
+        """Collect the logits, [B, T] each, of a batch of windows."""
+        self._decoder.add(FeatureLogits.of_batch(batch, start.float(), end.float()))
+
+    def answers(self) -> list[tuple[list[Ranked], float]]:
+        """One pair: up to ``top_k`` spans, best first, and the probability of "no answer".
+
+        Raises:
+            InputError: logits are not numbers.
+        """
+        decoded = self._decoder.take()
+        if len(decoded.broken):
+            raise InputError(
+                "the model's logits are not numbers: its weights are broken or its dtype is too narrow; use another "
+                "model, or float32"
+            )
+        spans = decoded.spans
+        extract = np.searchsorted(self._begin, spans.char_start, side="right") - 1
+        begin = self._begin[extract]
+        rows = zip(extract, spans.char_start - begin, spans.char_end - begin, spans.probability, strict=True)
+        found = [Ranked(int(one), int(start), int(end), float(score)) for one, start, end, score in rows]
+        return [(found, float(spans.null_probability[0]))]
+
+    def _search(self, index: NDArray[np.int64], windows: WindowLogits) -> Spans:
+        return apart(windows, self._ranking)
+
+
+def begins(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Offset of each text, if the texts follow each other."""
+    lengths = np.array([len(text) for text in texts], np.int64)
+    return np.cumsum(lengths) - lengths
+
+
+def joined_windows(windower: Windower, questions: Sequence[str], texts: Sequence[Sequence[str]]) -> FeatureStore:
+    """The windows of all texts of a question as those of one example, so that the decoder compares all of them.
+
+    Offsets are those of the texts one after the other; no window crosses from one text into the next.
+
+    Args:
+        windower: cuts the windows.
+        questions: N questions.
+        texts: of each question, at least one.
+    """
+    flat = [text for own in texts for text in own]
+    question = np.repeat(np.arange(len(questions)), [len(own) for own in texts])
+    begin = np.concatenate([begins(own) for own in texts])
+    features = windower([questions[number] for number in question.tolist()], flat, [None] * len(flat))
+    of_token = np.repeat(begin[features.windows["example"]], features.windows["context_length"])
+    for offsets in (features.char_start, features.char_end):
+        offsets += of_token.astype(offsets.dtype)
+    features.windows["example"] = question[features.windows["example"]]
+    return FeatureStore.of_batch(features)
+
+
+def apart(windows: WindowLogits, ranking: Ranking) -> Spans:
+    """The best spans of one example, no two of which overlap by more than ``ranking.overlap``; greedy and exact."""
+    count = ranking.top_k if ranking.overlap >= 1 else 32 * ranking.top_k
+    while True:
+        spans = decode_spans(windows, count, ranking.max_answer_length, ranking.scaling)
+        rows = _greedy(spans.char_start, spans.char_end, ranking)
+        if len(rows) == ranking.top_k or len(spans.score) < count:
+            return _only(spans, rows)
+        count *= 4
+
+
+def _greedy(start: Ints, end: Ints, ranking: Ranking) -> NDArray[np.intp]:
+    """Rows of the spans that are taken, of spans that come best first."""
+    if ranking.overlap >= 1:
+        return np.arange(len(start))[: ranking.top_k]
+    rest = np.arange(len(start))
+    taken: list[int] = []
+    while len(rest) and len(taken) < ranking.top_k:
+        best = rest[0]
+        taken.append(int(best))
+        shared = np.minimum(end[rest], end[best]) - np.maximum(start[rest], start[best])
+        shorter = np.minimum(end[rest] - start[rest], end[best] - start[best])
+        free = shared <= ranking.overlap * shorter
+        free[0] = False
+        rest = rest[free]
+    return np.array(taken, np.intp)
+
+
+def _only(spans: Spans, rows: NDArray[np.intp]) -> Spans:
+    """Some of the spans of one example."""
+    return Spans(
+        np.array([len(rows)], spans.count.dtype),
+        spans.char_start[rows],
+        spans.char_end[rows],
+        spans.score[rows],
+        spans.probability[rows],
+        spans.null_score,
+        spans.null_probability,
+        spans.log_spans,
+    )

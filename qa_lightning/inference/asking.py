@@ -1,0 +1,173 @@
+"""Ask several documents one question: one ranking of all answers, and none below a score that the caller names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from qa_lightning.decoding.predictions import Answer
+from qa_lightning.documents.answers import DocumentAnswer
+from qa_lightning.documents.collection import Collection
+from qa_lightning.documents.ranking import RankedExtracts, Ranking, joined_windows
+from qa_lightning.documents.sources import OnBad, text_problem
+from qa_lightning.errors import InputError
+from qa_lightning.features.batching import Batch, PaddingCollator
+from qa_lightning.features.windows import Windower
+from qa_lightning.inference.engine import BestAnswers, answer_all
+from qa_lightning.models.settings import AnswerSettings
+
+log = logging.getLogger("qa_lightning")
+
+TOP_K = 3
+CANDIDATES = 100  # passages
+
+
+@dataclass(frozen=True)
+class AskSettings:
+    """How documents are asked.
+
+    Args:
+        top_k: the maximum number of answers.
+        candidates: passages that the model reads, at most; those that share most words with the question. With at most
+            this many passages, the model reads whole documents, and the search is exact.
+        overlap: False for answers that do not overlap, True for any, or the share of the shorter of two answers, 0-1,
+            that may be in the other one too.
+        min_score: the lowest score of an answer, 0-1. Where no answer reaches it, none is returned.
+        precision: takes the ``min_score`` at which, on the model's validation data, this share of the answers, 0-1, was
+            right.
+        batch_size: windows per forward pass; None takes the caller's usual one.
+        on_bad: what a document that cannot be read does: ``error``, or ``skip`` with a line in the log.
+    """
+
+    top_k: int = TOP_K
+    candidates: int = CANDIDATES
+    overlap: bool | float = False
+    min_score: float | None = None
+    precision: float | None = None
+    batch_size: int | None = None
+    on_bad: OnBad = "error"
+
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: some are out of range or of the wrong type.
+        """
+        if problems := self._problems():
+            raise InputError(problems)
+
+    def _problems(self) -> list[str]:
+        problems = []
+        for name in ("top_k", "candidates", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                problems.append(f"--{name} is {value!r}; pass a whole number of at least 1")
+        for name in ("overlap", "min_score", "precision"):
+            value = getattr(self, name)
+            is_switch = isinstance(value, bool)
+            if value is None or (is_switch and name == "overlap"):
+                continue
+            if is_switch or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                problems.append(f"--{name} is {value!r}; pass a number from 0 to 1")
+        if self.min_score is not None and self.precision is not None:
+            problems.append("--min_score and --precision both say which answers are left out; pass one of them")
+        return problems
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """A model as documents need it.
+
+    Attributes:
+        windower: cuts the windows.
+        settings: how the model is asked.
+        forward: returns the start and end logits, [B, T] each, of a batch.
+        collate: pads the windows of a batch.
+        batch_size: windows per forward pass, unless a call says otherwise.
+    """
+
+    windower: Windower
+    settings: AnswerSettings
+    forward: Callable[[Batch], tuple[Tensor, Tensor]]
+    collate: PaddingCollator
+    batch_size: int
+
+    def ask(self, question: Any, documents: Any, asked: AskSettings) -> list[DocumentAnswer]:
+        """Up to ``top_k`` answers, best first; see `reader.Reader.ask`."""
+        asked.check()
+        if not isinstance(question, str):
+            raise InputError(f"the question is of type {type(question).__name__}; pass a str")
+        if problem := text_problem(question):
+            raise InputError(f"the question {problem}")
+        min_score = self._min_score(asked)
+        collection = Collection.read(documents, asked.on_bad)
+        extracts = collection.extracts(question, asked.candidates)
+        texts = [collection.documents[one.document].text[one.start : one.end] for one in extracts]
+        ranking = Ranking(asked.top_k, float(asked.overlap), self.settings.max_answer_length, self.settings.scaling)
+        policy = RankedExtracts(self.windower, question, texts, ranking)
+        batch_size = asked.batch_size or self.batch_size
+        (spans, null_score), *_ = answer_all(policy, self.forward, self.collate, batch_size)
+        answers = [
+            DocumentAnswer.at(
+                question, one.score, collection, extract.document, extract.start + one.start, extract.start + one.end
+            )
+            for one in spans
+            for extract in [extracts[one.extract]]
+        ]
+        if self.settings.version_2 or not answers:
+            rank = next((rank for rank, answer in enumerate(answers) if answer.score < null_score), len(answers))
+            answers.insert(rank, DocumentAnswer(question, "", null_score))
+        return [answer for answer in answers[: asked.top_k] if answer.score >= min_score]
+
+    def answer_each(self, questions: Sequence[str], texts: Sequence[Sequence[str]], batch_size: int) -> list[Answer]:
+        """The best answer to each question from its own texts, by the rule of `engine.BestAnswers`.
+
+        Args:
+            questions: N questions.
+            texts: of each question, at least one.
+            batch_size: windows per forward pass.
+
+        Returns:
+            N answers; their offsets are those of the question's texts one after the other.
+
+        Raises:
+            InputError: logits are not numbers.
+        """
+        items = [{"question": one, "context": "".join(own)} for one, own in zip(questions, texts, strict=True)]
+        policy = BestAnswers(self.windower, self.settings, items, joined_windows(self.windower, questions, texts))
+        return answer_all(policy, self.forward, self.collate, batch_size)
+
+    def _min_score(self, asked: AskSettings) -> float:
+        if asked.min_score is None and asked.precision is None:
+            return 0.0
+        if not self.settings.version_2:
+            _say_once(
+                'this model was trained on questions that all have an answer, so it knows no "no answer": its scores '
+                "compare the spans of the documents, and can be high where no document has the answer"
+            )
+        if asked.precision is None:
+            return float(asked.min_score or 0.0)
+        return self.settings.score_at(asked.precision)
+
+
+def pipeline_answers(answers: list[DocumentAnswer], top_k: int) -> Any:
+    """The answers to one question as a pipeline returns them: a dict if ``top_k`` is 1, else a list of dicts."""
+    found = [
+        {"score": answer.score, "start": answer.start, "end": answer.end, "answer": answer.text, **answer.about()}
+        for answer in answers
+    ]
+    if top_k > 1:
+        return found
+    return (
+        found[0] if found else {"score": 0.0, "start": 0, "end": 0, "answer": "", **DocumentAnswer("", "", 0).about()}
+    )
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.warning(message)

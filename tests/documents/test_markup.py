@@ -1,0 +1,37 @@
+"""The text of HTML pages: what people see of it, in paragraphs."""
+
+from __future__ import annotations
+
+import pytest
+
+from qa_lightning.documents.markup import html_text
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<p>Anna  lives\nin <b>Rome</b>.</p><p>Ben</p>", "Anna lives in Rome.\n\nBen"),
+        ("<html><head><title>Not this</title><style>p {}</style></head><body>This</body></html>", "This"),
+        ("<script>var a = '<p>no</p>';</script>Yes<noscript>no</noscript>", "Yes"),
+        ("<head><title>An open head</title><body>This", "This"),
+        ("<head><title>An open head</title><meta name=a><p>This", "This"),
+        ("<title>No head</title><p>This", "This"),
+        ("A&amp;B &#8211; caf&eacute;&nbsp;1<br>next", "A&B \u2013 caf\u00e9 1\nnext"),
+        ("<pre>a  b\n  c</pre>d  e", "a b\nc\n\nd e"),
+        ("<table><tr><td>a</td><td>b</td></tr></table>", "a\n\nb"),
+        ("<!-- no --><p>a<p>b</div></p></pre>c", "a\n\nb\n\nc"),
+        ("no tags < at all & none", "no tags < at all & none"),
+        ("a\fb", "a b"),
+    ],
+)
+def test_the_text_of_a_page(page, text) -> None:
+    assert html_text(page.encode()) == text
+
+
+def test_the_encoding_is_the_one_that_the_page_names() -> None:
+    assert html_text(b'<meta charset="iso-8859-1"><p>caf\xe9') == "caf\u00e9"
+    assert html_text(b"\xef\xbb\xbf<meta charset=latin-1><p>caf\xc3\xa9") == "caf\u00e9"
+    with pytest.raises(UnicodeDecodeError):
+        html_text(b"<p>caf\xe9")
+    with pytest.raises(ValueError, match="unknown encoding klingon"):
+        html_text(b"<meta charset=klingon><p>a")
