@@ -99,7 +99,7 @@ def _documents(several: Iterable[Any], problems: list[str]) -> Iterator[Document
         document = one if isinstance(one, Document) else _of_value(one, number, problems)
         if document is None:
             continue
-        if problem := text_problem(document.text):
+        if problem := unaskable(document.text):
             problems.append(f"document {document.id} {problem}")
         else:
             yield document
@@ -172,7 +172,7 @@ def _of_file(path: Path, problems: list[str]) -> Iterator[Document]:
         if (size := path.stat().st_size) > MAX_FILE:
             raise ValueError(f"has {size:,} bytes, more than {MAX_FILE:,}; split it")
         text = read(path.read_bytes())
-        if problem := text_problem(text):
+        if problem := unaskable(text):
             raise ValueError(problem)
     except ImportError:
         problems.append(f"{path}: reading PDF files needs pypdf: `{_EXTRA}`")
@@ -192,7 +192,7 @@ def _plain(content: bytes) -> str:
     return re.sub("\r\n?", "\n", content.decode("utf-8-sig"))
 
 
-def text_problem(text: str) -> str | None:
+def unaskable(text: str) -> str | None:
     """Why a text cannot be asked, or asked about, for a message that begins with its name; None if it can."""
     if not text.strip():
         return "is empty"

@@ -14,7 +14,7 @@ from qa_lightning.decoding.predictions import Answer
 from qa_lightning.documents.answers import DocumentAnswer
 from qa_lightning.documents.collection import Collection
 from qa_lightning.documents.ranking import RankedExtracts, Ranking, joined_windows
-from qa_lightning.documents.sources import OnBad, text_problem
+from qa_lightning.documents.sources import OnBad, unaskable
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.windows import Windower
@@ -102,7 +102,7 @@ class AskedModel:
         asked.check()
         if not isinstance(question, str):
             raise InputError(f"the question is of type {type(question).__name__}; pass a str")
-        if problem := text_problem(question):
+        if problem := unaskable(question):
             raise InputError(f"the question {problem}")
         min_score = self._min_score(asked)
         collection = Collection.read(documents, asked.on_bad)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from qa_lightning.decoding.predictions import Answer
 from qa_lightning.documents.answers import DocumentAnswer
-from qa_lightning.documents.sources import OnBad, text_problem
+from qa_lightning.documents.sources import OnBad, unaskable
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
@@ -109,7 +109,7 @@ class Reader:
             f"{name} {number if len(items) > 1 else ''}".strip() + f" {problem}"
             for number, item in enumerate(items)
             for name, text in item.items()
-            if (problem := text_problem(text))
+            if (problem := unaskable(text))
         ]
         if problems:
             raise InputError(problems)

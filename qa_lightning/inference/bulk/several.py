@@ -11,7 +11,7 @@ from typing import Any
 from qa_lightning.data.columns import SYNONYMS
 from qa_lightning.data.formats import BrokenRow, PlacedRow, listed
 from qa_lightning.data.sources import read_rows
-from qa_lightning.documents.sources import text_problem
+from qa_lightning.documents.sources import unaskable
 from qa_lightning.errors import InputError
 
 CONTEXTS, DOCUMENT_IDS = "contexts", "document_ids"
@@ -61,7 +61,7 @@ def read_document_file(source: str) -> dict[str, str]:
         )
         if name is None or not isinstance(text, str):
             problems.append(f"{place}: needs an id and a text; it has {listed(row) or 'none'}")
-        elif problem := text_problem(text):
+        elif problem := unaskable(text):
             problems.append(f"{place}: the text of document {name} {problem}")
         elif str(name) in documents:
             problems.append(f"{place}: document {name} is there twice; give each its own id")
@@ -102,7 +102,7 @@ def _of_contexts(given: Any) -> SeveralTexts | str:
     if not texts or not all(isinstance(text, str) for text in texts):
         return f"{CONTEXTS} must be a list of texts, with at least one"
     problems = [
-        f"{CONTEXTS}[{number}] {problem}" for number, text in enumerate(texts) if (problem := text_problem(text))
+        f"{CONTEXTS}[{number}] {problem}" for number, text in enumerate(texts) if (problem := unaskable(text))
     ]
     return "; ".join(problems) or SeveralTexts.of(list(enumerate(texts)))
 
