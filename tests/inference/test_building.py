@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
+from transformers.utils import direct_transformers_import
 
 from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
 from qa_lightning.errors import InputError
@@ -87,6 +89,17 @@ def test_the_old_class_is_where_it_was(restored, model_folder) -> None:
     from transformers.pipelines.question_answering import QuestionAnsweringPipeline as Own
 
     assert Top is Inner is Own is QuestionAnsweringPipeline
+
+
+def test_a_program_that_imported_transformers_first_finds_the_old_class_too(monkeypatch) -> None:
+    first = transformers
+    monkeypatch.setitem(sys.modules, "transformers", first)
+    direct_transformers_import(str(Path(first.__file__).parent))  # as transformers.processing_utils does
+    assert sys.modules["transformers"] is not first
+    monkeypatch.delattr(first, "QuestionAnsweringPipeline", raising=False)
+    register_pipeline(restore=True)
+    assert first.QuestionAnsweringPipeline is QuestionAnsweringPipeline
+    assert sys.modules["transformers"].QuestionAnsweringPipeline is QuestionAnsweringPipeline
 
 
 @pytest.mark.parametrize(
