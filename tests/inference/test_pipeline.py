@@ -300,6 +300,7 @@ def test_items_before_a_bad_item_of_a_generator_are_answered(ask) -> None:
         ({"question": "a", "context": " \n"}, ValueError, "`context` has only white space"),
         ({"question": "\ud800", "context": "a"}, ValueError, "`question` holds half of a surrogate pair"),
         ({"data": {"question": 3, "context": "a"}}, TypeError, "`question` is of type int, '3'; pass a str"),
+        ({"data": "Who?"}, ValueError, "a question needs a context: pass question=... and context=..."),
         ({"data": ["a", "b"]}, ValueError, "an item is of type str, 'a'; pass a dict of question and context"),
         ({"data": [3]}, ValueError, "an item is of type int, '3'; pass a dict"),
         ({"data": 3}, ValueError, "Invalid arguments"),
