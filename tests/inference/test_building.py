@@ -10,7 +10,6 @@ import pytest
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
-from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.utils import direct_transformers_import
 
 from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
@@ -28,26 +27,12 @@ V4_NAMES = (
 ).split()
 
 
-@pytest.fixture(autouse=True)
-def _tasks(monkeypatch):
-    monkeypatch.setattr(transformers, "QuestionAnsweringPipeline", None, raising=False)
-    monkeypatch.setattr(transformers.pipelines, "QuestionAnsweringPipeline", None, raising=False)
-    tables = (REMOVED_TASKS, PIPELINE_REGISTRY.supported_tasks)  # which other libraries hold too
-    before = [dict(table) for table in tables]
-    yield
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
+pytestmark = pytest.mark.usefixtures("_tasks")
 
 
 @pytest.fixture(scope="module")
 def wanted(model_folder):
     return pipeline(model_folder)(**ASKED)
-
-
-@pytest.fixture
-def restored() -> None:
-    register_pipeline(restore=True)
 
 
 def ways(folder: str):

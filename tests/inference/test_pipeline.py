@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset, IterableDataset
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer, BertModel, BertTokenizer
-from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
 import qa_lightning
 from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
@@ -538,15 +537,6 @@ def test_the_three_steps_of_a_chunk_pipeline_make_the_same_answer(ask) -> None:
     assert len(list(steps.preprocess(asked, max_seq_len=48, doc_stride=4))) > len(windows)
     with pytest.raises(InputError, match="one question with one context, and got 2; pass each alone"):
         next(steps.preprocess({"question": QUESTION, "context": [CONTEXT] * 2}))
-
-
-@pytest.fixture
-def _tasks(monkeypatch):
-    monkeypatch.setattr(PIPELINE_REGISTRY, "supported_tasks", dict(PIPELINE_REGISTRY.supported_tasks))
-    removed = dict(REMOVED_TASKS)
-    yield
-    REMOVED_TASKS.clear()
-    REMOVED_TASKS.update(removed)
 
 
 @pytest.mark.usefixtures("_tasks")
