@@ -29,8 +29,16 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
         "rows with more or fewer fields than the header",
         "put texts that hold separators or line breaks in double quotes",
     ),
-    "empty": ("error", "empty or null fields", "fill them in, or leave the rows out with --data.on_bad_rows skip"),
-    "type": ("error", "fields of a wrong type", "correct them, or leave the rows out with --data.on_bad_rows skip"),
+    "empty": (
+        "error",
+        "empty or null fields",
+        "fill them in, or train with --data.on_bad_rows skip, which leaves the rows out",
+    ),
+    "type": (
+        "error",
+        "fields of a wrong type",
+        "correct them, or train with --data.on_bad_rows skip, which leaves the rows out",
+    ),
     "text": ("error", "texts that are not valid Unicode", "save the file as UTF-8"),
     "duplicate_id": (
         "error",
@@ -46,17 +54,17 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "misplaced": (
         "error",
         "answers that are not at their answer_start",
-        "--data.on_bad_rows repair repairs those whose right offset is certain; correct the others",
+        "train with --data.on_bad_rows repair, which repairs those whose right offset is certain; correct the others",
     ),
     "unplaced": (
         "error",
         "answers without an answer_start that occur several times, or not at all",
-        "add a column answer_start, or correct the text",
+        "give their answer_start, or correct the text",
     ),
     "left_out": (
         "warning",
         "bad answers of questions that have others; they are left out",
-        "--data.on_bad_rows repair repairs those whose right offset is certain; correct the others",
+        "train with --data.on_bad_rows repair, which repairs those whose right offset is certain; correct the others",
     ),
     "contradiction": ("error", "is_impossible contradicts the answers", "correct one of the two"),
     "several_places": (

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import Flags, positive, reading_of
+from qa_lightning.cli.flags import MODEL_HELP, Flags, positive, reading_of
 from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
@@ -52,7 +52,7 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
     flags = Flags(
         "evaluate", "Print EM and F1 of a model, or of a predictions file, as the official SQuAD scorers count them."
     )
-    flags.add_argument("--model", type=str, metavar="NAME", help="folder of a trained model, or its name on the Hub")
+    flags.add_argument("--model", type=str, metavar="NAME", help=MODEL_HELP)
     flags.add_argument(
         "--predictions", type=Path, metavar="FILE", help='JSON file {"id": "answer", ...}, or what predict wrote'
     )
@@ -64,7 +64,7 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
         help="file (SQuAD JSON, JSON lines, CSV, Excel, Parquet), files, or dataset on the Hub",
     )
     flags.add_argument(
-        "--output_dir", type=Path, metavar="DIR", help="write metrics.json, predictions.json, nbest_predictions.json"
+        "--output_dir", type=Path, metavar="DIR", help="folder for scores, predictions, threshold and figures"
     )
     flags.add_argument("--official", action="store_true", help="compare with evaluate.load('squad' or 'squad_v2')")
     flags.add_argument(
@@ -80,7 +80,7 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
         "--on_bad_rows",
         choices=("error", "skip", "repair", "repair_or_skip"),
         default="error",
-        help="what to do with rows that cannot be used; answers with a wrong answer_start can",
+        help="what to do with rows that cannot be used; a wrong answer_start makes none such",
     )
     group = flags.add_argument_group("lengths in tokens, in place of the model's own")
     for name, help in _LENGTHS.items():

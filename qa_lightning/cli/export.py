@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import READING, Flags, decimal, positive, reading_of
+from qa_lightning.cli.flags import MODEL_HELP, READING, Flags, decimal, positive, reading_of
 from qa_lightning.errors import InputError, naming_flags
 
 
@@ -30,9 +30,7 @@ def export(words: Sequence[str]) -> int:
 
 def _export_options(words: Sequence[str]) -> Namespace:
     flags = Flags("export", "Write a trained model as an ONNX folder, a checkpoint as a model, or publish a model.")
-    flags.add_argument(
-        "--model", type=str, required=True, metavar="NAME", help="folder of a trained model, or its name on the Hub"
-    )
+    flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODEL_HELP)
     onnx = flags.add_argument_group("a folder")
     onnx.add_argument(
         "--format",

@@ -16,6 +16,7 @@ from qa_lightning.wording import flag_problem, usage_name, visible
 if TYPE_CHECKING:
     from qa_lightning.data.columns import ReadSettings
 
+MODEL_HELP = "folder of a run or of a model, `last` for the newest run, or a name on the Hub"
 COLUMN_NAMES = ("id", "question", "context", "answers", "answer_text", "answer_start", "answer_end", "is_impossible")
 READING = (*(f"columns.{name}" for name in COLUMN_NAMES), "encoding", "answer_separator")  # the flags of `add_reading`
 

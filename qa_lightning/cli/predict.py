@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import READING, Flags, positive, reading_of
+from qa_lightning.cli.flags import MODEL_HELP, READING, Flags, positive, reading_of
 from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
@@ -50,9 +50,7 @@ def predict(words: Sequence[str]) -> int:
 def _predict_options(words: Sequence[str]) -> Namespace:
     """Parse the flags of `predict`; flags of both its forms together end the process with status 2."""
     flags = Flags("predict", "Ask a trained model one question about a text, or all questions of a file.")
-    flags.add_argument(
-        "--model", type=str, required=True, metavar="NAME", help="folder of a trained model, or its name on the Hub"
-    )
+    flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODEL_HELP)
     flags.add_argument(
         "--threshold_file",
         type=Path,

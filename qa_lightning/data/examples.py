@@ -36,6 +36,13 @@ _FIXES: dict[OnBadRows, str] = {
     "skip": f"no row is left; correct them, or pass --data.on_bad_rows {_REPAIR}",
     "repair_or_skip": "no row is left; correct them",
 }
+_SKIP = "correct them, or pass --data.on_bad_rows skip to leave such rows out"
+_FIXES_OF_TEXTS: dict[OnBadRows, str] = {  # where a wrong offset is not what makes a row bad
+    "error": _SKIP,
+    "repair": _SKIP,
+    "skip": "no row is left; correct them",
+    "repair_or_skip": "no row is left; correct them",
+}
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -206,7 +213,8 @@ def read_examples(
                         lines += more
                 yield checked.example
     if problems and not (skips and valid):
-        raise InputError(_summed_up(problems, fix or _FIXES[on_bad_rows]))
+        fixes = _FIXES if unplaced is None else _FIXES_OF_TEXTS
+        raise InputError(_summed_up(problems, fix or fixes[on_bad_rows]))
     if not found:
         raise InputError(NO_QUESTIONS)
     skipped += bad_rows

@@ -263,7 +263,7 @@ def where(text: str, context: str) -> str:
 def miscounted(text: str, start: int, context: str) -> str:
     """What a wrong offset counts instead of characters from 0, as the end of a sentence; empty if that is unknown."""
     for _, unit in _other_counts(text, start, context):
-        return f"; answer_start counts {unit}, not characters"
+        return f"; answer_start seems to count {unit}, not characters"
     if start > 0 and context.startswith(text, start - 1):
         return "; answer_start is one too many, as if it counted from 1"
     if context.startswith(text, start + 1):

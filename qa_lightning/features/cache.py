@@ -258,12 +258,14 @@ def _spans(answers: dict[str, Any]) -> list[tuple[int, int]]:
     return [(start, start + len(text)) for start, text in pairs if start != UNPLACED]
 
 
-def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
+def describe_split(prepared: PreparedSplit, how: str, again: bool = False) -> Iterator[str]:
     """Lines to log: the content of a split, and findings that call for another flag.
 
     Args:
         prepared: the split.
         how: whether it was prepared now or before, in words.
+        again: another split has been described. If both are parts of one source, what is true of all its rows is not
+            said twice.
     """
     split = prepared.split
     rows, windows = prepared.summaries()
@@ -273,14 +275,18 @@ def describe_split(prepared: PreparedSplit, how: str) -> Iterator[str]:
         f"{counted(windows['features'], 'window')} of {windows['tokens'] / max(1, windows['features']):.0f} tokens on "
         f"average ({how})"
     )
-    if divided := rows.get("divided"):
+    divided = rows.get("divided")
+    said = again and divided
+    if divided and not said:
         yield (
             f"{split}: no validation data given, so the questions are split by context: "
             f"{divided['validation_fraction']:.0%} of the contexts validate (seed {divided['seed']})"
         )
-    for line in rows["columns"]:
+    for line in [] if said else rows["columns"]:
         yield f"{split}: {line}"
     lists = {name: _where_it_is(prepared.source, rows, rows[name]) for name in ROW_LISTS}
+    if said:
+        lists["skipped"] = []
     for line in changed_lines(lists, prepared.examples_folder):
         yield f"{split}: {line}"
     if cut := windows["cut_questions"]:

@@ -72,6 +72,8 @@ def understand(args: tuple[Any, ...], keywords: Mapping[str, Any], v4: bool = Fa
         return Call(_Checked(items, length, v4), lazy=True, single=False, length=length)
     if isinstance(items, Mapping):
         items = [items]
+    elif isinstance(items, str) and not v4:
+        raise ValueError("a question needs a context: pass question=... and context=...")
     elif isinstance(items, Iterable):
         items = list(items)
     else:

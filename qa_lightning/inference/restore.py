@@ -7,6 +7,7 @@ For those, `restore_when_imported` makes the call as soon as a program imports `
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -48,8 +49,18 @@ def register_pipeline(restore: bool = False) -> None:
     if restore:
         module = ModuleType(_OLD_MODULE)
         sys.modules.setdefault(_OLD_MODULE, module)
-        for place in (transformers, pipelines, module):
+        for place in (*_all_of(transformers), pipelines, module):
             setattr(place, _CLASS, QuestionAnsweringPipeline)
+
+
+def _all_of(package: ModuleType) -> list[ModuleType]:
+    """The module objects of a package: transformers runs its ``__init__`` again when its processors are imported.
+
+    ``import transformers`` before then has given the program an object that ``sys.modules`` no longer has.
+    """
+    kind = type(package)  # a class of transformers' own, so that few objects refer to it
+    found = (one for one in gc.get_referrers(kind) if type(one) is kind)
+    return [one for one in found if one.__name__ == package.__name__]
 
 
 class _Watch(MetaPathFinder):

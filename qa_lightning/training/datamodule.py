@@ -193,8 +193,9 @@ class SquadDataModule(LightningDataModule):
             how = f"prepared in {seconds:.1f} s" if fresh else "prepared before, reused"
             if split in self._described:
                 continue
+            again = bool(self._described)
             self._described.add(split)
-            for line in describe_split(prepared, how):
+            for line in describe_split(prepared, how, again):
                 log.info(worded(line))
 
     def setup(self, stage: str) -> None:

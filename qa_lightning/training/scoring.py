@@ -79,7 +79,7 @@ class ScoreResult:
             return []
         return [
             coverage_line(found.coverage_before),
-            *(f"refitted to this data: {line}" for line in fitted_lines(found)),
+            *(f"fit to this data: {line}" for line in fitted_lines(found)),
         ]
 
     @property

@@ -121,7 +121,7 @@ def python_page(names: dict, model: str) -> None:
     """Run the blocks of docs/python.md after those of the README, one after the other."""
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = [block for language, block in re.findall(r"```(\w+)\n(.*?)```", page, flags=re.S) if language == "python"]
-    names |= {"dataset": names["questions"], "Reader": qa_lightning.Reader}
+    names |= {"dataset": names["questions"]}
     for block in blocks:
         exec(small(block, model, "model_name=" + repr(model)), names)
     assert [answer.text for answer in names["answers"]]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
-from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
+from transformers.utils import direct_transformers_import
 
 from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
 from qa_lightning.errors import InputError
@@ -26,26 +27,12 @@ V4_NAMES = (
 ).split()
 
 
-@pytest.fixture(autouse=True)
-def _tasks(monkeypatch):
-    monkeypatch.setattr(transformers, "QuestionAnsweringPipeline", None, raising=False)
-    monkeypatch.setattr(transformers.pipelines, "QuestionAnsweringPipeline", None, raising=False)
-    tables = (REMOVED_TASKS, PIPELINE_REGISTRY.supported_tasks)  # which other libraries hold too
-    before = [dict(table) for table in tables]
-    yield
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
+pytestmark = pytest.mark.usefixtures("_tasks")
 
 
 @pytest.fixture(scope="module")
 def wanted(model_folder):
     return pipeline(model_folder)(**ASKED)
-
-
-@pytest.fixture
-def restored() -> None:
-    register_pipeline(restore=True)
 
 
 def ways(folder: str):
@@ -87,6 +74,17 @@ def test_the_old_class_is_where_it_was(restored, model_folder) -> None:
     from transformers.pipelines.question_answering import QuestionAnsweringPipeline as Own
 
     assert Top is Inner is Own is QuestionAnsweringPipeline
+
+
+def test_a_program_that_imported_transformers_first_finds_the_old_class_too(monkeypatch) -> None:
+    first = transformers
+    monkeypatch.setitem(sys.modules, "transformers", first)
+    direct_transformers_import(str(Path(first.__file__).parent))  # as transformers.processing_utils does
+    assert sys.modules["transformers"] is not first
+    monkeypatch.delattr(first, "QuestionAnsweringPipeline", raising=False)
+    register_pipeline(restore=True)
+    assert first.QuestionAnsweringPipeline is QuestionAnsweringPipeline
+    assert sys.modules["transformers"].QuestionAnsweringPipeline is QuestionAnsweringPipeline
 
 
 @pytest.mark.parametrize(

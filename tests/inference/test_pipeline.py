@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset, IterableDataset
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer, BertModel, BertTokenizer
-from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
 import qa_lightning
 from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
@@ -300,6 +299,7 @@ def test_items_before_a_bad_item_of_a_generator_are_answered(ask) -> None:
         ({"question": "a", "context": " \n"}, ValueError, "`context` has only white space"),
         ({"question": "\ud800", "context": "a"}, ValueError, "`question` holds half of a surrogate pair"),
         ({"data": {"question": 3, "context": "a"}}, TypeError, "`question` is of type int, '3'; pass a str"),
+        ({"data": "Who?"}, ValueError, "a question needs a context: pass question=... and context=..."),
         ({"data": ["a", "b"]}, ValueError, "an item is of type str, 'a'; pass a dict of question and context"),
         ({"data": [3]}, ValueError, "an item is of type int, '3'; pass a dict"),
         ({"data": 3}, ValueError, "Invalid arguments"),
@@ -537,15 +537,6 @@ def test_the_three_steps_of_a_chunk_pipeline_make_the_same_answer(ask) -> None:
     assert len(list(steps.preprocess(asked, max_seq_len=48, doc_stride=4))) > len(windows)
     with pytest.raises(InputError, match="one question with one context, and got 2; pass each alone"):
         next(steps.preprocess({"question": QUESTION, "context": [CONTEXT] * 2}))
-
-
-@pytest.fixture
-def _tasks(monkeypatch):
-    monkeypatch.setattr(PIPELINE_REGISTRY, "supported_tasks", dict(PIPELINE_REGISTRY.supported_tasks))
-    removed = dict(REMOVED_TASKS)
-    yield
-    REMOVED_TASKS.clear()
-    REMOVED_TASKS.update(removed)
 
 
 @pytest.mark.usefixtures("_tasks")

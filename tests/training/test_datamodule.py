@@ -185,6 +185,20 @@ def test_without_validation_data_a_file_is_split_by_context(tmp_path, model_fold
     assert set(again.validation_set.examples["context"]) != validation
 
 
+def test_what_is_true_of_a_file_that_is_split_is_said_once(tmp_path, model_folder, said) -> None:
+    rows = [{"q": row["question"], **{k: v for k, v in row.items() if k != "question"}} for row in make_rows(60)]
+    rows.append({**rows[0], "id": "bad", "q": ""})
+    path = write_json(tmp_path / "all.json", rows)
+    both = {"on_bad_rows": "skip", "validation_fraction": 0.2}
+    prepared(path, None, model_folder, **both)
+    for once in ("no validation data given", "question from 'q'", "left out 1 bad row"):
+        assert said.text.count(once) == 1
+    said.clear()
+    prepared(path, path, model_folder, **both)
+    for twice in ("question from 'q'", "left out 1 bad row"):
+        assert said.text.count(twice) == 2
+
+
 def test_batches_are_rounded_up_to_4_tokens_but_not_beyond_the_longest_window(tmp_path, model_folder) -> None:
     path = write_json(tmp_path / "train.json", make_rows(20, long=5))
     rounded, exact = (

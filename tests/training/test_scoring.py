@@ -344,6 +344,7 @@ def test_rows_that_cannot_be_scored_are_left_out_with_the_flag_that_the_error_na
     with pytest.raises(InputError, match=r"--on_bad_rows skip") as caught:
         evaluate(predictions, data)
     assert "--data.on_bad_rows" not in str(caught.value)
+    assert "repair" not in str(caught.value)  # a wrong offset makes no row bad here
     for flag in ("--on_bad_rows", "--data.on_bad_rows", "--on-bad-rows"):
         assert evaluate(predictions, data, flag, "skip") == 0
         out = capsys.readouterr().out
