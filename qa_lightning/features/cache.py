@@ -43,7 +43,7 @@ from qa_lightning.wording import visible
 log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
-_FORMAT = 7  # of the files; raise it when their content changes
+_FORMAT = 8  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
 _PLACE_IN_OBJECT = re.compile(r"(?<!\S)(?:dataset|validation)(?:\['\w+'\])?(?:\.iloc|\.row)?[\[(](\d+)[\])]")  # a row's
 _CONTEXTS_COUNTED = 1000  # distinct contexts, at most, that are counted for a message
