@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict
 
-from qa_lightning.data.cells import unplaced_hint, whole_number
+from qa_lightning.data.cells import NoSpan, unplaced_hint, whole_number
 from qa_lightning.data.formats import counted, shown
 from qa_lightning.data.repair import is_offset, miscounted, repaired, where
 
@@ -100,7 +100,9 @@ def check_answers(
                 )
                 checked.problems.append(Problem("answers", f"{what} answer_start for a question without an answer"))
             continue
-        problem = _text_problem(place, text) or _offset_problem(place, text, start, context)
+        if isinstance(text, NoSpan) and impossible:
+            continue
+        problem = _text_problem(place, text, context) or _offset_problem(place, text, start, context)
         if problem is None:
             _add(checked, text, start)
         elif reading.repair and problem.kind in _OFFSET_KINDS and (found := repaired(text, start, context)):
@@ -159,8 +161,11 @@ def _pairs(place: str, answers: Any) -> list[tuple[Any, Any]] | Problem:
     return Problem("answers", what)
 
 
-def _text_problem(place: str, text: Any) -> Problem | None:
+def _text_problem(place: str, text: Any, context: str) -> Problem | None:
     """What is wrong with an answer's text."""
+    if isinstance(text, NoSpan):
+        what = f"{place}: no answer stands from {shown(text.start)} to before {shown(text.end)} in a context of "
+        return Problem("answers", f"{what}{counted(len(context), 'character')}; for no answer leave both out")
     if not isinstance(text, str):
         return Problem("answers", f"{place}: answer text is {shown(text)}, not a text")
     if has_surrogates(text):

@@ -11,7 +11,7 @@ import json
 import re
 import warnings
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 from qa_lightning.data.repair import repaired
 
@@ -25,6 +25,17 @@ _NO_ANSWER = ("n/a", "na", "n.a.", "-", "--", "–", "—", "/", "?", "no answer
 _NUMPY = re.compile(r"(str_|bool_?|u?int\d*|float\d*|array|asarray|list|tuple)")  # calls that hold what they print
 _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?\d+\.?)"""
 _SPACED = re.compile(rf"\[\s*{_ITEM}(?:\s+{_ITEM})+\s*\]", re.DOTALL)  # a list as numpy prints it, without commas
+
+
+class NoSpan(NamedTuple):
+    """Two offsets between which no answer stands, in place of the answer's text.
+
+    Attributes:
+        start, end: as they were given.
+    """
+
+    start: Any
+    end: Any
 
 
 def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> Any:
@@ -42,6 +53,8 @@ def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> A
     parsed = parsed_cell(value, context)
     if _is_empty(parsed):
         offset = whole_number(start)
+        if _is_whole(offset) and offset >= 0 and _stands_at(value, offset, context):  # the word "None", say
+            return [{"text": value, "answer_start": offset}]
         text_is_lost = isinstance(offset, int) and offset > 0  # an offset without a text: `check_answers` refuses it
         return [{"text": value, "answer_start": offset}] if text_is_lost else None
     if isinstance(parsed, dict):
@@ -50,7 +63,7 @@ def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> A
         return parsed if _is_broken(parsed, context) else _of_texts([parsed], start, context, separator)
     if isinstance(parsed, list) and parsed:
         if all(isinstance(one, str) for one in parsed):
-            return _of_texts(parsed, start, context, None)
+            return _of_texts(parsed, start, context, separator)
         if all(isinstance(one, dict) for one in parsed):
             several = [_of_object(one, context, separator) for one in parsed]
             flat = all(isinstance(one, list) for one in several)
@@ -157,7 +170,7 @@ def _of_object(answers: dict[str, Any], context: Any, separator: str | None) -> 
         return answers
     if isinstance(text, list):
         if names[1] is None and all(isinstance(one, str) for one in text):
-            return _of_texts(text, None, context, None)
+            return _of_texts(text, None, context, separator)
         if not isinstance(start, list) or len(start) != len(text):
             return {"text": text, "answer_start": start}
         return {"text": text, "answer_start": [whole_number(one) for one in start]}
@@ -194,9 +207,21 @@ def _of_pair(value: Any, context: Any) -> dict[str, Any] | None:
 
 
 def _between(start: Any, end: Any, context: Any) -> dict[str, Any]:
-    """The answer from ``start`` to before ``end``; a text of None where the two are no offsets in the context."""
+    """The answer from ``start`` to before ``end``.
+
+    Its text is None where there is no answer: without offsets, or with both 0 or both -1; and a `NoSpan` where the two
+    are no offsets in the context.
+    """
+    if (start, end) in ((None, None), (-1, -1), (0, 0)):
+        return {"text": None, "answer_start": start}
     fits = _is_whole(start) and _is_whole(end) and isinstance(context, str) and 0 <= start < end <= len(context)
-    return {"text": context[start:end] if fits else None, "answer_start": start}
+    return {"text": context[start:end] if fits else NoSpan(start, end), "answer_start": start}
+
+
+def _stands_at(text: Any, offset: int, context: Any) -> bool:
+    """Whether a text that is not blank stands at an offset of the context."""
+    both = isinstance(text, str) and isinstance(context, str)
+    return both and bool(text.strip()) and context.startswith(text, offset)
 
 
 def _is_whole(value: Any) -> bool:

@@ -81,19 +81,15 @@ class GivenRows:
 
         Values of numpy and pandas become plain ones, and missing values (NaN, NA, NaT) None.
         """
-        part = self._part(split)
-        if self.kind in ("Dataset", "DatasetDict"):
-            own = self.argument + (f"[{split!r}]" if self.kind == "DatasetDict" else "")
-            rows = rows_of_dataset(part, own)
-            return ((f"{own}[{number}]", row) for number, row in enumerate(rows))
+        return ((self.place(split, number), row) for number, row in enumerate(self._rows(split)))
+
+    def place(self, split: Split, number: int) -> str:
+        """What its owner calls a row of a split; rows are counted from 0."""
+        if self.kind == "DatasetDict":
+            return f"{self.argument}[{split!r}][{number}]"
         if self.kind == "polars DataFrame":
-            return ((f"{self.argument}.row({number})", row) for number, row in enumerate(part.iter_rows(named=True)))
-        if self.kind == "DataFrame":
-            return self._rows_of_pandas()
-        return (
-            (f"{self.argument}[{number}]", {str(name): _plain(cell) for name, cell in row.items()})
-            for number, row in enumerate(part)
-        )
+            return f"{self.argument}.row({number})"
+        return f"{self.argument}.iloc[{number}]" if self.kind == "DataFrame" else f"{self.argument}[{number}]"
 
     def fingerprint(self, split: Split) -> str:
         """A key of the content of a split, the same for equal rows in whatever object; see `forget`."""
@@ -119,7 +115,17 @@ class GivenRows:
             raise InputError(f"{self}: has no split {split!r}; it has {listed(self.value) or 'none'}")
         return self.value[split]
 
-    def _rows_of_pandas(self) -> Iterator[PlacedRow]:
+    def _rows(self, split: Split) -> Iterator[dict[str, Any]]:
+        part = self._part(split)
+        if self.kind in ("Dataset", "DatasetDict"):
+            return rows_of_dataset(part, self.argument + (f"[{split!r}]" if self.kind == "DatasetDict" else ""))
+        if self.kind == "polars DataFrame":
+            return iter(part.iter_rows(named=True))
+        if self.kind == "DataFrame":
+            return self._rows_of_pandas()
+        return ({str(name): _plain(cell) for name, cell in row.items()} for row in part)
+
+    def _rows_of_pandas(self) -> Iterator[dict[str, Any]]:
         """The rows of a DataFrame; an index that has a name is a column too, as where pandas writes a file."""
         frame = self.value
         if any(name is not None and name not in frame.columns for name in frame.index.names):
@@ -127,8 +133,8 @@ class GivenRows:
         names = [str(name) for name in frame.columns]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{self}: names columns twice: {listed(twice)}; each column needs a name of its own")
-        for number, cells in enumerate(frame.itertuples(index=False, name=None)):
-            yield f"{self.argument}.iloc[{number}]", dict(zip(names, map(_plain, cells), strict=True))
+        for cells in frame.itertuples(index=False, name=None):
+            yield dict(zip(names, map(_plain, cells), strict=True))
 
 
 Source: TypeAlias = str | GivenRows

@@ -246,15 +246,23 @@ def has_split(
     return kind == "embedded"
 
 
-@cache
 def _load_saved(folder: str) -> Any:
-    """Load what ``datasets`` saved: a dataset, or a dictionary of splits."""
+    """Load what ``datasets`` saved: a dataset, or a dictionary of splits; again if the folder's files changed."""
+    path = Path(folder).expanduser().resolve()
+    files = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
+    return _loaded(folder, path, tuple((file, state.st_size, state.st_mtime_ns) for file, state in files))
+
+
+@cache
+def _loaded(folder: str, path: Path, files: tuple[tuple[Path, int, int], ...]) -> Any:
+    """What a folder holds, as it is called in messages, whose files have these sizes and modification times."""
     from datasets import load_from_disk  # imported late: --help does not wait for it
 
-    for path in Path(folder).expanduser().rglob("*.arrow"):
-        refuse_packed_arrow(path)
+    for file, _, _ in files:
+        if file.suffix == ".arrow":
+            refuse_packed_arrow(file)
     try:
-        return load_from_disk(str(Path(folder).expanduser()))
+        return load_from_disk(str(path))
     except Exception as error:  # a missing file, another version's format, damaged tables
         reason = one_line(error, first=True)
         raise InputError(

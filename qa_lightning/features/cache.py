@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -42,8 +43,9 @@ from qa_lightning.wording import visible
 log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
-_FORMAT = 7  # of the files; raise it when their content changes
+_FORMAT = 8  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
+_PLACE_IN_OBJECT = re.compile(r"(?<!\S)(?:dataset|validation)(?:\['\w+'\])?(?:\.iloc|\.row)?[\[(](\d+)[\])]")  # a row's
 _CONTEXTS_COUNTED = 1000  # distinct contexts, at most, that are counted for a message
 
 
@@ -284,7 +286,7 @@ def describe_split(prepared: PreparedSplit, how: str, again: bool = False) -> It
         )
     for line in [] if said else rows["columns"]:
         yield f"{split}: {line}"
-    lists = {name: _where_it_is(prepared.source, rows, rows[name]) for name in ROW_LISTS}
+    lists = {name: _where_it_is(prepared, rows, rows[name]) for name in ROW_LISTS}
     if said:
         lists["skipped"] = []
     for line in changed_lines(lists, prepared.examples_folder):
@@ -315,14 +317,17 @@ def _files(source: Source) -> list[str]:
     return [str(path) for path in source_files(source)] or [source]
 
 
-def _where_it_is(source: Source, rows: Mapping[str, Any], lines: list[str]) -> list[str]:
-    """Lines that begin with the place of a row, for where its file is now: it may have been moved since."""
+def _where_it_is(prepared: PreparedSplit, rows: Mapping[str, Any], lines: list[str]) -> list[str]:
+    """Lines with the places of rows as they are now: a file may have been moved, or the rows be in another object."""
+    source, part = prepared.source, prepared._part
+    if isinstance(source, GivenRows):
+        given = source
+        return [_PLACE_IN_OBJECT.sub(lambda found: given.place(part, int(found[1])), line) for line in lines]
     moved = dict(zip(rows.get("files", []), _files(source), strict=False))
-    found = []
-    for line in lines:
-        name = next((old for old in sorted(moved, key=len, reverse=True) if line.startswith(f"{old} ")), None)
-        found.append(line if name is None else moved[name] + line.removeprefix(name))
-    return found
+    if all(old == new for old, new in moved.items()):
+        return lines
+    names = "|".join(re.escape(name) for name in sorted(moved, key=len, reverse=True))
+    return [re.sub(rf"(?<!\S)({names})(?= )", lambda found: moved[found[1]], line) for line in lines]
 
 
 def _key(parts: list[Any]) -> str:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import cache
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from qa_lightning.data.columns import Columns, ReadSettings
-from qa_lightning.data.examples import OnBadRows
+from qa_lightning.data.examples import SKIPPING, OnBadRows
 from qa_lightning.data.formats import counted
 from qa_lightning.data.objects import GivenData, GivenRows, Source, Split, given_source
 from qa_lightning.data.sources import has_split, source_kind
@@ -218,12 +217,14 @@ class SquadDataModule(LightningDataModule):
                 "pass what to answer as --data.validation, and --data.dataset null"
             )
         questions, problems = [], []
-        for one in islice(read_questions(source, self.reading, log.info), self.limits["validation"]):
+        for one in read_questions(source, self.reading, log.info):
+            if len(questions) == self.limits["validation"]:
+                break
             if isinstance(one, BadRow):
                 problems.append(f"{one.place}: {one.problem}")
             else:
                 questions.append({"id": one.id, "question": one.question, "context": one.context})
-        if problems and (self.on_bad_rows != "skip" or not questions):
+        if problems and (self.on_bad_rows not in SKIPPING or not questions):
             raise InputError(problems)
         if problems:
             log.info(f"predict: left out {counted(len(problems), 'bad row')}, the first: {problems[0]}")

@@ -16,6 +16,7 @@ from qa_lightning.checks.refusals import callback_problems, refusal, trainer_pro
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_file, write_problem
 from qa_lightning.layout import LOGS
+from qa_lightning.models.loading import lasting_name
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.failures import STARTED_BY, end_with_parent
@@ -130,7 +131,7 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse bad flags, all at once; then choose the precision, if it is open, and where the run begins."""
         trainer, model, data = self.config.trainer, self.config.model, self.config.data
-        problems = data_problems(data) + model_problems(model) + trainer_problems(trainer)
+        problems = self._name_model() + data_problems(data) + model_problems(model) + trainer_problems(trainer)
         if (trainer.max_epochs, trainer.max_steps) == (-1, -1) and model.warmup_ratio > 0:
             problems.append(
                 f"--model.warmup_ratio {model.warmup_ratio} is a part of the steps, and --trainer.max_epochs -1 has no "
@@ -156,6 +157,19 @@ class TrainCLI(LightningCLI):
                 f"--ckpt_path last: that run is finished, with {begun.epochs} epoch{'s' * (begun.epochs != 1)}; to "
                 f"train it further, pass --trainer.max_epochs {begun.epochs + 1} or more"
             )
+
+    def _name_model(self) -> list[str]:
+        """Write the model's lasting name into the flags: checkpoints, ``config.yaml`` and ``run.json`` take it there.
+
+        Returns:
+            A line for each reason why the name means no model.
+        """
+        given = self.config.model.model_name
+        try:
+            self.config.model.model_name = self.config.data.model_name = lasting_name(given)
+        except InputError as error:
+            return [problem.replace("--model ", "--model.model_name ", 1) for problem in error.problems]
+        return []
 
     def instantiate_classes(self) -> None:
         """Make Trainer, module and data; refuse what cannot work together, all at once."""

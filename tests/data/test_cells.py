@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa_lightning.data.cells import answers_of, parsed_cell, unplaced_hint
+from qa_lightning.data.cells import answer_between, answers_of, parsed_cell, unplaced_hint
 from qa_lightning.data.columns import Columns, ReadSettings
 from qa_lightning.data.examples import check_row
 from qa_lightning.errors import InputError
@@ -86,7 +86,8 @@ def test_offsets_in_a_cell_of_their_own_go_with_the_texts(start):
 )
 def test_a_separator_that_is_given_divides_a_cell(separator, cell):
     assert understood(cell, separator=separator) == [KOFI, OBOE]
-    assert understood([{"text": cell}], separator=separator) == [KOFI, OBOE]
+    for whole in ([{"text": cell}], [cell], json.dumps([cell]), {"text": [cell]}):
+        assert understood(whole, separator=separator) == [KOFI, OBOE]
     assert understood(cell, f"0 {separator} 34", separator=separator) == [KOFI, OBOE]
 
 
@@ -100,6 +101,32 @@ def test_what_the_context_holds_as_it_stands_is_that_text():
 @pytest.mark.parametrize("cell", [None, "", "  ", "null", "None", "NaN", float("nan"), [], "[]", "()"])
 def test_an_empty_cell_is_no_answer(cell):
     assert understood(cell) == []
+
+
+@pytest.mark.parametrize("word", ["None", "null", "nan"])
+def test_a_word_for_nothing_is_an_answer_where_it_stands_at_its_offset(word):
+    context = f"{word} is a value. Is {word}?"
+    for offset in (0, context.rindex(word)):
+        for start in (offset, str(offset), float(offset)):
+            assert understood(word, start, context) == [(word, offset)]
+    for start in (None, -1, "", 0):
+        assert understood(word, start, f"It is {word}.") == []
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, 99), (-1, 5), ("abc", 5), (5, 5), (8, 3), (None, 5), (0, None), (0, "x"), (0, 1.5)]
+)
+def test_offsets_that_hold_no_answer_are_refused_and_not_taken_for_no_answer(start, end):
+    usual = {"id": "1", "question": "?", "context": DUET, "answers": answer_between(start, end, DUET)}
+    (problem,) = check_row("row 1", usual).problems
+    assert problem == (
+        f"row 1 (id 1): no answer stands from {start!r} to before {end!r} in a context of 43 characters; "
+        "for no answer leave both out"
+    )
+    assert check_row("row 1", usual | {"is_impossible": True}).example is not None
+    for nothing in ((None, None), (-1, -1), (0, 0), ("", ""), ("-1", -1.0)):
+        usual["answers"] = answer_between(*nothing, DUET)
+        assert check_row("row 1", usual).example is not None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 from datetime import date
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from qa_lightning.data.columns import ReadSettings
 from qa_lightning.data.formats import SUFFIXES, file_format, read_file, workbooks
-from qa_lightning.data.sources import has_split, read_rows, source_files, source_fingerprint, source_kind
+from qa_lightning.data.sources import count_rows, has_split, read_rows, source_files, source_fingerprint, source_kind
 from qa_lightning.errors import InputError
 from tests.helpers.forms import (
     ROWS,
@@ -317,6 +318,23 @@ def test_a_saved_dataset_reads_the_same_rows_and_has_no_splits(tmp_path):
     assert list(read_rows(folder, "validation")) == list(zip(place_names(folder, "validation"), ROWS, strict=True))
     assert not has_split(folder, "validation")
     assert source_fingerprint(folder, "train") == source_fingerprint(folder, "validation")
+
+
+@pytest.mark.parametrize("how", ["saved again", "another working directory"])
+def test_a_folder_that_changed_within_a_process_is_read_anew(tmp_path, monkeypatch, how):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    Dataset.from_list(ROWS).save_to_disk("saved")
+    before = source_fingerprint("saved", "train")
+    assert read("saved") == ROWS
+    if how == "saved again":
+        shutil.rmtree("saved")
+    else:
+        monkeypatch.chdir("other")
+    Dataset.from_list(ROWS[:1]).save_to_disk("saved")
+    assert read("saved") == ROWS[:1]
+    assert count_rows("saved", "train") == 1
+    assert source_fingerprint("saved", "train") != before
 
 
 def place_names(folder, split):

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
@@ -205,6 +207,30 @@ def test_a_folder_or_a_name_is_itself_whatever_it_is_called(tmp_path, monkeypatc
         assert lasting_name(name) == name
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve("~/model") == str(tmp_path / "model")
+
+
+def test_a_run_notes_the_folder_that_last_was_when_it_began(runs) -> None:
+    data = write_json(Path("data.json"), make_rows(8))
+    begun = str(runs / "version_0" / "model")
+    flags = ["--data.dataset", data, "--data.validation", data, "--trainer.max_steps", "1"]
+    flags += ["--data.max_length", "64", "--data.doc_stride", "8", "--data.max_question_length", "16"]
+    assert commands.train([*flags, "--model.model_name", "last"]) == 0
+    run = runs / "version_2"
+    assert lasting_name("last") == str(run / "model")  # from now on
+    assert json.loads((run / "run.json").read_text())[-1]["base_model"] == {"name": begun, "hub": False}
+    assert f"model_name: {begun}\n" in (run / "config.yaml").read_text()
+    held = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert held["hyper_parameters"]["model_name"] == held["datamodule_hyper_parameters"]["model_name"] == begun
+
+
+def test_a_run_that_is_to_begin_with_no_model_names_its_own_flag(runs) -> None:
+    checkpoint = str(runs / "version_1" / "checkpoints" / "best.ckpt")
+    with pytest.raises(InputError) as caught:
+        commands.train(["--data.dataset", "synthetic", "--data.batch_size", "0", "--model.model_name", checkpoint])
+    assert [problem.partition(" is ")[0] for problem in caught.value.problems] == [
+        f"--model.model_name {checkpoint}",
+        "--data.batch_size",
+    ]
 
 
 EXPORT = "make a model of it with `qa-lightning export --model {} --format transformers --output FOLDER`"

@@ -150,6 +150,26 @@ def test_rows_of_data_that_was_moved_are_told_by_where_they_are(
     assert f"{data}/" not in said.text
 
 
+def test_every_place_in_a_line_is_where_the_rows_are_now(tmp_path, model_folder, said) -> None:
+    rows = make_rows(20)
+    rows[3] = dict(rows[2])  # one line with two places
+    path = write_json(tmp_path / "bad.json", rows)
+    prepared(path, path, model_folder, on_bad_rows="skip")
+    assert f"{path} row 4: id 'q2' is also the id of {path} row 3;" in said.text
+    moved = str(Path(path).rename(tmp_path / "moved.json"))
+    said.clear()
+    prepared(moved, moved, model_folder, on_bad_rows="skip")
+    assert f"{moved} row 4: id 'q2' is also the id of {moved} row 3;" in said.text
+    said.clear()
+    SquadDataModule(None, rows, model_folder, on_bad_rows="skip", cache_dir=str(tmp_path / "cache")).prepare_data()
+    assert "validation[3]: id 'q2' is also the id of validation[2];" in said.text
+    said.clear()
+    frame, good = pd.DataFrame(rows), make_rows(2)
+    SquadDataModule(frame, good, model_folder, on_bad_rows="skip", cache_dir=str(tmp_path / "cache")).prepare_data()
+    assert "dataset.iloc[3]: id 'q2' is also the id of dataset.iloc[2];" in said.text
+    assert "train: reading" not in said.text  # its rows were prepared before, from the list
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 def test_a_preparation_that_is_cut_off_is_told_and_leaves_nothing_that_looks_ready(
     tmp_path, model_folder, monkeypatch, error

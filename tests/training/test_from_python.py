@@ -165,12 +165,15 @@ def test_predict_says_that_there_is_no_answer_as_the_training_did(module, data, 
 
 def test_predict_refuses_bad_questions_or_leaves_them_out(module, model_folder) -> None:
     rows = [{"question": "Who ?", "context": "Anna ."}, {"question": " ", "context": "Anna ."}]
-    with pytest.raises(InputError, match=r"validation\[1\]: question is empty"):
-        Trainer(**QUIET).predict(module, SquadDataModule(None, rows, model_folder, **SMALL))
-    skips = SquadDataModule(None, rows, model_folder, on_bad_rows="skip", **SMALL)
-    assert [len(answers) for answers in Trainer(**QUIET).predict(module, skips)] == [1]
-    few = SquadDataModule(None, make_rows(5), model_folder, max_validation_examples=2, **SMALL)
-    assert [len(answers) for answers in Trainer(**QUIET).predict(module, few)] == [2]
+    for refuses in ("error", "repair"):
+        with pytest.raises(InputError, match=r"validation\[1\]: question is empty"):
+            Trainer(**QUIET).predict(module, SquadDataModule(None, rows, model_folder, on_bad_rows=refuses, **SMALL))
+    for skips in ("skip", "repair_or_skip"):
+        data = SquadDataModule(None, rows, model_folder, on_bad_rows=skips, **SMALL)
+        assert [len(answers) for answers in Trainer(**QUIET).predict(module, data)] == [1]
+    some = [rows[1], *make_rows(5)]
+    few = SquadDataModule(None, some, model_folder, max_validation_examples=2, on_bad_rows="skip", **SMALL)
+    assert [len(answers) for answers in Trainer(**QUIET).predict(module, few)] == [2]  # as many as are validated on
     with pytest.raises(InputError, match="divided by context for training"):
         Trainer(**QUIET).predict(module, SquadDataModule(make_rows(5), None, model_folder, **SMALL))
     with pytest.raises(InputError, match=r"trainer\.predict needs the questions of a SquadDataModule"):

@@ -200,7 +200,7 @@ NOT_A_TEXT = "it must be a text, empty for no answer"
     [
         (b"{", ["cannot be read as JSON", "line 1 column 2"]),
         (b"", ["cannot be read as JSON"]),
-        ('{"q1": "é"}'.encode("latin-1"), ["cannot be read as JSON", "utf-8"]),
+        ('{"q1": "é"}'.encode("latin-1"), ["not UTF-8 (byte 8 is 0xe9)"]),
         ("Normans", [LAYOUT]),
         ({**ANSWERS, "q1": None}, ["the prediction for id 'q1' is None", NOT_A_TEXT]),
         ({**ANSWERS, "q2": 1066}, ["the prediction for id 'q2' is 1066", NOT_A_TEXT]),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qa_lightning.data.formats.binary import read_arrow, read_parquet
 from qa_lightning.data.formats.documents import document_splits, read_document, read_json_lines
+from qa_lightning.data.formats.layouts import table_rows
 from qa_lightning.data.formats.rows import (
     COLUMNS,
     BrokenRow,
@@ -25,7 +26,7 @@ from qa_lightning.data.formats.rows import (
     shown,
 )
 from qa_lightning.data.formats.tables import read_table, reads_like_data
-from qa_lightning.data.formats.texts import encoding_problem, is_packed, marked_encoding, opened
+from qa_lightning.data.formats.texts import encoding_problem, is_packed, marked_encoding, opened_text
 from qa_lightning.data.formats.workbooks import read_workbook
 
 __all__ = [
@@ -40,10 +41,11 @@ __all__ = [
     "file_format",
     "file_splits",
     "listed",
-    "opened",
+    "opened_text",
     "read_file",
     "reads_like_data",
     "shown",
+    "table_rows",
 ]
 
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")

@@ -69,7 +69,7 @@ def document_rows(path: Path, document: Any, split: str) -> Iterator[PlacedRow]:
         document, where = parts[split], f"{path} [{split}]"
     items = document.get("data") if isinstance(document, dict) and "columns" not in document else document
     if isinstance(document, dict) and not isinstance(items, list):
-        table = _table_rows(where, items if isinstance(items, dict) else document)
+        table = table_rows(where, items if isinstance(items, dict) else document)
         if table is None:
             raise InputError(f"{where}: {_unknown(document)}")
         yield from table
@@ -154,8 +154,16 @@ def _row_of_task(task: dict[str, Any]) -> dict[str, Any]:
     return {**row, "answers": [value for value in values if "start" in value and "end" in value]} if done else row
 
 
-def _table_rows(where: str, table: dict[str, Any]) -> Iterator[PlacedRow] | None:
-    """The rows of a table as pandas exports it; None if it is none."""
+def table_rows(where: str, table: dict[str, Any]) -> Iterator[PlacedRow] | None:
+    """The rows of a table as pandas exports it; None if it is none.
+
+    Args:
+        where: place of the table.
+        table: the object.
+
+    Raises:
+        InputError: a row has not as many values as there are columns.
+    """
     if {"columns", "data"} <= table.keys() and isinstance(table["columns"], list) and isinstance(table["data"], list):
         return _split_rows(where, table["columns"], table["data"])
     columns = list(table.values())

@@ -1,22 +1,33 @@
 """Read answers from a file to score them: as `output` writes them, or as other tools saved them again.
 
 That is one JSON object ``{"id": "answer"}``; or rows with ``id`` and ``answer`` (or ``prediction_text``, as the
-``evaluate`` library has it): JSON lines, a JSON list, pandas' JSON of columns, CSV, TSV or Parquet, also with ``.gz``.
-Other columns and the order of columns mean nothing.
+``evaluate`` library has it): JSON lines, a JSON list, any JSON of pandas, CSV, TSV, Excel, Parquet or Arrow, also with
+``.gz``. Other columns and the order of columns mean nothing. A text file is UTF-8 if no byte-order mark says otherwise:
+``--encoding`` is that of the data.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.formats import JSON_LINES, SUFFIXES, Remark, file_format, opened, read_file, shown
+from qa_lightning.data.formats import (
+    JSON_LINES,
+    SUFFIXES,
+    Remark,
+    file_format,
+    opened_text,
+    read_file,
+    shown,
+    table_rows,
+)
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.squad import text_problem
 
 _JSON = (".json", *JSON_LINES)
+_TABLES = (".csv", ".tsv")
 _ANSWERS = ("answer", "prediction_text")  # names of the column with the answer's text
 _LAYOUT = 'expected one object {"id": "answer", ...} with texts as answers, or rows with id and answer'
 
@@ -27,47 +38,71 @@ def read_predictions(path: Path) -> dict[str, str]:
     Raises:
         InputError: the file cannot be read, has another layout, or answers are not texts; it names the ids.
     """
-    flag = f"--predictions {path}"
-    if file_format(path) in SUFFIXES and file_format(path) not in _JSON:
-        answered = ((place, row) for place, row in read_file(path) if not isinstance(row, Remark))
-        return _of_rows((f"--predictions {place}", row) for place, row in answered)
-    values = _json_values(path)
+    try:
+        if file_format(path) in SUFFIXES and file_format(path) not in _JSON:
+            if file_format(path) in _TABLES:
+                _text(path)  # refuses what is not UTF-8
+            return _of_rows((place, row) for place, row in read_file(path) if not isinstance(row, Remark))
+        return _of_json(str(path), _json_values(path))
+    except InputError as error:
+        raise InputError([f"--predictions {problem}" for problem in error.problems]) from None
+
+
+def _of_json(where: str, values: list[tuple[str, Any]]) -> dict[str, str]:
+    """Id -> answer of the JSON values of a file."""
     if len(values) != 1:
         return _of_rows(values)
     value = values[0][1]
+    if isinstance(value, dict) and (table := _table(where, value)) is not None:
+        return _of_rows(table)
     if isinstance(value, dict) and _is_row(value):
-        columns = [value["id"], value[_answer_column(value)]]
-        if not all(isinstance(column, dict) for column in columns):
-            return _of_rows(values)
-        rows = [{"id": columns[0][key], "answer": columns[1].get(key)} for key in columns[0]]  # of pandas
-        return _of_rows((f"{flag} item {number}", row) for number, row in enumerate(rows, 1))
+        return _of_rows(values)
     if isinstance(value, list):
-        return _of_rows((f"{flag} item {number}", row) for number, row in enumerate(value, 1))
+        return _of_rows((f"{where} item {number}", row) for number, row in enumerate(value, 1))
     if not isinstance(value, dict):
-        raise InputError(f"{flag}: {_LAYOUT}")
-    if problems := [f"{flag}: {problem}" for key, text in value.items() if (problem := text_problem(key, text))]:
+        raise InputError(f"{where}: {_LAYOUT}")
+    if problems := [f"{where}: {problem}" for key, text in value.items() if (problem := text_problem(key, text))]:
         raise InputError(problems)
     return value
 
 
+def _table(where: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]] | None:
+    """The rows of a table as pandas exports it, whose index may be the ids; None if it is none."""
+    if any(isinstance(one, str) for one in value.values()):
+        return None
+    items = value.get("data")
+    if isinstance(items, list) and "columns" not in value:
+        return ((f"{where} row {number}", row) for number, row in enumerate(items, 1))
+    rows = list(value.values())
+    if rows and all(isinstance(row, dict) and "id" not in row and _answer_column(row) for row in rows):
+        return ((f"{where} row {number}", {"id": key, **row}) for number, (key, row) in enumerate(value.items(), 1))
+    return table_rows(where, value)
+
+
 def _json_values(path: Path) -> list[tuple[str, Any]]:
     """The JSON values of a file, each with its place: one, or one after the other, on lines of their own or not."""
-    flag = f"--predictions {path}"
+    text = _text(path)
     try:
-        with opened(path) as file:
-            text = file.read().decode("utf-8-sig")
         values, problems = _split(text)
-    except InputError as error:
-        raise InputError([f"--predictions {problem}" for problem in error.problems]) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{flag}: cannot be read as JSON ({error})") from None
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     if problems and not values:
-        raise InputError(f"{flag}: cannot be read as JSON ({problems[0][1]})")
+        raise InputError(f"{path}: cannot be read as JSON ({problems[0][1]})")
     if problems:
         raise InputError(
-            [f"{flag} line {line}: cannot be read as JSON ({why}); is the file whole?" for line, why in problems]
+            [f"{path} line {line}: cannot be read as JSON ({why}); is the file whole?" for line, why in problems]
         )
-    return [(f"{flag} line {line}", value) for line, value in values]
+    return [(f"{path} line {line}", value) for line, value in values]
+
+
+def _text(path: Path) -> str:
+    """The text of a file, without a byte-order mark."""
+    try:
+        with opened_text(path, None) as (file, _):
+            return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        wrong = f"byte {error.start:,} is 0x{error.object[error.start]:02x}"
+        raise InputError(f"{path}: not UTF-8 ({wrong}); save it as UTF-8") from None
 
 
 def _split(text: str) -> tuple[list[tuple[int, Any]], list[tuple[int, str]]]:
@@ -89,15 +124,16 @@ def _split(text: str) -> tuple[list[tuple[int, Any]], list[tuple[int, str]]]:
             at = text.find("\n", at) + 1 or len(text)
 
 
-def _of_rows(rows: Iterator[tuple[str, Any]] | list[tuple[str, Any]]) -> dict[str, str]:
+def _of_rows(rows: Iterable[tuple[str, Any]]) -> dict[str, str]:
     """Id -> answer of rows with their places; all problems are raised together."""
     predictions: dict[str, str] = {}
     problems = []
     for place, row in rows:
-        if not isinstance(row, dict) or not _is_row(row):
+        column = _answer_column(row) if isinstance(row, dict) else None
+        if column is None or "id" not in row:
             problems.append(f"{place}: {shown(row)} is no object with id and answer")
             continue
-        key, answer = _name(row["id"]), row[_answer_column(row)]
+        key, answer = _name(row["id"]), row[column]
         if key is None:
             problems.append(f"{place}: id is {shown(row['id'])}; it must be a text or a whole number")
         elif problem := text_problem(key, answer):
@@ -110,11 +146,11 @@ def _of_rows(rows: Iterator[tuple[str, Any]] | list[tuple[str, Any]]) -> dict[st
 
 
 def _is_row(value: dict[str, Any]) -> bool:
-    return "id" in value and any(name in value for name in _ANSWERS)
+    return "id" in value and _answer_column(value) is not None
 
 
-def _answer_column(row: dict[str, Any]) -> str:
-    return next(name for name in _ANSWERS if name in row)
+def _answer_column(row: dict[str, Any]) -> str | None:
+    return next((name for name in _ANSWERS if name in row), None)
 
 
 def _name(value: Any) -> str | None:

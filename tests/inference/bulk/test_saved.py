@@ -47,6 +47,11 @@ SAVED = {
     "pandas, lines": ("a.jsonl", TABLE.to_json(orient="records", lines=True)),
     "pandas, records": ("a.json", TABLE.to_json(orient="records")),
     "pandas, columns": ("a.json", TABLE.to_json()),
+    "pandas, split": ("a.json", TABLE.to_json(orient="split")),
+    "pandas, index": ("a.json", TABLE.to_json(orient="index")),
+    "pandas, index of ids": ("a.json", TABLE.set_index("id")[["answer", "score"]].to_json(orient="index")),
+    "pandas, table": ("a.json", TABLE.to_json(orient="table")),
+    "lists of columns": ("a.json", json.dumps(TABLE.to_dict(orient="list"))),
     "pandas, CSV": ("a.csv", TABLE.to_csv()),
     "pandas, TSV": ("a.tsv", TABLE.to_csv(sep="\t", index=False)),
 }
@@ -59,6 +64,21 @@ def test_answers_are_read_whatever_tool_saved_them(tmp_path, name, content, pack
     path = tmp_path / (name + (".gz" if packed else ""))
     path.write_bytes(gzip.compress(data) if packed else data)
     assert read_predictions(path) == WANTED
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [SAVED["one object"], SAVED["as predict writes it"], SAVED["pandas, CSV"]],
+    ids=lambda one: one[:8],
+)
+def test_a_byte_order_mark_says_the_encoding_and_all_else_is_utf_8(tmp_path, name, content) -> None:
+    content = content.replace("\\u00e9", "é").replace("\u2028", "").replace("\\u2028", "")
+    path = tmp_path / name
+    path.write_bytes(content.encode("utf-16"))
+    assert read_predictions(path) == {key: text.replace("\u2028", "") for key, text in WANTED.items()}
+    path.write_bytes(content.encode("cp1252"))
+    with pytest.raises(InputError, match=r"--predictions .* not UTF-8 \(byte .* is 0xe9\); save it as UTF-8$"):
+        read_predictions(path)
 
 
 def test_answers_are_read_from_parquet(tmp_path) -> None:
@@ -84,6 +104,7 @@ BAD = {
         ["line 1: the prediction for id '1' is None; it must be a"],
     ),
     "a number": (lines([ROWS[0], {"id": "1", "answer": 7}]), ["line 2: the prediction for id '1' is 7"]),
+    "null, alone": ('{"id": 7, "answer": null}', ["line 1: the prediction for id '7' is None"]),
     "an id of null": (lines([{"id": None, "answer": "x"}, ROWS[0]]), ["line 1: id is None; it must be a text or a"]),
     "an id of true": (lines([{"id": True, "answer": "x"}, ROWS[0]]), ["line 1: id is True"]),
     "an id twice": (lines([ROWS[0], {**ROWS[1], "id": "10"}]), ["line 2: id '10' has another answer in a row before"]),
@@ -112,5 +133,8 @@ def test_what_is_no_answer_is_named_by_line_and_id(tmp_path, content, words) -> 
 
 def test_a_table_without_the_columns_is_refused_with_its_row(tmp_path) -> None:
     (tmp_path / "a.csv").write_text("id,text\n1,x\n")
-    with pytest.raises(InputError, match=r"--predictions .*a\.csv .* is no object with id and answer"):
+    with pytest.raises(InputError, match=r"^--predictions .*a\.csv .* is no object with id and answer"):
         read_predictions(tmp_path / "a.csv")
+    (tmp_path / "a.parquet").write_text("PAR1")
+    with pytest.raises(InputError, match=r"^--predictions .*a\.parquet: not a readable Parquet file"):
+        read_predictions(tmp_path / "a.parquet")
