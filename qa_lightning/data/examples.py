@@ -23,6 +23,8 @@ from qa_lightning.errors import InputError
 from qa_lightning.files import no_temporary_room
 
 OnBadRows = Literal["error", "skip", "repair", "repair_or_skip"]
+SKIPPING: tuple[OnBadRows, ...] = ("skip", "repair_or_skip")  # the values that leave bad rows out
+REPAIRING: tuple[OnBadRows, ...] = ("repair", "repair_or_skip")
 _BATCH_CHARACTERS = 1 << 26  # a batch with more characters of contexts is written; Arrow allows 2 GiB of text a batch
 NO_QUESTIONS = "the data has no questions"
 ROW_LISTS = ("repaired", "skipped", "left_out", "unplaced")  # see `changed_lines`
@@ -181,8 +183,8 @@ def read_examples(
     problems: list[str] = []
     bad_rows: list[str] = []
     found = valid = 0
-    skips = on_bad_rows in ("skip", "repair_or_skip")
-    reading = Reading(on_bad_rows in ("repair", "repair_or_skip"), unplaced is not None)
+    skips = on_bad_rows in SKIPPING
+    reading = Reading(on_bad_rows in REPAIRING, unplaced is not None)
     with closing(IdPlaces()) as places:
         for place, row in _until_broken(rows, [] if skips else problems):
             if found == max_examples:

@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from qa_lightning.data.columns import Columns, ReadSettings
-from qa_lightning.data.examples import OnBadRows
+from qa_lightning.data.examples import SKIPPING, OnBadRows
 from qa_lightning.data.formats import counted
 from qa_lightning.data.objects import GivenData, GivenRows, Source, Split, given_source
 from qa_lightning.data.sources import has_split, source_kind
@@ -222,7 +222,7 @@ class SquadDataModule(LightningDataModule):
                 problems.append(f"{one.place}: {one.problem}")
             else:
                 questions.append({"id": one.id, "question": one.question, "context": one.context})
-        if problems and (self.on_bad_rows != "skip" or not questions):
+        if problems and (self.on_bad_rows not in SKIPPING or not questions):
             raise InputError(problems)
         if problems:
             log.info(f"predict: left out {counted(len(problems), 'bad row')}, the first: {problems[0]}")

@@ -167,8 +167,9 @@ def test_predict_refuses_bad_questions_or_leaves_them_out(module, model_folder) 
     rows = [{"question": "Who ?", "context": "Anna ."}, {"question": " ", "context": "Anna ."}]
     with pytest.raises(InputError, match=r"validation\[1\]: question is empty"):
         Trainer(**QUIET).predict(module, SquadDataModule(None, rows, model_folder, **SMALL))
-    skips = SquadDataModule(None, rows, model_folder, on_bad_rows="skip", **SMALL)
-    assert [len(answers) for answers in Trainer(**QUIET).predict(module, skips)] == [1]
+    for way in ("skip", "repair_or_skip"):
+        skips = SquadDataModule(None, rows, model_folder, on_bad_rows=way, **SMALL)
+        assert [len(answers) for answers in Trainer(**QUIET).predict(module, skips)] == [1]
     few = SquadDataModule(None, make_rows(5), model_folder, max_validation_examples=2, **SMALL)
     assert [len(answers) for answers in Trainer(**QUIET).predict(module, few)] == [2]
     with pytest.raises(InputError, match="divided by context for training"):
