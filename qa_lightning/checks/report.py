@@ -16,7 +16,7 @@ from rich.table import Table
 from qa_lightning.checks.bad_rows import Report, RowCheck, context_hashes
 from qa_lightning.checks.tokens import TokenCheck
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
-from qa_lightning.data.examples import write_examples
+from qa_lightning.data.examples import NO_QUESTIONS, write_examples
 from qa_lightning.data.formats import PlacedRow, counted
 from qa_lightning.data.sources import count_rows, has_split, read_rows
 from qa_lightning.errors import InputError, worded
@@ -78,7 +78,7 @@ def check_source(
     with closing(check), temporary_folder() as folder:
         kept = write_examples(check.valid(rows), folder / "examples.arrow")
         if not check.rows:
-            raise InputError(f"{source}: the data has no questions")
+            raise InputError(f"{source}: {NO_QUESTIONS}")
         report = Report(source, {"read": column_lines, **check.facts()})
         report.add(check.findings.found())
         if tokenizer is not None and kept:

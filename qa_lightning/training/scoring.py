@@ -27,7 +27,7 @@ from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.metrics.squad import MixedScript, SquadMetric, answer_scores
 from qa_lightning.metrics.thresholds import squad_v2_metrics
-from qa_lightning.models.loading import lasting_name, load_answering_model, max_positions, tokenizer_problem
+from qa_lightning.models.loading import lasting_name, load_answering_model, max_positions
 from qa_lightning.models.onnx import is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.models.threshold_file import THRESHOLD_FILE, read_threshold_file, threshold_file
@@ -211,9 +211,9 @@ def score_model(
         mixed_script: see `squad.Scoring`.
         reading: names of the data's columns, if they are not the usual ones; encoding, separator of answers.
         on_bad_rows: see `SquadDataModule`; but answers with wrong offsets are no bad ones, for EM and F1 compare texts.
+        thresholds: a file with threshold and temperature, which replace the model's own.
         lengths: ``max_length``, ``doc_stride``, ``max_question_length`` or ``max_answer_length`` -> tokens, in place of
             the model's own.
-        thresholds: a file with threshold and temperature, which replace the model's own.
 
     Raises:
         InputError: the model is an ONNX export, or the model, the data or ``thresholds`` cannot be read.
@@ -226,8 +226,6 @@ def score_model(
             f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
         )
     model, tokenizer = load_answering_model(name)  # refuses a head that was never trained
-    if problem := tokenizer_problem(model, tokenizer):
-        raise InputError(f"--model: {problem}")
     trained = AnswerSettings.of_model(model, tokenizer)
     settings = trained.fitted(read_threshold_file(thresholds, name)) if thresholds else trained
     changed: Any = lengths or {}

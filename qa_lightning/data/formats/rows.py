@@ -15,7 +15,7 @@ class BrokenRow(dict[str, Any]):
     """A row that cannot be read or lacks columns, with its problems.
 
     Args:
-        kind: a key of `rows.ROW_FINDINGS`.
+        kind: a key of `bad_rows.ROW_FINDINGS`.
         problems: sentences that begin with the row's place.
         values: the columns that the row has.
     """
@@ -27,7 +27,7 @@ class BrokenRow(dict[str, Any]):
 
 
 class Remark(dict[str, Any]):
-    """Stands among the rows of a file, and is none: says how the file is read, where that is not plain.
+    """A note about how a file is read; its reader yields it among the rows, and it is no row itself.
 
     Args:
         text: a line to log, without the file's name.

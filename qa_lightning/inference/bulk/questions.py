@@ -47,21 +47,21 @@ class BadRow:
 
 
 def read_questions(
-    source: Source, reading: ReadSettings, tell: Callable[[str], None] = lambda line: None, first: int = 1
+    source: Source, reading: ReadSettings, log_line: Callable[[str], None] = lambda line: None, first: int = 1
 ) -> Iterator[Question | BadRow]:
     """Stream the rows of a source; a bad row is yielded as a `BadRow`, and the next row is read.
 
     Args:
         source: what `sources.read_rows` takes.
-        reading: names of columns, those that are None are guessed; encoding of files.
-        tell: called with one line that says which columns were guessed.
+        reading: names of columns, those that are None are guessed; encoding, separator of answers.
+        log_line: is called with each line that says how the data is read.
         first: number of the first row to yield; rows before it are read but not checked.
 
     Raises:
         InputError: the source cannot be read, or its question or context column is not known.
     """
     rows = _completed(read_rows(source, "validation", reading, keep_broken=True), reading.columns)
-    for number, (place, row) in enumerate(with_usual_columns(rows, reading, tell), 1):
+    for number, (place, row) in enumerate(with_usual_columns(rows, reading, log_line), 1):
         if number >= first:
             yield _question(number, place, row)
 

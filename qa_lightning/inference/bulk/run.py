@@ -93,7 +93,7 @@ def answer_file(
         source: what `sources.read_rows` takes; rows need a question and a context.
         output: JSON lines of ``row`` (number in the source, from 1), ``id``, ``answer``, ``start``, ``end``, ``score``
             and, if the model may answer "no answer", ``null_odds``; see `predictions.Answer`.
-        reading: names of the data's columns, those that are None are guessed; encoding of files.
+        reading: names of the data's columns, those that are None are guessed; encoding, separator of answers.
         devices: GPUs, or processes on a CPU.
         overwrite: start over, whatever the output files contain.
 
