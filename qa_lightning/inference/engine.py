@@ -30,8 +30,9 @@ from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower
-from qa_lightning.inference.arguments import CallSettings, Item
+from qa_lightning.inference.arguments import Item
 from qa_lightning.inference.cutting import CutQuestions
+from qa_lightning.inference.settings import CallSettings
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.progress import loop_progress
 

@@ -27,23 +27,18 @@ from transformers.pipelines.base import ChunkPipeline
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
-from qa_lightning.inference.arguments import (
-    Call,
-    Entry,
-    Item,
+from qa_lightning.inference.arguments import Call, Entry, Item, create_sample, in_chunks, understand
+from qa_lightning.inference.building import OLD_TASK, Loading, chosen_dtype, chosen_model, load_parts, refuse_unused
+from qa_lightning.inference.cutting import CutQuestions, Windowers
+from qa_lightning.inference.engine import AnswerDict, AnswerPolicy, RankedAnswers, answer_all
+from qa_lightning.inference.settings import (
     Params,
     V4Settings,
     call_settings,
     checked_batch_size,
     checked_settings,
-    create_sample,
-    in_chunks,
-    understand,
     window_settings,
 )
-from qa_lightning.inference.building import Loading, chosen_dtype, chosen_model, load_parts, refuse_unused
-from qa_lightning.inference.cutting import CutQuestions, Windowers
-from qa_lightning.inference.engine import AnswerDict, AnswerPolicy, RankedAnswers, answer_all
 from qa_lightning.inference.v4 import V4Answers, V4Questions, V4Windower
 from qa_lightning.models.loading import max_positions, model_summary, name_token_types
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
@@ -123,7 +118,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         super().__init__(
             model=model,
             tokenizer=tokenizer,
-            task="question-answering",
+            task=OLD_TASK,
             device=device,
             batch_size=checked_batch_size(batch_size),
             **settings,
@@ -184,7 +179,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             no possible answer, the answer is "no answer". With ``compat="v4"`` a list of one answer is a dict.
 
         Raises:
-            KeyError, ValueError, TypeError: see `understand`, `checked_settings` and `window_settings` in `arguments`.
+            KeyError, ValueError, TypeError: see `understand`, `checked_settings` and `window_settings`.
         """
         call = understand(args, keywords, v4=self.compat == "v4")
         own = ("question", "context", "data", "X")
