@@ -16,5 +16,5 @@ ROOMS = (
         "decoding",
         "metrics",
     ),
-    *("models", "checks", "runs", "inference", "inference.bulk", "training", "export", "cli"),
+    *("models", "checks", "runs", "inference", "inference.bulk", "training", "evaluation", "export", "cli"),
 )

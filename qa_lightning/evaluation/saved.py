@@ -1,14 +1,15 @@
-"""Read answers from a file to score them: as `output` writes them, or as other tools saved them again.
+"""Read answers, and null odds, from files to score them: as ``predict`` writes them, or as other tools saved them.
 
 That is one JSON object ``{"id": "answer"}``; or rows with ``id`` and ``answer`` (or ``prediction_text``, as the
 ``evaluate`` library has it): JSON lines, a JSON list, pandas' JSON of columns, CSV, TSV or Parquet, also with ``.gz``.
-Other columns and the order of columns mean nothing.
+Other columns and the order of columns are ignored.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,28 @@ def read_predictions(path: Path) -> dict[str, str]:
     if problems := [f"{flag}: {problem}" for key, text in value.items() if (problem := text_problem(key, text))]:
         raise InputError(problems)
     return value
+
+
+def read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
+    """Id -> number, for the ``wanted`` ids, from a JSON object ``{"id": number}``.
+
+    Raises:
+        InputError: the file cannot be read, or one of the ids has no number; one line per id.
+    """
+    try:
+        odds = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"--null_odds {path}: cannot be read as JSON ({error})") from None
+    if not isinstance(odds, dict):
+        raise InputError(f'--null_odds {path}: expected one object {{"id": number, ...}}')
+    bad = [
+        f"--null_odds {path}: {key!r} has {repr(odds[key]) if key in odds else 'no number'}; a number is wanted"
+        for key in wanted
+        if isinstance(odds.get(key), bool) or not isinstance(odds.get(key), (int, float)) or math.isnan(odds[key])
+    ]
+    if bad:
+        raise InputError(bad)
+    return {key: float(odds[key]) for key in wanted}
 
 
 def _json_values(path: Path) -> list[tuple[str, Any]]:
