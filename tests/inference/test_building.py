@@ -9,7 +9,6 @@ import pytest
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
-from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
 from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
 from qa_lightning.errors import InputError
@@ -26,26 +25,12 @@ V4_NAMES = (
 ).split()
 
 
-@pytest.fixture(autouse=True)
-def _tasks(monkeypatch):
-    monkeypatch.setattr(transformers, "QuestionAnsweringPipeline", None, raising=False)
-    monkeypatch.setattr(transformers.pipelines, "QuestionAnsweringPipeline", None, raising=False)
-    tables = (REMOVED_TASKS, PIPELINE_REGISTRY.supported_tasks)  # which other libraries hold too
-    before = [dict(table) for table in tables]
-    yield
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
+pytestmark = pytest.mark.usefixtures("tasks")
 
 
 @pytest.fixture(scope="module")
 def wanted(model_folder):
     return pipeline(model_folder)(**ASKED)
-
-
-@pytest.fixture
-def restored() -> None:
-    register_pipeline(restore=True)
 
 
 def ways(folder: str):

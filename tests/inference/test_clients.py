@@ -14,9 +14,6 @@ from qa_lightning import pipeline
 from qa_lightning.models.load_errors import quiet_transformers
 from tests.helpers.paths import ROOT
 from tests.helpers.soak_threads import alike
-from tests.inference.test_building import _tasks, restored
-
-__all__ = ["_tasks", "restored"]  # fixtures
 
 ONE = {"question": "Where does Anna live?", "context": "Anna lives in Oslo, and Ben works in Rome at the bakery."}
 PAGE = (ROOT / "docs" / "answering.md").read_text(encoding="utf-8")
