@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from qa_lightning.caching import build_once
 from qa_lightning.checks.bad_rows import Report, RowCheck, context_hashes
 from qa_lightning.checks.tokens import TokenCheck
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
@@ -24,7 +25,7 @@ from qa_lightning.features.cache import PreparedSplit, cut_examples, open_exampl
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
-from qa_lightning.files import build_once, temporary_folder
+from qa_lightning.files import temporary_folder
 from qa_lightning.metrics.squad import MixedScript, Scoring
 from qa_lightning.progress import tracked
 from qa_lightning.wording import visible

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from qa_lightning.caching import build_once
 from qa_lightning.data.answers import UNPLACED
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import (
@@ -35,7 +36,6 @@ from qa_lightning.data.sources import count_rows, read_rows, source_files, sourc
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
-from qa_lightning.files import build_once
 from qa_lightning.progress import loop_progress, tracked
 from qa_lightning.wording import visible
 
@@ -114,7 +114,7 @@ class PreparedSplit:
         """Prepare examples and features that are missing or damaged; returns whether there were any.
 
         Args:
-            thorough: compare every byte with its checksum, as a run does once; see `files.build_once`.
+            thorough: compare every byte with its checksum, as a run does once; see `caching.build_once`.
         """
         made = build_once(self.examples_folder, self._write_examples, thorough)
         return build_once(self.features_folder, self._write_features, thorough) or made

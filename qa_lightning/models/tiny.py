@@ -15,8 +15,8 @@ from transformers import (
     RoFormerForQuestionAnswering,
 )
 
+from qa_lightning.caching import build_once, default_cache_dir
 from qa_lightning.data import sources, synthetic
-from qa_lightning.files import build_once, default_cache_dir
 from qa_lightning.models.load_errors import quiet_transformers
 
 TINY = "tiny"  # untrained weights and a vocabulary learned from the embedded dataset; not on the Hub

@@ -17,6 +17,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
+from qa_lightning.caching import default_cache_dir
 from qa_lightning.data.columns import Columns, ReadSettings
 from qa_lightning.data.examples import SKIPPING, OnBadRows
 from qa_lightning.data.formats import counted
@@ -34,7 +35,6 @@ from qa_lightning.features.batching import (
 from qa_lightning.features.cache import PreparedSplit, TrainAnswers, describe_split
 from qa_lightning.features.defaults import DOC_STRIDE, EVAL_BATCH_SIZE, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.windows import Windower, WindowSettings
-from qa_lightning.files import default_cache_dir
 from qa_lightning.inference.bulk.questions import BadRow, read_questions
 from qa_lightning.inference.reader import QuestionSet
 from qa_lightning.models.loading import lasting_name, load_tokenizer

@@ -7,6 +7,7 @@ ROOMS = (
         "wording",
         "errors",
         "files",
+        "caching",
         "arrays",
         "progress",
         "layout",
