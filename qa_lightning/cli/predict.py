@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,10 +35,7 @@ def predict(words: Sequence[str]) -> int:
     reader = Reader.from_pretrained(options.model, threshold_file=options.threshold_file)
     answer = reader.answer([options.question], [options.context])[0]
     if options.json:
-        values = {"answer": answer.text, "start": answer.start, "end": answer.end, "score": answer.score}
-        if reader.settings.version_2:
-            values["null_odds"] = answer.null_odds if math.isfinite(answer.null_odds) else None
-        print(json.dumps(values, ensure_ascii=False))
+        print(json.dumps(answer.as_json(reader.settings.version_2), ensure_ascii=False))
     else:
         span = f"characters {answer.start}-{answer.end}" if answer.text else "the text does not answer it"
         print(f"answer  {visible(answer.text) or '(no answer)'}\nspan    {span}\nscore   {answer.score:.4f}")

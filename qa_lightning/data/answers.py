@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict
 
-from qa_lightning.data.cells import unplaced_hint, whole_number
+from qa_lightning.data.cells import is_nothing, unplaced_hint, whole_number
 from qa_lightning.data.formats import counted, shown
 from qa_lightning.data.repair import is_offset, miscounted, repaired, where
 
-UNPLACED = -1  # the ``answer_start`` of a gold answer that only its text is known of
+UNPLACED = -1  # the ``answer_start`` of a gold answer of which only the text is known
 
 
 class Problem(str):
@@ -93,7 +93,7 @@ def check_answers(
         return checked
     for text, given in pairs:
         start = whole_number(given)
-        if _is_nothing(text):
+        if is_nothing(text):
             if is_offset(start) and start > 0 and not impossible:
                 what = (
                     f"{place}: answer text is {shown(text)}, yet answer_start is {shown(given)}; give the text, or no"
@@ -126,18 +126,13 @@ def has_surrogates(text: str) -> bool:
 _OFFSET_KINDS = ("misplaced", "unplaced", "type")  # kinds of problems that `_offset_problem` finds
 
 
-def _is_nothing(text: Any) -> bool:
-    """Whether an answer's text says that there is none: missing, NaN or blank."""
-    return text is None or (isinstance(text, float) and text != text) or (isinstance(text, str) and not text.strip())
-
-
 def _pairs(place: str, answers: Any) -> list[tuple[Any, Any]] | Problem:
     """(text, offset) of each answer, or why they cannot be told."""
-    if answers == {} or _is_nothing(answers):
+    if answers == {} or is_nothing(answers):
         return []
     if isinstance(answers, dict):
         texts, starts = answers.get("text"), answers.get("answer_start")
-        if "text" in answers and _is_nothing(texts) and not isinstance(starts, list):
+        if "text" in answers and is_nothing(texts) and not isinstance(starts, list):
             return [(texts, starts)]
         if not isinstance(texts, list) or not isinstance(starts, list):
             what = f"{place}: answers is {shown(answers)}; it needs the lists 'text' and 'answer_start'"
@@ -149,7 +144,7 @@ def _pairs(place: str, answers: Any) -> list[tuple[Any, Any]] | Problem:
             )
             return Problem("answers", what)
         return list(zip(texts, starts, strict=True))
-    if isinstance(answers, list) and all(isinstance(one, dict) or _is_nothing(one) for one in answers):
+    if isinstance(answers, list) and all(isinstance(one, dict) or is_nothing(one) for one in answers):
         return [
             (one.get("text"), one.get("answer_start")) if isinstance(one, dict) else (None, None) for one in answers
         ]

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from qa_lightning.data.formats import PlacedRow, counted, listed, shown
+from qa_lightning.data.formats import PlacedRow, counted, no_split, refuse_repeated, shown
 from qa_lightning.data.formats.limits import small_tables
 from qa_lightning.errors import InputError
 
@@ -116,7 +116,7 @@ class GivenRows:
         if self.kind != "DatasetDict":
             return self.value
         if split not in self.value:
-            raise InputError(f"{self}: has no split {split!r}; it has {listed(self.value) or 'none'}")
+            raise no_split(f"{self}:", split, self.value)
         return self.value[split]
 
     def _rows_of_pandas(self) -> Iterator[PlacedRow]:
@@ -125,8 +125,7 @@ class GivenRows:
         if any(name is not None and name not in frame.columns for name in frame.index.names):
             frame = frame.reset_index()
         names = [str(name) for name in frame.columns]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise InputError(f"{self}: names columns twice: {listed(twice)}; each column needs a name of its own")
+        refuse_repeated(str(self), names)
         for number, cells in enumerate(frame.itertuples(index=False, name=None)):
             yield f"{self.argument}.iloc[{number}]", dict(zip(names, map(_plain, cells), strict=True))
 

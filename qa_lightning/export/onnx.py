@@ -33,8 +33,8 @@ from qa_lightning.files import new_folder
 from qa_lightning.models.folder import ONNX, TOKENIZER
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.loading import CONFIG, lasting_name, load_answering_model
-from qa_lightning.models.loss import model_logits
-from qa_lightning.models.onnx import INPUTS, MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
+from qa_lightning.models.loss import MODEL_INPUTS, model_logits
+from qa_lightning.models.onnx import MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 
 log = logging.getLogger("qa_lightning")
@@ -122,7 +122,7 @@ def write_onnx(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Pat
     Raises:
         InputError: torch's exporter cannot export the model.
     """
-    names = [name for name in INPUTS if name != "token_type_ids" or name in tokenizer.model_input_names]
+    names = [name for name in MODEL_INPUTS if name != "token_type_ids" or name in tokenizer.model_input_names]
     # One tensor per input, because the exporter merges inputs that share one; no size of 1, because it fixes those.
     inputs = {name: torch.ones(2, 8, dtype=torch.int64) for name in names}
     try:

@@ -36,6 +36,7 @@ from qa_lightning.inference.settings import CallSettings
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.progress import loop_progress
 
+CHUNK_FACTOR = 16  # times the batch size: the questions whose windows are cut and sorted by length together
 AnswerDict = dict[str, Any]  # score, start, end, answer
 Found = TypeVar("Found")
 

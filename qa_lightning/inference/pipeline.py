@@ -30,7 +30,7 @@ from qa_lightning.features.batching import Batch, PaddingCollator, window_batche
 from qa_lightning.inference.arguments import Call, Entry, Item, create_sample, in_chunks, understand
 from qa_lightning.inference.building import OLD_TASK, Loading, chosen_dtype, chosen_model, load_parts, refuse_unused
 from qa_lightning.inference.cutting import CutQuestions, Windowers
-from qa_lightning.inference.engine import AnswerDict, AnswerPolicy, RankedAnswers, answer_all
+from qa_lightning.inference.engine import CHUNK_FACTOR, AnswerDict, AnswerPolicy, RankedAnswers, answer_all
 from qa_lightning.inference.settings import (
     Params,
     V4Settings,
@@ -41,12 +41,11 @@ from qa_lightning.inference.settings import (
 )
 from qa_lightning.inference.v4 import V4Answers, V4Questions, V4Windower
 from qa_lightning.models.loading import max_positions, model_summary, name_token_types
+from qa_lightning.models.loss import MODEL_INPUTS
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
 Compat = Literal["v4"]
-_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_CHUNK_FACTOR = 16  # times the batch size: the questions whose windows are cut and sorted by length together
 _MIN_CHUNK = 256  # questions
 
 
@@ -211,7 +210,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
 
     def _answers(self, call: Call, params: Params, batch_size: int) -> Iterator[Any]:
         # With batch_size=1 a generator is read one question at a time, so that no answer waits for a later question.
-        size = 1 if call.lazy and batch_size == 1 else max(_CHUNK_FACTOR * batch_size, _MIN_CHUNK)
+        size = 1 if call.lazy and batch_size == 1 else max(CHUNK_FACTOR * batch_size, _MIN_CHUNK)
         for chunk in in_chunks(call.entries, size):
             items = [item for entry in chunk for item in (entry if isinstance(entry, list) else [entry])]
             yield from _by_entry(chunk, iter(self._answered(items, params, batch_size)))
@@ -233,7 +232,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         return getattr(getattr(self, step), "__func__", None) is _STEPS[step]
 
     def _logits(self, forward_params: Mapping[str, Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = self.forward({name: batch[name] for name in _MODEL_INPUTS if name in batch}, **forward_params)
+        outputs = self.forward({name: batch[name] for name in MODEL_INPUTS if name in batch}, **forward_params)
         return outputs["start"], outputs["end"]
 
     def _outputs(
@@ -288,7 +287,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
 
     def _forward(self, inputs: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         """Add ``start`` and ``end`` logits, [B, T], to the model's inputs."""
-        output = self.model(**{name: inputs[name] for name in _MODEL_INPUTS if name in inputs})
+        output = self.model(**{name: inputs[name] for name in MODEL_INPUTS if name in inputs})
         if not hasattr(output, "start_logits"):
             raise InputError(
                 f"model {type(self.model).__name__} returns no start and end logits: it has no question answering "

@@ -10,7 +10,7 @@ import shlex
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from qa_lightning.layout import CONFIDENCE_FOLDER, MODEL_FOLDER, RECORD
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
-from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
 from qa_lightning.runs.record import mark_finished, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
@@ -168,13 +168,8 @@ def _rate(
         log.info(f"scores, threshold and temperature are those of {seen:,} of {there:,} questions, for the limits")
     with _costs_that_alone("threshold and temperature"):
         found = fit_confidence(module.outcomes, settings.version_2, Scaling(threshold=module.threshold))
-        fitted = replace(
-            settings,
-            null_score_diff_threshold=found.scaling.threshold,
-            temperature=found.scaling.temperature,
-            fitted_to=data.fingerprint("validation"),
-        )
-        save_settings(fitted, folder)
+        fitted = Fitted(found.scaling, settings.version_2, data.fingerprint("validation"))
+        save_settings(settings.fitted(fitted), folder)
         for line in (*fitted_lines(found), coverage_line(found.coverage)):
             log.info(line)
         _report(trainer, found, folder.parent / CONFIDENCE_FOLDER)

@@ -37,7 +37,7 @@ from qa_lightning.metrics.thresholds import best_threshold
 from qa_lightning.models.folder import VOCABULARIES, save_model
 from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
 from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
-from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.progress import print_log
 from qa_lightning.runs.throughput import computing_weights
 from qa_lightning.runs.watching import StepLines
@@ -228,13 +228,8 @@ class QALightningModule(LightningModule):
         """
         settings = self.answer_settings
         if self._validated is not None:
-            found = fit_confidence(self._validated, self.version_2, settings.scaling).scaling
-            settings = replace(
-                settings,
-                null_score_diff_threshold=found.threshold,
-                temperature=found.temperature,
-                fitted_to=self._fingerprint,
-            )
+            found = fit_confidence(self._validated, self.version_2, settings.scaling)
+            settings = settings.fitted(Fitted(found.scaling, self.version_2, self._fingerprint))
         tokenizer = self.tokenizer or load_tokenizer(self.hparams["model_name"])
         if self.global_rank == 0:
             try:

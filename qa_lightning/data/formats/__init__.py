@@ -22,6 +22,8 @@ from qa_lightning.data.formats.rows import (
     Remark,
     counted,
     listed,
+    no_split,
+    refuse_repeated,
     shown,
 )
 from qa_lightning.data.formats.tables import read_table, reads_like_data
@@ -40,9 +42,11 @@ __all__ = [
     "file_format",
     "file_splits",
     "listed",
+    "no_split",
     "opened",
     "read_file",
     "reads_like_data",
+    "refuse_repeated",
     "shown",
 ]
 

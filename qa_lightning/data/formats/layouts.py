@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.formats.rows import COLUMNS, PlacedRow, listed, shown
+from qa_lightning.data.formats.rows import COLUMNS, PlacedRow, listed, no_split, shown
 from qa_lightning.errors import InputError
 
 SPLIT_NAMES = {  # name in a file -> the split that it is
@@ -65,7 +65,7 @@ def document_rows(path: Path, document: Any, split: str) -> Iterator[PlacedRow]:
     where = str(path)
     if parts := splits_of(document):
         if split not in parts:
-            raise InputError(f"{path}: has no split {split!r}; it has {', '.join(map(repr, parts))}")
+            raise no_split(f"{path}:", split, parts)
         document, where = parts[split], f"{path} [{split}]"
     items = document.get("data") if isinstance(document, dict) and "columns" not in document else document
     if isinstance(document, dict) and not isinstance(items, list):

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from qa_lightning.errors import InputError
+
 COLUMNS = ("id", "question", "context", "answers")
 
 PlacedRow = tuple[str, dict[str, Any]]  # the row's place in its source, for messages, and the row
@@ -57,6 +59,17 @@ def listed(names: Any, limit: int = 30) -> str:
 def counted(count: int, noun: str) -> str:
     """A count for a message: ``1 row``, ``2,000 rows``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def refuse_repeated(place: str, names: Iterable[str]) -> None:
+    """Raise the `InputError` for a table of which several columns have the same name."""
+    if twice := repeated(names):
+        raise InputError(f"{place}: names columns twice: {listed(twice)}; each column needs a name of its own")
+
+
+def no_split(place: str, split: str, there: Iterable[str]) -> InputError:
+    """The error for data that is divided into other splits than the wanted one."""
+    return InputError(f"{place} has no split {split!r}; it has {listed(there) or 'none'}")
 
 
 def repeated(names: Iterable[str]) -> list[str]:

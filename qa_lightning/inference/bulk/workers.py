@@ -8,7 +8,6 @@ lines. At most two chunks per process are in flight.
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -79,16 +78,7 @@ class PredictSettings:
         return "".join(lines).encode()
 
     def _line(self, reader: Reader, question: Question, answer: Answer) -> str:
-        values = {
-            "row": question.row,
-            "id": question.id,
-            "answer": answer.text,
-            "start": answer.start,
-            "end": answer.end,
-            "score": answer.score,
-        }
-        if reader.settings.version_2:  # null if the context has no possible span
-            values["null_odds"] = answer.null_odds if math.isfinite(answer.null_odds) else None
+        values = {"row": question.row, "id": question.id, **answer.as_json(reader.settings.version_2)}
         return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _out_of_memory(self, where: str, device: torch.device) -> str:
