@@ -40,8 +40,8 @@ class Answers(TypedDict):
     answer_start: list[int]
 
 
-class Reading(NamedTuple):
-    """How wrong answers are read.
+class OffsetPolicy(NamedTuple):
+    """What is done with an answer whose offset is wrong.
 
     Attributes:
         repair: repair offsets, where that is certain.
@@ -73,7 +73,7 @@ def check_answers(
     place: str,
     answers: Any,
     context: str,
-    reading: Reading = Reading(),  # noqa: B008 - immutable
+    policy: OffsetPolicy = OffsetPolicy(),  # noqa: B008 - immutable
     impossible: bool = False,
 ) -> CheckedAnswers:
     """Check the answers of a row.
@@ -83,7 +83,7 @@ def check_answers(
         answers: ``{"text": [...], "answer_start": [...]}`` or ``[{"text", "answer_start"}, ...]``; None or NaN for no
             answer, as for each text. An offset may be a number in quotes.
         context: the text that ``answer_start`` counts characters of.
-        reading: what to do with wrong offsets.
+        policy: what to do with wrong offsets.
         impossible: the row says that there is no answer; then the offset of a blank text means nothing.
     """
     checked = CheckedAnswers()
@@ -103,10 +103,10 @@ def check_answers(
         problem = _text_problem(place, text) or _offset_problem(place, text, start, context)
         if problem is None:
             _add(checked, text, start)
-        elif reading.repair and problem.kind in _OFFSET_KINDS and (found := repaired(text, start, context)):
+        elif policy.repair and problem.kind in _OFFSET_KINDS and (found := repaired(text, start, context)):
             _add(checked, found.text, found.start)
             checked.repaired.append(_repair_line(place, text, start, context, found.text, found.start))
-        elif reading.texts_alone and problem.kind in _OFFSET_KINDS:
+        elif policy.texts_alone and problem.kind in _OFFSET_KINDS:
             _add(checked, text, UNPLACED)
             checked.unplaced.append(problem)
         else:

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 
-from qa_lightning.data.answers import Answers, Problem, Reading, check_answers, has_surrogates
+from qa_lightning.data.answers import Answers, OffsetPolicy, Problem, check_answers, has_surrogates
 from qa_lightning.data.columns import MadeId
 from qa_lightning.data.formats import COLUMNS, BrokenRow, PlacedRow, counted, listed, shown
 from qa_lightning.errors import InputError
@@ -92,7 +92,7 @@ class CheckedRow:
 def check_row(
     place: str,
     row: dict[str, Any],
-    reading: Reading = Reading(),  # noqa: B008 - immutable
+    policy: OffsetPolicy = OffsetPolicy(),  # noqa: B008 - immutable
 ) -> CheckedRow:
     """Turn a raw row into an `Example`, or list all its problems.
 
@@ -101,7 +101,7 @@ def check_row(
     Args:
         place: where the row is in its source, for messages.
         row: with the usual columns.
-        reading: what to do with wrong answer offsets.
+        policy: what to do with wrong offsets of answers.
     """
     if isinstance(row, BrokenRow):
         return CheckedRow(problems=[Problem(row.kind, problem) for problem in row.problems])
@@ -109,7 +109,7 @@ def check_row(
         return CheckedRow(problems=problems)
     place = f"{place} (id {row['id']})"
     is_impossible = row.get("is_impossible")
-    answers = check_answers(place, row.get("answers"), row["context"], reading, is_impossible is True)
+    answers = check_answers(place, row.get("answers"), row["context"], policy, is_impossible is True)
     there = bool(answers.good["text"])
     problems = [] if there else list(answers.problems)
     if is_impossible is not None and not isinstance(is_impossible, bool):
@@ -184,12 +184,12 @@ def read_examples(
     bad_rows: list[str] = []
     found = valid = 0
     skips = on_bad_rows in SKIPPING
-    reading = Reading(on_bad_rows in REPAIRING, unplaced is not None)
+    policy = OffsetPolicy(on_bad_rows in REPAIRING, unplaced is not None)
     with closing(IdPlaces()) as places:
         for place, row in _until_broken(rows, [] if skips else problems):
             if found == max_examples:
                 break
-            checked = check_row(place, row, reading)
+            checked = check_row(place, row, policy)
             if checked.example is not None and (first := places.add(checked.example["id"], place)):
                 checked = CheckedRow(problems=[_twice(place, row["id"], first)])
             if checked.example is None:

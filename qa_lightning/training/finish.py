@@ -1,6 +1,6 @@
 """Ends a run: writes its model first, then validates it, fits threshold and temperature, and writes scores and figures.
 
-A fault in what comes after the weights costs that part alone, and a line says so.
+If a part fails after the weights are written, that part alone is missing, and a line says so.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     elif trainer.limit_val_batches == 0:
         log.info("--trainer.limit_val_batches 0: no validation, so no scores and no fitted threshold or temperature")
-    with _costs_that_alone("table of this run's result"):
-        result = (folder.parent.name, _telling_settings(trainer, module, data), scores, last_step(trainer))
+    with _optional("table of this run's result"):
+        result = (folder.parent.name, _result_settings(trainer, module, data), scores, last_step(trainer))
         begun = read_beginning(Path(best)) if best else None
         is_last = isinstance(begun, Beginning) and begun.step == trainer.global_step
         for logger in trainer.loggers:
             log_result(logger, *result, is_last)
-    with _costs_that_alone("record of the end of the run"):
+    with _optional("record of the end of the run"):
         recorded = {f"best/{name}": score for name, score in scores.items()}
         mark_finished(folder.parent / RECORD, recorded, weights_digest(folder))
     shown = relative(folder)
@@ -93,7 +93,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     log.info(f"\n{what} written as a model for transformers: {shown}")
     for place in how_to_see(trainer.loggers, relative):
         log.info(f"curves:    {place}")
-    with _costs_that_alone("question to ask"):
+    with _optional("question to ask"):
         log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
 
 
@@ -149,7 +149,7 @@ def _validate(trainer: Trainer, module: QALightningModule, data: SquadDataModule
     module.temperatures = tuple(TEMPERATURES.tolist())
     done = False
     try:
-        with _costs_that_alone("validation of the model", among=trainer.world_size), only_validating(trainer):
+        with _optional("validation of the model", among=trainer.world_size), only_validating(trainer):
             trainer.validate(module, data, ckpt_path=best, verbose=False, weights_only=True)
             done = module.outcomes is not None
     finally:
@@ -166,7 +166,7 @@ def _rate(
     seen, there = len(module.outcomes), len(data.validation_set.examples)
     if seen < there:
         log.info(f"scores, threshold and temperature are those of {seen:,} of {there:,} questions, for the limits")
-    with _costs_that_alone("threshold and temperature"):
+    with _optional("threshold and temperature"):
         found = fit_confidence(module.outcomes, settings.version_2, Scaling(threshold=module.threshold))
         fitted = Fitted(found.scaling, settings.version_2, data.fingerprint("validation"))
         save_settings(settings.fitted(fitted), folder)
@@ -177,9 +177,9 @@ def _rate(
 
 def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
     """Draw and write how far the model's scores can be trusted."""
-    with _costs_that_alone("figures about confidence"):
+    with _optional("figures about confidence"):
         write_json(folder / "confidence.json", found.as_json())
-    with _costs_that_alone("figures"):
+    with _optional("figures"):
         from qa_lightning.metrics import plots  # matplotlib takes a second to import
 
         drawn = figures(found)
@@ -188,8 +188,8 @@ def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
             log_figures(logger, "val_confidence", drawn, last_step(trainer))
 
 
-def _telling_settings(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> dict[str, Any]:
-    """What tells one run from another, for a table of runs; the first five by the alphabet are what matters most."""
+def _result_settings(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> dict[str, Any]:
+    """The settings in a table of runs; TensorBoard shows the first five by name, which are those that matter most."""
     return {
         "batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
         "epochs": trainer.current_epoch,
@@ -202,12 +202,13 @@ def _telling_settings(trainer: Trainer, module: QALightningModule, data: SquadDa
 
 
 @contextmanager
-def _costs_that_alone(what: str, among: int = 1) -> Iterator[None]:
-    """Log a fault within, and go on.
+def _optional(what: str, among: int = 1) -> Iterator[None]:
+    """A part of the end that may fail: a log line says that it is missing, and the run goes on.
 
     Args:
-        what: is then missing.
-        among: number of processes that work together within; of several, the others would wait for ever.
+        what: the part, for the line.
+        among: number of processes that do this part together; if there are several, the failure is raised too, because
+            the others would wait for this one for ever.
     """
     try:
         yield
@@ -251,8 +252,8 @@ class Ending:
 
 
 @contextmanager
-def outliving_the_end(trainer: Trainer) -> Iterator[Ending]:
-    """Go on after a fault within that comes when all is trained, such as one of a callback at the end of the fit."""
+def surviving_the_end(trainer: Trainer) -> Iterator[Ending]:
+    """Go on after an error that comes when training is over, such as that of a callback at the end of the fit."""
     ending = Ending()
     try:
         yield ending

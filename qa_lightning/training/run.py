@@ -32,7 +32,7 @@ from qa_lightning.runs.failures import (
 from qa_lightning.runs.record import append_run, claim_folder, describe_start, last_start, release_folder
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.training.callbacks import RunRecord
-from qa_lightning.training.finish import finish, only_validating, outliving_the_end, relative
+from qa_lightning.training.finish import finish, only_validating, relative, surviving_the_end
 from qa_lightning.training.flags import TrainCLI
 from qa_lightning.training.module import LOGGED
 from qa_lightning.wording import command
@@ -104,7 +104,7 @@ class TrainingRun:
                     with only_validating(self.trainer):
                         self.trainer.validate(self.module, datamodule=self.data, verbose=False)
                     self.signals.check()
-                with outliving_the_end(self.trainer) as ending, explained_restore_failure(begun.checkpoint):
+                with surviving_the_end(self.trainer) as ending, explained_restore_failure(begun.checkpoint):
                     self.trainer.fit(self.module, datamodule=self.data, ckpt_path=begun.checkpoint, weights_only=True)
                 self.signals.check()
                 finish(self.trainer, self.module, self.data)
