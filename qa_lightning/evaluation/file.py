@@ -13,7 +13,7 @@ import numpy as np
 
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
-from qa_lightning.data.examples import ROW_LISTS, OnBadRows, changed_lines, read_examples
+from qa_lightning.data.examples import OnBadRows, RowChanges, changed_lines, read_examples
 from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import count_rows, read_rows
 from qa_lightning.errors import InputError
@@ -83,20 +83,12 @@ def _references(
     data: str, max_examples: int | None, reading: ReadSettings, on_bad_rows: OnBadRows
 ) -> list[dict[str, Any]]:
     """Ids and gold answers of a source, and log lines about what was repaired, left out or has a wrong offset."""
-    lines: dict[str, list[str]] = {name: [] for name in ROW_LISTS}
+    changes = RowChanges()
     total = None if max_examples else count_rows(data, "validation")
     rows = with_usual_columns(tracked(read_rows(data, "validation", reading), total, what=data), reading, log.info)
-    examples = read_examples(
-        rows,
-        on_bad_rows,
-        lines["skipped"],
-        max_examples=max_examples,
-        repairs=lines["repaired"],
-        left_out=lines["left_out"],
-        unplaced=lines["unplaced"],
-    )
+    examples = read_examples(rows, on_bad_rows, changes, max_examples=max_examples, texts_alone=True)
     references = [{"id": row["id"], "answers": row["answers"]} for row in examples]
-    for line in changed_lines(lines):
+    for line in changed_lines(changes):
         log.info(line)
     return references
 

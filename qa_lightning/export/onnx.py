@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
-from qa_lightning.data.examples import Example, read_examples
+from qa_lightning.data.examples import Example, RowChanges, changed_lines, read_examples
 from qa_lightning.data.sources import EMBEDDED, read_rows
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
@@ -196,7 +196,11 @@ def _size(folder: Path) -> int:
 
 def _read(data: str, reading: ReadSettings, max_examples: int | None) -> list[Example]:
     source = with_usual_columns(read_rows(data, "validation", reading), reading, log.info)
-    return list(read_examples(source, "error", [], max_examples=max_examples, fix="correct them"))
+    changes = RowChanges()
+    rows = list(read_examples(source, "error", changes, max_examples=max_examples, fix="correct them"))
+    for line in changed_lines(changes):
+        log.info(line)
+    return rows
 
 
 def _check_output(folder: Path, name: str, overwrite: bool) -> None:
