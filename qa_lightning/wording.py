@@ -101,10 +101,10 @@ def package_version() -> str:
 
 
 def visible(text: str, lines: bool = False) -> str:
-    """A text for a terminal, a log or a page: with escapes such as ``\\x1b`` for what acts there without being seen.
+    """A text for a terminal, a log or a page: with escapes such as ``\\x1b`` for control characters.
 
-    Ids, texts and names of files are whatever somebody wrote. Applied where they leave this program to be read by
-    people; files of data hold them as they are.
+    Ids, texts and names of files can hold anything. They are escaped where people read them; files of data hold them as
+    they are.
 
     Args:
         text: to show.

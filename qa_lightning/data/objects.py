@@ -109,7 +109,7 @@ class GivenRows:
         return self._fingerprints[split]
 
     def forget(self) -> None:
-        """Look at the content again: its owner may have changed the object since the last look."""
+        """Forget the fingerprints: the object may have been changed since they were computed."""
         self._fingerprints.clear()
 
     def _part(self, split: Split) -> Any:

@@ -53,8 +53,8 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
     """Answers questions from their contexts; see the module.
 
     One pipeline may be called from several threads at once. The three steps are those of any transformers pipeline,
-    and whatever replaces them has effect: a replaced ``postprocess`` gets the outputs for the windows of one question;
-    with a replaced ``preprocess`` questions are answered one after the other, and windows one by one.
+    and each can be replaced: another ``postprocess`` gets the outputs for the windows of one question;
+    with another ``preprocess``, questions are answered one after the other, and windows one by one.
 
     Args:
         model: a model with a question answering head, or an `onnx.OnnxModel`.
@@ -216,7 +216,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             yield from _by_entry(chunk, iter(self._answered(items, params, batch_size)))
 
     def _answered(self, items: list[Item], params: Params, batch_size: int) -> Iterable[Any]:
-        """The answers to some questions; with the steps that are in force."""
+        """The answers to some questions, by the steps that are defined here or that replace them."""
         if not self._is_own("preprocess"):
             return (self.run_single(item, *params) for item in items)
         questions = self._cut(items, params.preprocess)
@@ -228,7 +228,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         return (self._shaped(answers, params.postprocess) for answers in found)
 
     def _is_own(self, step: str) -> bool:
-        """Whether a step of the pipeline is the one defined here: neither a subclass nor a patch has another."""
+        """Whether a step of the pipeline is the one defined here, and not that of a subclass or a patch."""
         return getattr(getattr(self, step), "__func__", None) is _STEPS[step]
 
     def _logits(self, forward_params: Mapping[str, Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -313,7 +313,7 @@ _STEPS = {step: getattr(QuestionAnsweringPipeline, step) for step in ("preproces
 
 
 class SizedAnswers:
-    """The answers to the questions of a torch dataset: as many as it has, computed while one iterates over them."""
+    """The answers to the questions of a torch dataset, with its length; they are computed during iteration."""
 
     def __init__(self, length: int, answers: Callable[[], Iterator[Any]]) -> None:
         self._length = length

@@ -27,7 +27,7 @@ from qa_lightning.wording import visible
 _BAR = "{desc} {percentage:3.0f}%|{bar}| "
 
 
-class RunAhead(Callback):
+class RunPlan(Callback):
     """Prints the plan before the first step: windows, batches, steps, when to validate, what is saved where."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

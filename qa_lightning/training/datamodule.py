@@ -178,7 +178,7 @@ class SquadDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Read, check, window and cache the splits that are not cached yet. Lightning calls it once per machine.
 
-        What an object holds (a DataFrame, a list) is looked at anew in each call. To predict, nothing is prepared.
+        The content of an object (a DataFrame, a list) is read anew in each call. For prediction, nothing is prepared.
         """
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING:
             return

@@ -252,7 +252,7 @@ class QALightningModule(LightningModule):
         checkpoint["answer_settings"] = asdict(self.answer_settings)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the seed of the steps and, where there are no data to say it, how the model is asked."""
+        """Restore the seed of the steps and, without a data module that decides it, how the model is asked."""
         self._seed, self._validated = checkpoint.get("step_seed"), None
         saved = checkpoint.get("answer_settings")
         if self.windows is None and saved is not None:

@@ -5,7 +5,7 @@ files in ``.gz`` are read into memory whole; all others are streamed, a row at a
 much a packed file may hold, says `limits`. A damaged file, or one whose content is not what its ending says, is an
 `InputError`. A row of a table with too many or too few fields becomes a `BrokenRow`, and reading continues.
 
-This is the door of the room: other rooms import from here, the room's own modules from each other.
+Other rooms import from here, and from `limits` what bounds sources that are not files.
 """
 
 from __future__ import annotations
