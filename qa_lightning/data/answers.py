@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict
 
 from qa_lightning.data.cells import is_nothing, unplaced_hint, whole_number
-from qa_lightning.data.formats import counted, shown
 from qa_lightning.data.repair import is_offset, miscounted, repaired, where
+from qa_lightning.wording import counted, shown
 
 UNPLACED = -1  # the ``answer_start`` of a gold answer of which only the text is known
 

@@ -18,9 +18,10 @@ import pyarrow as pa
 
 from qa_lightning.data.answers import Answers, OffsetPolicy, Problem, check_answers, has_surrogates
 from qa_lightning.data.columns import MadeId
-from qa_lightning.data.formats import COLUMNS, BrokenRow, PlacedRow, counted, listed, shown
+from qa_lightning.data.formats import COLUMNS, BrokenRow, PlacedRow
 from qa_lightning.errors import InputError
 from qa_lightning.files import no_temporary_room
+from qa_lightning.wording import counted, listed, shown
 
 OnBadRows = Literal["error", "skip", "repair", "repair_or_skip"]
 SKIPPING: tuple[OnBadRows, ...] = ("skip", "repair_or_skip")  # the values that leave bad rows out

@@ -15,9 +15,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from qa_lightning.data.formats import PlacedRow, counted, no_split, refuse_repeated, shown
+from qa_lightning.data.formats import PlacedRow, no_split, refuse_repeated
 from qa_lightning.data.formats.limits import small_tables
 from qa_lightning.errors import InputError
+from qa_lightning.wording import counted, shown
 
 if TYPE_CHECKING:
     GivenData: TypeAlias = Any  # all that `given_source` takes; its libraries are not typed

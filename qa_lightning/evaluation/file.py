@@ -14,7 +14,6 @@ import numpy as np
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import OnBadRows, RowChanges, changed_lines, read_examples
-from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import count_rows, read_rows
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation.result import ScoreResult
@@ -22,6 +21,7 @@ from qa_lightning.evaluation.saved import read_null_odds, read_predictions
 from qa_lightning.metrics.squad import MixedScript, SquadMetric, answer_scores
 from qa_lightning.metrics.thresholds import squad_v2_metrics
 from qa_lightning.progress import tracked
+from qa_lightning.wording import counted
 
 log = logging.getLogger("qa_lightning")
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.formats import JSON_LINES, SUFFIXES, Remark, file_format, opened, read_file, shown
+from qa_lightning.data.formats import JSON_LINES, SUFFIXES, Remark, file_format, opened, read_file
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.squad import text_problem
+from qa_lightning.wording import shown
 
 _JSON = (".json", *JSON_LINES)
 _ANSWERS = ("answer", "prediction_text")  # names of the column with the answer's text

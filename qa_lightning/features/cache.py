@@ -30,14 +30,13 @@ from qa_lightning.data.examples import (
     read_examples,
     write_examples,
 )
-from qa_lightning.data.formats import counted
 from qa_lightning.data.objects import GivenRows, Source, Split
 from qa_lightning.data.sources import count_rows, read_rows, source_files, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
 from qa_lightning.progress import loop_progress, tracked
-from qa_lightning.wording import visible
+from qa_lightning.wording import counted, visible
 
 log = logging.getLogger("qa_lightning")
 

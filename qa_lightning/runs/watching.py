@@ -16,13 +16,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
-from qa_lightning.data.formats import counted
 from qa_lightning.layout import LAST, MODEL_FOLDER
 from qa_lightning.progress import Pace, duration, loop_progress
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.record import run_folder
 from qa_lightning.runs.throughput import memory_used
-from qa_lightning.wording import visible
+from qa_lightning.wording import counted, visible
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| "
 

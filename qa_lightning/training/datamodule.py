@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from qa_lightning.caching import default_cache_dir
 from qa_lightning.data.columns import Columns, ReadSettings
 from qa_lightning.data.examples import SKIPPING, OnBadRows
-from qa_lightning.data.formats import counted
 from qa_lightning.data.objects import GivenData, GivenRows, Source, Split, given_source
 from qa_lightning.data.sources import has_split, source_kind
 from qa_lightning.errors import InputError, Rules, argument_kinds, broken_rules, worded
@@ -39,7 +38,7 @@ from qa_lightning.inference.bulk.questions import BadRow, read_questions
 from qa_lightning.inference.reader import QuestionSet
 from qa_lightning.models.loading import lasting_name, load_tokenizer
 from qa_lightning.progress import print_log
-from qa_lightning.wording import did_you_mean
+from qa_lightning.wording import counted, did_you_mean
 
 log = logging.getLogger("qa_lightning")
 

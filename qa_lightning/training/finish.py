@@ -36,7 +36,7 @@ from qa_lightning.runs.resume import Beginning, read_beginning
 from qa_lightning.training.callbacks import BestCheckpoint
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
-from qa_lightning.wording import command_words, visible
+from qa_lightning.wording import command_words, counted, visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -301,7 +301,7 @@ def _early_stopping(callback: EarlyStopping) -> str:
     name, rising = callback.monitor, callback.mode == "max"
     if callback.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
         unit, count = "epoch" if callback._check_on_train_epoch_end else "validation", callback.wait_count
-        return f"{name} has not {'risen' if rising else 'fallen'} for {count} {unit}{'s' if count != 1 else ''}"
+        return f"{name} has not {'risen' if rising else 'fallen'} for {counted(count, unit)}"
     if callback.stopping_reason is EarlyStoppingReason.STOPPING_THRESHOLD:
         return f"{name} is {'above' if rising else 'below'} its stopping_threshold {callback.stopping_threshold}"
     if callback.stopping_reason is EarlyStoppingReason.DIVERGENCE_THRESHOLD:

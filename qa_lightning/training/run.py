@@ -35,7 +35,7 @@ from qa_lightning.training.callbacks import RunRecord
 from qa_lightning.training.finish import finish, only_validating, relative, surviving_the_end
 from qa_lightning.training.flags import TrainCLI
 from qa_lightning.training.module import LOGGED
-from qa_lightning.wording import command
+from qa_lightning.wording import command, counted
 
 log = logging.getLogger("qa_lightning")
 
@@ -279,7 +279,7 @@ class TrainingRun:
             f"precision {trainer.precision} on {trainer.world_size} x {kind}"
         )
         log.info(
-            f"steps: {trainer.world_size} device{'s' * (trainer.world_size != 1)} x {data.batch_size} windows x "
+            f"steps: {counted(trainer.world_size, 'device')} x {data.batch_size} windows x "
             f"{trainer.accumulate_grad_batches} accumulated = "
             f"{trainer.world_size * data.batch_size * trainer.accumulate_grad_batches} windows per step, "
             f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}"

@@ -15,17 +15,7 @@ from pathlib import Path
 
 from qa_lightning.data.formats.binary import read_arrow, read_parquet
 from qa_lightning.data.formats.documents import document_splits, read_document, read_json_lines
-from qa_lightning.data.formats.rows import (
-    COLUMNS,
-    BrokenRow,
-    PlacedRow,
-    Remark,
-    counted,
-    listed,
-    no_split,
-    refuse_repeated,
-    shown,
-)
+from qa_lightning.data.formats.rows import COLUMNS, BrokenRow, PlacedRow, Remark, no_split, refuse_repeated
 from qa_lightning.data.formats.tables import read_table, reads_like_data
 from qa_lightning.data.formats.texts import encoding_problem, is_packed, marked_encoding, opened
 from qa_lightning.data.formats.workbooks import read_workbook
@@ -37,17 +27,14 @@ __all__ = [
     "BrokenRow",
     "PlacedRow",
     "Remark",
-    "counted",
     "encoding_problem",
     "file_format",
     "file_splits",
-    "listed",
     "no_split",
     "opened",
     "read_file",
     "reads_like_data",
     "refuse_repeated",
-    "shown",
 ]
 
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.formats.rows import COLUMNS, PlacedRow, listed, no_split, shown
+from qa_lightning.data.formats.rows import COLUMNS, PlacedRow, no_split
 from qa_lightning.errors import InputError
+from qa_lightning.wording import listed, shown
 
 SPLIT_NAMES = {  # name in a file -> the split that it is
     "train": "train",

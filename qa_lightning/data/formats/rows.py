@@ -1,4 +1,4 @@
-"""A raw row with its place, a row that cannot be read, a remark about a file; and how messages write values."""
+"""A raw row with its place, a row that cannot be read, a remark about a file; and errors that several formats share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qa_lightning.errors import InputError
+from qa_lightning.wording import listed
 
 COLUMNS = ("id", "question", "context", "answers")
 
@@ -38,27 +39,6 @@ class Remark(dict[str, Any]):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.text = text
-
-
-def shown(value: Any, limit: int = 60) -> str:
-    """The ``repr`` of a value for a message, cut to ``limit`` characters."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
-        text = f"a {type(value).__name__} too large to show"
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def listed(names: Any, limit: int = 30) -> str:
-    """Names for a message: the first ``limit`` of them, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(shown, names[:limit])) + more
-
-
-def counted(count: int, noun: str) -> str:
-    """A count for a message: ``1 row``, ``2,000 rows``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def refuse_repeated(place: str, names: Iterable[str]) -> None:

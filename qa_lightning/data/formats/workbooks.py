@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from qa_lightning.data.formats.limits import MAX_ROW, read_whole, refuse_workbook
-from qa_lightning.data.formats.rows import PlacedRow, Remark, listed
+from qa_lightning.data.formats.rows import PlacedRow, Remark
 from qa_lightning.data.formats.tables import header_names, lone_title
 from qa_lightning.data.formats.texts import is_packed, opened
 from qa_lightning.errors import InputError, one_line
+from qa_lightning.wording import listed
 
 _MAX_ROWS = 1_048_576  # of a sheet, in Excel
 _FIRST = 20  # rows of a sheet that say whether it is a table

@@ -20,7 +20,6 @@ import torch
 from transformers import AutoConfig
 
 from qa_lightning.data.columns import ReadSettings
-from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import count_rows, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
@@ -32,6 +31,7 @@ from qa_lightning.models.loading import resolve
 from qa_lightning.models.threshold_file import read_threshold_file
 from qa_lightning.progress import loop_progress
 from qa_lightning.runs.record import package_versions
+from qa_lightning.wording import counted
 
 log = logging.getLogger("qa_lightning")
 

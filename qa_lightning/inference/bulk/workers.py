@@ -29,6 +29,7 @@ from qa_lightning.errors import InputError, Voice, current_voice, one_line, spea
 from qa_lightning.inference.bulk.questions import Question
 from qa_lightning.inference.reader import Reader
 from qa_lightning.runs.failures import is_out_of_memory
+from qa_lightning.wording import counted
 
 Key = TypeVar("Key")
 Chunks = Iterable[tuple[Key, Sequence[Question]]]
@@ -111,8 +112,8 @@ def choose_devices(count: int) -> list[str]:
         return ["cpu"] * count
     found = torch.cuda.device_count()
     if count > found:
-        gpus = "1 GPU" if found == 1 else f"{found} GPUs"
-        raise InputError(f"--devices {count}: there {'is' if found == 1 else 'are'} {gpus} here; pass {found} or less")
+        verb = "is" if found == 1 else "are"
+        raise InputError(f"--devices {count}: there {verb} {counted(found, 'GPU')} here; pass {found} or less")
     return [f"cuda:{number}" for number in range(count)]
 
 
