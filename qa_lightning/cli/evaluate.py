@@ -88,6 +88,13 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
         group.add_argument(f"--{name}", type=positive, metavar="N", help=help)
     flags.add_reading()
     options = flags.read(words)
+    if problems := _evaluate_problems(options):
+        flags.error("\n".join(problems))
+    return options
+
+
+def _evaluate_problems(options: Namespace) -> list[str]:
+    """A line for each pair of flags that do not go together."""
     problems = []
     if (options.model is None) == (options.predictions is None):
         problems.append("give either --model or --predictions, to say what to score")
@@ -99,6 +106,4 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
         problems.append(f"{', '.join(given)}: only for --model; answers in a file are not cut into windows")
     if options.threshold_file and not options.model:
         problems.append("--threshold_file goes with --model, whose threshold it replaces")
-    if problems:
-        flags.error("\n".join(problems))
-    return options
+    return problems

@@ -78,6 +78,13 @@ def _predict_options(words: Sequence[str]) -> Namespace:
     )
     flags.add_reading()
     options = flags.read(words)
+    if problems := _predict_problems(options):
+        flags.error("\n".join(problems))
+    return options
+
+
+def _predict_problems(options: Namespace) -> list[str]:
+    """A line for each flag that is missing, or that belongs to the other form of the command."""
     single = [options.question, options.context, options.json]
     several = [options.input, options.output, options.batch_size, options.devices, options.dtype, options.overwrite]
     several += [options[name] for name in READING]
@@ -88,6 +95,4 @@ def _predict_options(words: Sequence[str]) -> Namespace:
         problems.append("--question goes with --context, and --input with --output")
     if not problems and options.question is None and options.input is None:
         problems.append("give --question and --context, or --input and --output, too")
-    if problems:
-        flags.error("\n".join(problems))
-    return options
+    return problems

@@ -61,13 +61,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     settings = module.answer_settings
     folder = run / MODEL_FOLDER if run is not None and first else None
     if folder is not None:
-        try:
-            save_model(module.model, data.tokenizer, settings, folder, weights, "model.")
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"the model could not be written to {relative(folder)} ({error}); free some space or make the folder "
-                "writable, then resume with --ckpt_path last to write it"
-            ) from None
+        _save(module, data, settings, folder, weights)
     del weights
     scored = _validate(trainer, module, data, best)
     if folder is None:
@@ -79,6 +73,37 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     elif trainer.limit_val_batches == 0:
         log.info("--trainer.limit_val_batches 0: no validation, so no scores and no fitted threshold or temperature")
+    _record(trainer, module, data, folder, best, scores)
+    shown = relative(folder)
+    what = "the best checkpoint is" if best else f"the weights after step {trainer.global_step} are"
+    log.info(f"\n{what} written as a model for transformers: {shown}")
+    for place in how_to_see(trainer.loggers, relative):
+        log.info(f"curves:    {place}")
+    with _optional("question to ask"):
+        log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
+
+
+def _save(
+    module: QALightningModule, data: SquadDataModule, settings: AnswerSettings, folder: Path, weights: dict[str, Any]
+) -> None:
+    try:
+        save_model(module.model, data.tokenizer, settings, folder, weights, "model.")
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"the model could not be written to {relative(folder)} ({error}); free some space or make the folder "
+            "writable, then resume with --ckpt_path last to write it"
+        ) from None
+
+
+def _record(
+    trainer: Trainer,
+    module: QALightningModule,
+    data: SquadDataModule,
+    folder: Path,
+    best: str | None,
+    scores: dict[str, float],
+) -> None:
+    """Write the scores into the loggers' tables and into ``run.json``."""
     with _optional("table of this run's result"):
         result = (folder.parent.name, _result_settings(trainer, module, data), scores, last_step(trainer))
         begun = read_beginning(Path(best)) if best else None
@@ -88,13 +113,6 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     with _optional("record of the end of the run"):
         recorded = {f"best/{name}": score for name, score in scores.items()}
         mark_finished(folder.parent / RECORD, recorded, weights_digest(folder))
-    shown = relative(folder)
-    what = "the best checkpoint is" if best else f"the weights after step {trainer.global_step} are"
-    log.info(f"\n{what} written as a model for transformers: {shown}")
-    for place in how_to_see(trainer.loggers, relative):
-        log.info(f"curves:    {place}")
-    with _optional("question to ask"):
-        log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
 
 
 def save_checkpoint_as_model(path: Path, output: Path | None = None, overwrite: bool = False) -> Path:
