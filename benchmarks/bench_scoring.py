@@ -26,7 +26,7 @@ def _score(metric: Any, options: argparse.Namespace) -> harness.Figures:
     from qa_lightning.data.sources import read_rows
 
     answers = json.loads(options.predictions.read_text(encoding="utf-8"))
-    rows = list(read_examples(read_rows(str(options.data), "validation"), "error", []))
+    rows = list(read_examples(read_rows(str(options.data), "validation"), "error"))
     predictions = [{"id": row["id"], "prediction_text": answers[row["id"]]} for row in rows]
     references = [{"id": row["id"], "answers": row["answers"]} for row in rows]
     started = time.perf_counter()

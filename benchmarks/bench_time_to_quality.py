@@ -122,7 +122,7 @@ def padded(options: argparse.Namespace) -> harness.Figures:
     data.setup("validate")
     model, device = module.model, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device)
-    rows = list(read_examples(read_rows(options.train, "train"), "error", []))
+    rows = list(read_examples(read_rows(options.train, "train"), "error"))
     columns = {name: [row[name] for row in rows] for name in rows[0]}  # type: ignore[literal-required]
     features = peers.padded_features(data.tokenizer, columns, training=True)
     tensors = {name: torch.tensor(values) for name, values in features.items()}

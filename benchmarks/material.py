@@ -64,7 +64,7 @@ def add_shape_flag(parser: argparse.ArgumentParser) -> None:
 
 def questions(options: argparse.Namespace) -> list[Example]:
     """The questions of ``--data``, or a seeded sample of ``--questions`` of them."""
-    rows = list(read_examples(read_rows(str(options.data), "validation"), "error", []))
+    rows = list(read_examples(read_rows(str(options.data), "validation"), "error"))
     count = options.questions
     return rows if count is None or count >= len(rows) else random.Random(0).sample(rows, count)
 

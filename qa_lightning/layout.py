@@ -1,6 +1,6 @@
-"""The names in a run's folder, ``lightning_logs/version_N``; paths are relative to it, but for `LOGS`.
+"""The names in a run's folder, ``lightning_logs/version_N``; paths are relative to it, except `LOGS`.
 
-``record`` claims and finds such folders. What an evaluation writes elsewhere is named in ``training.scoring``.
+``record`` claims and finds such folders. What an evaluation writes elsewhere is named in ``evaluation.result``.
 """
 
 LOGS = "lightning_logs"  # holds the runs' folders

@@ -1,6 +1,6 @@
-"""How far a long loop is: a bar in a terminal; in a file, a pipe or a scheduler's log a line now and then.
+"""Shows the progress of a long loop: a bar in a terminal, lines in a file, a pipe or a scheduler's log.
 
-And the handler that prints log lines above a bar.
+It also has the handler that prints log lines above a bar.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Pace:
         self._is_first = True
 
     def is_due(self, done: float, now: float | None = None) -> bool:
-        """Whether a line is due; if so, the next one is reckoned from here.
+        """Whether a line is due; if so, the next one is counted from here.
 
         Args:
             done: how much is done.
@@ -98,10 +98,10 @@ def loop_progress(total: int | None, unit: str = "row", done: int = 0, what: str
     """What to ``update`` by the number of units done, in a ``with`` statement; gone at its end.
 
     Args:
-        total: units that there are, those done before too; None where that is not known.
+        total: units in all, those done before included; None if that is not known.
         unit: what is counted, in the singular.
-        done: units that were done before; they count not for the speed.
-        what: the loop's name, that stands before each line.
+        done: units that were done before; the speed does not include them.
+        what: the loop's name, which begins each line.
     """
     options: dict[str, Any] = {"total": total, "initial": done, "file": sys.stdout, "leave": False}
     if sys.stdout.isatty():
@@ -110,7 +110,7 @@ def loop_progress(total: int | None, unit: str = "row", done: int = 0, what: str
 
 
 def tracked(items: Iterable[_T], total: int | None, unit: str = "row", what: str = "") -> Iterator[_T]:
-    """Yield the items, and say now and then how many there were; see `loop_progress`."""
+    """Yield the items, and show the progress; see `loop_progress`."""
     with loop_progress(total, unit, what=what) as progress:
         for item in items:
             yield item
@@ -132,15 +132,15 @@ class PrintHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record above a progress bar, if there is one, flushed so that a pipe gets it at once."""
-        said = self.format(record)
+        text = self.format(record)
         own = record.name.partition(".")[0] == "qa_lightning"  # whose messages are lines, perhaps with one before them
-        ends = len(said) - len(said.lstrip("\n")) if own else 0
-        tqdm.write("\n" * ends + visible(said[ends:], lines=not own))
+        ends = len(text) - len(text.lstrip("\n")) if own else 0
+        tqdm.write("\n" * ends + visible(text[ends:], lines=not own))
         sys.stdout.flush()
 
 
 def print_from(logger: logging.Logger, handler: logging.Handler) -> None:
-    """Have what a logger and those below it log printed, by one handler alone."""
+    """Print what a logger and its children log, by this handler alone."""
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""Names commands as the user called them, and suggests the right name for a misspelt flag or word.
+"""The words of messages: commands as the user called them, values, counts, and names for misspelt ones.
 
 Messages name a command ``qa-lightning train``. If the process runs a script of a checkout, such as
 ``python scripts/train.py``, messages name the script instead.
@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 PROGRAM = "qa-lightning"
 # Control characters, lone surrogates, and what breaks lines or turns the direction of the text around it. A tab stays.
@@ -101,10 +102,10 @@ def package_version() -> str:
 
 
 def visible(text: str, lines: bool = False) -> str:
-    """A text for a terminal, a log or a page: with escapes such as ``\\x1b`` for what acts there without being seen.
+    """A text for a terminal, a log or a page: with escapes such as ``\\x1b`` for control characters.
 
-    Ids, texts and names of files are whatever somebody wrote. Applied where they leave this program to be read by
-    people; files of data hold them as they are.
+    Ids, texts and names of files can hold anything. They are escaped where people read them; files of data hold them as
+    they are.
 
     Args:
         text: to show.
@@ -115,6 +116,27 @@ def visible(text: str, lines: bool = False) -> str:
 
 def _escape(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """The ``repr`` of a value for a message, cut to ``limit`` characters."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        text = f"a {type(value).__name__} too large to show"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def listed(names: Any, limit: int = 30) -> str:
+    """Names for a message: the first ``limit`` of them, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shown, names[:limit])) + more
+
+
+def counted(count: int, noun: str) -> str:
+    """A count for a message: ``1 row``, ``2,000 rows``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

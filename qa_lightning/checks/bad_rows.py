@@ -15,8 +15,9 @@ from typing import Any, Literal
 from qa_lightning.checks.languages import languages_of, script_of
 from qa_lightning.data.columns import MadeId
 from qa_lightning.data.examples import Example, IdPlaces, check_row
-from qa_lightning.data.formats import PlacedRow, shown
+from qa_lightning.data.formats import PlacedRow
 from qa_lightning.data.repair import occurrences
+from qa_lightning.wording import shown
 
 Severity = Literal["error", "warning", "note"]
 LANGUAGE_SAMPLE = 300  # contexts

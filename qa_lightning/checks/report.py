@@ -13,21 +13,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from qa_lightning.caching import build_once
 from qa_lightning.checks.bad_rows import Report, RowCheck, context_hashes
 from qa_lightning.checks.tokens import TokenCheck
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
-from qa_lightning.data.examples import write_examples
-from qa_lightning.data.formats import PlacedRow, counted
+from qa_lightning.data.examples import NO_QUESTIONS, write_examples
+from qa_lightning.data.formats import PlacedRow
 from qa_lightning.data.sources import count_rows, has_split, read_rows
 from qa_lightning.errors import InputError, worded
 from qa_lightning.features.cache import PreparedSplit, cut_examples, open_examples
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import Windower, WindowSettings
-from qa_lightning.files import build_once, temporary_folder
+from qa_lightning.files import temporary_folder
 from qa_lightning.metrics.squad import MixedScript, Scoring
 from qa_lightning.progress import tracked
-from qa_lightning.wording import visible
+from qa_lightning.wording import counted, visible
 
 AT_START = 100_000  # rows of a split that are checked, at most, when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -78,7 +79,7 @@ def check_source(
     with closing(check), temporary_folder() as folder:
         kept = write_examples(check.valid(rows), folder / "examples.arrow")
         if not check.rows:
-            raise InputError(f"{source}: the data has no questions")
+            raise InputError(f"{source}: {NO_QUESTIONS}")
         report = Report(source, {"read": column_lines, **check.facts()})
         report.add(check.findings.found())
         if tokenizer is not None and kept:

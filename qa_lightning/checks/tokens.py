@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from qa_lightning.checks.bad_rows import Findings, Severity
 from qa_lightning.checks.ceiling import LIMITS, ContextTokens, best_scores
-from qa_lightning.data.formats import counted, shown
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.metrics.squad import Scoring
 from qa_lightning.progress import loop_progress
+from qa_lightning.wording import counted, shown
 
 _ROWS = 1000  # examples read at a time
 

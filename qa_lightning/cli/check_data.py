@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from jsonargparse import Namespace
+
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags, reading_of
 from qa_lightning.errors import InputError, naming_flags
@@ -15,29 +17,7 @@ from qa_lightning.wording import visible
 @naming_flags(groups=False, names={"data.dataset": "data"})
 def check_data(words: Sequence[str]) -> int:
     """Report what is wrong with data; returns status 1 if training would stop at it."""
-    flags = Flags(
-        "check-data",
-        "Check questions before training on them: what is wrong, how often, where, and how to fix it.",
-    )
-    flags.add_argument("data", type=str, help="file, files or dataset, as --data.dataset of train takes them")
-    flags.add_argument(
-        "--validation", type=str, metavar="DATA", help="data to validate on, to find contexts that are in both"
-    )
-    flags.add_argument(
-        "--model", type=str, metavar="NAME", help="name or folder; its tokenizer shows what is cut, lost or unknown"
-    )
-    flags.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
-    for name, default, help in (
-        ("rows", 5, "rows to list per finding"),
-        ("max_length", MAX_LENGTH, "tokens per window, question included"),
-        ("doc_stride", DOC_STRIDE, "tokens of context that two neighbouring windows share"),
-        ("max_question_length", MAX_QUESTION_LENGTH, "longest question, in tokens; longer ones are cut"),
-        ("max_answer_length", MAX_ANSWER_LENGTH, "longest predicted answer, in tokens"),
-    ):
-        flags.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
-    flags.add_mixed_script()
-    flags.add_reading()
-    options = flags.read(words)
+    options = _check_options(words)
     from rich.console import Console
 
     from qa_lightning.checks import report as reports
@@ -67,3 +47,29 @@ def check_data(words: Sequence[str]) -> int:
             ) from None
         print(visible(f"written to {options.json}"))
     return 1 if report.errors else 0
+
+
+def _check_options(words: Sequence[str]) -> Namespace:
+    flags = Flags(
+        "check-data",
+        "Check questions before training on them: what is wrong, how often, where, and how to fix it.",
+    )
+    flags.add_argument("data", type=str, help="file, files or dataset, as --data.dataset of train takes them")
+    flags.add_argument(
+        "--validation", type=str, metavar="DATA", help="data to validate on, to find contexts that are in both"
+    )
+    flags.add_argument(
+        "--model", type=str, metavar="NAME", help="name or folder; its tokenizer shows what is cut, lost or unknown"
+    )
+    flags.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
+    for name, default, help in (
+        ("rows", 5, "rows to list per finding"),
+        ("max_length", MAX_LENGTH, "tokens per window, question included"),
+        ("doc_stride", DOC_STRIDE, "tokens of context that two neighbouring windows share"),
+        ("max_question_length", MAX_QUESTION_LENGTH, "longest question, in tokens; longer ones are cut"),
+        ("max_answer_length", MAX_ANSWER_LENGTH, "longest predicted answer, in tokens"),
+    ):
+        flags.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
+    flags.add_mixed_script()
+    flags.add_reading()
+    return flags.read(words)

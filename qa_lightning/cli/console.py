@@ -1,4 +1,4 @@
-"""What every command starts and ends with: exit status, error messages, the Hub without a network, quiet libraries."""
+"""The start and end of every command: exit status, error messages, the Hub without a network, quiet libraries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qa_lightning.wording import visible
 def run_command(command: Callable[[], int]) -> None:
     """Run a command and exit with its status; bad input prints its message on stderr, without a traceback.
 
-    Nobody has to listen: see `outlive_readers`.
+    It goes on if nobody reads its output any more: see `outlive_readers`.
 
     Status 1 means that another process was lost, 2 bad input, 3 a loss or logits that are not finite, 130 Ctrl-C.
     """
@@ -45,7 +45,7 @@ def run_command(command: Callable[[], int]) -> None:
 
 
 def outlive_readers() -> None:
-    """Have what is printed dropped, from then on, where nobody reads it any more; the command goes on.
+    """Drop what is printed to a stream that nobody reads any more, so that the command goes on.
 
     That is a pipe whose reader has ended (``train | head -1``), a terminal that is gone, and a stream that was closed
     from the start. A stream that somebody has replaced, as notebooks do, is left alone.

@@ -25,26 +25,27 @@ _LENGTHS = {
 def evaluate(words: Sequence[str]) -> int:
     """Score a model, or a file of predictions; returns status 1 if the official scorer disagrees."""
     options = _evaluate_options(words)
-    from qa_lightning.training import scoring
+    from qa_lightning.evaluation.file import score_file
+    from qa_lightning.evaluation.model import score_model
+    from qa_lightning.evaluation.official import compare_with_official
+    from qa_lightning.evaluation.result import write_result
 
     quiet_libraries()
 
     asked = (options.max_examples, options.mixed_script or False, reading_of(options), options.on_bad_rows)
     if options.predictions:
-        result = scoring.score_file(options.predictions, options.data, *asked, options.null_odds)
+        result = score_file(options.predictions, options.data, *asked, options.null_odds)
     else:
         lengths = {name: options[name] for name in _LENGTHS if options[name] is not None}
-        result = scoring.score_model(
-            options.model, options.data, options.batch_size, *asked, options.threshold_file, lengths
-        )
+        result = score_model(options.model, options.data, options.batch_size, *asked, options.threshold_file, lengths)
     for name, value in result.metrics.items():
         print(f"{name:<14} {value:,}" if name.endswith("total") else f"{name:<14} {value:.4f}")
     for line in result.lines:
         print(visible(line))
     if options.output_dir:
-        written = scoring.write(result, options.output_dir)
+        written = write_result(result, options.output_dir)
         print(visible(f"written to {options.output_dir}: {', '.join(written)}"))
-    return scoring.compare_with_official(result) if options.official else 0
+    return compare_with_official(result) if options.official else 0
 
 
 def _evaluate_options(words: Sequence[str]) -> Namespace:
@@ -87,6 +88,13 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
         group.add_argument(f"--{name}", type=positive, metavar="N", help=help)
     flags.add_reading()
     options = flags.read(words)
+    if problems := _evaluate_problems(options):
+        flags.error("\n".join(problems))
+    return options
+
+
+def _evaluate_problems(options: Namespace) -> list[str]:
+    """A line for each pair of flags that do not go together."""
     problems = []
     if (options.model is None) == (options.predictions is None):
         problems.append("give either --model or --predictions, to say what to score")
@@ -98,6 +106,4 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
         problems.append(f"{', '.join(given)}: only for --model; answers in a file are not cut into windows")
     if options.threshold_file and not options.model:
         problems.append("--threshold_file goes with --model, whose threshold it replaces")
-    if problems:
-        flags.error("\n".join(problems))
-    return options
+    return problems

@@ -55,7 +55,7 @@ class Flags(ArgumentParser):  # type: ignore[misc]
         )
 
     def add_mixed_script(self) -> None:
-        """Add the flag that chooses how answers in other scripts are scored; `script_of` reads it."""
+        """Add the flag that chooses how answers in other scripts are scored; `_script` parses it."""
         self.add_argument(
             "--mixed_script",
             type=_script,

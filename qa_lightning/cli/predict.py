@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,10 +36,7 @@ def predict(words: Sequence[str]) -> int:
     reader = Reader.from_pretrained(options.model, threshold_file=options.threshold_file)
     answer = reader.answer([options.question], [options.context])[0]
     if options.json:
-        values = {"answer": answer.text, "start": answer.start, "end": answer.end, "score": answer.score}
-        if reader.settings.version_2:
-            values["null_odds"] = answer.null_odds if math.isfinite(answer.null_odds) else None
-        print(json.dumps(values, ensure_ascii=False))
+        print(json.dumps(answer.as_json(reader.settings.version_2), ensure_ascii=False))
     else:
         span = f"characters {answer.start}-{answer.end}" if answer.text else "the text does not answer it"
         print(f"answer  {visible(answer.text) or '(no answer)'}\nspan    {span}\nscore   {answer.score:.4f}")
@@ -84,6 +80,13 @@ def _predict_options(words: Sequence[str]) -> Namespace:
     )
     flags.add_reading()
     options = flags.read(words)
+    if problems := _predict_problems(options):
+        flags.error("\n".join(problems))
+    return options
+
+
+def _predict_problems(options: Namespace) -> list[str]:
+    """A line for each flag that is missing, or that belongs to the other form of the command."""
     single = [options.question, options.context, options.json]
     several = [options.input, options.output, options.batch_size, options.devices, options.dtype, options.overwrite]
     several += [options.documents, *(options[name] for name in READING)]
@@ -94,6 +97,4 @@ def _predict_options(words: Sequence[str]) -> Namespace:
         problems.append("--question goes with --context, and --input with --output")
     if not problems and options.question is None and options.input is None:
         problems.append("give --question and --context, or --input and --output, too")
-    if problems:
-        flags.error("\n".join(problems))
-    return options
+    return problems

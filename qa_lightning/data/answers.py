@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict
 
-from qa_lightning.data.cells import NoSpan, unplaced_hint, whole_number
-from qa_lightning.data.formats import counted, shown
+from qa_lightning.data.cells import NoSpan, is_nothing, unplaced_hint, whole_number
 from qa_lightning.data.repair import is_offset, miscounted, repaired, where
+from qa_lightning.wording import counted, shown
 
-UNPLACED = -1  # the ``answer_start`` of a gold answer that only its text is known of
+UNPLACED = -1  # the ``answer_start`` of a gold answer of which only the text is known
 
 
 class Problem(str):
@@ -40,8 +40,8 @@ class Answers(TypedDict):
     answer_start: list[int]
 
 
-class Reading(NamedTuple):
-    """How wrong answers are read.
+class OffsetPolicy(NamedTuple):
+    """What is done with an answer whose offset is wrong.
 
     Attributes:
         repair: repair offsets, where that is certain.
@@ -73,7 +73,7 @@ def check_answers(
     place: str,
     answers: Any,
     context: str,
-    reading: Reading = Reading(),  # noqa: B008 - immutable
+    policy: OffsetPolicy = OffsetPolicy(),  # noqa: B008 - immutable
     impossible: bool = False,
 ) -> CheckedAnswers:
     """Check the answers of a row.
@@ -83,7 +83,7 @@ def check_answers(
         answers: ``{"text": [...], "answer_start": [...]}`` or ``[{"text", "answer_start"}, ...]``; None or NaN for no
             answer, as for each text. An offset may be a number in quotes.
         context: the text that ``answer_start`` counts characters of.
-        reading: what to do with wrong offsets.
+        policy: what to do with wrong offsets.
         impossible: the row says that there is no answer; then the offset of a blank text means nothing.
     """
     checked = CheckedAnswers()
@@ -93,7 +93,7 @@ def check_answers(
         return checked
     for text, given in pairs:
         start = whole_number(given)
-        if _is_nothing(text):
+        if is_nothing(text):
             if is_offset(start) and start > 0 and not impossible:
                 what = (
                     f"{place}: answer text is {shown(text)}, yet answer_start is {shown(given)}; give the text, or no"
@@ -105,10 +105,10 @@ def check_answers(
         problem = _text_problem(place, text, context) or _offset_problem(place, text, start, context)
         if problem is None:
             _add(checked, text, start)
-        elif reading.repair and problem.kind in _OFFSET_KINDS and (found := repaired(text, start, context)):
+        elif policy.repair and problem.kind in _OFFSET_KINDS and (found := repaired(text, start, context)):
             _add(checked, found.text, found.start)
             checked.repaired.append(_repair_line(place, text, start, context, found.text, found.start))
-        elif reading.texts_alone and problem.kind in _OFFSET_KINDS:
+        elif policy.texts_alone and problem.kind in _OFFSET_KINDS:
             _add(checked, text, UNPLACED)
             checked.unplaced.append(problem)
         else:
@@ -128,18 +128,13 @@ def has_surrogates(text: str) -> bool:
 _OFFSET_KINDS = ("misplaced", "unplaced", "type")  # kinds of problems that `_offset_problem` finds
 
 
-def _is_nothing(text: Any) -> bool:
-    """Whether an answer's text says that there is none: missing, NaN or blank."""
-    return text is None or (isinstance(text, float) and text != text) or (isinstance(text, str) and not text.strip())
-
-
 def _pairs(place: str, answers: Any) -> list[tuple[Any, Any]] | Problem:
     """(text, offset) of each answer, or why they cannot be told."""
-    if answers == {} or _is_nothing(answers):
+    if answers == {} or is_nothing(answers):
         return []
     if isinstance(answers, dict):
         texts, starts = answers.get("text"), answers.get("answer_start")
-        if "text" in answers and _is_nothing(texts) and not isinstance(starts, list):
+        if "text" in answers and is_nothing(texts) and not isinstance(starts, list):
             return [(texts, starts)]
         if not isinstance(texts, list) or not isinstance(starts, list):
             what = f"{place}: answers is {shown(answers)}; it needs the lists 'text' and 'answer_start'"
@@ -151,7 +146,7 @@ def _pairs(place: str, answers: Any) -> list[tuple[Any, Any]] | Problem:
             )
             return Problem("answers", what)
         return list(zip(texts, starts, strict=True))
-    if isinstance(answers, list) and all(isinstance(one, dict) or _is_nothing(one) for one in answers):
+    if isinstance(answers, list) and all(isinstance(one, dict) or is_nothing(one) for one in answers):
         return [
             (one.get("text"), one.get("answer_start")) if isinstance(one, dict) else (None, None) for one in answers
         ]

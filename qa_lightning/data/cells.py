@@ -20,7 +20,7 @@ _TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0"
 _TEXT = ("text", "answer_text", "answer")  # names of a part of an answer, the usual one first
 _START = ("answer_start", "start", "start_char", "offset", "begin")
 _END = ("answer_end", "end", "end_char")
-_SEPARATORS = ("||", "|", ";", "\n", "//", " / ", "#")  # that people put between answers, the surest first
+_SEPARATORS = ("||", "|", ";", "\n", "//", " / ", "#")  # between answers, the least ambiguous first
 _NO_ANSWER = ("n/a", "na", "n.a.", "-", "--", "–", "—", "/", "?", "no answer", "not answerable", "unanswerable")
 _NUMPY = re.compile(r"(str_|bool_?|u?int\d*|float\d*|array|asarray|list|tuple)")  # calls that hold what they print
 _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?\d+\.?)"""
@@ -51,7 +51,7 @@ def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> A
         ``[{"text", "answer_start"}, ...]``; or None for an empty cell; or what cannot be understood, as it is.
     """
     parsed = parsed_cell(value, context)
-    if _is_empty(parsed):
+    if is_nothing(parsed):
         offset = whole_number(start)
         if _is_whole(offset) and offset >= 0 and _stands_at(value, offset, context):  # the word "None", say
             return [{"text": value, "answer_start": offset}]
@@ -77,7 +77,7 @@ def answer_between(start: Any, end: Any, context: Any) -> Any:
     """The answer between two offsets, ``end`` exclusive, from the cells of ``answer_start`` and ``answer_end``."""
     first, last = (parsed_cell(cell) for cell in (start, end))
     starts, ends = (cell if isinstance(cell, list) else [cell] for cell in (first, last))
-    if len(starts) != len(ends) or all(map(_is_empty, [*starts, *ends])):
+    if len(starts) != len(ends) or all(map(is_nothing, [*starts, *ends])):
         return {"text": ends, "answer_start": starts} if len(starts) != len(ends) else None
     pairs = [_between(whole_number(one), whole_number(other), context) for one, other in zip(starts, ends, strict=True)]
     return pairs
@@ -186,7 +186,7 @@ def _of_texts(texts: list[str], start: Any, context: Any, separator: str | None)
         texts = [part.strip() for part in texts[0].split(separator) if part.strip()]
         if isinstance(starts, str):
             starts = [part.strip() for part in starts.split(separator) if part.strip()]
-    starts = starts if isinstance(starts, list) else [starts] * (len(texts) if _is_empty(starts) else 1)
+    starts = starts if isinstance(starts, list) else [starts] * (len(texts) if is_nothing(starts) else 1)
     if len(starts) != len(texts):
         return {"text": texts, "answer_start": starts}
     offsets = [_offset(one, whole_number(given), context) for one, given in zip(texts, starts, strict=True)]
@@ -228,7 +228,8 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_empty(value: Any) -> bool:
+def is_nothing(value: Any) -> bool:
+    """Whether a cell or a text says that there is none: None, NaN or blank."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and value != value)

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qa_lightning.data.cells import answer_between, answers_of, truth
-from qa_lightning.data.formats import BrokenRow, PlacedRow, Remark, encoding_problem, listed, reads_like_data
+from qa_lightning.data.formats import BrokenRow, PlacedRow, Remark, encoding_problem, reads_like_data
 from qa_lightning.errors import InputError
+from qa_lightning.wording import listed
 
 SYNONYMS = {
     "id": ("id", "qid", "question_id", "query_id", "example_id", "uuid", "guid", "key", "_id"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +16,18 @@ from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 
-from qa_lightning.data.answers import Answers, Problem, Reading, check_answers, has_surrogates
+from qa_lightning.data.answers import Answers, OffsetPolicy, Problem, check_answers, has_surrogates
 from qa_lightning.data.columns import MadeId
-from qa_lightning.data.formats import COLUMNS, BrokenRow, PlacedRow, counted, listed, shown
+from qa_lightning.data.formats import COLUMNS, BrokenRow, PlacedRow
 from qa_lightning.errors import InputError
 from qa_lightning.files import no_temporary_room
+from qa_lightning.wording import counted, listed, shown
 
 OnBadRows = Literal["error", "skip", "repair", "repair_or_skip"]
-SKIPPING: tuple[OnBadRows, ...] = ("skip", "repair_or_skip")  # leave bad rows out
+SKIPPING: tuple[OnBadRows, ...] = ("skip", "repair_or_skip")  # the values that leave bad rows out
+REPAIRING: tuple[OnBadRows, ...] = ("repair", "repair_or_skip")
 _BATCH_CHARACTERS = 1 << 26  # a batch with more characters of contexts is written; Arrow allows 2 GiB of text a batch
 NO_QUESTIONS = "the data has no questions"
-ROW_LISTS = ("repaired", "skipped", "left_out", "unplaced")  # see `changed_lines`
 REPAIRED, LEFT_OUT = "repaired.txt", "left_out.txt"  # files beside prepared examples that list each change
 _REPAIR = "repair to repair answers whose right offset is certain"
 _FIXES: dict[OnBadRows, str] = {
@@ -98,7 +99,7 @@ class CheckedRow:
 def check_row(
     place: str,
     row: dict[str, Any],
-    reading: Reading = Reading(),  # noqa: B008 - immutable
+    policy: OffsetPolicy = OffsetPolicy(),  # noqa: B008 - immutable
 ) -> CheckedRow:
     """Turn a raw row into an `Example`, or list all its problems.
 
@@ -107,7 +108,7 @@ def check_row(
     Args:
         place: where the row is in its source, for messages.
         row: with the usual columns.
-        reading: what to do with wrong answer offsets.
+        policy: what to do with wrong offsets of answers.
     """
     if isinstance(row, BrokenRow):
         return CheckedRow(problems=[Problem(row.kind, problem) for problem in row.problems])
@@ -115,7 +116,7 @@ def check_row(
         return CheckedRow(problems=problems)
     place = f"{place} (id {row['id']})"
     is_impossible = row.get("is_impossible")
-    answers = check_answers(place, row.get("answers"), row["context"], reading, is_impossible is True)
+    answers = check_answers(place, row.get("answers"), row["context"], policy, is_impossible is True)
     there = bool(answers.good["text"])
     problems = [] if there else list(answers.problems)
     if is_impossible is not None and not isinstance(is_impossible, bool):
@@ -156,16 +157,37 @@ def _column_problems(place: str, row: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("text", f"{place}: id holds half of a surrogate pair; save the file as valid UTF-8")
 
 
+@dataclass
+class RowChanges:
+    """What was repaired, left out or taken as it is while rows were read: a line each.
+
+    Attributes:
+        repaired: answers whose offset, or text, was repaired.
+        skipped: bad rows that were left out, with their problems.
+        left_out: bad answers that were left out of questions that have others.
+        unplaced: answers that were taken for their text alone, because their offset is wrong.
+    """
+
+    repaired: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    unplaced: list[str] = field(default_factory=list)
+
+    def add(self, checked: CheckedRow) -> None:
+        """Add the changes of a row that is used."""
+        self.repaired += checked.repaired
+        self.left_out += checked.left_out
+        self.unplaced += checked.unplaced
+
+
 def read_examples(
     rows: Iterable[PlacedRow],
     on_bad_rows: OnBadRows,
-    skipped: list[str],
+    changes: RowChanges | None = None,
     keep: Callable[[Example], bool] = lambda _: True,
     max_examples: int | None = None,
     fix: str | None = None,
-    repairs: list[str] | None = None,
-    left_out: list[str] | None = None,
-    unplaced: list[str] | None = None,
+    texts_alone: bool = False,
 ) -> Iterator[Example]:
     """Stream the valid examples of some rows.
 
@@ -173,14 +195,11 @@ def read_examples(
         rows: with the usual columns.
         on_bad_rows: ``error`` raises for bad rows, ``skip`` leaves them out; ``repair`` repairs answers whose right
             offset is certain and raises for the other bad rows, ``repair_or_skip`` leaves those out.
-        skipped: with ``skip`` and ``repair_or_skip``, the problems of each bad row are appended here, one line per row.
+        changes: gets the changes of wanted examples, and the bad rows that are left out.
         keep: whether a valid example is wanted; the others are not yielded.
         max_examples: stop reading after this many wanted examples.
         fix: what the message advises for bad rows; None names the values of ``--data.on_bad_rows``.
-        repairs: each repair of a wanted example is appended here as a line.
-        left_out: each bad answer that is left out of a wanted example, because it has others, is appended as a line.
-        unplaced: texts alone are needed: answers with a wrong offset are taken, and appended here as lines; with None,
-            offsets must be right.
+        texts_alone: take answers with a wrong offset, because only their texts are needed.
 
     Raises:
         InputError: rows are bad; raised after the last row, with all problems. With ``skip`` and ``repair_or_skip``
@@ -190,12 +209,12 @@ def read_examples(
     bad_rows: list[str] = []
     found = valid = 0
     skips = on_bad_rows in SKIPPING
-    reading = Reading(on_bad_rows in ("repair", "repair_or_skip"), unplaced is not None)
+    policy = OffsetPolicy(on_bad_rows in REPAIRING, texts_alone)
     with closing(IdPlaces()) as places:
         for place, row in _until_broken(rows, [] if skips else problems):
             if found == max_examples:
                 break
-            checked = check_row(place, row, reading)
+            checked = check_row(place, row, policy)
             if checked.example is not None and (first := places.add(checked.example["id"], place)):
                 checked = CheckedRow(problems=[_twice(place, row["id"], first)])
             if checked.example is None:
@@ -205,39 +224,34 @@ def read_examples(
             valid += 1
             if keep(checked.example):
                 found += 1
-                for lines, more in (
-                    (repairs, checked.repaired),
-                    (left_out, checked.left_out),
-                    (unplaced, checked.unplaced),
-                ):
-                    if lines is not None:
-                        lines += more
+                if changes is not None:
+                    changes.add(checked)
                 yield checked.example
     if problems and not (skips and valid):
-        fixes = _FIXES if unplaced is None else _FIXES_OF_TEXTS
+        fixes = _FIXES_OF_TEXTS if texts_alone else _FIXES
         raise InputError(_summed_up(problems, fix or fixes[on_bad_rows]))
     if not found:
         raise InputError(NO_QUESTIONS)
-    skipped += bad_rows
+    if changes is not None:
+        changes.skipped += bad_rows
 
 
-def changed_lines(lists: Mapping[str, Sequence[str]], folder: Path | None = None) -> Iterator[str]:
+def changed_lines(changes: RowChanges, folder: Path | None = None) -> Iterator[str]:
     """Lines that say how many answers and rows were repaired, left out or taken without an offset, and the first.
 
     Args:
-        lists: the lists that `read_examples` filled, as ``repaired``, ``skipped``, ``left_out`` and ``unplaced``.
+        changes: that `read_examples` filled.
         folder: holds files that list all; None if there are none.
     """
-    for name, did, what, file in (
-        ("repaired", "repaired", "answer", REPAIRED),
-        ("skipped", "left out", "bad row", LEFT_OUT),
-        ("left_out", "left out", "bad answer", LEFT_OUT),
+    for lines, did, what, of, file in (
+        (changes.repaired, "repaired", "answer", "", REPAIRED),
+        (changes.skipped, "left out", "bad row", "", LEFT_OUT),
+        (changes.left_out, "left out", "bad answer", " of questions that have others", LEFT_OUT),
     ):
-        if lines := lists[name]:
-            of = " of questions that have others" if name == "left_out" else ""
+        if lines:
             listed_in = f" (all are listed in {folder / file})" if folder else ""
             yield f"{did} {counted(len(lines), what)}{of}{listed_in}, the first: {lines[0]}"
-    if lines := lists["unplaced"]:
+    if lines := changes.unplaced:
         are = "is not at its" if len(lines) == 1 else "are not at their"
         count = "it counts" if len(lines) == 1 else "they count"
         yield (

@@ -15,9 +15,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from qa_lightning.data.formats import PlacedRow, counted, listed, shown
+from qa_lightning.data.formats import PlacedRow, no_split, refuse_repeated
 from qa_lightning.data.formats.limits import small_tables
 from qa_lightning.errors import InputError
+from qa_lightning.wording import counted, shown
 
 if TYPE_CHECKING:
     GivenData: TypeAlias = Any  # all that `given_source` takes; its libraries are not typed
@@ -105,14 +106,14 @@ class GivenRows:
         return self._fingerprints[split]
 
     def forget(self) -> None:
-        """Look at the content again: its owner may have changed the object since the last look."""
+        """Forget the fingerprints: the object may have been changed since they were computed."""
         self._fingerprints.clear()
 
     def _part(self, split: Split) -> Any:
         if self.kind != "DatasetDict":
             return self.value
         if split not in self.value:
-            raise InputError(f"{self}: has no split {split!r}; it has {listed(self.value) or 'none'}")
+            raise no_split(f"{self}:", split, self.value)
         return self.value[split]
 
     def _rows(self, split: Split) -> Iterator[dict[str, Any]]:
@@ -131,8 +132,7 @@ class GivenRows:
         if any(name is not None and name not in frame.columns for name in frame.index.names):
             frame = frame.reset_index()
         names = [str(name) for name in frame.columns]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise InputError(f"{self}: names columns twice: {listed(twice)}; each column needs a name of its own")
+        refuse_repeated(str(self), names)
         for cells in frame.itertuples(index=False, name=None):
             yield dict(zip(names, map(_plain, cells), strict=True))
 

@@ -236,7 +236,7 @@ def _alike(text: str, context: str) -> Iterator[tuple[int, int]]:
             yield begins[first], ends[last]
 
 
-# --- words about it ---
+# --- messages ---
 
 _DIFFERENCES: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("upper and lower case", str.casefold),

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from qa_lightning.data import synthetic
 from qa_lightning.data.columns import ReadSettings
-from qa_lightning.data.formats import JSON_LINES, SUFFIXES, PlacedRow, file_format, file_splits, read_file
+from qa_lightning.data.formats import JSON_LINES, SUFFIXES, PlacedRow, file_format, file_splits, no_split, read_file
 from qa_lightning.data.formats.limits import lines_of, refuse_packed_arrow
 from qa_lightning.data.objects import GivenRows, Source, Split, rows_of_dataset
 from qa_lightning.errors import InputError, one_line
@@ -275,7 +275,7 @@ def _saved_split(folder: str, split: Split) -> Any:
     if not isinstance(saved, dict):
         return saved
     if split not in saved:
-        raise InputError(f"{folder}: has no split {split!r}; it has {', '.join(map(repr, saved))}")
+        raise no_split(f"{folder}:", split, saved)
     return saved[split]
 
 
@@ -299,5 +299,5 @@ def _load_from_hub(name: str) -> Any:
 def _hub_split(name: str, split: Split) -> Any:
     splits = _load_from_hub(name)
     if split not in splits:
-        raise InputError(f"dataset {name!r} has no split {split!r}; it has {', '.join(map(repr, splits))}")
+        raise no_split(f"dataset {name!r}", split, splits)
     return splits[split]

@@ -5,6 +5,7 @@ Validation, evaluation and answering share this module.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -39,6 +40,14 @@ class Answer:
     end: int
     score: float
     null_odds: float
+
+    def as_json(self, version_2: bool) -> dict[str, Any]:
+        """What ``predict`` writes of it, without the id; ``null_odds`` only in ``version_2``, None if infinite."""
+        values = {"answer": self.text, "start": self.start, "end": self.end, "score": self.score}
+        # Infinite if the context has no possible span; JSON has no such number.
+        return (
+            values | {"null_odds": self.null_odds if math.isfinite(self.null_odds) else None} if version_2 else values
+        )
 
 
 @dataclass(frozen=True, repr=False)

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qa_lightning.caching import build_once, default_cache_dir
 from qa_lightning.errors import InputError
-from qa_lightning.files import build_once, default_cache_dir
 
 FOLDER = "documents"
 _FORMAT = 1  # of the words and the index; another number builds every index again

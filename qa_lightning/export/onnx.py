@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
-from qa_lightning.data.examples import Example, read_examples
+from qa_lightning.data.examples import Example, RowChanges, changed_lines, read_examples
 from qa_lightning.data.sources import EMBEDDED, read_rows
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
@@ -33,8 +33,8 @@ from qa_lightning.files import new_folder
 from qa_lightning.models.folder import ONNX, TOKENIZER
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.loading import CONFIG, lasting_name, load_answering_model
-from qa_lightning.models.loss import model_logits
-from qa_lightning.models.onnx import INPUTS, MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
+from qa_lightning.models.loss import MODEL_INPUTS, model_logits
+from qa_lightning.models.onnx import MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 
 log = logging.getLogger("qa_lightning")
@@ -122,7 +122,7 @@ def write_onnx(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Pat
     Raises:
         InputError: torch's exporter cannot export the model.
     """
-    names = [name for name in INPUTS if name != "token_type_ids" or name in tokenizer.model_input_names]
+    names = [name for name in MODEL_INPUTS if name != "token_type_ids" or name in tokenizer.model_input_names]
     # One tensor per input, because the exporter merges inputs that share one; no size of 1, because it fixes those.
     inputs = {name: torch.ones(2, 8, dtype=torch.int64) for name in names}
     try:
@@ -196,9 +196,10 @@ def _size(folder: Path) -> int:
 
 def _read(data: str, reading: ReadSettings, max_examples: int | None) -> list[Example]:
     source = with_usual_columns(read_rows(data, "validation", reading), reading, log.info)
-    rows = list(read_examples(source, "error", [], max_examples=max_examples, fix="correct them"))
-    if not rows:
-        raise InputError(f"--data {data}: no questions in it; name a file with questions")
+    changes = RowChanges()
+    rows = list(read_examples(source, "error", changes, max_examples=max_examples, fix="correct them"))
+    for line in changed_lines(changes):
+        log.info(line)
     return rows
 
 

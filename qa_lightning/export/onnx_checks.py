@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from qa_lightning.data.examples import Example
-from qa_lightning.data.formats import counted
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, FeatureDataset, PaddingCollator
 from qa_lightning.features.store import FeatureStore
@@ -23,6 +22,7 @@ from qa_lightning.inference.reader import Reader
 from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.wording import counted
 
 log = logging.getLogger("qa_lightning")
 

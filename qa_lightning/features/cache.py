@@ -11,34 +11,33 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
+from qa_lightning.caching import build_once
 from qa_lightning.data.answers import UNPLACED
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import (
     LEFT_OUT,
     NO_QUESTIONS,
     REPAIRED,
-    ROW_LISTS,
     Example,
     OnBadRows,
+    RowChanges,
     changed_lines,
     in_validation,
     read_examples,
     write_examples,
 )
-from qa_lightning.data.formats import counted
 from qa_lightning.data.objects import GivenRows, Source, Split
 from qa_lightning.data.sources import count_rows, read_rows, source_files, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
-from qa_lightning.files import build_once
 from qa_lightning.progress import loop_progress, tracked
-from qa_lightning.wording import visible
+from qa_lightning.wording import counted, visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -47,6 +46,21 @@ _FORMAT = 8  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
 _PLACE_IN_OBJECT = re.compile(r"(?<!\S)(?:dataset|validation)(?:\['\w+'\])?(?:\.iloc|\.row)?[\[(](\d+)[\])]")  # a row's
 _CONTEXTS_COUNTED = 1000  # distinct contexts, at most, that are counted for a message
+
+
+@dataclass
+class _Seen:
+    """What was counted while a source was read.
+
+    Attributes:
+        rows: valid rows, of both parts if the source is divided.
+        contexts: distinct contexts of these rows, the first `_CONTEXTS_COUNTED`; only if the source is divided.
+        unanswerable: questions of this split without an answer.
+    """
+
+    rows: int = 0
+    contexts: set[str] = field(default_factory=set)
+    unanswerable: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ class PreparedSplit:
         """Prepare examples and features that are missing or damaged; returns whether there were any.
 
         Args:
-            thorough: compare every byte with its checksum, as a run does once; see `files.build_once`.
+            thorough: compare every byte with its checksum, as a run does once; see `caching.build_once`.
         """
         made = build_once(self.examples_folder, self._write_examples, thorough)
         return build_once(self.features_folder, self._write_features, thorough) or made
@@ -136,62 +150,52 @@ class PreparedSplit:
 
     def _write_examples(self, folder: Path) -> None:
         log.info(f"{self.split}: reading {self.source} ...")
-        counts = {"unanswerable": 0}
-        rows_seen, contexts = 0, set[str]()
-
-        def wanted(example: Example) -> bool:
-            nonlocal rows_seen
-            rows_seen += 1
-            if self.divided and len(contexts) < _CONTEXTS_COUNTED:
-                contexts.add(example["context"])
-            if self.divided and in_validation(example["context"], *self.divided) != (self.split == "validation"):
-                return False
-            counts["unanswerable"] += not example["answers"]["text"]
-            return True
-
+        seen, changes = _Seen(), RowChanges()
         column_lines: list[str] = []
-        skipped: list[str] = []
-        repairs: list[str] = []
-        left_out: list[str] = []
-        unplaced: list[str] | None = [] if self.texts_alone else None
         total = count_rows(self.source, self._part) if self.max_examples is None else None
         rows = with_usual_columns(
             tracked(read_rows(self.source, self._part, self.reading), total, what=f"{self.split}: reading"),
             self.reading,
             column_lines.append,
         )
+        wanted = partial(self._is_wanted, seen)
         examples = read_examples(
-            rows,
-            self.on_bad_rows,
-            skipped,
-            wanted,
-            self.max_examples,
-            repairs=repairs,
-            left_out=left_out,
-            unplaced=unplaced,
+            rows, self.on_bad_rows, changes, wanted, self.max_examples, texts_alone=self.texts_alone
         )
         try:
             count = write_examples(examples, folder / "examples.arrow")
         except InputError as error:
             for line in column_lines:  # a wrong guess may be the cause
                 log.info(f"{self.split}: {line}")
-            name = self.source.argument if isinstance(self.source, GivenRows) else self.source
-            if name in error.problems[0]:
-                raise
-            if self.divided and rows_seen and error.problems == [NO_QUESTIONS]:
-                raise InputError(self._too_small(rows_seen, len(contexts))) from None
-            raise InputError([f"{self.source}: {error.problems[0]}", *error.problems[1:]]) from None
-        summary: dict[str, Any] = {
-            **{"rows": count, **counts},
-            **{"columns": column_lines, "skipped": skipped, "repaired": repairs, "left_out": left_out},
-            **{"unplaced": unplaced or [], "files": _files(self.source)},
-        }
+            raise self._with_source(error, seen) from None
+        summary: dict[str, Any] = {"rows": count, "unanswerable": seen.unanswerable, "columns": column_lines}
+        summary |= {**vars(changes), "files": _files(self.source)}
         if self.divided:
             summary["divided"] = {"validation_fraction": self.divided[0], "seed": self.divided[1]}
         (folder / "summary.json").write_text(json.dumps(summary))
-        for name, lines in ((REPAIRED, repairs), (LEFT_OUT, [*skipped, *left_out])):
+        for name, lines in ((REPAIRED, changes.repaired), (LEFT_OUT, [*changes.skipped, *changes.left_out])):
             if lines:
                 (folder / name).write_text("".join(f"{visible(line)}\n" for line in lines), encoding="utf-8")
+
+    def _is_wanted(self, seen: _Seen, example: Example) -> bool:
+        """Whether a valid example belongs to this split; it is counted."""
+        seen.rows += 1
+        if self.divided:
+            if len(seen.contexts) < _CONTEXTS_COUNTED:
+                seen.contexts.add(example["context"])
+            if in_validation(example["context"], *self.divided) != (self.split == "validation"):
+                return False
+        seen.unanswerable += not example["answers"]["text"]
+        return True
+
+    def _with_source(self, error: InputError, seen: _Seen) -> InputError:
+        """An error about the rows, with the name of their source."""
+        name = self.source.argument if isinstance(self.source, GivenRows) else self.source
+        if name in error.problems[0]:
+            return error
+        if self.divided and seen.rows and error.problems == [NO_QUESTIONS]:
+            return InputError(self._too_small(seen.rows, len(seen.contexts)))
+        return InputError([f"{self.source}: {error.problems[0]}", *error.problems[1:]])
 
     def _too_small(self, rows: int, contexts: int) -> str:
         """The message for a source that was divided by context so that this split got nothing."""
@@ -286,10 +290,11 @@ def describe_split(prepared: PreparedSplit, how: str, again: bool = False) -> It
         )
     for line in [] if said else rows["columns"]:
         yield f"{split}: {line}"
-    lists = {name: _where_it_is(prepared, rows, rows[name]) for name in ROW_LISTS}
+    names = (one.name for one in fields(RowChanges))
+    changes = RowChanges(*(_where_it_is(prepared, rows, rows[name]) for name in names))
     if said:
-        lists["skipped"] = []
-    for line in changed_lines(lists, prepared.examples_folder):
+        changes.skipped.clear()
+    for line in changed_lines(changes, prepared.examples_folder):
         yield f"{split}: {line}"
     if cut := windows["cut_questions"]:
         were = "question was" if cut == 1 else "questions were"

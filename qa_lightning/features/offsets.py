@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-# str.isspace for every code point up to the last one for which it holds
 _VOWELS, _FINALS = ("\u1161", "\u1175"), ("\u11a8", "\u11c2")  # of Hangul: the letters that compose with one before
+# str.isspace for every code point up to the last one for which it holds
 _SPACE = np.array([chr(code).isspace() for code in range(0x3002)])
 
 

@@ -38,8 +38,7 @@ WINDOW = np.dtype(
     ]
 )
 
-
-_RULES: Rules = {
+WINDOW_RULES: Rules = {
     "max_length": (lambda length: length >= 1, "must be at least 1"),
     "doc_stride": (lambda stride: stride >= 0, "must be at least 0"),
     "max_question_length": (lambda length: length >= 1, "must be at least 1"),
@@ -60,6 +59,10 @@ class WindowSettings:
     doc_stride: int = DOC_STRIDE
     max_question_length: int = MAX_QUESTION_LENGTH
 
+    def room(self, special_tokens: int) -> int:
+        """The tokens that the longest question leaves for context in a window with so many special tokens."""
+        return self.max_length - self.max_question_length - special_tokens
+
     def check(self, special_tokens: int) -> None:
         """Check that the longest question leaves more room for context than the overlap.
 
@@ -69,8 +72,8 @@ class WindowSettings:
         Raises:
             InputError: a length is out of range, or there is too little room.
         """
-        problems = broken_rules(asdict(self), _RULES, "data")
-        room = self.max_length - self.max_question_length - special_tokens
+        problems = broken_rules(asdict(self), WINDOW_RULES, "data")
+        room = self.room(special_tokens)
         if not problems and self.doc_stride >= room:
             problems.append(
                 f"--data.doc_stride {self.doc_stride} must be smaller than the room for context, {room} tokens "

@@ -1,6 +1,7 @@
 """Find out from the arguments of ``pipeline`` what to build, and load it.
 
-The arguments are those of ``transformers.pipeline`` of 4.57. One that can have no effect here is an error, or told.
+The arguments are those of ``transformers.pipeline`` of 4.57. An argument that can have no effect here is an error
+or a warning.
 """
 
 from __future__ import annotations

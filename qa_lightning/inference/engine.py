@@ -30,11 +30,13 @@ from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower
-from qa_lightning.inference.arguments import CallSettings, Item
+from qa_lightning.inference.arguments import Item
 from qa_lightning.inference.cutting import CutQuestions
+from qa_lightning.inference.settings import CallSettings
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.progress import loop_progress
 
+CHUNK_FACTOR = 16  # times the batch size: the questions whose windows are cut and sorted by length together
 AnswerDict = dict[str, Any]  # score, start, end, answer
 Found = TypeVar("Found")
 

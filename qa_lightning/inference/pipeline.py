@@ -29,35 +29,29 @@ from qa_lightning.documents.collection import Collection
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
 from qa_lightning.features.windows import Windower
-from qa_lightning.inference.arguments import (
+from qa_lightning.inference.arguments import Call, Entry, Item, create_sample, in_chunks, understand
+from qa_lightning.inference.asking import AskedModel, AskSettings, pipeline_answers
+from qa_lightning.inference.building import OLD_TASK, Loading, chosen_dtype, chosen_model, load_parts, refuse_unused
+from qa_lightning.inference.cutting import CutQuestions, Windowers
+from qa_lightning.inference.engine import CHUNK_FACTOR, AnswerDict, AnswerPolicy, RankedAnswers, answer_all
+from qa_lightning.inference.settings import (
     V4_ANSWER_LENGTH,
-    Call,
-    Entry,
-    Item,
     Params,
     V4Settings,
     call_settings,
     checked_batch_size,
     checked_settings,
-    create_sample,
-    in_chunks,
-    understand,
     window_settings,
 )
-from qa_lightning.inference.asking import AskedModel, AskSettings, pipeline_answers
-from qa_lightning.inference.building import Loading, chosen_dtype, chosen_model, load_parts, refuse_unused
-from qa_lightning.inference.cutting import CutQuestions, Windowers
-from qa_lightning.inference.engine import AnswerDict, AnswerPolicy, RankedAnswers, answer_all
 from qa_lightning.inference.v4 import V4Answers, V4Questions, V4Windower
 from qa_lightning.models.loading import max_positions, model_summary, name_token_types
+from qa_lightning.models.loss import MODEL_INPUTS
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
 Compat = Literal["v4"]
 _WINDOW_SETTINGS = ("doc_stride", "max_seq_len", "max_question_len")
 _IMPOSSIBLE = "handle_impossible_answer"
-_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_CHUNK_FACTOR = 16  # times the batch size: the questions whose windows are cut and sorted by length together
 _MIN_CHUNK = 256  # questions
 
 
@@ -65,8 +59,8 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
     """Answers questions from their contexts; see the module.
 
     One pipeline may be called from several threads at once. The three steps are those of any transformers pipeline,
-    and whatever replaces them has effect: a replaced ``postprocess`` gets the outputs for the windows of one question;
-    with a replaced ``preprocess`` questions are answered one after the other, and windows one by one.
+    and each can be replaced: another ``postprocess`` gets the outputs for the windows of one question;
+    with another ``preprocess``, questions are answered one after the other, and windows one by one.
 
     Args:
         model: a model with a question answering head, or an `onnx.OnnxModel`.
@@ -130,7 +124,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         super().__init__(
             model=model,
             tokenizer=tokenizer,
-            task="question-answering",
+            task=OLD_TASK,
             device=device,
             batch_size=checked_batch_size(batch_size),
             **settings,
@@ -198,7 +192,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             score 0.
 
         Raises:
-            KeyError, ValueError, TypeError: see `understand`, `checked_settings` and `window_settings` in `arguments`.
+            KeyError, ValueError, TypeError: see `understand`, `checked_settings` and `window_settings`.
         """
         if "documents" in keywords:
             return self._ask(*args, **keywords)
@@ -268,13 +262,13 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
 
     def _answers(self, call: Call, params: Params, batch_size: int) -> Iterator[Any]:
         # With batch_size=1 a generator is read one question at a time, so that no answer waits for a later question.
-        size = 1 if call.lazy and batch_size == 1 else max(_CHUNK_FACTOR * batch_size, _MIN_CHUNK)
+        size = 1 if call.lazy and batch_size == 1 else max(CHUNK_FACTOR * batch_size, _MIN_CHUNK)
         for chunk in in_chunks(call.entries, size):
             items = [item for entry in chunk for item in (entry if isinstance(entry, list) else [entry])]
             yield from _by_entry(chunk, iter(self._answered(items, params, batch_size)))
 
     def _answered(self, items: list[Item], params: Params, batch_size: int) -> Iterable[Any]:
-        """The answers to some questions; with the steps that are in force."""
+        """The answers to some questions, by the steps that are defined here or that replace them."""
         if not self._is_own("preprocess"):
             return (self.run_single(item, *params) for item in items)
         questions = self._cut(items, params.preprocess)
@@ -286,11 +280,11 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         return (self._shaped(answers, params.postprocess) for answers in found)
 
     def _is_own(self, step: str) -> bool:
-        """Whether a step of the pipeline is the one defined here: neither a subclass nor a patch has another."""
+        """Whether a step of the pipeline is the one defined here, and not that of a subclass or a patch."""
         return getattr(getattr(self, step), "__func__", None) is _STEPS[step]
 
     def _logits(self, forward_params: Mapping[str, Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = self.forward({name: batch[name] for name in _MODEL_INPUTS if name in batch}, **forward_params)
+        outputs = self.forward({name: batch[name] for name in MODEL_INPUTS if name in batch}, **forward_params)
         return outputs["start"], outputs["end"]
 
     def _outputs(
@@ -345,7 +339,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
 
     def _forward(self, inputs: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         """Add ``start`` and ``end`` logits, [B, T], to the model's inputs."""
-        output = self.model(**{name: inputs[name] for name in _MODEL_INPUTS if name in inputs})
+        output = self.model(**{name: inputs[name] for name in MODEL_INPUTS if name in inputs})
         if not hasattr(output, "start_logits"):
             raise InputError(
                 f"model {type(self.model).__name__} returns no start and end logits: it has no question answering "
@@ -371,7 +365,7 @@ _STEPS = {step: getattr(QuestionAnsweringPipeline, step) for step in ("preproces
 
 
 class SizedAnswers:
-    """The answers to the questions of a torch dataset: as many as it has, computed while one iterates over them."""
+    """The answers to the questions of a torch dataset, with its length; they are computed during iteration."""
 
     def __init__(self, length: int, answers: Callable[[], Iterator[Any]]) -> None:
         self._length = length

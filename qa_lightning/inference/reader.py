@@ -22,13 +22,11 @@ from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.inference.arguments import Item
 from qa_lightning.inference.asking import CANDIDATES, TOP_K, AskedModel, AskSettings
-from qa_lightning.inference.engine import BestAnswers, answer_all
+from qa_lightning.inference.engine import CHUNK_FACTOR, BestAnswers, answer_all
 from qa_lightning.models.loading import lasting_name, load_answering_model, model_summary
 from qa_lightning.models.loss import model_logits
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
-
-_CHUNK_FACTOR = 16  # times the batch size: the questions of a `QuestionSet` whose windows are cut and sorted together
 
 
 class Reader:
@@ -98,7 +96,7 @@ class Reader:
         Args:
             questions, contexts: of the same length.
             batch_size: windows per forward pass.
-            what: what this is called where progress is told; None tells none.
+            what: name of the loop in the lines about progress; None shows no progress.
 
         Raises:
             InputError: a question or context is empty or invalid Unicode, or the model's logits are not numbers.
@@ -191,7 +189,7 @@ class QuestionSet(Dataset[Any]):
 
     def loader(self) -> DataLoader[Any]:
         """Lists of questions, in order."""
-        return DataLoader(self, batch_size=_CHUNK_FACTOR * self._batch_size, collate_fn=list)
+        return DataLoader(self, batch_size=CHUNK_FACTOR * self._batch_size, collate_fn=list)
 
     def answers(
         self,

@@ -26,7 +26,8 @@ from tokenizers import Encoding
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import WINDOW, FeatureBatch
-from qa_lightning.inference.arguments import V4_STRIDE, V4_WINDOW_LENGTH, Item, V4Settings
+from qa_lightning.inference.arguments import Item
+from qa_lightning.inference.settings import V4_STRIDE, V4_WINDOW_LENGTH, V4Settings
 
 _Float32s = NDArray[np.float32]
 _OUT = -10000.0  # replaces the logit of a token at which no answer may start or end

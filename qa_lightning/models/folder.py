@@ -18,10 +18,11 @@ from torch import Tensor
 from qa_lightning.files import digest, new_folder, write_file
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.loading import CONFIG
+from qa_lightning.models.onnx import MODEL_FILE
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-ONNX = ("model.onnx", "model.onnx.data", "model.onnx_data")  # the graph, and its weights if they are separate
+ONNX = (MODEL_FILE, f"{MODEL_FILE}.data", f"{MODEL_FILE}_data")  # the graph, and its weights if they are separate
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",

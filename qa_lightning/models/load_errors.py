@@ -12,10 +12,7 @@ from qa_lightning.errors import InputError, one_line
 from qa_lightning.layout import MODEL_FOLDER
 from qa_lightning.wording import command, did_you_mean
 
-_MODELS = (
-    "config.json",
-    f"{MODEL_FOLDER}/config.json",
-)  # where the folders of models and of runs have their configuration
+_CONFIGS = ("config.json", f"{MODEL_FOLDER}/config.json")  # in the folder of a model, and of a run
 
 
 @contextmanager
@@ -58,7 +55,7 @@ def near_folder(name: str) -> str:
             return ""
         rest = Path(*parts[number + 1 :])
         near = [folder for folder in folders if (there / folder / rest).is_dir()]
-        models = [name for name in near if any((there / name / rest / found).is_file() for found in _MODELS)]
+        models = [name for name in near if any((there / name / rest / found).is_file() for found in _CONFIGS)]
         for known in (models, near):
             if found := did_you_mean(parts[number], known):
                 word = found.removeprefix("; did you mean ").removesuffix("?")

@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForQuestionAnswering,
-    AutoTokenizer,
-)
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_lightning.errors import InputError
 from qa_lightning.layout import CHECKPOINT_FOLDER, LOGS, MODEL_FOLDER

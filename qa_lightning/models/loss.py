@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def model_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Start and end logits of a batch, [B, T] each, converted to float32."""
-    output = model(**{name: batch[name] for name in _MODEL_INPUTS if name in batch})
+    output = model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
     return output.start_logits.float(), output.end_logits.float()
 
 

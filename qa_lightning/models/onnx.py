@@ -18,10 +18,10 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.models.load_errors import loading, quiet_transformers
+from qa_lightning.models.loss import MODEL_INPUTS
 from qa_lightning.wording import command
 
 MODEL_FILE = "model.onnx"
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("start_logits", "end_logits")
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -99,10 +99,10 @@ class OnnxModel:
         except Exception as error:  # each kind of damage raises its own class
             raise InputError(f"{file}: cannot be loaded; export the model again ({_first_line(error)})") from None
         inputs, outputs = ([one.name for one in some] for some in (session.get_inputs(), session.get_outputs()))
-        if not (set(INPUTS[:2]) <= set(inputs) <= set(INPUTS) and set(OUTPUTS) <= set(outputs)):
+        if not (set(MODEL_INPUTS[:2]) <= set(inputs) <= set(MODEL_INPUTS) and set(OUTPUTS) <= set(outputs)):
             raise InputError(
                 f"{file} takes {', '.join(inputs)} and gives {', '.join(outputs)}, where a question answering model "
-                f"takes {', '.join(INPUTS[:2])} and gives {', '.join(OUTPUTS)}; export a question answering model"
+                f"takes {', '.join(MODEL_INPUTS[:2])} and gives {', '.join(OUTPUTS)}; export a question answering model"
             )
         return cls(session, config, str(folder))
 

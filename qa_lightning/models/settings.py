@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError, Rules
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
-from qa_lightning.features.windows import WindowSettings
-from qa_lightning.models.loading import max_positions
+from qa_lightning.features.windows import WINDOW_RULES, WindowSettings
+from qa_lightning.models.loading import CONFIG, max_positions
 from qa_lightning.wording import command, did_you_mean, package_version
 
 log = logging.getLogger("qa_lightning")
@@ -29,9 +29,7 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "Mapping[str, float]": (Mapping, "an object of numbers"),
 }
 _RULES: Rules = {
-    "max_length": (lambda length: length >= 1, "must be at least 1"),
-    "doc_stride": (lambda stride: stride >= 0, "must be at least 0"),
-    "max_question_length": (lambda length: length >= 1, "must be at least 1"),
+    **WINDOW_RULES,
     "max_answer_length": (lambda length: length >= 1, "must be at least 1"),
     "null_score_diff_threshold": (math.isfinite, "must be finite"),
     "temperature": (lambda value: value > 0 and math.isfinite(value), "must be above 0 and finite, 1 changes nothing"),
@@ -78,7 +76,7 @@ class AnswerSettings:
         """
         special = tokenizer.num_special_tokens_to_add(pair=True) if tokenizer is not None else 0
         saved = getattr(model.config, CONFIG_KEY, None)
-        return cls.of_config(saved, f"{model.name_or_path}/config.json", max_positions(model), special)
+        return cls.of_config(saved, f"{model.name_or_path}/{CONFIG}", max_positions(model), special)
 
     @classmethod
     def of_config(cls, saved: Any, file: str, positions: int | None, special_tokens: int = 0) -> AnswerSettings:
@@ -121,7 +119,7 @@ class AnswerSettings:
         """The problems of the lengths together, given the model's positions."""
         if positions and self.max_length > positions:
             yield f"max_length is {self.max_length}; the model has {positions} positions, so it must be at most that"
-        room = self.max_length - self.max_question_length - special_tokens
+        room = self.windows.room(special_tokens)
         if self.doc_stride >= room:
             yield (
                 f"doc_stride is {self.doc_stride}; it must be smaller than the room for context, {room} tokens "
@@ -130,7 +128,7 @@ class AnswerSettings:
             )
 
     def fitted(self, found: Fitted) -> AnswerSettings:
-        """These settings with threshold and temperature of a threshold file."""
+        """These settings with a fitted threshold and temperature."""
         return replace(
             self,
             version_2=self.version_2 or found.version_2,
@@ -175,7 +173,7 @@ class AnswerSettings:
 
 
 class Fitted(NamedTuple):
-    """The contents of a threshold file.
+    """A threshold and temperature that were fitted to questions.
 
     Attributes:
         scaling: threshold and temperature.

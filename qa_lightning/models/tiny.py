@@ -9,22 +9,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import (
-    PreTrainedTokenizerFast,
-    RoFormerConfig,
-    RoFormerForQuestionAnswering,
-)
+from transformers import PreTrainedTokenizerFast, RoFormerConfig, RoFormerForQuestionAnswering
 
+from qa_lightning.caching import build_once, default_cache_dir
 from qa_lightning.data import sources, synthetic
-from qa_lightning.files import build_once, default_cache_dir
 from qa_lightning.models.load_errors import quiet_transformers
 
 TINY = "tiny"  # untrained weights and a vocabulary learned from the embedded dataset; not on the Hub
-
-
 _TINY_VERSION = 3  # increase it when the files of create_tiny_model change
-
-
 TINY_CONFIG: dict[str, Any] = {
     "hidden_size": 128,
     "embedding_size": 128,
@@ -99,7 +91,7 @@ def _train_wordpiece(texts: list[str]) -> Any:
             "input_ids",
             "token_type_ids",
             "attention_mask",
-        ],  # question and context need their own types
+        ],  # question and context have different types
         **{f"{name.strip('[]').lower()}_token": name for name in special},
     )
 

@@ -27,13 +27,16 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from qa_lightning.errors import InputError, one_line
 
+STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # the id of the first process, in the environment of those that it started
+_END = b"."  # on a process's stdin: end
+# Parameters of mallopt, from glibc's malloc.h, and their values in bytes.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_MALLOC = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 128 << 20}
+
 
 def lost_a_process(error: RuntimeError) -> bool:
     """Whether this is an error that the remaining processes raise when one of them has ended."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-
-
-STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # the id of the first process, in the environment of those that it started
 
 
 def connection_reason(error: RuntimeError) -> str:
@@ -57,7 +60,7 @@ class Launcher(_SubprocessScriptLauncher):
     def __init__(self, like: _SubprocessScriptLauncher, tell: Callable[[str], None]) -> None:
         super().__init__(like.cluster_environment, like.num_processes, like.num_nodes)
         self._tell = tell
-        self._said: list[bytes] = []
+        self._stderr: list[bytes] = []
         self._readers: list[threading.Thread] = []
         self._over = False
 
@@ -77,7 +80,7 @@ class Launcher(_SubprocessScriptLauncher):
                 how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
                 if status == -signal.SIGKILL:
                     how += " (the system does so when memory runs out)"
-                words = self._said[number].decode(errors="replace").split("\n")
+                words = self._stderr[number].decode(errors="replace").split("\n")
                 last = next((line.strip() for line in reversed(words) if line.strip()), "")
                 said = f'; its last message: "{last[-300:]}"' if last else ", without a message"
                 return f"process {number + 1} of this run (counted from 0) {how}{said}"
@@ -121,7 +124,7 @@ class Launcher(_SubprocessScriptLauncher):
             process = subprocess.Popen(_basic_subprocess_cmd(), env=os.environ | own, stdin=pipe, stderr=pipe)
             reader = threading.Thread(target=self._pass_on, args=(process, len(self.procs)), daemon=True)
             self.procs.append(process)
-            self._said.append(b"")
+            self._stderr.append(b"")
             self._readers.append(reader)
             reader.start()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -130,7 +133,7 @@ class Launcher(_SubprocessScriptLauncher):
         """Copy the stderr of a process to this one's, and keep the end of it."""
         assert process.stderr is not None
         while part := os.read(process.stderr.fileno(), 1 << 16):
-            self._said[number] = (self._said[number] + part)[-4000:]
+            self._stderr[number] = (self._stderr[number] + part)[-4000:]
             with suppress(ValueError):  # stderr is closed
                 print(part.decode(errors="replace"), end="", file=sys.stderr, flush=True)
 
@@ -146,9 +149,6 @@ class Launcher(_SubprocessScriptLauncher):
                 process.kill()
             self._tell(lost)
             os._exit(1)
-
-
-_END = b"."  # on a process's stdin: end
 
 
 def end_with_parent() -> None:
@@ -250,13 +250,6 @@ def explained_restore_failure(checkpoint: Path | None) -> Iterator[None]:
         ) from None
 
 
-# Parameters of mallopt, from glibc's malloc.h; their values below are in bytes.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-
-
-_SETTINGS = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 128 << 20}
-
-
 def keep_freed_memory() -> bool:
     """Make glibc keep the memory that a training step frees for the next step, instead of returning it to the system.
 
@@ -269,7 +262,7 @@ def keep_freed_memory() -> bool:
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return mallopt is not None and all(mallopt(name, value) for name, value in _SETTINGS.items())
+    return mallopt is not None and all(mallopt(name, value) for name, value in _MALLOC.items())
 
 
 def is_out_of_memory(error: Exception) -> bool:

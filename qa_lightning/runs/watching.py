@@ -16,18 +16,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
-from qa_lightning.data.formats import counted
 from qa_lightning.layout import LAST, MODEL_FOLDER
 from qa_lightning.progress import Pace, duration, loop_progress
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.record import run_folder
 from qa_lightning.runs.throughput import memory_used
-from qa_lightning.wording import visible
+from qa_lightning.wording import counted, visible
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| "
 
 
-class RunAhead(Callback):
+class RunPlan(Callback):
     """Prints the plan before the first step: windows, batches, steps, when to validate, what is saved where."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,1 +1,1 @@
-"""Training with Lightning: data module, module, optimizer, callbacks, the run and its end, evaluation."""
+"""Training with Lightning: data module, module, optimizer, callbacks, the run and its end."""

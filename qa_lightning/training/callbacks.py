@@ -18,7 +18,7 @@ from qa_lightning.progress import duration
 from qa_lightning.runs.curves import last_step
 from qa_lightning.runs.record import complete_start, describe_run, run_folder
 from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
-from qa_lightning.runs.watching import RunAhead, RunBar, StepLines, ValidationProgress, learning_rate, say, step_loss
+from qa_lightning.runs.watching import RunBar, RunPlan, StepLines, ValidationProgress, learning_rate, say, step_loss
 from qa_lightning.training.sample_table import SamplePredictions
 
 log = logging.getLogger("qa_lightning")
@@ -208,7 +208,7 @@ def default_callbacks(interactive: bool) -> list[Callback]:
     return [
         EpochLines(),
         SamplePredictions(),
-        RunAhead(),
+        RunPlan(),
         RunBar() if interactive else StepLines(),
         ValidationProgress(),
         BestCheckpoint(),

@@ -16,9 +16,9 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
+from qa_lightning.caching import default_cache_dir
 from qa_lightning.data.columns import Columns, ReadSettings
 from qa_lightning.data.examples import SKIPPING, OnBadRows
-from qa_lightning.data.formats import counted
 from qa_lightning.data.objects import GivenData, GivenRows, Source, Split, given_source
 from qa_lightning.data.sources import has_split, source_kind
 from qa_lightning.errors import InputError, Rules, argument_kinds, broken_rules, worded
@@ -33,12 +33,12 @@ from qa_lightning.features.batching import (
 from qa_lightning.features.cache import PreparedSplit, TrainAnswers, describe_split
 from qa_lightning.features.defaults import DOC_STRIDE, EVAL_BATCH_SIZE, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.windows import Windower, WindowSettings
-from qa_lightning.files import default_cache_dir
+from qa_lightning.inference.arguments import Item
 from qa_lightning.inference.bulk.questions import BadRow, read_questions
 from qa_lightning.inference.reader import QuestionSet
 from qa_lightning.models.loading import lasting_name, load_tokenizer
 from qa_lightning.progress import print_log
-from qa_lightning.wording import did_you_mean
+from qa_lightning.wording import counted, did_you_mean
 
 log = logging.getLogger("qa_lightning")
 
@@ -177,7 +177,7 @@ class SquadDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Read, check, window and cache the splits that are not cached yet. Lightning calls it once per machine.
 
-        What an object holds (a DataFrame, a list) is looked at anew in each call. To predict, nothing is prepared.
+        The content of an object (a DataFrame, a list) is read anew in each call. For prediction, nothing is prepared.
         """
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING:
             return
@@ -216,7 +216,8 @@ class SquadDataModule(LightningDataModule):
                 f"{source} is divided by context for training, so there are no questions of its own to predict; "
                 "pass what to answer as --data.validation, and --data.dataset null"
             )
-        questions, problems = [], []
+        questions: list[Item] = []
+        problems: list[str] = []
         for one in read_questions(source, self.reading, log.info):
             if len(questions) == self.limits["validation"]:
                 break

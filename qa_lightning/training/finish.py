@@ -1,6 +1,6 @@
 """Ends a run: writes its model first, then validates it, fits threshold and temperature, and writes scores and figures.
 
-A fault in what comes after the weights costs that part alone, and a line says so.
+If a part fails after the weights are written, that part alone is missing, and a line says so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shlex
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,14 @@ from qa_lightning.layout import CONFIDENCE_FOLDER, MODEL_FOLDER, RECORD
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
-from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
 from qa_lightning.runs.record import mark_finished, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
 from qa_lightning.training.callbacks import BestCheckpoint
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
-from qa_lightning.wording import command_words, visible
+from qa_lightning.wording import command_words, counted, visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -61,13 +61,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     settings = module.answer_settings
     folder = run / MODEL_FOLDER if run is not None and first else None
     if folder is not None:
-        try:
-            save_model(module.model, data.tokenizer, settings, folder, weights, "model.")
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"the model could not be written to {relative(folder)} ({error}); free some space or make the folder "
-                "writable, then resume with --ckpt_path last to write it"
-            ) from None
+        _save(module, data, settings, folder, weights)
     del weights
     scored = _validate(trainer, module, data, best)
     if folder is None:
@@ -79,22 +73,46 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     elif trainer.limit_val_batches == 0:
         log.info("--trainer.limit_val_batches 0: no validation, so no scores and no fitted threshold or temperature")
-    with _costs_that_alone("table of this run's result"):
-        result = (folder.parent.name, _telling_settings(trainer, module, data), scores, last_step(trainer))
-        begun = read_beginning(Path(best)) if best else None
-        is_last = isinstance(begun, Beginning) and begun.step == trainer.global_step
-        for logger in trainer.loggers:
-            log_result(logger, *result, is_last)
-    with _costs_that_alone("record of the end of the run"):
-        recorded = {f"best/{name}": score for name, score in scores.items()}
-        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder))
+    _record(trainer, module, data, folder, best, scores)
     shown = relative(folder)
     what = "the best checkpoint is" if best else f"the weights after step {trainer.global_step} are"
     log.info(f"\n{what} written as a model for transformers: {shown}")
     for place in how_to_see(trainer.loggers, relative):
         log.info(f"curves:    {place}")
-    with _costs_that_alone("question to ask"):
+    with _optional("question to ask"):
         log.info(f"ask it:    {ask_command(shown, *_sample(data))}")
+
+
+def _save(
+    module: QALightningModule, data: SquadDataModule, settings: AnswerSettings, folder: Path, weights: dict[str, Any]
+) -> None:
+    try:
+        save_model(module.model, data.tokenizer, settings, folder, weights, "model.")
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"the model could not be written to {relative(folder)} ({error}); free some space or make the folder "
+            "writable, then resume with --ckpt_path last to write it"
+        ) from None
+
+
+def _record(
+    trainer: Trainer,
+    module: QALightningModule,
+    data: SquadDataModule,
+    folder: Path,
+    best: str | None,
+    scores: dict[str, float],
+) -> None:
+    """Write the scores into the loggers' tables and into ``run.json``."""
+    with _optional("table of this run's result"):
+        result = (folder.parent.name, _result_settings(trainer, module, data), scores, last_step(trainer))
+        begun = read_beginning(Path(best)) if best else None
+        is_last = isinstance(begun, Beginning) and begun.step == trainer.global_step
+        for logger in trainer.loggers:
+            log_result(logger, *result, is_last)
+    with _optional("record of the end of the run"):
+        recorded = {f"best/{name}": score for name, score in scores.items()}
+        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder))
 
 
 def save_checkpoint_as_model(path: Path, output: Path | None = None, overwrite: bool = False) -> Path:
@@ -149,7 +167,7 @@ def _validate(trainer: Trainer, module: QALightningModule, data: SquadDataModule
     module.temperatures = tuple(TEMPERATURES.tolist())
     done = False
     try:
-        with _costs_that_alone("validation of the model", among=trainer.world_size), only_validating(trainer):
+        with _optional("validation of the model", among=trainer.world_size), only_validating(trainer):
             trainer.validate(module, data, ckpt_path=best, verbose=False, weights_only=True)
             done = module.outcomes is not None
     finally:
@@ -166,16 +184,10 @@ def _rate(
     seen, there = len(module.outcomes), len(data.validation_set.examples)
     if seen < there:
         log.info(f"scores, threshold and temperature are those of {seen:,} of {there:,} questions, for the limits")
-    with _costs_that_alone("threshold and temperature"):
+    with _optional("threshold and temperature"):
         found = fit_confidence(module.outcomes, settings.version_2, Scaling(threshold=module.threshold))
-        fitted = replace(
-            settings,
-            null_score_diff_threshold=found.scaling.threshold,
-            temperature=found.scaling.temperature,
-            fitted_to=data.fingerprint("validation"),
-            scores_at_precision=found.scores_at_precision,
-        )
-        save_settings(fitted, folder)
+        fitted = Fitted(found.scaling, settings.version_2, data.fingerprint("validation"), found.scores_at_precision)
+        save_settings(settings.fitted(fitted), folder)
         for line in (*fitted_lines(found), coverage_line(found.coverage)):
             log.info(line)
         _report(trainer, found, folder.parent / CONFIDENCE_FOLDER)
@@ -183,9 +195,9 @@ def _rate(
 
 def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
     """Draw and write how far the model's scores can be trusted."""
-    with _costs_that_alone("figures about confidence"):
+    with _optional("figures about confidence"):
         write_json(folder / "confidence.json", found.as_json())
-    with _costs_that_alone("figures"):
+    with _optional("figures"):
         from qa_lightning.metrics import plots  # matplotlib takes a second to import
 
         drawn = figures(found)
@@ -194,8 +206,8 @@ def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
             log_figures(logger, "val_confidence", drawn, last_step(trainer))
 
 
-def _telling_settings(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> dict[str, Any]:
-    """What tells one run from another, for a table of runs; the first five by the alphabet are what matters most."""
+def _result_settings(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> dict[str, Any]:
+    """The settings in a table of runs; TensorBoard shows the first five by name, which are those that matter most."""
     return {
         "batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
         "epochs": trainer.current_epoch,
@@ -208,12 +220,13 @@ def _telling_settings(trainer: Trainer, module: QALightningModule, data: SquadDa
 
 
 @contextmanager
-def _costs_that_alone(what: str, among: int = 1) -> Iterator[None]:
-    """Log a fault within, and go on.
+def _optional(what: str, among: int = 1) -> Iterator[None]:
+    """A part of the end that may fail: a log line says that it is missing, and the run goes on.
 
     Args:
-        what: is then missing.
-        among: number of processes that work together within; of several, the others would wait for ever.
+        what: the part, for the line.
+        among: number of processes that do this part together; if there are several, the failure is raised too, because
+            the others would wait for this one for ever.
     """
     try:
         yield
@@ -257,8 +270,8 @@ class Ending:
 
 
 @contextmanager
-def outliving_the_end(trainer: Trainer) -> Iterator[Ending]:
-    """Go on after a fault within that comes when all is trained, such as one of a callback at the end of the fit."""
+def surviving_the_end(trainer: Trainer) -> Iterator[Ending]:
+    """Go on after an error that comes when training is over, such as that of a callback at the end of the fit."""
     ending = Ending()
     try:
         yield ending
@@ -306,7 +319,7 @@ def _early_stopping(callback: EarlyStopping) -> str:
     name, rising = callback.monitor, callback.mode == "max"
     if callback.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
         unit, count = "epoch" if callback._check_on_train_epoch_end else "validation", callback.wait_count
-        return f"{name} has not {'risen' if rising else 'fallen'} for {count} {unit}{'s' if count != 1 else ''}"
+        return f"{name} has not {'risen' if rising else 'fallen'} for {counted(count, unit)}"
     if callback.stopping_reason is EarlyStoppingReason.STOPPING_THRESHOLD:
         return f"{name} is {'above' if rising else 'below'} its stopping_threshold {callback.stopping_threshold}"
     if callback.stopping_reason is EarlyStoppingReason.DIVERGENCE_THRESHOLD:

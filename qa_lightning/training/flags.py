@@ -26,7 +26,7 @@ from qa_lightning.runs.signals import first_process, slurm_job
 from qa_lightning.training.callbacks import default_callbacks
 from qa_lightning.training.datamodule import SquadDataModule, data_problems
 from qa_lightning.training.module import LOGGED, LOGGED_WITH_UNANSWERABLE, QALightningModule, model_problems
-from qa_lightning.wording import flag_problem, usage_name, visible
+from qa_lightning.wording import counted, flag_problem, usage_name, visible
 
 
 class TrainParser(LightningArgumentParser):
@@ -154,7 +154,7 @@ class TrainCLI(LightningCLI):
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
         if self.config.ckpt_path == "last" and begun.folder is None and 0 <= epochs <= begun.epochs:
             raise InputError(
-                f"--ckpt_path last: that run is finished, with {begun.epochs} epoch{'s' * (begun.epochs != 1)}; to "
+                f"--ckpt_path last: that run is finished, with {counted(begun.epochs, 'epoch')}; to "
                 f"train it further, pass --trainer.max_epochs {begun.epochs + 1} or more"
             )
 

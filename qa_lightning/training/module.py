@@ -37,7 +37,7 @@ from qa_lightning.metrics.thresholds import best_threshold
 from qa_lightning.models.folder import VOCABULARIES, save_model
 from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
 from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
-from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.progress import print_log
 from qa_lightning.runs.throughput import computing_weights
 from qa_lightning.runs.watching import StepLines
@@ -228,13 +228,9 @@ class QALightningModule(LightningModule):
         """
         settings = self.answer_settings
         if self._validated is not None:
-            found = fit_confidence(self._validated, self.version_2, settings.scaling).scaling
-            settings = replace(
-                settings,
-                null_score_diff_threshold=found.threshold,
-                temperature=found.temperature,
-                fitted_to=self._fingerprint,
-            )
+            found = fit_confidence(self._validated, self.version_2, settings.scaling)
+            fitted = Fitted(found.scaling, self.version_2, self._fingerprint, found.scores_at_precision)
+            settings = settings.fitted(fitted)
         tokenizer = self.tokenizer or load_tokenizer(self.hparams["model_name"])
         if self.global_rank == 0:
             try:
@@ -257,7 +253,7 @@ class QALightningModule(LightningModule):
         checkpoint["answer_settings"] = asdict(self.answer_settings)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the seed of the steps and, where there are no data to say it, how the model is asked."""
+        """Restore the seed of the steps and, without a data module that decides it, how the model is asked."""
         self._seed, self._validated = checkpoint.get("step_seed"), None
         saved = checkpoint.get("answer_settings")
         if self.windows is None and saved is not None:

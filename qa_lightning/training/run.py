@@ -32,10 +32,10 @@ from qa_lightning.runs.failures import (
 from qa_lightning.runs.record import append_run, claim_folder, describe_start, last_start, release_folder
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.training.callbacks import RunRecord
-from qa_lightning.training.finish import finish, only_validating, outliving_the_end, relative
+from qa_lightning.training.finish import finish, only_validating, relative, surviving_the_end
 from qa_lightning.training.flags import TrainCLI
 from qa_lightning.training.module import LOGGED
-from qa_lightning.wording import command
+from qa_lightning.wording import command, counted
 
 log = logging.getLogger("qa_lightning")
 
@@ -104,7 +104,7 @@ class TrainingRun:
                     with only_validating(self.trainer):
                         self.trainer.validate(self.module, datamodule=self.data, verbose=False)
                     self.signals.check()
-                with outliving_the_end(self.trainer) as ending, explained_restore_failure(begun.checkpoint):
+                with surviving_the_end(self.trainer) as ending, explained_restore_failure(begun.checkpoint):
                     self.trainer.fit(self.module, datamodule=self.data, ckpt_path=begun.checkpoint, weights_only=True)
                 self.signals.check()
                 finish(self.trainer, self.module, self.data)
@@ -279,7 +279,7 @@ class TrainingRun:
             f"precision {trainer.precision} on {trainer.world_size} x {kind}"
         )
         log.info(
-            f"steps: {trainer.world_size} device{'s' * (trainer.world_size != 1)} x {data.batch_size} windows x "
+            f"steps: {counted(trainer.world_size, 'device')} x {data.batch_size} windows x "
             f"{trainer.accumulate_grad_batches} accumulated = "
             f"{trainer.world_size * data.batch_size * trainer.accumulate_grad_batches} windows per step, "
             f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}"

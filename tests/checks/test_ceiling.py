@@ -15,11 +15,11 @@ from transformers import BertTokenizer
 from qa_lightning.checks import ceiling
 from qa_lightning.checks.ceiling import ContextTokens, best_scores
 from qa_lightning.checks.report import check_source
+from qa_lightning.evaluation.file import score_file
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.metrics.squad import Scoring, answer_scores
 from qa_lightning.models.loading import load_tokenizer
-from qa_lightning.training.scoring import score_file
 from tests.helpers.checks import found
 from tests.helpers.data import write_json
 from tests.helpers.forms import read

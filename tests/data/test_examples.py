@@ -22,7 +22,7 @@ def test_a_dataset_of_the_hub_reads_the_same_rows_and_knows_its_splits(monkeypat
     monkeypatch.setattr("datasets.load_dataset", lambda name: splits if name == "somebody/questions" else None)
     source = "somebody/questions"
     assert source_kind(source) == "hub"
-    assert list(read_examples(read_rows(source, "validation"), "error", [])) == ROWS
+    assert list(read_examples(read_rows(source, "validation"), "error")) == ROWS
     assert (has_split(source, "validation"), has_split(source, "train")) == (True, False)
     assert splits["validation"]._fingerprint in source_fingerprint(source, "validation")
     with pytest.raises(InputError, match=r"'somebody/questions' has no split 'train'; it has 'validation'"):
@@ -33,7 +33,7 @@ def test_the_embedded_dataset_is_valid_and_has_both_splits_without_a_shared_text
     contexts = {}
     for split in ("train", "validation"):
         assert has_split("synthetic", split)
-        examples = list(read_examples(read_rows("synthetic", split), "error", [], max_examples=500))
+        examples = list(read_examples(read_rows("synthetic", split), "error", max_examples=500))
         assert len(examples) == 500 <= EMBEDDED_SIZES[split]
         contexts[split] = {item["context"] for item in examples}
     assert not contexts["train"] & contexts["validation"]
@@ -60,7 +60,7 @@ def test_reading_stops_at_the_wanted_number_and_leaves_out_what_is_not_wanted():
             seen.append(number)
             yield f"row {number}", row(id=number)
 
-    examples = list(read_examples(rows(), "error", [], keep=lambda item: int(item["id"]) % 2 == 1, max_examples=3))
+    examples = list(read_examples(rows(), "error", keep=lambda item: int(item["id"]) % 2 == 1, max_examples=3))
     assert [item["id"] for item in examples] == ["1", "3", "5"]
     assert len(seen) <= 7
 
@@ -294,7 +294,7 @@ def test_skipping_bad_rows_is_still_an_error_when_no_row_is_left(tmp_path):
 def test_bad_rows_left_out_are_no_error_of_a_part_that_no_valid_row_belongs_to():
     rows = [("row 1", row(question="")), ("row 2", row())]
     with pytest.raises(InputError, match=r"^the data has no questions$"):
-        list(read_examples(rows, "skip", [], keep=lambda _: False))
+        list(read_examples(rows, "skip", keep=lambda _: False))
 
 
 # --- the real data ---

@@ -198,7 +198,7 @@ def test_real_tokens_are_nearly_all_that_is_computed_on_squad(tokenizer, shared_
 
     uncased = BertTokenizer(vocab=str(shared_data / "vocab" / "bert-base-uncased-vocab.txt"))
     path = shared_data / "squad" / "train-40-articles.json"
-    rows = list(read_examples(read_rows(str(path), "train"), "error", []))
+    rows = list(read_examples(read_rows(str(path), "train"), "error"))
     windower = Windower(uncased, WindowSettings(), offsets=False)
     batch = windower([row["question"] for row in rows], [row["context"] for row in rows], [None] * len(rows))
     sizes = batch.windows["length"]

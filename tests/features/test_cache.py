@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qa_lightning.caching import MANIFEST, build_once, damage, default_cache_dir
 from qa_lightning.checks.report import check_prepared
 from qa_lightning.data.columns import ReadSettings
 from qa_lightning.errors import InputError
 from qa_lightning.features.cache import PreparedSplit
 from qa_lightning.features.windows import WindowSettings
-from qa_lightning.files import MANIFEST, build_once, damage, default_cache_dir
 from qa_lightning.models.loading import resolve
 from tests.helpers.damage import damages, inflict, remove
 from tests.helpers.data import make_rows, write_json
@@ -419,7 +419,7 @@ def test_a_whole_folder_is_read_once_a_process_and_again_once_it_changed(tmp_pat
     folder = tmp_path / "made"
     build_once(folder, lambda part: (part / "a.bin").write_bytes(b"abc"))
     assert damage(folder) is None
-    monkeypatch.setattr("qa_lightning.files._checksum", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr("qa_lightning.caching._checksum", lambda path: pytest.fail(f"{path} was read again"))
     assert damage(folder) is None
     monkeypatch.undo()
     (folder / "a.bin").write_bytes(b"abd")

@@ -257,7 +257,7 @@ def real_windows(tokenizer, path):
     from qa_lightning.data.examples import read_examples
     from qa_lightning.data.sources import read_rows
 
-    rows = list(read_examples(read_rows(str(path), "train"), "error", []))
+    rows = list(read_examples(read_rows(str(path), "train"), "error"))
     spans = [
         (row["answers"]["answer_start"][0], row["answers"]["answer_start"][0] + len(row["answers"]["text"][0]))
         if row["answers"]["text"]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qa_lightning.data.columns import Columns, ReadSettings, with_usual_columns
-from qa_lightning.data.examples import read_examples
+from qa_lightning.data.examples import RowChanges, read_examples
 from qa_lightning.data.sources import read_rows
 
 CONTEXT = "Ada Lovelace wrote the first program in 1843, for a machine of Charles Babbage."
@@ -59,19 +59,18 @@ def read(source: Path | str, on_bad_rows: str = "error", told: list[str] | None 
     Lines about guessed columns are appended to ``told``. Titles of articles, which only SQuAD's own layout has, are
     removed unless ``titles=True`` is among the options.
     """
-    skipped: list[str] = []
-    repairs: list[str] = []
-    left_out: list[str] = options.pop("left_out", [])
+    changes = RowChanges(left_out=options.pop("left_out", []))
     titles = options.pop("titles", False)
     reading = options.pop("reading", ReadSettings(options.pop("columns", Columns())))
     rows = with_usual_columns(
         read_rows(str(source), "train", reading), reading, (told if told is not None else []).append
     )
-    examples = list(read_examples(rows, on_bad_rows, skipped, repairs=repairs, left_out=left_out, **options))
+    examples = list(read_examples(rows, on_bad_rows, changes, **options))
     for example in examples if not titles else []:
         example.pop("title", None)
-    found = {"error": examples, "skip": (examples, skipped), "repair": (examples, repairs)}
-    return (found | {"repair_or_skip": (examples, skipped, repairs, left_out)})[on_bad_rows]
+    skipped, repaired = changes.skipped, changes.repaired
+    found = {"error": examples, "skip": (examples, skipped), "repair": (examples, repaired)}
+    return (found | {"repair_or_skip": (examples, skipped, repaired, changes.left_out)})[on_bad_rows]
 
 
 def write(folder: Path, name: str, content: bytes) -> Path:

@@ -30,8 +30,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import BertForQuestionAnswering
 
+from qa_lightning.evaluation.model import score_model
 from qa_lightning.runs.record import last_start
-from qa_lightning.training import scoring
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import add_state
@@ -99,7 +99,7 @@ def differences(whole: Path, resumed: Path) -> list[str]:
 
 def predictions(run: Path, data: Path) -> dict[str, str]:
     """The predictions of the model that a run wrote: id -> answer."""
-    return scoring.score_model(str(run / "model"), str(data)).files["predictions.json"]
+    return score_model(str(run / "model"), str(data)).files["predictions.json"]
 
 
 def killed_at(run: Path, said: str) -> str:

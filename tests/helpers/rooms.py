@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 ROOMS = (
-    *("wording", "errors", "files", "arrays", "progress", "layout"),
+    *("wording", "errors", "files", "caching", "arrays", "progress", "layout"),
     *("data.formats", "data", "features", "decoding", "documents", "metrics", "models"),
-    *("checks", "runs", "inference", "inference.bulk", "training", "export", "cli"),
+    *("checks", "runs", "inference", "inference.bulk", "training", "evaluation", "export", "cli"),
 )

@@ -97,7 +97,7 @@ def published(name):
     """Pairs of a published prediction and its gold answers, and their published scores."""
     expected = json.loads((SHARED / "predictions" / "expected.json").read_text())[name]
     predictions = json.loads((SHARED / "predictions" / name).read_text(encoding="utf-8"))
-    examples = read_examples(read_rows(str(SHARED / expected.pop("dataset")), "validation"), "error", [])
+    examples = read_examples(read_rows(str(SHARED / expected.pop("dataset")), "validation"), "error")
     return [(predictions[row["id"]], row["answers"]["text"]) for row in examples], expected
 
 

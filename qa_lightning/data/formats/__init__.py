@@ -5,7 +5,7 @@ files in ``.gz`` are read into memory whole; all others are streamed, a row at a
 much a packed file may hold, says `limits`. A damaged file, or one whose content is not what its ending says, is an
 `InputError`. A row of a table with too many or too few fields becomes a `BrokenRow`, and reading continues.
 
-This is the door of the room: other rooms import from here, the room's own modules from each other.
+Other rooms import from here, and from `limits` what bounds sources that are not files.
 """
 
 from __future__ import annotations
@@ -16,15 +16,7 @@ from pathlib import Path
 from qa_lightning.data.formats.binary import read_arrow, read_parquet
 from qa_lightning.data.formats.documents import document_splits, read_document, read_json_lines
 from qa_lightning.data.formats.layouts import table_rows
-from qa_lightning.data.formats.rows import (
-    COLUMNS,
-    BrokenRow,
-    PlacedRow,
-    Remark,
-    counted,
-    listed,
-    shown,
-)
+from qa_lightning.data.formats.rows import COLUMNS, BrokenRow, PlacedRow, Remark, no_split, refuse_repeated
 from qa_lightning.data.formats.tables import read_table, reads_like_data
 from qa_lightning.data.formats.texts import encoding_problem, is_packed, marked_encoding, opened_text
 from qa_lightning.data.formats.workbooks import read_workbook
@@ -36,15 +28,14 @@ __all__ = [
     "BrokenRow",
     "PlacedRow",
     "Remark",
-    "counted",
     "encoding_problem",
     "file_format",
     "file_splits",
-    "listed",
+    "no_split",
     "opened_text",
     "read_file",
     "reads_like_data",
-    "shown",
+    "refuse_repeated",
     "table_rows",
 ]
 

@@ -17,7 +17,7 @@ from qa_lightning.data.formats.limits import (
     refuse_packed_arrow,
     small_tables,
 )
-from qa_lightning.data.formats.rows import PlacedRow, listed, repeated
+from qa_lightning.data.formats.rows import PlacedRow, refuse_repeated
 from qa_lightning.data.formats.texts import is_packed, opened
 from qa_lightning.errors import InputError, one_line
 
@@ -64,8 +64,7 @@ def _content(path: Path) -> Any:
 
 def _names(path: Path, fields: list[Any]) -> list[str]:
     """The columns to read. Dates and times are left out: no column needs them, and Python cannot represent all."""
-    if twice := repeated(field.name for field in fields):
-        raise InputError(f"{path}: names columns twice: {listed(twice)}; each column needs a name of its own")
+    refuse_repeated(str(path), (field.name for field in fields))
     return [field.name for field in fields if not pa.types.is_temporal(field.type)]
 
 

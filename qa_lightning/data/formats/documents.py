@@ -10,9 +10,10 @@ from typing import Any
 
 from qa_lightning.data.formats.layouts import document_rows, rows_of_item, splits_of
 from qa_lightning.data.formats.limits import lines_of, read_whole
-from qa_lightning.data.formats.rows import COLUMNS, BrokenRow, PlacedRow, shown
+from qa_lightning.data.formats.rows import COLUMNS, BrokenRow, PlacedRow
 from qa_lightning.data.formats.texts import is_packed, opened_text, wrong_byte
 from qa_lightning.errors import InputError
+from qa_lightning.wording import shown
 
 
 def read_document(path: Path, encoding: str | None, split: str) -> Iterator[PlacedRow]:

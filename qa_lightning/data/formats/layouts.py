@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.formats.rows import COLUMNS, PlacedRow, listed, shown
+from qa_lightning.data.formats.rows import COLUMNS, PlacedRow, no_split
 from qa_lightning.errors import InputError
+from qa_lightning.wording import listed, shown
 
 SPLIT_NAMES = {  # name in a file -> the split that it is
     "train": "train",
@@ -65,7 +66,7 @@ def document_rows(path: Path, document: Any, split: str) -> Iterator[PlacedRow]:
     where = str(path)
     if parts := splits_of(document):
         if split not in parts:
-            raise InputError(f"{path}: has no split {split!r}; it has {', '.join(map(repr, parts))}")
+            raise no_split(f"{path}:", split, parts)
         document, where = parts[split], f"{path} [{split}]"
     items = document.get("data") if isinstance(document, dict) and "columns" not in document else document
     if isinstance(document, dict) and not isinstance(items, list):

@@ -1,9 +1,9 @@
 """How much of a source is taken into memory at a time, whatever the file holds or unpacks to.
 
 A row, a line of text included, has at most `MAX_ROW` bytes (of CSV and TSV: characters). What is read whole, a packed
-``.json``, Parquet or Arrow file, has at most `MAX_WHOLE`, a workbook `MAX_WORKBOOK`. And what is packed unpacks to at
-most `MAX_RATIO` times its size, which no text of people reaches (SQuAD: 4 to 5), and a file made to fill memory or time
-does.
+``.json``, Parquet or Arrow file, has at most `MAX_WHOLE`, a workbook `MAX_WORKBOOK`. A packed file unpacks to at most
+`MAX_RATIO` times its size: real text stays far below that (SQuAD: 4 to 5 times), a file made to fill the memory does
+not.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _Table = TypeVar("_Table", pa.RecordBatch, pa.Table)
 
 
 class Unpacked(io.RawIOBase):
-    """What a gzip file holds, as long as that is not out of all proportion to the file.
+    """The content of a gzip file, unless it is far larger than any text would be.
 
     Args:
         file: opened, as it is.
@@ -123,7 +123,7 @@ class TableLines:
         self._taken = self._blank = 0
 
     def begin_row(self) -> None:
-        """Whatever comes next belongs to another row."""
+        """The next line begins a row."""
         self._first, self._taken = self._line, 0
 
     def __iter__(self) -> TableLines:
@@ -258,7 +258,7 @@ def refuse_workbook(path: Path, file: IO[bytes]) -> None:
     """Check by the directory of a workbook, a ZIP archive, how much it unpacks to; no more than that is unpacked.
 
     Raises:
-        InputError: that is out of all proportion to the file, or more than `MAX_WORKBOOK`.
+        InputError: that is more than `MAX_RATIO` times the file, or more than `MAX_WORKBOOK`.
     """
     with zipfile.ZipFile(file) as archive:
         size = sum(part.file_size for part in archive.infolist())

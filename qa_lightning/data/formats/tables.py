@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qa_lightning.data.formats.limits import TableLines, lines_of
-from qa_lightning.data.formats.rows import BrokenRow, PlacedRow, counted, listed, repeated, shown
+from qa_lightning.data.formats.rows import BrokenRow, PlacedRow, repeated
 from qa_lightning.data.formats.texts import opened_text, wrong_byte
 from qa_lightning.errors import InputError
+from qa_lightning.wording import counted, listed, shown
 
 _LARGEST_FIELD = 2**31 - 1  # characters of a CSV field; Python's own limit is 131,072
 _SEPARATORS = ",;\t|"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from qa_lightning.data.formats.limits import Unpacked
-from qa_lightning.data.formats.rows import shown
 from qa_lightning.errors import InputError
+from qa_lightning.wording import shown
 
 START = 4096  # bytes at the start of a file that its kind is recognized by
 _BUFFER = 1 << 17  # bytes unpacked or recoded at a time

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from qa_lightning.data.formats.limits import MAX_ROW, read_whole, refuse_workbook
-from qa_lightning.data.formats.rows import PlacedRow, Remark, listed
+from qa_lightning.data.formats.rows import PlacedRow, Remark
 from qa_lightning.data.formats.tables import header_names, lone_title
 from qa_lightning.data.formats.texts import is_packed, opened
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
+from qa_lightning.wording import listed
 
 _MAX_ROWS = 1_048_576  # of a sheet, in Excel
 _FIRST = 20  # rows of a sheet that say whether it is a table
@@ -43,7 +44,7 @@ def read_workbook(path: Path) -> Iterator[PlacedRow]:
         except InputError:
             raise
         except Exception as error:  # openpyxl and zipfile raise whatever a damaged part leads them to
-            reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            reason = one_line(error, first=True)
             raise InputError(
                 f"{path}: not a readable workbook ({reason}); save it again as .xlsx, or as CSV UTF-8"
             ) from None

@@ -51,7 +51,7 @@ class BadRow:
 def read_questions(
     source: Source,
     reading: ReadSettings,
-    tell: Callable[[str], None] = lambda line: None,
+    log_line: Callable[[str], None] = lambda line: None,
     first: int = 1,
     documents: Mapping[str, str] | None = None,
 ) -> Iterator[Question | BadRow]:
@@ -59,8 +59,8 @@ def read_questions(
 
     Args:
         source: what `sources.read_rows` takes.
-        reading: names of columns, those that are None are guessed; encoding of files.
-        tell: called with one line that says which columns were guessed.
+        reading: names of columns, those that are None are guessed; encoding, separator of answers.
+        log_line: is called with each line that says how the data is read.
         first: number of the first row to yield; rows before it are read but not checked.
         documents: id -> text, for rows with ``document_ids``.
 
@@ -68,7 +68,7 @@ def read_questions(
         InputError: the source cannot be read, or its question or context column is not known.
     """
     read = with_joined_contexts(read_rows(source, "validation", reading, keep_broken=True), documents)
-    rows = with_usual_columns(_completed(read, reading.columns), reading, tell)
+    rows = with_usual_columns(_completed(read, reading.columns), reading, log_line)
     for number, (place, row) in enumerate(rows, 1):
         if number >= first:
             yield _question(number, place, row)

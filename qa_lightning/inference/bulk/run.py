@@ -20,7 +20,6 @@ import torch
 from transformers import AutoConfig
 
 from qa_lightning.data.columns import ReadSettings
-from qa_lightning.data.formats import counted
 from qa_lightning.data.sources import count_rows, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
@@ -33,6 +32,7 @@ from qa_lightning.models.loading import resolve
 from qa_lightning.models.threshold_file import read_threshold_file
 from qa_lightning.progress import loop_progress
 from qa_lightning.runs.record import package_versions
+from qa_lightning.wording import counted
 
 log = logging.getLogger("qa_lightning")
 
@@ -96,7 +96,7 @@ def answer_file(
         output: JSON lines of ``row`` (number in the source, from 1), ``id``, ``answer``, ``start``, ``end``, ``score``
             and, if the model may answer "no answer", ``null_odds``; see `predictions.Answer`. For a row with several
             contexts also ``document``: number of the context, from 0, or id of the document that the offsets belong to.
-        reading: names of the data's columns, those that are None are guessed; encoding of files.
+        reading: names of the data's columns, those that are None are guessed; encoding, separator of answers.
         devices: GPUs, or processes on a CPU.
         overwrite: start over, whatever the output files contain.
         documents: file with the documents that rows name in ``document_ids``; see `several.read_document_file`.

@@ -9,10 +9,11 @@ from itertools import accumulate
 from typing import Any
 
 from qa_lightning.data.columns import SYNONYMS
-from qa_lightning.data.formats import BrokenRow, PlacedRow, listed
+from qa_lightning.data.formats import BrokenRow, PlacedRow
 from qa_lightning.data.sources import read_rows
 from qa_lightning.documents.sources import unaskable
 from qa_lightning.errors import InputError
+from qa_lightning.wording import listed
 
 CONTEXTS, DOCUMENT_IDS = "contexts", "document_ids"
 _ID_NAMES = (*SYNONYMS["id"], "document_id", "doc_id")
@@ -101,9 +102,7 @@ def _of_contexts(given: Any) -> SeveralTexts | str:
     texts = _list(given)
     if not texts or not all(isinstance(text, str) for text in texts):
         return f"{CONTEXTS} must be a list of texts, with at least one"
-    problems = [
-        f"{CONTEXTS}[{number}] {problem}" for number, text in enumerate(texts) if (problem := unaskable(text))
-    ]
+    problems = [f"{CONTEXTS}[{number}] {problem}" for number, text in enumerate(texts) if (problem := unaskable(text))]
     return "; ".join(problems) or SeveralTexts.of(list(enumerate(texts)))
 
 

@@ -8,7 +8,6 @@ lines. At most two chunks per process are in flight.
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -21,7 +20,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -31,6 +30,7 @@ from qa_lightning.inference.bulk.questions import Question
 from qa_lightning.inference.bulk.several import SeveralTexts
 from qa_lightning.inference.reader import Reader
 from qa_lightning.runs.failures import is_out_of_memory
+from qa_lightning.wording import counted
 
 Key = TypeVar("Key")
 Chunks = Iterable[tuple[Key, Sequence[Question]]]
@@ -85,21 +85,12 @@ class PredictSettings:
         return reader.asked.answer_each(texts, several, self.batch_size)
 
     def _line(self, reader: Reader, question: Question, answer: Answer) -> str:
-        values: dict[str, Any] = {
-            "row": question.row,
-            "id": question.id,
-            "answer": answer.text,
-            "start": answer.start,
-            "end": answer.end,
-            "score": answer.score,
-        }
+        values = {"row": question.row, "id": question.id, **answer.as_json(reader.settings.version_2)}
         if isinstance(question.context, SeveralTexts):
             values["document"] = None
             if answer.text:
                 values["document"], values["start"] = question.context.place(answer.start)
                 values["end"] = values["start"] + len(answer.text)
-        if reader.settings.version_2:  # null if the context has no possible span
-            values["null_odds"] = answer.null_odds if math.isfinite(answer.null_odds) else None
         return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _out_of_memory(self, where: str, device: torch.device) -> str:
@@ -132,8 +123,8 @@ def choose_devices(count: int) -> list[str]:
         return ["cpu"] * count
     found = torch.cuda.device_count()
     if count > found:
-        gpus = "1 GPU" if found == 1 else f"{found} GPUs"
-        raise InputError(f"--devices {count}: there {'is' if found == 1 else 'are'} {gpus} here; pass {found} or less")
+        verb = "is" if found == 1 else "are"
+        raise InputError(f"--devices {count}: there {verb} {counted(found, 'GPU')} here; pass {found} or less")
     return [f"cuda:{number}" for number in range(count)]
 
 

@@ -19,13 +19,13 @@ from filelock import FileLock
 
 from qa_lightning.data.columns import ReadSettings
 from qa_lightning.errors import InputError
+from qa_lightning.evaluation.file import score_file
 from qa_lightning.files import lock
 from qa_lightning.inference.bulk import output as answer_files
 from qa_lightning.inference.bulk import run as answering
 from qa_lightning.inference.bulk import workers
 from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.inference.reader import Reader
-from qa_lightning.training.scoring import score_file
 from tests.helpers.bulk import BARE, BATCH, ROWS, lines_of, write, written
 from tests.helpers.forms import as_lines, as_table
 

@@ -1,30 +1,23 @@
-"""Read answers from a file to score them: as `output` writes them, or as other tools saved them again.
+"""Read answers, and null odds, from files to score them: as ``predict`` writes them, or as other tools saved them.
 
 That is one JSON object ``{"id": "answer"}``; or rows with ``id`` and ``answer`` (or ``prediction_text``, as the
 ``evaluate`` library has it): JSON lines, a JSON list, any JSON of pandas, CSV, TSV, Excel, Parquet or Arrow, also with
-``.gz``. Other columns and the order of columns mean nothing. A text file is UTF-8 if no byte-order mark says otherwise:
+``.gz``. Other columns and the order of columns are ignored. A text file is UTF-8 if no byte-order mark says otherwise:
 ``--encoding`` is that of the data.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.formats import (
-    JSON_LINES,
-    SUFFIXES,
-    Remark,
-    file_format,
-    opened_text,
-    read_file,
-    shown,
-    table_rows,
-)
+from qa_lightning.data.formats import JSON_LINES, SUFFIXES, Remark, file_format, opened_text, read_file, table_rows
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.squad import text_problem
+from qa_lightning.wording import shown
 
 _JSON = (".json", *JSON_LINES)
 _TABLES = (".csv", ".tsv")
@@ -77,6 +70,28 @@ def _table(where: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]] | Non
     if rows and all(isinstance(row, dict) and "id" not in row and _answer_column(row) for row in rows):
         return ((f"{where} row {number}", {"id": key, **row}) for number, (key, row) in enumerate(value.items(), 1))
     return table_rows(where, value)
+
+
+def read_null_odds(path: Path, wanted: Sequence[str]) -> dict[str, float]:
+    """Id -> number, for the ``wanted`` ids, from a JSON object ``{"id": number}``.
+
+    Raises:
+        InputError: the file cannot be read, or one of the ids has no number; one line per id.
+    """
+    try:
+        odds = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"--null_odds {path}: cannot be read as JSON ({error})") from None
+    if not isinstance(odds, dict):
+        raise InputError(f'--null_odds {path}: expected one object {{"id": number, ...}}')
+    bad = [
+        f"--null_odds {path}: {key!r} has {repr(odds[key]) if key in odds else 'no number'}; a number is wanted"
+        for key in wanted
+        if isinstance(odds.get(key), bool) or not isinstance(odds.get(key), (int, float)) or math.isnan(odds[key])
+    ]
+    if bad:
+        raise InputError(bad)
+    return {key: float(odds[key]) for key in wanted}
 
 
 def _json_values(path: Path) -> list[tuple[str, Any]]:

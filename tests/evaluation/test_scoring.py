@@ -10,15 +10,12 @@ import pytest
 from transformers import BertModel
 
 from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.evaluation.file import score_file
+from qa_lightning.evaluation.model import score_model
+from qa_lightning.evaluation.official import compare_with_official
+from qa_lightning.evaluation.result import ScoreResult, write_result
+from qa_lightning.evaluation.saved import read_null_odds
 from qa_lightning.metrics.squad import SquadMetric
-from qa_lightning.training.scoring import (
-    ScoreResult,
-    compare_with_official,
-    read_null_odds,
-    score_file,
-    score_model,
-    write,
-)
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.models import small_config
@@ -153,7 +150,7 @@ def test_the_command_writes_scores_and_answers_that_can_be_scored_again(files, t
 
 def test_candidates_are_written_where_there_are_some(tmp_path):
     n_best = {"q1": [{"text": "Normans", "probability": 0.5}]}
-    write(ScoreResult(V11, {"q1": "Normans"}, [], False, n_best), tmp_path)
+    write_result(ScoreResult(V11, {"q1": "Normans"}, [], False, n_best), tmp_path)
     assert json.loads((tmp_path / "nbest_predictions.json").read_text(encoding="utf-8")) == n_best
 
 
@@ -161,7 +158,7 @@ def test_odds_of_a_context_without_a_token_are_written_as_json_has_numbers(tmp_p
     """They are infinite, which JSON cannot write; read again, they are still above all others."""
     odds = {"q1": -3.5, "q2": 1e9, "q3": 2.0, "q4": math.inf}
     n_best = {key: [{"text": "x", "probability": 0.5}] for key in odds}
-    write(ScoreResult(V20, dict.fromkeys(odds, ""), [], True, n_best, null_odds=odds), tmp_path)
+    write_result(ScoreResult(V20, dict.fromkeys(odds, ""), [], True, n_best, null_odds=odds), tmp_path)
 
     def refuse(word):
         raise AssertionError(f"{word} is no JSON")

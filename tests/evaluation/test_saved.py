@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from qa_lightning.errors import InputError
-from qa_lightning.inference.bulk.saved import read_predictions
+from qa_lightning.evaluation.saved import read_predictions
 
 ROWS = [
     {"row": 1, "id": "10", "answer": "Marta", "start": 0, "end": 5, "score": 0.25},

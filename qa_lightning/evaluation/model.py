@@ -1,0 +1,169 @@
+"""Score a trained model on data with answers, as a validation in training does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+
+from qa_lightning.data.columns import ReadSettings
+from qa_lightning.data.examples import OnBadRows
+from qa_lightning.errors import InputError
+from qa_lightning.evaluation.result import ScoreResult
+from qa_lightning.features.defaults import EVAL_BATCH_SIZE
+from qa_lightning.metrics.calibration import TEMPERATURES
+from qa_lightning.metrics.confidence import fit_confidence
+from qa_lightning.metrics.squad import MixedScript
+from qa_lightning.metrics.thresholds import squad_v2_metrics
+from qa_lightning.models.loading import lasting_name, load_answering_model, max_positions
+from qa_lightning.models.onnx import is_onnx_folder
+from qa_lightning.models.settings import AnswerSettings, Fitted
+from qa_lightning.models.threshold_file import read_threshold_file, threshold_file
+from qa_lightning.runs.watching import ValidationProgress
+from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.module import QALightningModule
+from qa_lightning.wording import command
+
+log = logging.getLogger("qa_lightning")
+
+_N_BEST = 20  # candidates of a question in nbest_predictions.json, as the official scripts write them
+
+
+def score_model(
+    name: str,
+    data: str,
+    batch_size: int = EVAL_BATCH_SIZE,
+    max_examples: int | None = None,
+    mixed_script: bool | MixedScript = False,
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
+    on_bad_rows: OnBadRows = "error",
+    thresholds: Path | None = None,
+    lengths: Mapping[str, int] | None = None,
+) -> ScoreResult:
+    """Answer the questions of ``data`` as a validation in training does, and score the answers.
+
+    Args:
+        name: folder of a trained model, or its name on the Hub.
+        data: file or dataset.
+        batch_size: windows per step.
+        max_examples: score only this many questions, the first ones.
+        mixed_script: see `squad.Scoring`.
+        reading: names of the data's columns, if they are not the usual ones; encoding, separator of answers.
+        on_bad_rows: see `SquadDataModule`; but an answer with a wrong offset is not a bad one, because EM and F1
+            compare texts.
+        thresholds: a file with threshold and temperature, which replace the model's own.
+        lengths: ``max_length``, ``doc_stride``, ``max_question_length`` or ``max_answer_length`` -> tokens, in place of
+            the model's own.
+
+    Raises:
+        InputError: the model is an ONNX export, or the model, the data or ``thresholds`` cannot be read.
+    """
+    name = lasting_name(name)
+    if is_onnx_folder(name):
+        raise InputError(
+            f"--model {name} is an ONNX export, which validation cannot run; answer the questions with "
+            f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score the answers with "
+            f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
+        )
+    saved, settings = _settings(name, thresholds, lengths or {})
+    datamodule = SquadDataModule(
+        dataset=None,
+        validation=data,
+        model_name=name,
+        **{field: getattr(settings, field) for field in ("max_length", "doc_stride", "max_question_length")},
+        eval_batch_size=batch_size,
+        max_validation_examples=max_examples,
+        on_bad_rows=on_bad_rows,
+        columns=reading.columns,
+        encoding=reading.encoding,
+        answer_separator=reading.answer_separator or "",
+    )
+    fingerprint = datamodule.fingerprint("validation")  # as in training, where offsets matter
+    datamodule.texts_alone = True
+    module = _validated(name, datamodule, settings, mixed_script)
+    assert module.predictions is not None
+    if module.predictions.version_2 and not saved.version_2:
+        log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")
+    if fingerprint == settings.fitted_to:
+        log.info(
+            f"note: threshold and temperature were fitted to {data} itself, so the scores, the coverage and the "
+            "calibration error before refitting are better here than on other questions"
+        )
+    result = _result(module, settings)
+    assert result.confidence is not None
+    found = result.confidence
+    fitted = Fitted(found.scaling, found.tuned is not None, fingerprint, found.scores_at_precision)
+    return replace(result, threshold_file=threshold_file(fitted, name, data))
+
+
+def _settings(name: str, thresholds: Path | None, lengths: Mapping[str, int]) -> tuple[AnswerSettings, AnswerSettings]:
+    """The settings that a model was saved with, and those that it is asked with here.
+
+    Raises:
+        InputError: the model or the file of thresholds cannot be read, or windows are longer than the model takes.
+    """
+    model, tokenizer = load_answering_model(name)  # refuses a head that was never trained
+    saved = AnswerSettings.of_model(model, tokenizer)
+    changed: Any = lengths
+    settings = replace(saved.fitted(read_threshold_file(thresholds, name)) if thresholds else saved, **changed)
+    if (positions := max_positions(model)) and settings.max_length > positions:
+        raise InputError(f"--data.max_length {settings.max_length}: the model has {positions} positions")
+    return saved, settings
+
+
+def _validated(
+    name: str, datamodule: SquadDataModule, settings: AnswerSettings, mixed_script: bool | MixedScript
+) -> QALightningModule:
+    """Validate a model; its module then holds predictions, outcomes and scores."""
+    module = QALightningModule(
+        name,
+        max_answer_length=settings.max_answer_length,
+        n_best=_N_BEST,
+        null_score_diff_threshold=settings.null_score_diff_threshold,
+        mixed_script=mixed_script,
+    )
+    module.temperature, module.temperatures = settings.temperature, tuple(TEMPERATURES)
+    trainer = Trainer(
+        callbacks=[ValidationProgress()],
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.validate(module, datamodule=datamodule, verbose=False)
+    return module
+
+
+def _result(module: QALightningModule, settings: AnswerSettings) -> ScoreResult:
+    """The result of a validation, without a threshold file."""
+    predictions, outcomes = module.predictions, module.outcomes
+    assert predictions is not None
+    assert outcomes is not None
+    texts, best_texts, odds = {}, {}, {}
+    references, n_best = [], {}
+    for number, example, answer in predictions.rows():
+        texts[answer.id], odds[answer.id] = answer.text, answer.null_odds
+        best_texts[answer.id] = predictions.best_text(number, example)
+        references.append({"id": example["id"], "answers": example["answers"]})
+        n_best[answer.id] = predictions.n_best(number, example)
+    metrics, threshold = module.scores, settings.null_score_diff_threshold
+    if predictions.version_2:
+        odds_of, exact, f1, has_answer = outcomes.decision
+        metrics = squad_v2_metrics(exact, f1, has_answer, odds_of, threshold, np.isposinf(odds_of)) | metrics
+    return ScoreResult(
+        metrics,
+        texts,
+        references,
+        predictions.version_2,
+        n_best,
+        best_texts,
+        odds,
+        threshold,
+        fit_confidence(outcomes, predictions.version_2, settings.scaling),
+    )

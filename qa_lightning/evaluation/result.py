@@ -1,0 +1,87 @@
+"""The result of an evaluation: its scores, lines for people, and the files that other tools read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qa_lightning.errors import InputError
+from qa_lightning.files import write_json
+from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fitted_lines
+from qa_lightning.models.threshold_file import THRESHOLD_FILE
+
+MAX_ODDS = 1e30  # in files, for infinity
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """The result of an evaluation.
+
+    Attributes:
+        metrics: name -> score, 0-100, or count; names as in the official scorers.
+        predictions: id -> answer text.
+        references: ``{"id", "answers"}`` of each question.
+        version_2: whether the questions were scored as SQuAD v2.0.
+        n_best: id -> candidates; empty for a predictions file.
+        best_texts: id -> the best span's text, also if the prediction is "no answer"; empty for a predictions file
+            without null odds.
+        null_odds: id -> null score minus the best span's score, or the number from a file; can be empty.
+        threshold: the prediction is "no answer" if the null odds are above it.
+        confidence: how far the model's scores can be trusted; None for a predictions file.
+        threshold_file: content that `threshold_file.read_threshold_file` reads; empty for a predictions file.
+    """
+
+    metrics: dict[str, float]
+    predictions: dict[str, str]
+    references: list[dict[str, Any]]
+    version_2: bool
+    n_best: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    best_texts: dict[str, str] = field(default_factory=dict)
+    null_odds: dict[str, float] = field(default_factory=dict)
+    threshold: float = 0.0
+    confidence: Confidence | None = None
+    threshold_file: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> list[str]:
+        """How far the model's scores can be trusted, in sentences; empty for a predictions file."""
+        found = self.confidence
+        if found is None:
+            return []
+        return [
+            coverage_line(found.coverage_before),
+            *(f"fit to this data: {line}" for line in fitted_lines(found)),
+        ]
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """File name -> content, under the names that other tools read."""
+        files: dict[str, Any] = {"metrics.json": self.metrics, "predictions.json": self.predictions}
+        if self.version_2 and self.n_best:
+            # a context without a token has infinite odds, which JSON cannot write
+            files["null_odds.json"] = {key: min(odds, MAX_ODDS) for key, odds in self.null_odds.items()}
+        more = {"nbest_predictions.json": self.n_best, THRESHOLD_FILE: self.threshold_file}
+        return files | {name: content for name, content in more.items() if content}
+
+
+def write_result(result: ScoreResult, folder: Path) -> list[str]:
+    """Write the result's files and figures into ``folder``, which is made if it is missing; returns their names.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    from qa_lightning.metrics import plots
+
+    drawn: list[Path] = []
+    try:
+        for name, content in result.files.items():
+            write_json(folder / name, content)
+        if result.confidence:
+            drawn = plots.save(figures(result.confidence), folder)
+    except OSError as error:
+        raise InputError(
+            f"--output_dir {folder}: cannot be written ({error.strerror or error}); free some space, or name another "
+            "folder"
+        ) from None
+    return sorted([*result.files, *(path.name for path in drawn)])
