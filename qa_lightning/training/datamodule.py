@@ -215,7 +215,8 @@ class SquadDataModule(LightningDataModule):
                 f"{source} is divided by context for training, so there are no questions of its own to predict; "
                 "pass what to answer as --data.validation, and --data.dataset null"
             )
-        questions, problems = [], []
+        questions: list[dict[str, str]] = []
+        problems = []
         for one in read_questions(source, self.reading, log.info):
             if len(questions) == self.limits["validation"]:
                 break
