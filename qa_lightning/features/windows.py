@@ -138,10 +138,7 @@ class Windower:
     def __init__(self, tokenizer: Any, settings: WindowSettings, offsets: bool = True, shorten: bool = False) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise InputError(
-                f"the tokenizer of {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) is slow and gives no "
-                "character offsets; choose a model that has a fast tokenizer (a tokenizer.json)"
-            )
+            raise slow_tokenizer(tokenizer.name_or_path, tokenizer)
         self._tokenizer = plain_tokenizer(tokenizer)
         self._layout = PairLayout.of(self._tokenizer)
         if not shorten:
@@ -270,6 +267,14 @@ class Windower:
         windows["cls"] = 0 if self._cls is None else part_begin[:, self._cls[0]] + self._cls[1]
         flat = ragged(begins.ravel(), lengths.ravel())
         return windows, ids[flat], types[flat]
+
+
+def slow_tokenizer(name: str, tokenizer: Any) -> InputError:
+    """The error for a model whose tokenizer is not a fast one."""
+    return InputError(
+        f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is a slow one and gives no character offsets; choose "
+        "a model that has a fast tokenizer (a tokenizer.json)"
+    )
 
 
 def plain_tokenizer(tokenizer: Any) -> Tokenizer:

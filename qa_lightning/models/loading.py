@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_lightning.errors import InputError
+from qa_lightning.features.windows import slow_tokenizer
 from qa_lightning.layout import CHECKPOINT_FOLDER, LOGS, MODEL_FOLDER
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
@@ -42,10 +43,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, **hub: Any) -> An
     with loading(name), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code, **hub)
     if not tokenizer.is_fast:
-        raise InputError(
-            f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is a slow one and gives no character offsets; "
-            "choose a model that has a fast tokenizer (a tokenizer.json)"
-        )
+        raise slow_tokenizer(name, tokenizer)
     if _lacks_token_types(tokenizer) and (model := _planned_model(name, hub)) is not None:
         name_token_types(tokenizer, model)
     return tokenizer
