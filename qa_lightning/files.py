@@ -208,7 +208,7 @@ def _hold_file(path: Path) -> int | None:
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return handle
         except FileNotFoundError:
-            pass  # who held it has removed it since it was opened: that file is nobody's lock any more
+            pass  # who held it has removed it since it was opened: that file no longer locks anything
         except OSError as error:
             os.close(handle)
             if isinstance(error, BlockingIOError):

@@ -67,8 +67,8 @@ def _joining(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Whether each code point joins the one before it: a combining mark, or what composes as one does.
 
     Marks are accents, vowel signs and variation selectors. The vowels and final consonants of Hangul, and the voiced
-    marks of halfwidth kana, are letters to Unicode, and a normalizer composes them all the same, if not as they are
-    then in their compatibility forms.
+    marks of halfwidth kana, are letters to Unicode, but a normalizer composes them too, as they are or in their
+    compatibility forms.
     """
     found = np.zeros(len(codes), bool)
     if len(codes) and codes.max() >= 0x300:  # the first combining mark of Unicode

@@ -226,7 +226,7 @@ def _optional(what: str, among: int = 1) -> Iterator[None]:
     Args:
         what: the part, for the line.
         among: number of processes that do this part together; if there are several, the failure is raised too, because
-            the others would wait for this one for ever.
+            the others would wait for this one without end.
     """
     try:
         yield

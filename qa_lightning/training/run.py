@@ -174,7 +174,7 @@ class TrainingRun:
             self.last.path, self.last.step = begun.checkpoint, begun.step
         for logger in self.trainer.loggers:
             if folder and isinstance(logger, CurveLogger):
-                # A TensorBoard that is open has read what is cut off before training: it is told to forget it.
+                # A TensorBoard that is open has read what is cut off before training: this makes it forget that.
                 logger.write_to(folder, begun.step if begun.folder else None)
                 rank_zero_only(begun.cut_curves)()
             elif folder and not begun.folder:

@@ -116,7 +116,7 @@ def excerpt(context: str, start: int, end: int) -> tuple[str, str, str]:
     if start == end:
         first, start, end, last = 0, 0, 0, min(len(context), 2 * AROUND)
     before, marked, after = (_line(context[i:j]) for i, j in ((first, start), (start, end), (end, last)))
-    if first:  # not half a word, where words are told from each other
+    if first:  # not half a word, in scripts with spaces
         before = "…" + re.sub(r"^\S{0,15}\s", "", before)
     if last < len(context):
         after = re.sub(r"\s\S{0,15}$", "", after) + "…"
