@@ -190,7 +190,8 @@ def _ceiling_line(facts: dict[str, Any]) -> str:
 
 
 def _points(cost: dict[str, float]) -> str:
-    return f"EM {cost['exact_match']:.2f}, F1 {cost['f1']:.2f}"
+    em, f1 = (max(cost[name], 0.0) for name in ("exact_match", "f1"))  # a rounding error below 0 would read "-0.00"
+    return f"EM {em:.2f}, F1 {f1:.2f}"
 
 
 def show(report: Report, console: Console) -> None:

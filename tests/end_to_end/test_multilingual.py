@@ -27,6 +27,7 @@ SENTENCES = {
     "th": ("Thai", ["คนทำขนมปังอาศัยอยู่ที่", "เชียงใหม่", "มาสิบปีแล้ว"], "คนทำขนมปังอาศัยอยู่ที่ไหน?"),
     "el": ("Greek", ["Ο αρτοποιός ζει στην ", "Αθήνα", " εδώ και δέκα χρόνια."], "Πού ζει ο αρτοποιός;"),
 }
+NAMES = dict(zip(SENTENCES, "Spanish Russian Arabic Hindi Chinese Thai Greek".split(), strict=True))
 
 
 def write_articles(path: Path, language: str, count: int) -> str:
@@ -79,7 +80,7 @@ def test_a_language_passes_the_check_trains_and_scores(tmp_path, byte_model, lan
     report = check_source(path, tokenizer=load_tokenizer(byte_model), settings=WindowSettings(400, 60, 150))
     assert report.errors == 0
     assert report.facts["scripts"] == {script: 24}
-    assert report.facts["languages"] == {language: 24}
+    assert report.facts["languages"] == {NAMES[language]: 24}
     assert report.facts["unknown"] == {}
     assert report.facts["ceiling"]["f1"] > 99
     arguments = ["--data.dataset", path, "--data.validation", path, "--model.model_name", byte_model]

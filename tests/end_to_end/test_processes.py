@@ -40,6 +40,12 @@ def run(folder: Path, devices: int, scenario: str, **options) -> list[dict]:
     return seen
 
 
+def rounded(seen: dict) -> dict:
+    """Probabilities to 12 digits: a processor's sums of several windows may differ in the last bits with their order."""
+    answers = [answer | {"score": float(f"{answer['score']:.12g}")} for answer in seen["predictions"]]
+    return seen | {"predictions": answers}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "limit"),
@@ -69,7 +75,7 @@ def test_any_number_of_processes_gives_the_same_predictions_and_scores(tmp_path,
         assert len(ids) < rows["count"]
     for devices in (2, 3):
         for seen in run(tmp_path / str(devices), devices, "validate", **common):
-            assert seen == single  # answers, offsets, probabilities and scores, to the last digit, on every process
+            assert rounded(seen) == rounded(single)  # answers, offsets and scores of all kinds, on every process
 
 
 @pytest.mark.slow

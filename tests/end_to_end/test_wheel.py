@@ -116,11 +116,10 @@ def test_every_command_works_in_an_empty_folder(site, tmp_path) -> None:
     answers = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert len(answers) == 2
     assert (tmp_path / "lightning_logs" / "version_0" / "model-onnx" / "model.onnx").is_file() == with_onnx
-    # The command that the run printed can be pasted: it runs the console script.
+    # The command that the run printed can be pasted, whichever of the two doors leads to this Python.
     (line,) = (line for line in said["train"].splitlines() if line.startswith("ask it:"))
     words = shlex.split(line.removeprefix("ask it:"))
-    assert words[:2] == ["qa-lightning", "predict"]
-    assert shutil.which(words[0], path=str(site / "bin")) is not None
+    assert words[words.index("predict") - 1] in ("qa-lightning", "qa_lightning")
     answer = json.loads(run(site, tmp_path, *words, "--json"))
     context = words[words.index("--context") + 1]
     assert context[answer["start"] : answer["end"]] == answer["answer"]
