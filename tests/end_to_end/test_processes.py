@@ -41,7 +41,7 @@ def run(folder: Path, devices: int, scenario: str, **options) -> list[dict]:
 
 
 def rounded(seen: dict) -> dict:
-    """Probabilities to 12 digits: a processor's sums of several windows may differ in the last bits with their order."""
+    """Probabilities to 12 digits: in which order windows are summed may change the last bits."""
     answers = [answer | {"score": float(f"{answer['score']:.12g}")} for answer in seen["predictions"]]
     return seen | {"predictions": answers}
 
