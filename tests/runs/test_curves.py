@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,11 @@ def test_wandb_gets_the_same_scalars_settings_tables_and_figures(
     assert commands.train([*given, "--trainer.logger.offline", "true"]) == 0
     wandb.finish()
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
-    found, config, files = read_offline(run)
+    for _ in range(60):  # its service may write the last rows a moment after `finish` has returned
+        found, config, files = read_offline(run)
+        if "best/f1" in found:
+            break
+        time.sleep(0.5)
     assert_equal(found, expected[1])
     hparams = yaml.safe_load((expected[0] / "hparams.yaml").read_text())
     assert {name: config[name] for name in ("learning_rate", "layer_decay", "batch_size")} == {
