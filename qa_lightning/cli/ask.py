@@ -37,7 +37,7 @@ def ask(words: Sequence[str]) -> int:
     AskSettings(**given).check()
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what is logged is no JSON
         collection = Collection.read([Path(name) for name in options.files], options.on_bad or "error")
-        reader = Reader.load(options.model, threshold_file=options.threshold_file)
+        reader = Reader.from_pretrained(options.model, threshold_file=options.threshold_file)
         answers = reader.ask(options.question, collection, **given)
     if options.json:
         text = json.dumps({"query": options.question, "answers": [answer.as_dict() for answer in answers]}, indent=1)

@@ -57,13 +57,14 @@ class Windowers:
 
     def cut(self, items: Sequence[Item], settings: WindowSettings) -> CutQuestions:
         """Cut the windows of some questions."""
-        windower = self._windower(settings)
+        windower = self.of(settings)
         questions, contexts = [item["question"] for item in items], [item["context"] for item in items]
         encodings = windower.encode_contexts(contexts)
         features = windower(questions, contexts, [None] * len(items), encodings=encodings)
         return CutQuestions(items, FeatureStore.of_batch(features), encodings)
 
-    def _windower(self, settings: WindowSettings) -> Windower:
+    def of(self, settings: WindowSettings) -> Windower:
+        """The windower for some settings, which any number of threads may use at once."""
         with self._lock:
             if settings not in self._cached:
                 self._cached[settings] = Windower(self._tokenizer, settings, shorten=True)

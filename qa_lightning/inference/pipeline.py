@@ -28,7 +28,6 @@ from qa_lightning.decoding.spans import Scaling
 from qa_lightning.documents.collection import Collection
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
-from qa_lightning.features.windows import Windower
 from qa_lightning.inference.arguments import Call, Entry, Item, create_sample, in_chunks, understand
 from qa_lightning.inference.asking import AskedModel, AskSettings, pipeline_answers
 from qa_lightning.inference.building import OLD_TASK, Loading, chosen_dtype, chosen_model, load_parts, refuse_unused
@@ -229,7 +228,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         windows = window_settings(given, self._saved, self._positions, self.tokenizer)
         saved = self._saved or AnswerSettings(max_answer_length=V4_ANSWER_LENGTH)
         model = AskedModel(
-            Windower(self.tokenizer, windows, shorten=True),
+            self._windowers.of(windows),
             replace(
                 saved,
                 version_2=given.get(_IMPOSSIBLE, saved.version_2),
