@@ -10,6 +10,7 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 BEST_CHECKPOINT = f"{CHECKPOINT_FOLDER}/{BEST}"
 LAST_CHECKPOINT = f"{CHECKPOINT_FOLDER}/{LAST}"
 CONFIDENCE_FOLDER = "confidence"  # figures and numbers about threshold, temperature and calibration
+REPORT = "report.html"  # what the model gets wrong, for people
 FLAGS = "config.yaml"  # every flag of the run
 RECORD = "run.json"  # one entry per start: command, versions, seed, data; at the end the scores
 CURVE_FILES = "events.out.tfevents.*"  # TensorBoard's

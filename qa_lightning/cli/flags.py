@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -146,6 +147,25 @@ def positive(text: Any) -> int:
     if number < 1:
         raise _ValueError(f"{number} is less than 1")
     return number
+
+
+def port(text: Any) -> int:
+    """Parse the number of a port, 0 to 65,535, for ``type=`` of a flag."""
+    try:
+        number = int(str(text))
+    except ValueError:
+        raise _ValueError(f"{text} is not a whole number") from None
+    if not 0 <= number <= 65_535:
+        raise _ValueError(f"{number} is no port; pass 1 to 65535, or 0 for one that is free")
+    return number
+
+
+def web_address(text: Any) -> str:
+    """Parse the address of a page, for ``type=`` of a flag."""
+    parts = urlsplit(str(text))
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise _ValueError(f"{text} is no address; pass one such as https://example.org/ask")
+    return str(text).rstrip("/")
 
 
 def decimal(text: Any) -> float:

@@ -27,16 +27,22 @@ class Extract(NamedTuple):
     start: int
     end: int
 
+    def within(self, start: int, end: int) -> Extract:
+        """A part of this extract, by offsets that count from its start."""
+        return Extract(self.document, self.start + start, self.start + end)
+
 
 class Collection:
     """Documents with their passages, and an index of the words in them that is made when it is first needed.
 
     Args:
         documents: as `sources.read_documents` returns them.
+        keep_index: whether the index of many passages may be kept on disk, in the folder of caches.
     """
 
-    def __init__(self, documents: Sequence[Document]) -> None:
+    def __init__(self, documents: Sequence[Document], keep_index: bool = True) -> None:
         self.documents = list(documents)
+        self._keep_index = keep_index
         self._passages = [passages(document.text) for document in self.documents]
         self._first = [0, *accumulate(map(len, self._passages))]  # number of each document's first passage
         self._index: WordIndex | None = None
@@ -90,6 +96,7 @@ class Collection:
                         document.text[start:end]
                         for document, own in zip(self.documents, self._passages, strict=True)
                         for start, end in own
-                    ]
+                    ],
+                    keep=self._keep_index,
                 )
             return self._index

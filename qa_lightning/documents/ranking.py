@@ -96,6 +96,20 @@ class RankedExtracts:
         found = [Ranked(int(one), int(start), int(end), float(score)) for one, start, end, score in rows]
         return [(found, float(spans.null_probability[0]))]
 
+    def windows(self) -> list[tuple[int, int, int]]:
+        """Extract, start and end offset in it of the text that each window covers; windows without text are left out."""
+        length = self.store.windows["context_length"].astype(np.int64)
+        begin = self.store.context_offset[length > 0]
+        if not len(begin):
+            return []
+        covers = self.store.char_end > self.store.char_start
+        first = np.minimum.reduceat(np.where(covers, self.store.char_start, np.iinfo(np.int32).max), begin)
+        last = np.maximum.reduceat(np.where(covers, self.store.char_end, -1), begin)
+        extract = np.searchsorted(self._begin, first, side="right") - 1
+        offset = self._begin[extract]
+        rows = zip(extract.tolist(), (first - offset).tolist(), (last - offset).tolist(), strict=True)
+        return [row for row in rows if row[1] < row[2]]
+
     def _search(self, index: NDArray[np.int64], windows: WindowLogits) -> Spans:
         return apart(windows, self._ranking)
 

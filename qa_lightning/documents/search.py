@@ -57,15 +57,16 @@ class WordIndex:
     Args:
         passages: their texts, in order.
         cache_dir: the folder of caches; None takes `files.default_cache_dir`.
+        keep: whether an index of many passages is written there.
 
     Raises:
         InputError: the index cannot be written.
     """
 
-    def __init__(self, passages: Sequence[str], cache_dir: Path | None = None) -> None:
+    def __init__(self, passages: Sequence[str], cache_dir: Path | None = None, keep: bool = True) -> None:
         self._index: Any
         self._count = len(passages)
-        if len(passages) < _MIN_CACHED:
+        if not keep or len(passages) < _MIN_CACHED:
             self._index = _built(passages)
             return
         bm25s = _library()

@@ -111,7 +111,7 @@ class PreparedSplit:
             *self.reading.key(),
             *(["texts alone"] if self.texts_alone else []),
         ]
-        return self.cache_dir / "examples" / _key(parts)
+        return examples_folder(self.cache_dir, _key(parts))
 
     @cached_property
     def features_folder(self) -> Path:
@@ -249,6 +249,11 @@ def cut_examples(
                 rows["question"], rows["context"], [own[0] if own else None for own in spans], first, others=others
             )
             progress.update(len(spans))
+
+
+def examples_folder(cache_dir: Path, key: str) -> Path:
+    """The folder of a split's examples; ``key`` is its fingerprint in ``run.json``."""
+    return cache_dir / "examples" / key
 
 
 def open_examples(folder: Path) -> Any:

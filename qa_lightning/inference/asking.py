@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qa_lightning.decoding.predictions import Answer
 from qa_lightning.documents.answers import DocumentAnswer
-from qa_lightning.documents.collection import Collection
+from qa_lightning.documents.collection import Collection, Extract
 from qa_lightning.documents.ranking import RankedExtracts, Ranking, joined_windows
 from qa_lightning.documents.sources import OnBad, unaskable
 from qa_lightning.errors import InputError
@@ -80,6 +80,23 @@ class AskSettings:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What a model found in documents.
+
+    Attributes:
+        question: what was asked.
+        answers: spans, best first; "no answer" is not among them.
+        null_probability: of "no answer", normalised together with the spans.
+        windows: the part of a document that each window covers, in the order in which the model's input has them.
+    """
+
+    question: str
+    answers: list[DocumentAnswer]
+    null_probability: float
+    windows: list[Extract]
+
+
+@dataclass(frozen=True)
 class AskedModel:
     """A model as documents need it.
 
@@ -100,29 +117,35 @@ class AskedModel:
     def ask(self, question: Any, documents: Any, asked: AskSettings) -> list[DocumentAnswer]:
         """Up to ``top_k`` answers, best first; see `reader.Reader.ask`."""
         asked.check()
+        min_score = self._min_score(asked)
+        found = self.read(question, documents, asked)
+        answers = found.answers
+        if self.settings.version_2 or not answers:
+            rank = next((rank for rank, one in enumerate(answers) if one.score < found.null_probability), len(answers))
+            answers.insert(rank, DocumentAnswer(found.question, "", found.null_probability))
+        return [answer for answer in answers[: asked.top_k] if answer.score >= min_score]
+
+    def read(self, question: Any, documents: Any, asked: AskSettings) -> Reading:
+        """All that the model found: up to ``top_k`` spans, whatever their score; see `reader.Reader.ask`."""
+        asked.check()
         if not isinstance(question, str):
             raise InputError(f"the question is of type {type(question).__name__}; pass a str")
         if problem := unaskable(question):
             raise InputError(f"the question {problem}")
-        min_score = self._min_score(asked)
         collection = Collection.read(documents, asked.on_bad)
         extracts = collection.extracts(question, asked.candidates)
         texts = [collection.documents[one.document].text[one.start : one.end] for one in extracts]
         ranking = Ranking(asked.top_k, float(asked.overlap), self.settings.max_answer_length, self.settings.scaling)
         policy = RankedExtracts(self.windower, question, texts, ranking)
         batch_size = asked.batch_size or self.batch_size
-        (spans, null_score), *_ = answer_all(policy, self.forward, self.collate, batch_size)
+        (spans, null_probability), *_ = answer_all(policy, self.forward, self.collate, batch_size)
+        places = [extracts[one.extract].within(one.start, one.end) for one in spans]
         answers = [
-            DocumentAnswer.at(
-                question, one.score, collection, extract.document, extract.start + one.start, extract.start + one.end
-            )
-            for one in spans
-            for extract in [extracts[one.extract]]
+            DocumentAnswer.at(question, one.score, collection, *place)
+            for one, place in zip(spans, places, strict=True)
         ]
-        if self.settings.version_2 or not answers:
-            rank = next((rank for rank, answer in enumerate(answers) if answer.score < null_score), len(answers))
-            answers.insert(rank, DocumentAnswer(question, "", null_score))
-        return [answer for answer in answers[: asked.top_k] if answer.score >= min_score]
+        windows = [extracts[extract].within(start, end) for extract, start, end in policy.windows()]
+        return Reading(question, answers, null_probability, windows)
 
     def answer_each(self, questions: Sequence[str], texts: Sequence[Sequence[str]], batch_size: int) -> list[Answer]:
         """The best answer to each question from its own texts, by the rule of `engine.BestAnswers`.

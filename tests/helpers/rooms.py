@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 ROOMS = (
-    *("wording", "errors", "files", "caching", "arrays", "progress", "layout"),
+    *("wording", "errors", "files", "caching", "arrays", "progress", "layout", "marking"),
     *("data.formats", "data", "features", "decoding", "documents", "metrics", "models"),
     *("checks", "runs", "inference", "inference.bulk", "pages", "training", "evaluation", "export", "cli"),
 )

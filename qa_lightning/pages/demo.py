@@ -1,0 +1,287 @@
+"""The page to ask in: paste a text or drop files, type a question, and see the answer in its place.
+
+Gradio draws the inputs and carries the calls; what is shown of texts and answers is HTML from `demo_view`. Nothing on
+the page comes from another host: no fonts, no analytics, no CDN (`demo_server` forbids it to the browser, too).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from socket import socket
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from qa_lightning.errors import InputError
+from qa_lightning.marking import inert
+from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.pages.demo_answers import Asked, Asker, judged
+from qa_lightning.pages.demo_examples import Sample, Samples
+from qa_lightning.pages.demo_server import Guarded, Server, address_of, hosts_of
+from qa_lightning.pages.demo_view import WELCOME, Panel, answers_panel, marked_text, problem_panel
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+log = logging.getLogger("qa_lightning")
+
+REPORT_ROUTE = "/report.html"
+_HERE = Path(__file__).parent
+_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+_KEEP_FILES = (600, 3600)  # seconds: how often to look for dropped files to remove, and how old these are
+_FAILED = "Something went wrong here; the terminal in which the page was started says what"
+_THRESHOLDS = 15.0  # to either side of the model's own
+
+
+def require_gradio() -> None:
+    """Check that Gradio is installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        raise InputError('the page needs Gradio: `pip install "qa-lightning[demo]"`') from None
+
+
+@contextmanager
+def quiet_gradio() -> Iterator[None]:
+    """Inside this context Gradio asks nobody, and keeps dropped files in a folder that goes away at its end."""
+    with tempfile.TemporaryDirectory(prefix="qa_lightning_demo_", ignore_cleanup_errors=True) as folder:
+        wanted = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "GRADIO_SSR_MODE": "False"}
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+class Page:
+    """The page of one model.
+
+    Args:
+        asker: answers.
+        name: of the model, for the head of the page.
+        samples: questions to begin with, at least one.
+        report: the report of the model's run; None if there is none.
+    """
+
+    def __init__(self, asker: Asker, name: str, samples: Samples, report: Path | None = None) -> None:
+        self._asker = asker
+        self._name = name
+        self._samples = samples
+        self._report = report
+
+    def app(self, hosts: set[str], root_url: str | None = None) -> Guarded:
+        """The page as an ASGI app.
+
+        Args:
+            hosts: names that it answers to; empty for any.
+            root_url: the address that people see, if a proxy stands before it.
+        """
+        import gradio as gr
+        from fastapi import FastAPI
+        from fastapi.responses import FileResponse
+
+        limits = self._asker.limits
+        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        if (report := self._report) is not None:
+
+            @app.get(REPORT_ROUTE)
+            def read_report() -> FileResponse:
+                return FileResponse(report, media_type="text/html")
+
+        blocks = self._blocks()
+        blocks.queue(max_size=limits.waiting, default_concurrency_limit=limits.concurrency, api_open=False)
+        gr.mount_gradio_app(
+            app,
+            blocks,
+            path="/",
+            footer_links=[],
+            run_history=False,
+            root_path=root_url,
+            show_error=False,
+            max_file_size=limits.file_mb * 1_000_000,
+            ssr_mode=False,
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+            theme=_theme(gr),
+            head=_page_head(),
+            app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+        )
+        return Guarded(app, limits.body, hosts)
+
+    def _blocks(self) -> gr.Blocks:
+        import gradio as gr
+
+        html = partial(gr.HTML, apply_default_css=False)
+        first = self._samples.samples[0]
+        with gr.Blocks(title="Ask a text", analytics_enabled=False, delete_cache=_KEEP_FILES, fill_width=True) as blocks:
+            asked = gr.State(None)
+            html(self._head(), elem_id="qa-head")
+            with gr.Row(elem_id="qa-ask"):
+                question = gr.Textbox(
+                    first.question,
+                    label="Question",
+                    placeholder="What do you want to know?",
+                    max_lines=1,
+                    autofocus=True,
+                    elem_id="qa-question",
+                    scale=1,
+                )
+                button = gr.Button("Ask", variant="primary", elem_id="qa-go", scale=0, min_width=96)
+            with gr.Row(elem_id="qa-main"):
+                with gr.Column(elem_id="qa-left"):
+                    with gr.Row(elem_id="qa-tools"):
+                        html("<h2>Text</h2>")
+                        gr.Button("Edit", size="sm", elem_id="qa-edit")  # demo.js does it
+                        new = gr.Button("New text", size="sm", elem_id="qa-new")
+                    text = gr.Textbox(
+                        first.context,
+                        label="Text",
+                        show_label=False,
+                        container=False,
+                        placeholder="Paste a text here, or drop files below.",
+                        lines=12,
+                        max_lines=24,
+                        elem_id="qa-text",
+                    )
+                    reading = html("", elem_id="qa-reading")
+                    files = gr.File(file_count="multiple", label="Files", height=64, elem_id="qa-files")
+                    samples = self._sample_buttons(gr)
+                with gr.Column(elem_id="qa-right"):
+                    headline = html(WELCOME.headline, elem_id="qa-headline")
+                    rows = html(WELCOME.rows, elem_id="qa-panel")
+                    threshold = _slider(gr, self._asker.settings)
+            panel: list[Any] = [headline, rows]
+            outputs: list[Any] = [asked, *panel, reading]
+            quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+            asking: dict[str, Any] = {
+                "api_visibility": "private",
+                "show_progress": "minimal",
+                "show_progress_on": headline,
+                "concurrency_limit": self._asker.limits.concurrency,
+                "concurrency_id": "asking",
+            }
+            gr.on([question.submit, button.click, text.submit], self._answer, [question, text, files, threshold], outputs, **asking)
+            for sample, one in zip(self._samples.samples, samples, strict=True):
+                one.click(partial(self._sample, sample), threshold, [question, text, files, *outputs], **asking)
+            threshold.change(self._judge, [asked, threshold], panel, **quick)
+            new.click(lambda: ("", None, None, *WELCOME, _run("")), None, [text, files, *outputs], **quick)
+            for block in list(blocks.blocks.values()):
+                _refuse_addresses(block)
+        return blocks
+
+    def _head(self) -> str:
+        report = f'<a href="{REPORT_ROUTE[1:]}" target="_blank">Report of errors</a>' if self._report else ""
+        return f'<header class="qa-head"><h1>Ask a text</h1><p>{inert(self._name)}</p>{report}</header>'
+
+    def _sample_buttons(self, gr: Any) -> list[Any]:
+        with gr.Row(elem_id="qa-samples"):
+            title = f'<h2>Examples <span class="qa-quiet">{inert(self._samples.source)}</span></h2>'
+            gr.HTML(title, apply_default_css=False)
+            return [gr.Button(sample.question, size="sm", elem_classes="qa-sample") for sample in self._samples.samples]
+
+    def _answer(self, question: str, text: str, files: Sequence[str] | None, threshold: float) -> tuple[Any, ...]:
+        """What a question changes on the page: the answers that are kept, the panel, and the text."""
+        try:
+            documents = self._asker.documents(text or "", [Path(name) for name in files or ()])
+            asked = self._asker.ask(question or "", documents)
+            return asked, *self._panel(asked, threshold), _run(marked_text(documents, asked))
+        except InputError as error:
+            return None, *problem_panel(error.problems), _run("")
+        except Exception:  # a page shows no traceback, whatever happens
+            log.exception("a question could not be answered")
+            return None, *problem_panel([_FAILED]), _run("")
+
+    def _sample(self, sample: Sample, threshold: float) -> tuple[Any, ...]:
+        """Put an example in and ask it."""
+        return sample.question, sample.context, None, *self._answer(sample.question, sample.context, None, threshold)
+
+    def _judge(self, asked: Asked | None, threshold: float) -> Any:
+        """The panel at another threshold."""
+        import gradio as gr
+
+        return gr.skip() if asked is None else tuple(self._panel(asked, threshold))
+
+    def _panel(self, asked: Asked, threshold: float) -> Panel:
+        settings = self._asker.settings
+        return answers_panel(asked, judged(asked, settings, threshold), settings)
+
+
+def _run(html: str) -> str:
+    """The text's HTML with a mark of its own: `demo.js` then sees an answer that looks like the one before it."""
+    return f'<div data-run="{uuid4().hex}">{html}</div>'
+
+
+def _page_head() -> str:
+    """Style and script, as they are: Gradio rewrites what it gets as ``css``."""
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("demo.css", "demo.js"))
+    return f"<style>{style}</style><script>{script}</script>"
+
+
+def _slider(gr: Any, settings: AnswerSettings) -> Any:
+    """The threshold: of null odds, or for a model without "no answer" the lowest probability of an answer."""
+    if not settings.version_2:
+        return gr.Slider(
+            0.0, 1.0, 0.0, step=0.01, label="Lowest probability of an answer", elem_id="qa-threshold", buttons=["reset"]
+        )
+    own = settings.null_score_diff_threshold
+    return gr.Slider(
+        round(own - _THRESHOLDS, 2),
+        round(own + _THRESHOLDS, 2),
+        own,
+        step=0.05,
+        label="Threshold for “no answer”: the higher, the more is answered",
+        elem_id="qa-threshold",
+        buttons=["reset"],
+    )
+
+
+def _theme(gr: Any) -> Any:
+    return gr.themes.Base(
+        primary_hue="blue", neutral_hue="stone", font=_FONTS, font_mono=_MONO, radius_size="md", text_size="md"
+    )
+
+
+def _refuse_addresses(block: Any) -> None:
+    """Let no call make the server fetch what an address names: Gradio would, for a "file" whose path is one."""
+    moved = getattr(block, "async_move_resource_to_block_cache", None)
+    if moved is None:
+        return
+
+    async def only_files(path: str | None) -> Any:
+        if path is not None and "://" in path:
+            raise ValueError("a file is no address")
+        return await moved(path)
+
+    block.async_move_resource_to_block_cache = only_files
+
+
+def serve(page: Page, bound: socket, host: str, root_url: str | None, say: Callable[[str], None]) -> None:
+    """Serve a page until Ctrl-C.
+
+    Args:
+        page: what to serve.
+        bound: where; closed at the end.
+        host: the name that ``bound`` was made of.
+        root_url: see `Page.app`.
+        say: is given each line for the terminal.
+    """
+    address = root_url or address_of(bound, host)
+    app = page.app(hosts_of(host, root_url), root_url)
+    Server(app, bound, lambda: say(f"ask here: {address}  (Ctrl-C ends it)")).run()
+    say("stopped")
