@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from qa_lightning.inference.reader import Reader
     from qa_lightning.inference.restore import register_pipeline
     from qa_lightning.metrics.squad import SquadMetric
+    from qa_lightning.pages.showing import show
     from qa_lightning.training.datamodule import SquadDataModule
     from qa_lightning.training.module import QALightningModule
 
@@ -30,6 +31,7 @@ __all__ = [
     "decode_spans",
     "pipeline",
     "register_pipeline",
+    "show",
 ]
 
 _MODULES = {
@@ -44,6 +46,7 @@ _MODULES = {
     "decode_spans": "decoding.spans",
     "pipeline": "inference.pipeline",
     "register_pipeline": "inference.restore",
+    "show": "pages.showing",
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qa_lightning.arrays import Floats
 from qa_lightning.decoding.spans import Spans
+from qa_lightning.marking import answer_card
 from qa_lightning.wording import visible
 
 _ROWS = 1000  # examples read at a time
@@ -32,6 +33,7 @@ class Answer:
         start, end: character offsets in the context, end exclusive; both 0 for "no answer".
         score: probability, normalised over all spans of all windows and the null answer.
         null_odds: null score minus the best span's score; above the threshold the answer is "no answer".
+        question, context: what was asked, for notebooks; not compared, and not part of any file.
     """
 
     id: str
@@ -40,6 +42,12 @@ class Answer:
     end: int
     score: float
     null_odds: float
+    question: str = field(default="", repr=False, compare=False)
+    context: str = field(default="", repr=False, compare=False)
+
+    def _repr_html_(self) -> str | None:
+        """The answer marked in its context, for notebooks; None without a context."""
+        return answer_card(self.question, self.context, self.start, self.end, self.score) if self.context else None
 
     def as_json(self, version_2: bool) -> dict[str, Any]:
         """What ``predict`` writes of it, without the id; ``null_odds`` only in ``version_2``, None if infinite."""
@@ -114,12 +122,12 @@ class Predictions:
     def _answer(
         self, number: int, example: dict[str, Any], no_answer: NDArray[np.bool_], null_odds: Floats, span: int
     ) -> Answer:
-        odds = float(null_odds[number])
+        odds, asked = float(null_odds[number]), (example["question"], example["context"])
         if no_answer[number]:
-            return Answer(example["id"], "", 0, 0, float(self.spans.null_probability[number]), odds)
+            return Answer(example["id"], "", 0, 0, float(self.spans.null_probability[number]), odds, *asked)
         start, end = int(self.spans.char_start[span]), int(self.spans.char_end[span])
         text = example["context"][start:end]
-        return Answer(example["id"], text, start, end, float(self.spans.probability[span]), odds)
+        return Answer(example["id"], text, start, end, float(self.spans.probability[span]), odds, *asked)
 
     def best_text(self, number: int, example: dict[str, Any]) -> str:
         """The text of the best span of example ``number``, also where "no answer" wins; empty without a valid span."""

@@ -9,6 +9,7 @@ from qa_lightning.documents.collection import Collection
 from qa_lightning.documents.markup import PAGE_END
 from qa_lightning.documents.passages import passages_around, sentence_around
 from qa_lightning.documents.sources import Document
+from qa_lightning.marking import answer_card
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class DocumentAnswer:
         if self.document is None:
             return ""
         return self.document.id + (f" page {self.page}" if self.page else f" line {self.line}" if self.line else "")
+
+    def _repr_html_(self) -> str:
+        """The answer marked in its passage, for notebooks."""
+        start, end = self.start - self.context_start, self.end - self.context_start
+        return answer_card(self.question, self.context, start, end, self.score, self.place)
 
     def as_dict(self) -> dict[str, Any]:
         """The answer as a dict for JSON, with the names of haystack's ``ExtractedAnswer``.

@@ -97,7 +97,7 @@ class RankedExtracts:
         return [(found, float(spans.null_probability[0]))]
 
     def windows(self) -> list[tuple[int, int, int]]:
-        """Extract, start and end offset in it of the text that each window covers; windows without text are left out."""
+        """Extract, start and end offset in it of what each window covers; windows without text are left out."""
         length = self.store.windows["context_length"].astype(np.int64)
         begin = self.store.context_offset[length > 0]
         if not len(begin):

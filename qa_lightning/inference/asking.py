@@ -141,8 +141,7 @@ class AskedModel:
         (spans, null_probability), *_ = answer_all(policy, self.forward, self.collate, batch_size)
         places = [extracts[one.extract].within(one.start, one.end) for one in spans]
         answers = [
-            DocumentAnswer.at(question, one.score, collection, *place)
-            for one, place in zip(spans, places, strict=True)
+            DocumentAnswer.at(question, one.score, collection, *place) for one, place in zip(spans, places, strict=True)
         ]
         windows = [extracts[extract].within(start, end) for extract, start, end in policy.windows()]
         return Reading(question, answers, null_probability, windows)

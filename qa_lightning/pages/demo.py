@@ -14,19 +14,17 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from socket import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from qa_lightning.errors import InputError
+from qa_lightning.layout import MODEL_FOLDER
 from qa_lightning.marking import inert
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.pages.demo_answers import Asked, Asker, judged
 from qa_lightning.pages.demo_examples import Sample, Samples
 from qa_lightning.pages.demo_server import Guarded, Server, address_of, hosts_of
 from qa_lightning.pages.demo_view import WELCOME, Panel, answers_panel, marked_text, problem_panel
-
-if TYPE_CHECKING:
-    import gradio as gr
 
 log = logging.getLogger("qa_lightning")
 
@@ -73,7 +71,7 @@ class Page:
 
     Args:
         asker: answers.
-        name: of the model, for the head of the page.
+        name: of the model, its folder or its name on the Hub.
         samples: questions to begin with, at least one.
         report: the report of the model's run; None if there is none.
     """
@@ -124,12 +122,14 @@ class Page:
         )
         return Guarded(app, limits.body, hosts)
 
-    def _blocks(self) -> gr.Blocks:
+    def _blocks(self) -> Any:
         import gradio as gr
 
         html = partial(gr.HTML, apply_default_css=False)
         first = self._samples.samples[0]
-        with gr.Blocks(title="Ask a text", analytics_enabled=False, delete_cache=_KEEP_FILES, fill_width=True) as blocks:
+        with gr.Blocks(
+            title="Ask a text", analytics_enabled=False, delete_cache=_KEEP_FILES, fill_width=True
+        ) as blocks:
             asked = gr.State(None)
             html(self._head(), elem_id="qa-head")
             with gr.Row(elem_id="qa-ask"):
@@ -176,18 +176,25 @@ class Page:
                 "concurrency_limit": self._asker.limits.concurrency,
                 "concurrency_id": "asking",
             }
-            gr.on([question.submit, button.click, text.submit], self._answer, [question, text, files, threshold], outputs, **asking)
+            gr.on(
+                [question.submit, button.click, text.submit],
+                self._answer,
+                [question, text, files, threshold],
+                outputs,
+                **asking,
+            )
             for sample, one in zip(self._samples.samples, samples, strict=True):
                 one.click(partial(self._sample, sample), threshold, [question, text, files, *outputs], **asking)
             threshold.change(self._judge, [asked, threshold], panel, **quick)
-            new.click(lambda: ("", None, None, *WELCOME, _run("")), None, [text, files, *outputs], **quick)
+            new.click(lambda: ("", None, *_cleared()), None, [text, files, *outputs], **quick)
+            files.upload(self._files_came, text, [text, *outputs], **quick)
             for block in list(blocks.blocks.values()):
                 _refuse_addresses(block)
         return blocks
 
     def _head(self) -> str:
         report = f'<a href="{REPORT_ROUTE[1:]}" target="_blank">Report of errors</a>' if self._report else ""
-        return f'<header class="qa-head"><h1>Ask a text</h1><p>{inert(self._name)}</p>{report}</header>'
+        return f'<header class="qa-head"><h1>Ask a text</h1><p>{inert(shown_name(self._name))}</p>{report}</header>'
 
     def _sample_buttons(self, gr: Any) -> list[Any]:
         with gr.Row(elem_id="qa-samples"):
@@ -211,6 +218,12 @@ class Page:
         """Put an example in and ask it."""
         return sample.question, sample.context, None, *self._answer(sample.question, sample.context, None, threshold)
 
+    def _files_came(self, text: str) -> Any:
+        """Files take the place of an example's text; a text of one's own stays."""
+        import gradio as gr
+
+        return ("" if text in {one.context for one in self._samples.samples} else gr.skip(), *_cleared())
+
     def _judge(self, asked: Asked | None, threshold: float) -> Any:
         """The panel at another threshold."""
         import gradio as gr
@@ -219,12 +232,29 @@ class Page:
 
     def _panel(self, asked: Asked, threshold: float) -> Panel:
         settings = self._asker.settings
+        own = settings.null_score_diff_threshold
+        if settings.version_2 and threshold == round(own, 2):  # as the slider has it
+            threshold = own
         return answers_panel(asked, judged(asked, settings, threshold), settings)
 
 
 def _run(html: str) -> str:
     """The text's HTML with a mark of its own: `demo.js` then sees an answer that looks like the one before it."""
     return f'<div data-run="{uuid4().hex}">{html}</div>'
+
+
+def shown_name(model: str) -> str:
+    """A model's name for strangers: not where it lies on this machine."""
+    path = Path(model)
+    if not path.is_dir():
+        return model
+    own = path.resolve()
+    return own.parent.name if own.name == MODEL_FOLDER else own.name
+
+
+def _cleared() -> tuple[Any, ...]:
+    """No answers: those that are kept, the panel, and the text."""
+    return None, *WELCOME, _run("")
 
 
 def _page_head() -> str:
@@ -239,13 +269,13 @@ def _slider(gr: Any, settings: AnswerSettings) -> Any:
         return gr.Slider(
             0.0, 1.0, 0.0, step=0.01, label="Lowest probability of an answer", elem_id="qa-threshold", buttons=["reset"]
         )
-    own = settings.null_score_diff_threshold
+    own = round(settings.null_score_diff_threshold, 2)
     return gr.Slider(
-        round(own - _THRESHOLDS, 2),
-        round(own + _THRESHOLDS, 2),
+        own - _THRESHOLDS,
+        own + _THRESHOLDS,
         own,
-        step=0.05,
-        label="Threshold for “no answer”: the higher, the more is answered",
+        step=0.01,
+        label="Threshold for “no answer”",
         elem_id="qa-threshold",
         buttons=["reset"],
     )

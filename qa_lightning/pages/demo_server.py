@@ -112,7 +112,9 @@ def bound_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         found.close()
         if error.errno == errno.EADDRINUSE:
-            raise InputError(f"--port {port} is in use on {host}; pass another one, or 0 for one that is free") from None
+            raise InputError(
+                f"--port {port} is in use on {host}; pass another one, or 0 for one that is free"
+            ) from None
         if error.errno == errno.EACCES:
             raise InputError(f"--port {port} may not be used by this user; pass one from 1024 on") from None
         raise InputError(f"--host {host}: not an address of this machine ({error.strerror or error})") from None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from qa_lightning.documents.collection import Extract
+from qa_lightning.documents.markup import PAGE_END
 from qa_lightning.documents.sources import Document
 from qa_lightning.marking import Tag, inert, tagged
 from qa_lightning.models.settings import AnswerSettings
@@ -18,6 +19,7 @@ from qa_lightning.wording import counted
 
 _SHOWN_WINDOWS = 200  # on the map and in the text
 _SHOWN_TEXT = 90  # characters of an answer in its row
+_LINE_END = "\n"  # a page of a PDF is shown to end so; of the same length, as offsets count
 _LANES = 3  # rows of the map of windows: neighbours overlap, and never stand in the same one
 
 
@@ -38,7 +40,8 @@ def problem_panel(problems: Sequence[str]) -> Panel:
 
 
 def _sentence(problem: str) -> str:
-    text = problem[:1].upper() + problem[1:]
+    """A problem as a sentence; one that begins with the name of a file keeps it as it is."""
+    text = problem[:1].upper() + problem[1:] if problem.partition(" ")[0].isalpha() else problem
     return text if text.endswith((".", "!", "?", "`")) else f"{text}."
 
 
@@ -105,16 +108,17 @@ def _windows(asked: Asked, settings: AnswerSettings) -> str:
     shown = asked.windows[:_SHOWN_WINDOWS]
     notes = [f"each of at most {settings.max_length} tokens; neighbours share {settings.doc_stride}"]
     if len(asked.windows) == 1:
-        notes = [f"of at most {settings.max_length} tokens: all of the text at once"]
+        notes = [f"all of the text at once; a window has at most {settings.max_length} tokens"]
     if len(asked.windows) > len(shown):
         notes.append(f"the first {len(shown)} are shown")
     if asked.passages_left:
         notes.append(f"{counted(asked.passages_left, 'passage')} with too few words of the question were not read")
     best = asked.found[0].place if asked.found else None
+    drawn = _map(shown, best) if len(shown) > 1 else ""
     return (
         f'<details class="qa-windows"><summary>{counted(len(asked.windows), "window")}'
         f'<span class="qa-time">{asked.seconds:.2f} s</span></summary>'
-        f'{_map(shown, best)}<p>{"; ".join(notes)}.</p></details>'
+        f"{drawn}<p>{_sentence('; '.join(notes))}</p></details>"
     )
 
 
@@ -146,7 +150,8 @@ def marked_text(documents: Sequence[Document], asked: Asked) -> str:
             (place.start, 2, f'<mark id="qa-answer-{number}" data-answer="{number}">'),
             (place.end, 0, "</mark>"),
         ]
-    for number, window in enumerate(asked.windows[:_SHOWN_WINDOWS], 1):
+    windows = asked.windows[:_SHOWN_WINDOWS] if len(asked.windows) > 1 else ()
+    for number, window in enumerate(windows, 1):
         tags[window.document] += [
             (window.start, 1, f'<i class="qa-edge" data-edge="{number} begins"></i>'),
             (window.end, 1, f'<i class="qa-edge" data-edge="{number} ends"></i>'),
@@ -157,6 +162,6 @@ def marked_text(documents: Sequence[Document], asked: Asked) -> str:
         name = f"<h2>{inert(document.id)}</h2>" if len(documents) > 1 or document.path else ""
         parts.append(
             f'<article class="qa-document">{name}<div class="qa-body" dir="auto" data-document="{number}">'
-            f"{tagged(document.text, own)}</div></article>"
+            f"{tagged(document.text.replace(PAGE_END, _LINE_END), own)}</div></article>"
         )
     return f'<div class="qa-pages" tabindex="0" aria-label="The text, with its answers marked">{"".join(parts)}</div>'
