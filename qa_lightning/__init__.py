@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qa_lightning.decoding.spans import Spans, WindowLogits, decode_spans
     from qa_lightning.documents.collection import Collection
+    from qa_lightning.documents.showing import show
     from qa_lightning.inference.pipeline import QuestionAnsweringPipeline, pipeline
     from qa_lightning.inference.reader import Reader
     from qa_lightning.inference.restore import register_pipeline
     from qa_lightning.metrics.squad import SquadMetric
-    from qa_lightning.pages.showing import show
     from qa_lightning.training.datamodule import SquadDataModule
     from qa_lightning.training.module import QALightningModule
 
@@ -46,7 +46,7 @@ _MODULES = {
     "decode_spans": "decoding.spans",
     "pipeline": "inference.pipeline",
     "register_pipeline": "inference.restore",
-    "show": "pages.showing",
+    "show": "documents.showing",
 }
 
 

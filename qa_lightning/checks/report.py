@@ -194,7 +194,7 @@ def _points(cost: dict[str, float]) -> str:
     return f"EM {em:.2f}, F1 {f1:.2f}"
 
 
-def show(report: Report, console: Console) -> None:
+def print_report(report: Report, console: Console) -> None:
     """Print a report: counts, then the findings, then the first rows of each finding."""
     console.print(f"[bold]{_cell(report.source)}[/bold]", highlight=False)
     facts = Table(box=None, show_header=False, pad_edge=False)

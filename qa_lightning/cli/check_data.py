@@ -36,7 +36,7 @@ def check_data(words: Sequence[str]) -> int:
         options.rows,
         options.mixed_script or False,
     )
-    reports.show(report, Console())
+    reports.print_report(report, Console())
     if options.json:
         try:
             write_json(options.json, report.as_json())

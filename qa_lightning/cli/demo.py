@@ -20,10 +20,10 @@ HOST, PORT = "127.0.0.1", 7860
 def demo(words: Sequence[str]) -> int:
     """Serve a page to ask a model in, until Ctrl-C; returns the exit status."""
     options = _demo_options(words)
-    from qa_lightning.pages.demo import Page, quiet_gradio, require_gradio, serve
-    from qa_lightning.pages.demo_answers import Asker, Limits
-    from qa_lightning.pages.demo_examples import samples_for
-    from qa_lightning.pages.demo_server import bound_socket, report_beside
+    from qa_lightning.pages.demo.answers import Asker, Limits
+    from qa_lightning.pages.demo.examples import openings_for
+    from qa_lightning.pages.demo.page import Page, quiet_gradio, require_gradio, serve
+    from qa_lightning.pages.demo.server import bound_socket, report_beside
 
     require_gradio()
     quiet_libraries()
@@ -37,7 +37,7 @@ def demo(words: Sequence[str]) -> int:
         names = ("characters", "seconds", "concurrency", "file_mb")
         given: dict[str, Any] = {name: options[f"max_{name}"] for name in names if options[f"max_{name}"] is not None}
         asker = Asker(reader.asked, Limits(**given))
-        page = Page(asker, model, samples_for(model, reader.settings.version_2), report_beside(model))
+        page = Page(asker, model, openings_for(model, reader.settings.version_2), report_beside(model))
         serve(page, bound, options.host or HOST, options.root_url, lambda line: print(line, flush=True))
     return 0
 

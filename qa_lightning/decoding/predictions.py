@@ -122,7 +122,7 @@ class Predictions:
     def _answer(
         self, number: int, example: dict[str, Any], no_answer: NDArray[np.bool_], null_odds: Floats, span: int
     ) -> Answer:
-        odds, asked = float(null_odds[number]), (example["question"], example["context"])
+        odds, asked = float(null_odds[number]), (example.get("question", ""), example["context"])
         if no_answer[number]:
             return Answer(example["id"], "", 0, 0, float(self.spans.null_probability[number]), odds, *asked)
         start, end = int(self.spans.char_start[span]), int(self.spans.char_end[span])

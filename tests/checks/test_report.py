@@ -11,7 +11,7 @@ from rich.console import Console
 
 from qa_lightning import SquadDataModule
 from qa_lightning.checks.bad_rows import Report, RowCheck
-from qa_lightning.checks.report import check_prepared, check_source, short_lines, show
+from qa_lightning.checks.report import check_prepared, check_source, print_report, short_lines
 from qa_lightning.data.columns import Columns, ReadSettings
 from qa_lightning.errors import InputError
 from qa_lightning.models.loading import load_tokenizer
@@ -35,7 +35,7 @@ def test_a_report_survives_json_and_is_shown_with_counts_first(tmp_path, model_f
     report = check_source(path, tokenizer=load_tokenizer(model_folder), settings=SETTINGS)
     assert Report.of_json(json.loads(json.dumps(report.as_json()))) == report
     output = io.StringIO()
-    show(report, Console(file=output, width=200))
+    print_report(report, Console(file=output, width=200))
     lines = output.getvalue().splitlines()
     assert lines[1].startswith("questions")
     assert lines[1].split()[1] == "5"
@@ -48,7 +48,7 @@ def test_a_report_survives_json_and_is_shown_with_counts_first(tmp_path, model_f
 def test_the_listed_rows_are_counted(tmp_path, count, words) -> None:
     rows = [*make_rows(2), *(row(2, id=f"bad{number}", question="") for number in range(count))]
     output = io.StringIO()
-    show(check_source(write_json(tmp_path / "data.json", rows), max_rows=3), Console(file=output, width=200))
+    print_report(check_source(write_json(tmp_path / "data.json", rows), max_rows=3), Console(file=output, width=200))
     assert f"empty or null fields: {words}\n" in re.sub(r" +\n", "\n", output.getvalue())
 
 

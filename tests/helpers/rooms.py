@@ -5,5 +5,16 @@ from __future__ import annotations
 ROOMS = (
     *("wording", "errors", "files", "caching", "arrays", "progress", "layout", "marking"),
     *("data.formats", "data", "features", "decoding", "documents", "metrics", "models"),
-    *("checks", "runs", "inference", "inference.bulk", "pages", "training", "evaluation", "export", "cli"),
+    *(
+        "checks",
+        "runs",
+        "inference",
+        "inference.bulk",
+        "pages",
+        "pages.demo",
+        "training",
+        "evaluation",
+        "export",
+        "cli",
+    ),
 )

@@ -1,7 +1,7 @@
 """The page to ask in: paste a text or drop files, type a question, and see the answer in its place.
 
-Gradio draws the inputs and carries the calls; what is shown of texts and answers is HTML from `demo_view`. Nothing on
-the page comes from another host: no fonts, no analytics, no CDN (`demo_server` forbids it to the browser, too).
+Gradio draws the inputs and carries the calls; what is shown of texts and answers is HTML from `view`. Nothing on
+the page comes from another host: no fonts, no analytics, no CDN (`server` forbids it to the browser, too).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from qa_lightning.errors import InputError
 from qa_lightning.layout import MODEL_FOLDER
 from qa_lightning.marking import inert
 from qa_lightning.models.settings import AnswerSettings
-from qa_lightning.pages.demo_answers import Asked, Asker, judged
-from qa_lightning.pages.demo_examples import Sample, Samples
-from qa_lightning.pages.demo_server import Guarded, Server, address_of, hosts_of
-from qa_lightning.pages.demo_view import WELCOME, Panel, answers_panel, marked_text, problem_panel
+from qa_lightning.pages.demo.answers import Asked, Asker, at_threshold
+from qa_lightning.pages.demo.examples import Opening, Openings
+from qa_lightning.pages.demo.server import Guarded, Server, address_of, hosts_of
+from qa_lightning.pages.demo.view import WELCOME, Panel, answers_panel, marked_text, problem_panel
 
 log = logging.getLogger("qa_lightning")
 
@@ -72,14 +72,14 @@ class Page:
     Args:
         asker: answers.
         name: of the model, its folder or its name on the Hub.
-        samples: questions to begin with, at least one.
+        openings: questions to begin with, at least one.
         report: the report of the model's run; None if there is none.
     """
 
-    def __init__(self, asker: Asker, name: str, samples: Samples, report: Path | None = None) -> None:
+    def __init__(self, asker: Asker, name: str, openings: Openings, report: Path | None = None) -> None:
         self._asker = asker
         self._name = name
-        self._samples = samples
+        self._openings = openings
         self._report = report
 
     def app(self, hosts: set[str], root_url: str | None = None) -> Guarded:
@@ -126,7 +126,7 @@ class Page:
         import gradio as gr
 
         html = partial(gr.HTML, apply_default_css=False)
-        first = self._samples.samples[0]
+        first = self._openings.questions[0]
         with gr.Blocks(
             title="Ask a text", analytics_enabled=False, delete_cache=_KEEP_FILES, fill_width=True
         ) as blocks:
@@ -147,7 +147,7 @@ class Page:
                 with gr.Column(elem_id="qa-left"):
                     with gr.Row(elem_id="qa-tools"):
                         html("<h2>Text</h2>")
-                        gr.Button("Edit", size="sm", elem_id="qa-edit")  # demo.js does it
+                        gr.Button("Edit", size="sm", elem_id="qa-edit")  # page.js does it
                         new = gr.Button("New text", size="sm", elem_id="qa-new")
                     text = gr.Textbox(
                         first.context,
@@ -161,7 +161,7 @@ class Page:
                     )
                     reading = html("", elem_id="qa-reading")
                     files = gr.File(file_count="multiple", label="Files", height=64, elem_id="qa-files")
-                    samples = self._sample_buttons(gr)
+                    openings = self._opening_buttons(gr)
                 with gr.Column(elem_id="qa-right"):
                     headline = html(WELCOME.headline, elem_id="qa-headline")
                     rows = html(WELCOME.rows, elem_id="qa-panel")
@@ -183,8 +183,8 @@ class Page:
                 outputs,
                 **asking,
             )
-            for sample, one in zip(self._samples.samples, samples, strict=True):
-                one.click(partial(self._sample, sample), threshold, [question, text, files, *outputs], **asking)
+            for opening, one in zip(self._openings.questions, openings, strict=True):
+                one.click(partial(self._open, opening), threshold, [question, text, files, *outputs], **asking)
             threshold.change(self._judge, [asked, threshold], panel, **quick)
             new.click(lambda: ("", None, *_cleared()), None, [text, files, *outputs], **quick)
             files.upload(self._files_came, text, [text, *outputs], **quick)
@@ -196,11 +196,11 @@ class Page:
         report = f'<a href="{REPORT_ROUTE[1:]}" target="_blank">Report of errors</a>' if self._report else ""
         return f'<header class="qa-head"><h1>Ask a text</h1><p>{inert(shown_name(self._name))}</p>{report}</header>'
 
-    def _sample_buttons(self, gr: Any) -> list[Any]:
+    def _opening_buttons(self, gr: Any) -> list[Any]:
         with gr.Row(elem_id="qa-samples"):
-            title = f'<h2>Examples <span class="qa-quiet">{inert(self._samples.source)}</span></h2>'
+            title = f'<h2>Examples <span class="qa-quiet">{inert(self._openings.source)}</span></h2>'
             gr.HTML(title, apply_default_css=False)
-            return [gr.Button(sample.question, size="sm", elem_classes="qa-sample") for sample in self._samples.samples]
+            return [gr.Button(one.question, size="sm", elem_classes="qa-sample") for one in self._openings.questions]
 
     def _answer(self, question: str, text: str, files: Sequence[str] | None, threshold: float) -> tuple[Any, ...]:
         """What a question changes on the page: the answers that are kept, the panel, and the text."""
@@ -214,15 +214,20 @@ class Page:
             log.exception("a question could not be answered")
             return None, *problem_panel([_FAILED]), _run("")
 
-    def _sample(self, sample: Sample, threshold: float) -> tuple[Any, ...]:
+    def _open(self, opening: Opening, threshold: float) -> tuple[Any, ...]:
         """Put an example in and ask it."""
-        return sample.question, sample.context, None, *self._answer(sample.question, sample.context, None, threshold)
+        return (
+            opening.question,
+            opening.context,
+            None,
+            *self._answer(opening.question, opening.context, None, threshold),
+        )
 
     def _files_came(self, text: str) -> Any:
         """Files take the place of an example's text; a text of one's own stays."""
         import gradio as gr
 
-        return ("" if text in {one.context for one in self._samples.samples} else gr.skip(), *_cleared())
+        return ("" if text in {one.context for one in self._openings.questions} else gr.skip(), *_cleared())
 
     def _judge(self, asked: Asked | None, threshold: float) -> Any:
         """The panel at another threshold."""
@@ -235,11 +240,11 @@ class Page:
         own = settings.null_score_diff_threshold
         if settings.version_2 and threshold == round(own, 2):  # as the slider has it
             threshold = own
-        return answers_panel(asked, judged(asked, settings, threshold), settings)
+        return answers_panel(asked, at_threshold(asked, settings, threshold), settings)
 
 
 def _run(html: str) -> str:
-    """The text's HTML with a mark of its own: `demo.js` then sees an answer that looks like the one before it."""
+    """The text's HTML with a mark of its own: `page.js` then sees an answer that looks like the one before it."""
     return f'<div data-run="{uuid4().hex}">{html}</div>'
 
 
@@ -259,7 +264,7 @@ def _cleared() -> tuple[Any, ...]:
 
 def _page_head() -> str:
     """Style and script, as they are: Gradio rewrites what it gets as ``css``."""
-    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("demo.css", "demo.js"))
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return f"<style>{style}</style><script>{script}</script>"
 
 

@@ -17,7 +17,7 @@ from qa_lightning.inference.asking import AskedModel, AskSettings
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.wording import counted
 
-TOP_K = 6  # answers listed
+_LISTED = 6  # answers listed
 PASTED = "text"  # the id of the text in the box, where it stands alone
 _BATCH_SIZE = 16  # windows per forward pass; the time limit is checked between two
 _ALWAYS = 3  # answers that are listed however unlikely they are
@@ -51,7 +51,7 @@ class Limits:
         return max(12 * (self.characters + _MAX_QUESTION), self.files * self.file_mb * 1_000_000) + 1_000_000
 
 
-class Found(NamedTuple):
+class AnswerSpan(NamedTuple):
     """A span that may be the answer.
 
     Attributes:
@@ -81,14 +81,14 @@ class Asked:
     """
 
     question: str
-    found: tuple[Found, ...]
+    found: tuple[AnswerSpan, ...]
     null_probability: float
     windows: tuple[Extract, ...]
     passages_left: int
     seconds: float
 
 
-class Judged(NamedTuple):
+class AtThreshold(NamedTuple):
     """The answers at a threshold.
 
     Attributes:
@@ -104,7 +104,7 @@ class Judged(NamedTuple):
     best: int | None
 
 
-def judged(asked: Asked, settings: AnswerSettings, threshold: float) -> Judged:
+def at_threshold(asked: Asked, settings: AnswerSettings, threshold: float) -> AtThreshold:
     """The answers at another threshold than the model's own.
 
     Args:
@@ -128,7 +128,7 @@ def judged(asked: Asked, settings: AnswerSettings, threshold: float) -> Judged:
     else:
         best = 0 if len(found) and found[0] >= threshold else None
     rest = max(0.0, 1.0 - float(found.sum()) - (null if settings.version_2 else 0.0))
-    return Judged(found.tolist(), null, rest, best)
+    return AtThreshold(found.tolist(), null, rest, best)
 
 
 class Asker:
@@ -190,7 +190,7 @@ class Asker:
         if len(question) > _MAX_QUESTION:
             raise InputError(f"the question has {len(question):,} characters; at most {_MAX_QUESTION:,} are read")
         collection = Collection(documents, keep_index=False)  # what people paste stays in memory
-        settings = AskSettings(top_k=TOP_K, batch_size=_BATCH_SIZE)
+        settings = AskSettings(top_k=_LISTED, batch_size=_BATCH_SIZE)
         model = replace(self._model, forward=self._timed(started))
         reading = model.read(question, collection, settings)
         alone = [one.id for one in documents] == [PASTED]
@@ -220,10 +220,10 @@ class Asker:
         return forward
 
 
-def _found(answer: Any, documents: Sequence[Document], alone: bool) -> Found:
+def _found(answer: Any, documents: Sequence[Document], alone: bool) -> AnswerSpan:
     number = next(index for index, one in enumerate(documents) if one is answer.document)
     place = Extract(number, answer.start, answer.end)
-    return Found(answer.text, place, "" if alone else answer.place, answer.score)
+    return AnswerSpan(answer.text, place, "" if alone else answer.place, answer.score)
 
 
 def counted_seconds(seconds: float) -> str:

@@ -1,6 +1,6 @@
 """The page to ask in, as HTML: the answers as bars, the text with its answers and windows marked.
 
-All text goes through `marking.inert`. What moves is in ``demo.js``: it finds elements by the attributes written here.
+All text goes through `marking.inert`. What moves is in ``page.js``: it finds elements by the attributes written here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qa_lightning.documents.markup import PAGE_END
 from qa_lightning.documents.sources import Document
 from qa_lightning.marking import Tag, inert, tagged
 from qa_lightning.models.settings import AnswerSettings
-from qa_lightning.pages.demo_answers import Asked, Judged
+from qa_lightning.pages.demo.answers import Asked, AtThreshold
 from qa_lightning.wording import counted
 
 _SHOWN_WINDOWS = 200  # on the map and in the text
@@ -45,7 +45,7 @@ def _sentence(problem: str) -> str:
     return text if text.endswith((".", "!", "?", "`")) else f"{text}."
 
 
-def answers_panel(asked: Asked, judgement: Judged, settings: AnswerSettings) -> Panel:
+def answers_panel(asked: Asked, judgement: AtThreshold, settings: AnswerSettings) -> Panel:
     """The answer, and a row with a bar for each candidate, for "no answer" and for the rest."""
     best = judgement.best
     rows = [
@@ -66,7 +66,7 @@ def answers_panel(asked: Asked, judgement: Judged, settings: AnswerSettings) -> 
     )
 
 
-def _headline(asked: Asked, judgement: Judged, settings: AnswerSettings) -> str:
+def _headline(asked: Asked, judgement: AtThreshold, settings: AnswerSettings) -> str:
     if judgement.best is not None:
         one = asked.found[judgement.best]
         where = f'<p class="qa-where">{inert(one.where)}</p>' if one.where else ""
@@ -104,7 +104,7 @@ def _short(text: str, limit: int) -> str:
 
 
 def _windows(asked: Asked, settings: AnswerSettings) -> str:
-    """How the text was read: a line, and on demand a map of the windows; `demo.js` then shows their edges in it."""
+    """How the text was read: a line, and on demand a map of the windows; `page.js` then shows their edges in it."""
     shown = asked.windows[:_SHOWN_WINDOWS]
     notes = [f"each of at most {settings.max_length} tokens; neighbours share {settings.doc_stride}"]
     if len(asked.windows) == 1:
@@ -142,7 +142,7 @@ def _map(windows: Sequence[Extract], best: Extract | None) -> str:
 
 
 def marked_text(documents: Sequence[Document], asked: Asked) -> str:
-    """The documents, with all candidates and edges of windows marked; `demo.js` lights one candidate up."""
+    """The documents, with all candidates and edges of windows marked; `page.js` lights one candidate up."""
     tags: dict[int, list[tuple[int, int, str]]] = defaultdict(list)  # offset, rank at one offset, HTML
     for number, one in enumerate(asked.found):
         place = one.place

@@ -29,21 +29,21 @@ _READ = 2000  # questions of the data that are looked at
 _MAX_CONTEXT = 3000  # characters; a longer one is no example to begin with
 
 
-class Sample(NamedTuple):
+class Opening(NamedTuple):
     """A question to begin with."""
 
     question: str
     context: str
 
 
-class Samples(NamedTuple):
+class Openings(NamedTuple):
     """Questions to begin with, and where they are from, in words."""
 
-    samples: list[Sample]
+    questions: list[Opening]
     source: str
 
 
-def samples_for(model: str, version_2: bool, count: int = COUNT) -> Samples:
+def openings_for(model: str, version_2: bool, count: int = COUNT) -> Openings:
     """Questions for the page of a model: about different texts, one of them without an answer if the model knows that.
 
     Args:
@@ -56,11 +56,11 @@ def samples_for(model: str, version_2: bool, count: int = COUNT) -> Samples:
     if isinstance(own, Mapping):
         try:
             if found := _chosen(_rows_of(own), version_2, count):
-                return Samples(found, "from the model's validation data")
+                return Openings(found, "from the model's validation data")
         except (InputError, OSError, ValueError) as error:
             log.info(f"the model's validation data cannot be read, so the examples are others: {error}")
     rows = generate_examples("validation", 200, unanswerable=0.2 if version_2 else 0.0)
-    return Samples(_chosen(rows, version_2, count), "of the embedded dataset")
+    return Openings(_chosen(rows, version_2, count), "of the embedded dataset")
 
 
 def _rows_of(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -82,13 +82,13 @@ def _rows_of(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield example
 
 
-def _chosen(rows: Iterable[Mapping[str, Any]], version_2: bool, count: int) -> list[Sample]:
+def _chosen(rows: Iterable[Mapping[str, Any]], version_2: bool, count: int) -> list[Opening]:
     """Some questions, spread over the rows, each about another text."""
-    by_context: dict[str, tuple[Sample, bool]] = {}
+    by_context: dict[str, tuple[Opening, bool]] = {}
     for row in rows:
         context, has_answer = row["context"], bool(row["answers"]["text"])
         if len(context) <= _MAX_CONTEXT and (has_answer or version_2):
-            by_context.setdefault(context, (Sample(row["question"], context), has_answer))
+            by_context.setdefault(context, (Opening(row["question"], context), has_answer))
     every = list(by_context.values())
     answered = [one for one, has_answer in every if has_answer]
     unanswered = [one for one, has_answer in every if not has_answer][:1]

@@ -1,5 +1,5 @@
 // The page to ask in: lights up one answer in the text, follows the rows, and changes between reading and editing.
-// Elements are found by the attributes that demo_view.py writes. Gradio replaces them, so they are looked up each time.
+// Elements are found by the attributes that view.py writes. Gradio replaces them, so they are looked up each time.
 (() => {
   const find = (selector) => document.querySelector(selector);
   let chosen = null; // the answer that is lit up
