@@ -30,7 +30,9 @@ COMMANDS = {
     "evaluate": Command("qa_lightning.cli.evaluate:evaluate", "score a model, or a file of predictions"),
     "predict": Command("qa_lightning.cli.predict:predict", "answer one question, or all questions of a file"),
     "ask": Command("qa_lightning.cli.ask:ask", "answer a question from files of text, HTML and PDF"),
-    "demo": Command("qa_lightning.cli.demo:demo", "ask a model in the browser, with the answer marked in its text"),
+    "demo": Command(
+        "qa_lightning.cli.pages.demo:demo", "ask a model in the browser, with the answer marked in its text"
+    ),
     "export": Command("qa_lightning.cli.export:export", "write a model as ONNX, or publish it on the Hub"),
 }
 

@@ -155,7 +155,7 @@ class Asker:
             raise InputError(f"there are {len(files):,} files; at most {limits.files:,} are read at a time")
         if len(text) > limits.characters:
             raise self._too_long(len(text))
-        documents = [Document(PASTED, text)] if text.strip() else []
+        documents = read_documents({"text": text, "id": PASTED}) if text.strip() else []
         names = _distinct([path.name for path in files])
         problems: list[str] = []
         for path, name in zip(files, names, strict=True):

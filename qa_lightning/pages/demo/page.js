@@ -5,6 +5,7 @@
   let chosen = null; // the answer that is lit up
   let seen = { run: null, panel: null };
   let focusText = false; // once the text has been cleared
+  let showWindows = false;
 
   function mode(name) {
     document.body.dataset.qaMode = name;
@@ -31,8 +32,8 @@
 
   function windows() {
     const details = find("#qa-panel details");
-    const reading = find("#qa-reading");
-    if (details && reading) reading.classList.toggle("qa-edges", details.open);
+    if (details) details.open = showWindows; // a new panel comes closed
+    find("#qa-reading")?.classList.toggle("qa-edges", showWindows);
   }
 
   function sync() {
@@ -56,6 +57,11 @@
   function onClick(event) {
     const chip = event.target.closest("#qa-panel .qa-chip, #qa-reading mark");
     if (event.target.closest("#qa-new")) focusText = true;
+    if (event.target.closest("#qa-panel summary")) {
+      event.preventDefault();
+      showWindows = !showWindows;
+      windows();
+    }
     if (event.target.closest("#qa-edit")) {
       mode("edit");
       find("#qa-text textarea")?.focus();
@@ -86,7 +92,6 @@
 
   document.addEventListener("click", onClick);
   document.addEventListener("keydown", onKey);
-  document.addEventListener("toggle", windows, true);
   mode("edit");
   new MutationObserver(sync).observe(document.documentElement, { childList: true, subtree: true });
 
