@@ -6,6 +6,7 @@ the page comes from another host: no fonts, no analytics, no CDN (`server` forbi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import tempfile
@@ -89,6 +90,9 @@ class Page:
             hosts: names that it answers to; empty for any.
             root_url: the address that people see, if a proxy stands before it.
         """
+        return Guarded(_within_a_loop(partial(self._app, root_url)), self._asker.limits.body, hosts)
+
+    def _app(self, root_url: str | None) -> Any:
         import gradio as gr
         from fastapi import FastAPI
         from fastapi.responses import FileResponse
@@ -120,7 +124,7 @@ class Page:
             head=_page_head(),
             app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
         )
-        return Guarded(app, limits.body, hosts)
+        return app
 
     def _blocks(self) -> Any:
         import gradio as gr
@@ -246,6 +250,19 @@ class Page:
 def _run(html: str) -> str:
     """The text's HTML with a mark of its own: `page.js` then sees an answer that looks like the one before it."""
     return f'<div data-run="{uuid4().hex}">{html}</div>'
+
+
+def _within_a_loop(make: Callable[[], Any]) -> Any:
+    """What ``make`` makes while an event loop runs; without one, Gradio makes one for each of its locks."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+
+        async def made() -> Any:
+            return make()
+
+        return asyncio.run(made())
+    return make()
 
 
 def shown_name(model: str) -> str:
