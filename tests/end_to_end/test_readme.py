@@ -150,7 +150,8 @@ def test_the_notebook_runs_and_reads_well(tmp_path) -> None:
     assert re.search(r"^epoch 1/1 .* EM +\d+\.\d\d  F1 ", said, flags=re.M)
     assert "Predictions for" in said
     assert "\r" not in said  # of a bar
-    assert "'answer': " in texts[-1]
+    assert "'answer': " in texts[-2]
+    assert "<mark" in outputs[-1]["data"]["text/html"]
     assert (tmp_path / "my-model" / "model.safetensors").is_file()
 
 
