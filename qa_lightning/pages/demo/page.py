@@ -159,12 +159,12 @@ class Page:
                         show_label=False,
                         container=False,
                         placeholder="Paste a text here, or drop files below.",
-                        lines=12,
+                        lines=8,
                         max_lines=24,
                         elem_id="qa-text",
                     )
                     reading = html("", elem_id="qa-reading")
-                    files = gr.File(file_count="multiple", label="Files", height=64, elem_id="qa-files")
+                    files = gr.File(file_count="multiple", label="Files", elem_id="qa-files")
                     openings = self._opening_buttons(gr)
                 with gr.Column(elem_id="qa-right"):
                     headline = html(WELCOME.headline, elem_id="qa-headline")
