@@ -44,6 +44,13 @@ def test_a_file_is_read_again(tmp_path) -> None:
     assert {one.context for one in found.questions} <= known
 
 
+def test_each_text_is_shown_once(tmp_path) -> None:
+    rows = [row | {"id": f"{row['id']}{name}"} for row in make_rows(3) for name in "abcd"]
+    source = write_json(tmp_path / "validation.json", rows)
+    found = openings_for(record(tmp_path, kind="files", source=str(source), held_out=None), version_2=False)
+    assert [one.context for one in found.questions] == [row["context"] for row in rows[::4]]
+
+
 @pytest.mark.parametrize(
     "validation",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ import pytest
 from qa_lightning.errors import InputError
 from qa_lightning.pages.demo.answers import Limits
 from qa_lightning.pages.demo.page import shown_name
-from qa_lightning.pages.demo.server import address_of, bound_socket, hosts_of
+from qa_lightning.pages.demo.server import Guarded, address_of, bound_socket, hosts_of
 from tests.helpers.pages import served, steered_asker
 
 LIMITS = Limits(characters=1000, file_mb=1, files=2)
@@ -43,15 +44,28 @@ def test_only_the_names_of_this_machine_are_served(client) -> None:
 
 
 def test_a_request_has_a_size(client) -> None:
-    too_large = b"x" * (LIMITS.body + 1)
-    assert client.post("/gradio_api/queue/join", content=too_large).status_code == 413
+    assert client.post("/gradio_api/queue/join", content=b"x" * (LIMITS.body + 1)).status_code == 413
 
-    def unannounced() -> Iterator[bytes]:
-        for start in range(0, len(too_large), 1 << 20):
-            yield too_large[start : start + (1 << 20)]
 
-    answer = client.post("/gradio_api/queue/join", content=unannounced())
-    assert answer.status_code >= 400
+def test_a_request_of_unknown_size_ends_at_the_limit() -> None:
+    """As if the browser had hung up: the page never gets more."""
+    got: list = []
+
+    async def app(scope, receive, send) -> None:
+        while (message := await receive())["type"] == "http.request":
+            got.append(len(message["body"]))
+        got.append(message["type"])
+
+    async def receive() -> dict:
+        assert len(got) < 5
+        return {"type": "http.request", "body": b"x" * 40, "more_body": True}
+
+    async def send(message) -> None:
+        raise AssertionError(message)
+
+    scope = {"type": "http", "headers": [(b"host", b"localhost")]}
+    asyncio.run(Guarded(app, 100, {"localhost"})(scope, receive, send))
+    assert got == [40, 40, "http.disconnect"]
 
 
 def test_a_file_has_a_size(client) -> None:

@@ -153,8 +153,6 @@ class Asker:
         limits = self.limits
         if len(files) > limits.files:
             raise InputError(f"there are {len(files):,} files; at most {limits.files:,} are read at a time")
-        if len(text) > limits.characters:
-            raise self._too_long(len(text))
         documents = read_documents({"text": text, "id": PASTED}) if text.strip() else []
         names = _distinct([path.name for path in files])
         problems: list[str] = []
@@ -168,7 +166,7 @@ class Asker:
         if not documents:
             raise InputError("there is no text to look in: paste one, or drop a file")
         if (total := sum(len(one.text) for one in documents)) > limits.characters:
-            raise self._too_long(total)
+            raise InputError(f"there are {total:,} characters; at most {limits.characters:,} are read at a time")
         return documents
 
     def _of_file(self, path: Path, name: str) -> Iterator[Document]:
@@ -176,9 +174,6 @@ class Asker:
         if size > self.limits.file_mb * 1_000_000:
             raise InputError(f"{name}: has {size:,} bytes; a file may have {self.limits.file_mb} MB")
         yield from (replace(one, id=name, path=Path(name)) for one in read_documents(path))
-
-    def _too_long(self, characters: int) -> InputError:
-        return InputError(f"there are {characters:,} characters; at most {self.limits.characters:,} are read at a time")
 
     def ask(self, question: str, documents: Sequence[Document]) -> Asked:
         """Answer a question.
