@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 
 import pytest
 
 from qa_lightning.marking import Tag, answer_card, inert, tagged
 from qa_lightning.wording import visible
-from tests.helpers.paths import ROOT
-
-PAYLOADS = json.loads((ROOT / "tests" / "pages" / "payloads.json").read_text(encoding="utf-8"))
+from tests.helpers.payloads import PAYLOADS
 
 
 @pytest.mark.parametrize("text", [*PAYLOADS, "a\nb\tc", "", "\ud800", "\\${x}`"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -49,13 +50,15 @@ def steered_model(settings: AnswerSettings = SETTINGS) -> AskedModel:
 
 
 @contextmanager
-def served(asker: Asker, openings: Openings = OPENINGS, root_url: str | None = None, **more) -> Iterator[str]:
+def served(
+    asker: Asker, openings: Openings = OPENINGS, name: str = "steered", report: Path | None = None
+) -> Iterator[str]:
     """The address of a page that is served while the context lasts."""
     ready = threading.Event()
     with quiet_gradio():
         bound = bound_socket("127.0.0.1", 0)
-        page = Page(asker, "steered", openings, **more)
-        server = Server(page.app(hosts_of("127.0.0.1", root_url), root_url), bound, ready.set)
+        page = Page(asker, name, openings, report)
+        server = Server(page.app(hosts_of("127.0.0.1", None)), bound, ready.set)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         assert ready.wait(30)

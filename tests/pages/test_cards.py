@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from qa_lightning.marking import answer_card
 from qa_lightning.wording import visible
-
-PAYLOADS: list[str] = json.loads(Path(__file__).with_name("payloads.json").read_text(encoding="utf-8"))
+from tests.helpers.payloads import PAYLOADS
 
 
 def test_hostile_texts_stay_texts_in_a_notebook(open_page, tmp_path) -> None:

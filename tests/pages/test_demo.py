@@ -6,9 +6,7 @@ eight are opened once, each with connections and storage of its own, and most te
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,11 +16,11 @@ from qa_lightning.pages.demo.examples import Opening, Openings
 from qa_lightning.wording import visible
 from tests.helpers.browser import NARROW, OFFLINE, WIDE, Watched
 from tests.helpers.pages import OPENINGS, served, steered_asker
+from tests.helpers.payloads import PAYLOADS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-PAYLOADS: list[str] = json.loads(Path(__file__).with_name("payloads.json").read_text(encoding="utf-8"))
 LIMITS = Limits(characters=1_000_000, seconds=20, concurrency=2, files=len(PAYLOADS), file_mb=1)
 HOSTILE = Opening(" ".join(" ".join(PAYLOADS).split())[:900], "\n".join(PAYLOADS))
 REPORT = "<!doctype html><title>Report</title><h1>Report of errors</h1>"
