@@ -198,8 +198,9 @@ def test_windows_are_shown_on_demand(one) -> None:
     assert edges.first.is_visible()
     assert one.page.locator("#qa-panel .qa-map > i").count() * 2 == edges.count()
     one.page.locator("#qa-threshold input[type=number]").fill("1")  # they stay when the panel is drawn again
-    one.page.wait_for_timeout(300)
+    one.page.wait_for_function("document.querySelector('#qa-panel details').open")
     assert edges.first.is_visible()
+    assert one.page.locator("#qa-panel .qa-map").is_visible()
     one.page.click("#qa-panel summary")
     assert not edges.first.is_visible()
 
