@@ -502,7 +502,7 @@ def test_arguments_of_other_types_are_one_error_that_names_them(model_folder) ->
         "max_length is '128', a text; it must be a whole number: write it without quotes",
         "doc_stride is 12.0, of type float; it must be a whole number",
         "batching is 'lengths'; it must be length or random; did you mean length?",
-        "on_bad_rows is 'skp'; it must be error or skip or repair or repair_or_skip; did you mean skip?",
+        "on_bad_rows is 'skp'; it must be one of error, skip, repair or repair_or_skip; did you mean skip?",
         "train_answers is 'most'; it must be first or all",
         "cache_dir is 7, of type int; it must be a text",
         "columns has 'questions', which is no name of a column here; did you mean question?",
