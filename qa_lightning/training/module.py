@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits
+from qa_lightning.decoding.decoder import BestSpans, Decoder
 from qa_lightning.decoding.predictions import Answer, Predictions
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError, Rules, argument_kinds, broken_rules
@@ -34,9 +34,10 @@ from qa_lightning.metrics.confidence import fit_confidence
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import MixedScript, SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
+from qa_lightning.models.attention import without_reads
 from qa_lightning.models.folder import VOCABULARIES, save_model
 from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
-from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
+from qa_lightning.models.loss import StepLoss, StepLosses, inputs_on, model_logits, span_loss
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.progress import print_log
 from qa_lightning.runs.throughput import computing_weights
@@ -135,14 +136,13 @@ class QALightningModule(LightningModule):
         self.outcomes: Outcomes | None = None
         self.scores: dict[str, float] = {}
         self._decoder: Decoder | None = None
-        self._watched: WatchedLoss | None = None
+        self.losses = StepLosses()
         self.tokenizer: Any = None  # these three are those of the data that it is trained or validated on
         self.windows: WindowSettings | None = None
         self.version_2 = False
         self._validated: Outcomes | None = None  # of ``trainer.validate``, and the fingerprint of its questions
         self._fingerprint = ""
         self._seed: int | None = None
-        self.step_loss = math.nan
         self.wrong: NDArray[np.int64] = np.zeros(0, np.int64)
 
     @property
@@ -170,6 +170,8 @@ class QALightningModule(LightningModule):
         Raises:
             InputError: the data was prepared for another model.
         """
+        if self.trainer.strategy.root_device.type == "cuda":
+            without_reads(self.model)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SquadDataModule):
             return
@@ -249,6 +251,8 @@ class QALightningModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed of the steps, and how the model is asked."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.check_losses()
         checkpoint["step_seed"] = self._seed
         checkpoint["answer_settings"] = asdict(self.answer_settings)
 
@@ -268,13 +272,13 @@ class QALightningModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss to backpropagate: this batch's part of the mean over all features of the optimizer step.
 
-        ``step_loss`` then holds the mean over this batch, over all processes, once the backward pass is under way.
+        ``losses`` keeps the mean over this batch, and that over all processes.
         """
         start, end = self(batch)
         losses = span_loss(start, end, batch)
         own = losses.detach().mean()
         mean = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
-        self._watched = WatchedLoss(own, mean, batch["feature"])
+        self.losses.add(StepLoss(torch.stack([own, mean]), batch["feature"], self.global_step))
         # Not for Lightning's progress bars: they would wait for the device after every step, drawn or not.
         self.log("train/loss", mean, batch_size=len(start))
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
@@ -283,28 +287,45 @@ class QALightningModule(LightningModule):
         return losses[: len(losses) - sampler.repeats(batch_idx)].sum() * sampler.weight(batch_idx)
 
     def on_after_backward(self) -> None:
-        """Stop all processes if the loss is not finite, before the optimizer changes the weights.
+        """Stop if a loss was not finite: on a CPU before the optimizer changes the weights, on a GPU within 50 batches.
 
         Raises:
-            DivergedError: naming the questions of the batch.
+            DivergedError: see `check_losses`.
         """
-        if self._watched is None:
-            return
-        own, mean = self._watched.values()
-        self.step_loss = mean
-        if math.isfinite(mean):
+        if self.losses.due:
+            self.check_losses()
+
+    def check_losses(self) -> None:
+        """Read the losses of all steps so far; every process must call it. Nothing is saved or validated without it.
+
+        Raises:
+            DivergedError: one was not finite; it names step and questions.
+        """
+        self.losses.read()
+        broken = self.losses.broken
+        if broken is None:
             return
         dataset = getattr(self.trainer.train_dataloader, "dataset", None)
         assert isinstance(dataset, FeatureDataset)
-        ids = [] if math.isfinite(own) else _example_ids(dataset, self._watched.features.cpu().numpy())
+        own, mean = broken.losses.tolist()
+        ids = [] if math.isfinite(own) else _example_ids(dataset, broken.features.cpu().numpy())
         ids = list(dict.fromkeys(name for part in self._gather(ids) for name in part))
-        raise DivergedError(f"the loss is {mean} at step {self.global_step} (questions {', '.join(ids)})")
+        raise DivergedError(f"the loss is {mean} at step {broken.step} (questions {', '.join(ids)})")
+
+    def on_validation_start(self) -> None:
+        """See `check_losses`."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.check_losses()
+
+    def on_train_end(self) -> None:
+        """See `check_losses`."""
+        self.check_losses()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the batch's logits to the decoder, which decodes the examples whose windows are complete."""
         start, end = self(batch)
         assert self._decoder is not None
-        self._decoder.add(FeatureLogits.of_batch(batch, start, end, span_loss(start, end, batch)))
+        self._decoder.add_batch(batch, start, end, span_loss(start, end, batch))
 
     def on_validation_epoch_start(self) -> None:
         """Clear the results, and make a decoder for the validation set."""
@@ -387,8 +408,8 @@ class QALightningModule(LightningModule):
         return dataset.answers(batch, settings, self._logits_of)
 
     def _logits_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        start, end = self({name: tensor.to(self.device) for name, tensor in batch.items()})
-        return start.cpu(), end.cpu()
+        start, end = self(inputs_on(self.device, batch))
+        return start, end
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear schedule over the whole run."""
