@@ -6,8 +6,8 @@ It needs nothing but torch, lightning and transformers (and accelerate, for the 
 windows have random tokens, in the shape of BERT and in the lengths of SQuAD's windows. Speed depends on neither.
 
 - ``ours``: `Trainer.fit` with `QALightningModule` in bf16-mixed, batches of similar length, no read of the device;
-  with PyTorch's attention (sdpa), eager attention, FlashAttention where that package is installed, and compiled, with
-  batches padded to multiples of 32 tokens, so that there are few lengths.
+  with PyTorch's attention (sdpa), as CUDA graphs (batches padded to multiples of 16 tokens), compiled (32), with eager
+  attention, and FlashAttention where that package is installed.
 - ``course``: the Hugging Face course's loop: windows padded to 384 tokens, fp16 with a scaler.
 - ``trainer``: transformers' Trainer as a careful user sets it: grouped by length, padded to the longest, bf16.
 
@@ -41,7 +41,6 @@ LENGTHS += [171, 175, 179, 183, 187, 191, 196, 202, 207, 212, 219, 226, 235, 247
 TRAINING_WINDOWS, VALIDATION_WINDOWS = 88_524, 10_784  # of SQuAD v1.1
 VOCABULARY = 28_996
 QUESTION = 15  # tokens before the context
-WARM_UP = 8  # steps that are not timed
 
 Figures = dict[str, Any]
 TOKENIZER: Any = SimpleNamespace(
@@ -67,7 +66,7 @@ def store_of(windows: int, seed: int = 0) -> Any:
     records["end"] = records["start"] + 2
     token = np.arange(context.sum()) - np.repeat(np.cumsum(context) - context, context)
     ids = random.integers(1000, VOCABULARY, lengths.sum()).astype(np.uint16)
-    nothing = np.zeros(0, np.int64)
+    nothing: Any = np.zeros(0, np.int64)
     batch = FeatureBatch(
         records,
         ids,
@@ -106,9 +105,14 @@ class Case:
     folder: Path
 
     @property
+    def warm_up(self) -> int:
+        """Steps that are not timed: most lengths should have come twice."""
+        return max(20, min(80, 3000 // self.batch))
+
+    @property
     def counted(self) -> int:
         """Steps in all: warm-up, those timed, and those profiled."""
-        return WARM_UP + self.steps + PROFILED
+        return self.warm_up + self.steps + PROFILED
 
 
 PROFILED = 6
@@ -127,16 +131,16 @@ class Meter:
     def step(self, mask: torch.Tensor) -> None:
         """Count a step, given its attention mask, [B, T]; only the first and last timed step wait for the device."""
         self.done += 1
-        timed = WARM_UP < self.done <= WARM_UP + self.case.steps
+        timed = self.case.warm_up < self.done <= self.case.warm_up + self.case.steps
         if timed:
             self._masks.append(mask)
-        elif self.done > WARM_UP:
+        elif self.done > self.case.warm_up:
             self.profiled_tokens += mask.numel()
-        if self.done == WARM_UP:
+        if self.done == self.case.warm_up:
             _wait()
             self._masks: list[torch.Tensor] = []
             self._began = time.perf_counter()
-        elif self.done == WARM_UP + self.case.steps:
+        elif self.done == self.case.warm_up + self.case.steps:
             _wait()
             self.seconds = time.perf_counter() - self._began
             self._count()
@@ -188,14 +192,13 @@ def ours(
     """Lightning's Trainer with `QALightningModule`."""
     from lightning.pytorch import Callback, Trainer
 
-    from qa_lightning.training import module as training
+    from qa_lightning import QALightningModule
 
     class Clock(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             meter.step(batch["attention_mask"])
 
-    training.COMPILE_OPTIONS = {"mode": "reduce-overhead"} if graphs else {}
-    module = training.QALightningModule(str(case.folder), attn_implementation=attention, compile=compile)
+    module = QALightningModule(str(case.folder), attn_implementation=attention, compile=compile, cuda_graphs=graphs)
     meter = Meter(case)
     trainer = Trainer(
         max_steps=case.counted,
@@ -283,7 +286,7 @@ def trainer(case: Case, peak: float) -> Figures:
     from torch.nn.utils.rnn import pad_sequence
     from transformers import BertForQuestionAnswering, Trainer, TrainerCallback, TrainingArguments
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             meter.step(masks.pop())
 
@@ -297,7 +300,7 @@ def trainer(case: Case, peak: float) -> Figures:
             **{name: torch.tensor([row[name] for row in rows]) for name in ("start_positions", "end_positions")},
         }
 
-    class Model(BertForQuestionAnswering):
+    class Model(BertForQuestionAnswering):  # type: ignore[misc]
         def forward(self, **inputs: Any) -> Any:
             masks[:] = [inputs["attention_mask"]]
             return super().forward(**inputs)
@@ -326,16 +329,16 @@ def trainer(case: Case, peak: float) -> Figures:
             disable_tqdm=True,
             remove_unused_columns=False,
         )
-        Trainer(model, arguments, data_collator=collate, train_dataset=rows, callbacks=[Clock()]).train()  # type: ignore[arg-type]
+        Trainer(model, arguments, data_collator=collate, train_dataset=rows, callbacks=[Clock()]).train()
     return meter.figures(model, peak)
 
 
-def epochs(folder: Path, batch: int, windows: int, validation: int, compile: bool) -> Figures:
+def epochs(folder: Path, batch: int, windows: int, validation: int, graphs: bool) -> Figures:
     """Three epochs with a validation and both checkpoints after each, and the model's export, as a run does them."""
     from lightning.pytorch import Callback, Trainer
 
+    from qa_lightning import QALightningModule
     from qa_lightning.runs.checkpoints import AtomicCheckpointIO, LastCheckpoint
-    from qa_lightning.training import module as training
     from qa_lightning.training.callbacks import BestCheckpoint, EpochLines
 
     spent = {"validating": 0.0, "saving": 0.0}
@@ -354,8 +357,7 @@ def epochs(folder: Path, batch: int, windows: int, validation: int, compile: boo
             super().save_checkpoint(*args, **options)
             spent["saving"] += time.perf_counter() - began
 
-    training.COMPILE_OPTIONS = {}
-    module = training.QALightningModule(str(folder), attn_implementation="sdpa", compile=compile)
+    module = QALightningModule(str(folder), attn_implementation="sdpa", cuda_graphs=graphs)
     held_out = store_of(validation, seed=1)
     with TemporaryDirectory() as scratch:
         trainer = Trainer(
@@ -364,7 +366,7 @@ def epochs(folder: Path, batch: int, windows: int, validation: int, compile: boo
             gradient_clip_val=1.0,
             num_sanity_val_steps=0,
             callbacks=[EpochLines(), BestCheckpoint(), LastCheckpoint(), Clock()],
-            plugins=[TimedIO()],
+            plugins=[TimedIO(background=True)],
             default_root_dir=scratch,
             logger=False,
             enable_progress_bar=False,
@@ -374,7 +376,7 @@ def epochs(folder: Path, batch: int, windows: int, validation: int, compile: boo
         began = time.perf_counter()
         trainer.fit(
             module,
-            loader_of(store_of(windows), None, batch, 32 if compile else 8),
+            loader_of(store_of(windows), None, batch, 16 if graphs else 8),
             loader_of(held_out, examples_of(held_out), 64, 8, training=False),
         )
         _wait()
@@ -429,23 +431,24 @@ VARIANTS: dict[str, Callable[[Case, float], Figures]] = {
     "ours-eager": lambda case, peak: ours(case, peak, attention="eager"),
     "ours-flash": lambda case, peak: ours(case, peak, attention="flash_attention_2"),
     "ours-compiled": lambda case, peak: ours(case, peak, compile=True, multiple=32),
-    "ours-graphs": lambda case, peak: ours(case, peak, compile=True, multiple=32, graphs=True),
+    "ours-graphs": lambda case, peak: ours(case, peak, multiple=16, graphs=True),
     "course": course,
     "trainer": trainer,
 }
 # What is run, by importance: (variant, shape, batch sizes).
 PLAN: list[tuple[str, str, tuple[int, ...]]] = [
-    ("ours", "bert-base", (8, 32, 64, 128, 256)),
+    ("ours-graphs", "bert-base", (8, 32, 64, 128, 256)),
     ("course", "bert-base", (8, 32)),
     ("trainer", "bert-base", (8, 32, 128)),
-    ("ours", "bert-large", (8, 32, 64, 128)),
+    ("ours-graphs", "bert-large", (8, 32, 64, 128)),
+    ("ours", "bert-base", (8, 32, 128)),
     ("course", "bert-large", (32,)),
     ("trainer", "bert-large", (32,)),
-    ("ours-compiled", "bert-base", (32, 128)),
-    ("ours-eager", "bert-base", (32, 128)),
+    ("ours", "bert-large", (32, 64)),
+    ("ours-eager", "bert-base", (32,)),
     ("ours-flash", "bert-base", (32,)),
-    ("ours-compiled", "bert-large", (32,)),
-    ("ours-graphs", "bert-base", (8, 32)),
+    ("ours", "bert-base", (64, 256)),
+    ("ours-compiled", "bert-base", (128, 32)),
 ]
 
 
@@ -460,7 +463,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, help="only these batch sizes")
     parser.add_argument("--steps", type=int, help="timed steps of each; None: more for small batches")
     parser.add_argument(
-        "--epochs", nargs="*", default=["64"], help="batch sizes of the whole run, such as 64 64-compiled"
+        "--epochs", nargs="*", default=["128-graphs"], help="batch sizes of the whole run, such as 64 64-graphs"
     )
     parser.add_argument("--windows", type=int, default=TRAINING_WINDOWS, help="windows of an epoch of the whole run")
     options = parser.parse_args()
@@ -483,11 +486,12 @@ def measure(options: argparse.Namespace) -> None:
         for kind in options.epochs:
             batch, _, how = kind.partition("-")
             _begin()
-            folder = _model_folder(Path(scratch), "bert-base")
+            shape = options.shapes[0] if options.shapes else "bert-base"
+            folder = _model_folder(Path(scratch), shape)
             validation = max(64, VALIDATION_WINDOWS * options.windows // TRAINING_WINDOWS)
-            whole = epochs(folder, int(batch), options.windows, validation, how == "compiled")
+            whole = epochs(folder, int(batch), options.windows, validation, how == "graphs")
             found[f"epochs-{kind}"] = whole
-            print(f"three epochs, bert-base, {kind}: {_shown(whole)}", flush=True)
+            print(f"three epochs, {shape}, {kind}: {_shown(whole)}", flush=True)
             _write(options.output, found)
         for variant, shape, batches in _plan(options):
             for batch in batches:
@@ -495,7 +499,7 @@ def measure(options: argparse.Namespace) -> None:
                     print(f"no time left for {variant} {shape} {batch}")
                     continue
                 _begin()
-                steps = options.steps or max(16, min(60, 2400 // batch))
+                steps = options.steps or max(20, min(60, 3200 // batch))
                 case = Case(shape, batch, steps, _model_folder(Path(scratch), shape))
                 figures = _tried(VARIANTS[variant], case, peak)
                 found["steps"].append({"variant": variant, "shape": shape, "batch": batch, **figures})

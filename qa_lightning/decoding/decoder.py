@@ -124,8 +124,9 @@ def _together_to_cpu(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     received = torch.empty(sent.shape, dtype=sent.dtype, pin_memory=True)
     received.copy_(sent, non_blocking=True)
     sizes = [tensor.numel() * tensor.element_size() for tensor in away]
-    parts = [part.view(like.dtype).view(like.shape) for part, like in zip(torch.split(received, sizes), away, strict=True)]
-    return [parts.pop(0) if tensor.is_cuda else tensor for tensor in tensors]
+    parts = torch.split(received, sizes)
+    own = iter([part.view(like.dtype).view(like.shape) for part, like in zip(parts, away, strict=True)])
+    return [next(own) if tensor.is_cuda else tensor for tensor in tensors]
 
 
 _EMPTY_FIELDS: dict[str, NDArray[Any]] = {

@@ -13,12 +13,17 @@ from transformers import BertForQuestionAnswering
 
 from qa_lightning import QALightningModule, Reader, SquadDataModule
 from qa_lightning.decoding.decoder import LogitsCopy
-from qa_lightning.errors import DivergedError
+from qa_lightning.errors import DivergedError, InputError
 from tests.helpers import commands
 from tests.helpers.data import make_rows, mixed_rows, write_json
 from tests.helpers.training import QUIET, SMALL, add_callbacks, train_flags
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used"),
+    pytest.mark.filterwarnings("ignore:You are using a CUDA device"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+]
 
 GPU: dict[str, Any] = {**QUIET, "accelerator": "gpu", "devices": 1}
 
@@ -97,8 +102,8 @@ def test_answers_and_scores_are_those_of_the_cpu(tmp_path, model_folder) -> None
         found[name] = (module.scores, [answer.text for _, _, answer in module.predictions.rows()])
     assert found["cpu"] == found["gpu"]
     readers = [Reader.from_pretrained(model_folder, device) for device in ("cpu", "cuda")]
-    questions = [{"question": row["question"], "context": row["context"]} for row in rows]
-    cpu, gpu = ([(one.text, one.start, one.end) for one in reader(questions)] for reader in readers)
+    questions, contexts = [row["question"] for row in rows], [row["context"] for row in rows]
+    cpu, gpu = ([(one.text, one.start, one.end) for one in reader.answer(questions, contexts)] for reader in readers)
     assert cpu == gpu
 
 
@@ -127,3 +132,28 @@ def test_the_padding_of_a_batch_changes_nothing(model_folder) -> None:
     onto = {"input_ids": ids.cuda(), "attention_mask": torch.ones_like(ids).cuda()}
     there = reader.model(**onto).start_logits.cpu()
     torch.testing.assert_close(there, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_graphs_compute_what_is_computed_without_them(tmp_path, model_folder, accumulate) -> None:
+    """Weights after three epochs, to the last bit; batches of many lengths, a partial one at the end of an epoch."""
+    rows = write_json(tmp_path / "train.json", mixed_rows(43, long=9))
+    trained, recorded = {}, 0
+    for graphs in (False, True):
+        torch.manual_seed(3)
+        module = QALightningModule(model_folder, learning_rate=1e-3, cuda_graphs=graphs)
+        data = SquadDataModule(rows, rows, model_folder, **SMALL, pad_to_multiple_of=16)
+        options = {"precision": "bf16-mixed", "accumulate_grad_batches": accumulate, "gradient_clip_val": 1.0}
+        Trainer(max_epochs=4, num_sanity_val_steps=0, **options, **GPU).fit(module, data)
+        trained[graphs] = {name: values.cpu() for name, values in module.state_dict().items()}
+        if graphs:
+            recorded = sum(graph is not None for graph in module._graphs._graphs.values())
+    assert recorded >= 2
+    assert all(torch.equal(trained[False][name], trained[True][name]) for name in trained[True])
+
+
+def test_what_graphs_cannot_hold_is_refused(tmp_path, model_folder) -> None:
+    rows = write_json(tmp_path / "train.json", make_rows(9))
+    data = SquadDataModule(rows, rows, model_folder, **SMALL)
+    with pytest.raises(InputError, match="cannot scale losses"):
+        Trainer(max_epochs=1, precision="16-mixed", **GPU).fit(QALightningModule(model_folder, cuda_graphs=True), data)

@@ -178,6 +178,7 @@ def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_fold
     class Fill(Callback):
         def on_train_epoch_start(self, trainer, pl_module) -> None:
             if trainer.current_epoch == 1:
+                trainer.strategy.checkpoint_io.wait()
                 with (disk / "fill").open("wb", buffering=0) as fill, contextlib.suppress(OSError):
                     while True:
                         fill.write(bytes(1024))
