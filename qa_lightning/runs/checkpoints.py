@@ -271,7 +271,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     most_waiting = 2
 
     def __init__(self, background: bool = False) -> None:
-        self._writer = ThreadPoolExecutor(1, "checkpoints") if background else None
+        self._writer = ThreadPoolExecutor(1, "writer of checkpoints") if background else None
         self._waiting: list[Future[None]] = []
 
     def save_checkpoint(
