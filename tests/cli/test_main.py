@@ -10,11 +10,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import yaml
 
 from qa_lightning.cli import main
 from qa_lightning.cli.train import config_files, train, with_config_files
 from qa_lightning.errors import InputError
+from tests.helpers import commands
 from tests.helpers.paths import ROOT
 
 
@@ -114,10 +114,7 @@ def test_training_help_begins_before_the_libraries_are_loaded(monkeypatch, capsy
 @pytest.mark.parametrize("flag", [["--config", "squad_v2"], ["--config=squad_v2"], ["-c", "squad_v2"]])
 def test_a_shipped_config_goes_by_name(tmp_path, monkeypatch, capsys, flag) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        train([*flag, "--data.batch_size", "3", "--print_config"])
-    assert ended.value.code == 0
-    config = yaml.safe_load(capsys.readouterr().out)
+    config = commands.printed_config([*flag, "--data.batch_size", "3"], capsys)
     assert (config["data"]["dataset"], config["data"]["batch_size"]) == ("rajpurkar/squad_v2", 3)
 
 

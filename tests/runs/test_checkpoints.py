@@ -34,7 +34,7 @@ from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import curves
 from tests.helpers.models import small_config
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import TRAIN, Started
 from tests.helpers.training import add_callbacks, train_flags
 
 
@@ -172,12 +172,12 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before(tmp_path) -> N
     process.join()
 
 
-def _save_on_and_on(path: Path) -> None:
+def _save_on_and_on(path: Path, value: float, begun) -> None:
     torch.set_num_threads(1)
-    value = 0.0
     while True:
         value += 1
         save(path, value, size=500_000)
+        begun.set()
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path) -> None:
@@ -185,17 +185,20 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path) -> None:
     save(path, 0.0, size=500_000)
     moments = random.Random(0)
     seen = set()
-    for _ in range(15):
-        process = multiprocessing.get_context("fork").Process(target=_save_on_and_on, args=(path,))
+    context = multiprocessing.get_context("fork")
+    for number in range(15):
+        begun = context.Event()
+        process = context.Process(target=_save_on_and_on, args=(path, 1000.0 * number, begun))
         process.start()
-        time.sleep(moments.uniform(0.02, 0.12))
+        assert begun.wait(60)
+        time.sleep(moments.uniform(0.0, 0.1))
         process.kill()
         process.join()
         weights = load(path)
         assert len(weights) == 500_000
         assert (weights == weights[0]).all()
         seen.add(float(weights[0]))
-    assert len(seen) > 1
+    assert len(seen) == 15
     save(path, 1.0)
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -288,11 +291,7 @@ def test_a_checkpoint_that_could_not_be_written_is_not_called_saved(
 def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, capsys, name: str, status: int) -> None:
     train = write_json(tmp_path / "train.json", make_rows(60))
     flags = train_flags(tmp_path, model_folder, train, train)
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*command, "--trainer.max_epochs", "100000"], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with Started([TRAIN, *flags, "--trainer.max_epochs", "100000"], stdout=subprocess.PIPE) as process:
         lines = []
         for line in process.stdout:
             lines.append(line)

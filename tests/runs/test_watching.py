@@ -9,8 +9,6 @@ import os
 import pty
 import re
 import struct
-import subprocess
-import sys
 import termios
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +25,7 @@ from qa_lightning.models.loss import StepLosses
 from qa_lightning.runs import watching
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.processes import Started, environment
 from tests.helpers.training import add_callbacks, train_flags
 
 LINE = re.compile(
@@ -145,8 +144,8 @@ def rendered(words: list[str], columns: int) -> str:
     """What a command writes to a terminal of so many columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    own = {name: value for name, value in environment().items() if name not in ("COLUMNS", "LINES")}
+    process = Started(words, stdin=theirs, stdout=theirs, stderr=theirs, env=own)
     os.close(theirs)
     written = b""
     while True:
@@ -165,7 +164,7 @@ def rendered(words: list[str], columns: int) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 160])
 def test_in_a_terminal_one_bar_holds_what_counts(flags, columns) -> None:
-    words = [sys.executable, "-m", "qa_lightning", "train", *flags]
+    words = ["-m", "qa_lightning", "train", *flags]
     drawn = [part for part in re.split(r"[\r\n]+", rendered(words, columns)) if "%|" in part and part.strip()]
     training_bars = [bar for bar in drawn if bar.startswith("epoch ")]
     assert {bar[:9] for bar in training_bars} == {"epoch 1/3", "epoch 2/3", "epoch 3/3"}
