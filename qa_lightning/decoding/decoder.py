@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qa_lightning.arrays import Floats, Ints, ragged
+from qa_lightning.arrays import Floats, Ints, begins_run, ragged
 from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, decode_spans
 from qa_lightning.features.store import FeatureStore
 
@@ -201,7 +201,7 @@ class Decoder:
         self._waiting = LogitsCollector()
         self._batches = 0
         self._rest: list[FeatureLogits] = []
-        self._index: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        self._index: list[NDArray[np.int64]] = []
         self._spans: list[Spans] = []
         self._features: list[tuple[Ints, Floats]] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))]
         self._broken: list[Ints] = [np.zeros(0, np.int64)]
@@ -237,9 +237,10 @@ class Decoder:
         for index, windows in join_windows(logits, self._store, rows):
             self._index.append(index)
             self._spans.append(self._search(index, windows))
-        seen = np.zeros(len(logits.feature), bool)
-        seen[np.isin(logits.feature, logits.feature[rows])] = True
-        self._rest = [logits.without(seen)]
+        if len(rows) == len(logits.feature):
+            self._rest = [FeatureLogits(**_EMPTY_FIELDS)]
+        else:
+            self._rest = [logits.without(np.isin(logits.feature, logits.feature[rows]))]
 
     def take(self) -> Decoded:
         """Return the result for all logits added since the last call: each example once, in dataset order."""
@@ -247,10 +248,8 @@ class Decoder:
             self.add(self._coming.logits())
         self._decode()
         features, losses = zip(*self._features, strict=True)
-        index, first = np.unique(np.concatenate(self._index), return_index=True)  # repeats can complete one twice
         decoded = Decoded(
-            index,
-            Spans.concatenate(self._spans).take(first),
+            *_in_order(self._index, self._spans),
             np.concatenate(features),
             np.concatenate(losses),
             self._rest[0],
@@ -270,15 +269,20 @@ class Decoder:
             self._waiting.add(part.rest)
         rest = self.take()
         every = [*parts, rest]
-        index, first = np.unique(np.concatenate([part.index for part in every]), return_index=True)
         return Decoded(
-            index,
-            Spans.concatenate([part.spans for part in every]).take(first),
+            *_in_order([part.index for part in every], [part.spans for part in every]),
             np.concatenate([part.feature for part in parts]),
             np.concatenate([part.loss for part in parts]),
             rest.rest,
             np.concatenate([part.broken for part in parts]),
         )
+
+
+def _in_order(index: Sequence[NDArray[np.int64]], spans: Sequence[Spans]) -> tuple[NDArray[np.int64], Spans]:
+    """The examples of several decoding passes and their spans, ascending; repeated features can complete one twice."""
+    numbers, found = np.concatenate([np.zeros(0, np.int64), *index]), Spans.concatenate(spans)
+    rows = once_each(numbers)
+    return numbers[rows], found if len(spans) == 1 else found.take(rows)
 
 
 class LogitsCollector:
@@ -312,9 +316,10 @@ def complete_rows(logits: FeatureLogits, store: FeatureStore) -> NDArray[np.intp
     """
     once = once_each(logits.feature)
     every = store.example
-    example, number, seen = np.unique(every[logits.feature[once]], return_inverse=True, return_counts=True)
-    windows_of = np.searchsorted(every, example, side="right") - np.searchsorted(every, example)
-    rows: NDArray[np.intp] = once[(seen == windows_of)[number]]
+    owner = every[logits.feature[once]]
+    number = np.cumsum(begins_run(owner)) - 1
+    windows_of = np.searchsorted(every, owner, side="right") - np.searchsorted(every, owner)
+    rows: NDArray[np.intp] = once[np.bincount(number)[number] == windows_of]
     if not np.array_equal(logits.length[rows], store.windows["context_length"][logits.feature[rows]]):
         raise ValueError("the logits belong to other features: context lengths differ")
     return rows
@@ -347,11 +352,11 @@ def join_windows(
         feature, length = logits.feature[part], logits.length[part]
         tokens = ragged(token_offset[part], length)
         store_tokens = ragged(store.context_offset[feature], length)
-        indices, number = np.unique(examples[first:stop], return_inverse=True)
+        begins = begins_run(examples[first:stop])
         yield (
-            indices.astype(np.int64),
+            examples[first:stop][begins],
             WindowLogits(
-                example=number,
+                example=np.cumsum(begins) - 1,
                 length=length,
                 start=logits.start[tokens],
                 end=logits.end[tokens],
@@ -365,5 +370,7 @@ def join_windows(
 
 def once_each(feature: Ints) -> NDArray[np.intp]:
     """Rows that hold each feature once, ascending by feature; the first row of a repeated feature."""
+    if (feature[1:] > feature[:-1]).all():
+        return np.arange(len(feature))
     rows: NDArray[np.intp] = np.unique(feature, return_index=True)[1]
     return rows
