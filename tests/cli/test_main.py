@@ -100,7 +100,7 @@ def test_training_help_begins_before_the_libraries_are_loaded(monkeypatch, capsy
     out = capsys.readouterr().out
     assert out.startswith("Fine-tune a question answering model")
     assert "\n  qa-lightning train --config quickstart\n" in out
-    assert "quickstart, squad, squad_v2" in out
+    assert "gpu, quickstart, squad, squad_v2" in out
     monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / "train.py")])
     monkeypatch.setattr(shutil, "which", lambda name: str(Path(sys.executable).with_name(name)))
     with pytest.raises(ImportError):
@@ -147,5 +147,5 @@ def test_an_unknown_config_lists_the_shipped_ones_and_says_where_it_looked(tmp_p
         train(["--config", given])
     text = str(raised.value)
     assert text.startswith(f"--config {given}: no such file in {tmp_path}, ")
-    assert f"quickstart, squad, squad_v2, which lie in {ROOT / 'configs'}" in text
+    assert f"gpu, quickstart, squad, squad_v2, which lie in {ROOT / 'configs'}" in text
     assert text.endswith("; did you mean quickstart?") == (given != "nothing")

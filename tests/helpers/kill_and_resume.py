@@ -41,7 +41,7 @@ from tests.helpers.processes import TRAIN, Started
 MEASURED = ("features_per_second", "tokens_per_second", "utilization")  # differ from run to run
 
 
-def command(folder: Path, model: str, devices: int, accumulate: int) -> list[str]:
+def command(folder: Path, model: str, devices: int, accumulate: int, accelerator: str = "cpu") -> list[str]:
     """The command of a run of a few seconds: 4 epochs with validation, and checkpoints within epochs; its data too."""
     write_json(folder / "train.json", make_rows(700, unanswerable=30, long=10))
     write_json(folder / "validation.json", make_rows(300, long=10))
@@ -50,7 +50,7 @@ def command(folder: Path, model: str, devices: int, accumulate: int) -> list[str
         *("--data.validation", str(folder / "validation.json"), "--model.model_name", model),
         *("--data.max_length", "48", "--data.doc_stride", "12", "--data.max_question_length", "12"),
         *("--data.batch_size", str(8 // devices // accumulate), "--model.learning_rate", "1e-3"),
-        *("--trainer.accelerator", "cpu", "--trainer.devices", str(devices)),
+        *("--trainer.accelerator", accelerator, "--trainer.devices", str(devices)),
         *("--trainer.accumulate_grad_batches", str(accumulate), "--trainer.log_every_n_steps", "4"),
         *("--trainer.max_epochs", "4", "--save_every_minutes", "0.004"),
     ]
@@ -118,6 +118,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--accelerator", default="cpu", help="cpu or gpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", help="folder of a small model; an untrained one is made otherwise")
     parser.add_argument(
@@ -135,7 +136,7 @@ def main() -> int:
         if options.tokenizer_state:
             add_state(Path(shutil.copytree(model, folder / "with state")))
             model = str(folder / "with state")
-        words = command(folder, model, options.devices, options.accumulate)
+        words = command(folder, model, options.devices, options.accumulate, options.accelerator)
         return compare(words, folder, options.kills)
 
 
