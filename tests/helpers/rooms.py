@@ -5,16 +5,6 @@ from __future__ import annotations
 ROOMS = (
     *("wording", "errors", "files", "caching", "arrays", "progress", "layout", "marking"),
     *("data.formats", "data", "features", "decoding", "documents", "metrics", "models"),
-    *(
-        "checks",
-        "runs",
-        "inference",
-        "inference.bulk",
-        "pages",
-        "pages.demo",
-        "training",
-        "evaluation",
-        "export",
-        "cli",
-    ),
+    *("checks", "runs", "inference", "inference.bulk", "pages", "pages.demo"),
+    *("training", "evaluation", "export", "cli", "cli.pages"),
 )
