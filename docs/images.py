@@ -68,7 +68,7 @@ def demo(page: Page, model: str, folder: Path) -> None:
     served_at = served(Asker(reader.asked, Limits()), openings, name=model, report=report_beside(model))
     page.goto(UNTIL_TAKEN.enter_context(served_at))
     page.fill("#qa-text textarea", MEMBERS)
-    page.fill("#qa-question input", "Where does Omar live?")
+    page.fill("#qa-question input", "Which pet does Omar have?")
     page.press("#qa-question input", "Enter")
     page.click("#qa-panel summary")
     page.mouse.move(0, 0)
