@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages: opens them at a width, light or dark, and fails on what a page must not do."""
+"""A headless Chromium for tests: opens pages at a width, light or dark, and fails on what a page must not do."""
 
 from __future__ import annotations
 
