@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from io import StringIO
 from typing import Any
 
@@ -88,6 +89,10 @@ class Predictions:
         lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
         return f"Predictions for {len(self):,} questions\n" + "\n".join(filter(None, lines)) + more
 
+    def under(self, threshold: float) -> Predictions:
+        """The same spans, with another threshold for "no answer"."""
+        return replace(self, threshold=threshold)
+
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any], Answer]]:
         """Yield number, example and answer; examples are read 1,000 at a time.
 
@@ -99,7 +104,6 @@ class Predictions:
         no_answer = self.spans.count == 0
         if self.version_2:
             no_answer |= null_odds > self.threshold
-        offset = self.spans.offset
         for first in range(0, len(wanted), _ROWS):
             part = wanted[first : first + _ROWS]
             columns = self.examples[self.index[list(part)].tolist()]
@@ -108,7 +112,7 @@ class Predictions:
                 yield (
                     number,
                     example,
-                    self._answer(number, example, no_answer, null_odds, int(offset[number])),
+                    self._answer(number, example, no_answer, null_odds, int(self._offset[number])),
                 )
 
     def _answer(
@@ -125,15 +129,20 @@ class Predictions:
         """The text of the best span of example ``number``, also where "no answer" wins; empty without a valid span."""
         if not self.spans.count[number]:
             return ""
-        span = int(self.spans.offset[number])
+        span = int(self._offset[number])
         text: str = example["context"][int(self.spans.char_start[span]) : int(self.spans.char_end[span])]
         return text
 
-    def n_best(self, number: int, example: dict[str, Any]) -> list[dict[str, Any]]:
-        """All candidates for example ``number``, highest score first, in the format of ``nbest_predictions.json``."""
-        first = int(self.spans.offset[number])
+    def n_best(self, number: int, example: dict[str, Any], limit: int | None = None) -> list[dict[str, Any]]:
+        """Candidates for example ``number``, highest score first, in the format of ``nbest_predictions.json``.
+
+        Args:
+            number, example: as `rows` yields them.
+            limit: at most so many; None for all.
+        """
+        first, count = int(self._offset[number]), int(self.spans.count[number])
         candidates = []
-        for span in range(first, first + int(self.spans.count[number])):
+        for span in range(first, first + min(count, count if limit is None else limit)):
             start, end = int(self.spans.char_start[span]), int(self.spans.char_end[span])
             candidates.append(
                 {
@@ -157,7 +166,11 @@ class Predictions:
                 len(candidates),
             )
             candidates.insert(rank, null)
-        return candidates
+        return candidates[:limit]
+
+    @cached_property
+    def _offset(self) -> NDArray[np.int64]:
+        return self.spans.offset
 
 
 class Rows:

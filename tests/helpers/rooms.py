@@ -5,5 +5,5 @@ from __future__ import annotations
 ROOMS = (
     *("wording", "errors", "files", "caching", "arrays", "progress", "layout"),
     *("data.formats", "data", "features", "decoding", "documents", "metrics", "models"),
-    *("checks", "runs", "inference", "inference.bulk", "pages", "training", "evaluation", "export", "cli"),
+    *("checks", "runs", "inference", "inference.bulk", "pages", "training", "evaluation", "export", "cli", "cli.pages"),
 )

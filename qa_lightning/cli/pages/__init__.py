@@ -1,0 +1,1 @@
+"""The commands that write pages to look at."""
