@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from io import StringIO
 from typing import Any
 
@@ -21,6 +22,7 @@ from qa_lightning.wording import visible
 
 _ROWS = 1000  # examples read at a time
 _SHOWN, _WIDTH = 10, 100  # rows and columns of the table that stands for predictions
+_LONGEST = 300  # characters of a cell of it in HTML
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,30 @@ class Predictions:
         """A table of the first questions, with their answers and scores."""
         from rich.box import SIMPLE  # rich is imported only where something is shown
         from rich.console import Console
-        from rich.markup import escape
+        from rich.markup import escape as plain
         from rich.table import Table
 
         table = Table("question", "answer", "score", box=SIMPLE, pad_edge=False)
         for _, example, answer in self.rows(range(min(len(self), _SHOWN))):
             texts = (example["question"], answer.text or "(no answer)")
-            table.add_row(*(escape(visible(" ".join(text.split()))) for text in texts), f"{answer.score:.3f}")
+            table.add_row(*(plain(visible(" ".join(text.split()))) for text in texts), f"{answer.score:.3f}")
         text = StringIO()
         Console(file=text, width=_WIDTH, color_system=None, force_jupyter=False).print(table)
         more = f"\n... and {len(self) - _SHOWN:,} more" if len(self) > _SHOWN else ""
         lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
         return f"Predictions for {len(self):,} questions\n" + "\n".join(filter(None, lines)) + more
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        rows = [
+            f"<tr>{''.join(f'<td>{_cell(text)}</td>' for text in (example['question'], answer.text or '(no answer)'))}"
+            f"<td>{answer.score:.3f}</td></tr>"
+            for _, example, answer in self.rows(range(min(len(self), _SHOWN)))
+        ]
+        more = f"<p>and {len(self) - _SHOWN:,} more</p>" if len(self) > _SHOWN else ""
+        head = "<thead><tr><th>question</th><th>answer</th><th>score</th></tr></thead>"
+        table = f"<table>{head}<tbody>{''.join(rows)}</tbody></table>"
+        return f"<div><p>Predictions for {len(self):,} questions</p>{table}{more}</div>"
 
     def under(self, threshold: float) -> Predictions:
         """The same spans, with another threshold for "no answer"."""
@@ -171,6 +185,12 @@ class Predictions:
     @cached_property
     def _offset(self) -> NDArray[np.int64]:
         return self.spans.offset
+
+
+def _cell(text: str) -> str:
+    """A text for a cell of a table in HTML."""
+    shown = visible(" ".join(text.split()))
+    return escape(shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} …")
 
 
 class Rows:

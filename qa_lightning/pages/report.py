@@ -24,6 +24,7 @@ from qa_lightning.metrics.errors import Kind
 from qa_lightning.pages import MAX_QUESTIONS
 from qa_lightning.pages.charts import interval_bar
 from qa_lightning.pages.html import as_bytes, framed, make_page
+from qa_lightning.pages.marks import cut_short
 from qa_lightning.pages.questions import Question, Scored
 from qa_lightning.pages.records import shown_question
 from qa_lightning.pages.slices import Labels, Slice, slices
@@ -32,6 +33,7 @@ from qa_lightning.wording import counted
 
 _MAX_BYTES = 3_000_000  # of the questions in the page, about
 _EACH = 100  # questions of each kind that the page has room for, before others
+_NAME = 200  # characters of a model's name
 _RIGHT = 50  # right answers in the page: those that the model is least sure of
 _IN_NOTEBOOK, _FRAME = 150, 900  # questions and pixels of a report in a notebook
 
@@ -212,7 +214,7 @@ class Report:
             "kinds": [[kind.name, kind.value, kind.meaning] for kind in Kind],
             "curve": trust["curve"],
             "thresholds": trust["thresholds"],
-            "models": [self.scored.model, *([self.against.model] if self.against else [])],
+            "models": [cut_short(one.model, _NAME) for one in (self.scored, self.against) if one is not None],
         }
         return make_page("report", values, data)
 
@@ -247,16 +249,11 @@ class Report:
         """Write the page to ``path``, and all questions to a ``.jsonl`` file beside it; returns both.
 
         Raises:
-            InputError: they cannot be written.
+            OSError: they cannot be written.
         """
         lines = path.with_suffix(".jsonl")
-        try:
-            write_file(lines, self._write_lines)
-            write_file(path, as_bytes(self.html(questions)))
-        except OSError as error:
-            raise InputError(
-                f"--output {path}: cannot be written ({error.strerror or error}); free some space, or name another file"
-            ) from None
+        write_file(lines, self._write_lines)
+        write_file(path, as_bytes(self.html(questions)))
         return [path, lines]
 
     def _write_lines(self, file: IO[bytes]) -> None:

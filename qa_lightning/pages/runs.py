@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qa_lightning.errors import InputError
 from qa_lightning.files import write_file
 from qa_lightning.pages.html import as_bytes, framed, make_page
 from qa_lightning.runs.listing import RunSummary, differing
@@ -103,14 +102,9 @@ class RunTable:
         """Write the page.
 
         Raises:
-            InputError: it cannot be written.
+            OSError: it cannot be written.
         """
-        try:
-            write_file(path, as_bytes(self.html()))
-        except OSError as error:
-            raise InputError(
-                f"--output {path}: cannot be written ({error.strerror or error}); free some space, or name another file"
-            ) from None
+        write_file(path, as_bytes(self.html()))
 
     def _repr_html_(self) -> str:
         return framed(self.html(), _FRAME)

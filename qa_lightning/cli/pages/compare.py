@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags
+from qa_lightning.cli.pages import check_output, writing
 from qa_lightning.errors import naming_flags
 from qa_lightning.wording import visible
 
@@ -32,7 +33,8 @@ def compare(words: Sequence[str]) -> int:
     for line in problems:
         print(visible(line))
     if options.output:
-        table.write(options.output)
+        with writing(options.output):
+            table.write(options.output)
         print(visible(f"written to {options.output}"))
     return 0 if runs else 1
 
@@ -45,6 +47,5 @@ def _options(words: Sequence[str]) -> Namespace:
     )
     flags.add_argument("--output", type=Path, metavar="FILE", help="write the table as a page, ending in .html")
     options = flags.read(words)
-    if options.output and options.output.suffix not in (".html", ".htm"):
-        flags.error(f"--output {options.output}: the page is HTML; name a file that ends in .html")
+    check_output(flags, options.output)
     return options

@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import DATA_HELP, MODEL_HELP, Flags, positive, reading_of
+from qa_lightning.cli.pages import check_output, writing
 from qa_lightning.errors import naming_flags
 from qa_lightning.layout import REPORT
 from qa_lightning.pages import MAX_QUESTIONS
@@ -34,7 +35,8 @@ def report(words: Sequence[str]) -> int:
     )
     for line in found.lines:
         print(visible(line))
-    written = found.write(options.output, options.questions)
+    with writing(options.output):
+        written = found.write(options.output, options.questions)
     print(visible(f"written to {options.output.parent}: {', '.join(path.name for path in written)}"))
     return 0
 
@@ -54,6 +56,5 @@ def _options(words: Sequence[str]) -> Namespace:
     flags.add_evaluation()
     flags.add_reading()
     options = flags.read(words)
-    if options.output.suffix not in (".html", ".htm"):
-        flags.error(f"--output {options.output}: the page is HTML; name a file that ends in .html")
+    check_output(flags, options.output)
     return options
