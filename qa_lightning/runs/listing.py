@@ -95,7 +95,7 @@ def _read(folder: Path) -> RunSummary | str:
     try:
         settings = _settings(folder)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        return f"its settings cannot be read ({one_line(error, first=True)})"
+        return f"its settings cannot be read ({one_line(error)})"
     if of_python and "model_name" not in settings:
         return f"not a run of qa-lightning: its {HPARAMS} names no model"
     curves = _curves(folder)

@@ -6,6 +6,7 @@ If a part fails after the weights are written, that part alone is missing, and a
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import traceback
 from collections.abc import Iterator
@@ -116,17 +117,22 @@ def _record(
         is_last = isinstance(begun, Beginning) and begun.step == trainer.global_step
         for logger in trainer.loggers:
             log_result(logger, *result, is_last)
+    measured: dict[str, float] = {}
+    with _optional("figures about speed and memory"):
+        measured = _measured(trainer, best)
     with _optional("record of the end of the run"):
         recorded = {f"best/{name}": score for name, score in scores.items()}
-        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder), _measured(trainer, best))
+        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder), measured)
 
 
 def _measured(trainer: Trainer, best: str | None) -> dict[str, float]:
     """What the run measured of itself, for its record; without what is not known."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     begun = read_beginning(Path(best)) if best else None
+    steps = trainer.num_training_batches / trainer.accumulate_grad_batches  # in an epoch; infinite where nobody knows
+    step = begun.step if isinstance(begun, Beginning) and math.isfinite(steps) else 0
     measured = {
-        "best_epoch": begun.epochs + 1 if isinstance(begun, Beginning) else 0,
+        "best_epoch": math.ceil(step / math.ceil(steps)) if step else 0,
         "windows_per_second": sum(one.windows_per_second for one in callbacks if isinstance(one, EpochLines)),
         "peak_memory_bytes": peak_memory(trainer.strategy.root_device),
     }

@@ -11,10 +11,10 @@ from qa_lightning.metrics.errors import Kind
 from qa_lightning.pages.report import Report
 from qa_lightning.wording import visible
 from tests.helpers.browser import NARROW, WIDE
+from tests.helpers.payloads import PAYLOADS
 from tests.helpers.scored import Asked, renamed, scored, several
 
 WRONG = 30  # of the forty questions
-PAYLOADS = json.loads((Path(__file__).parent / "payloads.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
