@@ -11,7 +11,7 @@ from qa_lightning.evaluation.model import score_model
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.metrics.squad import MixedScript
 from qa_lightning.pages.questions import Scored
-from qa_lightning.pages.report import Report
+from qa_lightning.pages.report import ErrorReport
 
 log = logging.getLogger("qa_lightning")
 
@@ -25,7 +25,7 @@ def report_on(
     mixed_script: bool | MixedScript = False,
     reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
     on_bad_rows: OnBadRows = "error",
-) -> Report:
+) -> ErrorReport:
     """Answer the questions of ``data``, score the answers as ``evaluate`` does, and report the errors.
 
     The report shows itself in a notebook; ``report.write("report.html")`` writes it.
@@ -47,4 +47,4 @@ def report_on(
         return found
 
     names = [str(fspath(name)) for name in (model, against) if name is not None]
-    return Report(*map(scored, names))
+    return ErrorReport(*map(scored, names))

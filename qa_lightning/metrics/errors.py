@@ -14,7 +14,7 @@ from qa_lightning.metrics.squad import Scoring, normalize_answer, squad_f1
 Span = tuple[int, int]  # characters of a context, end exclusive
 
 
-class Kind(Enum):
+class ErrorKind(Enum):
     """In which way an answer is wrong; the value is its name for people."""
 
     RIGHT = "right"
@@ -31,16 +31,16 @@ class Kind(Enum):
 
 
 _MEANINGS = {
-    Kind.RIGHT: "The answer is an exact match.",
-    Kind.WRONG_PLACE: "The answer and the gold answers do not overlap.",
-    Kind.BOUNDARY: "The answer overlaps a gold answer, but begins or ends elsewhere.",
-    Kind.MISSED_NONE: "The model answers a question that has no answer.",
-    Kind.SAID_NONE: "The model says that there is no answer, but there is one.",
-    Kind.TOO_LONG: "No gold answer fits whole into a window and into the longest answer, so no prediction can match.",
+    ErrorKind.RIGHT: "The answer is an exact match.",
+    ErrorKind.WRONG_PLACE: "The answer and the gold answers do not overlap.",
+    ErrorKind.BOUNDARY: "The answer overlaps a gold answer, but begins or ends elsewhere.",
+    ErrorKind.MISSED_NONE: "The model answers a question that has no answer.",
+    ErrorKind.SAID_NONE: "The model says that there is no answer, but there is one.",
+    ErrorKind.TOO_LONG: "No gold answer fits whole into a window and the longest answer: no prediction can match.",
 }
 
 
-def kind_of(right: bool, has_answer: bool, predicted: Span | None, golds: Sequence[Span], fits: bool) -> Kind:
+def kind_of(right: bool, has_answer: bool, predicted: Span | None, golds: Sequence[Span], fits: bool) -> ErrorKind:
     """In which way an answer is wrong.
 
     Args:
@@ -51,15 +51,15 @@ def kind_of(right: bool, has_answer: bool, predicted: Span | None, golds: Sequen
         fits: whether some gold answer lies whole in a window and is not longer than answers may be.
     """
     if right:
-        return Kind.RIGHT
+        return ErrorKind.RIGHT
     if not has_answer:
-        return Kind.MISSED_NONE
+        return ErrorKind.MISSED_NONE
     if not fits:
-        return Kind.TOO_LONG
+        return ErrorKind.TOO_LONG
     if predicted is None:
-        return Kind.SAID_NONE
+        return ErrorKind.SAID_NONE
     start, end = predicted
-    return Kind.BOUNDARY if any(begin < end and start < stop for begin, stop in golds) else Kind.WRONG_PLACE
+    return ErrorKind.BOUNDARY if any(begin < end and start < stop for begin, stop in golds) else ErrorKind.WRONG_PLACE
 
 
 def agreement(texts: Sequence[str], scoring: Scoring) -> float:
@@ -72,7 +72,7 @@ def agreement(texts: Sequence[str], scoring: Scoring) -> float:
     return sum(pairs) / len(pairs) if pairs else 1.0
 
 
-def doubt(kind: Kind, confidence: float, sure: float, agreed: float) -> float:
+def doubt(kind: ErrorKind, confidence: float, sure: float, agreed: float) -> float:
     """How much a gold answer looks wrong, 0-1; 0 if there is no reason to doubt it.
 
     There is one where the model is sure and close (it overlaps a gold answer), and the annotators disagree among
@@ -84,4 +84,4 @@ def doubt(kind: Kind, confidence: float, sure: float, agreed: float) -> float:
         sure: the probability from which on the model counts as sure.
         agreed: the annotators' `agreement`.
     """
-    return confidence * (1 - agreed) if kind is Kind.BOUNDARY and confidence >= sure else 0.0
+    return confidence * (1 - agreed) if kind is ErrorKind.BOUNDARY and confidence >= sure else 0.0

@@ -23,7 +23,7 @@ from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.metrics.confidence import Judged
-from qa_lightning.metrics.errors import Kind, Span, agreement, doubt, kind_of
+from qa_lightning.metrics.errors import ErrorKind, Span, agreement, doubt, kind_of
 from qa_lightning.metrics.outcomes import Outcomes
 from qa_lightning.metrics.squad import Scoring, SquadMetric
 
@@ -100,7 +100,7 @@ class Scored:
         """The windows of a question, as indices into the store."""
         return range(*self._windows[number].tolist())
 
-    def questions(self, numbers: Sequence[int] | None = None) -> Iterator[Question]:
+    def questions(self, numbers: Sequence[int] | None = None) -> Iterator[ScoredQuestion]:
         """Yield the questions ``numbers``, all by default; up to `_IN_MEMORY` of them are worked out only once."""
         if len(self) > _IN_MEMORY:
             yield from self._worked_out(numbers)
@@ -108,7 +108,7 @@ class Scored:
             yield from self._kept if numbers is None else [self._kept[number] for number in numbers]
 
     @cached_property
-    def _kept(self) -> list[Question]:
+    def _kept(self) -> list[ScoredQuestion]:
         return list(self._worked_out())
 
     @cached_property
@@ -116,7 +116,7 @@ class Scored:
         """The probability from which on the model counts as sure: it is surer than of half of its answers."""
         return float(np.median(self.judged.confidence)) if len(self) else 1.0
 
-    def _worked_out(self, numbers: Sequence[int] | None = None) -> Iterator[Question]:
+    def _worked_out(self, numbers: Sequence[int] | None = None) -> Iterator[ScoredQuestion]:
         exact, f1 = self.scores
         predictions = self.predictions.under(self.scaling.threshold)
         for number, example, answer in predictions.rows(numbers):
@@ -127,8 +127,8 @@ class Scored:
             fits = right or not has_answer or self._fits(number, texts, placed)
             kind = kind_of(right, has_answer, predicted, [span for span in placed if span], fits)
             confidence = float(self.judged.confidence[number])
-            agreed = agreement(texts, self.scoring) if kind is Kind.BOUNDARY else 1.0
-            yield Question(
+            agreed = agreement(texts, self.scoring) if kind is ErrorKind.BOUNDARY else 1.0
+            yield ScoredQuestion(
                 number=number,
                 id=example["id"],
                 title=example.get("title") or "",
@@ -192,7 +192,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Question:
+class ScoredQuestion:
     """A question, its gold answers, and a model's answer to it.
 
     Attributes:
@@ -217,7 +217,7 @@ class Question:
     null_odds: float
     exact: float
     f1: float
-    kind: Kind
+    kind: ErrorKind
     doubt: float
     n_best: tuple[Candidate, ...]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from qa_lightning.metrics.errors import Kind
+from qa_lightning.metrics.errors import ErrorKind
 from qa_lightning.pages.marks import cut_short, marked_pieces
-from qa_lightning.pages.questions import Question
+from qa_lightning.pages.questions import ScoredQuestion
 
 GOLD, ANSWER, OTHER, FIRST_CANDIDATE = 1, 2, 4, 8  # marks; the n-th best candidate has FIRST_CANDIDATE << n
 _NAME, _QUESTION, _TEXT = 200, 1000, 300  # characters of an id or title, a question, an answer
 _GOLDS = 10  # distinct gold answers, at most
-_KINDS = {kind: number for number, kind in enumerate(Kind)}
+_KINDS = {kind: number for number, kind in enumerate(ErrorKind)}
 
 
-def shown_question(question: Question, other: Question | None, won: int) -> dict[str, Any]:
+def shown_question(question: ScoredQuestion, other: ScoredQuestion | None, won: int) -> dict[str, Any]:
     """Plain values under short names, which ``report.js`` reads.
 
     Args:
@@ -48,7 +48,7 @@ def shown_question(question: Question, other: Question | None, won: int) -> dict
     return record if other is None else record | {"w": won, "r": _answer(other)}
 
 
-def _answer(question: Question) -> dict[str, Any]:
+def _answer(question: ScoredQuestion) -> dict[str, Any]:
     return {
         "a": cut_short(question.answer, _TEXT),
         "p": round(question.confidence, 4),

@@ -1,7 +1,7 @@
 """The report of a model's errors: one HTML file that opens offline, and a JSON lines file with every question.
 
-Limits: the page holds some of the questions (`Report.html`) and says so; the JSON lines file holds all. Intervals of
-groups are not corrected for looking at many groups.
+Limits: the page holds some of the questions (`ErrorReport.html`) and says so; the JSON lines file holds all. Intervals
+of groups are not corrected for looking at many groups.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_file
 from qa_lightning.metrics.bootstrap import Difference, Interval, bootstrap, paired_bootstrap
-from qa_lightning.metrics.errors import Kind
+from qa_lightning.metrics.errors import ErrorKind
 from qa_lightning.pages import MAX_QUESTIONS
 from qa_lightning.pages.charts import interval_bar
 from qa_lightning.pages.html import as_bytes, framed, make_page
 from qa_lightning.pages.marks import cut_short
-from qa_lightning.pages.questions import Question, Scored
+from qa_lightning.pages.questions import Scored, ScoredQuestion
 from qa_lightning.pages.records import shown_question
 from qa_lightning.pages.slices import Labels, Slice, slices
 from qa_lightning.pages.trust import trust_values
@@ -39,7 +39,7 @@ _IN_NOTEBOOK, _FRAME = 150, 900  # questions and pixels of a report in a noteboo
 
 
 @dataclass(frozen=True)
-class Report:
+class ErrorReport:
     """A report of the errors of a model, maybe against another one on the same questions.
 
     In a notebook, it shows itself.
@@ -64,7 +64,7 @@ class Report:
     def __repr__(self) -> str:
         """The names of model and data, and the scores."""
         scores = ", ".join(f"{each['name']} {each['interval'].mean:.2f}" for each in self._headline[:2])
-        return f"Report({self.scored.model!r}, {self.scored.data!r}: {scores})"
+        return f"ErrorReport({self.scored.model!r}, {self.scored.data!r}: {scores})"
 
     def _repr_html_(self) -> str:
         return framed(self.html(_IN_NOTEBOOK), _FRAME)
@@ -90,10 +90,10 @@ class Report:
         return slices(self._seen[2], *self.scored.scores, self.scored.outcomes.article)
 
     @cached_property
-    def kinds(self) -> dict[Kind, int]:
+    def kinds(self) -> dict[ErrorKind, int]:
         """How many answers are wrong in which way, and how many are right."""
         found = Counter(self._seen[0].tolist())
-        return {kind: found[kind] for kind in Kind}
+        return {kind: found[kind] for kind in ErrorKind}
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -173,11 +173,11 @@ class Report:
         kinds, doubts, _ = self._seen
         sure = self.scored.judged.confidence
         surest = np.argsort(-sure, kind="stable")
-        wrong = [int(number) for number in surest if kinds[number] is not Kind.RIGHT]
-        parts = [[number for number in wrong if kinds[number] is kind][:_EACH] for kind in Kind]
+        wrong = [int(number) for number in surest if kinds[number] is not ErrorKind.RIGHT]
+        parts = [[number for number in wrong if kinds[number] is kind][:_EACH] for kind in ErrorKind]
         parts.append([number for number in np.argsort(-doubts, kind="stable").tolist() if doubts[number]][:_EACH])
         parts += [[int(number) for number in surest if self.won[number] == side][:_EACH] for side in (1, -1)]
-        parts.append([int(number) for number in surest[::-1] if kinds[number] is Kind.RIGHT][:_RIGHT])
+        parts.append([int(number) for number in surest[::-1] if kinds[number] is ErrorKind.RIGHT][:_RIGHT])
         turns = max(map(len, parts), default=0)
         mixed = [part[turn] for turn in range(turns) for part in parts if turn < len(part)]
         kept = list(dict.fromkeys([*mixed, *wrong]))[:limit]
@@ -192,8 +192,8 @@ class Report:
         records, numbers = self._records(self.chosen(questions))
         kinds, doubts, _ = self._seen
         listed = Counter(kinds[number] for number in numbers)
-        filters = [(kind.name, kind.value, kind.meaning, self.kinds[kind], listed[kind]) for kind in Kind]
-        wrong = len(self.scored) - self.kinds[Kind.RIGHT]
+        filters = [(kind.name, kind.value, kind.meaning, self.kinds[kind], listed[kind]) for kind in ErrorKind]
+        wrong = len(self.scored) - self.kinds[ErrorKind.RIGHT]
         trust = trust_values(self.scored)
         values = {
             "report": self,
@@ -211,7 +211,7 @@ class Report:
         }
         data = {
             "questions": records,
-            "kinds": [[kind.name, kind.value, kind.meaning] for kind in Kind],
+            "kinds": [[kind.name, kind.value, kind.meaning] for kind in ErrorKind],
             "curve": trust["curve"],
             "thresholds": trust["thresholds"],
             "models": [cut_short(one.model, _NAME) for one in (self.scored, self.against) if one is not None],
@@ -238,7 +238,7 @@ class Report:
             kept.append(question.number)
         return records, kept
 
-    def _pairs(self, numbers: list[int] | None = None) -> Iterator[tuple[Question, Question | None]]:
+    def _pairs(self, numbers: list[int] | None = None) -> Iterator[tuple[ScoredQuestion, ScoredQuestion | None]]:
         """Questions with this model's answers, and the same ones with the other's."""
         if self.against is None:
             yield from ((question, None) for question in self.scored.questions(numbers))

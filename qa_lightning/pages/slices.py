@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qa_lightning.arrays import Float64s
 from qa_lightning.checks.languages import language_of_each
 from qa_lightning.metrics.bootstrap import Interval, bootstrap
-from qa_lightning.pages.questions import Question, Scored
+from qa_lightning.pages.questions import Scored, ScoredQuestion
 
 MAX_GROUPS = 12  # of a slice, in a report; the others are counted together
 _OTHER = "all others"
@@ -73,7 +73,7 @@ class Labels:
         self._context: dict[str, int] = {}
         self._language: list[int] = []  # of each question, an index into `_languages`; -1 if it is not guessed
 
-    def add(self, question: Question) -> None:
+    def add(self, question: ScoredQuestion) -> None:
         """Note the properties of the next question."""
         for name, label in _PROPERTIES.items():
             self._labels[name].append(label(question, self._scored))
@@ -145,19 +145,19 @@ def _intervals(scores: Float64s, articles: NDArray[np.object_], rows: NDArray[np
     return exact, f1
 
 
-def _question_word(question: Question, scored: Scored) -> str:
+def _question_word(question: ScoredQuestion, scored: Scored) -> str:
     found = _QUESTION_WORDS.search(question.question)
     word = found[0].lower() if found else ""
     return _JOINED.get(word, word)
 
 
-def _answer_length(question: Question, scored: Scored) -> str:
+def _answer_length(question: ScoredQuestion, scored: Scored) -> str:
     if not question.golds:
         return _NONE
     return _up_to(min(len(gold.text.split()) for gold in question.golds), _WORDS_OF_ANSWER, "more than 10")
 
 
-def _context_length(question: Question, scored: Scored) -> str:
+def _context_length(question: ScoredQuestion, scored: Scored) -> str:
     return _up_to(len(question.context.split()), _WORDS_OF_CONTEXT, "more than 400")
 
 
@@ -165,7 +165,7 @@ def _up_to(count: int, steps: Sequence[tuple[int, str]], more: str) -> str:
     return next((name for most, name in steps if count <= most), more)
 
 
-def _place(question: Question, scored: Scored) -> str:
+def _place(question: ScoredQuestion, scored: Scored) -> str:
     if not question.golds:
         return _NONE
     span = question.golds[0].span
@@ -174,12 +174,12 @@ def _place(question: Question, scored: Scored) -> str:
     return _QUARTERS[min(4 * span[0] // max(len(question.context), 1), 3)]
 
 
-def _windows(question: Question, scored: Scored) -> str:
+def _windows(question: ScoredQuestion, scored: Scored) -> str:
     count = len(scored.windows(question.number))
     return f"{count} window{'' if count == 1 else 's'}" if count < 4 else "4 windows or more"
 
 
-def _unknown(question: Question, scored: Scored) -> str:
+def _unknown(question: ScoredQuestion, scored: Scored) -> str:
     spans = scored.unknown(question.number)
     if not spans:
         return "none"
@@ -188,11 +188,11 @@ def _unknown(question: Question, scored: Scored) -> str:
     return "in a gold answer" if within else "elsewhere in the context"
 
 
-def _article(question: Question, scored: Scored) -> str:
+def _article(question: ScoredQuestion, scored: Scored) -> str:
     return question.title
 
 
-_PROPERTIES: dict[str, Callable[[Question, Scored], str]] = {
+_PROPERTIES: dict[str, Callable[[ScoredQuestion, Scored], str]] = {
     "question word": _question_word,
     "answer length": _answer_length,
     "context length": _context_length,

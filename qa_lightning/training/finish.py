@@ -230,7 +230,7 @@ def _write_report(
 ) -> None:
     """Write the report of the model's errors beside it."""
     with _optional("report of errors"):
-        from qa_lightning.pages.report import Report
+        from qa_lightning.pages.report import ErrorReport
 
         split = data.validation_set
         assert module.predictions is not None
@@ -248,7 +248,7 @@ def _write_report(
             settings.doc_stride,
             settings.max_answer_length,
         )
-        Report(scored).write(folder.parent / REPORT)
+        ErrorReport(scored).write(folder.parent / REPORT)
 
 
 def _draw(trainer: Trainer, found: Confidence, folder: Path) -> None:
@@ -398,7 +398,7 @@ def _days(seconds: float) -> str:
 
 
 def _sample(data: SquadDataModule) -> tuple[str, str]:
-    """Question and context of an answerable example: the shortest context among the first 100 for validation."""
+    """ScoredQuestion and context of an answerable example: the shortest context among the first 100 for validation."""
     assert data.validation_set is not None
     examples: Any = data.validation_set.examples
     rows = [examples[row] for row in range(min(100, len(examples)))]

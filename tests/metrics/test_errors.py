@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qa_lightning.metrics.errors import Kind, agreement, doubt, kind_of
+from qa_lightning.metrics.errors import ErrorKind, agreement, doubt, kind_of
 from qa_lightning.metrics.squad import Scoring
 
 GOLDS = [(10, 20)]
@@ -13,18 +13,18 @@ GOLDS = [(10, 20)]
 @pytest.mark.parametrize(
     ("right", "has_answer", "predicted", "fits", "kind"),
     [
-        (True, True, (40, 50), True, Kind.RIGHT),
-        (True, False, None, True, Kind.RIGHT),
-        (False, True, (40, 50), True, Kind.WRONG_PLACE),
-        (False, True, (20, 25), True, Kind.WRONG_PLACE),
-        (False, True, (5, 10), True, Kind.WRONG_PLACE),
-        (False, True, (19, 25), True, Kind.BOUNDARY),
-        (False, True, (12, 15), True, Kind.BOUNDARY),
-        (False, True, (0, 99), True, Kind.BOUNDARY),
-        (False, True, None, True, Kind.SAID_NONE),
-        (False, False, (3, 9), True, Kind.MISSED_NONE),
-        (False, True, (12, 15), False, Kind.TOO_LONG),
-        (False, True, None, False, Kind.TOO_LONG),
+        (True, True, (40, 50), True, ErrorKind.RIGHT),
+        (True, False, None, True, ErrorKind.RIGHT),
+        (False, True, (40, 50), True, ErrorKind.WRONG_PLACE),
+        (False, True, (20, 25), True, ErrorKind.WRONG_PLACE),
+        (False, True, (5, 10), True, ErrorKind.WRONG_PLACE),
+        (False, True, (19, 25), True, ErrorKind.BOUNDARY),
+        (False, True, (12, 15), True, ErrorKind.BOUNDARY),
+        (False, True, (0, 99), True, ErrorKind.BOUNDARY),
+        (False, True, None, True, ErrorKind.SAID_NONE),
+        (False, False, (3, 9), True, ErrorKind.MISSED_NONE),
+        (False, True, (12, 15), False, ErrorKind.TOO_LONG),
+        (False, True, None, False, ErrorKind.TOO_LONG),
     ],
 )
 def test_kinds(right, has_answer, predicted, fits, kind) -> None:
@@ -32,7 +32,7 @@ def test_kinds(right, has_answer, predicted, fits, kind) -> None:
 
 
 def test_each_kind_is_explained() -> None:
-    assert all(kind.meaning.endswith(".") for kind in Kind)
+    assert all(kind.meaning.endswith(".") for kind in ErrorKind)
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_agreement_is_the_mean_f1_of_pairs(texts, agreed) -> None:
 @pytest.mark.parametrize(
     ("kind", "confidence", "agreed", "doubted"),
     [
-        (Kind.BOUNDARY, 0.8, 0.5, 0.4),
-        (Kind.BOUNDARY, 0.5, 0.5, 0.25),
-        (Kind.BOUNDARY, 0.49, 0.5, 0.0),
-        (Kind.BOUNDARY, 0.9, 1.0, 0.0),
-        (Kind.WRONG_PLACE, 0.9, 0.0, 0.0),
-        (Kind.RIGHT, 0.9, 0.0, 0.0),
+        (ErrorKind.BOUNDARY, 0.8, 0.5, 0.4),
+        (ErrorKind.BOUNDARY, 0.5, 0.5, 0.25),
+        (ErrorKind.BOUNDARY, 0.49, 0.5, 0.0),
+        (ErrorKind.BOUNDARY, 0.9, 1.0, 0.0),
+        (ErrorKind.WRONG_PLACE, 0.9, 0.0, 0.0),
+        (ErrorKind.RIGHT, 0.9, 0.0, 0.0),
     ],
 )
 def test_gold_is_doubted_where_the_model_is_sure_and_close_and_annotators_disagree(

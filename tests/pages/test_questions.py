@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qa_lightning.evaluation.model import score_model
-from qa_lightning.metrics.errors import Kind
+from qa_lightning.metrics.errors import ErrorKind
 from qa_lightning.pages.questions import gold_spans
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.scored import Asked, scored, several
@@ -15,7 +15,7 @@ CONTEXT = "Anna lives in Paris . Ben works in the city of Oslo ."
 SURE_OF_NONE = Asked(CONTEXT, ("Oslo",), (("Paris", 1.0),), null=3.0)
 
 
-def kinds(*asked: Asked, **settings) -> list[Kind]:
+def kinds(*asked: Asked, **settings) -> list[ErrorKind]:
     return [question.kind for question in scored(list(asked), **settings).questions()]
 
 
@@ -27,24 +27,31 @@ def test_each_kind_of_error_is_found() -> None:
         Asked(CONTEXT, (), (("Paris", 3.0),)),
         SURE_OF_NONE,
         Asked(CONTEXT, (), (("Paris", 1.0),), null=3.0),
-    ) == [Kind.RIGHT, Kind.WRONG_PLACE, Kind.BOUNDARY, Kind.MISSED_NONE, Kind.SAID_NONE, Kind.RIGHT]
+    ) == [
+        ErrorKind.RIGHT,
+        ErrorKind.WRONG_PLACE,
+        ErrorKind.BOUNDARY,
+        ErrorKind.MISSED_NONE,
+        ErrorKind.SAID_NONE,
+        ErrorKind.RIGHT,
+    ]
 
 
 def test_the_threshold_decides_what_is_said() -> None:
     none = Asked(CONTEXT, (), (("Paris", 1.0),), null=3.0)
-    assert kinds(SURE_OF_NONE, none, threshold=1.9) == [Kind.SAID_NONE, Kind.RIGHT]
-    assert kinds(SURE_OF_NONE, none, threshold=2.1) == [Kind.WRONG_PLACE, Kind.MISSED_NONE]
+    assert kinds(SURE_OF_NONE, none, threshold=1.9) == [ErrorKind.SAID_NONE, ErrorKind.RIGHT]
+    assert kinds(SURE_OF_NONE, none, threshold=2.1) == [ErrorKind.WRONG_PLACE, ErrorKind.MISSED_NONE]
 
 
 def test_an_answer_that_no_prediction_can_give_is_too_long() -> None:
     gold = CONTEXT[CONTEXT.index("Paris") : CONTEXT.index("Oslo") + 4]
     asked = Asked(CONTEXT, (gold,), (("Ben", 3.0),))
-    assert kinds(asked) == [Kind.BOUNDARY]
-    assert kinds(asked, max_answer_length=5) == [Kind.TOO_LONG]
+    assert kinds(asked) == [ErrorKind.BOUNDARY]
+    assert kinds(asked, max_answer_length=5) == [ErrorKind.TOO_LONG]
     far = "Anna lives in Paris . " + "the city is in the city . " * 12 + "Oslo is where Ben works ."
     asked = Asked(far, (far[far.index("Paris") :],), (("Ben", 3.0),))
-    assert kinds(asked, max_answer_length=500) == [Kind.TOO_LONG]
-    assert kinds(asked, max_answer_length=500, max_length=256) == [Kind.BOUNDARY]
+    assert kinds(asked, max_answer_length=500) == [ErrorKind.TOO_LONG]
+    assert kinds(asked, max_answer_length=500, max_length=256) == [ErrorKind.BOUNDARY]
 
 
 def test_probabilities_are_those_of_the_candidates() -> None:
@@ -101,5 +108,5 @@ def test_the_scores_are_those_of_an_evaluation(model_folder, tmp_path, unanswera
         assert [one.probability for one in question.n_best] == pytest.approx(
             [one["probability"] for one in best], abs=2e-3
         )
-    right = sum(question.kind is Kind.RIGHT for question in questions)
+    right = sum(question.kind is ErrorKind.RIGHT for question in questions)
     assert 100 * right / len(questions) == pytest.approx(found.metrics["exact" if unanswerable else "exact_match"])

@@ -13,9 +13,9 @@ import pytest
 from qa_lightning.cli.main import call
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.bootstrap import bootstrap
-from qa_lightning.metrics.errors import Kind
+from qa_lightning.metrics.errors import ErrorKind
 from qa_lightning.pages import report as reports
-from qa_lightning.pages.report import Report
+from qa_lightning.pages.report import ErrorReport
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.scored import Asked, renamed, scored, several
 
@@ -30,7 +30,7 @@ def data_of(page: str) -> dict:
 
 
 def test_scores_are_the_official_ones_and_have_intervals() -> None:
-    report = Report(scored(several()))
+    report = ErrorReport(scored(several()))
     exact, f1 = report.scored.scores
     assert report.intervals["f1"].mean == pytest.approx(report.scored.metrics["f1"])
     assert report.intervals["exact"].mean == pytest.approx(report.scored.metrics["exact_match"])
@@ -42,21 +42,21 @@ def test_scores_are_the_official_ones_and_have_intervals() -> None:
 
 def test_with_unanswerable_questions_both_kinds_have_scores() -> None:
     none = Asked(CONTEXT, (), (("Paris", 1.0),), null=3.0)
-    report = Report(scored([*several(8), none, renamed(none, null=-3.0)]))
+    report = ErrorReport(scored([*several(8), none, renamed(none, null=-3.0)]))
     assert report.intervals["NoAns_f1"].mean == 50
     assert report.intervals["HasAns_exact"].mean == pytest.approx(report.scored.metrics["HasAns_exact"])
-    counts = {Kind.RIGHT: 3, Kind.WRONG_PLACE: 2, Kind.BOUNDARY: 4, Kind.MISSED_NONE: 1}
-    assert report.kinds == {kind: counts.get(kind, 0) for kind in Kind}
+    counts = {ErrorKind.RIGHT: 3, ErrorKind.WRONG_PLACE: 2, ErrorKind.BOUNDARY: 4, ErrorKind.MISSED_NONE: 1}
+    assert report.kinds == {kind: counts.get(kind, 0) for kind in ErrorKind}
 
 
 def test_the_page_holds_the_surest_errors_of_each_kind_and_says_how_many(monkeypatch) -> None:
     monkeypatch.setattr(reports, "_EACH", 3)
     monkeypatch.setattr(reports, "_RIGHT", 2)
-    report = Report(scored(several()))
+    report = ErrorReport(scored(several()))
     chosen = report.chosen(8)
     kinds = [question.kind for question in report.scored.questions(chosen)]
-    assert (len(chosen), kinds.count(Kind.RIGHT)) == (8, 2)
-    assert kinds.count(Kind.WRONG_PLACE) >= 2
+    assert (len(chosen), kinds.count(ErrorKind.RIGHT)) == (8, 2)
+    assert kinds.count(ErrorKind.WRONG_PLACE) >= 2
     sure = report.scored.judged.confidence[chosen]
     assert (np.diff(sure) <= 0).all()
     page = report.html(8)
@@ -68,7 +68,7 @@ def test_the_page_holds_the_surest_errors_of_each_kind_and_says_how_many(monkeyp
 
 def test_very_long_questions_leave_room_for_fewer(monkeypatch) -> None:
     monkeypatch.setattr(reports, "_MAX_BYTES", 20_000)
-    report = Report(scored([renamed(one, question="why " * 300) for one in several()]))
+    report = ErrorReport(scored([renamed(one, question="why " * 300) for one in several()]))
     page = report.html()
     held = len(data_of(page)["questions"])
     assert 1 < held < 20
@@ -76,7 +76,7 @@ def test_very_long_questions_leave_room_for_fewer(monkeypatch) -> None:
 
 
 def test_all_questions_are_in_the_json_lines_file(tmp_path: Path) -> None:
-    report = Report(scored(several()))
+    report = ErrorReport(scored(several()))
     page, lines = report.write(tmp_path / "errors.html", 5)
     assert (page.name, lines.name) == ("errors.html", "errors.jsonl")
     rows = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
@@ -96,11 +96,11 @@ def test_two_models_are_compared_in_a_sentence() -> None:
     asked = several()
     better = scored(asked, "model-a")
     worse = scored([renamed(one, found=one.found[::-1]) if "Paris" in one.golds else one for one in asked], "model-b")
-    report, turned = Report(better, worse), Report(worse, better)
+    report, turned = ErrorReport(better, worse), ErrorReport(worse, better)
     sentence = r"model-a is better than model-b by [\d.]+ F1, 95% interval [\d.]+ to [\d.]+"
     assert re.fullmatch(sentence, report.verdicts["f1"]) or report.verdicts["f1"].startswith("No clear difference: ")
     assert report.won.sum() == -turned.won.sum()
-    same = Report(better, scored(several(), "model-b"))
+    same = ErrorReport(better, scored(several(), "model-b"))
     assert same.verdicts["f1"] == (
         "No clear difference: model-a is better than model-b by 0.0 F1, 95% interval 0.0 to 0.0"
     )
@@ -110,7 +110,7 @@ def test_questions_won_and_lost_are_in_the_page_with_both_answers(tmp_path: Path
     asked = several(8)
     changed = {1: renamed(asked[1], found=(("Paris", 5.0),)), 4: renamed(asked[4], found=(("Oslo", 1.0),))}
     other = [changed.get(number, one) for number, one in enumerate(asked)]
-    report = Report(scored(asked), scored(other, "model-b"))
+    report = ErrorReport(scored(asked), scored(other, "model-b"))
     held = {record["i"]: record for record in data_of(report.html())["questions"]}
     assert {name: record["w"] for name, record in held.items() if record["w"]} == {"q1": -1, "q4": 1}
     assert (held["q1"]["a"], held["q1"]["r"]["a"]) == ("Rome", "Paris")
@@ -120,17 +120,17 @@ def test_questions_won_and_lost_are_in_the_page_with_both_answers(tmp_path: Path
 
 def test_other_questions_are_not_compared() -> None:
     with pytest.raises(InputError, match="did not answer the same questions"):
-        Report(scored(several(8)), scored(several(7)))
+        ErrorReport(scored(several(8)), scored(several(7)))
 
 
 def test_in_a_notebook_it_shows_itself() -> None:
-    report = Report(scored(several()))
+    report = ErrorReport(scored(several()))
     shown = report._repr_html_()
     assert shown.startswith("<iframe srcdoc=")
     inner = re.match(r'<iframe srcdoc="([^"]*)" sandbox="allow-scripts"', shown)
     assert inner is not None
     assert len(data_of(html.unescape(inner[1]))["questions"]) == 40
-    assert repr(report) == f"Report('model-a', 'data.json': EM 25.00, F1 {report.intervals['f1'].mean:.2f})"
+    assert repr(report) == f"ErrorReport('model-a', 'data.json': EM 25.00, F1 {report.intervals['f1'].mean:.2f})"
 
 
 @pytest.mark.parametrize("unanswerable", [0, 8])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qa_lightning.metrics.errors import Kind
-from qa_lightning.pages.report import Report
+from qa_lightning.metrics.errors import ErrorKind
+from qa_lightning.pages.report import ErrorReport
 from qa_lightning.wording import visible
 from tests.helpers.browser import NARROW, WIDE
 from tests.helpers.payloads import PAYLOADS
@@ -18,7 +18,7 @@ WRONG = 30  # of the forty questions
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> ErrorReport:
     """Forty questions, some without an answer, against a model that gets one more right and one less."""
     none = Asked("Anna lives in Paris .", (), (("Paris", 1.0),), null=-1.0, title="Article 1")
     said = Asked("Anna lives in Paris .", ("Paris",), (("Paris", 1.0),), null=4.0, title="Article 2")
@@ -27,7 +27,7 @@ def report() -> Report:
         one.id = f"id-{number}"
     other = [*asked[:1], renamed(asked[1], found=(("Paris", 5.0),)), *asked[2:4]]
     other += [renamed(asked[4], found=(("Oslo", 1.0),)), *asked[5:]]
-    return Report(scored(asked, "model-a"), scored(other, "model-b"))
+    return ErrorReport(scored(asked, "model-a"), scored(other, "model-b"))
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,10 @@ def test_the_surest_error_is_open_with_its_marks(open_page, page_file) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("wrong place", Kind.WRONG_PLACE),
-        ("boundary only", Kind.BOUNDARY),
-        ("missed none", Kind.MISSED_NONE),
-        ("said none", Kind.SAID_NONE),
+        ("wrong place", ErrorKind.WRONG_PLACE),
+        ("boundary only", ErrorKind.BOUNDARY),
+        ("missed none", ErrorKind.MISSED_NONE),
+        ("said none", ErrorKind.SAID_NONE),
     ],
 )
 def test_filters_show_the_questions_of_their_kind(open_page, page_file, report, name, kind) -> None:
@@ -210,7 +210,7 @@ def hostile(tmp_path_factory) -> Path:
     every = "".join(PAYLOADS)
     pair = [scored(asked, f"model {every}"), scored(asked, f"other {every}")]
     object.__setattr__(pair[0], "data", f"data {every}")
-    return Report(*pair).write(tmp_path_factory.mktemp("hostile") / "<img src=x onerror=alert(1)>.html")[0]
+    return ErrorReport(*pair).write(tmp_path_factory.mktemp("hostile") / "<img src=x onerror=alert(1)>.html")[0]
 
 
 def test_hostile_text_stays_text(open_page, hostile) -> None:
@@ -267,7 +267,7 @@ def test_scripts_that_got_in_would_not_run(browser, page_file, tmp_path) -> None
 def test_a_megabyte_of_context_opens_at_its_answer(open_page, tmp_path) -> None:
     context = "in the city . " * 40_000 + "Anna lives in Paris . " + "of the city " * 40_000
     assert len(context) > 1_000_000
-    report = Report(scored([Asked(context, ("Paris",), (("Anna", 3.0),)), *several(8)]))
+    report = ErrorReport(scored([Asked(context, ("Paris",), (("Anna", 3.0),)), *several(8)]))
     page_file, lines = report.write(tmp_path / "report.html")
     assert page_file.stat().st_size < 200_000
     assert json.loads(lines.read_text("utf-8").splitlines()[0])["context"] == context

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qa_lightning.pages.report import Report
+from qa_lightning.pages.report import ErrorReport
 from qa_lightning.pages.slices import MAX_GROUPS, Labels, slices
 from tests.helpers.scored import Asked, scored
 
@@ -105,7 +105,7 @@ def test_groups_add_up_to_the_whole_in_a_report() -> None:
         Asked(CONTEXT, ("Paris",), ((("Paris", "Oslo")[number % 2], 1.0),), title=f"t{number % 6}")
         for number in range(24)
     ]
-    report = Report(scored(asked))
+    report = ErrorReport(scored(asked))
     for one in report.slices:
         total = sum(group.f1.mean * group.f1.count for group in one.groups)
         assert total / sum(group.f1.count for group in one.groups) == pytest.approx(report.intervals["f1"].mean)
