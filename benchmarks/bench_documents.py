@@ -3,14 +3,18 @@
     python benchmarks/bench_documents.py --data dev-v1.1.json --model lightning_logs/version_0/model --asked FILE
 
 The collection is every paragraph of the file, each a document of its own; questions are asked without their paragraph.
-Recall is the share of all questions whose own paragraph, or a paragraph with the text of a gold answer, is among the
-first N passages; it needs no model. EM and F1 are those of the best answer that `Reader.ask` finds in N passages, for a
-random sample of the questions, beside those of `Reader.answer`, which is told the paragraph.
+Without a model, recall is measured: the share of all questions whose own paragraph, or a paragraph with the text of a
+gold answer, is among the first N passages. With one, EM and F1 of the best answer that `Reader.ask` finds in N
+passages, for a random sample of the questions and each weight of the prior, beside those of `Reader.answer`, which is
+told the paragraph.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import random
+import sys
 import time
 from collections.abc import Sequence
 
@@ -19,30 +23,47 @@ import material
 
 from qa_lightning.data.examples import Example
 from qa_lightning.documents.collection import Collection
+from qa_lightning.inference.asking import PRIOR
 
 
 def main() -> None:
     """Print one line for each number of candidates."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=material.existing_file, required=True, help="SQuAD JSON file")
-    parser.add_argument("--model", help="folder of a trained model; None measures recall alone")
+    parser.add_argument("--model", help="folder of a trained model; None measures recall")
     parser.add_argument(
         "--asked",
         type=material.existing_file,
         help="file with the questions for EM and F1; None: --data",
     )
+    parser.add_argument("--articles", nargs="+", help="ask the questions of these articles alone, by their titles")
     parser.add_argument("--questions", type=int, default=200, help="size of the random sample for EM and F1")
     parser.add_argument("--candidates", type=int, nargs="+", default=[1, 5, 20, 100], help="passages to read")
+    parser.add_argument(
+        "--prior", type=float, nargs="+", default=[0.0, PRIOR], help="weights of the first stage's score"
+    )
     parser.add_argument("--dtype", default="float32", help="number type to compute in")
     options = parser.parse_args()
-    sample = material.questions(argparse.Namespace(data=options.asked or options.data, questions=options.questions))
+    sample = asked_questions(options)
     rows = material.questions(argparse.Namespace(data=options.data, questions=None))
     paragraphs = list(dict.fromkeys(row["context"] for row in rows))
     collection = Collection.read([{"text": paragraph} for paragraph in paragraphs])
     print(f"{harness.machine()}\n{collection}, {len(rows):,} questions")
-    recall(rows, paragraphs, collection, options.candidates)
-    if options.model:
+    if not options.model:
+        recall(rows, paragraphs, collection, options.candidates)
+    else:
         scores(sample, collection, options)
+
+
+def asked_questions(options: argparse.Namespace) -> list[Example]:
+    """A seeded sample of the questions of ``--asked`` and ``--articles``."""
+    path = options.asked or options.data
+    rows = material.questions(argparse.Namespace(data=path, questions=None))
+    if options.articles:
+        if unknown := sorted({*options.articles} - {row["title"] for row in rows}):
+            sys.exit(f"{path} has no article {', '.join(unknown)}")
+        rows = [row for row in rows if row["title"] in options.articles]
+    return random.Random(0).sample(rows, min(options.questions, len(rows)))
 
 
 def recall(rows: Sequence[Example], paragraphs: list[str], collection: Collection, candidates: Sequence[int]) -> None:
@@ -74,11 +95,11 @@ def scores(rows: Sequence[Example], collection: Collection, options: argparse.Na
     started = time.perf_counter()
     told = reader.answer([row["question"] for row in rows], [row["context"] for row in rows])
     _print_scores("paragraph given", rows, [answer.text for answer in told], time.perf_counter() - started)
-    for count in options.candidates:
+    for count, prior in itertools.product(options.candidates, options.prior):
         started = time.perf_counter()
-        found = [reader.ask(row["question"], collection, top_k=1, candidates=count) for row in rows]
+        found = [reader.ask(row["question"], collection, top_k=1, candidates=count, prior=prior) for row in rows]
         texts = [answers[0].text if answers else "" for answers in found]
-        _print_scores(f"candidates {count:>4}", rows, texts, time.perf_counter() - started)
+        _print_scores(f"candidates {count:>4}, prior {prior:g}", rows, texts, time.perf_counter() - started)
 
 
 def _print_scores(what: str, rows: Sequence[Example], texts: Sequence[str], seconds: float) -> None:

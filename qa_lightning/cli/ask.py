@@ -32,7 +32,7 @@ def ask(words: Sequence[str]) -> int:
     from qa_lightning.inference.reader import Reader
 
     quiet_libraries()
-    names = ("top_k", "candidates", "overlap", "min_score", "precision", "batch_size", "on_bad")
+    names = ("top_k", "candidates", "prior", "overlap", "min_score", "precision", "batch_size", "on_bad")
     given: dict[str, Any] = {name: options[name] for name in names if options[name] is not None}
     AskSettings(**given).check()
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what is logged is no JSON
@@ -79,7 +79,13 @@ def _ask_options(words: Sequence[str]) -> Namespace:
         "--candidates",
         type=positive,
         metavar="N",
-        help="passages to read, at most: those that share most words with the question  [100]",
+        help="passages to read, at most: those that share most words with the question  [20]",
+    )
+    flags.add_argument(
+        "--prior",
+        type=decimal,
+        metavar="WEIGHT",
+        help="of the shared words of a passage in the ranking; 0: the model alone  [1]",
     )
     flags.add_argument(
         "--overlap", type=decimal, metavar="SHARE", help="of an answer that may also be in another one, 0 to 1  [0]"

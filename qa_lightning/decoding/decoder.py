@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qa_lightning.arrays import Floats, Ints, ragged
+from qa_lightning.arrays import Floats, Ints, begins_run, ragged
 from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, decode_spans
 from qa_lightning.features.store import FeatureStore
 
@@ -39,30 +39,6 @@ class FeatureLogits:
     end: Floats
     null: Floats
     loss: Floats
-
-    @classmethod
-    def of_batch(
-        cls,
-        batch: Mapping[str, torch.Tensor],
-        start: torch.Tensor,
-        end: torch.Tensor,
-        loss: torch.Tensor | None = None,
-    ) -> FeatureLogits:
-        """Copy what decoding needs from a batch to the CPU.
-
-        Args:
-            batch: made by `batching.PaddingCollator`.
-            start, end: [B, T] float32 logits.
-            loss: [B]; None for 0, where there are no labels.
-        """
-        column = torch.arange(start.shape[1], device=start.device)
-        begin = batch["context_begin"][:, None]
-        context = (column >= begin) & (column < begin + batch["context_length"][:, None])  # [B, T]
-        cls_column = batch["cls"][:, None]
-        null = (start.gather(1, cls_column) + end.gather(1, cls_column))[:, 0]
-        parts = (batch["feature"], batch["context_length"], start[context], end[context], null)
-        losses = null.new_zeros(len(null)) if loss is None else loss
-        return cls(*(part.detach().cpu().numpy() for part in (*parts, losses)))
 
     @classmethod
     def join(cls, parts: list[FeatureLogits]) -> FeatureLogits:
@@ -99,6 +75,58 @@ class FeatureLogits:
             self.null[kept],
             self.loss[kept],
         )
+
+
+class LogitsCopy:
+    """The logits of a batch on their way from the device to the CPU, in one copy that nothing waits for.
+
+    Args:
+        batch: made by `batching.PaddingCollator`, on the CPU or on the device of the logits.
+        start, end: [B, T] float32 logits.
+        loss: [B]; None for 0, where there are no labels.
+    """
+
+    _COLUMNS = ("feature", "context_begin", "context_length", "cls")
+
+    def __init__(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        start: torch.Tensor,
+        end: torch.Tensor,
+        loss: torch.Tensor | None = None,
+    ) -> None:
+        columns = torch.stack([batch[name] for name in self._COLUMNS])
+        losses = start.new_zeros(len(start)) if loss is None else loss
+        self._parts = [part.detach() for part in (columns, losses, start, end)]
+        self._arrived: torch.cuda.Event | None = None
+        if start.is_cuda:
+            self._parts = _together_to_cpu(self._parts)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def logits(self) -> FeatureLogits:
+        """What decoding needs of it; waits for the copy."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        (feature, begin, length, cls), losses, start, end = (part.cpu().numpy() for part in self._parts)
+        column = np.arange(start.shape[1])
+        context = (column >= begin[:, None]) & (column < (begin + length)[:, None])  # [B, T]
+        row = np.arange(len(start))
+        null = start[row, cls] + end[row, cls]
+        # Copies, because views would keep the logits of the question and of padding in memory too.
+        return FeatureLogits(feature.copy(), length.copy(), start[context], end[context], null, losses.copy())
+
+
+def _together_to_cpu(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors on the CPU, by one copy for all that are on a GPU; it may not have arrived yet."""
+    away = [tensor.contiguous() for tensor in tensors if tensor.is_cuda]
+    sent = torch.cat([tensor.view(torch.uint8).flatten() for tensor in away])  # bytes, of whatever they are
+    received = torch.empty(sent.shape, dtype=sent.dtype, pin_memory=True)
+    received.copy_(sent, non_blocking=True)
+    sizes = [tensor.numel() * tensor.element_size() for tensor in away]
+    parts = torch.split(received, sizes)
+    own = iter([part.view(like.dtype).view(like.shape) for part, like in zip(parts, away, strict=True)])
+    return [next(own) if tensor.is_cuda else tensor for tensor in tensors]
 
 
 _EMPTY_FIELDS: dict[str, NDArray[Any]] = {
@@ -169,16 +197,32 @@ class Decoder:
         self._clear()
 
     def _clear(self) -> None:
+        self._coming: LogitsCopy | None = None
         self._waiting = LogitsCollector()
         self._batches = 0
         self._rest: list[FeatureLogits] = []
-        self._index: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        self._index: list[NDArray[np.int64]] = []
         self._spans: list[Spans] = []
         self._features: list[tuple[Ints, Floats]] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))]
         self._broken: list[Ints] = [np.zeros(0, np.int64)]
 
+    def add_batch(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        start: torch.Tensor,
+        end: torch.Tensor,
+        loss: torch.Tensor | None = None,
+    ) -> None:
+        """Add the logits of a batch; see `LogitsCopy`.
+
+        They are looked at when the next batch comes: the device then computes that one and need not wait.
+        """
+        before, self._coming = self._coming, LogitsCopy(batch, start, end, loss)
+        if before is not None:
+            self.add(before.logits())
+
     def add(self, logits: FeatureLogits) -> None:
-        """Add the logits of a batch."""
+        """Add the logits of some features."""
         whole = logits.without(broken := logits.broken_rows())
         self._broken.append(logits.feature[broken])
         self._features.append((logits.feature, logits.loss))
@@ -193,18 +237,19 @@ class Decoder:
         for index, windows in join_windows(logits, self._store, rows):
             self._index.append(index)
             self._spans.append(self._search(index, windows))
-        seen = np.zeros(len(logits.feature), bool)
-        seen[np.isin(logits.feature, logits.feature[rows])] = True
-        self._rest = [logits.without(seen)]
+        if len(rows) == len(logits.feature):
+            self._rest = [FeatureLogits(**_EMPTY_FIELDS)]
+        else:
+            self._rest = [logits.without(np.isin(logits.feature, logits.feature[rows]))]
 
     def take(self) -> Decoded:
         """Return the result for all logits added since the last call: each example once, in dataset order."""
+        if self._coming is not None:
+            self.add(self._coming.logits())
         self._decode()
         features, losses = zip(*self._features, strict=True)
-        index, first = np.unique(np.concatenate(self._index), return_index=True)  # repeats can complete one twice
         decoded = Decoded(
-            index,
-            Spans.concatenate(self._spans).take(first),
+            *_in_order(self._index, self._spans),
             np.concatenate(features),
             np.concatenate(losses),
             self._rest[0],
@@ -224,15 +269,20 @@ class Decoder:
             self._waiting.add(part.rest)
         rest = self.take()
         every = [*parts, rest]
-        index, first = np.unique(np.concatenate([part.index for part in every]), return_index=True)
         return Decoded(
-            index,
-            Spans.concatenate([part.spans for part in every]).take(first),
+            *_in_order([part.index for part in every], [part.spans for part in every]),
             np.concatenate([part.feature for part in parts]),
             np.concatenate([part.loss for part in parts]),
             rest.rest,
             np.concatenate([part.broken for part in parts]),
         )
+
+
+def _in_order(index: Sequence[NDArray[np.int64]], spans: Sequence[Spans]) -> tuple[NDArray[np.int64], Spans]:
+    """The examples of several decoding passes and their spans, ascending; repeated features can complete one twice."""
+    numbers, found = np.concatenate([np.zeros(0, np.int64), *index]), Spans.concatenate(spans)
+    rows = once_each(numbers)
+    return numbers[rows], found if len(spans) == 1 else found.take(rows)
 
 
 class LogitsCollector:
@@ -266,9 +316,10 @@ def complete_rows(logits: FeatureLogits, store: FeatureStore) -> NDArray[np.intp
     """
     once = once_each(logits.feature)
     every = store.example
-    example, number, seen = np.unique(every[logits.feature[once]], return_inverse=True, return_counts=True)
-    windows_of = np.searchsorted(every, example, side="right") - np.searchsorted(every, example)
-    rows: NDArray[np.intp] = once[(seen == windows_of)[number]]
+    owner = every[logits.feature[once]]
+    number = np.cumsum(begins_run(owner)) - 1
+    windows_of = np.searchsorted(every, owner, side="right") - np.searchsorted(every, owner)
+    rows: NDArray[np.intp] = once[np.bincount(number)[number] == windows_of]
     if not np.array_equal(logits.length[rows], store.windows["context_length"][logits.feature[rows]]):
         raise ValueError("the logits belong to other features: context lengths differ")
     return rows
@@ -301,11 +352,11 @@ def join_windows(
         feature, length = logits.feature[part], logits.length[part]
         tokens = ragged(token_offset[part], length)
         store_tokens = ragged(store.context_offset[feature], length)
-        indices, number = np.unique(examples[first:stop], return_inverse=True)
+        begins = begins_run(examples[first:stop])
         yield (
-            indices.astype(np.int64),
+            examples[first:stop][begins],
             WindowLogits(
-                example=number,
+                example=np.cumsum(begins) - 1,
                 length=length,
                 start=logits.start[tokens],
                 end=logits.end[tokens],
@@ -319,5 +370,7 @@ def join_windows(
 
 def once_each(feature: Ints) -> NDArray[np.intp]:
     """Rows that hold each feature once, ascending by feature; the first row of a repeated feature."""
+    if (feature[1:] > feature[:-1]).all():
+        return np.arange(len(feature))
     rows: NDArray[np.intp] = np.unique(feature, return_index=True)[1]
     return rows

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_lightning.arrays import Floats, Ints, ragged
+from qa_lightning.arrays import Floats, Ints, begins_run, ragged
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 
 _CHUNK_TOKENS = 1 << 17  # bounds the working memory to about 50 MB for any number of windows
@@ -57,7 +57,8 @@ class Spans:
     """The best spans of N examples, best first: ragged rows, concatenated.
 
     Attributes:
-        count: [N] number of spans of each example: ``n_best``, or fewer if the example has no more.
+        count: [N] number of spans of each example: ``n_best``; fewer if the example has no more, or more if
+            `decode_spans` lists all above a probability.
         char_start, char_end: [sum(count)] character offsets in the context, end exclusive.
         score: [sum(count)] start + end logit.
         probability: [sum(count)] normalised over all spans of the example and the null answer.
@@ -83,6 +84,8 @@ class Spans:
             nothing, none = np.zeros(0), np.zeros(0, np.int32)
             return cls(none, none, none, nothing, nothing, nothing, nothing, np.zeros((0, 0)))
         some = [part for part in parts if len(part.count)] or parts[:1]  # an empty part may have another K
+        if len(some) == 1:
+            return some[0]
         return cls(*(np.concatenate([getattr(part, name) for part in some]) for name in cls.__dataclass_fields__))
 
     def take(self, rows: NDArray[np.intp]) -> Spans:
@@ -135,12 +138,14 @@ def decode_spans(
     n_best: int = 20,
     max_answer_length: int = MAX_ANSWER_LENGTH,
     scaling: Scaling = Scaling(),
+    min_probability: float = np.inf,
 ) -> Spans:
     """Find the ``n_best`` spans of every example; the module defines spans, scores and ties.
 
     Args:
         logits: windows in order of example; every example from 0 to the last has at least one window.
         n_best: character spans to list for each example, at least 1.
+        min_probability: list all spans that are at least as probable, even if they are more than ``n_best``; above 0.
         max_answer_length: the longest span, in tokens of its window, at least 1.
         scaling: how scores become probabilities; the scores themselves do not change.
 
@@ -150,12 +155,17 @@ def decode_spans(
     """
     if n_best < 1 or max_answer_length < 1:
         raise ValueError(f"n_best {n_best} and max_answer_length {max_answer_length} must be at least 1")
+    if not min_probability > 0:
+        raise ValueError(f"min_probability {min_probability} must be above 0")
     if not all(0 < each < np.inf for each in (scaling.temperature, *scaling.temperatures)):
         raise ValueError(f"temperatures must be finite and above 0: {scaling}")
-    step = np.diff(logits.example)
+    step = logits.example[1:] - logits.example[:-1]
     if len(logits.example) and (logits.example[0] != 0 or (step < 0).any() or (step > 1).any()):
         raise ValueError("windows must be in order of example, and every example from 0 on needs at least one window")
-    return Spans.concatenate([_decode_chunk(chunk, n_best, max_answer_length, scaling) for chunk in _chunks(logits)])
+    chunks = _chunks(logits)
+    return Spans.concatenate(
+        [_decode_chunk(chunk, n_best, max_answer_length, scaling, min_probability) for chunk in chunks]
+    )
 
 
 def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
@@ -163,7 +173,7 @@ def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
     if not len(logits.example):
         return
     last_token = np.cumsum(logits.length.astype(np.int64))
-    first_window = np.flatnonzero(np.diff(logits.example, prepend=-1))  # [N] of each example
+    first_window = np.flatnonzero(begins_run(logits.example))  # [N] of each example
     window_end = np.append(first_window[1:], len(logits.example))
     token_end = last_token[window_end - 1]
     example = 0
@@ -184,7 +194,9 @@ def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
         example = stop
 
 
-def _decode_chunk(logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling) -> Spans:
+def _decode_chunk(
+    logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling, min_probability: float
+) -> Spans:
     if np.isnan(logits.start).any() or np.isnan(logits.end).any() or np.isnan(logits.null).any():
         raise ValueError("logits are NaN: the model has diverged")
     # No span is longer than a window: a limit beyond that would only cost time and memory.
@@ -209,18 +221,30 @@ def _decode_chunk(logits: WindowLogits, n_best: int, max_answer_length: int, sca
 
     null_score = (null - scaling.threshold) / scaling.temperature
     log_total = np.logaddexp(log_spans(scaling.temperature), null_score)
+    # A little lower than the score of ``min_probability``: rounding loses no span, and the probability decides.
+    some = log_total > -np.inf
+    floor = np.full(examples, np.inf)
+    floor[some] = scaling.temperature * (log_total[some] + np.log(min_probability)) - 1e-6
     token, reach = _candidates(
-        example, logits.char_start, row_best, start, ends, end_index, examples, n_best, max_answer_length
+        example, logits.char_start, row_best, start, ends, end_index, examples, n_best, max_answer_length, floor
     )
     score = start[token] + ends[end_index[token] + reach]
-    best = _best_distinct(example[token], logits.char_start[token], logits.char_end[token + reach], score, n_best)
-    token, reach, score = token[best], reach[best], score[best]
+    probability = np.exp(score / scaling.temperature - log_total[example[token]])
+    best = _best_distinct(
+        example[token],
+        logits.char_start[token],
+        logits.char_end[token + reach],
+        score,
+        n_best,
+        probability >= min_probability,
+    )
+    token, reach, score, probability = token[best], reach[best], score[best], probability[best]
     return Spans(
         count=np.bincount(example[token], minlength=examples).astype(np.int32),
         char_start=logits.char_start[token].astype(np.int32),
         char_end=logits.char_end[token + reach].astype(np.int32),
         score=score,
-        probability=np.exp(score / scaling.temperature - log_total[example[token]]),
+        probability=probability,
         null_score=null,
         null_probability=np.exp(null_score - log_total),
         log_spans=np.array([log_spans(each) for each in scaling.temperatures]).reshape(-1, examples).T,
@@ -305,18 +329,22 @@ def _candidates(
     examples: int,
     n_best: int,
     max_answer_length: int,
+    floor: NDArray[np.float64],
 ) -> tuple[Ints, Ints]:
     """Pairs (token, reach), among them the n best character spans of each example; the end is token + reach.
+
+    Those that score at least ``floor``, [N], are among them too.
 
     Each distinct start offset has a best span, and these are different character spans. So the n-th highest of their
     scores is a lower bound for the score of the n-th best character span.
     """
-    order = np.lexsort((char_start, example))
-    new = (np.diff(example[order], prepend=-1) != 0) | (np.diff(char_start[order], prepend=-1) != 0)
-    first = np.flatnonzero(new)
-    group_best = np.maximum.reduceat(row_best[order], first) if len(first) else np.zeros(0)
-    group_example = example[order][first]
-    bound = _nth_largest(group_best, group_example, examples, n_best)
+    group, group_start, best = example, char_start, row_best
+    if not _in_reading_order(example, char_start):  # several windows share tokens
+        order = np.lexsort((char_start, example))
+        group, group_start, best = example[order], char_start[order], row_best[order]
+    first = np.flatnonzero(begins_run(group, group_start))
+    group_best = np.maximum.reduceat(best, first) if len(first) else np.zeros(0)
+    bound = np.minimum(_nth_largest(group_best, group[first], examples, n_best), floor)
     token = np.flatnonzero((row_best >= bound[example]) & (row_best > -np.inf))
     reach = np.arange(max_answer_length)
     score = start[token][:, None] + ends[end_index[token][:, None] + reach]
@@ -326,9 +354,13 @@ def _candidates(
 
 def _nth_largest(values: NDArray[np.float64], segment: Ints, segments: int, n: int) -> NDArray[np.float64]:
     """The n-th largest value of each segment; -inf for fewer than n values. ``segment`` is non-decreasing."""
+    bound = np.full(segments, -np.inf)
+    if segments == 1:
+        if len(values) >= n:
+            bound[0] = np.partition(values, len(values) - n)[len(values) - n]
+        return bound
     count = np.bincount(segment, minlength=segments)
     offset = np.cumsum(count) - count
-    bound = np.full(segments, -np.inf)
     # Segments of similar size are partitioned together, as rows of one matrix. Padding at most doubles the work,
     # because sizes in one class differ by at most a factor of 2.
     sizes = np.where(count >= n, np.ceil(np.log2(np.maximum(count, 1))), -1).astype(np.int64)
@@ -341,29 +373,39 @@ def _nth_largest(values: NDArray[np.float64], segment: Ints, segments: int, n: i
     return bound
 
 
-def _best_distinct(example: Ints, char_start: Ints, char_end: Ints, score: NDArray[np.float64], n_best: int) -> Ints:
+def _in_reading_order(example: Ints, char_start: Ints) -> bool:
+    return bool(((example[1:] > example[:-1]) | (char_start[1:] >= char_start[:-1])).all())
+
+
+def _best_distinct(
+    example: Ints,
+    char_start: Ints,
+    char_end: Ints,
+    score: NDArray[np.float64],
+    n_best: int,
+    probable: NDArray[np.bool_],
+) -> Ints:
     """Indices of the n best distinct character spans of each example, best first, ties in reading order.
+
+    Those that are ``probable`` are listed even if they are more; they are better than all that are not.
 
     Candidates arrive by window, each window in reading order. Only examples with several windows, or with several
     tokens for one character, need sorting and the removal of repeats.
     """
     order = np.arange(len(example))
-    same_start = np.diff(char_start) == 0
-    rising = (np.diff(char_start) > 0) | (same_start & (np.diff(char_end) > 0))
-    mixed = np.zeros(int(example.max(initial=-1)) + 1, bool)
-    mixed[example[1:][(np.diff(example) == 0) & ~rising]] = True
-    rows = np.flatnonzero(mixed[example])
-    if len(rows):
+    same = example[1:] == example[:-1]
+    rising = (char_start[1:] > char_start[:-1]) | ((char_start[1:] == char_start[:-1]) & (char_end[1:] > char_end[:-1]))
+    falls = same & ~rising
+    if falls.any():
+        mixed = np.zeros(int(example.max()) + 1, bool)
+        mixed[example[1:][falls]] = True
+        rows = np.flatnonzero(mixed[example])
         sorted_rows = rows[np.lexsort((-score[rows], char_end[rows], char_start[rows], example[rows]))]
-        repeated = np.zeros(len(rows), bool)
-        repeated[1:] = np.logical_and.reduce(
-            [np.diff(values[sorted_rows]) == 0 for values in (example, char_start, char_end)]
-        )
         order[rows] = sorted_rows  # sorted by example first, so each example keeps its own range of rows
         keep = np.ones(len(order), bool)
-        keep[rows] = ~repeated
+        keep[rows] = begins_run(*(values[sorted_rows] for values in (example, char_start, char_end)))
         order = order[keep]
     order = order[np.lexsort((-score[order], example[order]))]
-    count = np.bincount(example[order], minlength=len(mixed))
+    count = np.bincount(example[order])
     rank = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
-    return order[rank < n_best]
+    return order[(rank < n_best) | probable[order]]

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from qa_lightning.documents.passages import passages
 from qa_lightning.documents.search import WordIndex
 from qa_lightning.documents.sources import Document, OnBad, read_documents
@@ -21,11 +19,13 @@ class Extract(NamedTuple):
     Attributes:
         document: its index in the collection.
         start, end: character offsets in the document.
+        passages: of each passage in it, its offset in the document and its score by words; empty if none was searched.
     """
 
     document: int
     start: int
     end: int
+    passages: tuple[tuple[int, float], ...] = ()
 
 
 class Collection:
@@ -69,17 +69,18 @@ class Collection:
         Passages that follow each other are one extract. So if there are at most ``candidates`` passages, the extracts
         are the whole documents.
         """
-        chosen = range(self.passage_count)
-        if candidates < self.passage_count:
-            chosen = np.sort(self._searched().best(question, candidates)).tolist()
+        if candidates >= self.passage_count:
+            every = [Extract(document, 0, len(one.text)) for document, one in enumerate(self.documents)]
+            return [one for one in every if self.documents[one.document].text.strip()]
         found: list[Extract] = []
-        for number in chosen:
+        for number, score in sorted(zip(*self._searched().best(question, candidates), strict=True)):
             document = bisect_right(self._first, number) - 1
             start, end = self._passages[document][number - self._first[document]]
+            passage = ((start, float(score)),)
             if found and (found[-1].document, found[-1].end) == (document, start):
-                found[-1] = found[-1]._replace(end=end)
+                found[-1] = found[-1]._replace(end=end, passages=found[-1].passages + passage)
             else:
-                found.append(Extract(document, start, end))
+                found.append(Extract(document, start, end, passage))
         return [one for one in found if self.documents[one.document].text[one.start : one.end].strip()]
 
     def _searched(self) -> WordIndex:

@@ -1,15 +1,22 @@
 """Rank the answers of all windows of all extracts together: one example, one probability space, one "no answer".
 
 Offsets are those of the extracts one after the other, so the decoder (`decoding/decoder.py`) sees one long context that
-no window crosses. Answers that overlap too much are left out greedily: the best span is taken, then the best of the
-spans that overlap none of those taken, and so on. The search is exact: it decodes more spans until enough are taken or
-there are no more.
+no window crosses.
+
+Where passages were searched by words, each has a prior probability of holding the answer, proportional to
+exp(weight x its score). It multiplies the probability of the spans that begin in the passage, before all are normalised
+together; so there still is one probability space. "No answer" has the prior of the best passage. A reader that was
+trained on texts with an answer alone is as certain in wrong passages as in the right one, and the prior says which is
+which.
+
+Answers that overlap too much are left out greedily: the best span is taken, then the best of the spans that overlap
+none of those taken, and so on. The search is exact: it decodes more spans until enough are taken or there are no more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qa_lightning.arrays import Ints
-from qa_lightning.decoding.decoder import Decoder, FeatureLogits
+from qa_lightning.decoding.decoder import Decoder
 from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, decode_spans
+from qa_lightning.documents.collection import Extract
 from qa_lightning.errors import InputError
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 from qa_lightning.features.store import FeatureStore
@@ -65,17 +73,26 @@ class RankedExtracts:
         question: to answer.
         extracts: texts to find answers in, at least one.
         ranking: how.
+        priors: of passages; None if all are alike.
     """
 
-    def __init__(self, windower: Windower, question: str, extracts: Sequence[str], ranking: Ranking) -> None:
+    def __init__(
+        self,
+        windower: Windower,
+        question: str,
+        extracts: Sequence[str],
+        ranking: Ranking,
+        priors: PassagePriors | None = None,
+    ) -> None:
         self._ranking = ranking
+        self._priors = priors
         self._begin = begins(extracts)
         self.store = joined_windows(windower, [question], [extracts])
         self._decoder = Decoder(self.store, self._search)
 
     def add(self, batch: Mapping[str, Tensor], start: Tensor, end: Tensor) -> None:
         """Collect the logits, [B, T] each, of a batch of windows."""
-        self._decoder.add(FeatureLogits.of_batch(batch, start.float(), end.float()))
+        self._decoder.add_batch(batch, start.float(), end.float())
 
     def answers(self) -> list[tuple[list[Ranked], float]]:
         """One pair: up to ``top_k`` spans, best first, and the probability of "no answer".
@@ -97,7 +114,39 @@ class RankedExtracts:
         return [(found, float(spans.null_probability[0]))]
 
     def _search(self, index: NDArray[np.int64], windows: WindowLogits) -> Spans:
+        if self._priors is not None:
+            # Scores are divided by the temperature, which belongs to the reader alone.
+            prior = self._ranking.scaling.temperature * self._priors.at(windows.char_start)
+            windows = replace(windows, start=windows.start + prior)
         return apart(windows, self._ranking)
+
+
+@dataclass(frozen=True)
+class PassagePriors:
+    """The prior of each of P passages.
+
+    Attributes:
+        begin: [P] the passage's offset, ascending, in the extracts one after the other.
+        log_prior: [P] the prior's logarithm, not normalised; 0 for the best passage.
+    """
+
+    begin: NDArray[np.int64]
+    log_prior: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, extracts: Sequence[Extract], weight: float) -> PassagePriors | None:
+        """The priors of the passages in ``extracts``; None if they were not searched, or weigh nothing."""
+        scores = np.array([score for one in extracts for _, score in one.passages])
+        if not len(scores) or weight == 0:
+            return None
+        lengths = np.array([one.end - one.start for one in extracts], np.int64)
+        before = (np.cumsum(lengths) - lengths).tolist()
+        begin = [at + start - one.start for at, one in zip(before, extracts, strict=True) for start, _ in one.passages]
+        return cls(np.array(begin, np.int64), weight * (scores - scores.max()))
+
+    def at(self, offset: Ints) -> NDArray[np.float64]:
+        """The prior's logarithm at each offset."""
+        return self.log_prior[np.searchsorted(self.begin, offset, side="right") - 1]
 
 
 def begins(texts: Sequence[str]) -> NDArray[np.int64]:

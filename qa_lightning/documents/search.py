@@ -73,14 +73,16 @@ class WordIndex:
         build_once(folder, lambda part: _built(passages).save(str(part), show_progress=False))
         self._index = bm25s.BM25.load(str(folder), mmap=True, show_progress=False)
 
-    def best(self, question: str, count: int) -> NDArray[np.int64]:
-        """Indices of the ``count`` passages that share most with the question, best first; ties in reading order."""
+    def best(self, question: str, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The ``count`` passages that share most with the question, best first; ties in reading order.
+
+        Returns:
+            Their indices and their scores, [count] each.
+        """
         known = self._index.get_tokens_ids(words(question))
-        if not known:
-            return np.arange(min(count, self._count))
-        scores = np.asarray(self._index.get_scores_from_ids(known))
-        order: NDArray[np.int64] = np.argsort(-scores, kind="stable")[:count]
-        return order
+        scores = np.zeros(self._count) if not known else np.asarray(self._index.get_scores_from_ids(known), np.float64)
+        order = np.argsort(-scores, kind="stable")[:count]
+        return order, scores[order]
 
 
 def _built(passages: Sequence[str]) -> Any:

@@ -250,7 +250,7 @@ class EvaluationSampler(DistributedSampler[int]):
         rank: int = 0,
         max_batches: int | None = None,
     ) -> None:
-        order = np.argsort(-np.asarray(lengths), kind="stable")
+        order = longest_first(lengths)
         batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)][:max_batches]
         rounds = -(-len(batches) // num_replicas)
         numbers = [(turn * num_replicas + rank) for turn in range(rounds)]
@@ -268,12 +268,17 @@ class EvaluationSampler(DistributedSampler[int]):
             yield from self.order[begin : begin + _INDICES_AT_ONCE].tolist()
 
 
+def longest_first(lengths: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """Indices of features by their lengths in tokens; those of one length in order."""
+    return np.argsort(-np.asarray(lengths), kind="stable")
+
+
 def window_batches(store: FeatureStore, collate: PaddingCollator, batch_size: int) -> Iterator[Batch]:
     """Yield all windows in batches, longest first: little is padded, and a batch that is too large fails at once.
 
     Without a DataLoader, which would cost a tenth of a short question's time and draw from torch's random numbers.
     """
     features = FeatureDataset(store, None, False)
-    order = EvaluationSampler(store.windows["length"], batch_size).order
+    order = longest_first(store.windows["length"])
     for begin in range(0, len(order), batch_size):
         yield collate([features[index] for index in order[begin : begin + batch_size].tolist()])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from qa_lightning.arrays import Ints, ragged
+from qa_lightning.arrays import Ints, begins_run, ragged
 
 NOWHERE = (-1, -1)  # stands for an answer without tokens, and for "no answer"; no window holds this span
 
@@ -58,6 +58,8 @@ def held_spans(spans: Sequence[Sequence[tuple[int, int]]], example: Ints, begin:
         end: [W] index of the window's last token in the context, plus one.
     """
     flat = np.array(list(chain.from_iterable(spans)), np.int64).reshape(-1, 2)
+    if (flat < 0).all():  # no example has an answer, as in a call of a pipeline
+        return HeldSpans(*np.zeros((4, 0), np.int64))
     count = np.array([len(own) for own in spans], np.int64)
     before = np.cumsum(count) - count  # spans of the examples before
     pick = ragged(before[example], count[example])
@@ -100,8 +102,12 @@ def label_windows(
     Returns:
         The labels of windows that hold several spans: window, first token and last token, [L] each.
     """
+    if not len(held.window):
+        windows["start"] = windows["end"] = windows["cls"]
+        return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32)
     labels = [(windows["context_begin"][held.window] + token).astype(np.int32) for token in (held.first, held.last)]
-    labelled, first_pair, count = np.unique(held.window, return_index=True, return_counts=True)
+    first_pair = np.flatnonzero(begins_run(held.window))
+    labelled, count = held.window[first_pair], np.diff(first_pair, append=len(held.window))
     for name, tokens in zip(("start", "end"), labels, strict=True):
         windows[name] = windows["cls"]
         windows[name][labelled] = tokens[first_pair]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from qa_lightning.arrays import Ints, ragged
+from qa_lightning.arrays import Ints, begins_run, ragged
 from qa_lightning.errors import InputError, Rules, broken_rules
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.labels import gold_tokens, held_spans, label_windows
@@ -205,11 +205,13 @@ class Windower:
             char_start=char_start,
             char_end=char_end,
             cut_questions=cut_questions,
-            labelled=np.bincount(example_of[np.unique(held.window)], minlength=len(question_ids)).astype(np.int32),
+            labelled=np.bincount(example_of[held.window[begins_run(held.window)]], minlength=len(question_ids)).astype(
+                np.int32
+            ),
             gold_window=gold_window,
             gold_start=gold_start,
             gold_end=gold_end,
-            several=len(np.unique(example_of[held.window[held.answer > 0]])),
+            several=int(begins_run(example_of[held.window[held.answer > 0]]).sum()),
         )
 
     def encode_contexts(self, contexts: Sequence[str]) -> dict[str, Encoding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +14,7 @@ from torch import Tensor
 from qa_lightning.decoding.predictions import Answer
 from qa_lightning.documents.answers import DocumentAnswer
 from qa_lightning.documents.collection import Collection
-from qa_lightning.documents.ranking import RankedExtracts, Ranking, joined_windows
+from qa_lightning.documents.ranking import PassagePriors, RankedExtracts, Ranking, joined_windows
 from qa_lightning.documents.sources import OnBad, unaskable
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator
@@ -24,7 +25,8 @@ from qa_lightning.models.settings import AnswerSettings
 log = logging.getLogger("qa_lightning")
 
 TOP_K = 3
-CANDIDATES = 100  # passages
+CANDIDATES = 20  # passages
+PRIOR = 1.0  # of a passage: the weight of its score by words in the logarithm
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class AskSettings:
         top_k: the maximum number of answers.
         candidates: passages that the model reads, at most; those that share most words with the question. With at most
             this many passages, the model reads whole documents, and the search is exact.
+        prior: how much a passage's score by words (BM25) counts in the ranking: the prior probability of a passage is
+            proportional to exp(prior x score). 0 leaves it to the model alone, as where all passages are read.
         overlap: False for answers that do not overlap, True for any, or the share of the shorter of two answers, 0-1,
             that may be in the other one too.
         min_score: the lowest score of an answer, 0-1. Where no answer reaches it, none is returned.
@@ -46,6 +50,7 @@ class AskSettings:
 
     top_k: int = TOP_K
     candidates: int = CANDIDATES
+    prior: float = PRIOR
     overlap: bool | float = False
     min_score: float | None = None
     precision: float | None = None
@@ -74,6 +79,9 @@ class AskSettings:
                 continue
             if is_switch or not isinstance(value, (int, float)) or not 0 <= value <= 1:
                 problems.append(f"--{name} is {value!r}; pass a number from 0 to 1")
+        is_number = isinstance(self.prior, (int, float)) and not isinstance(self.prior, bool)
+        if not is_number or not 0 <= self.prior < math.inf:
+            problems.append(f"--prior is {self.prior!r}; pass a number of at least 0")
         if self.min_score is not None and self.precision is not None:
             problems.append("--min_score and --precision both say which answers are left out; pass one of them")
         return problems
@@ -109,7 +117,7 @@ class AskedModel:
         extracts = collection.extracts(question, asked.candidates)
         texts = [collection.documents[one.document].text[one.start : one.end] for one in extracts]
         ranking = Ranking(asked.top_k, float(asked.overlap), self.settings.max_answer_length, self.settings.scaling)
-        policy = RankedExtracts(self.windower, question, texts, ranking)
+        policy = RankedExtracts(self.windower, question, texts, ranking, PassagePriors.of(extracts, asked.prior))
         batch_size = asked.batch_size or self.batch_size
         (spans, null_score), *_ = answer_all(policy, self.forward, self.collate, batch_size)
         answers = [

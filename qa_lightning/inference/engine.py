@@ -7,8 +7,9 @@ the answers. `answer_all` runs the model. There are three policies:
   uses it.
 * `RankedAnswers`: the ``top_k`` answers of a pipeline call. Scores are probabilities, normalised over every span of
   every window and the null answer together, so scores of different windows compare, and those of one question sum to
-  at most 1. With ``align_to_words`` an answer is a text: the probabilities of all spans that read alike are added up,
-  and the offsets are those of the likeliest span. Without it an answer is a span, with its own score.
+  at most 1. With ``align_to_words`` an answer is a text: the probabilities of the spans that read alike are added up,
+  if they are at least `MIN_ADDED` each, and the offsets are those of the likeliest span. So the answers of any
+  ``top_k`` are the first ones of a larger one. Without it an answer is a span, with its own score.
 * `v4.V4Answers`: the answers and scores of transformers 4.57.
 """
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from torch import Tensor
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits
+from qa_lightning.decoding.decoder import BestSpans, Decoder
 from qa_lightning.decoding.predictions import Answer, Predictions, Rows
 from qa_lightning.decoding.spans import Spans, WindowLogits, decode_spans
 from qa_lightning.errors import InputError
@@ -36,6 +37,7 @@ from qa_lightning.inference.settings import CallSettings
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.progress import loop_progress
 
+MIN_ADDED = 0.001  # probability; a thousand spans at most have it, and an answer of weaker ones has that of the best
 CHUNK_FACTOR = 16  # times the batch size: the questions whose windows are cut and sorted by length together
 AnswerDict = dict[str, Any]  # score, start, end, answer
 Found = TypeVar("Found")
@@ -107,7 +109,7 @@ class BestAnswers:
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
         """See `AnswerPolicy`."""
-        self._decoder.add(FeatureLogits.of_batch(batch, start.float(), end.float()))
+        self._decoder.add_batch(batch, start.float(), end.float())
 
     def answers(self) -> list[Answer]:
         """See `AnswerPolicy`.
@@ -141,7 +143,7 @@ class RankedAnswers:
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
         """See `AnswerPolicy`."""
-        self._decoder.add(FeatureLogits.of_batch(batch, start.float(), end.float()))
+        self._decoder.add_batch(batch, start.float(), end.float())
 
     def answers(self) -> list[list[AnswerDict]]:
         """See `AnswerPolicy`.
@@ -165,21 +167,23 @@ class RankedAnswers:
         """
         settings = self._settings
         candidates = 2 * settings.top_k + 10 if settings.align_to_words else settings.top_k
-        spans = decode_spans(windows, candidates, settings.max_answer_len, settings.scaling)
+        least = MIN_ADDED if settings.align_to_words else np.inf
+        spans = decode_spans(windows, candidates, settings.max_answer_len, settings.scaling, least)
         rows = np.arange(len(index))  # questions that may still have too few answers
         found = spans
         while len(rows):
             lacking = [
                 number
                 for number, row in enumerate(rows.tolist())
-                if found.count[number] == candidates and self._count(found, number, int(index[row])) < settings.top_k
+                if found.count[number] >= candidates and self._count(found, number, int(index[row])) < settings.top_k
             ]
             rows = rows[lacking]
             for row in rows.tolist():
                 del self._listed[int(index[row])]
             if len(rows):
                 candidates *= 4
-                found = decode_spans(_of_examples(windows, rows), candidates, settings.max_answer_len, settings.scaling)
+                rest = _of_examples(windows, rows)
+                found = decode_spans(rest, candidates, settings.max_answer_len, settings.scaling, least)
                 spans = _replaced(spans, rows, found)
         return spans
 
@@ -201,10 +205,10 @@ class RankedAnswers:
                 start, end = whole_words(encoding, context, start, end)
                 key = context[start:end].lower()
             score = float(spans.probability[span])
-            if key in answers:
-                answers[key]["score"] += score
-            else:
+            if key not in answers:
                 answers[key] = {"score": score, "start": start, "end": end, "answer": context[start:end]}
+            elif score >= MIN_ADDED:
+                answers[key]["score"] += score
         return sorted(answers.values(), key=lambda answer: -answer["score"])
 
 

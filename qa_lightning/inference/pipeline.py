@@ -282,6 +282,10 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         """Whether a step of the pipeline is the one defined here, and not that of a subclass or a patch."""
         return getattr(getattr(self, step), "__func__", None) is _STEPS[step]
 
+    def get_inference_context(self) -> Any:
+        """Inference mode, which costs less than no gradients, but whose tensors another step could not change."""
+        return torch.inference_mode if self._is_own("postprocess") else torch.no_grad
+
     def _logits(self, forward_params: Mapping[str, Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         outputs = self.forward({name: batch[name] for name in MODEL_INPUTS if name in batch}, **forward_params)
         return outputs["start"], outputs["end"]

@@ -21,10 +21,11 @@ from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.inference.arguments import Item
-from qa_lightning.inference.asking import CANDIDATES, TOP_K, AskedModel, AskSettings
+from qa_lightning.inference.asking import CANDIDATES, PRIOR, TOP_K, AskedModel, AskSettings
 from qa_lightning.inference.engine import CHUNK_FACTOR, BestAnswers, answer_all
+from qa_lightning.models.attention import without_reads
 from qa_lightning.models.loading import lasting_name, load_answering_model, model_summary
-from qa_lightning.models.loss import model_logits
+from qa_lightning.models.loss import inputs_on, model_logits
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
@@ -70,6 +71,8 @@ class Reader:
         found = read_threshold_file(Path(threshold_file), name) if threshold_file else None
         settings = AnswerSettings.of_model(model, tokenizer)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if model.device.type == "cuda":
+            without_reads(model)
         return cls(model, tokenizer, settings.fitted(found) if found else settings)
 
     load = from_pretrained
@@ -123,6 +126,7 @@ class Reader:
         *,
         top_k: int = TOP_K,
         candidates: int = CANDIDATES,
+        prior: float = PRIOR,
         overlap: bool | float = False,
         min_score: float | None = None,
         precision: float | None = None,
@@ -135,7 +139,7 @@ class Reader:
             question: to answer.
             documents: one or several texts, dicts of ``text``, ``id`` and ``meta``, and ``Path`` objects of files,
                 folders and patterns; see `sources.read_documents`. Or a `Collection`, which is read and cut only once.
-            top_k, candidates, overlap, min_score, precision, batch_size, on_bad: see `asking.AskSettings`.
+            top_k, candidates, prior, overlap, min_score, precision, batch_size, on_bad: see `asking.AskSettings`.
 
         Returns:
             At most ``top_k`` answers, best first. Their scores are probabilities over all spans of all that was read
@@ -146,7 +150,7 @@ class Reader:
             InputError: the question is empty, documents cannot be read, a setting is out of range, the model has no
                 scores for ``precision``, or its logits are not numbers.
         """
-        settings = AskSettings(top_k, candidates, overlap, min_score, precision, batch_size, on_bad)
+        settings = AskSettings(top_k, candidates, prior, overlap, min_score, precision, batch_size, on_bad)
         return self.asked.ask(question, documents, settings)
 
     @property
@@ -157,8 +161,7 @@ class Reader:
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        start, end = model_logits(self.model, {name: tensor.to(self.model.device) for name, tensor in batch.items()})
-        return start.cpu(), end.cpu()
+        return model_logits(self.model, inputs_on(self.model.device, batch))
 
 
 class QuestionSet(Dataset[Any]):

@@ -12,7 +12,9 @@ from tests.helpers.decoding import random_windows
 PLAIN = Scaling()
 
 
-def brute_force(logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling = PLAIN):
+def brute_force(
+    logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling = PLAIN, min_probability=np.inf
+):
     """Score every pair of tokens of every window, one by one; probabilities are over all pairs and null."""
     offsets = np.cumsum(logits.length) - logits.length
     results = []
@@ -36,10 +38,11 @@ def brute_force(logits: WindowLogits, n_best: int, max_answer_length: int, scali
         heat = scaling.temperature
         own = (null - scaling.threshold) / heat
         total = np.logaddexp.reduce([*(score / heat for score in scores), own])
-        best = sorted(places.items(), key=lambda item: (-item[1], item[0]))[:n_best]
+        every = sorted(places.items(), key=lambda item: (-item[1], item[0]))
+        best = [(*place, score, np.exp(score / heat - total)) for place, score in every]
         results.append(
             (
-                [(*place, score, np.exp(score / heat - total)) for place, score in best],
+                [row for rank, row in enumerate(best) if rank < n_best or row[-1] >= min_probability],
                 null,
                 np.exp(own - total),
                 [np.logaddexp.reduce([-np.inf, *(score / each for score in scores)]) for each in scaling.temperatures],
@@ -49,10 +52,10 @@ def brute_force(logits: WindowLogits, n_best: int, max_answer_length: int, scali
 
 
 def assert_equal_to_brute_force(
-    logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling = PLAIN
+    logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling = PLAIN, min_probability=np.inf
 ) -> None:
-    found = decode_spans(logits, n_best, max_answer_length, scaling)
-    expected = brute_force(logits, n_best, max_answer_length, scaling)
+    found = decode_spans(logits, n_best, max_answer_length, scaling, min_probability)
+    expected = brute_force(logits, n_best, max_answer_length, scaling, min_probability)
     assert len(found.count) == len(expected)
     assert found.log_spans.shape == (len(expected), len(scaling.temperatures))
     for example, (best, null, null_probability, log_spans) in enumerate(expected):
@@ -106,9 +109,17 @@ scalings = st.builds(Scaling, heats, st.floats(-9, 9), st.lists(heats, max_size=
 
 
 @settings(max_examples=300, deadline=None)
-@given(windows(), st.integers(1, 25), st.integers(1, 12), st.one_of(st.just(Scaling()), scalings))
-def test_equals_brute_force(logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling) -> None:
-    assert_equal_to_brute_force(logits, n_best, max_answer_length, scaling)
+@given(
+    windows(),
+    st.integers(1, 25),
+    st.integers(1, 12),
+    st.one_of(st.just(Scaling()), scalings),
+    st.sampled_from([np.inf, 0.0517, 0.00317, 1e-9]),
+)
+def test_equals_brute_force(
+    logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling, min_probability: float
+) -> None:
+    assert_equal_to_brute_force(logits, n_best, max_answer_length, scaling, min_probability)
 
 
 @pytest.mark.parametrize("broken", [0.0, -1.0, np.inf, np.nan])
@@ -116,6 +127,12 @@ def test_temperatures_that_are_none_are_refused(broken: float) -> None:
     for scaling in (Scaling(temperature=broken), Scaling(temperatures=(1.0, broken))):
         with pytest.raises(ValueError, match="temperatures must be finite and above 0"):
             decode_spans(random_windows(0, 1), scaling=scaling)
+
+
+@pytest.mark.parametrize("broken", [0.0, -1.0, np.nan])
+def test_a_least_probability_that_is_none_is_refused(broken: float) -> None:
+    with pytest.raises(ValueError, match="must be above 0"):
+        decode_spans(random_windows(0, 1), min_probability=broken)
 
 
 @pytest.mark.parametrize("scale", [1.0, 12.0])

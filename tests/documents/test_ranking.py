@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from qa_lightning.decoding.spans import Scaling, decode_spans
-from qa_lightning.documents.ranking import Ranking, apart
+from qa_lightning.documents.collection import Extract
+from qa_lightning.documents.ranking import PassagePriors, Ranking, apart
 from tests.helpers.decoding import random_windows
 
 
@@ -53,3 +54,12 @@ def test_more_spans_are_decoded_until_there_are_enough_apart(monkeypatch) -> Non
     assert decoded == [64, 256, 1024]
     pairs = sorted(zip(found.char_start.tolist(), found.char_end.tolist(), strict=True))
     assert all(end <= start for (_, end), (start, _) in pairwise(pairs))
+
+
+def test_a_prior_holds_for_the_offsets_of_its_passage() -> None:
+    extracts = [Extract(3, 10, 30, ((10, 2.0), (22, 5.0))), Extract(7, 100, 105, ((100, 1.0),))]
+    priors = PassagePriors.of(extracts, weight=0.5)
+    assert priors is not None
+    assert priors.at(np.array([0, 11, 12, 19, 20, 24])).tolist() == [-1.5, -1.5, 0.0, 0.0, -2.0, -2.0]
+    assert PassagePriors.of(extracts, weight=0) is None
+    assert PassagePriors.of([Extract(3, 10, 30)], weight=0.5) is None  # not searched

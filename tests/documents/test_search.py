@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from qa_lightning.documents import search
@@ -55,8 +56,9 @@ def test_the_best_passages_are_those_of_the_formula_with_ties_in_reading_order(s
     passages = [" ".join(draw.choices(WORDS, k=draw.randint(0, 12))) for _ in range(40)]
     question = " ".join(draw.choices([*WORDS, "unknown"], k=4))
     scores = [round(score, 4) for score in bm25(passages, question)]
-    found = WordIndex(passages).best(question, 10).tolist()
+    found, found_scores = (values.tolist() for values in WordIndex(passages).best(question, 10))
     assert [scores[number] for number in found] == sorted(scores, reverse=True)[:10]
+    assert found_scores == pytest.approx([scores[number] for number in found], abs=1e-4)
     for one, other in pairwise(found):
         assert scores[one] > scores[other] or one < other
 
@@ -64,8 +66,8 @@ def test_the_best_passages_are_those_of_the_formula_with_ties_in_reading_order(s
 def test_a_question_without_known_words_gets_the_first_passages() -> None:
     index = WordIndex(["anna", "ben", "carl"])
     for question in ("unknown words", "?!"):
-        assert index.best(question, 2).tolist() == [0, 1]
-    assert index.best("carl", 9).tolist() == [2, 0, 1]
+        assert [values.tolist() for values in index.best(question, 2)] == [[0, 1], [0.0, 0.0]]
+    assert index.best("carl", 9)[0].tolist() == [2, 0, 1]
 
 
 def test_a_large_index_is_cached_by_content(tmp_path, monkeypatch) -> None:
@@ -73,10 +75,10 @@ def test_a_large_index_is_cached_by_content(tmp_path, monkeypatch) -> None:
     built, build = [], search._built
     monkeypatch.setattr(search, "_built", lambda passages: built.append(len(passages)) or build(passages))
     passages = ["anna in rome", "ben in oslo", "carl"]
-    fresh = WordIndex(passages, tmp_path).best("oslo", 2).tolist()
-    assert WordIndex(passages, tmp_path).best("oslo", 2).tolist() == fresh == [1, 0]
+    fresh = WordIndex(passages, tmp_path).best("oslo", 2)[0].tolist()
+    assert WordIndex(passages, tmp_path).best("oslo", 2)[0].tolist() == fresh == [1, 0]
     assert built == [3]
-    assert WordIndex(["anna in oslo", "ben in rome", "carl"], tmp_path).best("oslo", 1).tolist() == [0]
+    assert WordIndex(["anna in oslo", "ben in rome", "carl"], tmp_path).best("oslo", 1)[0].tolist() == [0]
     WordIndex(["anna in rome", "ben in oslocarl", ""], tmp_path)  # the same letters, cut elsewhere
     assert len(built) == 3
     assert len([path for path in (tmp_path / search.FOLDER).iterdir() if path.is_dir()]) == 3
@@ -111,6 +113,12 @@ def test_extracts_are_runs_of_chosen_passages_and_whole_documents_if_all_are_cho
     assert repr(collection) == "Collection(2 documents, 7 passages)"
     assert collection.extracts("anna", 7) == [Extract(0, 0, len(first)), Extract(1, 0, 16)]
     parts = collection.passages_of(0)
-    assert collection.extracts("dora ben carl anna", 4) == [Extract(0, 0, parts[2][1]), Extract(1, 0, 16)]
-    assert collection.extracts("works carl", 2) == [Extract(0, *parts[2]), Extract(0, *parts[4])]
+    joined, alone = collection.extracts("dora ben carl anna", 4)
+    assert (joined[:3], alone[:3]) == ((0, 0, parts[2][1]), (1, 0, 16))
+    assert [start for start, _ in joined.passages] == [start for start, _ in parts[:3]]
+    indices, scores = collection._searched().best("dora ben carl anna", 4)
+    assert [score for one in (joined, alone) for _, score in one.passages] == scores[np.argsort(indices)].tolist()
+    apart = collection.extracts("works carl", 2)
+    assert [one[:3] for one in apart] == [(0, *parts[2]), (0, *parts[4])]
+    assert [start for one in apart for start, _ in one.passages] == [parts[2][0], parts[4][0]]
     assert Collection.read(collection) is collection

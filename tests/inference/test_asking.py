@@ -46,7 +46,9 @@ def reader(version_2) -> Reader:
     return Reader.load(version_2, device="cpu")
 
 
-def every_span(reader: Reader, texts: list[str]) -> tuple[dict[tuple[int, int, int], float], float]:
+def every_span(
+    reader: Reader, texts: list[str], log_prior=lambda number, start: 0.0
+) -> tuple[dict[tuple[int, int, int], float], float]:
     """Probability of each span (text, start, end), and of "no answer"; window by window, span by span."""
     from qa_lightning.features.batching import PaddingCollator, window_batches
     from qa_lightning.features.store import FeatureStore
@@ -66,6 +68,7 @@ def every_span(reader: Reader, texts: list[str]) -> tuple[dict[tuple[int, int, i
                 for other in range(one, min(one + settings.max_answer_length, length)):
                     score = (start[begin + one] + end[begin + other]) / settings.temperature
                     key = number, int(store.char_start[first + one]), int(store.char_end[first + other])
+                    score += log_prior(number, key[1])
                     terms.append(score)
                     scores[key] = max(scores.get(key, -math.inf), score)
     terms.append((null - settings.null_score_diff_threshold) / settings.temperature)
@@ -129,7 +132,7 @@ def test_a_file_gives_its_line(reader, tmp_path) -> None:
 
 def test_few_candidates_are_a_part_of_the_documents_and_enough_are_all(reader) -> None:
     def asked(candidates: int) -> list:
-        return reader.ask("Who works ?", collection, top_k=50, candidates=candidates)
+        return reader.ask("Who works ?", collection, top_k=50, candidates=candidates, prior=0)
 
     collection = Collection.read(TEXTS)
     exact = asked(collection.passage_count)
@@ -137,6 +140,33 @@ def test_few_candidates_are_a_part_of_the_documents_and_enough_are_all(reader) -
     few = asked(2)
     assert {one.document.id for one in few if one.document} == {"2", "pages"}  # the two documents with "works"
     assert {one.document.id for one in exact if one.document} > {"2", "pages"}
+
+
+def test_scores_have_a_prior_for_each_passage_that_was_searched(reader) -> None:
+    """Two passages of one document are read as one text, and each keeps its own prior."""
+    facts = ["Anna lives in Rome .", "Who is Ben , who works in Rome ?", "the baker", "Carl lives in Oslo ."]
+    collection = Collection.read(["\n\n".join(f"{fact} {'the city ' * 90}" for fact in facts)])
+    extracts = collection.extracts(QUESTION, 3)
+    assert [len(one.passages) for one in extracts] == [2, 1]
+    best = max(score for one in extracts for _, score in one.passages)
+
+    def log_prior(number: int, start: int) -> float:
+        one = extracts[number]
+        return 0.7 * (max((at, score) for at, score in one.passages if at <= one.start + start)[1] - best)
+
+    text = collection.documents[0].text
+    spans, nothing = every_span(reader, [text[one.start : one.end] for one in extracts], log_prior)
+    answers = reader.ask(QUESTION, collection, candidates=3, prior=0.7, top_k=10**6, overlap=True)
+    wanted = {
+        (extracts[number].start + start, extracts[number].start + end): p for (number, start, end), p in spans.items()
+    }
+    assert {(one.start, one.end): one.score for one in answers if one.document} == pytest.approx(wanted)
+    assert [one.score for one in answers if one.document is None] == [pytest.approx(nothing)]
+    assert [one.score for one in answers] == sorted((one.score for one in answers), reverse=True)
+    alike, _ = every_span(reader, [text[one.start : one.end] for one in extracts])
+    without = reader.ask(QUESTION, collection, candidates=3, prior=0, top_k=1)[0]
+    assert without.score == pytest.approx(max(alike.values()))
+    assert without.score != pytest.approx(answers[0].score, rel=0.1)
 
 
 def test_offsets_of_a_passage_within_a_document_are_those_of_the_document(reader) -> None:
@@ -205,6 +235,9 @@ def test_a_model_without_that_says_so_and_one_without_no_answer_says_so_once(mod
     ("settings", "words"),
     [
         ({"top_k": 0}, "--top_k is 0; pass a whole number of at least 1"),
+        ({"prior": -0.1}, "--prior is -0.1; pass a number of at least 0"),
+        ({"prior": math.inf}, "--prior is inf; pass a number of at least 0"),
+        ({"prior": True}, "--prior is True; pass a number of at least 0"),
         ({"candidates": True}, "--candidates is True; pass a whole number of at least 1"),
         ({"overlap": -0.1}, "--overlap is -0.1; pass a number from 0 to 1"),
         ({"min_score": 1.5}, "--min_score is 1.5; pass a number from 0 to 1"),
