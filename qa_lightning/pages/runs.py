@@ -68,7 +68,7 @@ class RunTable:
         best = {}
         for figure in _FIGURES:
             known = [value for run in self.runs if not math.isnan(value := figure.value(run))]
-            best[figure.name] = figure.best(known) if figure.best and len(known) > 1 else None
+            best[figure.name] = figure.best(known) if figure.best and len(set(known)) > 1 else None
         return [
             [
                 (run.name, False),
