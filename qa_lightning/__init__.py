@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from qa_lightning.decoding.spans import Spans, WindowLogits, decode_spans
     from qa_lightning.documents.collection import Collection
     from qa_lightning.documents.showing import show
+    from qa_lightning.evaluation.report import report_on
     from qa_lightning.inference.pipeline import QuestionAnsweringPipeline, pipeline
     from qa_lightning.inference.reader import Reader
     from qa_lightning.inference.restore import register_pipeline
@@ -31,6 +32,7 @@ __all__ = [
     "decode_spans",
     "pipeline",
     "register_pipeline",
+    "report_on",
     "show",
 ]
 
@@ -46,6 +48,7 @@ _MODULES = {
     "decode_spans": "decoding.spans",
     "pipeline": "inference.pipeline",
     "register_pipeline": "inference.restore",
+    "report_on": "evaluation.report",
     "show": "documents.showing",
 }
 

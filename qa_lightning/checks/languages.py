@@ -34,19 +34,26 @@ _ONE_LANGUAGE = {"Japanese": "Japanese", "Hangul": "Korean"}  # script -> the la
 
 def languages_of(texts: list[str]) -> dict[str, int]:
     """Name of the guessed language -> number of texts, the most frequent first."""
-    by_script: dict[str, list[str]] = defaultdict(list)
-    for text in texts:
-        by_script[script_of(text)].append(text)
-    found: Counter[str] = Counter()
+    return dict(Counter(filter(None, language_of_each(texts))).most_common())
+
+
+def language_of_each(texts: list[str]) -> list[str]:
+    """The name of the guessed language of each text; empty for a text without letters."""
+    by_script: dict[str, list[int]] = defaultdict(list)
+    for number, text in enumerate(texts):
+        by_script[script_of(text)].append(number)
+    found = [""] * len(texts)
     for script, some in by_script.items():
-        if script in _ONE_LANGUAGE:
-            found[_ONE_LANGUAGE[script]] += len(some)
-        elif script != "none":
-            found.update(_guessed(some))
-    return dict(found.most_common())
+        if script == "none":
+            continue
+        one = _ONE_LANGUAGE.get(script)
+        names = [one] * len(some) if one else _guessed([texts[number] for number in some])
+        for number, name in zip(some, names, strict=True):
+            found[number] = name
+    return found
 
 
-def _guessed(texts: list[str]) -> Counter[str]:
+def _guessed(texts: list[str]) -> list[str]:
     """The languages of texts in one script."""
     import py3langid.langid as langid  # imported late: it loads its model
 
@@ -60,7 +67,7 @@ def _guessed(texts: list[str]) -> Counter[str]:
             together.update({code: float(score) for code, score in rank if code in _KNOWN})
         candidates = {together.most_common(1)[0][0]}
     chosen = (next(code for code, _ in rank if code in candidates) for rank in ranks)
-    return Counter(_KNOWN.get(code, _OTHER) for code in chosen)
+    return [_KNOWN.get(code, _OTHER) for code in chosen]
 
 
 def script_of(text: str) -> str:

@@ -164,21 +164,29 @@ class TokenCheck:
 
     def _find_unknown(self, row: dict[str, Any], windows: range) -> None:
         """Count the texts of the context that became the unknown token."""
-        unknown = self._tokenizer.unk_token_id
-        if unknown is None:
-            return
-        spans = set()  # in characters; windows overlap, so one can be found twice
-        for window in windows:
-            record = self._store.windows[window]
-            begin = int(self._store.token_offset[window]) + int(record["context_begin"])
-            ids = self._store.input_ids[begin : begin + int(record["context_length"])]
-            for token in np.flatnonzero(ids == unknown).tolist():
-                index = int(self._store.context_offset[window]) + token
-                spans.add((int(self._store.char_start[index]), int(self._store.char_end[index])))
-        if spans:
-            texts = [row["context"][start:end] for start, end in sorted(spans)]
+        if spans := unknown_spans(self._store, windows, self._tokenizer.unk_token_id):
+            texts = [row["context"][start:end] for start, end in spans]
             self._unknown.update(texts)
             self.findings.add("unknown", "", row["id"], ", ".join(map(repr, dict.fromkeys(texts[:10]))))
+
+
+def unknown_spans(store: FeatureStore, windows: range, unknown: int | None) -> list[tuple[int, int]]:
+    """The spans of a context, in characters, that became the unknown token, in reading order.
+
+    Args:
+        store: the features.
+        windows: those of the context.
+        unknown: the id of that token; None if the tokenizer has none.
+    """
+    spans = set()  # windows overlap, so one can be found twice
+    for window in windows if unknown is not None else ():
+        record = store.windows[window]
+        begin = int(store.token_offset[window]) + int(record["context_begin"])
+        ids = store.input_ids[begin : begin + int(record["context_length"])]
+        for token in np.flatnonzero(ids == unknown).tolist():
+            index = int(store.context_offset[window]) + token
+            spans.add((int(store.char_start[index]), int(store.char_end[index])))
+    return sorted(spans)
 
 
 def _named(scores: NDArray[Any]) -> dict[str, float]:

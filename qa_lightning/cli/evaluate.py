@@ -8,9 +8,8 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import MODEL_HELP, Flags, positive, reading_of
+from qa_lightning.cli.flags import DATA_HELP, MODEL_HELP, Flags, positive, reading_of
 from qa_lightning.errors import naming_flags
-from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
 
 _LENGTHS = {
@@ -57,13 +56,7 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
     flags.add_argument(
         "--predictions", type=Path, metavar="FILE", help='JSON file {"id": "answer", ...}, or what predict wrote'
     )
-    flags.add_argument(
-        "--data",
-        type=str,
-        required=True,
-        metavar="DATA",
-        help="file (SQuAD JSON, JSON lines, CSV, Excel, Parquet), files, or dataset on the Hub",
-    )
+    flags.add_argument("--data", type=str, required=True, metavar="DATA", help=DATA_HELP)
     flags.add_argument(
         "--output_dir", type=Path, metavar="DIR", help="folder for scores, predictions, threshold and figures"
     )
@@ -74,15 +67,7 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
     flags.add_argument(
         "--null_odds", type=Path, metavar="FILE", help='with --predictions: {"id": number}, to find the best thresholds'
     )
-    flags.add_mixed_script()
-    flags.add_argument("--batch_size", type=positive, default=EVAL_BATCH_SIZE, metavar="N", help="windows per step")
-    flags.add_argument("--max_examples", type=positive, metavar="N", help="score only the first N questions")
-    flags.add_argument(
-        "--on_bad_rows",
-        choices=("error", "skip", "repair", "repair_or_skip"),
-        default="error",
-        help="what to do with rows that cannot be used; a wrong answer_start makes none such",
-    )
+    flags.add_evaluation()
     group = flags.add_argument_group("lengths in tokens, in place of the model's own")
     for name, help in _LENGTHS.items():
         group.add_argument(f"--{name}", type=positive, metavar="N", help=help)

@@ -17,6 +17,7 @@ from qa_lightning.wording import flag_problem, usage_name, visible
 if TYPE_CHECKING:
     from qa_lightning.data.columns import ReadSettings
 
+DATA_HELP = "file (SQuAD JSON, JSON lines, CSV, Excel, Parquet), files, or dataset on the Hub"
 MODEL_HELP = "folder of a run or of a model, `last` for the newest run, or a name on the Hub"
 COLUMN_NAMES = ("id", "question", "context", "answers", "answer_text", "answer_start", "answer_end", "is_impossible")
 READING = (*(f"columns.{name}" for name in COLUMN_NAMES), "encoding", "answer_separator")  # the flags of `add_reading`
@@ -66,6 +67,20 @@ class Flags(ArgumentParser):  # type: ignore[misc]
             metavar="RULES",
             help="how F1 counts scripts without spaces, and Korean: mlqa (if no RULES are given) each ideograph as a "
             "word, kana each ideograph and kana, korquad each character",
+        )
+
+    def add_evaluation(self) -> None:
+        """Add the flags of the commands that score a model on data: by which rules, how much at a time."""
+        from qa_lightning.features.defaults import EVAL_BATCH_SIZE
+
+        self.add_mixed_script()
+        self.add_argument("--batch_size", type=positive, default=EVAL_BATCH_SIZE, metavar="N", help="windows per step")
+        self.add_argument("--max_examples", type=positive, metavar="N", help="score only the first N questions")
+        self.add_argument(
+            "--on_bad_rows",
+            choices=("error", "skip", "repair", "repair_or_skip"),
+            default="error",
+            help="what to do with rows that cannot be used; a wrong answer_start makes none such",
         )
 
     def read(self, words: Sequence[str]) -> Namespace:

@@ -28,6 +28,8 @@ COMMANDS = {
     "train": Command("qa_lightning.cli.train:train", "fine-tune a model and score it every epoch"),
     "check-data": Command("qa_lightning.cli.check_data:check_data", "say what is wrong with data before training"),
     "evaluate": Command("qa_lightning.cli.evaluate:evaluate", "score a model, or a file of predictions"),
+    "report": Command("qa_lightning.cli.pages.report:report", "write a page about a model's errors"),
+    "compare": Command("qa_lightning.cli.pages.compare:compare", "show runs side by side"),
     "predict": Command("qa_lightning.cli.predict:predict", "answer one question, or all questions of a file"),
     "ask": Command("qa_lightning.cli.ask:ask", "answer a question from files of text, HTML and PDF"),
     "demo": Command(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from html import escape
 from io import StringIO
 from typing import Any
 
@@ -21,6 +23,7 @@ from qa_lightning.wording import visible
 
 _ROWS = 1000  # examples read at a time
 _SHOWN, _WIDTH = 10, 100  # rows and columns of the table that stands for predictions
+_LONGEST = 300  # characters of a cell of it in HTML
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,34 @@ class Predictions:
         """A table of the first questions, with their answers and scores."""
         from rich.box import SIMPLE  # rich is imported only where something is shown
         from rich.console import Console
-        from rich.markup import escape
+        from rich.markup import escape as plain
         from rich.table import Table
 
         table = Table("question", "answer", "score", box=SIMPLE, pad_edge=False)
         for _, example, answer in self.rows(range(min(len(self), _SHOWN))):
             texts = (example["question"], answer.text or "(no answer)")
-            table.add_row(*(escape(visible(" ".join(text.split()))) for text in texts), f"{answer.score:.3f}")
+            table.add_row(*(plain(visible(" ".join(text.split()))) for text in texts), f"{answer.score:.3f}")
         text = StringIO()
         Console(file=text, width=_WIDTH, color_system=None, force_jupyter=False).print(table)
         more = f"\n... and {len(self) - _SHOWN:,} more" if len(self) > _SHOWN else ""
         lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
         return f"Predictions for {len(self):,} questions\n" + "\n".join(filter(None, lines)) + more
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        rows = [
+            f"<tr>{''.join(f'<td>{_cell(text)}</td>' for text in (example['question'], answer.text or '(no answer)'))}"
+            f"<td>{answer.score:.3f}</td></tr>"
+            for _, example, answer in self.rows(range(min(len(self), _SHOWN)))
+        ]
+        more = f"<p>and {len(self) - _SHOWN:,} more</p>" if len(self) > _SHOWN else ""
+        head = "<thead><tr><th>question</th><th>answer</th><th>score</th></tr></thead>"
+        table = f"<table>{head}<tbody>{''.join(rows)}</tbody></table>"
+        return f"<div><p>Predictions for {len(self):,} questions</p>{table}{more}</div>"
+
+    def under(self, threshold: float) -> Predictions:
+        """The same spans, with another threshold for "no answer"."""
+        return replace(self, threshold=threshold)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any], Answer]]:
         """Yield number, example and answer; examples are read 1,000 at a time.
@@ -107,7 +126,6 @@ class Predictions:
         no_answer = self.spans.count == 0
         if self.version_2:
             no_answer |= null_odds > self.threshold
-        offset = self.spans.offset
         for first in range(0, len(wanted), _ROWS):
             part = wanted[first : first + _ROWS]
             columns = self.examples[self.index[list(part)].tolist()]
@@ -116,7 +134,7 @@ class Predictions:
                 yield (
                     number,
                     example,
-                    self._answer(number, example, no_answer, null_odds, int(offset[number])),
+                    self._answer(number, example, no_answer, null_odds, int(self._offset[number])),
                 )
 
     def _answer(
@@ -133,15 +151,20 @@ class Predictions:
         """The text of the best span of example ``number``, also where "no answer" wins; empty without a valid span."""
         if not self.spans.count[number]:
             return ""
-        span = int(self.spans.offset[number])
+        span = int(self._offset[number])
         text: str = example["context"][int(self.spans.char_start[span]) : int(self.spans.char_end[span])]
         return text
 
-    def n_best(self, number: int, example: dict[str, Any]) -> list[dict[str, Any]]:
-        """All candidates for example ``number``, highest score first, in the format of ``nbest_predictions.json``."""
-        first = int(self.spans.offset[number])
+    def n_best(self, number: int, example: dict[str, Any], limit: int | None = None) -> list[dict[str, Any]]:
+        """Candidates for example ``number``, highest score first, in the format of ``nbest_predictions.json``.
+
+        Args:
+            number, example: as `rows` yields them.
+            limit: at most so many; None for all.
+        """
+        first, count = int(self._offset[number]), int(self.spans.count[number])
         candidates = []
-        for span in range(first, first + int(self.spans.count[number])):
+        for span in range(first, first + min(count, count if limit is None else limit)):
             start, end = int(self.spans.char_start[span]), int(self.spans.char_end[span])
             candidates.append(
                 {
@@ -165,7 +188,17 @@ class Predictions:
                 len(candidates),
             )
             candidates.insert(rank, null)
-        return candidates
+        return candidates[:limit]
+
+    @cached_property
+    def _offset(self) -> NDArray[np.int64]:
+        return self.spans.offset
+
+
+def _cell(text: str) -> str:
+    """A text for a cell of a table in HTML."""
+    shown = visible(" ".join(text.split()))
+    return escape(shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} …")
 
 
 class Rows:

@@ -10,6 +10,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.files import write_json
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fitted_lines
 from qa_lightning.models.threshold_file import THRESHOLD_FILE
+from qa_lightning.pages.questions import Scored
 
 MAX_ODDS = 1e30  # in files, for infinity
 
@@ -29,6 +30,7 @@ class ScoreResult:
         null_odds: id -> null score minus the best span's score, or the number from a file; can be empty.
         threshold: the prediction is "no answer" if the null odds are above it.
         confidence: how far the model's scores can be trusted; None for a predictions file.
+        scored: the questions with all that a report says about them; None for a predictions file.
         threshold_file: content that `threshold_file.read_threshold_file` reads; empty for a predictions file.
     """
 
@@ -42,6 +44,7 @@ class ScoreResult:
     threshold: float = 0.0
     confidence: Confidence | None = None
     threshold_file: dict[str, Any] = field(default_factory=dict)
+    scored: Scored | None = None
 
     @property
     def lines(self) -> list[str]:

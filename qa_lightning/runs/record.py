@@ -127,9 +127,18 @@ def complete_start(path: Path, values: Mapping[str, Any]) -> None:
     write_json(path, [*before, last | dict(values)])
 
 
-def mark_finished(path: Path, scores: Mapping[str, float], weights: str) -> None:
-    """Add to the last entry in ``path`` that the run finished, its scores, and the digest of the weights it wrote."""
-    complete_start(path, {"finished": _now(), "scores": dict(scores), "weights": weights})
+def mark_finished(path: Path, scores: Mapping[str, float], weights: str, measured: Mapping[str, float]) -> None:
+    """Add to the last entry in ``path`` that the run finished, and what is known at its end.
+
+    Args:
+        path: the record.
+        scores: of the best checkpoint.
+        weights: the digest of the weights that were written.
+        measured: as far as they are known, ``best_epoch``, counted from 1; ``windows_per_second``, in training;
+            ``peak_memory_bytes``, of the first process.
+    """
+    end = {"finished": _now(), "scores": dict(scores), "weights": weights, "measured": dict(measured)}
+    complete_start(path, end)
 
 
 def last_start(path: Path) -> dict[str, Any]:
@@ -207,7 +216,7 @@ def find_runs(logs: Path) -> list[PastRun]:
 
     A run without a recorded time comes right after the runs with lower numbers.
     """
-    runs = sorted((_look(folder) for folder in logs.glob("version_*") if _is_run(folder)), key=lambda run: run.number)
+    runs = sorted((past_run(folder) for folder in logs.glob("version_*") if is_run(folder)), key=lambda run: run.number)
     latest, when = _EARLIEST, {}
     for run in runs:
         if run.problem:
@@ -218,12 +227,13 @@ def find_runs(logs: Path) -> list[PastRun]:
     return sorted(runs, key=lambda run: (when[run.folder], run.number))
 
 
-def _look(folder: Path) -> PastRun:
+def past_run(folder: Path) -> PastRun:
+    """What the record in a folder says."""
     starts, problem = _read(folder / RECORD)
     return PastRun(folder, tuple(starts), problem)
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     """Whether a folder is a run of this package; an empty folder is one that was killed before it wrote anything."""
     if not folder.is_dir():
         return False

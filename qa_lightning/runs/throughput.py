@@ -148,12 +148,25 @@ def memory_used(device: torch.device) -> str:
     return f"{_resident_bytes() / 2**30:.1f} GiB of memory"
 
 
+def peak_memory(device: torch.device) -> int:
+    """The most memory so far, in bytes: of a run's tensors on a GPU, or of the process on a CPU; 0 if not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _most_resident_bytes()
+
+
 def _resident_bytes() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):  # not Linux: the most so far
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+    except (OSError, ValueError, IndexError):  # not Linux
+        return _most_resident_bytes()
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _most_resident_bytes() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

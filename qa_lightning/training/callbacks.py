@@ -36,6 +36,7 @@ class EpochLines(Callback):
 
     def __init__(self, only_if_verbose: bool = False) -> None:
         self._only_if_verbose = only_if_verbose
+        self._so_far = Throughput.total([])
         self._read = (0.0, 0)  # sum and number of all losses when the epoch began
         self._clear()
         self._started = time.perf_counter()
@@ -47,6 +48,11 @@ class EpochLines(Callback):
         self._counter = StepCounter()
         self._running_since: float | None = None
         self._before = torch.zeros(4, dtype=torch.int64)  # counted before the run was resumed
+
+    @property
+    def windows_per_second(self) -> float:
+        """The speed of all training steps of this start, over all processes; 0 before the first."""
+        return self._so_far.metrics["train/features_per_second"] if self._so_far.seconds else 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the run's clock."""
@@ -93,6 +99,7 @@ class EpochLines(Callback):
             peak and peak * trainer.world_size,
         )
         self._parts.append(part)
+        self._so_far = Throughput.total([self._so_far, part])
         _, tokens_before, padded_before, _ = (float(value) for value in self._before)
         share = 1 - (tokens + tokens_before) / max(padded + padded_before, 1)
         points = part.metrics | {"train/padding_share": share, "train/learning_rate": self._learning_rate}

@@ -6,6 +6,7 @@ If a part fails after the weights are written, that part alone is missing, and a
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import traceback
 from collections.abc import Iterator
@@ -25,15 +26,18 @@ from safetensors import SafetensorError
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError, one_line
 from qa_lightning.files import write_json
-from qa_lightning.layout import CONFIDENCE_FOLDER, MODEL_FOLDER, RECORD
+from qa_lightning.layout import CONFIDENCE_FOLDER, MODEL_FOLDER, RECORD, REPORT
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
+from qa_lightning.metrics.squad import Scoring
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
 from qa_lightning.models.settings import AnswerSettings, Fitted
+from qa_lightning.pages.questions import N_BEST, Scored
 from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
 from qa_lightning.runs.record import mark_finished, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
-from qa_lightning.training.callbacks import BestCheckpoint
+from qa_lightning.runs.throughput import peak_memory
+from qa_lightning.training.callbacks import BestCheckpoint, EpochLines
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
 from qa_lightning.wording import command_words, counted, visible
@@ -68,7 +72,8 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         return
     scores: dict[str, float] = {}
     if scored:
-        _rate(trainer, module, data, settings, folder)
+        scaling = _rate(trainer, module, data, settings, folder)
+        _write_report(module, data, settings, scaling, folder)
         names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
         scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     elif trainer.limit_val_batches == 0:
@@ -77,6 +82,8 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     shown = relative(folder)
     what = "the best checkpoint is" if best else f"the weights after step {trainer.global_step} are"
     log.info(f"\n{what} written as a model for transformers: {shown}")
+    if (folder.parent / REPORT).is_file():
+        log.info(f"report:    {relative(folder.parent / REPORT)}")
     for place in how_to_see(trainer.loggers, relative):
         log.info(f"curves:    {place}")
     with _optional("question to ask"):
@@ -110,9 +117,26 @@ def _record(
         is_last = isinstance(begun, Beginning) and begun.step == trainer.global_step
         for logger in trainer.loggers:
             log_result(logger, *result, is_last)
+    measured: dict[str, float] = {}
+    with _optional("figures about speed and memory"):
+        measured = _measured(trainer, best)
     with _optional("record of the end of the run"):
         recorded = {f"best/{name}": score for name, score in scores.items()}
-        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder))
+        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder), measured)
+
+
+def _measured(trainer: Trainer, best: str | None) -> dict[str, float]:
+    """What the run measured of itself, for its record; without what is not known."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    begun = read_beginning(Path(best)) if best else None
+    steps = trainer.num_training_batches / trainer.accumulate_grad_batches  # in an epoch; infinite where nobody knows
+    step = begun.step if isinstance(begun, Beginning) and math.isfinite(steps) else 0
+    measured = {
+        "best_epoch": math.ceil(step / math.ceil(steps)) if step else 0,
+        "windows_per_second": sum(one.windows_per_second for one in callbacks if isinstance(one, EpochLines)),
+        "peak_memory_bytes": peak_memory(trainer.strategy.root_device),
+    }
+    return {name: value for name, value in measured.items() if value}
 
 
 def save_checkpoint_as_model(path: Path, output: Path | None = None, overwrite: bool = False) -> Path:
@@ -162,8 +186,9 @@ def _weights(trainer: Trainer) -> tuple[str | None, dict[str, Any]]:
 
 def _validate(trainer: Trainer, module: QALightningModule, data: SquadDataModule, best: str | None) -> bool:
     """Validate the best checkpoint, or the current weights; returns whether that came to its end."""
-    loggers = trainer.loggers
+    loggers, kept = trainer.loggers, module.n_best
     trainer.loggers = []  # the curves already hold these scores
+    module.n_best = max(kept, N_BEST)  # the report shows them
     module.temperatures = tuple(TEMPERATURES.tolist())
     done = False
     try:
@@ -171,29 +196,62 @@ def _validate(trainer: Trainer, module: QALightningModule, data: SquadDataModule
             trainer.validate(module, data, ckpt_path=best, verbose=False, weights_only=True)
             done = module.outcomes is not None
     finally:
-        trainer.loggers = loggers
+        trainer.loggers, module.n_best = loggers, kept
     return done
 
 
 def _rate(
     trainer: Trainer, module: QALightningModule, data: SquadDataModule, settings: AnswerSettings, folder: Path
-) -> None:
-    """Fit threshold and temperature, and write them into the model's settings; log, draw and write what they gain."""
+) -> Scaling:
+    """Fit threshold and temperature, and write them into the model's settings; log, draw and write what they gain.
+
+    Returns:
+        Those that the model has now: its own, if the fit failed.
+    """
     assert module.outcomes is not None
     assert data.validation_set is not None
     seen, there = len(module.outcomes), len(data.validation_set.examples)
     if seen < there:
         log.info(f"scores, threshold and temperature are those of {seen:,} of {there:,} questions, for the limits")
+    scaling = settings.scaling
     with _optional("threshold and temperature"):
         found = fit_confidence(module.outcomes, settings.version_2, Scaling(threshold=module.threshold))
         fitted = Fitted(found.scaling, settings.version_2, data.fingerprint("validation"), found.scores_at_precision)
         save_settings(settings.fitted(fitted), folder)
+        scaling = found.scaling
         for line in (*fitted_lines(found), coverage_line(found.coverage)):
             log.info(line)
-        _report(trainer, found, folder.parent / CONFIDENCE_FOLDER)
+        _draw(trainer, found, folder.parent / CONFIDENCE_FOLDER)
+    return scaling
 
 
-def _report(trainer: Trainer, found: Confidence, folder: Path) -> None:
+def _write_report(
+    module: QALightningModule, data: SquadDataModule, settings: AnswerSettings, scaling: Scaling, folder: Path
+) -> None:
+    """Write the report of the model's errors beside it."""
+    with _optional("report of errors"):
+        from qa_lightning.pages.report import ErrorReport
+
+        split = data.validation_set
+        assert module.predictions is not None
+        assert module.outcomes is not None
+        assert split is not None
+        scored = Scored(
+            str(relative(folder)),
+            str(data.prepared("validation").source),
+            module.predictions,
+            module.outcomes,
+            scaling,
+            Scoring(split.version_2, module.hparams["mixed_script"]),
+            split.store,
+            data.tokenizer,
+            settings.doc_stride,
+            settings.max_answer_length,
+        )
+        ErrorReport(scored).write(folder.parent / REPORT)
+
+
+def _draw(trainer: Trainer, found: Confidence, folder: Path) -> None:
     """Draw and write how far the model's scores can be trusted."""
     with _optional("figures about confidence"):
         write_json(folder / "confidence.json", found.as_json())
@@ -340,7 +398,7 @@ def _days(seconds: float) -> str:
 
 
 def _sample(data: SquadDataModule) -> tuple[str, str]:
-    """Question and context of an answerable example: the shortest context among the first 100 for validation."""
+    """ScoredQuestion and context of an answerable example: the shortest context among the first 100 for validation."""
     assert data.validation_set is not None
     examples: Any = data.validation_set.examples
     rows = [examples[row] for row in range(min(100, len(examples)))]

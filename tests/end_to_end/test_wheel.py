@@ -103,6 +103,7 @@ def test_every_command_works_in_an_empty_folder(site, tmp_path) -> None:
         ["check-data", "questions.csv", "--model", model, "--columns.question", "frage"],
         ["evaluate", "--model", model, "--data", "synthetic", "--max_examples", "40", "--output_dir", "scores"],
         ["predict", "--model", model, "--input", "questions.csv", "--output", "a.jsonl", "--columns.question", "frage"],
+        ["compare", "lightning_logs/version_0", "--output", "runs.html"],
         *([["export", "--model", model, "--format", "onnx"]] if with_onnx else []),
     ]
     out = run(site, tmp_path, sys.executable, "-c", SEVERAL, json.dumps(commands))
@@ -110,6 +111,8 @@ def test_every_command_works_in_an_empty_folder(site, tmp_path) -> None:
     assert out.splitlines()[-1] == f"file {site / 'qa_lightning' / '__init__.py'}"
     best = re.search(r"best checkpoint +EM +([\d.]+)", said["train"])
     assert best is not None
+    assert (tmp_path / "lightning_logs" / "version_0" / "report.html").is_file()
+    assert (tmp_path / "runs.html").is_file()
     assert "nothing was found that is wrong" in said["check-data"]
     assert re.search(rf"^exact_match +{best[1]}00$", said["evaluate"], flags=re.MULTILINE)
     assert len(json.loads((tmp_path / "scores" / "predictions.json").read_text())) == 40

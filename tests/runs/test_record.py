@@ -33,11 +33,12 @@ def test_the_end_of_a_start_is_noted_beside_it_and_earlier_starts_stay(tmp_path)
     starts = [{"seed": 1, "command": ["train.py"]}, {"seed": 2}, {"seed": 3}]
     for start in starts:
         append_run(path, start)
-    mark_finished(path, {"best/f1": 80.0}, "digest")
+    mark_finished(path, {"best/f1": 80.0}, "digest", {"best_epoch": 2})
     first, second, third = json.loads(path.read_text(encoding="utf-8"))
     assert [first, second] == starts[:2]
     assert third["seed"] == 3
     assert (third["scores"], third["weights"]) == ({"best/f1": 80.0}, "digest")
+    assert third["measured"] == {"best_epoch": 2}
     assert "finished" in third
     assert last_start(path) == third
 
@@ -145,7 +146,7 @@ def test_a_broken_record_is_one_line_costs_no_other_run_and_keeps_what_can_be_re
     assert last_start(path) == (readable[-1] if readable else {})
     append_run(path, {"seed": 3})
     assert json.loads(path.read_text()) == [*readable, {"seed": 3}]
-    mark_finished(path, {}, "digest")
+    mark_finished(path, {}, "digest", {})
     assert "finished" in last_start(path)
 
 

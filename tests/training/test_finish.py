@@ -13,8 +13,10 @@ from lightning.pytorch import Callback
 from safetensors.torch import load_file
 
 from qa_lightning import Reader
+from qa_lightning.evaluation.model import score_model
 from qa_lightning.metrics import plots
 from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.pages import report as reports
 from qa_lightning.training import finish as finishing
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
@@ -250,6 +252,9 @@ def disk_is_full(*_) -> None:
         (plots, "write_file", disk_is_full, "no figures: .*No space left on device"),
         (finishing, "write_json", disk_is_full, "no figures about confidence: .*No space left on device"),
         (finishing, "mark_finished", disk_is_full, "no record of the end of the run: .*No space left on device"),
+        (finishing, "peak_memory", cannot_draw, "no figures about speed and memory: ImportError: no backend"),
+        (reports, "make_page", cannot_draw, "no report of errors: ImportError: no backend, in cannot_draw"),
+        (reports, "write_file", disk_is_full, "no report of errors: .*No space left on device"),
         (finishing, "save_settings", disk_is_full, "no threshold and temperature: .*No space left on device"),
         (finishing, "fit_confidence", cannot_draw, "no threshold and temperature: ImportError: no backend"),
     ],
@@ -261,8 +266,40 @@ def test_each_fault_after_the_weights_costs_that_part_alone(case, monkeypatch, w
     assert case.said.count("all the same") == 1
     assert BEST in case.said
     assert case.model.is_dir()
+    assert (case.model.parent / "report.html").is_file() is (where is not reports)
     if name != "mark_finished":
         assert case.finished["scores"]["best/f1"] >= 0
+
+
+@pytest.mark.parametrize("unanswerable", [0, 15])
+def test_a_run_ends_with_a_report_of_what_its_model_says(case, tmp_path, unanswerable) -> None:
+    """Its numbers are those of an evaluation of the model that was written, with its own threshold."""
+    case.data = write_json(tmp_path / "rows.json", make_rows(40, unanswerable))
+    validation = write_json(tmp_path / "dev.json", make_rows(24, unanswerable))
+    assert case.run("--data.validation", validation) == 0
+    assert re.search(r"^report:    .*version_0/report\.html$", case.said, re.MULTILINE)
+    folder = case.model.parent
+    shown = dict(re.findall(r'data-score="(\w+)">([\d.]+)<', (folder / "report.html").read_text("utf-8")))
+    result = score_model(str(case.model), validation)
+    names = {"exact": "exact" if unanswerable else "exact_match"}
+    assert shown == {name: f"{result.metrics[names.get(name, name)]:.2f}" for name in shown}
+    assert len(shown) == (6 if unanswerable else 2)
+    rows = [json.loads(line) for line in (folder / "report.jsonl").read_text("utf-8").splitlines()]
+    assert {row["id"]: row["prediction"]["answer"] for row in rows} == result.predictions
+    assert {len(row["n_best"]) for row in rows} == {5}
+    sure = {row["id"]: row["score"] for row in rows}
+    best = {key: max(one["probability"] for one in found) for key, found in result.n_best.items()}
+    assert sure == pytest.approx(best, abs=2e-3)
+
+
+def test_a_run_records_its_best_epoch_speed_and_memory(case) -> None:
+    assert case.run() == 0
+    measured = case.finished["measured"]
+    epochs = [float(score) for score in re.findall(r"^epoch \d/2 +EM +[\d.]+  F1 +([\d.]+)", case.said, re.MULTILINE)]
+    assert measured["best_epoch"] == 1 + epochs.index(max(epochs))
+    speeds = [float(speed.replace(",", "")) for speed in re.findall(r"([\d,]+) features/s", case.said)]
+    assert min(speeds) - 1 <= measured["windows_per_second"] <= max(speeds) + 1
+    assert 2**26 < measured["peak_memory_bytes"] < 2**36
 
 
 def test_a_validation_that_fails_costs_the_scores_alone(case, monkeypatch) -> None:

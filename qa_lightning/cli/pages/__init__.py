@@ -1,1 +1,31 @@
-"""The commands that write pages to look at."""
+"""The commands that write pages to look at, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qa_lightning.cli.flags import Flags
+from qa_lightning.errors import InputError
+
+
+def check_output(flags: Flags, output: Path | None) -> None:
+    """End the process with status 2 if a page would not get the name of a page."""
+    if output is not None and output.suffix not in (".html", ".htm"):
+        flags.error(f"--output {output}: the page is HTML; name a file that ends in .html")
+
+
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Within, a page is written.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        fix = "free some space, or name another file"
+        raise InputError(f"--output {output}: cannot be written ({reason}); {fix}") from None

@@ -1,0 +1,50 @@
+"""Score a model, maybe against another one, and report its errors."""
+
+from __future__ import annotations
+
+import logging
+from os import PathLike, fspath
+
+from qa_lightning.data.columns import ReadSettings
+from qa_lightning.data.examples import OnBadRows
+from qa_lightning.evaluation.model import score_model
+from qa_lightning.features.defaults import EVAL_BATCH_SIZE
+from qa_lightning.metrics.squad import MixedScript
+from qa_lightning.pages.questions import Scored
+from qa_lightning.pages.report import ErrorReport
+
+log = logging.getLogger("qa_lightning")
+
+
+def report_on(
+    model: str | PathLike[str],
+    data: str | PathLike[str],
+    against: str | PathLike[str] | None = None,
+    batch_size: int = EVAL_BATCH_SIZE,
+    max_examples: int | None = None,
+    mixed_script: bool | MixedScript = False,
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
+    on_bad_rows: OnBadRows = "error",
+) -> ErrorReport:
+    """Answer the questions of ``data``, score the answers as ``evaluate`` does, and report the errors.
+
+    The report shows itself in a notebook; ``report.write("report.html")`` writes it.
+
+    Args:
+        model: folder of a trained model, or its name on the Hub.
+        data: file or dataset with answers.
+        against: another model, which answers the same questions.
+        batch_size, max_examples, mixed_script, reading, on_bad_rows: see `model.score_model`.
+
+    Raises:
+        InputError: a model or the data cannot be read, or a model is an ONNX export.
+    """
+
+    def scored(name: str) -> Scored:
+        given = (batch_size, max_examples, mixed_script, reading, on_bad_rows)
+        found = score_model(name, str(fspath(data)), *given).scored
+        assert found is not None
+        return found
+
+    names = [str(fspath(name)) for name in (model, against) if name is not None]
+    return ErrorReport(*map(scored, names))

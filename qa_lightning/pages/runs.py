@@ -1,0 +1,123 @@
+"""The table of runs, side by side: for a terminal, and as a page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qa_lightning.files import write_file
+from qa_lightning.pages.html import as_bytes, framed, make_page
+from qa_lightning.runs.listing import RunSummary, differing
+from qa_lightning.wording import visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_UNKNOWN = "–"
+_LONGEST = 80  # characters of a setting's value
+_FRAME = 420  # pixels in a notebook
+
+
+@dataclass(frozen=True)
+class _Figure:
+    name: str
+    value: Callable[[RunSummary], float]
+    form: str
+    best: Callable[[Sequence[float]], float] | None = None  # which of some values is the best; None: none is
+
+
+_FIGURES = (
+    _Figure("EM", lambda run: run.exact, "{:.2f}", max),
+    _Figure("F1", lambda run: run.f1, "{:.2f}", max),
+    _Figure("best epoch", lambda run: run.best_epoch, "{:.0f}"),
+    _Figure("minutes", lambda run: run.minutes, "{:,.1f}", min),
+    _Figure("windows/s", lambda run: run.speed, "{:,.1f}", max),
+    _Figure("GiB", lambda run: run.memory, "{:.1f}", min),
+)
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """Runs side by side; in a notebook, it shows itself.
+
+    Args:
+        runs: in the order of the rows.
+        problems: a line for each folder that is not shown.
+    """
+
+    runs: Sequence[RunSummary]
+    problems: Sequence[str] = ()
+
+    @property
+    def header(self) -> list[str]:
+        """The names of the columns."""
+        return ["run", "model", *(figure.name for figure in _FIGURES), *self.settings]
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings that differ."""
+        return [name for name in differing(self.runs) if name != "model_name"]  # it has a column
+
+    @property
+    def rows(self) -> list[list[tuple[str, bool]]]:
+        """Each run's cells, for people, and whether a figure is the best of its column."""
+        best = {}
+        for figure in _FIGURES:
+            known = [value for run in self.runs if not math.isnan(value := figure.value(run))]
+            best[figure.name] = figure.best(known) if figure.best and len(set(known)) > 1 else None
+        return [
+            [
+                (run.name, False),
+                (run.model, False),
+                *((_written(figure, run), figure.value(run) == best[figure.name]) for figure in _FIGURES),
+                *((_setting(run, name), False) for name in self.settings),
+            ]
+            for run in self.runs
+        ]
+
+    def rich_table(self) -> Table:
+        """The table for a terminal."""
+        from rich.box import SIMPLE
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(box=SIMPLE, pad_edge=False)
+        for number, name in enumerate(self.header):
+            is_figure = 2 <= number < 2 + len(_FIGURES)
+            table.add_column(escape(name), justify="right" if is_figure else "left", no_wrap=is_figure, overflow="fold")
+        for row in self.rows:
+            cells = (escape(visible(text)) for text, _ in row)
+            table.add_row(*(f"[bold]{cell}[/bold]" if row[at][1] else cell for at, cell in enumerate(cells)))
+        return table
+
+    def html(self) -> str:
+        """The page."""
+        return make_page("runs", {"table": self, "figures": len(_FIGURES)})
+
+    def write(self, path: Path) -> None:
+        """Write the page.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_file(path, as_bytes(self.html()))
+
+    def _repr_html_(self) -> str:
+        return framed(self.html(), _FRAME)
+
+
+def _written(figure: _Figure, run: RunSummary) -> str:
+    value = figure.value(run)
+    return _UNKNOWN if math.isnan(value) else figure.form.format(value)
+
+
+def _setting(run: RunSummary, name: str) -> str:
+    if name not in run.settings:
+        return _UNKNOWN
+    value: Any = run.settings[name]
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -1,0 +1,162 @@
+"""The report as values: scores with intervals, kinds, what the page holds, the file of all questions, comparisons."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qa_lightning.cli.main import call
+from qa_lightning.errors import InputError
+from qa_lightning.metrics.bootstrap import bootstrap
+from qa_lightning.metrics.errors import ErrorKind
+from qa_lightning.pages import report as reports
+from qa_lightning.pages.report import ErrorReport
+from tests.helpers.data import make_rows, write_json
+from tests.helpers.scored import Asked, renamed, scored, several
+
+CONTEXT = "Anna lives in Paris . Ben works in the city of Oslo ."
+
+
+def data_of(page: str) -> dict:
+    """What the page's script reads."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_scores_are_the_official_ones_and_have_intervals() -> None:
+    report = ErrorReport(scored(several()))
+    exact, f1 = report.scored.scores
+    assert report.intervals["f1"].mean == pytest.approx(report.scored.metrics["f1"])
+    assert report.intervals["exact"].mean == pytest.approx(report.scored.metrics["exact_match"])
+    article = report.scored.outcomes.article
+    assert [report.intervals["exact"], report.intervals["f1"]] == bootstrap(100 * np.stack([exact, f1], 1), article)
+    assert report.intervals["f1"].unit == "articles"
+    assert set(report.intervals) == {"exact", "f1"}
+
+
+def test_with_unanswerable_questions_both_kinds_have_scores() -> None:
+    none = Asked(CONTEXT, (), (("Paris", 1.0),), null=3.0)
+    report = ErrorReport(scored([*several(8), none, renamed(none, null=-3.0)]))
+    assert report.intervals["NoAns_f1"].mean == 50
+    assert report.intervals["HasAns_exact"].mean == pytest.approx(report.scored.metrics["HasAns_exact"])
+    counts = {ErrorKind.RIGHT: 3, ErrorKind.WRONG_PLACE: 2, ErrorKind.BOUNDARY: 4, ErrorKind.MISSED_NONE: 1}
+    assert report.kinds == {kind: counts.get(kind, 0) for kind in ErrorKind}
+
+
+def test_the_page_holds_the_surest_errors_of_each_kind_and_says_how_many(monkeypatch) -> None:
+    monkeypatch.setattr(reports, "_EACH", 3)
+    monkeypatch.setattr(reports, "_RIGHT", 2)
+    report = ErrorReport(scored(several()))
+    chosen = report.chosen(8)
+    kinds = [question.kind for question in report.scored.questions(chosen)]
+    assert (len(chosen), kinds.count(ErrorKind.RIGHT)) == (8, 2)
+    assert kinds.count(ErrorKind.WRONG_PLACE) >= 2
+    sure = report.scored.judged.confidence[chosen]
+    assert (np.diff(sure) <= 0).all()
+    page = report.html(8)
+    assert "This page holds 8 of the 40 questions" in " ".join(page.split())
+    assert "6 of the 30 wrong answers" in " ".join(page.split())
+    assert len(data_of(page)["questions"]) == 8
+    assert len(report.chosen(1000)) == 32  # all that are wrong, and two that are right
+
+
+def test_very_long_questions_leave_room_for_fewer(monkeypatch) -> None:
+    monkeypatch.setattr(reports, "_MAX_BYTES", 20_000)
+    report = ErrorReport(scored([renamed(one, question="why " * 300) for one in several()]))
+    page = report.html()
+    held = len(data_of(page)["questions"])
+    assert 1 < held < 20
+    assert f"This page holds {held} of the 40 questions" in " ".join(page.split())
+
+
+def test_all_questions_are_in_the_json_lines_file(tmp_path: Path) -> None:
+    report = ErrorReport(scored(several()))
+    page, lines = report.write(tmp_path / "errors.html", 5)
+    assert (page.name, lines.name) == ("errors.html", "errors.jsonl")
+    rows = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
+    assert [row["id"] for row in rows] == [f"q{number}" for number in range(40)]
+    assert np.mean([row["f1"] for row in rows]) == pytest.approx(report.intervals["f1"].mean / 100)
+    row = rows[2]
+    assert row["kind"] == "boundary only"
+    start, end = row["prediction"]["start"], row["prediction"]["end"]
+    assert row["prediction"]["answer"] == row["context"][start:end] == "the city"
+    assert row["answers"]["text"] == ["the city of Oslo", "Oslo", "city of Oslo"]
+    assert row["slices"]["article"] == "Article 2"
+    assert row["n_best"][0]["probability"] > row["n_best"][1]["probability"]
+    assert "against" not in row
+
+
+def test_two_models_are_compared_in_a_sentence() -> None:
+    asked = several()
+    better = scored(asked, "model-a")
+    worse = scored([renamed(one, found=one.found[::-1]) if "Paris" in one.golds else one for one in asked], "model-b")
+    report, turned = ErrorReport(better, worse), ErrorReport(worse, better)
+    sentence = r"model-a is better than model-b by [\d.]+ F1, 95% interval [\d.]+ to [\d.]+"
+    assert re.fullmatch(sentence, report.verdicts["f1"]) or report.verdicts["f1"].startswith("No clear difference: ")
+    assert report.won.sum() == -turned.won.sum()
+    same = ErrorReport(better, scored(several(), "model-b"))
+    assert same.verdicts["f1"] == (
+        "No clear difference: model-a is better than model-b by 0.0 F1, 95% interval 0.0 to 0.0"
+    )
+
+
+def test_questions_won_and_lost_are_in_the_page_with_both_answers(tmp_path: Path) -> None:
+    asked = several(8)
+    changed = {1: renamed(asked[1], found=(("Paris", 5.0),)), 4: renamed(asked[4], found=(("Oslo", 1.0),))}
+    other = [changed.get(number, one) for number, one in enumerate(asked)]
+    report = ErrorReport(scored(asked), scored(other, "model-b"))
+    held = {record["i"]: record for record in data_of(report.html())["questions"]}
+    assert {name: record["w"] for name, record in held.items() if record["w"]} == {"q1": -1, "q4": 1}
+    assert (held["q1"]["a"], held["q1"]["r"]["a"]) == ("Rome", "Paris")
+    lines = [json.loads(line) for line in report.write(tmp_path / "r.html")[1].read_text("utf-8").splitlines()]
+    assert lines[4]["against"]["prediction"]["answer"] == "Oslo"
+
+
+def test_other_questions_are_not_compared() -> None:
+    with pytest.raises(InputError, match="did not answer the same questions"):
+        ErrorReport(scored(several(8)), scored(several(7)))
+
+
+def test_in_a_notebook_it_shows_itself() -> None:
+    report = ErrorReport(scored(several()))
+    shown = report._repr_html_()
+    assert shown.startswith("<iframe srcdoc=")
+    inner = re.match(r'<iframe srcdoc="([^"]*)" sandbox="allow-scripts"', shown)
+    assert inner is not None
+    assert len(data_of(html.unescape(inner[1]))["questions"]) == 40
+    assert repr(report) == f"ErrorReport('model-a', 'data.json': EM 25.00, F1 {report.intervals['f1'].mean:.2f})"
+
+
+@pytest.mark.parametrize("unanswerable", [0, 8])
+def test_the_command_reports_the_numbers_of_evaluate(model_folder, tmp_path, capsys, unanswerable) -> None:
+    data = write_json(tmp_path / "dev.json", make_rows(24, unanswerable))
+    assert call("evaluate", ["--model", model_folder, "--data", data]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    evaluated = dict(line.split() for line in lines if re.match(r"\w+ +[\d.]+$", line))
+    page = tmp_path / "out" / "errors.html"
+    flags = ["--model", model_folder, "--data", data, "--against", model_folder, "--output", str(page)]
+    assert call("report", flags) == 0
+    said = capsys.readouterr().out
+    assert "by 0.0 F1" in said
+    assert f"written to {page.parent}: errors.html, errors.jsonl" in said
+    shown = dict(re.findall(r'data-score="(\w+)">([\d.]+)<', page.read_text("utf-8")))
+    names = {"exact": "exact" if unanswerable else "exact_match"}
+    assert len(shown) == (6 if unanswerable else 2)
+    assert shown == {name: f"{float(evaluated[names.get(name, name)]):.2f}" for name in shown}
+
+
+def test_the_command_refuses_other_files_and_says_what_cannot_be_written(model_folder, tmp_path, capsys) -> None:
+    data = write_json(tmp_path / "dev.json", make_rows(4))
+    with pytest.raises(SystemExit) as ended:
+        call("report", ["--model", model_folder, "--data", data, "--output", "errors.txt"])
+    assert ended.value.code == 2
+    assert "--output errors.txt: the page is HTML; name a file that ends in .html" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"^--output .*file/errors.html: cannot be written \(.*\); free some space"):
+        call("report", ["--model", model_folder, "--data", data, "--output", str(tmp_path / "file" / "errors.html")])

@@ -1,0 +1,80 @@
+"""Runs side by side: the table in a terminal and as a page, and the command."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from qa_lightning.cli.main import call
+from qa_lightning.pages.runs import RunTable
+from qa_lightning.runs.listing import RunSummary
+from tests.helpers.browser import NARROW, WIDE
+from tests.helpers.payloads import PAYLOADS
+
+RUNS = [
+    RunSummary("logs/version_0", "bert", 80.0, 88.5, 2, 30.0, 110.0, 3.0, {"learning_rate": 2e-5, "batch_size": 8}),
+    RunSummary("logs/version_1", "bert", 81.0, 88.0, 3, settings={"learning_rate": 5e-5, "batch_size": 8}),
+]
+
+
+def test_the_table_has_figures_and_the_settings_that_differ() -> None:
+    table = RunTable(RUNS)
+    assert table.header == ["run", "model", "EM", "F1", "best epoch", "minutes", "windows/s", "GiB", "learning_rate"]
+    assert table.rows[0] == [
+        *(("logs/version_0", False), ("bert", False), ("80.00", False), ("88.50", True), ("2", False)),
+        *(("30.0", False), ("110.0", False), ("3.0", False), ("2e-05", False)),
+    ]
+    assert [text for text, _ in table.rows[1]][2:] == ["81.00", "88.00", "3", "–", "–", "–", "5e-05"]
+
+
+def test_in_a_terminal_control_characters_and_markup_are_shown() -> None:
+    hostile = RunSummary("\x1b[31mred [bold]x[/bold]", "\u202em", settings={"a": "[red]1"})
+    text = io.StringIO()
+    Console(file=text, width=200).print(RunTable([hostile, RunSummary("b", "m", settings={"a": 1})]).rich_table())
+    assert "\\x1b[31mred [bold]x[/bold]" in text.getvalue()
+    assert "\\u202em" in text.getvalue()
+    assert "[red]1" in text.getvalue()
+    assert "\x1b" not in text.getvalue()
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_the_page_shows_all_as_text_and_the_table_scrolls_by_itself(open_page, tmp_path: Path, width) -> None:
+    hostile = [RunSummary(text, text, settings={"a": text, text: number}) for number, text in enumerate(PAYLOADS)]
+    table = RunTable([*RUNS, *hostile], [f"{payload}: no run" for payload in PAYLOADS])
+    table.write(tmp_path / "runs.html")
+    page = open_page(tmp_path / "runs.html", width=width)
+    assert page.locator("tbody tr").count() == 2 + len(PAYLOADS)
+    assert page.locator(".problems li").count() == len(PAYLOADS)
+    assert page.locator("script, img, iframe, svg, a, form").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert "\x1b" not in page.content()
+
+
+def test_the_command_shows_sorts_and_writes_runs(tmp_path, capsys) -> None:
+    for number, score in enumerate((60.0, 80.0, 70.0)):
+        folder = tmp_path / f"version_{number}"
+        folder.mkdir()
+        record = {"finished": "2026-11-26T08:30:00+00:00", "scores": {"best/f1": score, "best/exact_match": score}}
+        (folder / "run.json").write_text(json.dumps([record]))
+        settings = f"model: {{model_name: tiny, learning_rate: {number}}}\nsave_every_minutes: 1"
+        (folder / "config.yaml").write_text(settings)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("")
+    folders = [str(tmp_path / name) for name in ("version_0", "version_1", "other", "version_2")]
+    page = tmp_path / "runs.html"
+    assert call("compare", [*folders, "--sort", "f1", "--output", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'other'}: not a run of qa-lightning" in said
+    assert f"written to {page}" in said
+    places = [said.index(score) for score in ("80.00", "70.00", "60.00")]
+    assert places == sorted(places)
+    assert "learning_rate" in page.read_text("utf-8")
+    assert call("compare", [str(tmp_path / "other")]) == 1
+
+
+def test_in_a_notebook_it_shows_itself() -> None:
+    assert RunTable(RUNS)._repr_html_().startswith("<iframe srcdoc=")
