@@ -22,8 +22,9 @@ def demo(words: Sequence[str]) -> int:
     """Serve a page to ask a model in, until Ctrl-C; returns the exit status."""
     options = _demo_options(words)
     from qa_lightning.pages.demo.answers import Asker
+    from qa_lightning.pages.demo.bounds import quiet_gradio, require_gradio
     from qa_lightning.pages.demo.examples import openings_for
-    from qa_lightning.pages.demo.page import Page, quiet_gradio, require_gradio, serve
+    from qa_lightning.pages.demo.page import Page, serve
     from qa_lightning.pages.demo.server import bound_socket, report_beside
 
     require_gradio()

@@ -6,12 +6,8 @@ the page comes from another host: no fonts, no analytics, no CDN (`server` forbi
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from socket import socket
@@ -23,6 +19,7 @@ from qa_lightning.layout import MODEL_FOLDER
 from qa_lightning.marking import inert
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.pages.demo.answers import Asked, Asker, at_threshold
+from qa_lightning.pages.demo.bounds import refuse_addresses, within_a_loop
 from qa_lightning.pages.demo.examples import Opening, Openings
 from qa_lightning.pages.demo.server import Guarded, Server, address_of, hosts_of
 from qa_lightning.pages.demo.view import WELCOME, Panel, answers_panel, marked_text, problem_panel
@@ -36,35 +33,6 @@ _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 _KEEP_FILES = (600, 3600)  # seconds: how often to look for dropped files to remove, and how old these are
 _FAILED = "Something went wrong here; the terminal in which the page was started says what"
 _THRESHOLDS = 15.0  # to either side of the model's own
-
-
-def require_gradio() -> None:
-    """Check that Gradio is installed.
-
-    Raises:
-        InputError: it is not.
-    """
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise InputError('the page needs Gradio: `pip install "qa-lightning[demo]"`') from None
-
-
-@contextmanager
-def quiet_gradio() -> Iterator[None]:
-    """Inside this context Gradio asks nobody, and keeps dropped files in a folder that goes away at its end."""
-    with tempfile.TemporaryDirectory(prefix="qa_lightning_demo_", ignore_cleanup_errors=True) as folder:
-        wanted = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "GRADIO_SSR_MODE": "False"}
-        before = {name: os.environ.get(name) for name in wanted}
-        os.environ.update(wanted)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
 
 class _Parts(NamedTuple):
@@ -105,7 +73,7 @@ class Page:
             hosts: names that it answers to; empty for any.
             root_url: the address that people see, if a proxy stands before it.
         """
-        return Guarded(_within_a_loop(partial(self._app, root_url)), self._asker.limits.body, hosts)
+        return Guarded(within_a_loop(partial(self._app, root_url)), self._asker.limits.body, hosts)
 
     def _app(self, root_url: str | None) -> Any:
         import gradio as gr
@@ -167,7 +135,7 @@ class Page:
                 gr, _Parts(question, button, text, new, reading, files, openings, panel, threshold, gr.State(None))
             )
             for block in list(blocks.blocks.values()):
-                _refuse_addresses(block)
+                refuse_addresses(block)
         return blocks
 
     def _connect(self, gr: Any, on: _Parts) -> None:
@@ -246,19 +214,6 @@ def _run(html: str) -> str:
     return f'<div data-run="{uuid4().hex}">{html}</div>'
 
 
-def _within_a_loop(make: Callable[[], Any]) -> Any:
-    """What ``make`` makes while an event loop runs; without one, Gradio makes one for each of its locks."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-
-        async def made() -> Any:
-            return make()
-
-        return asyncio.run(made())
-    return make()
-
-
 def shown_name(model: str) -> str:
     """A model's name for strangers: not where it lies on this machine."""
     path = Path(model)
@@ -329,20 +284,6 @@ def _theme(gr: Any) -> Any:
     return gr.themes.Base(
         primary_hue="blue", neutral_hue="stone", font=_FONTS, font_mono=_MONO, radius_size="md", text_size="md"
     )
-
-
-def _refuse_addresses(block: Any) -> None:
-    """Let no call make the server fetch what an address names: Gradio would, for a "file" whose path is one."""
-    moved = getattr(block, "async_move_resource_to_block_cache", None)
-    if moved is None:
-        return
-
-    async def only_files(path: str | None) -> Any:
-        if path is not None and "://" in path:
-            raise ValueError("a file is no address")
-        return await moved(path)
-
-    block.async_move_resource_to_block_cache = only_files
 
 
 def serve(page: Page, bound: socket, host: str, root_url: str | None, say: Callable[[str], None]) -> None:
