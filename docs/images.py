@@ -26,8 +26,9 @@ from playwright.sync_api import Page, sync_playwright
 
 from qa_lightning.cli.main import call
 from qa_lightning.inference.reader import Reader
-from qa_lightning.pages.demo.answers import Asker, Limits
+from qa_lightning.pages.demo.answers import Asker
 from qa_lightning.pages.demo.examples import openings_for
+from qa_lightning.pages.demo.limits import Limits
 from qa_lightning.pages.demo.server import report_beside
 from tests.helpers.browser import chromium_path
 from tests.helpers.pages import served

@@ -13,9 +13,11 @@ from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.windows import Windower
 from qa_lightning.inference.asking import AskedModel
 from qa_lightning.models.settings import AnswerSettings
-from qa_lightning.pages.demo.answers import Asker, Limits
+from qa_lightning.pages.demo.answers import Asker
+from qa_lightning.pages.demo.bounds import quiet_gradio
 from qa_lightning.pages.demo.examples import Opening, Openings
-from qa_lightning.pages.demo.page import Page, quiet_gradio
+from qa_lightning.pages.demo.limits import Limits
+from qa_lightning.pages.demo.page import Page
 from qa_lightning.pages.demo.server import Server, address_of, bound_socket, hosts_of
 from tests.helpers.models import small_tokenizer
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qa_lightning.pages.demo.answers import Limits
 from qa_lightning.pages.demo.examples import Opening, Openings
+from qa_lightning.pages.demo.limits import Limits
 from qa_lightning.wording import visible
 from tests.helpers.browser import NARROW, OFFLINE, WIDE, Watched
 from tests.helpers.pages import OPENINGS, served, steered_asker

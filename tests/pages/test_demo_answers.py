@@ -14,7 +14,8 @@ import pytest
 from qa_lightning.documents.sources import Document
 from qa_lightning.errors import InputError
 from qa_lightning.inference.asking import CANDIDATES, AskSettings
-from qa_lightning.pages.demo.answers import Asker, Limits, at_threshold
+from qa_lightning.pages.demo.answers import Asker, at_threshold
+from qa_lightning.pages.demo.limits import Limits
 from qa_lightning.pages.demo.view import answers_panel, marked_text, problem_panel
 from tests.helpers.documents import pdf
 from tests.helpers.pages import SETTINGS, steered_asker, steered_model

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from qa_lightning.errors import InputError
-from qa_lightning.pages.demo.answers import Limits
+from qa_lightning.pages.demo.limits import Limits
 from qa_lightning.pages.demo.page import shown_name
 from qa_lightning.pages.demo.server import Guarded, address_of, bound_socket, hosts_of
 from tests.helpers.pages import served, steered_asker

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import MODEL_HELP, Flags, decimal, port, positive, web_address
 from qa_lightning.errors import naming_flags
+from qa_lightning.pages.demo.limits import Limits
 
 HOST, PORT = "127.0.0.1", 7860
 
@@ -20,9 +21,10 @@ HOST, PORT = "127.0.0.1", 7860
 def demo(words: Sequence[str]) -> int:
     """Serve a page to ask a model in, until Ctrl-C; returns the exit status."""
     options = _demo_options(words)
-    from qa_lightning.pages.demo.answers import Asker, Limits
+    from qa_lightning.pages.demo.answers import Asker
+    from qa_lightning.pages.demo.bounds import quiet_gradio, require_gradio
     from qa_lightning.pages.demo.examples import openings_for
-    from qa_lightning.pages.demo.page import Page, quiet_gradio, require_gradio, serve
+    from qa_lightning.pages.demo.page import Page, serve
     from qa_lightning.pages.demo.server import bound_socket, report_beside
 
     require_gradio()
@@ -54,11 +56,16 @@ def _demo_options(words: Sequence[str]) -> Namespace:
     )
     where.add_argument("--port", type=port, metavar="N", help=f"port; 0 takes a free one  [{PORT}]")
     where.add_argument("--root_url", type=web_address, metavar="URL", help="the page's address, if a proxy serves it")
+    usual = Limits()
     limits = flags.add_argument_group("limits, for each question")
-    limits.add_argument("--max_characters", type=positive, metavar="N", help="of the text and all files  [1000000]")
-    limits.add_argument("--max_seconds", type=decimal, metavar="S", help="of computing  [30]")
-    limits.add_argument("--max_concurrency", type=positive, metavar="N", help="questions at a time; others wait  [2]")
-    limits.add_argument("--max_file_mb", type=positive, metavar="N", help="size of a file, in MB  [20]")
+    limits.add_argument(
+        "--max_characters", type=positive, metavar="N", help=f"of the text and all files  [{usual.characters}]"
+    )
+    limits.add_argument("--max_seconds", type=decimal, metavar="S", help=f"of computing  [{usual.seconds:g}]")
+    limits.add_argument(
+        "--max_concurrency", type=positive, metavar="N", help=f"questions at a time; others wait  [{usual.concurrency}]"
+    )
+    limits.add_argument("--max_file_mb", type=positive, metavar="N", help=f"size of a file, in MB  [{usual.file_mb}]")
     options = flags.read(words)
     if options.max_seconds is not None and not 0 < options.max_seconds < inf:
         flags.error(f"--max_seconds is {options.max_seconds:g}; pass a number above 0")

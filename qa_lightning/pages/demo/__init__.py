@@ -1,1 +1,1 @@
-"""The page to ask a model in: `page` puts it together, from `answers`, `view`, `examples` and `server`."""
+"""The page to ask a model in: `page` lays it out; the others answer, draw, bound and serve."""

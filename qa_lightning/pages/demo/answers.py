@@ -15,6 +15,7 @@ from qa_lightning.documents.sources import Document, read_documents
 from qa_lightning.errors import InputError
 from qa_lightning.inference.asking import AskedModel, AskSettings
 from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.pages.demo.limits import MAX_QUESTION, Limits
 from qa_lightning.wording import counted
 
 _LISTED = 6  # answers listed
@@ -22,33 +23,6 @@ PASTED = "text"  # the id of the text in the box, where it stands alone
 _BATCH_SIZE = 16  # windows per forward pass; the time limit is checked between two
 _ALWAYS = 3  # answers that are listed however unlikely they are
 _NEGLIGIBLE = 0.001  # of the probability of all spans; a further answer with less is not listed
-_MAX_QUESTION = 1000  # characters
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the server takes on, for each question.
-
-    Args:
-        characters: of the text and all files together.
-        seconds: of computing; checked between two forward passes.
-        concurrency: questions that are answered at a time; others wait.
-        waiting: questions that may wait; more are refused.
-        files: files at a time.
-        file_mb: size of each file, in MB (1,000,000 bytes).
-    """
-
-    characters: int = 1_000_000
-    seconds: float = 30.0
-    concurrency: int = 2
-    waiting: int = 64
-    files: int = 20
-    file_mb: int = 20
-
-    @property
-    def body(self) -> int:
-        """Bytes of a request, at most: a text whose every character is written as an escape, or all files."""
-        return max(12 * (self.characters + _MAX_QUESTION), self.files * self.file_mb * 1_000_000) + 1_000_000
 
 
 class AnswerSpan(NamedTuple):
@@ -182,8 +156,8 @@ class Asker:
             InputError: the question cannot be asked, or the time is over.
         """
         started = time.monotonic()
-        if len(question) > _MAX_QUESTION:
-            raise InputError(f"the question has {len(question):,} characters; at most {_MAX_QUESTION:,} are read")
+        if len(question) > MAX_QUESTION:
+            raise InputError(f"the question has {len(question):,} characters; at most {MAX_QUESTION:,} are read")
         collection = Collection(documents, keep_index=False)  # what people paste stays in memory
         settings = AskSettings(top_k=_LISTED, batch_size=_BATCH_SIZE)
         model = replace(self._model, forward=self._timed(started))

@@ -6,16 +6,12 @@ the page comes from another host: no fonts, no analytics, no CDN (`server` forbi
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from socket import socket
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from qa_lightning.errors import InputError
@@ -23,6 +19,7 @@ from qa_lightning.layout import MODEL_FOLDER
 from qa_lightning.marking import inert
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.pages.demo.answers import Asked, Asker, at_threshold
+from qa_lightning.pages.demo.bounds import refuse_addresses, within_a_loop
 from qa_lightning.pages.demo.examples import Opening, Openings
 from qa_lightning.pages.demo.server import Guarded, Server, address_of, hosts_of
 from qa_lightning.pages.demo.view import WELCOME, Panel, answers_panel, marked_text, problem_panel
@@ -38,33 +35,19 @@ _FAILED = "Something went wrong here; the terminal in which the page was started
 _THRESHOLDS = 15.0  # to either side of the model's own
 
 
-def require_gradio() -> None:
-    """Check that Gradio is installed.
+class _Parts(NamedTuple):
+    """The components that do something, and ``asked``: the answers that are kept for each open page."""
 
-    Raises:
-        InputError: it is not.
-    """
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise InputError('the page needs Gradio: `pip install "qa-lightning[demo]"`') from None
-
-
-@contextmanager
-def quiet_gradio() -> Iterator[None]:
-    """Inside this context Gradio asks nobody, and keeps dropped files in a folder that goes away at its end."""
-    with tempfile.TemporaryDirectory(prefix="qa_lightning_demo_", ignore_cleanup_errors=True) as folder:
-        wanted = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "GRADIO_SSR_MODE": "False"}
-        before = {name: os.environ.get(name) for name in wanted}
-        os.environ.update(wanted)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+    question: Any
+    button: Any
+    text: Any
+    new: Any
+    reading: Any
+    files: Any
+    openings: list[Any]
+    panel: list[Any]
+    threshold: Any
+    asked: Any
 
 
 class Page:
@@ -90,7 +73,7 @@ class Page:
             hosts: names that it answers to; empty for any.
             root_url: the address that people see, if a proxy stands before it.
         """
-        return Guarded(_within_a_loop(partial(self._app, root_url)), self._asker.limits.body, hosts)
+        return Guarded(within_a_loop(partial(self._app, root_url)), self._asker.limits.body, hosts)
 
     def _app(self, root_url: str | None) -> Any:
         import gradio as gr
@@ -130,71 +113,50 @@ class Page:
         import gradio as gr
 
         html = partial(gr.HTML, apply_default_css=False)
-        first = self._openings.questions[0]
-        with gr.Blocks(
-            title="Ask a text", analytics_enabled=False, delete_cache=_KEEP_FILES, fill_width=True
-        ) as blocks:
-            asked = gr.State(None)
+        title, keep = "Ask a text", _KEEP_FILES
+        with gr.Blocks(title=title, analytics_enabled=False, delete_cache=keep, fill_width=True) as blocks:
             html(self._head(), elem_id="qa-head")
             with gr.Row(elem_id="qa-ask"):
-                question = gr.Textbox(
-                    first.question,
-                    label="Question",
-                    placeholder="What do you want to know?",
-                    max_lines=1,
-                    autofocus=True,
-                    elem_id="qa-question",
-                    scale=1,
-                )
-                button = gr.Button("Ask", variant="primary", elem_id="qa-go", scale=0, min_width=96)
+                question, button = _question(gr, self._openings.questions[0].question)
             with gr.Row(elem_id="qa-main"):
                 with gr.Column(elem_id="qa-left"):
                     with gr.Row(elem_id="qa-tools"):
                         html("<h2>Text</h2>")
                         gr.Button("Edit", size="sm", elem_id="qa-edit")  # page.js does it
                         new = gr.Button("New text", size="sm", elem_id="qa-new")
-                    text = gr.Textbox(
-                        first.context,
-                        label="Text",
-                        show_label=False,
-                        container=False,
-                        placeholder="Paste a text here, or drop files below.",
-                        lines=8,
-                        max_lines=24,
-                        elem_id="qa-text",
-                    )
+                    text = _text(gr, self._openings.questions[0].context)
                     reading = html("", elem_id="qa-reading")
                     files = gr.File(file_count="multiple", label="Files", elem_id="qa-files")
                     openings = self._opening_buttons(gr)
                 with gr.Column(elem_id="qa-right"):
-                    headline = html(WELCOME.headline, elem_id="qa-headline")
-                    rows = html(WELCOME.rows, elem_id="qa-panel")
+                    panel = [html(WELCOME.headline, elem_id="qa-headline"), html(WELCOME.rows, elem_id="qa-panel")]
                     threshold = _slider(gr, self._asker.settings)
-            panel: list[Any] = [headline, rows]
-            outputs: list[Any] = [asked, *panel, reading]
-            quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-            asking: dict[str, Any] = {
-                "api_visibility": "private",
-                "show_progress": "minimal",
-                "show_progress_on": headline,
-                "concurrency_limit": self._asker.limits.concurrency,
-                "concurrency_id": "asking",
-            }
-            gr.on(
-                [question.submit, button.click, text.submit],
-                self._answer,
-                [question, text, files, threshold],
-                outputs,
-                **asking,
+            self._connect(
+                gr, _Parts(question, button, text, new, reading, files, openings, panel, threshold, gr.State(None))
             )
-            for opening, one in zip(self._openings.questions, openings, strict=True):
-                one.click(partial(self._open, opening), threshold, [question, text, files, *outputs], **asking)
-            threshold.change(self._judge, [asked, threshold], panel, **quick)
-            new.click(lambda: ("", None, *_cleared()), None, [text, files, *outputs], **quick)
-            files.upload(self._files_came, text, [text, *outputs], **quick)
             for block in list(blocks.blocks.values()):
-                _refuse_addresses(block)
+                refuse_addresses(block)
         return blocks
+
+    def _connect(self, gr: Any, on: _Parts) -> None:
+        """Say what is called when a person does something."""
+        outputs = [on.asked, *on.panel, on.reading]
+        quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+        asking: dict[str, Any] = {
+            "api_visibility": "private",
+            "show_progress": "minimal",
+            "show_progress_on": on.panel[0],
+            "concurrency_limit": self._asker.limits.concurrency,
+            "concurrency_id": "asking",
+        }
+        asks = [on.question.submit, on.button.click, on.text.submit]
+        gr.on(asks, self._answer, [on.question, on.text, on.files, on.threshold], outputs, **asking)
+        for opening, one in zip(self._openings.questions, on.openings, strict=True):
+            changed = [on.question, on.text, on.files, *outputs]
+            one.click(partial(self._open, opening), on.threshold, changed, **asking)
+        on.threshold.change(self._judge, [on.asked, on.threshold], on.panel, **quick)
+        on.new.click(lambda: ("", None, *_cleared()), None, [on.text, on.files, *outputs], **quick)
+        on.files.upload(self._files_came, on.text, [on.text, *outputs], **quick)
 
     def _head(self) -> str:
         report = f'<a href="{REPORT_ROUTE[1:]}" target="_blank">Report of errors</a>' if self._report else ""
@@ -252,19 +214,6 @@ def _run(html: str) -> str:
     return f'<div data-run="{uuid4().hex}">{html}</div>'
 
 
-def _within_a_loop(make: Callable[[], Any]) -> Any:
-    """What ``make`` makes while an event loop runs; without one, Gradio makes one for each of its locks."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-
-        async def made() -> Any:
-            return make()
-
-        return asyncio.run(made())
-    return make()
-
-
 def shown_name(model: str) -> str:
     """A model's name for strangers: not where it lies on this machine."""
     path = Path(model)
@@ -283,6 +232,34 @@ def _page_head() -> str:
     """Style and script, as they are: Gradio rewrites what it gets as ``css``."""
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return f"<style>{style}</style><script>{script}</script>"
+
+
+def _question(gr: Any, first: str) -> tuple[Any, Any]:
+    """The question and its button."""
+    question = gr.Textbox(
+        first,
+        label="Question",
+        placeholder="What do you want to know?",
+        max_lines=1,
+        autofocus=True,
+        elem_id="qa-question",
+        scale=1,
+    )
+    return question, gr.Button("Ask", variant="primary", elem_id="qa-go", scale=0, min_width=96)
+
+
+def _text(gr: Any, first: str) -> Any:
+    """The box that a text is pasted into."""
+    return gr.Textbox(
+        first,
+        label="Text",
+        show_label=False,
+        container=False,
+        placeholder="Paste a text here, or drop files below.",
+        lines=8,
+        max_lines=24,
+        elem_id="qa-text",
+    )
 
 
 def _slider(gr: Any, settings: AnswerSettings) -> Any:
@@ -307,20 +284,6 @@ def _theme(gr: Any) -> Any:
     return gr.themes.Base(
         primary_hue="blue", neutral_hue="stone", font=_FONTS, font_mono=_MONO, radius_size="md", text_size="md"
     )
-
-
-def _refuse_addresses(block: Any) -> None:
-    """Let no call make the server fetch what an address names: Gradio would, for a "file" whose path is one."""
-    moved = getattr(block, "async_move_resource_to_block_cache", None)
-    if moved is None:
-        return
-
-    async def only_files(path: str | None) -> Any:
-        if path is not None and "://" in path:
-            raise ValueError("a file is no address")
-        return await moved(path)
-
-    block.async_move_resource_to_block_cache = only_files
 
 
 def serve(page: Page, bound: socket, host: str, root_url: str | None, say: Callable[[str], None]) -> None:
