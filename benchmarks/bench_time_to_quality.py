@@ -165,7 +165,7 @@ def _score(module: Any, data: Any) -> float:
     import torch
 
     from qa_lightning import SquadMetric
-    from qa_lightning.decoding.decoder import FeatureLogits, LogitsCollector
+    from qa_lightning.decoding.decoder import LogitsCollector, LogitsCopy
     from qa_lightning.metrics.outcomes import judge
     from qa_lightning.models.loss import span_loss
 
@@ -178,7 +178,7 @@ def _score(module: Any, data: Any) -> float:
         for batch in data.val_dataloader():
             inputs = {name: values.to(device) for name, values in batch.items()}
             start, end = module(inputs)
-            collected.add(FeatureLogits.of_batch(inputs, start, end, span_loss(start, end, inputs)))
+            collected.add(LogitsCopy(inputs, start, end, span_loss(start, end, inputs)).logits())
     module.train()
     dataset = data.validation_set
     predictions = material.predictions_of(collected.take(), dataset.store, dataset.examples, dataset.version_2)

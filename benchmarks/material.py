@@ -19,6 +19,12 @@ BARE_TRAINER: dict[str, Any] = {  # only the training loop
     "enable_model_summary": False,
 }
 SHAPES: dict[str, dict[str, int]] = {  # hidden units, layers, heads, inner units
+    "tiny": {  # to try a benchmark
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
     "minilm-l6": {
         "hidden_size": 384,
         "num_hidden_layers": 6,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from qa_lightning.wording import did_you_mean, visible
+from qa_lightning.wording import did_you_mean, one_of, visible
 
 Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 
@@ -197,7 +197,7 @@ def _is_of(value: Any, hint: Any) -> bool:
 def _in_words(hint: Any) -> str:
     """What an annotation allows, for a message."""
     kinds = [kind for kind in _kinds_in(hint) if kind is not NoneType]
-    return " or ".join(" or ".join(get_args(kind)) if kind not in _WORDS else _WORDS[kind] for kind in kinds)
+    return one_of(word for kind in kinds for word in ([_WORDS[kind]] if kind in _WORDS else get_args(kind)))
 
 
 def _what_type(value: Any, hint: Any) -> str:

@@ -176,12 +176,39 @@ def flag_problem(message: str, flags: Iterable[str]) -> str:
         re.DOTALL,
     )
     if union:
-        values = ", ".join(re.findall(r"Literal\[([^\]]*)\]", union[2]))
-        names = list(dict.fromkeys(value.strip("'") for value in values.split(", ") if value))
-        kinds = re.sub(r"(typing\.)?Literal\[[^\]]*\]", "", union[2]).split(", ")
-        choices = ", ".join([*names, *(kind for kind in kinds if kind)])
-        message = f"{union[1]}expected one of {choices}, got {union[3]}{did_you_mean(union[3], names)}"
-    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "").replace("NoneType", "null")
+        message = f"{union[1]}expected {union[2]}, got {union[3]}"
+    message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "").replace("NoneType", "null")
+    return _choice_problem(message) or message
+
+
+_KINDS = {"int": ("a whole number",), "float": ("a number",), "bool": ("true", "false"), "str": ("a text",)}
+
+
+def _choice_problem(message: str) -> str | None:
+    """What is wrong with a value that is none of some words, numbers and so on; None for other messages."""
+    kind = r"(?:Literal\[[^]]*\]|\w+)"
+    if found := re.fullmatch(r"(--\S+): invalid choice: (.*) \(choose from (.*)\)", message, re.DOTALL):
+        flag, value, listed = found.groups()
+        names = [name.strip("'") for name in listed.split(", ")]
+        choices = names
+    elif found := re.fullmatch(rf"(--\S+): expected ({kind}(?:, {kind})*), got (.*)", message, re.DOTALL):
+        flag, listed, value = found.groups()
+        literals = ", ".join(re.findall(r"Literal\[([^]]*)\]", listed))
+        names = [name.strip("'") for name in literals.split(", ") if name]
+        kinds = re.sub(r"Literal\[[^]]*\]", "", listed).split(", ")
+        choices = [*names, *(word for kind in kinds if kind for word in _KINDS.get(kind, (kind,)))]
+    else:
+        return None
+    value = value.strip("'")
+    shown = value if value == "None" or "a text" in choices else repr(value)
+    return f"{flag} is {shown}; it must be {one_of(choices)}{did_you_mean(value, names)}"
+
+
+def one_of(choices: Iterable[str]) -> str:
+    """What a value may be, for a message: ``first or all``, ``one of error, skip or repair``."""
+    *others, last = dict.fromkeys(choices)
+    joined = f"{', '.join(others)} or {last}" if others else last
+    return f"one of {joined}" if len(others) > 1 else joined
 
 
 def _no_such_flag(flag: str, known: Iterable[str]) -> str:

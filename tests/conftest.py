@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from qa_lightning.errors import naming_flags
 from tests.helpers.disk import DiskCalls
 from tests.helpers.models import small_config, small_tokenizer
 from tests.helpers.paths import SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with many slow tests first: a long file that began last would keep one worker busy alone."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -41,32 +41,6 @@ class FeatureLogits:
     loss: Floats
 
     @classmethod
-    def of_batch(
-        cls,
-        batch: Mapping[str, torch.Tensor],
-        start: torch.Tensor,
-        end: torch.Tensor,
-        loss: torch.Tensor | None = None,
-    ) -> FeatureLogits:
-        """Copy what decoding needs from a batch to the CPU.
-
-        Args:
-            batch: made by `batching.PaddingCollator`.
-            start, end: [B, T] float32 logits.
-            loss: [B]; None for 0, where there are no labels.
-        """
-        # Two copies from the device, whatever the batch: each one waits for all that the device still computes.
-        names = ("feature", "context_length", "context_begin", "cls")
-        feature, length, begin, cls_column = torch.stack([batch[name] for name in names]).cpu().numpy()
-        starts, ends = torch.stack([start, end]).detach().cpu().numpy()
-        column = np.arange(starts.shape[1])
-        context = (column >= begin[:, None]) & (column < (begin + length)[:, None])  # [B, T]
-        row = np.arange(len(feature))
-        null = starts[row, cls_column] + ends[row, cls_column]
-        losses = np.zeros(len(null), np.float32) if loss is None else loss.detach().cpu().numpy()
-        return cls(feature, length, starts[context], ends[context], null, losses)
-
-    @classmethod
     def join(cls, parts: list[FeatureLogits]) -> FeatureLogits:
         """Concatenate the logits of several batches or processes.
 
@@ -101,6 +75,58 @@ class FeatureLogits:
             self.null[kept],
             self.loss[kept],
         )
+
+
+class LogitsCopy:
+    """The logits of a batch on their way from the device to the CPU, in one copy that nothing waits for.
+
+    Args:
+        batch: made by `batching.PaddingCollator`, on the CPU or on the device of the logits.
+        start, end: [B, T] float32 logits.
+        loss: [B]; None for 0, where there are no labels.
+    """
+
+    _COLUMNS = ("feature", "context_begin", "context_length", "cls")
+
+    def __init__(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        start: torch.Tensor,
+        end: torch.Tensor,
+        loss: torch.Tensor | None = None,
+    ) -> None:
+        columns = torch.stack([batch[name] for name in self._COLUMNS])
+        losses = start.new_zeros(len(start)) if loss is None else loss
+        self._parts = [part.detach() for part in (columns, losses, start, end)]
+        self._arrived: torch.cuda.Event | None = None
+        if start.is_cuda:
+            self._parts = _together_to_cpu(self._parts)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def logits(self) -> FeatureLogits:
+        """What decoding needs of it; waits for the copy."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        (feature, begin, length, cls), losses, start, end = (part.cpu().numpy() for part in self._parts)
+        column = np.arange(start.shape[1])
+        context = (column >= begin[:, None]) & (column < (begin + length)[:, None])  # [B, T]
+        row = np.arange(len(start))
+        null = start[row, cls] + end[row, cls]
+        # Copies, because views would keep the logits of the question and of padding in memory too.
+        return FeatureLogits(feature.copy(), length.copy(), start[context], end[context], null, losses.copy())
+
+
+def _together_to_cpu(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors on the CPU, by one copy for all that are on a GPU; it may not have arrived yet."""
+    away = [tensor.contiguous() for tensor in tensors if tensor.is_cuda]
+    sent = torch.cat([tensor.view(torch.uint8).flatten() for tensor in away])  # bytes, of whatever they are
+    received = torch.empty(sent.shape, dtype=sent.dtype, pin_memory=True)
+    received.copy_(sent, non_blocking=True)
+    sizes = [tensor.numel() * tensor.element_size() for tensor in away]
+    parts = torch.split(received, sizes)
+    own = iter([part.view(like.dtype).view(like.shape) for part, like in zip(parts, away, strict=True)])
+    return [next(own) if tensor.is_cuda else tensor for tensor in tensors]
 
 
 _EMPTY_FIELDS: dict[str, NDArray[Any]] = {
@@ -171,6 +197,7 @@ class Decoder:
         self._clear()
 
     def _clear(self) -> None:
+        self._coming: LogitsCopy | None = None
         self._waiting = LogitsCollector()
         self._batches = 0
         self._rest: list[FeatureLogits] = []
@@ -179,8 +206,23 @@ class Decoder:
         self._features: list[tuple[Ints, Floats]] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))]
         self._broken: list[Ints] = [np.zeros(0, np.int64)]
 
+    def add_batch(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        start: torch.Tensor,
+        end: torch.Tensor,
+        loss: torch.Tensor | None = None,
+    ) -> None:
+        """Add the logits of a batch; see `LogitsCopy`.
+
+        They are looked at when the next batch comes: the device then computes that one and need not wait.
+        """
+        before, self._coming = self._coming, LogitsCopy(batch, start, end, loss)
+        if before is not None:
+            self.add(before.logits())
+
     def add(self, logits: FeatureLogits) -> None:
-        """Add the logits of a batch."""
+        """Add the logits of some features."""
         whole = logits.without(broken := logits.broken_rows())
         self._broken.append(logits.feature[broken])
         self._features.append((logits.feature, logits.loss))
@@ -202,6 +244,8 @@ class Decoder:
 
     def take(self) -> Decoded:
         """Return the result for all logits added since the last call: each example once, in dataset order."""
+        if self._coming is not None:
+            self.add(self._coming.logits())
         self._decode()
         features, losses = zip(*self._features, strict=True)
         decoded = Decoded(

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qa_lightning.arrays import Ints
-from qa_lightning.decoding.decoder import Decoder, FeatureLogits
+from qa_lightning.decoding.decoder import Decoder
 from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, decode_spans
 from qa_lightning.documents.collection import Extract
 from qa_lightning.errors import InputError
@@ -92,7 +92,7 @@ class RankedExtracts:
 
     def add(self, batch: Mapping[str, Tensor], start: Tensor, end: Tensor) -> None:
         """Collect the logits, [B, T] each, of a batch of windows."""
-        self._decoder.add(FeatureLogits.of_batch(batch, start.float(), end.float()))
+        self._decoder.add_batch(batch, start.float(), end.float())
 
     def answers(self) -> list[tuple[list[Ranked], float]]:
         """One pair: up to ``top_k`` spans, best first, and the probability of "no answer".

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from torch import Tensor
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits
+from qa_lightning.decoding.decoder import BestSpans, Decoder
 from qa_lightning.decoding.predictions import Answer, Predictions, Rows
 from qa_lightning.decoding.spans import Spans, WindowLogits, decode_spans
 from qa_lightning.errors import InputError
@@ -109,7 +109,7 @@ class BestAnswers:
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
         """See `AnswerPolicy`."""
-        self._decoder.add(FeatureLogits.of_batch(batch, start.float(), end.float()))
+        self._decoder.add_batch(batch, start.float(), end.float())
 
     def answers(self) -> list[Answer]:
         """See `AnswerPolicy`.
@@ -143,7 +143,7 @@ class RankedAnswers:
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
         """See `AnswerPolicy`."""
-        self._decoder.add(FeatureLogits.of_batch(batch, start.float(), end.float()))
+        self._decoder.add_batch(batch, start.float(), end.float())
 
     def answers(self) -> list[list[AnswerDict]]:
         """See `AnswerPolicy`.

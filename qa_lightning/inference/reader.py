@@ -23,8 +23,9 @@ from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.inference.arguments import Item
 from qa_lightning.inference.asking import CANDIDATES, PRIOR, TOP_K, AskedModel, AskSettings
 from qa_lightning.inference.engine import CHUNK_FACTOR, BestAnswers, answer_all
+from qa_lightning.models.attention import without_reads
 from qa_lightning.models.loading import lasting_name, load_answering_model, model_summary
-from qa_lightning.models.loss import model_logits
+from qa_lightning.models.loss import inputs_on, model_logits
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
@@ -70,6 +71,8 @@ class Reader:
         found = read_threshold_file(Path(threshold_file), name) if threshold_file else None
         settings = AnswerSettings.of_model(model, tokenizer)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if model.device.type == "cuda":
+            without_reads(model)
         return cls(model, tokenizer, settings.fitted(found) if found else settings)
 
     load = from_pretrained
@@ -158,8 +161,7 @@ class Reader:
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        start, end = model_logits(self.model, {name: tensor.to(self.model.device) for name, tensor in batch.items()})
-        return start.cpu(), end.cpu()
+        return model_logits(self.model, inputs_on(self.model.device, batch))
 
 
 class QuestionSet(Dataset[Any]):

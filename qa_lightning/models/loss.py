@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,12 +12,21 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+LABELS = ("start_positions", "end_positions", "gold_start", "gold_end")  # see `span_loss`
 
 
 def model_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Start and end logits of a batch, [B, T] each, converted to float32."""
     output = model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
     return output.start_logits.float(), output.end_logits.float()
+
+
+def inputs_on(device: torch.device, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model's inputs, of a batch on the CPU, on ``device``; a GPU goes on while they are copied."""
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    if device.type != "cuda":
+        return {name: tensor.to(device) for name, tensor in inputs.items()}
+    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in inputs.items()}
 
 
 def span_loss(start: Tensor, end: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -64,28 +75,58 @@ def marginal_loss(start: Tensor, end: Tensor, gold_start: Tensor, gold_end: Tens
     return -spans.masked_fill(gold_start < 0, -torch.inf).logsumexp(1) / 2
 
 
-class WatchedLoss:
-    """Copies losses from the device without blocking; reading them after the backward pass is queued stalls nothing.
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of a batch.
 
-    Args:
-        own: scalar, mean loss of this process's batch.
-        mean: scalar, mean of ``own`` over all processes.
+    Attributes:
+        losses: [2] mean loss of this process's batch, and its mean over all processes.
         features: [B] indices of the features in the batch.
+        step: optimizer steps before it.
     """
 
-    def __init__(self, own: Tensor, mean: Tensor, features: Tensor) -> None:
-        self.features = features
-        self._losses = torch.stack([own, mean])
-        self._arrived = None
-        if own.is_cuda:
-            losses, self._losses = self._losses, torch.empty(2, dtype=own.dtype, pin_memory=True)
-            self._losses.copy_(losses, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
+    losses: Tensor
+    features: Tensor
+    step: int
 
-    def values(self) -> tuple[float, float]:
-        """Wait for the copy, and return ``own`` and ``mean``."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        own, mean = self._losses.tolist()
-        return own, mean
+
+class StepLosses:
+    """The losses of training steps: they stay on the device, and are read there together, at most every 50 batches.
+
+    A read makes the host wait for the device, which then has nothing to do until the host has queued the next step.
+
+    Attributes:
+        total, count: sum of the mean losses that were read, and how many these are.
+        broken: the first of those that were read whose mean is not finite; None if all are.
+    """
+
+    together = 50
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.count = 0
+        self.broken: StepLoss | None = None
+        self._added = 0
+        self._waiting: list[StepLoss] = []
+
+    def add(self, loss: StepLoss) -> None:
+        """Add the loss of a batch."""
+        self._waiting.append(loss)
+        self._added += 1
+
+    @property
+    def due(self) -> bool:
+        """Whether to `read` now, the same on all processes: after 50 batches, or where reading does not wait."""
+        at_hand = bool(self._waiting) and self._waiting[-1].losses.device.type == "cpu"
+        return at_hand or self._added % self.together == 0
+
+    def read(self) -> None:
+        """Read all losses that were added."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        for loss, (_, mean) in zip(waiting, torch.stack([one.losses for one in waiting]).tolist(), strict=True):
+            self.total += mean
+            if self.broken is None and not math.isfinite(mean):
+                self.broken = loss
+        self.count += len(waiting)

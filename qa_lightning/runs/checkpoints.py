@@ -15,6 +15,10 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +59,28 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, minutes: float = 15.0, signals: StopSignals | None = None) -> None:
         self.minutes = minutes
-        self.path: Path | None = None
-        self.step = 0
+        self._path: Path | None = None
+        self._step = 0
+        self._coming: _Coming | None = None
         self._signals = signals or StopSignals()
         self._saved_at: tuple[int, int] | None = None  # see _progress
         self._saved_when = 0.0
+
+    @property
+    def path(self) -> Path | None:
+        """The file; waits for one that is being written."""
+        self._settle()
+        return self._path
+
+    @property
+    def step(self) -> int:
+        """The steps in it; waits, too."""
+        self._settle()
+        return self._step
+
+    def begin_at(self, path: str | Path, step: int) -> None:
+        """Note the checkpoint that the run resumes from."""
+        self._path, self._step = Path(path), step
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; a checkpoint that the run resumed from need not be written again."""
@@ -67,7 +88,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_when = time.monotonic()
         self._saved_at = _progress(trainer)
         if trainer.ckpt_path is not None:
-            self.path, self.step = Path(trainer.ckpt_path), trainer.global_step
+            self.begin_at(Path(trainer.ckpt_path), trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Before the first batch of an optimizer step: save if it is due, stop if asked."""
@@ -151,12 +172,22 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if not self.writes or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        self._settle()
         path = self._folder(trainer) / LAST
-        before = _file_identity(path)
+        coming = _Coming(trainer.strategy.checkpoint_io, path, trainer.global_step, _file_identity(path))
         trainer.save_checkpoint(path)
-        if _file_identity(path) != before:  # the same after a failed write, which has warned and kept the previous file
-            self.path, self.step = path, trainer.global_step
+        self._coming = coming
         self._saved_at, self._saved_when = _progress(trainer), time.monotonic()
+
+    def _settle(self) -> None:
+        """Wait for a file that is being written; a failed write has warned, and kept the previous file."""
+        coming, self._coming = self._coming, None
+        if coming is None:
+            return
+        if isinstance(coming.io, AtomicCheckpointIO):
+            coming.io.wait()
+        if _file_identity(coming.path) != coming.before:
+            self._path, self._step = coming.path, coming.step
 
     def _folder(self, trainer: Trainer) -> Path:
         """``checkpoints`` in the run's folder; else the folder of the best checkpoint, or the Trainer's root."""
@@ -173,6 +204,16 @@ class LastCheckpoint(Checkpoint):
         if stop is Stop.REQUEUE and trainer.is_global_zero:
             requeue_job()
         raise Stopped(stop)
+
+
+@dataclass(frozen=True)
+class _Coming:
+    """A checkpoint that is being written: by what, where, its step, and the identity of the file that was there."""
+
+    io: Any
+    path: Path
+    step: int
+    before: tuple[int, int] | None
 
 
 def between_batches(loops: dict[str, Any], steps: int, validation_due: bool) -> None:
@@ -222,7 +263,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own class stages the file in ``$TMPDIR`` and then moves it: a full disk can interrupt the move half
     way, and that ends the run. Here the new file is written in the checkpoint's own folder and renamed over the old
     one after ``fsync``: after any crash there is the old file or the new one, whole.
+
+    Args:
+        background: write while training goes on, from a copy in the CPU's memory; at most two files wait.
     """
+
+    most_waiting = 2
+
+    def __init__(self, background: bool = False) -> None:
+        self._writer = ThreadPoolExecutor(1, "writer of checkpoints") if background else None
+        self._waiting: list[Future[None]] = []
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -235,16 +285,64 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             storage_options: ignored.
         """
         target = Path(path)
-        try:
-            _write(checkpoint, target)
-        except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
-            cause = error if isinstance(error, OSError) else error.__context__  # the error that stopped the zip writer
-            reason = one_line(cause or error)
-            kept = "the previous one is kept" if target.exists() else "there is no previous one"
-            log.warning(
-                f"checkpoint {target} could not be written, {kept} and training continues; free some space or make "
-                f"the folder writable ({reason})"
-            )
+        if self._writer is None:
+            _write_or_warn(checkpoint, target)
+            return
+        while len(self._waiting) >= self.most_waiting:
+            self._waiting.pop(0).result()
+        self._waiting.append(self._writer.submit(_write_or_warn, _copied(checkpoint), target))
+
+    def wait(self) -> None:
+        """Return when everything is written."""
+        while self._waiting:
+            self._waiting.pop(0).result()
+
+    def load_checkpoint(self, *args: Any, **keywords: Any) -> dict[str, Any]:
+        """As Lightning's, when everything is written."""
+        self.wait()
+        loaded: dict[str, Any] = super().load_checkpoint(*args, **keywords)
+        return loaded
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """As Lightning's, when everything is written."""
+        self.wait()
+        super().remove_checkpoint(path)
+
+    def teardown(self) -> None:
+        """End with all files written."""
+        self.wait()
+
+
+def _write_or_warn(checkpoint: dict[str, Any], target: Path) -> None:
+    try:
+        _write(checkpoint, target)
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
+        cause = error if isinstance(error, OSError) else error.__context__  # the error that stopped the zip writer
+        reason = one_line(cause or error)
+        kept = "the previous one is kept" if target.exists() else "there is no previous one"
+        log.warning(
+            f"checkpoint {target} could not be written, {kept} and training continues; free some space or make "
+            f"the folder writable ({reason})"
+        )
+
+
+def _copied(value: Any) -> Any:
+    """A copy with tensors of its own, on the CPU: training goes on to change the others. Tied weights stay one."""
+    seen: dict[tuple[Any, ...], torch.Tensor] = {}
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+            if place not in seen:
+                seen[place] = value.detach().to("cpu", copy=True)
+            return seen[place]
+        if type(value) in (dict, OrderedDict):
+            return type(value)((key, copy(one)) for key, one in value.items())
+        if type(value) in (list, tuple):
+            return type(value)(copy(one) for one in value)
+        return deepcopy(value)
+
+    return copy(value)
 
 
 def _write(checkpoint: dict[str, Any], target: Path) -> None:

@@ -1,7 +1,7 @@
 """Prints the progress of training: the plan before the first step, then a bar in a terminal or lines elsewhere.
 
-Lines are for output that goes to a file, a pipe or a scheduler's log. Nothing here waits for the device: the loss is
-the one that the module has already read, ``step_loss``.
+Lines are for output that goes to a file, a pipe or a scheduler's log. Only a line or a drawing waits for the device, to
+read the losses.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
 from qa_lightning.layout import LAST, MODEL_FOLDER
+from qa_lightning.models.loss import StepLosses
 from qa_lightning.progress import Pace, duration, loop_progress
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.record import run_folder
@@ -70,6 +71,7 @@ class _Watch(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting."""
+        self._losses = step_losses(pl_module)
         self._batches = self._windows = 0
         self._seconds = 0.0  # of training, up to the last validation
         self._began: float | None = None  # start of training since then; None during a validation
@@ -77,7 +79,7 @@ class _Watch(Callback):
 
     def _forget(self) -> None:
         """Start new sums: the figures of a line are those since the line before."""
-        self._loss, self._losses = 0.0, 0
+        self._read = (self._losses.total, self._losses.count)
         self._told = (self._windows, self._training_seconds())
 
     def _training_seconds(self) -> float:
@@ -95,8 +97,6 @@ class _Watch(Callback):
         """Count a batch."""
         self._batches += 1
         self._windows += len(batch["attention_mask"]) * trainer.world_size
-        self._loss += step_loss(pl_module)
-        self._losses += 1
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock of training, and start that of the validation."""
@@ -113,9 +113,12 @@ class _Watch(Callback):
         known = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self._scores = " ".join(f"{name} {known[tag]:.2f}" for name, tag in found if tag in known)
 
-    @property
     def _mean_loss(self) -> float:
-        return self._loss / self._losses if self._losses else math.nan
+        """Mean loss since the last line, over all processes."""
+        self._losses.read()
+        total, count = self._read
+        read = self._losses.count - count
+        return (self._losses.total - total) / read if read else math.nan
 
     def _speed(self) -> float:
         """Windows per second since the last line, over all processes."""
@@ -175,7 +178,7 @@ class StepLines(_Watch):
             [
                 f"step {trainer.global_step:,}{of_steps}",
                 f"{_epoch(trainer)}{share}",
-                f"loss {self._mean_loss:.3f}",
+                f"loss {self._mean_loss():.3f}",
                 f"learning rate {self._learning_rate:.2e}",
                 f"{self._speed():,.1f} windows/s",
                 *([f"left: {left}"] if left else []),
@@ -267,7 +270,7 @@ class RunBar(_Watch, ProgressBar):
             f"{duration(run)} left" if run is not None else "",
             f"lr {self._learning_rate:.1e}",
             self._scores,
-            f"loss {self._mean_loss:.2f}",
+            f"loss {self._mean_loss():.2f}",
             f"{self._speed():,.0f} windows/s",
             f"step {trainer.global_step:,}",
         ]
@@ -331,10 +334,10 @@ def _epoch(trainer: Trainer) -> str:
     return f"epoch {trainer.current_epoch + 1}{of}"
 
 
-def step_loss(pl_module: LightningModule) -> float:
-    """The mean loss of the last batch over all processes; the module has read it to check that it is finite."""
-    loss: Any = pl_module.step_loss
-    return float(loss)
+def step_losses(pl_module: LightningModule) -> StepLosses:
+    """The losses that a `QALightningModule` keeps."""
+    losses: StepLosses = pl_module.losses  # type: ignore[assignment]
+    return losses
 
 
 def _when_validated(trainer: Trainer) -> str:

@@ -18,7 +18,7 @@ from qa_lightning.progress import duration
 from qa_lightning.runs.curves import last_step
 from qa_lightning.runs.record import complete_start, describe_run, run_folder
 from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
-from qa_lightning.runs.watching import RunBar, RunPlan, StepLines, ValidationProgress, learning_rate, say, step_loss
+from qa_lightning.runs.watching import RunBar, RunPlan, StepLines, ValidationProgress, learning_rate, say, step_losses
 from qa_lightning.training.sample_table import SamplePredictions
 
 log = logging.getLogger("qa_lightning")
@@ -36,12 +36,12 @@ class EpochLines(Callback):
 
     def __init__(self, only_if_verbose: bool = False) -> None:
         self._only_if_verbose = only_if_verbose
+        self._read = (0.0, 0)  # sum and number of all losses when the epoch began
         self._clear()
         self._started = time.perf_counter()
 
     def _clear(self) -> None:
-        self._loss = 0.0
-        self._batches = 0
+        self._resumed = (0.0, 0)  # sum and number of the epoch's losses before the run was resumed
         self._learning_rate = 0.0
         self._parts: list[Throughput] = []
         self._counter = StepCounter()
@@ -51,6 +51,8 @@ class EpochLines(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the run's clock."""
         self._started = time.perf_counter()
+        losses = step_losses(pl_module)
+        self._read = (losses.total, losses.count)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock of the training steps, if it is stopped."""
@@ -62,8 +64,6 @@ class EpochLines(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a batch; log the throughput if that is due."""
-        self._loss += step_loss(pl_module)
-        self._batches += 1
         self._counter.add(batch["attention_mask"])
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -102,19 +102,26 @@ class EpochLines(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the epoch's losses and the token counts since the last logged point; measured speed is not kept."""
+        loss, batches = self._epoch_losses(pl_module)
         tokens = trainer.strategy.reduce(self._counter.peek(pl_module.device).clone(), reduce_op="sum").cpu()
         checkpoint["epoch_so_far"] = {
-            "loss": self._loss,
-            "batches": self._batches,
+            "loss": loss,
+            "batches": batches,
             "counted": (tokens + self._before).tolist(),
         }
+
+    def _epoch_losses(self, pl_module: LightningModule) -> tuple[float, int]:
+        """Sum and number of the epoch's losses so far."""
+        losses = step_losses(pl_module)
+        losses.read()
+        (total, count), (before, batches) = self._read, self._resumed
+        return before + losses.total - total, batches + losses.count - count
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore the epoch's losses and token counts, if training resumes."""
         so_far = checkpoint.get("epoch_so_far")
         if so_far is not None and trainer.state.fn == TrainerFn.FITTING:
-            self._loss = float(so_far["loss"])
-            self._batches = so_far["batches"]
+            self._resumed = (float(so_far["loss"]), so_far["batches"])
             self._before = torch.tensor(so_far["counted"], dtype=torch.int64)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,14 +136,16 @@ class EpochLines(Callback):
             when = "best checkpoint" if trainer.ckpt_path else last
             say(trainer, f"{when:<15} {scores}")
             return
-        loss = self._loss / max(self._batches, 1)
+        loss, batches = self._epoch_losses(pl_module)
         done = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         elapsed = duration(time.perf_counter() - self._started)
         speed = f"{Throughput.total(self._parts)}  " if self._parts else ""  # none if resumed at this validation
         say(
             trainer,
-            f"{done:<15} {scores}  train loss {loss:.2f}  {speed}{elapsed}",
+            f"{done:<15} {scores}  train loss {loss / max(batches, 1):.2f}  {speed}{elapsed}",
         )
+        losses = step_losses(pl_module)
+        self._read = (losses.total, losses.count)
         self._clear()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -182,7 +182,10 @@ class TrainCLI(LightningCLI):
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = CurveLogger(self.logs.parent, name=LOGS, default_hp_metric=False)
         plugins = self.config_init.trainer.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        kwargs["plugins"] = [
+            *(plugins if isinstance(plugins, list) else [plugins]),
+            AtomicCheckpointIO(background=True),
+        ]
         self.trainer_defaults["callbacks"] = self._default_callbacks()
         trainer = super().instantiate_trainer(**kwargs)
         if self.config.ema_decay is not None:

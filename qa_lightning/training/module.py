@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import BaseFinetuning, ProgressBar
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits
+from qa_lightning.decoding.decoder import BestSpans, Decoder
 from qa_lightning.decoding.predictions import Answer, Predictions
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError, Rules, argument_kinds, broken_rules
@@ -34,15 +34,17 @@ from qa_lightning.metrics.confidence import fit_confidence
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import MixedScript, SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
+from qa_lightning.models.attention import without_reads
 from qa_lightning.models.folder import VOCABULARIES, save_model
 from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
-from qa_lightning.models.loss import WatchedLoss, model_logits, span_loss
+from qa_lightning.models.loss import LABELS, MODEL_INPUTS, StepLoss, StepLosses, inputs_on, model_logits, span_loss
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.progress import print_log
 from qa_lightning.runs.throughput import computing_weights
 from qa_lightning.runs.watching import StepLines
 from qa_lightning.training.callbacks import EpochLines
 from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.graphs import LENGTHS_APART, StepGraphs
 from qa_lightning.training.optim import LinearSchedule, build_optimizer
 
 COMPILE_OPTIONS: dict[str, Any] = {}  # arguments of torch.compile; tests set a backend
@@ -94,6 +96,8 @@ class QALightningModule(LightningModule):
             MLQA's scorer; ``kana`` each ideograph and kana; ``korquad`` each character, as KorQuAD's scorer.
         compile: compile the model in place with ``torch.compile``, once for training and once for validation,
             for batches of any length.
+        cuda_graphs: give each training step to a GPU as a whole; see `graphs`. Much faster for small batches, for
+            which the host cannot keep up with the GPU otherwise. One GPU, float32 or bfloat16.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class QALightningModule(LightningModule):
         attn_implementation: str | None = None,
         mixed_script: bool | MixedScript = False,
         compile: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
         print_log()
@@ -135,14 +140,14 @@ class QALightningModule(LightningModule):
         self.outcomes: Outcomes | None = None
         self.scores: dict[str, float] = {}
         self._decoder: Decoder | None = None
-        self._watched: WatchedLoss | None = None
+        self.losses = StepLosses()
+        self._graphs: StepGraphs | None = None
         self.tokenizer: Any = None  # these three are those of the data that it is trained or validated on
         self.windows: WindowSettings | None = None
         self.version_2 = False
         self._validated: Outcomes | None = None  # of ``trainer.validate``, and the fingerprint of its questions
         self._fingerprint = ""
         self._seed: int | None = None
-        self.step_loss = math.nan
         self.wrong: NDArray[np.int64] = np.zeros(0, np.int64)
 
     @property
@@ -170,17 +175,44 @@ class QALightningModule(LightningModule):
         Raises:
             InputError: the data was prepared for another model.
         """
+        if self.trainer.strategy.root_device.type == "cuda":
+            without_reads(self.model)
+        if stage == "fit" and self.hparams["cuda_graphs"]:
+            self._check_graphs()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SquadDataModule):
             return
         if problems := self.misfits(data):
             raise InputError(problems)
+        if stage == "fit" and self.hparams["cuda_graphs"]:
+            data.pad_to_multiple_of = math.lcm(data.pad_to_multiple_of, LENGTHS_APART)
         self.tokenizer = data.tokenizer
         if stage == "fit" or self.windows is None:
             self.windows = data.settings
             self.version_2 = data.validation_set is not None and data.validation_set.version_2
         if stage == "validate":
             self._fingerprint = data.fingerprint("validation")
+
+    def _check_graphs(self) -> None:
+        """Refuse what a graph cannot hold.
+
+        Raises:
+            InputError: it lists all of it.
+        """
+        trainer = self.trainer
+        problems = []
+        if trainer.strategy.root_device.type != "cuda":
+            problems.append("it needs a CUDA GPU, and this run is on the CPU")
+        if trainer.world_size > 1:
+            problems.append(f"it trains on one device, and this run has {trainer.world_size}")
+        if str(trainer.precision).startswith("16"):
+            problems.append(f"it cannot scale losses, as --trainer.precision {trainer.precision} does; use bf16-mixed")
+        if any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            problems.append("it cannot take in weights that a callback thaws in mid-run")
+        if self.hparams["compile"]:
+            problems.append("it does not go together with --model.compile true")
+        if problems:
+            raise InputError([f"--model.cuda_graphs true: {problem}; leave it out" for problem in problems])
 
     def misfits(self, data: SquadDataModule) -> list[str]:
         """A line for each reason why the model cannot read the windows of ``data``."""
@@ -240,6 +272,9 @@ class QALightningModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Use the run's seed for the steps, unless a checkpoint gave one; count the steps of the schedule again."""
+        if self.hparams["cuda_graphs"]:
+            parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            self._graphs = StepGraphs(self._feature_losses, parameters)
         self._validated = None  # these were other weights
         if self._seed is None:
             self._seed = torch.initial_seed()
@@ -249,6 +284,8 @@ class QALightningModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed of the steps, and how the model is asked."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.check_losses()
         checkpoint["step_seed"] = self._seed
         checkpoint["answer_settings"] = asdict(self.answer_settings)
 
@@ -268,43 +305,90 @@ class QALightningModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss to backpropagate: this batch's part of the mean over all features of the optimizer step.
 
-        ``step_loss`` then holds the mean over this batch, over all processes, once the backward pass is under way.
+        ``losses`` keeps the mean over this batch, and that over all processes.
         """
-        start, end = self(batch)
-        losses = span_loss(start, end, batch)
+        weights = self._weights(len(batch["feature"]), batch_idx)
+        if self._graphs is None:
+            losses = self._feature_losses(batch)
+        else:
+            accumulated = self.trainer.accumulate_grad_batches
+            if batch_idx % accumulated == 0:
+                self._graphs.zero()
+            inputs = {name: batch[name] for name in (*MODEL_INPUTS, *LABELS) if name in batch}
+            losses = self._graphs.losses(inputs, weights / accumulated)
         own = losses.detach().mean()
         mean = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
-        self._watched = WatchedLoss(own, mean, batch["feature"])
+        self.losses.add(StepLoss(torch.stack([own, mean]), batch["feature"], self.global_step))
         # Not for Lightning's progress bars: they would wait for the device after every step, drawn or not.
-        self.log("train/loss", mean, batch_size=len(start))
+        self.log("train/loss", mean, batch_size=len(losses))
+        return (losses * weights).sum()
+
+    def _feature_losses(self, batch: Mapping[str, Tensor]) -> Tensor:
+        start, end = self(batch)
+        return span_loss(start, end, batch)
+
+    def _weights(self, features: int, batch_idx: int) -> Tensor:
+        """[B] the weight of each feature's loss in the loss to backpropagate; see `TrainingSampler.weight`."""
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
         if not isinstance(sampler, TrainingSampler):
-            return losses.mean()
-        return losses[: len(losses) - sampler.repeats(batch_idx)].sum() * sampler.weight(batch_idx)
+            return torch.full((features,), 1 / features, device=self.device)
+        weights = torch.full((features,), sampler.weight(batch_idx), device=self.device)
+        weights[features - sampler.repeats(batch_idx) :] = 0.0
+        return weights
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Backpropagate, unless the step's graph has done it."""
+        if self._graphs is None:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the gradients, unless the step's graph keeps their memory: `training_step` sets those to zero."""
+        if self._graphs is None:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def on_after_backward(self) -> None:
-        """Stop all processes if the loss is not finite, before the optimizer changes the weights.
+        """Stop if a loss was not finite: on a CPU before the optimizer changes the weights, on a GPU within 50 batches.
 
         Raises:
-            DivergedError: naming the questions of the batch.
+            DivergedError: see `check_losses`.
         """
-        if self._watched is None:
-            return
-        own, mean = self._watched.values()
-        self.step_loss = mean
-        if math.isfinite(mean):
+        if self.losses.due:
+            self.check_losses()
+
+    def check_losses(self) -> None:
+        """Read the losses of all steps so far; every process must call it. Nothing is saved or validated without it.
+
+        Raises:
+            DivergedError: one was not finite; it names step and questions.
+        """
+        self.losses.read()
+        broken = self.losses.broken
+        if broken is None:
             return
         dataset = getattr(self.trainer.train_dataloader, "dataset", None)
         assert isinstance(dataset, FeatureDataset)
-        ids = [] if math.isfinite(own) else _example_ids(dataset, self._watched.features.cpu().numpy())
+        own, mean = broken.losses.tolist()
+        ids = [] if math.isfinite(own) else _example_ids(dataset, broken.features.cpu().numpy())
         ids = list(dict.fromkeys(name for part in self._gather(ids) for name in part))
-        raise DivergedError(f"the loss is {mean} at step {self.global_step} (questions {', '.join(ids)})")
+        raise DivergedError(f"the loss is {mean} at step {broken.step} (questions {', '.join(ids)})")
+
+    def on_validation_start(self) -> None:
+        """See `check_losses`."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.check_losses()
+
+    def on_train_end(self) -> None:
+        """See `check_losses`; free the graphs."""
+        self.check_losses()
+        if self._graphs is not None:
+            self._graphs = None
+            self.zero_grad()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the batch's logits to the decoder, which decodes the examples whose windows are complete."""
         start, end = self(batch)
         assert self._decoder is not None
-        self._decoder.add(FeatureLogits.of_batch(batch, start, end, span_loss(start, end, batch)))
+        self._decoder.add_batch(batch, start, end, span_loss(start, end, batch))
 
     def on_validation_epoch_start(self) -> None:
         """Clear the results, and make a decoder for the validation set."""
@@ -387,8 +471,8 @@ class QALightningModule(LightningModule):
         return dataset.answers(batch, settings, self._logits_of)
 
     def _logits_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        start, end = self({name: tensor.to(self.device) for name, tensor in batch.items()})
-        return start.cpu(), end.cpu()
+        start, end = self(inputs_on(self.device, batch))
+        return start, end
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear schedule over the whole run."""

@@ -171,7 +171,7 @@ class TrainingRun:
             self.beginning, self.folder.path = strategy.broadcast((self.beginning, self.folder.path))
         begun, folder = self.beginning, self.folder.path
         if begun.checkpoint:
-            self.last.path, self.last.step = begun.checkpoint, begun.step
+            self.last.begin_at(begun.checkpoint, begun.step)
         for logger in self.trainer.loggers:
             if folder and isinstance(logger, CurveLogger):
                 # A TensorBoard that is open has read what is cut off before training: this makes it forget that.

@@ -148,9 +148,9 @@ def test_long_contexts_take_linear_time(count) -> None:
     index = np.arange(2 * count)
     start = np.stack([np.arange(count) * 10, np.arange(count) * 10 + 4], 1).reshape(-1)
     tokens = ContextTokens(index, start, start + 3, np.full(2 * count, 2 * count))
-    begin = time.perf_counter()
+    begin = time.process_time()  # of this process alone: the machine may be busy
     assert best_scores(context, [("cat dog", 4)], tokens, 30, Scoring(version_2=True))[2] == (0.0, pytest.approx(2 / 3))
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 @needs_data

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.paths import ROOT
-from tests.helpers.processes import TRAIN, environment, short_run
+from tests.helpers.processes import TRAIN, Started, environment, short_run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes, terminals and signals of POSIX")
 
@@ -92,53 +91,51 @@ def finished_run(tmp_path) -> bool:
 
 @pytest.mark.slow
 def test_training_goes_on_when_the_reader_of_its_lines_has_ended(tmp_path, flags) -> None:
-    command = [sys.executable, str(TRAIN), *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+    with Started([TRAIN, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         process.stdout.close()
         assert process.stderr is not None
-        said = process.stderr.read().decode()
+        said = process.stderr.read()
         assert process.wait() == 0, said
     assert "Traceback" not in said
     assert finished_run(tmp_path)
 
 
-def in_a_terminal(command: list[str], until: bytes) -> int:
-    """Run a command in a terminal that goes away once it has said something; the raw wait status."""
+# What nohup does before it runs a command.
+IGNORING = f"""
+import runpy, signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+runpy.run_path({str(TRAIN)!r}, run_name="__main__")
+"""
+
+
+def in_a_terminal(command: list[object], until: bytes) -> int:
+    """Run a command in a terminal that goes away once it has said something; its exit status."""
     import pty
 
-    child, terminal = pty.fork()
-    if child == 0:
-        os.execve(command[0], command, environment())
+    terminal, theirs = pty.openpty()
+    process = Started(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
     said = b""
     while until not in said:
         said += os.read(terminal, 4096)
     os.close(terminal)
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.05)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    raise AssertionError(f"it did not end; it had said {said.decode()}")
+    try:
+        return process.wait(100)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"it did not end; it had said {said.decode()}") from None
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_terminal_that_goes_away_stops_a_run_which_saves_and_under_nohup_does_not(tmp_path, flags) -> None:
-    command = [sys.executable, str(TRAIN), *flags, "--trainer.max_epochs", "100000"]
-    assert in_a_terminal(command, b"epoch 1/") == 129
+    assert in_a_terminal([TRAIN, *flags, "--trainer.max_epochs", "100000"], b"epoch 1/") == 129
     run = tmp_path / "runs" / "lightning_logs" / "version_0"
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert not (run / "model").exists()
-    command = ["/bin/sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, str(TRAIN), *flags]
-    assert (
-        in_a_terminal(
-            [*command, "--trainer.max_epochs", "3", "--ckpt_path", str(run / "checkpoints" / "best.ckpt")], b"steps:"
-        )
-        == 0
-    )
+    ignoring = tmp_path / "ignoring.py"
+    ignoring.write_text(IGNORING)
+    more = ["--trainer.max_epochs", "3", "--ckpt_path", run / "checkpoints" / "best.ckpt"]
+    assert in_a_terminal([ignoring, *flags, *more], b"steps:") == 0
     assert (run.with_name("version_1") / "model" / "model.safetensors").is_file()

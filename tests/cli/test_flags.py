@@ -137,9 +137,7 @@ def test_a_wrong_flag_is_one_line_with_the_right_one(capsys, words: list[str], l
 
 def test_a_wrong_choice_lists_the_right_ones(capsys) -> None:
     (line,) = refused(capsys, ["--dtype", "int4"])
-    assert line.startswith("--dtype: invalid choice: 'int4' (choose from ")
-    assert "float32" in line
-    assert "bfloat16" in line
+    assert line == "--dtype is 'int4'; it must be float32 or bfloat16"
 
 
 def test_all_unknown_flags_are_told_at_once(capsys) -> None:
@@ -200,7 +198,7 @@ def test_flags_come_from_a_file_and_the_command_line_overrides_it(tmp_path, caps
         ("batch_size: 0", "--batch_size: 0 is less than 1"),
         ("bach_size: 3", "there is no flag --bach_size; did you mean --batch_size?"),
         ("columns: {quesion: q}", "there is no flag --columns.quesion; did you mean --columns.question?"),
-        ("text: 5", "--text: expected str, got 5"),
+        ("text: 5", "--text is 5; it must be a text"),
     ):
         file.write_text(content)
         assert refused(capsys, ["--config", str(file)]) == [line]
@@ -228,8 +226,18 @@ def test_a_bad_value_is_told_by_the_command_line_and_by_files_alike(made) -> Non
         (["--data.bach_size", "3"], "there is no flag --data.bach_size; did you mean --data.batch_size?"),
         (["--batch_size", "3"], "there is no flag --batch_size; did you mean --data.batch_size?"),
         (["--trainer.bla", "3"], "there is no flag --trainer.bla; did you mean --trainer.benchmark?"),
-        (["--data.batch_size", "x"], "--data.batch_size: expected int, got x"),
-        (["--trainer.max_epochs", "x"], "--trainer.max_epochs: expected one of int, null, got x"),
+        (["--data.batch_size", "x"], "--data.batch_size is 'x'; it must be a whole number"),
+        (["--trainer.max_epochs", "x"], "--trainer.max_epochs is 'x'; it must be a whole number or null"),
+        (["--data.train_answers", "both"], "--data.train_answers is 'both'; it must be first or all"),
+        (["--data.batching=null"], "--data.batching is None; it must be length or random"),
+        (
+            ["--data.on_bad_rows", "skp"],
+            "--data.on_bad_rows is 'skp'; it must be one of error, skip, repair or repair_or_skip; did you mean skip?",
+        ),
+        (
+            ["--model.mixed_script", "kanna"],
+            "--model.mixed_script is 'kanna'; it must be one of mlqa, kana, korquad, true or false; did you mean kana?",
+        ),
         (["--config", "data: {bach_size: 3}"], "there is no flag --data.bach_size; did you mean --data.batch_size?"),
     ],
 )

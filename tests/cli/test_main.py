@@ -10,11 +10,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import yaml
 
 from qa_lightning.cli import main
 from qa_lightning.cli.train import config_files, train, with_config_files
 from qa_lightning.errors import InputError
+from tests.helpers import commands
 from tests.helpers.paths import ROOT
 
 
@@ -100,7 +100,7 @@ def test_training_help_begins_before_the_libraries_are_loaded(monkeypatch, capsy
     out = capsys.readouterr().out
     assert out.startswith("Fine-tune a question answering model")
     assert "\n  qa-lightning train --config quickstart\n" in out
-    assert "quickstart, squad, squad_v2" in out
+    assert "gpu, quickstart, squad, squad_v2" in out
     monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / "train.py")])
     monkeypatch.setattr(shutil, "which", lambda name: str(Path(sys.executable).with_name(name)))
     with pytest.raises(ImportError):
@@ -114,10 +114,7 @@ def test_training_help_begins_before_the_libraries_are_loaded(monkeypatch, capsy
 @pytest.mark.parametrize("flag", [["--config", "squad_v2"], ["--config=squad_v2"], ["-c", "squad_v2"]])
 def test_a_shipped_config_goes_by_name(tmp_path, monkeypatch, capsys, flag) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        train([*flag, "--data.batch_size", "3", "--print_config"])
-    assert ended.value.code == 0
-    config = yaml.safe_load(capsys.readouterr().out)
+    config = commands.printed_config([*flag, "--data.batch_size", "3"], capsys)
     assert (config["data"]["dataset"], config["data"]["batch_size"]) == ("rajpurkar/squad_v2", 3)
 
 
@@ -150,5 +147,5 @@ def test_an_unknown_config_lists_the_shipped_ones_and_says_where_it_looked(tmp_p
         train(["--config", given])
     text = str(raised.value)
     assert text.startswith(f"--config {given}: no such file in {tmp_path}, ")
-    assert f"quickstart, squad, squad_v2, which lie in {ROOT / 'configs'}" in text
+    assert f"gpu, quickstart, squad, squad_v2, which lie in {ROOT / 'configs'}" in text
     assert text.endswith("; did you mean quickstart?") == (given != "nothing")

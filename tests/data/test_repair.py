@@ -207,11 +207,11 @@ def test_occurrences_are_the_same_where_they_overlap_much(context, part, times):
 )
 @pytest.mark.parametrize("start", [7, None])
 def test_texts_that_repeat_themselves_take_linear_time(text, context, start):
-    begin = time.perf_counter()
+    begin = time.process_time()  # of this process alone: the machine may be busy
     repaired(text, start, context)
     where(text, context)
     occurrences(text, context)
-    assert time.perf_counter() - begin < 3  # a quadratic search takes 10 s and more
+    assert time.process_time() - begin < 3  # a quadratic search takes 10 s and more
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits, complete_rows, join_windows
+from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits, LogitsCopy, complete_rows, join_windows
 from qa_lightning.decoding.predictions import Predictions, Rows
 from qa_lightning.decoding.spans import WindowLogits, decode_spans
 from qa_lightning.features.store import FeatureStore
@@ -163,3 +164,54 @@ def test_taking_some_spans_takes_theirs() -> None:
         assert taken.count[place] == count
         assert taken.char_start[now : now + count].tolist() == spans.char_start[begin : begin + count].tolist()
         assert taken.null_probability[place] == spans.null_probability[row]
+
+
+def batch_of(store: FeatureStore, features: list[int], left: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """A batch padded by ``left`` tokens on the left and some on the right; logits [2, B, T], each of another value."""
+    windows = store.windows[features]
+    width = left + int(windows["length"].max()) + 3
+    columns = {
+        name: torch.from_numpy(windows[name].astype(np.int64)) for name in ("context_begin", "context_length", "cls")
+    }
+    columns["context_begin"] += left
+    columns["cls"] += left
+    logits = torch.arange(2.0 * len(features) * width).reshape(2, len(features), width)
+    return {"feature": torch.tensor(features), **columns}, logits
+
+
+@pytest.mark.parametrize("left", [0, 4])
+def test_what_is_copied_of_a_batch_is_the_context_and_no_answer(left) -> None:
+    _, store = dataset()
+    batch, (start, end) = batch_of(store, [7, 0, 3], left)
+    found = LogitsCopy(batch, start, end, torch.tensor([0.5, 1.5, 2.5])).logits()
+    assert found.feature.tolist() == [7, 0, 3]
+    assert found.loss.tolist() == [0.5, 1.5, 2.5]
+    begin = 0
+    for row, feature in enumerate([7, 0, 3]):
+        first, length = (
+            left + int(store.windows["context_begin"][feature]),
+            int(store.windows["context_length"][feature]),
+        )
+        assert found.length[row] == length
+        assert found.start[begin : begin + length].tolist() == start[row, first : first + length].tolist()
+        assert found.end[begin : begin + length].tolist() == end[row, first : first + length].tolist()
+        cls = left + int(store.windows["cls"][feature])
+        assert found.null[row] == start[row, cls] + end[row, cls]
+        begin += length
+    assert begin == len(found.start) == len(found.end)
+
+
+def test_batches_are_decoded_one_behind_and_none_is_lost() -> None:
+    """A decoder that is given batches ends as one that is given their logits, also when it is asked twice."""
+    _, store = dataset()
+    search = BestSpans(2, 30)
+    behind, at_once = Decoder(store, search), Decoder(store, search)
+    for turn in range(2):
+        for features in ([0, 1, 2, 3], list(range(4, len(store)))):
+            batch, (start, end) = batch_of(store, features, turn)
+            behind.add_batch(batch, start, end)
+            at_once.add(LogitsCopy(batch, start, end).logits())
+        one, other = behind.take(), at_once.take()
+        assert len(one.index) == len(dataset()[0])
+        assert same(one.spans, other.spans)
+        assert np.array_equal(one.index, other.index)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -17,6 +16,7 @@ from qa_lightning.features.windows import Windower, WindowSettings
 from tests.helpers.data import make_rows
 from tests.helpers.decoding import predict
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import finished
 
 FOLDER = ROOT / "benchmarks"
 
@@ -99,9 +99,9 @@ def test_a_benchmark_prints_a_table_with_ratios(tmp_path, tokenizer, script, fla
     data.write_text(json.dumps(make_rows(120)))
     pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     vocab.write_text("".join(f"{piece}\n" for piece, _ in pieces))
-    command = [sys.executable, str(FOLDER / f"bench_{script}.py"), "--data", str(data), "--vocab", str(vocab)]
+    command = [str(FOLDER / f"bench_{script}.py"), "--data", str(data), "--vocab", str(vocab)]
     command += ["--questions", "8" if script == "training" else "120", "--rounds", "1", "--only", *variants]
-    ended = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+    ended = finished([*command, *flags])
     assert ended.returncode == 0, ended.stderr
     rows = [line.split(" | ") for line in ended.stdout.splitlines() if line.startswith("| ")]
     assert [row[0].removeprefix("| ") for row in rows] == ["variant", *variants]

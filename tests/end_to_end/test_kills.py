@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
+import random
 import sys
 
 import pytest
 
-from tests.helpers.paths import ROOT
+from tests.helpers.kill_and_resume import command, compare
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the signals of POSIX")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
-def test_runs_killed_at_random_moments_end_as_whole_ones(devices: int) -> None:
-    script = ROOT / "tests" / "helpers" / "kill_and_resume.py"
-    words = ["--kills", "1", "--devices", str(devices), "--accumulate", "2", "--seed", "5"]
-    ended = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "1 of 1 equal" in ended.stdout
+def test_runs_killed_at_random_moments_end_as_whole_ones(tmp_path, model_folder, monkeypatch, capsys, devices) -> None:
+    monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    random.seed(5)
+    status = compare(command(tmp_path, model_folder, devices, accumulate=2), tmp_path, kills=1)
+    assert status == 0, capsys.readouterr().out

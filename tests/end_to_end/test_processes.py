@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import re
 import subprocess
 import sys
@@ -16,23 +15,16 @@ import torch
 from qa_lightning import SquadDataModule
 from tests.helpers.data import make_rows, mixed_rows, write_json
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import TRAIN, environment, finished
 
 SCRIPT = ROOT / "tests" / "helpers" / "several_processes.py"
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
 
 
 def run(folder: Path, devices: int, scenario: str, **options) -> list[dict]:
     """Run a scenario; returns what each process saw in its last validation."""
     folder.mkdir()
     options = {"scenario": scenario, "devices": devices, "folder": str(folder), "limit_val_batches": 1.0} | options
-    ended = subprocess.run(
-        [sys.executable, str(SCRIPT), json.dumps(options)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=ENVIRONMENT,
-        timeout=200,
-    )
+    ended = finished([SCRIPT, json.dumps(options)])
     assert ended.returncode == 0, ended.stderr[-3000:]
     last = max(int(path.name.split("-")[1]) for path in folder.glob("validation-*"))
     seen = [json.loads(path.read_text()) for path in sorted(folder.glob(f"validation-{last}-rank-*.json"))]
@@ -104,21 +96,9 @@ def test_two_processes_with_half_the_batch_train_as_one_does(tmp_path, model_fol
 def test_a_loss_that_is_no_number_on_one_process_ends_all_with_its_questions(tmp_path, model_folder) -> None:
     data = write_json(tmp_path / "data.json", make_rows(40))
     options = {"train": data, "validation": data, "model": model_folder, "cache": str(tmp_path / "cache")}
-    ended = subprocess.run(
-        [
-            *(sys.executable, str(SCRIPT)),
-            json.dumps(
-                options
-                | {"scenario": "diverge", "devices": 2, "batch_size": 8, "limit_val_batches": 1.0}
-                | {"folder": str(tmp_path)}
-            ),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=ENVIRONMENT,
-        timeout=100,  # no process waits for ever
-    )
+    options |= {"scenario": "diverge", "devices": 2, "batch_size": 8, "limit_val_batches": 1.0}
+    options |= {"folder": str(tmp_path)}
+    ended = finished([SCRIPT, json.dumps(options)], timeout=100)  # no process waits for ever
     assert ended.returncode != 0
     (said,) = set(re.findall(r"DivergedError: (the loss is nan at step 2 \(questions 'q.*)", ended.stderr))
     assert said.count("'q") == 4  # the questions of that process's batch alone
@@ -127,15 +107,14 @@ def test_a_loss_that_is_no_number_on_one_process_ends_all_with_its_questions(tmp
 @pytest.mark.slow
 def test_bad_data_is_one_error_on_two_processes(tmp_path, model_folder) -> None:
     data = write_json(tmp_path / "data.json", [make_rows(1)[0] | {"question": " "}])
-    script = ROOT / "scripts" / "train.py"
     words = ["--data.dataset", data, "--model.model_name", model_folder, "--trainer.accelerator", "cpu"]
     words += ["--trainer.devices", "2", "--data.max_length", "48", "--data.doc_stride", "12"]
     ended = subprocess.run(
-        [sys.executable, str(script), *words, "--data.max_question_length", "12"],
+        [sys.executable, str(TRAIN), *words, "--data.max_question_length", "12"],
         capture_output=True,
         text=True,
         check=False,
-        env=ENVIRONMENT,
+        env=environment(),
         cwd=tmp_path,
         timeout=100,
     )
@@ -149,7 +128,8 @@ def _prepare(train: str, model: str, cache: str, queue) -> None:
     data = SquadDataModule(train, train, model, max_length=48, doc_stride=12, max_question_length=12, cache_dir=cache)
     data.prepare_data()
     data.setup("fit")
-    queue.put(data.train_set.store.input_ids.sum())
+    counts = (len(data.train_set), len(data.validation_set))
+    queue.put((data.train_set.store.input_ids.sum(), *counts))
 
 
 def test_processes_that_race_on_an_empty_cache_build_it_once(tmp_path, model_folder) -> None:
@@ -161,10 +141,12 @@ def test_processes_that_race_on_an_empty_cache_build_it_once(tmp_path, model_fol
     ]
     for process in processes:
         process.start()
-    sums = {int(queue.get(timeout=60)) for _ in processes}
+    seen = {queue.get(timeout=60) for _ in processes}
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    assert len(sums) == 1
+    ((_, *counts),) = seen
     folders = [path for path in (tmp_path / "cache" / "features").iterdir() if path.is_dir()]
     assert len(folders) == 2  # training and validation, once each, and nothing half done beside them
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    assert sorted(summary["features"] for summary in summaries) == sorted(counts)

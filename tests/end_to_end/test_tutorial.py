@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import commands
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import environment, finished
 
 TEXT = (ROOT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.S)
@@ -22,14 +21,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.S)
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     words = shlex.split(command)
     assert words[0] == "qa-lightning"
-    return subprocess.run(
-        [sys.executable, "-m", "qa_lightning", *words[1:]],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return finished(["-m", "qa_lightning", *words[1:]], cwd=folder, env=environment() | {"COLUMNS": "80"})
 
 
 @pytest.mark.slow
@@ -63,10 +55,7 @@ def test_from_a_table_of_ten_questions_to_an_answered_one(tmp_path) -> None:
 
 def test_the_flags_for_little_data_are_understood(capsys) -> None:
     (words,) = (shlex.split(block) for language, block in BLOCKS if language == "bash" and "layer_decay" in block)
-    with pytest.raises(SystemExit) as caught:
-        commands.train([*words[2:], "--print_config"])
-    assert caught.value.code == 0
-    assert "layer_decay: 0.8" in capsys.readouterr().out
+    assert commands.printed_config(words[2:], capsys)["model"]["layer_decay"] == 0.8
 
 
 def test_the_formats_and_names_that_it_lists_are_those_of_the_code() -> None:

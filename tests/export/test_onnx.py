@@ -348,8 +348,8 @@ def refused(capsys, *flags: str) -> str:
 def test_flags_that_say_too_little_or_too_much(capsys, no_export, models) -> None:
     model = ("--model", str(models["bert"]))
     assert "choose --format onnx" in refused(capsys, *model)
-    assert "invalid choice: 'tflite'" in refused(capsys, *model, "--format", "tflite")
-    assert "invalid choice: 'int4'" in refused(capsys, *model, "--format", "onnx", "--quantize", "int4")
+    assert "is 'tflite'; it must be onnx or transformers" in refused(capsys, *model, "--format", "tflite")
+    assert "is 'int4'; it must be int8" in refused(capsys, *model, "--format", "onnx", "--quantize", "int4")
     said = refused(capsys, *model, "--push-to-hub", "a/b", "--quantize", "int8", "--output", "x", "--columns.id", "key")
     for flag, needed in (("quantize", "format"), ("output", "format"), ("columns.id", "data")):
         assert f"--{flag} is of no use without --{needed}; add that, or leave it out" in said

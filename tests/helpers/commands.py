@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+import yaml
+
 from qa_lightning.cli.ask import ask
 from qa_lightning.cli.check_data import check_data
 from qa_lightning.cli.console import quiet_libraries, run_command
@@ -11,4 +14,29 @@ from qa_lightning.cli.main import run
 from qa_lightning.cli.predict import predict
 from qa_lightning.cli.train import train
 
-__all__ = ["ask", "check_data", "evaluate", "export", "predict", "quiet_libraries", "run", "run_command", "train"]
+__all__ = [
+    "ask",
+    "check_data",
+    "evaluate",
+    "export",
+    "predict",
+    "printed_config",
+    "quiet_libraries",
+    "run",
+    "run_command",
+    "train",
+]
+
+
+def printed_config(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    """What ``train --print_config`` prints with these flags.
+
+    A signal that somebody sends to this process meanwhile ends the command, too: then the message tells it.
+    """
+    try:
+        ended: tuple[str, object] = "returned", train([*words, "--print_config"])
+    except SystemExit as exit:
+        ended = "exited", exit.code
+    printed = capsys.readouterr()
+    assert ended == ("exited", 0), printed
+    return yaml.safe_load(printed.out)

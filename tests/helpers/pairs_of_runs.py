@@ -19,20 +19,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))  # where tests are
 
 from qa_lightning.models.folder import weights_digest
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import TRAIN, Started
 
 
 def command(root: Path, seed: int) -> list[str]:
     """A run of two steps."""
     return [
-        *(
-            sys.executable,
-            str(ROOT / "scripts" / "train.py"),
-            "--data.dataset",
-            "synthetic",
-            "--model.model_name",
-            "tiny",
-        ),
+        *(str(TRAIN), "--data.dataset", "synthetic", "--model.model_name", "tiny"),
         *("--data.max_train_examples", "40", "--data.max_validation_examples", "8", "--data.batch_size", "4"),
         *("--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(root)),
         # Two seeds may order the few batches alike; two learning rates give two models for certain.
@@ -61,6 +54,15 @@ def problems(root: Path, seeds: set[int]) -> list[str]:
     return found
 
 
+def pair(root: Path, seeds: set[int]) -> list[str]:
+    """Start two runs in one moment; returns what is not as it should be when they have ended."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    runs = [Started(command(root, seed), **streams) for seed in sorted(seeds)]
+    said = [run.communicate()[0] for run in runs]
+    failed = [text[-500:] for run, text in zip(runs, said, strict=True) if run.returncode]
+    return failed or problems(root, seeds)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=10)
@@ -70,13 +72,7 @@ def main() -> int:
         os.environ |= {"OMP_NUM_THREADS": "1", "QA_LIGHTNING_CACHE": str(Path(name) / "cache")}
         for number in range(options.pairs):
             root, seeds = Path(name) / f"pair-{number}", {2 * number, 2 * number + 1}
-            runs = [
-                subprocess.Popen(command(root, seed), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-                for seed in sorted(seeds)
-            ]
-            said = [run.communicate()[0] for run in runs]
-            found = [text[-500:] for run, text in zip(runs, said, strict=True) if run.returncode]
-            found = found or problems(root, seeds)
+            found = pair(root, seeds)
             right += not found
             print(f"pair {number + 1:>2}: {', '.join(found) or 'each has its own folder and model'}", flush=True)
     print(f"{right} of {options.pairs} pairs have folders and models of their own")

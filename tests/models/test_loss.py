@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from qa_lightning.models.loss import span_loss
+from qa_lightning.models.loss import StepLoss, StepLosses, span_loss
 from tests.helpers.windows import GOLD
 
 
@@ -126,3 +126,35 @@ def test_loss_stays_finite_where_probabilities_do_not_fit_into_a_float() -> None
     (gradient,) = torch.autograd.grad(losses.sum(), start)
     assert gradient.isfinite().all()
     assert not gradient[:, 0].any()  # padding
+
+
+def step_loss(mean: float, step: int, device: str = "cpu") -> StepLoss:
+    return StepLoss(torch.tensor([2 * mean, mean], device=device), torch.tensor([step, step + 1]), step)
+
+
+def test_losses_at_hand_are_read_at_once_and_those_on_a_device_every_fifty() -> None:
+    at_hand, away = StepLosses(), StepLosses()
+    due = []
+    for step in range(120):
+        at_hand.add(step_loss(1.0, step))
+        assert at_hand.due
+        at_hand.read()
+        away.add(step_loss(1.0, step, "meta"))
+        if away.due:
+            due.append(step)
+    assert due == [49, 99]
+
+
+def test_losses_add_up_and_the_first_broken_one_is_kept() -> None:
+    losses = StepLosses()
+    for step, mean in enumerate((0.5, 1.25, math.nan, math.inf)):
+        losses.add(step_loss(mean, step))
+        if step == 1:
+            losses.read()
+            assert (losses.total, losses.count, losses.broken) == (1.75, 2, None)
+    losses.read()
+    assert losses.count == 4
+    assert losses.broken is not None
+    assert (losses.broken.step, losses.broken.features.tolist()) == (2, [2, 3])
+    losses.read()  # nothing is counted twice
+    assert losses.count == 4

@@ -14,8 +14,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from transformers import BertForQuestionAnswering
 
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.models.loading import load_model
+from qa_lightning.runs import checkpoints
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.resume import read_beginning
@@ -31,7 +34,7 @@ from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import curves
 from tests.helpers.models import small_config
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import TRAIN, Started
 from tests.helpers.training import add_callbacks, train_flags
 
 
@@ -50,6 +53,59 @@ def test_what_is_written_comes_back_and_nothing_else_lies_beside_it(tmp_path) ->
     assert (load(path) == 2.0).all()
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_in_the_background_what_is_written_is_what_was_given(tmp_path, monkeypatch) -> None:
+    """Training goes on and changes the weights; at most two files wait, and whoever reads waits for them."""
+    io = AtomicCheckpointIO(background=True)
+    started, go = threading.Semaphore(0), threading.Semaphore(0)
+    write = checkpoints._write
+
+    def slow(checkpoint: dict[str, Any], target: Path) -> None:
+        started.release()
+        go.acquire()
+        write(checkpoint, target)
+
+    monkeypatch.setattr(checkpoints, "_write", slow)
+    weights = torch.zeros(1000)
+    for value in (1.0, 2.0):
+        weights.fill_(value)
+        io.save_checkpoint(
+            {"weights": weights, "tied": weights[:], "steps": [1, {"a": weights}]}, tmp_path / f"{value}"
+        )
+    weights.fill_(9.0)
+    third = threading.Thread(target=io.save_checkpoint, args=({"weights": weights}, tmp_path / "third"))
+    third.start()
+    started.acquire()
+    assert not list(tmp_path.iterdir())
+    third.join(0.2)
+    assert third.is_alive()  # two are waiting
+    for _ in range(3):
+        go.release()
+    third.join(20)
+    found = io.load_checkpoint(tmp_path / "third", map_location="cpu", weights_only=True)
+    assert (found["weights"] == 9.0).all()
+    for value in (1.0, 2.0):
+        found = torch.load(tmp_path / f"{value}", weights_only=True)
+        assert (found["weights"] == value).all()
+        assert (found["steps"][1]["a"] == value).all()
+        assert found["weights"].untyped_storage().data_ptr() == found["tied"].untyped_storage().data_ptr()
+    io.teardown()
+
+
+def test_a_write_in_the_background_that_fails_warns_and_the_run_goes_on(tmp_path, monkeypatch, said) -> None:
+    io = AtomicCheckpointIO(background=True)
+    io.save_checkpoint({"weights": torch.ones(3)}, tmp_path / "last.ckpt")
+    io.wait()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_write", full)
+    io.save_checkpoint({"weights": torch.zeros(3)}, tmp_path / "last.ckpt")
+    io.teardown()
+    assert "last.ckpt could not be written, the previous one is kept" in said.text
+    assert (load(tmp_path / "last.ckpt") == 1).all()
 
 
 def _umask() -> int:
@@ -116,12 +172,12 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before(tmp_path) -> N
     process.join()
 
 
-def _save_on_and_on(path: Path) -> None:
+def _save_on_and_on(path: Path, value: float, begun) -> None:
     torch.set_num_threads(1)
-    value = 0.0
     while True:
         value += 1
         save(path, value, size=500_000)
+        begun.set()
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path) -> None:
@@ -129,17 +185,20 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path) -> None:
     save(path, 0.0, size=500_000)
     moments = random.Random(0)
     seen = set()
-    for _ in range(15):
-        process = multiprocessing.get_context("fork").Process(target=_save_on_and_on, args=(path,))
+    context = multiprocessing.get_context("fork")
+    for number in range(15):
+        begun = context.Event()
+        process = context.Process(target=_save_on_and_on, args=(path, 1000.0 * number, begun))
         process.start()
-        time.sleep(moments.uniform(0.02, 0.12))
+        assert begun.wait(60)
+        time.sleep(moments.uniform(0.0, 0.1))
         process.kill()
         process.join()
         weights = load(path)
         assert len(weights) == 500_000
         assert (weights == weights[0]).all()
         seen.add(float(weights[0]))
-    assert len(seen) > 1
+    assert len(seen) == 15
     save(path, 1.0)
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -178,6 +237,7 @@ def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_fold
     class Fill(Callback):
         def on_train_epoch_start(self, trainer, pl_module) -> None:
             if trainer.current_epoch == 1:
+                trainer.strategy.checkpoint_io.wait()
                 with (disk / "fill").open("wb", buffering=0) as fill, contextlib.suppress(OSError):
                     while True:
                         fill.write(bytes(1024))
@@ -231,11 +291,7 @@ def test_a_checkpoint_that_could_not_be_written_is_not_called_saved(
 def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, capsys, name: str, status: int) -> None:
     train = write_json(tmp_path / "train.json", make_rows(60))
     flags = train_flags(tmp_path, model_folder, train, train)
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*command, "--trainer.max_epochs", "100000"], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with Started([TRAIN, *flags, "--trainer.max_epochs", "100000"], stdout=subprocess.PIPE) as process:
         lines = []
         for line in process.stdout:
             lines.append(line)

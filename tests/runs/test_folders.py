@@ -16,6 +16,7 @@ from qa_lightning.models.folder import weights_digest
 from qa_lightning.training import run as training
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.pairs_of_runs import pair
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import TRAIN, environment, finished, short_run
 from tests.helpers.training import Crash, crash
@@ -115,10 +116,9 @@ def test_bad_data_leaves_no_folder(tmp_path, model_folder) -> None:
 
 
 @pytest.mark.slow
-def test_two_runs_that_start_in_one_moment_have_folders_and_models_of_their_own(tmp_path, model_folder, data) -> None:
-    ended = finished([ROOT / "tests" / "helpers" / "pairs_of_runs.py", "--pairs", "1"])
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "1 of 1 pairs" in ended.stdout
+def test_two_runs_that_start_in_one_moment_have_folders_and_models_of_their_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    assert pair(tmp_path / "runs", {0, 1}) == []
 
 
 @pytest.mark.slow

@@ -27,10 +27,8 @@ from qa_lightning.runs.signals import Stop
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import curves, differences
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import TRAIN, Started, environment, finished
 from tests.helpers.training import AVERAGED, Crash, crash, train_flags
-
-SCRIPT = ROOT / "scripts" / "train.py"
 
 
 @pytest.fixture(scope="module")
@@ -309,9 +307,8 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(
     tool.parent.mkdir()
     tool.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    environment = os.environ | {
+    slurm = environment() | {
         "PATH": f"{tool.parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
         "SLURM_JOB_ID": "4711",
         "SLURM_JOB_NAME": "train",
         "SLURM_NTASKS": "1",
@@ -322,8 +319,8 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(
         "SLURM_NODEID": "0",
     }
     given = arguments(tmp_path, model_folder, data, "--trainer.max_epochs", "150")
-    command = [sys.executable, str(SCRIPT), *given, "--save_every_minutes", "60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    command = [TRAIN, *given, "--save_every_minutes", "60"]
+    with Started(command, stdout=subprocess.PIPE, env=slurm) as process:
         lines = []
         for line in process.stdout:
             lines.append(line)
@@ -335,7 +332,7 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(
     assert asked.read_text() == "requeue 4711\n"
     epochs = max(int(found) for found in re.findall(r"epoch (\d+)/", "".join(lines))) + 2
     again = [*command, "--trainer.max_epochs", str(epochs)]
-    ended = subprocess.run(again, capture_output=True, text=True, env=environment, check=False)
+    ended = finished(again, env=slurm)
     assert ended.returncode == 0, ended.stderr
     assert "resuming from" in ended.stdout
     assert f"epoch {epochs}/{epochs}" in ended.stdout
@@ -346,7 +343,7 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(
         "4711",
         "4711",
     ]
-    third = subprocess.run(again, capture_output=True, text=True, env=environment, check=False)
+    third = finished(again, env=slurm)
     assert third.returncode == 0  # the same job, but its run is finished: a new run starts
     assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "version_1"]
 

@@ -9,8 +9,6 @@ import os
 import pty
 import re
 import struct
-import subprocess
-import sys
 import termios
 from types import SimpleNamespace
 from typing import Any
@@ -22,9 +20,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qa_lightning import progress
+from qa_lightning.models.attention import without_reads
+from qa_lightning.models.loss import StepLosses
 from qa_lightning.runs import watching
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.processes import Started, environment
 from tests.helpers.training import add_callbacks, train_flags
 
 LINE = re.compile(
@@ -75,56 +76,76 @@ def test_a_line_tells_the_mean_loss_since_the_one_before(flags, tmp_path, monkey
 
 
 class Reads(TorchDispatchMode):
-    """Counts values that are read from the device: each waits until it has done all that it was given."""
+    """Counts what is read from the device: each read waits until it has done all that it was given."""
 
-    def __init__(self) -> None:
+    OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique")
+    METHODS = ("tolist", "item", "numpy", "cpu")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.count = 0
+        for name in self.METHODS:
+            monkeypatch.setattr(torch.Tensor, name, self._counting(getattr(torch.Tensor, name)))
+
+    def _counting(self, method: Any) -> Any:
+        def counted(*args: Any, **keywords: Any) -> Any:
+            self.count += 1
+            return method(*args, **keywords)
+
+        return counted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])
+        self.count += name in self.OPERATIONS or by_mask
         return func(*args, **(kwargs or {}))
 
 
 class CountReads(Callback):
-    """The reads of each training step, from its backward pass to the next batch: transformers' forward has its own."""
+    """The reads of each training step, from batch to batch."""
 
-    def __init__(self) -> None:
-        self.reads = Reads()
+    def __init__(self, reads: Reads) -> None:
+        self.reads = reads
         self.steps: list[int] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        without_reads(pl_module.model)  # as on a GPU
         self.reads.__enter__()
+        self.reads.count = 0
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx:
             self.steps.append(self.reads.count)
-
-    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
         self.reads.count = 0
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.reads.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("bar", ["true", "false"])
-def test_telling_the_loss_waits_for_the_device_in_no_step(flags, monkeypatch, bar) -> None:
-    monkeypatch.setattr(progress, "MIN_SECONDS", 0.0)
-    monkeypatch.setattr(watching.RunBar, "seconds", 0.0)
-    counted = CountReads()
+def test_no_step_reads_from_the_device_and_every_fiftieth_reads_the_losses(
+    tmp_path, model_folder, monkeypatch, capsys
+) -> None:
+    """Counted on a CPU, where a read costs nothing, with the rule of a GPU."""
+    monkeypatch.setattr(StepLosses, "due", property(lambda losses: losses._added % losses.together == 0))
+    data = write_json(tmp_path / "train.json", make_rows(110))
+    flags = train_flags(tmp_path, model_folder, data, data)
+    counted = CountReads(Reads(monkeypatch))
     add_callbacks(monkeypatch, counted)
-    quiet = ["--trainer.log_every_n_steps", "1000", "--trainer.enable_progress_bar", bar]
-    assert commands.train([*flags, *quiet, "--trainer.max_epochs", "1"]) == 0
-    assert len(counted.steps) == 7
-    assert counted.steps == [0] * 7
+    small = ["--data.batch_size", "1", "--trainer.log_every_n_steps", "1000", "--trainer.max_epochs", "1"]
+    assert commands.train([*flags, *small]) == 0
+    steps = counted.steps
+    assert len(steps) > 105
+    said = capsys.readouterr().out.count("step ")  # a line reads the losses, too
+    assert sum(steps) <= 2 + said
+    assert steps[49] == steps[99] == 1
 
 
 def rendered(words: list[str], columns: int) -> str:
     """What a command writes to a terminal of so many columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    own = {name: value for name, value in environment().items() if name not in ("COLUMNS", "LINES")}
+    process = Started(words, stdin=theirs, stdout=theirs, stderr=theirs, env=own)
     os.close(theirs)
     written = b""
     while True:
@@ -143,7 +164,7 @@ def rendered(words: list[str], columns: int) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 160])
 def test_in_a_terminal_one_bar_holds_what_counts(flags, columns) -> None:
-    words = [sys.executable, "-m", "qa_lightning", "train", *flags]
+    words = ["-m", "qa_lightning", "train", *flags]
     drawn = [part for part in re.split(r"[\r\n]+", rendered(words, columns)) if "%|" in part and part.strip()]
     training_bars = [bar for bar in drawn if bar.startswith("epoch ")]
     assert {bar[:9] for bar in training_bars} == {"epoch 1/3", "epoch 2/3", "epoch 3/3"}
@@ -161,7 +182,8 @@ def told(columns: int, **of_run: Any) -> str:
     bar = watching.RunBar()
     trainer: Any = SimpleNamespace(global_step=1_234_567)
     bar._left = lambda trainer: (0.0, of_run.get("left", 9 * 86400 + 83999.0))  # type: ignore[method-assign]
-    bar._learning_rate, bar._scores, bar._loss, bar._losses = 1.5e-5, "EM 100.00 F1 100.00", 12.34, 1
+    bar._learning_rate, bar._scores, bar._losses = 1.5e-5, "EM 100.00 F1 100.00", StepLosses()
+    bar._losses.total, bar._losses.count, bar._read = 12.34, 1, (0.0, 0)
     bar._batches = bar._windows = 0
     bar._seconds, bar._began, bar._told = 0.0, None, (0, 0.0)
     return bar._told_in(columns - len("epoch 10/10 100%|12345678| "), trainer)

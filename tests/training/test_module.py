@@ -18,7 +18,7 @@ from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.features.batching import PaddingCollator, TrainingSampler
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import SquadMetric
-from qa_lightning.models.loss import span_loss
+from qa_lightning.models.loss import StepLosses, span_loss
 from tests.helpers.data import make_rows, mixed_rows, write_json
 from tests.helpers.families import FAMILIES, save
 from tests.helpers.models import small_config
@@ -335,6 +335,34 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, model_folder) -> None:
         Trainer(max_epochs=1, num_sanity_val_steps=0, **QUIET).fit(module, data)
     others = [values for name, values in module.named_parameters() if "qa_outputs.weight" not in name]
     assert all(values.isfinite().all() for values in others)  # stopped before the optimizer touched them
+
+
+def test_on_a_gpu_a_loss_that_is_no_number_is_noticed_before_anything_is_saved(
+    data, model_folder, monkeypatch, tmp_path
+) -> None:
+    """There, losses are read together: here, as there, after the steps of an epoch, but before its checkpoint."""
+    monkeypatch.setattr(StepLosses, "due", property(lambda losses: losses._added % losses.together == 0))
+
+    class Breaks(QALightningModule):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 2:
+                with torch.no_grad():
+                    self.model.qa_outputs.weight.fill_(math.nan)
+            return super().training_step(batch, batch_idx)
+
+    trainer = Trainer(max_epochs=1, num_sanity_val_steps=0, **QUIET)
+    with pytest.raises(DivergedError, match=r"nan at step 2 \(questions 'q\d+', 'q\d+'"):
+        trainer.fit(Breaks(model_folder), data)
+    assert trainer.global_step > 2
+    with pytest.raises(DivergedError, match="nan at step 2"):
+        trainer.save_checkpoint(tmp_path / "broken.ckpt")
+    assert not (tmp_path / "broken.ckpt").exists()
+
+
+def test_graphs_need_a_gpu(data, model_folder) -> None:
+    module = QALightningModule(model_folder, cuda_graphs=True, compile=False)
+    with pytest.raises(InputError, match=r"--model\.cuda_graphs true: it needs a CUDA GPU"):
+        Trainer(max_epochs=1, **QUIET).fit(module, data)
 
 
 def test_a_loss_that_is_infinite_stops_the_run(data, model_folder) -> None:

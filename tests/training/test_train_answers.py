@@ -6,7 +6,6 @@ import re
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch import Trainer
 
 from qa_lightning import QALightningModule, SquadDataModule
@@ -120,9 +119,7 @@ def test_a_value_that_is_none_is_refused_with_other_bad_flags(model_folder) -> N
 
 @pytest.mark.parametrize(("words", "value"), [([], "first"), (["--data.train_answers", "all"], "all")])
 def test_the_flag_comes_through_the_command_line(capsys, words: list[str], value: str) -> None:
-    with pytest.raises(SystemExit):
-        commands.train([*words, "--print_config"])
-    assert yaml.safe_load(capsys.readouterr().out)["data"]["train_answers"] == value
+    assert commands.printed_config(words, capsys)["data"]["train_answers"] == value
 
 
 def gradients(data: SquadDataModule, model: str, batch_size: int, accumulated: int) -> torch.Tensor:

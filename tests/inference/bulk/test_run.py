@@ -76,7 +76,7 @@ def test_a_model_is_known_by_its_content(tmp_path, model_folder):
         (["--question", "Who?"], "--question goes with --context"),
         (["--input", "q.jsonl"], "--input with --output"),
         (["--overwrite"], "give --question and --context, or --input and --output, too"),
-        (["--input", "q", "--output", "a", "--dtype", "int8"], "invalid choice"),
+        (["--input", "q", "--output", "a", "--dtype", "int8"], "is 'int8'; it must be one of"),
         (["--input", "q", "--output", "a", "--devices", "0"], "0 is less than 1"),
     ],
 )

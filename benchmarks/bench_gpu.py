@@ -1,0 +1,579 @@
+"""Training on one GPU: steps at each batch size against two peers, and three epochs of SQuAD, in at most 9 minutes.
+
+    python benchmarks/bench_gpu.py --output gpu.json
+
+It needs nothing but torch, lightning and transformers (and accelerate, for the peer): models have random weights, and
+windows have random tokens, in the shape of BERT and in the lengths of SQuAD's windows. Speed depends on neither.
+
+- ``ours``: `Trainer.fit` with `QALightningModule` in bf16-mixed, batches of similar length, no read of the device;
+  with PyTorch's attention (sdpa), as CUDA graphs (batches padded to multiples of 16 tokens), compiled (32), with eager
+  attention, and FlashAttention where that package is installed.
+- ``course``: the Hugging Face course's loop: windows padded to 384 tokens, fp16 with a scaler.
+- ``trainer``: transformers' Trainer as a careful user sets it: grouped by length, padded to the longest, bf16.
+
+Utilization is the work on real tokens over the peak of the device that a large bf16 product reaches here. The share of
+time that the GPU waits for the host is 1 - (its busy time per token, from a profile of some steps) * (tokens/s).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import harness
+import material
+import numpy as np
+import peers
+import torch
+
+# Quantiles, in equal steps, of 18,452 windows of SQuAD v1.1 (bert-base-cased, 384 tokens, stride 128).
+LENGTHS = [42, 74, 92, 107, 114, 119, 123, 127, 130, 133, 136, 139, 142, 145, 148, 151, 154, 157, 161, 164, 168]
+LENGTHS += [171, 175, 179, 183, 187, 191, 196, 202, 207, 212, 219, 226, 235, 247, 258, 273, 290, 316, 381, 384]
+TRAINING_WINDOWS, VALIDATION_WINDOWS = 88_524, 10_784  # of SQuAD v1.1
+VOCABULARY = 28_996
+QUESTION = 15  # tokens before the context
+
+Figures = dict[str, Any]
+TOKENIZER: Any = SimpleNamespace(
+    pad_token_id=0,
+    pad_token_type_id=0,
+    padding_side="right",
+    model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+)
+
+
+def store_of(windows: int, seed: int = 0) -> Any:
+    """A `FeatureStore` of random windows, one per example, in SQuAD's lengths; a token covers 4 of 5 characters."""
+    from qa_lightning.features.store import FeatureStore
+    from qa_lightning.features.windows import WINDOW, FeatureBatch
+
+    random = np.random.default_rng(seed)
+    lengths = np.interp(random.random(windows), np.linspace(0, 1, len(LENGTHS)), LENGTHS).astype(np.int64)
+    context = lengths - QUESTION - 1
+    records = np.zeros(windows, WINDOW)
+    records["example"], records["length"], records["context_length"] = np.arange(windows), lengths, context
+    records["context_begin"] = QUESTION
+    records["start"] = QUESTION + (random.random(windows) * (context - 4)).astype(np.int64)
+    records["end"] = records["start"] + 2
+    token = np.arange(context.sum()) - np.repeat(np.cumsum(context) - context, context)
+    ids = random.integers(1000, VOCABULARY, lengths.sum()).astype(np.uint16)
+    nothing: Any = np.zeros(0, np.int64)
+    batch = FeatureBatch(
+        records,
+        ids,
+        np.zeros(len(ids), np.int8),
+        (token * 5).astype(np.int32),
+        (token * 5 + 4).astype(np.int32),
+        0,
+        nothing,
+    )
+    return FeatureStore.of_batch(batch)
+
+
+def examples_of(store: Any) -> Any:
+    """The examples of the store: contexts of words of 4 letters."""
+    from qa_lightning.decoding.predictions import Rows
+
+    random = np.random.default_rng(1)
+    words = ["".join(chr(97 + letter) for letter in random.integers(0, 26, 4)) for _ in range(5000)]
+    rows = []
+    for number, window in enumerate(store.windows):
+        chosen = random.integers(0, len(words), int(window["context_length"]))
+        context = " ".join(words[one] for one in chosen)
+        begin = 5 * int(window["start"] - QUESTION)
+        answers = {"text": [context[begin : begin + 14]], "answer_start": [begin]}
+        rows.append({"id": f"q{number}", "question": "who", "context": context, "answers": answers})
+    return Rows(rows)
+
+
+@dataclass
+class Case:
+    """What is measured: a model of a shape, in batches of a size."""
+
+    shape: str
+    batch: int
+    steps: int
+    folder: Path
+
+    @property
+    def warm_up(self) -> int:
+        """Steps that are not timed: most lengths should have come twice."""
+        return max(20, min(80, 3000 // self.batch))
+
+    @property
+    def counted(self) -> int:
+        """Steps in all: warm-up, those timed, and those profiled."""
+        return self.warm_up + self.steps + PROFILED
+
+
+PROFILED = 6
+
+
+class Meter:
+    """Times the steps after the warm-up, then profiles some more: call `step` after each."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.done = case, 0
+        self.tokens = self.padded = self.squared = self.windows = 0
+        self.profiled_tokens = 0
+        self.seconds = self.busy = 0.0
+        self._profiler: Any = None
+
+    def step(self, mask: torch.Tensor) -> None:
+        """Count a step, given its attention mask, [B, T]; only the first and last timed step wait for the device."""
+        self.done += 1
+        timed = self.case.warm_up < self.done <= self.case.warm_up + self.case.steps
+        if timed:
+            self._masks.append(mask)
+        elif self.done > self.case.warm_up:
+            self.profiled_tokens += mask.numel()
+        if self.done == self.case.warm_up:
+            _wait()
+            self._masks: list[torch.Tensor] = []
+            self._began = time.perf_counter()
+        elif self.done == self.case.warm_up + self.case.steps:
+            _wait()
+            self.seconds = time.perf_counter() - self._began
+            self._count()
+            if torch.cuda.is_available():
+                self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+                self._profiler.__enter__()
+        elif self.done == self.case.counted and self._profiler is not None:
+            _wait()
+            self._profiler.__exit__(None, None, None)
+            kernels = [event for event in self._profiler.events() if "cuda" in str(event.device_type).lower()]
+            self.busy = sum(event.time_range.elapsed_us() for event in kernels) / 1e6
+            self._profiler = None
+
+    def _count(self) -> None:
+        for mask in self._masks:
+            lengths = mask.sum(1)
+            self.windows += len(lengths)
+            self.tokens += int(lengths.sum())
+            self.padded += mask.numel()
+            self.squared += int(lengths.square().sum())
+
+    def figures(self, model: Any, peak: float) -> Figures:
+        """The figures of the run."""
+        from qa_lightning.runs.throughput import computing_weights, training_flops
+
+        flops = training_flops(model.config, computing_weights(model), self.tokens, self.squared)
+        per_token = self.busy / self.profiled_tokens if self.profiled_tokens else 0.0
+        found: Figures = {
+            "windows_per_second": self.windows / self.seconds,
+            "tokens_per_second": self.tokens / self.seconds,
+            "step_ms": 1000 * self.seconds / self.case.steps,
+            "padding_share": 1 - self.tokens / self.padded,
+            "utilization": flops / self.seconds / peak,
+        }
+        if torch.cuda.is_available():
+            found["host_wait_share"] = max(0.0, 1 - per_token * self.padded / self.seconds)
+            found["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        return found
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ours(
+    case: Case, peak: float, attention: str = "sdpa", compile: bool = False, multiple: int = 8, graphs: bool = False
+) -> Figures:
+    """Lightning's Trainer with `QALightningModule`."""
+    from lightning.pytorch import Callback, Trainer
+
+    from qa_lightning import QALightningModule
+
+    class Clock(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            meter.step(batch["attention_mask"])
+
+    module = QALightningModule(str(case.folder), attn_implementation=attention, compile=compile, cuda_graphs=graphs)
+    meter = Meter(case)
+    trainer = Trainer(
+        max_steps=case.counted,
+        max_epochs=-1,
+        precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
+        gradient_clip_val=1.0,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        callbacks=Clock(),
+        **material.BARE_TRAINER,
+    )
+    windows = store_of(max(2000, case.batch * case.counted))
+    trainer.fit(module, loader_of(windows, None, case.batch, multiple))
+    return meter.figures(module.model, peak)
+
+
+def loader_of(store: Any, examples: Any, batch: int, multiple: int, training: bool = True) -> Any:
+    """The loader that `SquadDataModule` makes."""
+    from qa_lightning.features.batching import (
+        EvaluationSampler,
+        FeatureDataset,
+        LazyLoader,
+        PaddingCollator,
+        TrainingSampler,
+    )
+
+    lengths = store.windows["length"]
+    sampler = TrainingSampler(lengths, batch) if training else EvaluationSampler(lengths, batch)
+    return LazyLoader(
+        FeatureDataset(store, examples, False),
+        batch_size=batch,
+        sampler=sampler,
+        collate_fn=PaddingCollator(TOKENIZER, multiple, peers.MAX_LENGTH),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def course(case: Case, peak: float) -> Figures:
+    """The course's loop: windows padded to 384 tokens, fp16."""
+    from transformers import BertForQuestionAnswering, get_linear_schedule_with_warmup
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = BertForQuestionAnswering.from_pretrained(case.folder).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, 1000)
+    half = device.type == "cuda"
+    scaler = torch.amp.GradScaler(enabled=half)
+    store, meter = store_of(case.batch * case.counted), Meter(case)
+    for batch in _padded(store, case):
+        moved = {name: values.to(device) for name, values in batch.items()}
+        with torch.autocast(device.type, torch.float16, enabled=half):
+            loss = model(**moved).loss
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        optimizer.zero_grad()
+        meter.step(moved["attention_mask"])
+    return meter.figures(model, peak)
+
+
+def _padded(store: Any, case: Case) -> Iterator[dict[str, torch.Tensor]]:
+    for step in range(case.counted):
+        rows = range(step * case.batch, (step + 1) * case.batch)
+        ids = np.zeros((case.batch, peers.MAX_LENGTH), np.int64)
+        for row, number in enumerate(rows):
+            window = _window(store, number)
+            ids[row, : len(window)] = window
+        chosen = store.windows[rows.start : rows.stop]
+        yield {
+            "input_ids": torch.from_numpy(ids),
+            "attention_mask": torch.from_numpy((ids > 0).astype(np.int64)),
+            "start_positions": torch.from_numpy(chosen["start"].astype(np.int64)),
+            "end_positions": torch.from_numpy(chosen["end"].astype(np.int64)),
+        }
+
+
+def _window(store: Any, number: int) -> Any:
+    begin = int(store.token_offset[number])
+    return store.input_ids[begin : begin + int(store.windows["length"][number])]
+
+
+def trainer(case: Case, peak: float) -> Figures:
+    """transformers' Trainer: grouped by length, padded to the longest, bf16."""
+    from torch.nn.utils.rnn import pad_sequence
+    from transformers import BertForQuestionAnswering, Trainer, TrainerCallback, TrainingArguments
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            meter.step(masks.pop())
+
+    masks: list[torch.Tensor] = []
+
+    def collate(rows: list[Any]) -> dict[str, torch.Tensor]:
+        ids = pad_sequence([torch.tensor(row["input_ids"]) for row in rows], batch_first=True)
+        return {
+            "input_ids": ids,
+            "attention_mask": (ids > 0).long(),
+            **{name: torch.tensor([row[name] for row in rows]) for name in ("start_positions", "end_positions")},
+        }
+
+    class Model(BertForQuestionAnswering):  # type: ignore[misc]
+        def forward(self, **inputs: Any) -> Any:
+            masks[:] = [inputs["attention_mask"]]
+            return super().forward(**inputs)
+
+    store = store_of(max(2000, case.batch * case.counted))
+    rows = [
+        {
+            "input_ids": _window(store, number).astype(np.int64),
+            "length": int(window["length"]),
+            "start_positions": int(window["start"]),
+            "end_positions": int(window["end"]),
+        }
+        for number, window in enumerate(store.windows)
+    ]
+    model, meter = Model.from_pretrained(case.folder), Meter(case)
+    with TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(
+            scratch,
+            per_device_train_batch_size=case.batch,
+            max_steps=case.counted,
+            bf16=torch.cuda.is_available(),
+            train_sampling_strategy="group_by_length",
+            report_to=[],
+            save_strategy="no",
+            logging_steps=50,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+        Trainer(model, arguments, data_collator=collate, train_dataset=rows, callbacks=[Clock()]).train()
+    return meter.figures(model, peak)
+
+
+def epochs(folder: Path, batch: int, windows: int, validation: int, graphs: bool) -> Figures:
+    """Three epochs with a validation and both checkpoints after each, and the model's export, as a run does them."""
+    from lightning.pytorch import Callback, Trainer
+
+    from qa_lightning import QALightningModule
+    from qa_lightning.runs.checkpoints import AtomicCheckpointIO, LastCheckpoint
+    from qa_lightning.training.callbacks import BestCheckpoint, EpochLines
+
+    spent = {"validating": 0.0, "saving": 0.0}
+
+    class Clock(Callback):
+        def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+            _wait()
+            self.since = time.perf_counter()
+
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            spent["validating"] += time.perf_counter() - self.since
+
+    class TimedIO(AtomicCheckpointIO):
+        def save_checkpoint(self, *args: Any, **options: Any) -> None:
+            began = time.perf_counter()
+            super().save_checkpoint(*args, **options)
+            spent["saving"] += time.perf_counter() - began
+
+    module = QALightningModule(str(folder), attn_implementation="sdpa", cuda_graphs=graphs)
+    held_out = store_of(validation, seed=1)
+    with TemporaryDirectory() as scratch:
+        trainer = Trainer(
+            max_epochs=3,
+            precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
+            gradient_clip_val=1.0,
+            num_sanity_val_steps=0,
+            callbacks=[EpochLines(), BestCheckpoint(), LastCheckpoint(), Clock()],
+            plugins=[TimedIO(background=True)],
+            default_root_dir=scratch,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            devices=1,
+        )
+        began = time.perf_counter()
+        trainer.fit(
+            module,
+            loader_of(store_of(windows), None, batch, 16 if graphs else 8),
+            loader_of(held_out, examples_of(held_out), 64, 8, training=False),
+        )
+        _wait()
+        seconds = time.perf_counter() - began
+    training_seconds = seconds - spent["validating"] - spent["saving"]
+    scale = TRAINING_WINDOWS / windows
+    return {
+        "seconds": seconds,
+        "training_windows": windows,
+        "validation_windows": validation,
+        "training_seconds": training_seconds,
+        **{f"{name}_seconds": value for name, value in spent.items()},
+        "seconds_for_squad": training_seconds * scale
+        + spent["validating"] * VALIDATION_WINDOWS / validation
+        + spent["saving"],
+    }
+
+
+def ceilings() -> Figures:
+    """What the device reaches: a large bf16 product, and a large copy."""
+    if not torch.cuda.is_available():
+        return {"flops_per_second": 1e12}
+    size = 8192
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    product = _seconds(lambda: left @ right)
+    big = torch.randn(1 << 29, device="cuda")
+    other = torch.empty_like(big)
+    return {
+        "flops_per_second": 2 * size**3 / product,
+        "bytes_per_second": 2 * big.numel() * 4 / _seconds(lambda: other.copy_(big)),
+    }
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    for _ in range(3):
+        work()
+    _wait()
+    began = time.perf_counter()
+    for _ in range(10):
+        work()
+    _wait()
+    return (time.perf_counter() - began) / 10
+
+
+def device_name() -> str:
+    """The card's name; ``CPU`` without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+VARIANTS: dict[str, Callable[[Case, float], Figures]] = {
+    "ours": ours,
+    "ours-eager": lambda case, peak: ours(case, peak, attention="eager"),
+    "ours-flash": lambda case, peak: ours(case, peak, attention="flash_attention_2"),
+    "ours-compiled": lambda case, peak: ours(case, peak, compile=True, multiple=32),
+    "ours-graphs": lambda case, peak: ours(case, peak, multiple=16, graphs=True),
+    "course": course,
+    "trainer": trainer,
+}
+# What is run, by importance: (variant, shape, batch sizes).
+PLAN: list[tuple[str, str, tuple[int, ...]]] = [
+    ("ours-graphs", "bert-base", (8, 32, 64, 128, 256)),
+    ("course", "bert-base", (8, 32)),
+    ("trainer", "bert-base", (8, 32, 128)),
+    ("ours-graphs", "bert-large", (8, 32, 64, 128)),
+    ("ours", "bert-base", (8, 32, 128)),
+    ("course", "bert-large", (32,)),
+    ("trainer", "bert-large", (32,)),
+    ("ours", "bert-large", (32, 64)),
+    ("ours-eager", "bert-base", (32,)),
+    ("ours-flash", "bert-base", (32,)),
+    ("ours", "bert-base", (64, 256)),
+    ("ours-compiled", "bert-base", (128, 32)),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, help="JSON file to write; also written while it runs")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no measurement is begun after this many")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="only these variants")
+    parser.add_argument("--shapes", nargs="+", choices=list(material.SHAPES), help="only these shapes")
+    parser.add_argument("--batches", nargs="+", type=int, help="only these batch sizes")
+    parser.add_argument("--steps", type=int, help="timed steps of each; None: more for small batches")
+    parser.add_argument(
+        "--epochs", nargs="*", default=["128-graphs"], help="batch sizes of the whole run, such as 64 64-graphs"
+    )
+    parser.add_argument("--windows", type=int, default=TRAINING_WINDOWS, help="windows of an epoch of the whole run")
+    options = parser.parse_args()
+    measure(options)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Measure all that there is time for, the most important first; print a table."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_float32_matmul_precision("high")
+    began = time.perf_counter()
+    found: Figures = {"device": device_name(), "machine": harness.machine(), "ceilings": ceilings(), "steps": []}
+    print(f"{found['device']}; {found['machine']}; {found['ceilings']}", flush=True)
+    peak = found["ceilings"]["flops_per_second"]
+    with TemporaryDirectory() as scratch:
+        for kind in options.epochs:
+            batch, _, how = kind.partition("-")
+            _begin()
+            shape = options.shapes[0] if options.shapes else "bert-base"
+            folder = _model_folder(Path(scratch), shape)
+            validation = max(64, VALIDATION_WINDOWS * options.windows // TRAINING_WINDOWS)
+            whole = epochs(folder, int(batch), options.windows, validation, how == "graphs")
+            found[f"epochs-{kind}"] = whole
+            print(f"three epochs, {shape}, {kind}: {_shown(whole)}", flush=True)
+            _write(options.output, found)
+        for variant, shape, batches in _plan(options):
+            for batch in batches:
+                if time.perf_counter() - began > options.minutes * 60:
+                    print(f"no time left for {variant} {shape} {batch}")
+                    continue
+                _begin()
+                steps = options.steps or max(20, min(60, 3200 // batch))
+                case = Case(shape, batch, steps, _model_folder(Path(scratch), shape))
+                figures = _tried(VARIANTS[variant], case, peak)
+                found["steps"].append({"variant": variant, "shape": shape, "batch": batch, **figures})
+                print(f"{variant} {shape} {batch}: {_shown(figures)}", flush=True)
+                _write(options.output, found)
+    print(table(found["steps"]))
+
+
+def _plan(options: argparse.Namespace) -> list[tuple[str, str, tuple[int, ...]]]:
+    chosen = [case for case in PLAN if not options.only or case[0] in options.only]
+    if options.shapes:  # also those that are not in the plan
+        chosen = [
+            (variant, shape, PLAN[0][2]) for shape in options.shapes for variant in {case[0]: 1 for case in chosen}
+        ]
+    return [(variant, shape, tuple(options.batches or batches)) for variant, shape, batches in chosen]
+
+
+def _begin() -> None:
+    gc.collect()
+    torch._dynamo.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    torch.manual_seed(0)
+
+
+def _tried(variant: Callable[[Case, float], Figures], case: Case, peak: float) -> Figures:
+    try:
+        return variant(case, peak)
+    except torch.cuda.OutOfMemoryError:
+        return {"failed": "out of memory"}
+    except Exception as error:  # a package that is not installed, say: the others are measured all the same
+        return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]:.200}"}
+
+
+def _model_folder(scratch: Path, shape: str) -> Path:
+    from transformers import BertConfig, BertForQuestionAnswering
+
+    folder = scratch / shape
+    if not folder.exists():
+        config = BertConfig(vocab_size=VOCABULARY, **material.SHAPES[shape])
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            model = BertForQuestionAnswering(config)
+        model.cpu().save_pretrained(folder)
+    return folder
+
+
+def _write(path: Path | None, found: Figures) -> None:
+    if path is not None:
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _shown(figures: Figures) -> str:
+    return ", ".join(
+        f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+    )
+
+
+def table(steps: list[Figures]) -> str:
+    """A Markdown table of the measured steps."""
+    columns = (
+        "windows_per_second",
+        "tokens_per_second",
+        "utilization",
+        "host_wait_share",
+        "padding_share",
+        "memory_gib",
+    )
+    lines = [f"| variant | shape | batch | {' | '.join(columns)} |", "|---" * (3 + len(columns)) + "|"]
+    for row in steps:
+        cells = [f"{row[name]:,.4g}" if name in row else row.get("failed", "") for name in columns]
+        lines.append(f"| {row['variant']} | {row['shape']} | {row['batch']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
