@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import BaseFinetuning, ProgressBar
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
@@ -207,6 +207,8 @@ class QALightningModule(LightningModule):
             problems.append(f"it trains on one device, and this run has {trainer.world_size}")
         if str(trainer.precision).startswith("16"):
             problems.append(f"it cannot scale losses, as --trainer.precision {trainer.precision} does; use bf16-mixed")
+        if any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            problems.append("it cannot take in weights that a callback thaws in mid-run")
         if self.hparams["compile"]:
             problems.append("it does not go together with --model.compile true")
         if problems:
@@ -376,8 +378,11 @@ class QALightningModule(LightningModule):
             self.check_losses()
 
     def on_train_end(self) -> None:
-        """See `check_losses`."""
+        """See `check_losses`; free the graphs."""
         self.check_losses()
+        if self._graphs is not None:
+            self._graphs = None
+            self.zero_grad()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the batch's logits to the decoder, which decodes the examples whose windows are complete."""
