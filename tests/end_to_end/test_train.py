@@ -56,6 +56,8 @@ def test_a_run_leaves_exactly_these_files(run) -> None:
         "config.yaml",
         "hparams.yaml",
         "run.json",
+        "report.html",
+        "report.jsonl",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         *(f"confidence/{name}.png" for name in ("reliability", "precision_recall", "risk_coverage")),

@@ -705,3 +705,20 @@ def test_a_subclass_may_take_a_parameter_of_its_own(ask) -> None:
     assert len(own(**asked, top_k=2)) == 2
     with pytest.raises(TypeError, match="unknown argument 'places'"):
         own(**asked, places=2)
+
+
+def test_another_postprocess_may_change_what_the_model_gave(model_folder) -> None:
+    """In place, as with 4.57: tensors of inference mode would refuse that."""
+
+    class Masked(QuestionAnsweringPipeline):
+        def postprocess(self, model_outputs, **settings):
+            for output in model_outputs:
+                output["start"][:, :-3] = -100.0
+            return super().postprocess(model_outputs, **settings)
+
+    asked = {"question": QUESTION, "context": CONTEXT}
+    plain, masked = pipeline(model_folder), pipeline(model_folder, pipeline_class=Masked)
+    assert masked(**asked)["start"] > len(CONTEXT) - 10
+    for ask, inference in ((plain, True), (masked, False)):
+        inputs = ask.tokenizer(QUESTION, CONTEXT, return_tensors="pt")
+        assert ask.forward(dict(inputs))["start"].is_inference() == inference

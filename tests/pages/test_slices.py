@@ -57,7 +57,7 @@ def test_properties_of_answers_and_contexts() -> None:
 
 
 def test_languages() -> None:
-    german = "Anna wohnt in der schönen Stadt Paris und arbeitet dort als Bäckerin mit ihrem Bruder ."
+    german = "Anna wohnt in der schönen Stadt Paris und arbeitet dort jeden Tag mit ihrem Bruder ."
     english = "Anna lives in the beautiful city of Paris and works there as a baker with her brother ."
     asked = [Asked(text, ("Paris",), (("Paris", 1.0),)) for text in (german, english)]
     more = [
