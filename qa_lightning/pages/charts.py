@@ -122,11 +122,11 @@ def percent_axis(name: str, low: float = 0.0) -> Axis:
     """An axis of shares, 0-1, from ``low`` (in whole tenths) to 1."""
     step = 0.1 if low >= 0.5 else 0.2
     first = round(low * 10) / 10
-    ticks = [first + step * number for number in range(round((1 - first) / step) + 1)]
+    ticks = [1 - step * number for number in range(int((1 - first) / step + 1e-9) + 1)]  # from the top down
     return Axis(name, first, 1.0, [round(tick, 2) for tick in ticks], "{:.0%}")
 
 
-def even_ticks(low: float, high: float, count: int = 5) -> list[float]:
+def even_ticks(low: float, high: float, count: int = 7) -> list[float]:
     """About so many round values between two ends."""
     width = (high - low) / max(count - 1, 1)
     if not width > 0:

@@ -177,7 +177,7 @@ def test_nothing_overflows_and_texts_can_be_read(open_page, page_file, width, da
     page = open_page(page_file, width=width, dark=dark)
     if width == NARROW:
         page.locator(".row").nth(1).click()
-        assert page.locator("#list li").nth(1).locator("#detail").is_visible()
+        page.locator("#list li").nth(1).locator("#detail").wait_for(state="visible")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     wide = page.evaluate(
         "[...document.querySelectorAll('table, .panel, svg')].filter((one) => one.getBoundingClientRect().right > "
@@ -186,6 +186,16 @@ def test_nothing_overflows_and_texts_can_be_read(open_page, page_file, width, da
     assert wide == []
     brightness = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
     assert (brightness < 60) is dark
+
+
+def test_a_question_stays_open_when_the_window_changes(open_page, page_file) -> None:
+    page = open_page(page_file)
+    page.locator(".row").nth(2).click()
+    page.set_viewport_size({"width": NARROW, "height": 800})
+    page.locator("#list li").nth(2).locator("#detail").wait_for(state="visible")
+    page.set_viewport_size({"width": WIDE, "height": 800})
+    page.locator(".browse > #detail").wait_for(state="visible")
+    assert page.locator("#detail h3").first.inner_text() == listed(page)[2]
 
 
 def test_printed_the_list_becomes_articles(open_page, page_file) -> None:

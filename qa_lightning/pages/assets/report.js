@@ -188,7 +188,9 @@
   }
   search.addEventListener("input", show);
   sort.addEventListener("change", show);
-  narrow.addEventListener("change", show);
+  narrow.addEventListener("change", () => {  // the question that is open stays open, in its new place
+    if (rows.length && (current >= 0 || !narrow.matches)) select(Math.max(current, 0), true);
+  });
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const typing = event.target.matches("input, select, textarea");
