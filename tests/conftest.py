@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork of a process with threads of OpenMP hangs
+
+if hasattr(signal, "SIGHUP"):  # ignored, where the tests themselves run under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import pytest
 import torch

@@ -109,6 +109,12 @@ class StepLosses:
         self._added = 0
         self._waiting: list[StepLoss] = []
 
+    def begin(self) -> None:
+        """Forget the losses of an earlier training that were not read, or not finite."""
+        self.broken = None
+        self._added = 0
+        self._waiting = []
+
     def add(self, loss: StepLoss) -> None:
         """Add the loss of a batch."""
         self._waiting.append(loss)

@@ -276,6 +276,7 @@ class QALightningModule(LightningModule):
             parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
             self._graphs = StepGraphs(self._feature_losses, parameters)
         self._validated = None  # these were other weights
+        self.losses.begin()
         if self._seed is None:
             self._seed = torch.initial_seed()
         schedule = self.lr_schedulers()
@@ -284,8 +285,7 @@ class QALightningModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed of the steps, and how the model is asked."""
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self.check_losses()
+        self.check_losses()
         checkpoint["step_seed"] = self._seed
         checkpoint["answer_settings"] = asdict(self.answer_settings)
 

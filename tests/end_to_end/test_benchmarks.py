@@ -116,12 +116,19 @@ def test_the_benchmark_of_documents_measures_recall_and_answers(tmp_path, model_
 
     data = tmp_path / "data.json"
     data.write_text(json.dumps(make_rows(20)))
-    flags = ["--data", str(data), "--model", model_folder, "--questions", "4", "--candidates", "1", "1000"]
-    monkeypatch.setattr(sys, "argv", ["bench_documents.py", *flags])
-    bench_documents.main()
-    lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"Collection\(\d+ documents, \d+ passages\), 20 questions", lines[1])
-    assert re.match(r"candidates    1: own paragraph \d+\.\d%, answer's text \d+\.\d%, ", lines[2])
-    assert lines[3].startswith("candidates 1000: own paragraph 100.0%, answer's text 100.0%, ")
-    assert [line.split(":")[0] for line in lines[4:]] == ["paragraph given", "candidates    1", "candidates 1000"]
-    assert all(re.search(r": EM \d+\.\d\d, F1 \d+\.\d\d, \d+\.\d\d questions/s$", line) for line in lines[4:])
+    flags = ["--data", str(data), "--questions", "4", "--candidates", "1", "1000"]
+
+    def printed(*more: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["bench_documents.py", *flags, *more])
+        bench_documents.main()
+        _, collection, *lines = capsys.readouterr().out.splitlines()
+        assert re.fullmatch(r"Collection\(\d+ documents, \d+ passages\), 20 questions", collection)
+        return lines
+
+    recall = printed()
+    assert re.match(r"candidates    1: own paragraph \d+\.\d%, answer's text \d+\.\d%, ", recall[0])
+    assert recall[1].startswith("candidates 1000: own paragraph 100.0%, answer's text 100.0%, ")
+    scores = printed("--model", model_folder)
+    each = [f"candidates {count:>4}, prior {prior}" for count in (1, 1000) for prior in (0, 1)]
+    assert [line.split(":")[0] for line in scores] == ["paragraph given", *each]
+    assert all(re.search(r": EM \d+\.\d\d, F1 \d+\.\d\d, \d+\.\d\d questions/s$", line) for line in scores)

@@ -131,6 +131,10 @@ class Started:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
+    def __del__(self) -> None:
+        if hasattr(self, "_report"):
+            self._report.close()
+
     def __enter__(self) -> Started:
         return self
 

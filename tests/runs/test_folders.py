@@ -21,7 +21,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.processes import TRAIN, environment, finished, short_run
 from tests.helpers.training import Crash, crash
 
-LEFT = {"checkpoints", "confidence", "config.yaml", "model", "run.json"}
+LEFT = {"checkpoints", "confidence", "config.yaml", "model", "report.html", "report.jsonl", "run.json"}
 
 
 @pytest.fixture(scope="module")
