@@ -197,14 +197,20 @@ class RankedAnswers:
         context = self._items[question]["context"]
         encoding = self._encodings[context]
         answers: dict[str | tuple[int, int], AnswerDict] = {}
+        begins: dict[int, int] = {}  # many spans begin or end alike
+        ends: dict[int, int] = {}
         begin = int(spans.offset[number])
-        for span in range(begin, begin + int(spans.count[number])):
-            start, end = int(spans.char_start[span]), int(spans.char_end[span])
+        own = slice(begin, begin + int(spans.count[number]))
+        listed = (values[own].tolist() for values in (spans.char_start, spans.char_end, spans.probability))
+        for start, end, score in zip(*listed, strict=True):
             key: str | tuple[int, int] = (start, end)
             if self._settings.align_to_words:
-                start, end = whole_words(encoding, context, start, end)
+                if start not in begins:
+                    begins[start] = word_begin(encoding, context, start)
+                if end not in ends:
+                    ends[end] = word_end(encoding, context, end)
+                start, end = begins[start], ends[end]
                 key = context[start:end].lower()
-            score = float(spans.probability[span])
             if key not in answers:
                 answers[key] = {"score": score, "start": start, "end": end, "answer": context[start:end]}
             elif score >= MIN_ADDED:
@@ -256,19 +262,25 @@ def _replaced(spans: Spans, rows: NDArray[np.intp], by: Spans) -> Spans:
     return Spans.concatenate([spans, by]).take(source)
 
 
-def whole_words(encoding: Encoding, context: str, start: int, end: int) -> tuple[int, int]:
-    """Widen a span, in character offsets, to the whole words of its first and last character.
+def word_begin(encoding: Encoding, context: str, start: int) -> int:
+    """Where the word of the character at ``start`` begins: the tokenizer's word, without white space at its edge.
 
-    Words are the tokenizer's. White space at the edge of a word is left out; a span edge in no word does not move.
+    An offset in no word does not move.
     """
-    first, last = (_word(encoding, offset) for offset in (start, end - 1))
-    begin = min(start, first[0]) if first else start
-    stop = max(end, last[1]) if last else end
+    word = _word(encoding, start)
+    begin = min(start, word[0]) if word else start
     while begin < start and context[begin].isspace():
         begin += 1
+    return begin
+
+
+def word_end(encoding: Encoding, context: str, end: int) -> int:
+    """Where the word of the character before ``end`` ends; see `word_begin`."""
+    word = _word(encoding, end - 1)
+    stop = max(end, word[1]) if word else end
     while stop > end and context[stop - 1].isspace():
         stop -= 1
-    return begin, stop
+    return stop
 
 
 def _word(encoding: Encoding, offset: int) -> tuple[int, int] | None:

@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer
 import qa_lightning
 from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
 from qa_lightning.errors import InputError
-from qa_lightning.inference.engine import whole_words
+from qa_lightning.inference.engine import word_begin, word_end
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.settings import AnswerSettings
@@ -475,7 +475,8 @@ def test_white_space_inside_a_word_stays_out_when_a_span_is_widened_to_it(span, 
         def word_to_chars(self, word: int) -> tuple[int, int]:
             return 0, 6
 
-    assert whole_words(OneWord(), " anna ", *span) == widened
+    found = word_begin(OneWord(), " anna ", span[0]), word_end(OneWord(), " anna ", span[1])
+    assert found == widened
 
 
 def test_a_question_that_is_too_long_is_cut(ask) -> None:
