@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qa_lightning.data.formats.limits import MAX_ROW
+from qa_lightning.data.sources import source_files
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_file
 from qa_lightning.metrics.bootstrap import Difference, Interval, bootstrap, paired_bootstrap
@@ -33,8 +36,9 @@ from qa_lightning.wording import counted
 
 _MAX_BYTES = 3_000_000  # of the questions in the page, about
 _EACH = 100  # questions of each kind that the page has room for, before others
-_NAME = 200  # characters of a model's name
+_NAME = 200  # characters of the name of a model, or of a group
 _RIGHT = 50  # right answers in the page: those that the model is least sure of
+_OF_A_ROW = {"prediction", "score", "exact", "f1", "kind", "doubt", "n_best"}  # keys by which a report's row is known
 _IN_NOTEBOOK, _FRAME = 150, 900  # questions and pixels of a report in a notebook
 
 
@@ -166,9 +170,10 @@ class ErrorReport:
         return shown
 
     def chosen(self, limit: int = MAX_QUESTIONS) -> list[int]:
-        """The questions for the page, at most ``limit``: the wrong answers that the model is surest of come first.
+        """The questions for the page, at most ``limit``: of each kind in turn the one that the model is surest of.
 
-        Each kind of error, and what a comparison won and lost, has room for its own surest ones.
+        What looks like wrong gold, what a comparison won and lost, and right answers are kinds, too. So each has its
+        place wherever the list is cut.
         """
         kinds, doubts, _ = self._seen
         sure = self.scored.judged.confidence
@@ -180,8 +185,7 @@ class ErrorReport:
         parts.append([int(number) for number in surest[::-1] if kinds[number] is ErrorKind.RIGHT][:_RIGHT])
         turns = max(map(len, parts), default=0)
         mixed = [part[turn] for turn in range(turns) for part in parts if turn < len(part)]
-        kept = list(dict.fromkeys([*mixed, *wrong]))[:limit]
-        return sorted(kept, key=lambda number: (-sure[number], number))
+        return list(dict.fromkeys([*mixed, *wrong]))[:limit]
 
     def html(self, questions: int = MAX_QUESTIONS) -> str:
         """The page.
@@ -208,13 +212,14 @@ class ErrorReport:
             "articles": self._articles,
             "counted": counted,
             "bar": _bar,
+            "short": _short,
         }
         data = {
             "questions": records,
             "kinds": [[kind.name, kind.value, kind.meaning] for kind in ErrorKind],
             "curve": trust["curve"],
             "thresholds": trust["thresholds"],
-            "models": [cut_short(one.model, _NAME) for one in (self.scored, self.against) if one is not None],
+            "models": [_short(one.model) for one in (self.scored, self.against) if one is not None],
         }
         return make_page("report", values, data)
 
@@ -231,7 +236,7 @@ class ErrorReport:
         size = 0
         for question, other in self._pairs(numbers):
             record = shown_question(question, other, int(self.won[question.number]))
-            size += len(json.dumps(record, ensure_ascii=False))
+            size += len(as_bytes(json.dumps(record, ensure_ascii=False)))
             if size > _MAX_BYTES and records:
                 break
             records.append(record)
@@ -245,16 +250,20 @@ class ErrorReport:
         else:
             yield from zip(self.scored.questions(numbers), self.against.questions(numbers), strict=True)
 
-    def write(self, path: Path, questions: int = MAX_QUESTIONS) -> list[Path]:
+    def write(self, path: str | PathLike[str], questions: int = MAX_QUESTIONS) -> list[Path]:
         """Write the page to ``path``, and all questions to a ``.jsonl`` file beside it; returns both.
 
         Raises:
+            InputError: the ``.jsonl`` file would replace one that is not a report's, or the data.
             OSError: they cannot be written.
         """
-        lines = path.with_suffix(".jsonl")
+        page = Path(path)
+        if problem := would_replace(page, self.scored.data):
+            raise InputError(problem)
+        lines = page.with_suffix(".jsonl")
         write_file(lines, self._write_lines)
-        write_file(path, as_bytes(self.html(questions)))
-        return [path, lines]
+        write_file(page, as_bytes(self.html(questions)))
+        return [page, lines]
 
     def _write_lines(self, file: IO[bytes]) -> None:
         labels = self._seen[2]
@@ -265,6 +274,42 @@ class ErrorReport:
                 theirs = other.as_json()
                 values["against"] = {name: theirs[name] for name in ("prediction", "score", "exact", "f1", "kind")}
             file.write(as_bytes(json.dumps(values, ensure_ascii=False) + "\n"))
+
+
+def would_replace(page: Path, data: str) -> str | None:
+    """What is wrong if the file beside a page would replace one of ``data``, or one that no report wrote; else None."""
+    lines = page.with_suffix(".jsonl")
+    if not lines.exists():
+        return None
+    if _is_of(lines, data):
+        what = "it is the data"
+    elif _is_a_report(lines):
+        return None
+    else:
+        what = "no report wrote it"
+    return f"{page}: the questions would replace {lines}, and {what}; give the page another name"
+
+
+def _is_of(lines: Path, data: str) -> bool:
+    try:
+        return any(lines.samefile(file) for file in source_files(data))
+    except (OSError, ValueError, RuntimeError):  # no name of files
+        return False
+
+
+def _is_a_report(lines: Path) -> bool:
+    """Whether the first row is a report's; also if there is none."""
+    try:
+        with lines.open("rb") as file:
+            first = file.readline(MAX_ROW)
+        row = json.loads(first) if first else dict.fromkeys(_OF_A_ROW)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and row.keys() >= _OF_A_ROW
+
+
+def _short(name: str) -> str:
+    return cut_short(name, _NAME)
 
 
 def _bar(interval: Interval, reference: float) -> str:

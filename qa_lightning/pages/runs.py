@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,13 +99,13 @@ class RunTable:
         """The page."""
         return make_page("runs", {"table": self, "figures": len(_FIGURES)})
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | PathLike[str]) -> None:
         """Write the page.
 
         Raises:
             OSError: it cannot be written.
         """
-        write_file(path, as_bytes(self.html()))
+        write_file(Path(path), as_bytes(self.html()))
 
     def _repr_html_(self) -> str:
         return framed(self.html(), _FRAME)

@@ -119,8 +119,10 @@ def slices(
 def _slice(name: str, labels: NDArray[np.object_], scores: Float64s, articles: NDArray[np.object_]) -> Slice:
     known = labels != ""
     labels, scores, articles = labels[known], scores[known], articles[known]
-    names, which, counts = np.unique(labels.astype(str), return_inverse=True, return_counts=True)
-    costs = np.array([_cost(scores[:, 1], which == number) for number in range(len(names))])
+    names, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    sums = np.bincount(which, scores[:, 1], len(names))
+    others = np.maximum(len(labels) - counts, 1)
+    costs = np.where(counts < len(labels), (counts * (sums.sum() - sums) / others - sums) / max(len(labels), 1), 0.0)
     by_cost, by_count = (np.argsort(-each, kind="stable").tolist() for each in (costs, counts))
     keep = list(dict.fromkeys([*by_cost[: MAX_GROUPS // 2], *by_count]))[:MAX_GROUPS]  # the costliest, and the largest
     left_out = len(names) - len(keep)

@@ -45,7 +45,7 @@ def test_in_a_terminal_control_characters_and_markup_are_shown() -> None:
 def test_the_page_shows_all_as_text_and_the_table_scrolls_by_itself(open_page, tmp_path: Path, width) -> None:
     hostile = [RunSummary(text, text, settings={"a": text, text: number}) for number, text in enumerate(PAYLOADS)]
     table = RunTable([*RUNS, *hostile], [f"{payload}: no run" for payload in PAYLOADS])
-    table.write(tmp_path / "runs.html")
+    table.write(str(tmp_path / "runs.html"))
     page = open_page(tmp_path / "runs.html", width=width)
     assert page.locator("tbody tr").count() == 2 + len(PAYLOADS)
     assert page.locator(".problems li").count() == len(PAYLOADS)

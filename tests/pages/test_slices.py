@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,20 @@ def test_of_many_groups_the_costliest_and_the_largest_are_listed_and_the_others_
     assert listed[-1] == "all others"
     assert (len(listed), found.left_out) == (MAX_GROUPS + 1, 31 - MAX_GROUPS)
     assert sum(group.f1.count for group in found.groups) == len(names)
+
+
+def test_costs_are_those_of_each_group_and_long_labels_take_no_room() -> None:
+    """An array of texts of one length would take 4 bytes for each letter of the longest, of each question."""
+    f1 = np.random.default_rng(0).random(2000)
+    names = [f"{'x' * 50_000 if number % 500 == 0 else ''}{number % 500}" for number in range(2000)]
+    tracemalloc.start()
+    (found,) = slices({"article": names}, f1, f1, np.array(names, object))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 100_000_000
+    for group in found.groups[:-1]:
+        inside = np.array([name == group.name for name in names])
+        assert group.cost == pytest.approx(100 * inside.mean() * (f1[~inside].mean() - f1[inside].mean()))
 
 
 def test_groups_add_up_to_the_whole_in_a_report() -> None:

@@ -8,12 +8,19 @@ from pathlib import Path
 
 from qa_lightning.cli.flags import Flags
 from qa_lightning.errors import InputError
+from qa_lightning.files import write_problem
 
 
 def check_output(flags: Flags, output: Path | None) -> None:
-    """End the process with status 2 if a page would not get the name of a page."""
-    if output is not None and output.suffix not in (".html", ".htm"):
+    """End the process with status 2 if a page would not get the name of a page, or cannot be written there."""
+    if output is None:
+        return
+    if output.suffix not in (".html", ".htm"):
         flags.error(f"--output {output}: the page is HTML; name a file that ends in .html")
+    if output.is_dir():
+        flags.error(f"--output {output}: is a folder; name a file in it")
+    if problem := write_problem(output.parent):
+        flags.error(f"--output {output}: is in a folder {problem}; name another file")
 
 
 @contextmanager

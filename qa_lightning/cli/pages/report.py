@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import DATA_HELP, MODEL_HELP, Flags, positive, reading_of
 from qa_lightning.cli.pages import check_output, writing
-from qa_lightning.errors import naming_flags
+from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.layout import REPORT
 from qa_lightning.pages import MAX_QUESTIONS
 from qa_lightning.wording import visible
@@ -21,7 +21,10 @@ def report(words: Sequence[str]) -> int:
     """Score a model, maybe against another one, and write the report of its errors."""
     options = _options(words)
     from qa_lightning.evaluation.report import report_on
+    from qa_lightning.pages.report import would_replace
 
+    if problem := would_replace(options.output, options.data):
+        raise InputError(f"--output {problem}")
     quiet_libraries()
     found = report_on(
         options.model,
