@@ -3,6 +3,10 @@
 ``record`` claims and finds such folders. What an evaluation writes elsewhere is named in ``evaluation.result``.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 LOGS = "lightning_logs"  # holds the runs' folders
 MODEL_FOLDER = "model"  # the best checkpoint, as a folder for transformers
 CHECKPOINT_FOLDER = "checkpoints"
@@ -15,3 +19,12 @@ FLAGS = "config.yaml"  # every flag of the run
 HPARAMS = "hparams.yaml"  # that loggers write; a run with a Trainer in Python has no FLAGS
 RECORD = "run.json"  # one entry per start: command, versions, seed, data; at the end the scores
 CURVE_FILES = "events.out.tfevents.*"  # TensorBoard's
+
+
+def run_of(model: str) -> Path | None:
+    """The folder of the run that left a model's folder; None for a model elsewhere, or one that is not there.
+
+    What lies beside a model of another name is not known to be about it.
+    """
+    folder = Path(model).resolve()
+    return folder.parent if folder.name == MODEL_FOLDER and folder.is_dir() else None

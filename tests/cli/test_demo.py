@@ -36,7 +36,6 @@ def test_flags_that_cannot_be(capsys, flags, line) -> None:
 
 def test_a_port_in_use_is_said_before_the_model_is_loaded() -> None:
     with bound_socket("127.0.0.1", 0) as taken:
-        taken.listen()
         port = str(taken.getsockname()[1])
         with pytest.raises(InputError, match=rf"--port {port} is in use"):
             demo(["--model", "no such model", "--port", port])

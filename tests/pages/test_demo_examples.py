@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,15 @@ def test_without_it_there_are_embedded_questions(tmp_path, monkeypatch, validati
     answered, some_not = (openings_for(model, version_2) for version_2 in (False, True))
     assert answered.source == some_not.source == "of the embedded dataset"
     assert len(answered.questions) == len(some_not.questions) == 5
+
+
+def test_a_record_beside_a_model_of_another_name_is_not_read(tmp_path) -> None:
+    source = write_json(tmp_path / "validation.json", make_rows(30))
+    model = record(tmp_path, kind="files", source=str(source), held_out=None)
+    assert openings_for(model, False).source == "from the model's validation data"
+    assert (
+        openings_for(str(Path(model).rename(Path(model).with_name("mine"))), False).source == "of the embedded dataset"
+    )
 
 
 def test_a_model_without_a_run_has_embedded_questions(model_folder) -> None:

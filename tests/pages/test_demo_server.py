@@ -12,7 +12,7 @@ import pytest
 from qa_lightning.errors import InputError
 from qa_lightning.pages.demo.limits import Limits
 from qa_lightning.pages.demo.page import shown_name
-from qa_lightning.pages.demo.server import Guarded, address_of, bound_socket, hosts_of
+from qa_lightning.pages.demo.server import Guarded, address_of, bound_socket, hosts_of, report_beside
 from tests.helpers.pages import served, steered_asker
 
 LIMITS = Limits(characters=1000, file_mb=1, files=2)
@@ -37,7 +37,7 @@ def test_only_the_names_of_this_machine_are_served(client) -> None:
     """A page elsewhere could otherwise read this one by a name that leads to the loopback address."""
     for name in ("127.0.0.1", "localhost:7860", "[::1]:80"):
         assert client.get("/", headers={"host": name}).status_code == 200
-    for name in ("evil.example", "127.0.0.1.evil.example", ""):
+    for name in ("evil.example", "127.0.0.1.evil.example", "", "["):
         assert client.get("/", headers={"host": name}).status_code == 403
     assert hosts_of("0.0.0.0", None) == set()
     assert "qa.example.org" in hosts_of("127.0.0.1", "https://qa.example.org/ask")
@@ -109,7 +109,6 @@ def test_calls_are_for_the_page_alone(client) -> None:
 
 def test_an_address_that_is_not_to_be_had_is_one_line() -> None:
     with bound_socket("127.0.0.1", 0) as taken:
-        taken.listen()
         number = taken.getsockname()[1]
         assert address_of(taken, "127.0.0.1") == f"http://127.0.0.1:{number}"
         assert address_of(taken, "0.0.0.0") == f"http://127.0.0.1:{number}"
@@ -127,3 +126,17 @@ def test_a_model_is_named_without_its_folder(tmp_path) -> None:
     assert shown_name(str(model)) == "version_3"
     assert shown_name(str(model.parent)) == "version_3"
     assert shown_name("deepset/roberta-base-squad2") == "deepset/roberta-base-squad2"
+
+
+def test_the_report_is_that_of_the_run_alone(tmp_path, monkeypatch) -> None:
+    """What lies beside a model of another name, or beside the place of a name on the Hub, is somebody's own."""
+    (tmp_path / "report.html").write_text("")
+    for name in ("model", "my-model", "owner"):
+        (tmp_path / name).mkdir()
+    assert report_beside(str(tmp_path / "model")) == tmp_path / "report.html"
+    assert report_beside(str(tmp_path / "my-model")) is None
+    monkeypatch.chdir(tmp_path)
+    assert report_beside("model") == tmp_path / "report.html"
+    assert report_beside("bert-base-cased") is None
+    (tmp_path / "owner" / "report.html").write_text("")
+    assert report_beside("owner/model") is None

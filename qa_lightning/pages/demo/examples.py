@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from qa_lightning.caching import default_cache_dir
@@ -19,7 +18,7 @@ from qa_lightning.data.sources import EMBEDDED, read_rows
 from qa_lightning.data.synthetic import generate_examples
 from qa_lightning.errors import InputError
 from qa_lightning.features.cache import examples_folder, open_examples
-from qa_lightning.layout import RECORD
+from qa_lightning.layout import RECORD, run_of
 from qa_lightning.runs.record import last_start
 
 log = logging.getLogger("qa_lightning")
@@ -51,7 +50,8 @@ def openings_for(model: str, version_2: bool, count: int = COUNT) -> Openings:
         version_2: whether the model knows "no answer".
         count: how many, at most.
     """
-    data = last_start(Path(model).parent / RECORD).get("data")
+    run = run_of(model)
+    data = None if run is None else last_start(run / RECORD).get("data")
     own = data.get("validation") if isinstance(data, Mapping) else None
     if isinstance(own, Mapping):
         try:

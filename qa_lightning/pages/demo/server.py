@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qa_lightning.errors import InputError
-from qa_lightning.layout import REPORT
+from qa_lightning.layout import REPORT, run_of
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Gradio evaluates templates and small functions of its own, so scripts within the page must be allowed.
@@ -56,8 +56,7 @@ class Guarded:
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        host = urlsplit(f"//{headers.get(b'host', '')}").hostname or ""
-        if self._hosts and host not in self._hosts:
+        if self._hosts and _name_in(headers.get(b"host", "")) not in self._hosts:
             await _refuse(send, 403, "This page is not served under this name; start it with --root_url or --host.")
             return
         length = headers.get(b"content-length", "0")
@@ -80,6 +79,14 @@ class Guarded:
             await send(message)
 
         await self._app(scope, counted_receive, send_with_headers)
+
+
+def _name_in(host: str) -> str:
+    """The name in a Host header, without its port; empty if there is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # a bracket that does not close
+        return ""
 
 
 async def _refuse(send: Send, status: int, sentence: str) -> None:
@@ -109,6 +116,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind(address)
+        found.listen()  # a port that is only bound is not taken: another process could bind it, too
     except OSError as error:
         found.close()
         if error.errno == errno.EADDRINUSE:
@@ -169,5 +177,6 @@ class Server:
 
 def report_beside(model: str) -> Path | None:
     """The report of a run, beside the folder of its model; None if there is none."""
-    file = Path(model).parent / REPORT
-    return file if file.is_file() else None
+    run = run_of(model)
+    file = None if run is None else run / REPORT
+    return file if file is not None and file.is_file() else None
