@@ -155,16 +155,15 @@ class Predictions:
         text: str = example["context"][int(self.spans.char_start[span]) : int(self.spans.char_end[span])]
         return text
 
-    def n_best(self, number: int, example: dict[str, Any], limit: int | None = None) -> list[dict[str, Any]]:
+    def n_best(self, number: int, example: dict[str, Any]) -> list[dict[str, Any]]:
         """Candidates for example ``number``, highest score first, in the format of ``nbest_predictions.json``.
 
         Args:
             number, example: as `rows` yields them.
-            limit: at most so many; None for all.
         """
         first, count = int(self._offset[number]), int(self.spans.count[number])
         candidates = []
-        for span in range(first, first + min(count, count if limit is None else limit)):
+        for span in range(first, first + count):
             start, end = int(self.spans.char_start[span]), int(self.spans.char_end[span])
             candidates.append(
                 {
@@ -188,7 +187,7 @@ class Predictions:
                 len(candidates),
             )
             candidates.insert(rank, null)
-        return candidates[:limit]
+        return candidates
 
     @cached_property
     def _offset(self) -> NDArray[np.int64]:

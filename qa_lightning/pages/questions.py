@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa_lightning.arrays import Float64s
-from qa_lightning.checks.ceiling import ContextTokens
+from qa_lightning.checks.ceiling import LIMITS, ContextTokens
 from qa_lightning.checks.tokens import unknown_spans
 from qa_lightning.data.answers import UNPLACED
 from qa_lightning.decoding.predictions import Predictions
@@ -127,6 +127,7 @@ class Scored:
             fits = right or not has_answer or self._fits(number, texts, placed)
             kind = kind_of(right, has_answer, predicted, [span for span in placed if span], fits)
             confidence = float(self.judged.confidence[number])
+            candidates = [self._candidate(number, one) for one in predictions.n_best(number, example)]
             agreed = agreement(texts, self.scoring) if kind is ErrorKind.BOUNDARY else 1.0
             yield ScoredQuestion(
                 number=number,
@@ -143,7 +144,7 @@ class Scored:
                 f1=float(f1[number]),
                 kind=kind,
                 doubt=doubt(kind, confidence, self.sure, agreed),
-                n_best=tuple(self._candidate(number, one) for one in predictions.n_best(number, example, N_BEST)),
+                n_best=tuple(sorted(candidates, key=lambda one: -one.probability)[:N_BEST]),  # under the threshold
             )
 
     def unknown(self, number: int) -> list[Span]:
@@ -158,7 +159,7 @@ class Scored:
         if tokens is None or not known:
             return True
         held = [tokens.of_answer(*one) for one in known]
-        return any(span and tokens.limits(*span, self.max_answer_length) == 3 for span in held)
+        return any(span and tokens.limits(*span, self.max_answer_length) == len(LIMITS) for span in held)
 
     def _candidate(self, number: int, found: Mapping[str, Any]) -> Candidate:
         is_null = not found["text"]

@@ -64,6 +64,17 @@ def test_probabilities_are_those_of_the_candidates() -> None:
     assert question.null_odds == -3
 
 
+def test_candidates_are_in_the_order_of_their_probabilities_under_the_threshold() -> None:
+    """The answer is among them, also where five spans have a higher score than "no answer" has before the threshold."""
+    spans = tuple((text, 2.0 - number / 10) for number, text in enumerate(("Anna", "lives", "in", "Paris", "Ben", ".")))
+    asked = Asked(CONTEXT, (), spans, null=1.0)
+    (question,) = scored([asked], threshold=-3.0).questions()
+    assert (question.answer, question.n_best[0].text, len(question.n_best)) == ("", "", 5)
+    assert question.n_best[0].probability == pytest.approx(question.confidence)
+    chances = [one.probability for one in question.n_best]
+    assert chances == sorted(chances, reverse=True)
+
+
 def test_gold_answers_are_counted_and_found() -> None:
     (question,) = scored([Asked(CONTEXT, ("Oslo", "the city of Oslo", "Oslo"), (("Paris", 1.0),))]).questions()
     assert [(gold.text, gold.annotators, CONTEXT[slice(*gold.span)]) for gold in question.golds if gold.span] == [
