@@ -7,10 +7,12 @@ eight are opened once, each with connections and storage of its own, and most te
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
 
+from qa_lightning.pages.demo.answers import Asked, Asker
 from qa_lightning.pages.demo.examples import Opening, Openings
 from qa_lightning.pages.demo.limits import Limits
 from qa_lightning.wording import visible
@@ -93,11 +95,16 @@ class Asking:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory) -> Iterator[str]:
+def asker() -> Asker:
+    return steered_asker(LIMITS)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory, asker) -> Iterator[str]:
     report = tmp_path_factory.mktemp("run") / "report.html"
     report.write_text(REPORT, encoding="utf-8")
     openings = Openings([*OPENINGS.questions, HOSTILE], OPENINGS.source)
-    with served(steered_asker(LIMITS), openings, report=report) as found:
+    with served(asker, openings, report=report) as found:
         yield found
 
 
@@ -191,11 +198,14 @@ def test_the_slider_moves_the_threshold(one) -> None:
 
 def test_windows_are_shown_on_demand(one) -> None:
     one.ask("Where is Ben?", TEXT * 2)
+    one.page.locator("#qa-panel .qa-chip").nth(1).click()
     edges = one.page.locator("#qa-reading .qa-edge")
     assert edges.count() > 2
     assert not edges.first.is_visible()
     one.page.click("#qa-panel summary")
     assert edges.first.is_visible()
+    one.page.evaluate("new Promise(done => (document.body.append(''), requestAnimationFrame(done)))")  # a change
+    assert one.lit == ["qa-answer-1"]  # the one that was chosen
     assert one.page.locator("#qa-panel .qa-map > i").count() * 2 == edges.count()
     one.page.locator("#qa-threshold input[type=number]").fill("1")  # they stay when the panel is drawn again
     one.page.wait_for_function("document.querySelector('#qa-panel details').open")
@@ -221,6 +231,56 @@ def test_examples_files_and_new_texts(one) -> None:
     one.page.keyboard.type("Dora is in Paris.")
     one.ask("Where is Dora?")
     assert (one.answer, one.page.inner_text(".qa-body")) == ("Paris", "Dora is in Paris.")
+
+
+@pytest.fixture
+def slow(asker, monkeypatch) -> Iterator[tuple[Event, Event]]:
+    """Questions that begin with "Where" are answered once the first event is set; then the second one is."""
+    go, gone = Event(), Event()
+    ask = asker.ask
+
+    def wait(question: str, documents) -> Asked:
+        found = ask(question, documents)
+        if question.startswith("Where"):
+            go.wait(20)
+            gone.set()
+        return found
+
+    monkeypatch.setattr(asker, "ask", wait)
+    yield go, gone
+    go.set()
+
+
+@pytest.mark.parametrize("moved_on", ["new", "files", "example"])
+def test_an_answer_that_comes_after_the_person_has_moved_on_is_not_shown(one, slow, moved_on) -> None:
+    go, gone = slow
+    one.send("Where is Ben?", "Ben is in Rome.")
+    one.page.wait_for_selector("#qa-headline .pending, #qa-headline .wrap.minimal", state="attached")
+    if moved_on == "files":
+        one.upload({"a.txt": b"Dora works."})
+    else:
+        one.page.click("#qa-new" if moved_on == "new" else "#qa-samples button >> nth=1")
+        one.wait()
+    go.set()
+    assert gone.wait(20)
+    if moved_on == "example":
+        one.page.wait_for_timeout(300)
+        assert (one.answer, one.page.input_value("#qa-question input")) == ("Dora", "Who works?")
+        return
+    one.page.locator("#qa-threshold input[type=number]").fill("-9")
+    one.page.wait_for_timeout(300)
+    assert one.page.locator("#qa-headline .qa-answer").count() == 0
+    assert one.page.locator("#qa-reading .qa-body").count() == 0
+
+
+def test_an_answer_is_shown_at_the_threshold_of_its_time(one, slow) -> None:
+    one.send("Where is Ben?", "Ben is in Rome.")
+    one.page.locator("#qa-threshold input[type=number]").fill("-10")
+    one.page.wait_for_timeout(100)
+    slow[0].set()
+    one.wait()
+    one.page.wait_for_selector("#qa-headline .qa-none")
+    assert one.answer == "The text does not answer it."
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from qa_lightning.documents.sources import Document
 from qa_lightning.errors import InputError
 from qa_lightning.inference.asking import CANDIDATES, AskSettings
+from qa_lightning.pages.demo import view
 from qa_lightning.pages.demo.answers import Asker, at_threshold
 from qa_lightning.pages.demo.limits import Limits
 from qa_lightning.pages.demo.view import answers_panel, marked_text, problem_panel
@@ -100,6 +101,7 @@ def test_a_model_without_no_answer_has_a_lowest_probability() -> None:
     panel = answers_panel(asked, at_threshold(asked, settings, 1.0), settings)
     assert "No answer is likely enough" in panel.headline
     assert ">No answer<" not in panel.rows
+    assert ">All other spans and “no answer”<" in panel.rows
 
 
 def test_rows_stand_in_the_order_of_their_probabilities() -> None:
@@ -110,6 +112,17 @@ def test_rows_stand_in_the_order_of_their_probabilities() -> None:
         assert rows[0] == first
         assert rows[-1] == "All other spans"
     assert "The text does not answer it" in panel.headline
+
+
+def test_the_map_holds_the_likeliest_answer_also_behind_the_windows_that_are_shown(monkeypatch) -> None:
+    monkeypatch.setattr(view, "_SHOWN_WINDOWS", 2)
+    text = "the a of in is was " * 60 + "Ben is in Rome."
+    asked = steered_asker().ask("Where is Ben?", documents(text))
+    assert asked.found[0].place.start > asked.windows[1].end
+    panel = answers_panel(asked, at_threshold(asked, SETTINGS, 0.0), SETTINGS)
+    places = [float(left) for left in re.findall(r"left:([\d.]+)%", panel.rows)]
+    assert len(places) == 3
+    assert max(places) <= 100
 
 
 def test_unlikely_answers_are_left_out_but_for_three() -> None:

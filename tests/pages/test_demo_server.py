@@ -78,7 +78,7 @@ def test_nothing_else_is_served(client, path) -> None:
     assert client.get(path).status_code in (403, 404)
 
 
-@pytest.mark.parametrize("where", [0, 1, 2])
+@pytest.mark.parametrize("where", [1, 2, 3])
 def test_a_call_cannot_make_the_server_ask_elsewhere(client, monkeypatch, where) -> None:
     """Gradio fetches what the path of a "file" names, in any argument of a call."""
     fetched = []
@@ -89,8 +89,8 @@ def test_a_call_cannot_make_the_server_ask_elsewhere(client, monkeypatch, where)
 
     monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", fetch)
     file = {"path": "http://192.0.2.1/x.txt", "meta": {"_type": "gradio.FileData"}}
-    data: list = ["Who?", "Ben.", None, 0]
-    data[where] = [file] if where == 2 else file
+    data: list = [None, "Who?", "Ben.", None, 0]
+    data[where] = [file] if where == 3 else file
     config = client.get("/config").json()
     asked = next(one for one in config["dependencies"] if len(one["inputs"]) == len(data))
     call = {"data": data, "fn_index": asked["id"], "session_hash": f"session {where}"}

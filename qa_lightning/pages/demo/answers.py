@@ -68,7 +68,7 @@ class AtThreshold(NamedTuple):
     Attributes:
         probabilities: of each of ``Asked.found``.
         null: probability of "no answer".
-        rest: probability of all other spans.
+        rest: probability of all other spans; with that of "no answer", which a model may have without knowing it.
         best: index of the answer; None for "no answer", or if none is likely enough.
     """
 

@@ -34,6 +34,7 @@
     const details = find("#qa-panel details");
     if (details) details.open = showWindows; // a new panel comes closed
     find("#qa-reading")?.classList.toggle("qa-edges", showWindows);
+    seen.panel = find("#qa-panel .qa-answers")?.outerHTML ?? null; // an opened map is no new panel
   }
 
   function sync() {

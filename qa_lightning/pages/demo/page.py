@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from socket import socket
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from qa_lightning.errors import InputError
-from qa_lightning.layout import MODEL_FOLDER
+from qa_lightning.layout import run_of
 from qa_lightning.marking import inert
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.pages.demo.answers import Asked, Asker, at_threshold
@@ -36,7 +37,7 @@ _THRESHOLDS = 15.0  # to either side of the model's own
 
 
 class _Parts(NamedTuple):
-    """The components that do something, and ``asked``: the answers that are kept for each open page."""
+    """The components that do something, and ``now``: the `_Now` that is kept for each open page."""
 
     question: Any
     button: Any
@@ -47,7 +48,26 @@ class _Parts(NamedTuple):
     openings: list[Any]
     panel: list[Any]
     threshold: Any
-    asked: Any
+    now: Any
+
+
+@dataclass
+class _Now:
+    """Where a person is on an open page.
+
+    Attributes:
+        turn: counts what the person asked and took away; an answer to an earlier turn comes too late.
+        asked: the answers that are shown; None without any.
+    """
+
+    turn: int = 0
+    asked: Asked | None = None
+
+    def begin(self) -> int:
+        """The next turn: what was shown, and what is still being answered, is over."""
+        self.turn += 1
+        self.asked = None
+        return self.turn
 
 
 class Page:
@@ -132,7 +152,7 @@ class Page:
                     panel = [html(WELCOME.headline, elem_id="qa-headline"), html(WELCOME.rows, elem_id="qa-panel")]
                     threshold = _slider(gr, self._asker.settings)
             self._connect(
-                gr, _Parts(question, button, text, new, reading, files, openings, panel, threshold, gr.State(None))
+                gr, _Parts(question, button, text, new, reading, files, openings, panel, threshold, gr.State(_Now()))
             )
             for block in list(blocks.blocks.values()):
                 refuse_addresses(block)
@@ -140,7 +160,7 @@ class Page:
 
     def _connect(self, gr: Any, on: _Parts) -> None:
         """Say what is called when a person does something."""
-        outputs = [on.asked, *on.panel, on.reading]
+        outputs = [*on.panel, on.reading]
         quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
         asking: dict[str, Any] = {
             "api_visibility": "private",
@@ -150,13 +170,25 @@ class Page:
             "concurrency_id": "asking",
         }
         asks = [on.question.submit, on.button.click, on.text.submit]
-        gr.on(asks, self._answer, [on.question, on.text, on.files, on.threshold], outputs, **asking)
-        for opening, one in zip(self._openings.questions, on.openings, strict=True):
-            changed = [on.question, on.text, on.files, *outputs]
-            one.click(partial(self._open, opening), on.threshold, changed, **asking)
-        on.threshold.change(self._judge, [on.asked, on.threshold], on.panel, **quick)
-        on.new.click(lambda: ("", None, *_cleared()), None, [on.text, on.files, *outputs], **quick)
-        on.files.upload(self._files_came, on.text, [on.text, *outputs], **quick)
+        judged = (self._judge, [on.now, on.threshold], on.panel)
+        events = [
+            gr.on(asks, self._answer, [on.now, on.question, on.text, on.files, on.threshold], outputs, **asking),
+            *(
+                one.click(
+                    partial(self._open, opening),
+                    [on.now, on.threshold],
+                    [on.question, on.text, on.files, *outputs],
+                    **asking,
+                )
+                for opening, one in zip(self._openings.questions, on.openings, strict=True)
+            ),
+        ]
+        for event in events:
+            event.then(*judged, **quick)  # the slider may have moved meanwhile
+        on.threshold.change(*judged, **quick)
+        over: dict[str, Any] = {"cancels": events, **quick}
+        on.new.click(lambda now: ("", None, *_cleared(now)), on.now, [on.text, on.files, *outputs], **over)
+        on.files.upload(self._files_came, [on.now, on.text], [on.text, *outputs], **over)
 
     def _head(self) -> str:
         report = f'<a href="{REPORT_ROUTE[1:]}" target="_blank">Report of errors</a>' if self._report else ""
@@ -168,38 +200,48 @@ class Page:
             gr.HTML(title, apply_default_css=False)
             return [gr.Button(one.question, size="sm", elem_classes="qa-sample") for one in self._openings.questions]
 
-    def _answer(self, question: str, text: str, files: Sequence[str] | None, threshold: float) -> tuple[Any, ...]:
-        """What a question changes on the page: the answers that are kept, the panel, and the text."""
+    def _answer(
+        self, now: _Now, question: str, text: str, files: Sequence[str] | None, threshold: float
+    ) -> tuple[Any, ...]:
+        """What a question changes on the page: the panel, and the text."""
+        return self._asked(now, question, text, files, threshold) or _nothing(3)
+
+    def _open(self, opening: Opening, now: _Now, threshold: float) -> tuple[Any, ...]:
+        """Put an example in and ask it."""
+        shown = self._asked(now, opening.question, opening.context, None, threshold)
+        return (opening.question, opening.context, None, *shown) if shown else _nothing(6)
+
+    def _asked(
+        self, now: _Now, question: str, text: str, files: Sequence[str] | None, threshold: float
+    ) -> tuple[str, str, str] | None:
+        """Panel and text with the answers, or with what is wrong; None if the person has moved on meanwhile."""
+        turn = now.begin()
+        asked, reading = None, _run("")
         try:
             documents = self._asker.documents(text or "", [Path(name) for name in files or ()])
             asked = self._asker.ask(question or "", documents)
-            return asked, *self._panel(asked, threshold), _run(marked_text(documents, asked))
+            panel, reading = self._panel(asked, threshold), _run(marked_text(documents, asked))
         except InputError as error:
-            return None, *problem_panel(error.problems), _run("")
+            panel = problem_panel(error.problems)
         except Exception:  # a page shows no traceback, whatever happens
             log.exception("a question could not be answered")
-            return None, *problem_panel([_FAILED]), _run("")
+            panel = problem_panel([_FAILED])
+        if now.turn != turn:
+            return None
+        now.asked = asked
+        return *panel, reading
 
-    def _open(self, opening: Opening, threshold: float) -> tuple[Any, ...]:
-        """Put an example in and ask it."""
-        return (
-            opening.question,
-            opening.context,
-            None,
-            *self._answer(opening.question, opening.context, None, threshold),
-        )
-
-    def _files_came(self, text: str) -> Any:
+    def _files_came(self, now: _Now, text: str) -> Any:
         """Files take the place of an example's text; a text of one's own stays."""
         import gradio as gr
 
-        return ("" if text in {one.context for one in self._openings.questions} else gr.skip(), *_cleared())
+        return ("" if text in {one.context for one in self._openings.questions} else gr.skip(), *_cleared(now))
 
-    def _judge(self, asked: Asked | None, threshold: float) -> Any:
+    def _judge(self, now: _Now, threshold: float) -> Any:
         """The panel at another threshold."""
         import gradio as gr
 
-        return gr.skip() if asked is None else tuple(self._panel(asked, threshold))
+        return gr.skip() if now.asked is None else tuple(self._panel(now.asked, threshold))
 
     def _panel(self, asked: Asked, threshold: float) -> Panel:
         settings = self._asker.settings
@@ -219,13 +261,20 @@ def shown_name(model: str) -> str:
     path = Path(model)
     if not path.is_dir():
         return model
-    own = path.resolve()
-    return own.parent.name if own.name == MODEL_FOLDER else own.name
+    return (run_of(model) or path.resolve()).name
 
 
-def _cleared() -> tuple[Any, ...]:
-    """No answers: those that are kept, the panel, and the text."""
-    return None, *WELCOME, _run("")
+def _nothing(count: int) -> tuple[Any, ...]:
+    """So many components of the page stay as they are."""
+    import gradio as gr
+
+    return (gr.skip(),) * count
+
+
+def _cleared(now: _Now) -> tuple[Any, ...]:
+    """No answers: the panel, and the text."""
+    now.begin()
+    return *WELCOME, _run("")
 
 
 def _page_head() -> str:

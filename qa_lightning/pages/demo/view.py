@@ -57,7 +57,8 @@ def answers_panel(asked: Asked, judgement: AtThreshold, settings: AnswerSettings
         chosen = " qa-chosen" if best is None else ""
         rank = next((rank for rank, other in enumerate(judgement.probabilities) if other < null), len(rows))
         rows.insert(rank, f'<li class="qa-other{chosen}">{_bar("No answer", null)}</li>')
-    rows.append(f'<li class="qa-other">{_bar("All other spans", judgement.rest)}</li>')
+    rest = "All other spans" if settings.version_2 else "All other spans and “no answer”"
+    rows.append(f'<li class="qa-other">{_bar(rest, judgement.rest)}</li>')
     return Panel(
         _headline(asked, judgement, settings),
         f'<section class="qa-answers" data-best="{"" if best is None else best}">'
@@ -129,7 +130,8 @@ def _map(windows: Sequence[Extract], best: Extract | None) -> str:
         by_document[one.document].append(one)
     strips = []
     for document, own in by_document.items():
-        length = max(one.end for one in own) or 1
+        ends = [one.end for one in (*own, best) if one is not None and one.document == document]
+        length = max(ends) or 1
         bars = [
             f'<i style="left:{100 * one.start / length:.2f}%;width:{100 * (one.end - one.start) / length:.2f}%;'
             f'top:{7 * (number % _LANES)}px"></i>'
