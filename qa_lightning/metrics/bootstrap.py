@@ -43,6 +43,11 @@ class Interval:
     unit: str
     units: int
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there are enough questions for an interval."""
+        return self.low == self.low  # not NaN
+
 
 def bootstrap(values: ArrayLike, articles: Sequence[str] | NDArray[np.object_], seed: int = 0) -> list[Interval]:
     """Intervals of the means of several columns; each sample draws the same units for all of them.

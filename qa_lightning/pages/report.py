@@ -37,6 +37,7 @@ from qa_lightning.wording import counted
 _MAX_BYTES = 3_000_000  # of the questions in the page, about
 _EACH = 100  # questions of each kind that the page has room for, before others
 _NAME = 200  # characters of the name of a model, or of a group
+_SAME = 0.05  # points: a smaller difference is written as 0.0
 _RIGHT = 50  # right answers in the page: those that the model is least sure of
 _OF_A_ROW = {"prediction", "score", "exact", "f1", "kind", "doubt", "n_best"}  # keys by which a report's row is known
 _IN_NOTEBOOK, _FRAME = 150, 900  # questions and pixels of a report in a notebook
@@ -136,28 +137,27 @@ class ErrorReport:
     @property
     def lines(self) -> list[str]:
         """The scores with their intervals, and how the models compare, in sentences."""
-        scores = [
-            f"{one['name']} {one['interval'].mean:.2f} ({one['interval'].low:.1f} to {one['interval'].high:.1f})"
-            for one in self._headline
-        ]
-        return [f"{', '.join(scores)}; 95% intervals, {self._articles}", *self.verdicts.values()]
+        scores = [f"{one['name']} {one['interval'].mean:.2f}{_range(one['interval'])}" for one in self._headline]
+        return [f"{', '.join(scores)}; {self._ranges}", *self.verdicts.values()]
 
     @property
     def verdicts(self) -> dict[str, str]:
         """``f1`` and ``exact``: how much better one model is, in a sentence; empty without another model."""
         if self.against is None:
             return {}
-        found = {}
-        for key, name in (("f1", "F1"), ("exact", "EM")):
-            gain = self.differences[key].gain
-            names, ends = (self.scored.model, self.against.model), sorted((gain.low, gain.high))
-            if gain.mean < 0:
-                names, ends = names[::-1], [-ends[1], -ends[0]]
-            found[key] = (
-                f"{'' if self.differences[key].is_clear else 'No clear difference: '}{names[0]} is better than "
-                f"{names[1]} by {abs(gain.mean):.1f} {name}, 95% interval {ends[0]:.1f} to {ends[1]:.1f}"
-            )
-        return found
+        return {key: self._verdict(key, name, self.against.model) for key, name in (("f1", "F1"), ("exact", "EM"))}
+
+    def _verdict(self, key: str, name: str, other: str) -> str:
+        gain, is_clear = self.differences[key].gain, self.differences[key].is_clear
+        names, ends = (self.scored.model, other), (gain.low, gain.high)
+        if gain.mean < 0:
+            names, ends = names[::-1], (-gain.high, -gain.low)
+        if abs(gain.mean) < _SAME:
+            found = f"{names[0]} and {names[1]} have about the same {name}"
+        else:
+            found = f"{names[0]} is better than {names[1]} by {abs(gain.mean):.1f} {name}"
+        interval = f", 95% interval of the difference {ends[0]:.1f} to {ends[1]:.1f}" if gain.is_known else ""
+        return f"{'' if is_clear else 'No clear difference: '}{found}{interval}"
 
     @property
     def _headline(self) -> list[dict[str, Any]]:
@@ -206,10 +206,10 @@ class ErrorReport:
             "right": next(one for one in filters if one[0] == "RIGHT"),
             "wrong": (wrong, sum(record["k"] != 0 for record in records)),
             "doubted": (int((doubts > 0).sum()), sum(record["d"] > 0 for record in records)),
-            "fights": [(side, int((self.won == side).sum())) for side in (1, -1)],
+            "fights": self._fights,
             "listed": len(records),
             "trust": trust,
-            "articles": self._articles,
+            "ranges": self._ranges,
             "counted": counted,
             "bar": _bar,
             "short": _short,
@@ -224,10 +224,20 @@ class ErrorReport:
         return make_page("report", values, data)
 
     @property
-    def _articles(self) -> str:
-        """What the intervals were made from, in words."""
+    def _ranges(self) -> str:
+        """What the ranges behind the scores are, in words."""
         interval = self.intervals["f1"]
-        return f"resampling {interval.units:,} {interval.unit}"
+        if not interval.is_known:
+            return "one question has no interval"
+        return f"95% intervals, resampling {interval.units:,} {interval.unit}"
+
+    @property
+    def _fights(self) -> list[tuple[str, str, int]]:
+        """Filter, model, and how many questions only that model answers right; empty without another model."""
+        if self.against is None:
+            return []
+        sides = (("won", self.scored.model, 1), ("lost", self.against.model, -1))
+        return [(name, model, int((self.won == side).sum())) for name, model, side in sides]
 
     def _records(self, numbers: list[int]) -> tuple[list[dict[str, Any]], list[int]]:
         """What the page holds of some questions, and of which: those that fit into `_MAX_BYTES`."""
@@ -306,6 +316,10 @@ def _is_a_report(lines: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(row, dict) and row.keys() >= _OF_A_ROW
+
+
+def _range(interval: Interval) -> str:
+    return f" ({interval.low:.1f} to {interval.high:.1f})" if interval.is_known else ""
 
 
 def _short(name: str) -> str:

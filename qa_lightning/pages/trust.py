@@ -21,6 +21,7 @@ from qa_lightning.pages.questions import Scored
 _POINTS = 201  # of a curve, at most
 _STEPS = 101  # of the slider for the threshold
 _BINS = 10
+_LINES = {"has": 4, "none": 5, "main": 3}  # the style of a line of F1 by the threshold, and which value of a step it is
 _SOME = 0.05  # of the questions
 
 
@@ -41,6 +42,7 @@ def trust_values(scored: Scored) -> dict[str, Any]:
         "start": _start(points),
         "threshold": threshold.svg() if threshold else None,
         "thresholds": steps,
+        "lines": [line.kind for line in threshold.lines] if threshold else [],
         "now": scored.scaling.threshold,
         "best": best_threshold(*scored.outcomes.decision) if scored.version_2 else None,
     }
@@ -83,8 +85,11 @@ def _start(points: list[list[float]]) -> int:
     return int(np.argmin([abs(point[1] - 0.5) for point in points])) if points else 0
 
 
-def _threshold(scored: Scored) -> tuple[Chart, list[list[float]]]:
-    """The chart, and of each step: threshold, share of "no answer", EM and F1 of all, of HasAns and of NoAns, place."""
+def _threshold(scored: Scored) -> tuple[Chart, list[list[float | None]]]:
+    """The chart, and of each step: threshold, share of "no answer", EM and F1 of all, of HasAns and of NoAns, place.
+
+    F1 is None of a kind that no question has, and no line is drawn for it.
+    """
     odds = scored.outcomes.null_odds
     finite = odds[np.isfinite(odds)]
     ends = np.quantile(finite, [0.01, 0.99]) if len(finite) else np.array([-1.0, 1.0])
@@ -95,17 +100,14 @@ def _threshold(scored: Scored) -> tuple[Chart, list[list[float]]]:
     for threshold in np.unique(np.append(np.linspace(low, high, _STEPS), now)):
         exact, f1 = (100 * each for each in scored.outcomes.scores(threshold, True))
         silent = scored.outcomes.unanswered(threshold, True).mean()
-        with_answer, without = (float(f1[rows].mean()) if rows.any() else 0.0 for rows in (has, ~has))
-        steps.append([float(threshold), float(silent), float(exact.mean()), float(f1.mean()), with_answer, without])
+        with_answer, without = (float(f1[rows].mean()) if rows.any() else None for rows in (has, ~has))
+        steps.append((float(threshold), float(silent), float(exact.mean()), float(f1.mean()), with_answer, without))
+    lines = {kind: [(step[0], y) for step in steps if (y := step[at]) is not None] for kind, at in _LINES.items()}
     chart = Chart(
         'F1 by the threshold for "no answer"',
         Axis("threshold for the null odds", low, high, even_ticks(low, high)),
         Axis("F1", 0, 100, (0, 20, 40, 60, 80, 100)),
-        [
-            Line("has", [(step[0], step[4]) for step in steps]),
-            Line("none", [(step[0], step[5]) for step in steps]),
-            Line("main", [(step[0], step[3]) for step in steps]),
-        ],
+        [Line(kind, points) for kind, points in lines.items() if points],
         marker="threshold",
     )
-    return chart, [[*(round(value, 4) for value in step), *chart.at(step[0], step[3])] for step in steps]
+    return chart, [[*(value and round(value, 4) for value in step), *chart.at(step[0], step[3])] for step in steps]

@@ -105,16 +105,32 @@ def test_all_questions_are_in_the_json_lines_file(tmp_path: Path) -> None:
 
 def test_two_models_are_compared_in_a_sentence() -> None:
     asked = several()
-    better = scored(asked, "model-a")
-    worse = scored([renamed(one, found=one.found[::-1]) if "Paris" in one.golds else one for one in asked], "model-b")
+    better = scored([renamed(one, found=((one.golds[0], 5.0),)) for one in asked], "model-a")
+    worse = scored(asked, "model-b")
     report, turned = ErrorReport(better, worse), ErrorReport(worse, better)
-    sentence = r"model-a is better than model-b by [\d.]+ F1, 95% interval [\d.]+ to [\d.]+"
-    assert re.fullmatch(sentence, report.verdicts["f1"]) or report.verdicts["f1"].startswith("No clear difference: ")
+    sentence = r"model-a is better than model-b by [\d.]+ F1, 95% interval of the difference [\d.]+ to [\d.]+"
+    assert report.differences["f1"].is_clear
+    for verdict in (report.verdicts["f1"], turned.verdicts["f1"]):
+        assert re.fullmatch(sentence, verdict)
     assert report.won.sum() == -turned.won.sum()
-    same = ErrorReport(better, scored(several(), "model-b"))
+    same = ErrorReport(scored(asked, "model-a"), worse)
     assert same.verdicts["f1"] == (
-        "No clear difference: model-a is better than model-b by 0.0 F1, 95% interval 0.0 to 0.0"
+        "No clear difference: model-a and model-b have about the same F1, 95% interval of the difference 0.0 to 0.0"
     )
+
+
+def test_one_question_has_no_intervals() -> None:
+    """And nothing says nan."""
+    report = ErrorReport(scored(several(1)), scored([renamed(several(1)[0], found=(("Rome", 1.0),))], "model-b"))
+    assert report.lines == [
+        "EM 100.00, F1 100.00; one question has no interval",
+        "No clear difference: model-a is better than model-b by 100.0 F1",
+        "No clear difference: model-a is better than model-b by 100.0 EM",
+    ]
+    assert not re.search(r"\bnan\b", re.sub(r"<(script|style).*?</\1>", "", report.html(), flags=re.DOTALL))
+    none = Asked(CONTEXT, (), (("Paris", 1.0),), null=3.0)
+    (line,) = ErrorReport(scored([*several(8), none])).lines
+    assert "F1 without one 100.00; 95% intervals, resampling " in line
 
 
 def test_questions_won_and_lost_are_in_the_page_with_both_answers(tmp_path: Path) -> None:
@@ -161,7 +177,7 @@ def test_the_command_reports_the_numbers_of_evaluate(model_folder, tmp_path, cap
     flags = ["--model", model_folder, "--data", data, "--against", model_folder, "--output", str(page)]
     assert call("report", flags) == 0
     said = capsys.readouterr().out
-    assert "by 0.0 F1" in said
+    assert f"{model_folder} and {model_folder} have about the same F1" in said
     assert f"written to {page.parent}: errors.html, errors.jsonl" in said
     shown = dict(re.findall(r'data-score="(\w+)">([\d.]+)<', page.read_text("utf-8")))
     names = {"exact": "exact" if unanswerable else "exact_match"}

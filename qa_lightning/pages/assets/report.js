@@ -226,8 +226,9 @@
     update();
   };
   const strong = (text) => make("b", "", text);
+  const byKind = (has, none) => has === null || none === null ? "" : "F1 with an answer " + has.toFixed(1) + ", without one " + none.toFixed(1) + "; ";
   slider("coverage", data.curve, ([sure, answered, right]) => ["answers ", strong(percent(answered)), ", of which ", strong(percent(right)), " right", make("span", "facts", " (score at least " + sure.toFixed(2) + ")")]);
-  slider("threshold", data.thresholds || [], ([at, silent, exact, f1, has, none]) => ["threshold " + at.toFixed(2) + ": ", strong("F1 " + f1.toFixed(1)), ", EM " + exact.toFixed(1), make("span", "facts", " (F1 with an answer " + has.toFixed(1) + ", without one " + none.toFixed(1) + "; “no answer” to " + percent(silent) + ")")]);
+  slider("threshold", data.thresholds || [], ([at, silent, exact, f1, has, none]) => ["threshold " + at.toFixed(2) + ": ", strong("F1 " + f1.toFixed(1)), ", EM " + exact.toFixed(1), make("span", "facts", " (" + byKind(has, none) + "“no answer” to " + percent(silent) + ")")]);
 
   addEventListener("beforeprint", () => {
     byId("printed").replaceChildren(...shown.slice(0, PRINTED).map((one) => {
