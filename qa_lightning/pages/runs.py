@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _UNKNOWN = "–"
 _LONGEST = 80  # characters of a setting's value
+_COLUMN = 16  # letters of a terminal that a run has at least, side by side with others
+_ENDLESS = 100_000
 _FRAME = 420  # pixels in a notebook
 
 
@@ -80,20 +82,21 @@ class RunTable:
             for run in self.runs
         ]
 
-    def rich_table(self) -> Table:
-        """The table for a terminal."""
-        from rich.box import SIMPLE
-        from rich.markup import escape
-        from rich.table import Table
+    def rich_tables(self, width: int) -> list[Table]:
+        """The table for a terminal of so many columns.
 
-        table = Table(box=SIMPLE, pad_edge=False)
-        for number, name in enumerate(self.header):
-            is_figure = 2 <= number < 2 + len(_FIGURES)
-            table.add_column(escape(name), justify="right" if is_figure else "left", no_wrap=is_figure, overflow="fold")
-        for row in self.rows:
-            cells = (escape(visible(text)) for text, _ in row)
-            table.add_row(*(f"[bold]{cell}[/bold]" if row[at][1] else cell for at, cell in enumerate(cells)))
-        return table
+        Where it is too narrow, the runs stand side by side, and a few of them in each of several tables.
+        """
+        from rich.console import Console
+
+        header = [(name, False) for name in self.header]
+        upright = _rich_table([header, *self.rows], range(2, 2 + len(_FIGURES)))
+        if Console(width=_ENDLESS).measure(upright).maximum <= width:
+            return [upright]
+        names = min(max(map(len, self.header)), width // 3)
+        each = max(1, (width - names) // _COLUMN)
+        parts = [self.rows[first : first + each] for first in range(0, len(self.runs), each)]
+        return [_rich_table([*map(list, zip(header, *part, strict=True))], range(0)) for part in parts]
 
     def html(self) -> str:
         """The page."""
@@ -109,6 +112,29 @@ class RunTable:
 
     def _repr_html_(self) -> str:
         return framed(self.html(), _FRAME)
+
+
+def _rich_table(rows: Sequence[Sequence[tuple[str, bool]]], figures: range) -> Table:
+    """A table for a terminal.
+
+    Args:
+        rows: the header and the rows below it; texts, and whether they are bold.
+        figures: the columns of numbers, which are never folded.
+    """
+    from rich.box import SIMPLE
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, pad_edge=False)
+    for number, (name, _) in enumerate(rows[0]):
+        is_figure = number in figures
+        table.add_column(
+            escape(visible(name)), justify="right" if is_figure else "left", no_wrap=is_figure, overflow="fold"
+        )
+    for row in rows[1:]:
+        cells = [(escape(visible(text)), is_bold) for text, is_bold in row]
+        table.add_row(*(f"[bold]{text}[/bold]" if is_bold else text for text, is_bold in cells))
+    return table
 
 
 def _written(figure: _Figure, run: RunSummary) -> str:

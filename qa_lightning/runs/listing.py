@@ -18,6 +18,7 @@ import yaml  # type: ignore[import-untyped]
 
 from qa_lightning.errors import one_line
 from qa_lightning.layout import CURVE_FILES, FLAGS, HPARAMS, RECORD
+from qa_lightning.runs import SORTS
 from qa_lightning.runs.record import PastRun, is_run, past_run
 
 _CSV = "metrics.csv"  # of Lightning's CSVLogger
@@ -66,17 +67,16 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
 
 
 def sorted_runs(runs: Sequence[RunSummary], by: str) -> list[RunSummary]:
-    """Runs with the best scores, the shortest, fastest or smallest first, unknown ones last; or as they are."""
-    keys = {
-        "f1": lambda run: -run.f1,
-        "em": lambda run: -run.exact,
-        "minutes": lambda run: run.minutes,
-        "speed": lambda run: -run.speed,
-        "memory": lambda run: run.memory,
-    }
-    if by not in keys:
+    """Runs with the best scores, the shortest, fastest or smallest first, unknown ones last; or as they are.
+
+    Args:
+        runs: to be sorted.
+        by: one of `SORTS`.
+    """
+    figure, sign = SORTS[by]
+    if figure is None:
         return list(runs)
-    return sorted(runs, key=lambda run: (math.isnan(keys[by](run)), keys[by](run)))
+    return sorted(runs, key=lambda run: (math.isnan(getattr(run, figure)), sign * getattr(run, figure)))
 
 
 def differing(runs: Sequence[RunSummary]) -> list[str]:

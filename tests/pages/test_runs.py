@@ -33,12 +33,42 @@ def test_the_table_has_figures_and_the_settings_that_differ() -> None:
 
 def test_in_a_terminal_control_characters_and_markup_are_shown() -> None:
     hostile = RunSummary("\x1b[31mred [bold]x[/bold]", "\u202em", settings={"a": "[red]1"})
+    table = RunTable([hostile, RunSummary("b", "m", settings={"a": 1})])
+    for width in (200, 70):
+        text = printed(table, width)
+        assert "\\x1b[31mred [bold]x[/bold]" in text
+        assert "\\u202em" in text
+        assert "[red]1" in text
+        assert "\x1b" not in text
+
+
+def printed(table: RunTable, width: int) -> str:
     text = io.StringIO()
-    Console(file=text, width=200).print(RunTable([hostile, RunSummary("b", "m", settings={"a": 1})]).rich_table())
-    assert "\\x1b[31mred [bold]x[/bold]" in text.getvalue()
-    assert "\\u202em" in text.getvalue()
-    assert "[red]1" in text.getvalue()
-    assert "\x1b" not in text.getvalue()
+    Console(file=text, width=width).print(*table.rich_tables(width))
+    return text.getvalue()
+
+
+def test_in_a_narrow_terminal_runs_stand_side_by_side() -> None:
+    """No number and no setting is broken, however many runs there are."""
+    names = ("learning_rate", "batch_size", "gradient_clip_val", "warmup")
+    runs = [
+        RunSummary(
+            f"logs/version_{number}", "bert", 80 + number, 88.5, 2, 30, 1, 3, dict.fromkeys(names, f"{number}e-05")
+        )
+        for number in range(7)
+    ]
+    assert len(RunTable(runs).rich_tables(200)) == 1
+    assert "logs/version_3" in printed(RunTable(runs), 200).splitlines()[6]
+    lines = printed(RunTable(runs), 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = [line.split() for line in lines]
+    assert [line for line in cells if "EM" in line] == [
+        ["EM", "80.00", "81.00", "82.00"],
+        ["EM", "83.00", "84.00", "85.00"],
+        ["EM", "86.00"],
+    ]
+    for name in names:
+        assert [line[1:] for line in cells if name in line][1] == ["3e-05", "4e-05", "5e-05"]
 
 
 @pytest.mark.parametrize("width", [NARROW, WIDE])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qa_lightning.runs import SORTS
 from qa_lightning.runs.listing import RunSummary, differing, read_runs, sorted_runs
 
 CONFIG = {
@@ -131,6 +132,7 @@ def test_runs_are_sorted_and_unknown_figures_come_last() -> None:
     assert [found.name for found in sorted_runs(runs, "f1")] == ["c", "a", "b"]
     assert [found.name for found in sorted_runs(runs, "minutes")] == ["a", "c", "b"]
     assert [found.name for found in sorted_runs(runs, "run")] == ["a", "b", "c"]
+    assert all(len(sorted_runs(runs, by)) == 3 for by in SORTS)
 
 
 def test_settings_differ_if_runs_that_have_them_differ() -> None:

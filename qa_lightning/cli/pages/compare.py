@@ -11,9 +11,8 @@ from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags
 from qa_lightning.cli.pages import check_output, writing
 from qa_lightning.errors import naming_flags
+from qa_lightning.runs import SORTS
 from qa_lightning.wording import visible
-
-_SORTS = ("f1", "em", "minutes", "speed", "memory", "run")
 
 
 @naming_flags(groups=False)
@@ -29,7 +28,8 @@ def compare(words: Sequence[str]) -> int:
     runs, problems = read_runs(Path(folder) for folder in options.runs)
     table = RunTable(sorted_runs(runs, options.sort), problems)
     if runs:
-        Console().print(table.rich_table())
+        console = Console()
+        console.print(*table.rich_tables(console.width))
     for line in problems:
         print(visible(line))
     if options.output:
@@ -43,7 +43,10 @@ def _options(words: Sequence[str]) -> Namespace:
     flags = Flags("compare", "Show runs side by side: scores, speed, memory, and the settings that differ.")
     flags.add_argument("runs", type=str, nargs="+", metavar="RUN", help="folders of runs: lightning_logs/version_*")
     flags.add_argument(
-        "--sort", choices=_SORTS, default="run", help="best score, shortest, fastest or smallest first; run: as given"
+        "--sort",
+        choices=list(SORTS),
+        default="run",
+        help="best score, shortest, fastest or smallest first; run: as given",
     )
     flags.add_argument("--output", type=Path, metavar="FILE", help="write the table as a page, ending in .html")
     options = flags.read(words)
