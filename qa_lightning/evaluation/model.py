@@ -90,12 +90,14 @@ def score_model(
     assert module.predictions is not None
     if module.predictions.version_2 and not saved.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")
-    if fingerprint == settings.fitted_to:
+    fitted_here = fingerprint == settings.fitted_to
+    if fitted_here:
         log.info(
             f"note: threshold and temperature were fitted to {data} itself, so the scores, the coverage and the "
             "calibration error before refitting are better here than on other questions"
         )
-    result = replace(_result(module, settings), scored=_scored(name, data, module, datamodule, settings))
+    scored = replace(_scored(name, data, module, datamodule, settings), fitted=fitted_here)
+    result = replace(_result(module, settings), scored=scored)
     assert result.confidence is not None
     found = result.confidence
     fitted = Fitted(found.scaling, found.tuned is not None, fingerprint, found.scores_at_precision)

@@ -45,6 +45,7 @@ class Scored:
         tokenizer: cut them.
         doc_stride: tokens that two neighbouring windows share.
         max_answer_length: the longest answer, in tokens.
+        fitted: whether threshold and temperature were fitted to these questions; they then look better than they are.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Scored:
     tokenizer: Any
     doc_stride: int
     max_answer_length: int
+    fitted: bool = False
 
     def __len__(self) -> int:
         return len(self.outcomes)

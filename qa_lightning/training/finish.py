@@ -72,8 +72,8 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         return
     scores: dict[str, float] = {}
     if scored:
-        scaling = _rate(trainer, module, data, settings, folder)
-        _write_report(module, data, settings, scaling, folder)
+        settings = _rate(trainer, module, data, settings, folder)
+        _write_report(module, data, settings, folder)
         names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
         scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     elif trainer.limit_val_batches == 0:
@@ -202,32 +202,29 @@ def _validate(trainer: Trainer, module: QALightningModule, data: SquadDataModule
 
 def _rate(
     trainer: Trainer, module: QALightningModule, data: SquadDataModule, settings: AnswerSettings, folder: Path
-) -> Scaling:
+) -> AnswerSettings:
     """Fit threshold and temperature, and write them into the model's settings; log, draw and write what they gain.
 
     Returns:
-        Those that the model has now: its own, if the fit failed.
+        The settings that the model has now: those that it had, if the fit failed.
     """
     assert module.outcomes is not None
     assert data.validation_set is not None
     seen, there = len(module.outcomes), len(data.validation_set.examples)
     if seen < there:
         log.info(f"scores, threshold and temperature are those of {seen:,} of {there:,} questions, for the limits")
-    scaling = settings.scaling
     with _optional("threshold and temperature"):
         found = fit_confidence(module.outcomes, settings.version_2, Scaling(threshold=module.threshold))
         fitted = Fitted(found.scaling, settings.version_2, data.fingerprint("validation"), found.scores_at_precision)
         save_settings(settings.fitted(fitted), folder)
-        scaling = found.scaling
+        settings = settings.fitted(fitted)
         for line in (*fitted_lines(found), coverage_line(found.coverage)):
             log.info(line)
         _draw(trainer, found, folder.parent / CONFIDENCE_FOLDER)
-    return scaling
+    return settings
 
 
-def _write_report(
-    module: QALightningModule, data: SquadDataModule, settings: AnswerSettings, scaling: Scaling, folder: Path
-) -> None:
+def _write_report(module: QALightningModule, data: SquadDataModule, settings: AnswerSettings, folder: Path) -> None:
     """Write the report of the model's errors beside it."""
     with _optional("report of errors"):
         from qa_lightning.pages.report import ErrorReport
@@ -241,12 +238,13 @@ def _write_report(
             str(data.prepared("validation").source),
             module.predictions,
             module.outcomes,
-            scaling,
+            settings.scaling,
             Scoring(split.version_2, module.hparams["mixed_script"]),
             split.store,
             data.tokenizer,
             settings.doc_stride,
             settings.max_answer_length,
+            settings.fitted_to == data.fingerprint("validation"),
         )
         ErrorReport(scored).write(folder.parent / REPORT)
 
@@ -398,7 +396,7 @@ def _days(seconds: float) -> str:
 
 
 def _sample(data: SquadDataModule) -> tuple[str, str]:
-    """ScoredQuestion and context of an answerable example: the shortest context among the first 100 for validation."""
+    """Question and context of an answerable example: the shortest context among the first 100 for validation."""
     assert data.validation_set is not None
     examples: Any = data.validation_set.examples
     rows = [examples[row] for row in range(min(100, len(examples)))]

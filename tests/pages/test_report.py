@@ -182,6 +182,7 @@ def test_the_command_reports_the_numbers_of_evaluate(model_folder, tmp_path, cap
     shown = dict(re.findall(r'data-score="(\w+)">([\d.]+)<', page.read_text("utf-8")))
     names = {"exact": "exact" if unanswerable else "exact_match"}
     assert len(shown) == (6 if unanswerable else 2)
+    assert "fitted to these very questions" not in page.read_text("utf-8")
     assert shown == {name: f"{float(evaluated[names.get(name, name)]):.2f}" for name in shown}
 
 

@@ -281,6 +281,9 @@ def test_a_run_ends_with_a_report_of_what_its_model_says(case, tmp_path, unanswe
     folder = case.model.parent
     shown = dict(re.findall(r'data-score="(\w+)">([\d.]+)<', (folder / "report.html").read_text("utf-8")))
     result = score_model(str(case.model), validation)
+    assert result.scored is not None
+    assert result.scored.fitted
+    assert "fitted to these very questions" in (folder / "report.html").read_text("utf-8")
     names = {"exact": "exact" if unanswerable else "exact_match"}
     assert shown == {name: f"{result.metrics[names.get(name, name)]:.2f}" for name in shown}
     assert len(shown) == (6 if unanswerable else 2)
