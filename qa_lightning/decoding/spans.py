@@ -145,9 +145,9 @@ def decode_spans(
     Args:
         logits: windows in order of example; every example from 0 to the last has at least one window.
         n_best: character spans to list for each example, at least 1.
-        min_probability: list all spans that are at least as probable, even if they are more than ``n_best``; above 0.
         max_answer_length: the longest span, in tokens of its window, at least 1.
         scaling: how scores become probabilities; the scores themselves do not change.
+        min_probability: list all spans that are at least as probable, even if they are more than ``n_best``; above 0.
 
     Raises:
         ValueError: an argument is below 1, a temperature is not finite and above 0, logits are NaN, or examples are

@@ -38,7 +38,8 @@ class AskSettings:
         candidates: passages that the model reads, at most; those that share most words with the question. With at most
             this many passages, the model reads whole documents, and the search is exact.
         prior: how much a passage's score by words (BM25) counts in the ranking: the prior probability of a passage is
-            proportional to exp(prior x score). 0 leaves it to the model alone, as where all passages are read.
+            proportional to exp(prior x score). 0 leaves the ranking to the model alone. Where all passages are
+            read, there is no prior.
         overlap: False for answers that do not overlap, True for any, or the share of the shorter of two answers, 0-1,
             that may be in the other one too.
         min_score: the lowest score of an answer, 0-1. Where no answer reaches it, none is returned.

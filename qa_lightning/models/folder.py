@@ -15,11 +15,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from qa_lightning.errors import DivergedError
 from qa_lightning.files import digest, new_folder, write_file
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.loading import CONFIG
 from qa_lightning.models.onnx import MODEL_FILE
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
+from qa_lightning.wording import counted
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ONNX = (MODEL_FILE, f"{MODEL_FILE}.data", f"{MODEL_FILE}_data")  # the graph, and its weights if they are separate
@@ -125,9 +127,18 @@ def save_model(
         folder: the folder to write; an existing one is replaced.
         weights: all weights, because the model itself may hold only a shard of them.
         prefix: the names in ``weights`` that begin with it belong to the model; it is removed.
+
+    Raises:
+        DivergedError: some weights are not numbers; nothing is written.
     """
-    setattr(model.config, CONFIG_KEY, asdict(settings))
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    broken = [name for name, value in own.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise DivergedError(
+            f"the model's weights are not numbers ({counted(len(broken), 'tensor')}, the first: {broken[0]}); no model "
+            "is written"
+        )
+    setattr(model.config, CONFIG_KEY, asdict(settings))
     with new_folder(folder) as part:
         with quiet_transformers():
             model.save_pretrained(part, state_dict=own)

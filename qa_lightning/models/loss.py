@@ -110,8 +110,8 @@ class StepLosses:
         self._waiting: list[StepLoss] = []
 
     def begin(self) -> None:
-        """Forget the losses of an earlier training that were not read, or not finite."""
-        self.broken = None
+        """Forget the losses of an earlier training."""
+        self.total, self.count, self.broken = 0.0, 0, None
         self._added = 0
         self._waiting = []
 

@@ -17,6 +17,7 @@ import os
 import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +32,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from qa_lightning.errors import one_line
 from qa_lightning.files import write_file
-from qa_lightning.layout import CHECKPOINT_FOLDER, LAST
+from qa_lightning.layout import BEST, CHECKPOINT_FOLDER, LAST
 from qa_lightning.runs.curves import curve_lengths
 from qa_lightning.runs.record import own_folder
-from qa_lightning.runs.resume import CURVES
+from qa_lightning.runs.resume import CURVES, Beginning, read_beginning
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 
 log = logging.getLogger("qa_lightning")
@@ -174,9 +175,9 @@ class LastCheckpoint(Checkpoint):
             return
         self._settle()
         path = self._folder(trainer) / LAST
-        coming = _Coming(trainer.strategy.checkpoint_io, path, trainer.global_step, _file_identity(path))
+        # Noted before: a process that is lost may keep this one in the barrier at the end of saving.
+        self._coming = _Coming(trainer.strategy.checkpoint_io, path, trainer.global_step, _file_identity(path))
         trainer.save_checkpoint(path)
-        self._coming = coming
         self._saved_at, self._saved_when = _progress(trainer), time.monotonic()
 
     def _settle(self) -> None:
@@ -187,7 +188,8 @@ class LastCheckpoint(Checkpoint):
         if isinstance(coming.io, AtomicCheckpointIO):
             coming.io.wait()
         if _file_identity(coming.path) != coming.before:
-            self._path, self._step = coming.path, coming.step
+            begun = read_beginning(coming.path)  # only the first process knows which of its files this is
+            self._path, self._step = coming.path, begun.step if isinstance(begun, Beginning) else coming.step
 
     def _folder(self, trainer: Trainer) -> Path:
         """``checkpoints`` in the run's folder; else the folder of the best checkpoint, or the Trainer's root."""
@@ -201,6 +203,7 @@ class LastCheckpoint(Checkpoint):
     def _stop_if_asked(self, trainer: Trainer, stop: Stop) -> None:
         if not stop:
             return
+        self._settle()  # SLURM may end the job as soon as it is requeued
         if stop is Stop.REQUEUE and trainer.is_global_zero:
             requeue_job()
         raise Stopped(stop)
@@ -265,13 +268,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     one after ``fsync``: after any crash there is the old file or the new one, whole.
 
     Args:
-        background: write while training goes on, from a copy in the CPU's memory; at most two files wait.
+        background: write ``best.ckpt`` and ``last.ckpt`` while training goes on, from copies in the CPU's memory; at
+            most two of them wait. Lightning looks at others as soon as they are saved.
     """
 
     most_waiting = 2
 
     def __init__(self, background: bool = False) -> None:
-        self._writer = ThreadPoolExecutor(1, "writer of checkpoints") if background else None
+        self.background = background
+        self._writer = ThreadPoolExecutor(1, "writer of checkpoints")  # starts with its first file
         self._waiting: list[Future[None]] = []
 
     def save_checkpoint(
@@ -285,17 +290,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             storage_options: ignored.
         """
         target = Path(path)
-        if self._writer is None:
-            _write_or_warn(checkpoint, target)
-            return
-        while len(self._waiting) >= self.most_waiting:
-            self._waiting.pop(0).result()
-        self._waiting.append(self._writer.submit(_write_or_warn, _copied(checkpoint), target))
+        self._wait_for(self.most_waiting - 1)
+        if self.background and target.name in (BEST, LAST):
+            with suppress(RuntimeError, MemoryError):  # no room for a copy
+                self._waiting.append(self._writer.submit(_write_or_warn, _copied(checkpoint), target))
+                return
+        self.wait()
+        _write_or_warn(checkpoint, target)
 
     def wait(self) -> None:
         """Return when everything is written."""
-        while self._waiting:
-            self._waiting.pop(0).result()
+        self._wait_for(0)
+
+    def _wait_for(self, most: int) -> None:
+        """Wait until at most so many files are not written yet."""
+        while len(self._waiting) > most:
+            self._waiting[0].result()
+            del self._waiting[0]  # not before: a second Ctrl-C may interrupt the wait
 
     def load_checkpoint(self, *args: Any, **keywords: Any) -> dict[str, Any]:
         """As Lightning's, when everything is written."""

@@ -354,6 +354,7 @@ class SquadDataModule(LightningDataModule):
             "--data.train_answers": self.train_answers,  # missing in older checkpoints
             "--data.batch_size": self.batch_size,
             "--data.batching": self.batching,
+            "--data.pad_to_multiple_of": self.pad_to_multiple_of,  # dropout draws by shape
             "seed": self.seed,
             "processes": self.trainer.world_size,
             "--trainer.accumulate_grad_batches": self.trainer.accumulate_grad_batches,

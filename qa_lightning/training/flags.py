@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from qa_lightning.checks.refusals import callback_problems, refusal, trainer_problems, union_problem
 from qa_lightning.errors import InputError
@@ -182,12 +183,13 @@ class TrainCLI(LightningCLI):
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = CurveLogger(self.logs.parent, name=LOGS, default_hp_metric=False)
         plugins = self.config_init.trainer.plugins or []
-        kwargs["plugins"] = [
-            *(plugins if isinstance(plugins, list) else [plugins]),
-            AtomicCheckpointIO(background=True),
-        ]
+        checkpoints = AtomicCheckpointIO(background=True)
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), checkpoints]
         self.trainer_defaults["callbacks"] = self._default_callbacks()
         trainer = super().instantiate_trainer(**kwargs)
+        # Loggers that upload checkpoints look for the files as soon as they are saved.
+        idle = (Logger.after_save_checkpoint, TensorBoardLogger.after_save_checkpoint)
+        checkpoints.background = all(type(logger).after_save_checkpoint in idle for logger in trainer.loggers)
         if self.config.ema_decay is not None:
             # Buffers are not averaged: a mean of position ids, made an integer again, is sometimes one too low.
             average = EMAWeightAveraging(decay=self.config.ema_decay, use_buffers=False)

@@ -2,7 +2,7 @@
 
 A step of BERT-base is some 1,500 small operations; queueing them takes the host 15 to 20 ms, in which an H200 could
 compute several batches of 8. A graph is recorded when a shape of batch comes for the second time, and is from then on
-queued as one operation. It computes what is computed without it, to the last bit.
+queued as one operation. For batches of one shape it computes what is computed without it, to the last bit.
 
 The price: batches are padded to multiples of `LENGTHS_APART` tokens, so that there are few shapes; gradients stay in
 memory between steps. Limits: one device, float32 or bfloat16.
@@ -11,10 +11,14 @@ memory between steps. Limits: one device, float32 or bfloat16.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from qa_lightning.errors import InputError, one_line
+from qa_lightning.runs.failures import is_out_of_memory
 
 LENGTHS_APART = 16  # tokens: at most 24 lengths up to 384
 _MOST_GRAPHS = 64  # shapes beyond these are computed without a graph
@@ -88,7 +92,16 @@ class StepGraphs:
         with torch.cuda.stream(self._stream):
             # Not `torch.cuda.graph`, which collects garbage and empties the allocator's cache before each recording.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            losses = self._computed(own)
+            try:
+                losses = self._computed(own)
+            except RuntimeError as error:  # out of memory too: whoever handles it needs a stream that records nothing
+                with suppress(RuntimeError):
+                    graph.capture_end()
+                if is_out_of_memory(error):
+                    raise
+                raise InputError(
+                    f"--model.cuda_graphs true: this model cannot be recorded ({one_line(error)}); leave it out"
+                ) from None
             graph.capture_end()
         torch.cuda.current_stream().wait_stream(self._stream)
         torch.clear_autocast_cache()

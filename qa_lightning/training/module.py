@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import BaseFinetuning, ProgressBar
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -177,6 +177,9 @@ class QALightningModule(LightningModule):
         """
         if self.trainer.strategy.root_device.type == "cuda":
             without_reads(self.model)
+        self._free_graphs()  # of a fit that ended with an exception
+        if stage == "fit":
+            self.losses.begin()  # before callbacks note where they begin
         if stage == "fit" and self.hparams["cuda_graphs"]:
             self._check_graphs()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -201,10 +204,10 @@ class QALightningModule(LightningModule):
         """
         trainer = self.trainer
         problems = []
-        if trainer.strategy.root_device.type != "cuda":
-            problems.append("it needs a CUDA GPU, and this run is on the CPU")
-        if trainer.world_size > 1:
-            problems.append(f"it trains on one device, and this run has {trainer.world_size}")
+        if (kind := trainer.strategy.root_device.type) != "cuda":
+            problems.append(f"it needs a CUDA GPU, and this run is on the device {kind!r}")
+        if not isinstance(trainer.strategy, SingleDeviceStrategy):
+            problems.append("it trains on one device, without a --trainer.strategy for several")
         if str(trainer.precision).startswith("16"):
             problems.append(f"it cannot scale losses, as --trainer.precision {trainer.precision} does; use bf16-mixed")
         if any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks):  # type: ignore[attr-defined]
@@ -276,7 +279,6 @@ class QALightningModule(LightningModule):
             parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
             self._graphs = StepGraphs(self._feature_losses, parameters)
         self._validated = None  # these were other weights
-        self.losses.begin()
         if self._seed is None:
             self._seed = torch.initial_seed()
         schedule = self.lr_schedulers()
@@ -366,9 +368,10 @@ class QALightningModule(LightningModule):
         if broken is None:
             return
         dataset = getattr(self.trainer.train_dataloader, "dataset", None)
-        assert isinstance(dataset, FeatureDataset)
         own, mean = broken.losses.tolist()
-        ids = [] if math.isfinite(own) else _example_ids(dataset, broken.features.cpu().numpy())
+        ids = []
+        if isinstance(dataset, FeatureDataset) and not math.isfinite(own):
+            ids = _example_ids(dataset, broken.features.cpu().numpy())
         ids = list(dict.fromkeys(name for part in self._gather(ids) for name in part))
         raise DivergedError(f"the loss is {mean} at step {broken.step} (questions {', '.join(ids)})")
 
@@ -379,7 +382,16 @@ class QALightningModule(LightningModule):
 
     def on_train_end(self) -> None:
         """See `check_losses`; free the graphs."""
-        self.check_losses()
+        try:
+            self.check_losses()
+        finally:
+            self._free_graphs()
+
+    def teardown(self, stage: str) -> None:
+        """Free the graphs."""
+        self._free_graphs()
+
+    def _free_graphs(self) -> None:
         if self._graphs is not None:
             self._graphs = None
             self.zero_grad()

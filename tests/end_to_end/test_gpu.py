@@ -73,9 +73,7 @@ def test_logits_arrive_as_they_were() -> None:
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
-def test_a_loss_that_is_no_number_is_noticed_within_fifty_steps_and_nothing_is_saved_after_it(
-    tmp_path, model_folder
-) -> None:
+def test_a_loss_that_is_no_number_is_noticed_within_fifty_steps(tmp_path, model_folder) -> None:
     class Breaks(QALightningModule):
         def training_step(self, batch, batch_idx):
             if batch_idx == 20:

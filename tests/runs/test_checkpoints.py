@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,9 +28,10 @@ from transformers import BertForQuestionAnswering
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.models.loading import load_model
 from qa_lightning.runs import checkpoints
-from qa_lightning.runs.checkpoints import AtomicCheckpointIO
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.resume import read_beginning
+from qa_lightning.runs.signals import Stop, Stopped
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import curves
@@ -68,13 +70,12 @@ def test_in_the_background_what_is_written_is_what_was_given(tmp_path, monkeypat
 
     monkeypatch.setattr(checkpoints, "_write", slow)
     weights = torch.zeros(1000)
+    places = {1.0: tmp_path / "last.ckpt", 2.0: tmp_path / "best.ckpt", 9.0: tmp_path / "more" / "last.ckpt"}
     for value in (1.0, 2.0):
         weights.fill_(value)
-        io.save_checkpoint(
-            {"weights": weights, "tied": weights[:], "steps": [1, {"a": weights}]}, tmp_path / f"{value}"
-        )
+        io.save_checkpoint({"weights": weights, "tied": weights[:], "steps": [1, {"a": weights}]}, places[value])
     weights.fill_(9.0)
-    third = threading.Thread(target=io.save_checkpoint, args=({"weights": weights}, tmp_path / "third"))
+    third = threading.Thread(target=io.save_checkpoint, args=({"weights": weights}, places[9.0]))
     third.start()
     started.acquire()
     assert not list(tmp_path.iterdir())
@@ -83,14 +84,52 @@ def test_in_the_background_what_is_written_is_what_was_given(tmp_path, monkeypat
     for _ in range(3):
         go.release()
     third.join(20)
-    found = io.load_checkpoint(tmp_path / "third", map_location="cpu", weights_only=True)
+    found = io.load_checkpoint(places[9.0], map_location="cpu", weights_only=True)
     assert (found["weights"] == 9.0).all()
     for value in (1.0, 2.0):
-        found = torch.load(tmp_path / f"{value}", weights_only=True)
+        found = torch.load(places[value], weights_only=True)
         assert (found["weights"] == value).all()
         assert (found["steps"][1]["a"] == value).all()
         assert found["weights"].untyped_storage().data_ptr() == found["tied"].untyped_storage().data_ptr()
     io.teardown()
+
+
+def test_checkpoints_of_other_callbacks_are_there_as_soon_as_they_are_saved(tmp_path, monkeypatch) -> None:
+    """Lightning looks for them at once: to choose another name, to link to them, to upload them."""
+    io = AtomicCheckpointIO(background=True)
+    write = checkpoints._write
+    monkeypatch.setattr(checkpoints, "_write", lambda *given: time.sleep(0.1) or write(*given))
+    io.save_checkpoint({"weights": torch.ones(3)}, tmp_path / "best.ckpt")
+    io.save_checkpoint({"weights": torch.ones(3)}, tmp_path / "kept.ckpt")
+    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "kept.ckpt"}
+    io.teardown()
+
+
+def test_where_no_copy_fits_into_memory_the_file_is_written_all_the_same(tmp_path, monkeypatch) -> None:
+    def no_room(checkpoint: dict[str, Any]) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(checkpoints, "_copied", no_room)
+    io = AtomicCheckpointIO(background=True)
+    io.save_checkpoint({"weights": torch.ones(3)}, tmp_path / "last.ckpt")
+    assert (load(tmp_path / "last.ckpt") == 1).all()
+
+
+def test_a_job_is_requeued_after_its_checkpoint_is_written(tmp_path, monkeypatch) -> None:
+    """SLURM may end the job at once."""
+    io = AtomicCheckpointIO(background=True)
+    write = checkpoints._write
+    monkeypatch.setattr(checkpoints, "_write", lambda *given: time.sleep(0.2) or write(*given))
+    there = []
+    monkeypatch.setattr(checkpoints, "requeue_job", lambda: there.append((tmp_path / "last.ckpt").exists()))
+    last = LastCheckpoint()
+    last._coming = checkpoints._Coming(io, tmp_path / "last.ckpt", 7, None)
+    io.save_checkpoint({"weights": torch.ones(3)}, tmp_path / "last.ckpt")
+    trainer: Any = SimpleNamespace(is_global_zero=True)
+    with pytest.raises(Stopped):
+        last._stop_if_asked(trainer, Stop.REQUEUE)
+    assert there == [True]
+    assert (last.path, last.step) == (tmp_path / "last.ckpt", 7)
 
 
 def test_a_write_in_the_background_that_fails_warns_and_the_run_goes_on(tmp_path, monkeypatch, said) -> None:

@@ -361,8 +361,29 @@ def test_on_a_gpu_a_loss_that_is_no_number_is_noticed_before_anything_is_saved(
 
 def test_graphs_need_a_gpu(data, model_folder) -> None:
     module = QALightningModule(model_folder, cuda_graphs=True, compile=False)
-    with pytest.raises(InputError, match=r"--model\.cuda_graphs true: it needs a CUDA GPU"):
+    with pytest.raises(InputError) as error:
         Trainer(max_epochs=1, **QUIET).fit(module, data)
+    assert error.value.problems == [
+        "--model.cuda_graphs true: it needs a CUDA GPU, and this run is on the device 'cpu'; leave it out"
+    ]
+
+
+def test_a_fit_after_one_that_diverged_begins_anew(data, model_folder, tmp_path, capsys) -> None:
+    module = QALightningModule(model_folder)
+    good = copy.deepcopy(module.state_dict())
+    with torch.no_grad():
+        module.model.qa_outputs.weight.fill_(math.nan)
+    with pytest.raises(DivergedError):
+        Trainer(max_epochs=1, num_sanity_val_steps=0, **QUIET).fit(module, data)
+    with pytest.raises(DivergedError, match="the model's weights are not numbers"):
+        module.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    module.load_state_dict(good)
+    trainer = Trainer(max_epochs=1, num_sanity_val_steps=0, **QUIET)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "good.ckpt")
+    assert math.isfinite(module.losses.total)
+    assert "train loss nan" not in capsys.readouterr().out
 
 
 def test_a_loss_that_is_infinite_stops_the_run(data, model_folder) -> None:
