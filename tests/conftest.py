@@ -13,7 +13,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is importe
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork of a process with threads of OpenMP hangs
 
-if hasattr(signal, "SIGHUP"):  # ignored, where the tests themselves run under nohup
+# Under nohup, or in the background of a shell, these are ignored, and so they would be in what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import pytest
