@@ -15,7 +15,9 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
+from html import escape
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,6 +37,7 @@ from tests.helpers.pages import served
 
 WIDTH, HEIGHT = 1100, 760  # pixels of an image
 MODEL = "lightning_logs/version_0/model"  # as readers have it
+MORE = Path("lightning_logs/version_1")  # a second run, for the table
 UNTIL_TAKEN = ExitStack()  # what an image needs until it is taken, such as a server
 MEMBERS = """\
 The club meets on Friday evenings. Priya works as a dentist and has a flat in Lisbon. Tea and cake were served at \
@@ -82,7 +85,31 @@ def demo(page: Page) -> None:
     page.wait_for_timeout(500)  # bars grow
 
 
-IMAGES: dict[str, Callable[[Page], None]] = {"report.png": report, "report-slices.png": slices, "demo.png": demo}
+def terminal(page: Page) -> None:
+    """What a training prints where its output goes to a file, and the table of two runs."""
+    commands = [
+        ["train", "--config", "quickstart", "--trainer.max_epochs", "2", "--model.learning_rate", "1e-3"],
+        ["compare", *sorted(str(run) for run in Path(MODEL).parents[1].glob("version_*")), str(MORE)],
+    ]
+    printed = []
+    for words in commands:
+        with redirect_stdout(StringIO()) as said:
+            call(words[0], words[1:])
+        shown = [one if "version_" not in one else "lightning_logs/version_*" for one in words]
+        lines = [line for line in said.getvalue().splitlines() if not line.startswith(("step ", "curves:", "ask it:"))]
+        printed.append("\n".join([f"$ qa-lightning {' '.join(dict.fromkeys(shown))}", *lines]))
+    colours = "margin:0; background:#14171c; color:#e6e8eb"
+    style = f"{colours}; padding:20px; font:14px/1.45 'DejaVu Sans Mono', monospace"
+    text = escape("\n\n".join(printed))
+    page.set_content(f'<body style="{colours}"><pre style="{style}">{text}</pre></body>')
+
+
+IMAGES: dict[str, Callable[[Page], None]] = {
+    "report.png": report,
+    "report-slices.png": slices,
+    "demo.png": demo,
+    "terminal.png": terminal,
+}
 
 
 def main() -> None:

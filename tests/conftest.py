@@ -13,11 +13,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is importe
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork of a process with threads of OpenMP hangs
 
-# Under nohup, or in the background of a shell, these are ignored, and so they would be in what the tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-if hasattr(signal, "SIGHUP"):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
 import pytest
 import torch
 from transformers import BertForQuestionAnswering, BertTokenizer
@@ -26,6 +21,11 @@ from qa_lightning.errors import naming_flags
 from tests.helpers.disk import DiskCalls
 from tests.helpers.models import small_config, small_tokenizer
 from tests.helpers.paths import SHARED
+
+# Under nohup, or in the background of a shell, these are ignored, and so they would be in what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
