@@ -99,7 +99,7 @@ def terminal(page: Page) -> None:
         lines = [line for line in said.getvalue().splitlines() if not line.startswith(("step ", "curves:", "ask it:"))]
         printed.append("\n".join([f"$ qa-lightning {' '.join(dict.fromkeys(shown))}", *lines]))
     colours = "margin:0; background:#14171c; color:#e6e8eb"
-    style = f"{colours}; padding:20px; font:14px/1.45 'DejaVu Sans Mono', monospace"
+    style = f"{colours}; padding:20px; white-space:pre-wrap; font:14px/1.45 'DejaVu Sans Mono', monospace"
     text = escape("\n\n".join(printed))
     page.set_content(f'<body style="{colours}"><pre style="{style}">{text}</pre></body>')
 
