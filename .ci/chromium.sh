@@ -12,8 +12,8 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 install() {
     command -v apt-get >/dev/null || { echo "there is no apt-get"; return 1; }
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq update &&
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y chromium
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive timeout 60 apt-get -qq update &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive timeout 180 apt-get -qq install --no-install-recommends -y chromium
 }
 install >"$log" 2>&1 </dev/null ||
     echo "no Chromium ($(tail -n 1 "$log")): the tests of pages are skipped"
