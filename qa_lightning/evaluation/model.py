@@ -18,16 +18,16 @@ from qa_lightning.evaluation.result import ScoreResult
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import fit_confidence
-from qa_lightning.metrics.squad import MixedScript, Scoring
+from qa_lightning.metrics.squad import MixedScript
 from qa_lightning.metrics.thresholds import squad_v2_metrics
 from qa_lightning.models.loading import lasting_name, load_answering_model, max_positions
 from qa_lightning.models.onnx import is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.models.threshold_file import read_threshold_file, threshold_file
-from qa_lightning.pages.questions import Scored
 from qa_lightning.runs.watching import ValidationProgress
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
+from qa_lightning.training.scored import scored_questions
 from qa_lightning.wording import command
 
 log = logging.getLogger("qa_lightning")
@@ -96,7 +96,7 @@ def score_model(
             f"note: threshold and temperature were fitted to {data} itself, so the scores, the coverage and the "
             "calibration error before refitting are better here than on other questions"
         )
-    scored = replace(_scored(name, data, module, datamodule, settings), fitted=fitted_here)
+    scored = scored_questions(name, data, module, datamodule, settings, fitted_here)
     result = replace(_result(module, settings), scored=scored)
     assert result.confidence is not None
     found = result.confidence
@@ -141,29 +141,6 @@ def _validated(
     )
     trainer.validate(module, datamodule=datamodule, verbose=False)
     return module
-
-
-def _scored(
-    name: str, data: str, module: QALightningModule, datamodule: SquadDataModule, settings: AnswerSettings
-) -> Scored:
-    """The questions of a validation, with all that a report says about them."""
-    predictions, outcomes, split = module.predictions, module.outcomes, datamodule.validation_set
-    assert predictions is not None
-    assert outcomes is not None
-    assert split is not None
-    scoring = Scoring(predictions.version_2, module.hparams["mixed_script"])
-    return Scored(
-        name,
-        data,
-        predictions,
-        outcomes,
-        settings.scaling,
-        scoring,
-        split.store,
-        datamodule.tokenizer,
-        settings.doc_stride,
-        settings.max_answer_length,
-    )
 
 
 def _result(module: QALightningModule, settings: AnswerSettings) -> ScoreResult:

@@ -127,7 +127,7 @@ class AskedModel:
         """Up to ``top_k`` answers, best first; see `reader.Reader.ask`."""
         asked.check()
         min_score = self._min_score(asked)
-        found = self.read(question, documents, asked)
+        found = self._read(question, documents, asked)
         answers = found.answers
         if self.settings.version_2 or not answers:
             rank = next((rank for rank, one in enumerate(answers) if one.score < found.null_probability), len(answers))
@@ -137,6 +137,9 @@ class AskedModel:
     def read(self, question: Any, documents: Any, asked: AskSettings) -> Reading:
         """All that the model found: up to ``top_k`` spans, whatever their score; see `reader.Reader.ask`."""
         asked.check()
+        return self._read(question, documents, asked)
+
+    def _read(self, question: Any, documents: Any, asked: AskSettings) -> Reading:
         if not isinstance(question, str):
             raise InputError(f"the question is of type {type(question).__name__}; pass a str")
         if problem := unaskable(question):

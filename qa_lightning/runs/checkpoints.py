@@ -182,11 +182,12 @@ class LastCheckpoint(Checkpoint):
 
     def _settle(self) -> None:
         """Wait for a file that is being written; a failed write has warned, and kept the previous file."""
-        coming, self._coming = self._coming, None
+        coming = self._coming
         if coming is None:
             return
         if isinstance(coming.io, AtomicCheckpointIO):
             coming.io.wait()
+        self._coming = None  # not before: a second Ctrl-C may interrupt the wait
         if _file_identity(coming.path) != coming.before:
             begun = read_beginning(coming.path)  # only the first process knows which of its files this is
             self._path, self._step = coming.path, begun.step if isinstance(begun, Beginning) else coming.step

@@ -29,10 +29,9 @@ from qa_lightning.files import write_json
 from qa_lightning.layout import CONFIDENCE_FOLDER, MODEL_FOLDER, RECORD, REPORT
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
-from qa_lightning.metrics.squad import Scoring
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
 from qa_lightning.models.settings import AnswerSettings, Fitted
-from qa_lightning.pages.questions import N_BEST, Scored
+from qa_lightning.pages.questions import N_BEST
 from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
 from qa_lightning.runs.record import mark_finished, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
@@ -40,6 +39,7 @@ from qa_lightning.runs.throughput import peak_memory
 from qa_lightning.training.callbacks import BestCheckpoint, EpochLines
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
+from qa_lightning.training.scored import scored_questions
 from qa_lightning.wording import command_words, counted, visible
 
 log = logging.getLogger("qa_lightning")
@@ -229,23 +229,9 @@ def _write_report(module: QALightningModule, data: SquadDataModule, settings: An
     with _optional("report of errors"):
         from qa_lightning.pages.report import ErrorReport
 
-        split = data.validation_set
-        assert module.predictions is not None
-        assert module.outcomes is not None
-        assert split is not None
-        scored = Scored(
-            str(relative(folder)),
-            str(data.prepared("validation").source),
-            module.predictions,
-            module.outcomes,
-            settings.scaling,
-            Scoring(split.version_2, module.hparams["mixed_script"]),
-            split.store,
-            data.tokenizer,
-            settings.doc_stride,
-            settings.max_answer_length,
-            settings.fitted_to == data.fingerprint("validation"),
-        )
+        source = str(data.prepared("validation").source)
+        fitted = settings.fitted_to == data.fingerprint("validation")
+        scored = scored_questions(str(relative(folder)), source, module, data, settings, fitted)
         ErrorReport(scored).write(folder.parent / REPORT)
 
 
