@@ -132,3 +132,22 @@ def test_the_benchmark_of_documents_measures_recall_and_answers(tmp_path, model_
     each = [f"candidates {count:>4}, prior {prior}" for count in (1, 1000) for prior in (0, 1)]
     assert [line.split(":")[0] for line in scores] == ["paragraph given", *each]
     assert all(re.search(r": EM \d+\.\d\d, F1 \d+\.\d\d, \d+\.\d\d questions/s$", line) for line in scores)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_measures_steps_and_a_whole_run(tmp_path) -> None:
+    """On a CPU, to see that it runs; its figures need a GPU."""
+    output = tmp_path / "gpu.json"
+    flags = ["--shapes", "tiny", "--only", "ours", "course", "--batches", "4", "--steps", "2"]
+    flags += ["--epochs", "8", "--windows", "128", "--output", str(output)]
+    ended = finished([FOLDER / "bench_gpu.py", *flags])
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(output.read_text())
+    course, ours = found["steps"]
+    assert (course["variant"], ours["variant"]) == ("course", "ours")
+    assert ours["padding_share"] < 0.1 < 0.3 < course["padding_share"] < 0.8
+    whole = found["epochs-8"]
+    assert whole["training_windows"] == 128
+    assert 0 < whole["training_seconds"] < whole["seconds"] < whole["seconds_for_squad"]
+    table = [line.split(" | ")[0] for line in ended.stdout.splitlines() if line.startswith("| ")]
+    assert table == ["| variant", "| course", "| ours"]
