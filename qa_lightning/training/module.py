@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, ProgressBar
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -173,15 +173,15 @@ class QALightningModule(LightningModule):
         """Take over from the data how the model is asked.
 
         Raises:
-            InputError: the data was prepared for another model.
+            InputError: the data was prepared for another model, or CUDA graphs cannot hold the steps.
         """
         if self.trainer.strategy.root_device.type == "cuda":
             without_reads(self.model)
         self._free_graphs()  # of a fit that ended with an exception
         if stage == "fit":
             self.losses.begin()  # before callbacks note where they begin
-        if stage == "fit" and self.hparams["cuda_graphs"]:
-            self._check_graphs()
+            if problems := self.graph_problems(self.trainer):
+                raise InputError(problems)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SquadDataModule):
             return
@@ -196,13 +196,10 @@ class QALightningModule(LightningModule):
         if stage == "validate":
             self._fingerprint = data.fingerprint("validation")
 
-    def _check_graphs(self) -> None:
-        """Refuse what a graph cannot hold.
-
-        Raises:
-            InputError: it lists all of it.
-        """
-        trainer = self.trainer
+    def graph_problems(self, trainer: Trainer) -> list[str]:
+        """A line for each reason why CUDA graphs, if they are asked for, cannot hold the steps of a Trainer."""
+        if not self.hparams["cuda_graphs"]:
+            return []
         problems = []
         if (kind := trainer.strategy.root_device.type) != "cuda":
             problems.append(f"it needs a CUDA GPU, and this run is on the device {kind!r}")
@@ -214,8 +211,7 @@ class QALightningModule(LightningModule):
             problems.append("it cannot take in weights that a callback thaws in mid-run")
         if self.hparams["compile"]:
             problems.append("it does not go together with --model.compile true")
-        if problems:
-            raise InputError([f"--model.cuda_graphs true: {problem}; leave it out" for problem in problems])
+        return [f"--model.cuda_graphs true: {problem}; leave it out" for problem in problems]
 
     def misfits(self, data: SquadDataModule) -> list[str]:
         """A line for each reason why the model cannot read the windows of ``data``."""

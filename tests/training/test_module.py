@@ -19,10 +19,11 @@ from qa_lightning.features.batching import PaddingCollator, TrainingSampler
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.models.loss import StepLosses, span_loss
+from tests.helpers import commands
 from tests.helpers.data import make_rows, mixed_rows, write_json
 from tests.helpers.families import FAMILIES, save
 from tests.helpers.models import small_config
-from tests.helpers.training import QUIET, SMALL
+from tests.helpers.training import QUIET, SMALL, train_flags
 
 
 @pytest.fixture
@@ -366,6 +367,14 @@ def test_graphs_need_a_gpu(data, model_folder) -> None:
     assert error.value.problems == [
         "--model.cuda_graphs true: it needs a CUDA GPU, and this run is on the device 'cpu'; leave it out"
     ]
+
+
+def test_graphs_that_cannot_be_are_refused_before_anything_is_prepared(tmp_path, model_folder, capsys) -> None:
+    data = write_json(tmp_path / "train.json", make_rows(9))
+    with pytest.raises(InputError, match=r"--model\.cuda_graphs true: it needs a CUDA GPU"):
+        commands.train([*train_flags(tmp_path, model_folder, data, data), "--model.cuda_graphs", "true"])
+    assert "questions" not in capsys.readouterr().out
+    assert not list(tmp_path.glob("lightning_logs/*"))
 
 
 def test_a_fit_after_one_that_diverged_begins_anew(data, model_folder, tmp_path, capsys) -> None:
