@@ -208,29 +208,7 @@ def _padded(store: Any, case: Case) -> Iterator[dict[str, torch.Tensor]]:
 
 def trainer(case: Case, peak: float) -> Figures:
     """transformers' Trainer: grouped by length, padded to the longest, bf16."""
-    from torch.nn.utils.rnn import pad_sequence
-    from transformers import BertForQuestionAnswering, Trainer, TrainerCallback, TrainingArguments
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            meter.step(masks.pop())
-
-    masks: list[torch.Tensor] = []
-
-    def collate(rows: list[Any]) -> dict[str, torch.Tensor]:
-        ids = pad_sequence([torch.tensor(row["input_ids"]) for row in rows], batch_first=True)
-        return {
-            "input_ids": ids,
-            "attention_mask": (ids > 0).long(),
-            **{name: torch.tensor([row[name] for row in rows]) for name in ("start_positions", "end_positions")},
-        }
-
-    class Model(BertForQuestionAnswering):  # type: ignore[misc]
-        def forward(self, **inputs: Any) -> Any:
-            masks[:] = [inputs["attention_mask"]]
-            return super().forward(**inputs)
-
-    store = store_of(max(2000, case.batch * case.counted))
+    store, meter = store_of(max(2000, case.batch * case.counted)), Meter(case)
     rows = [
         {
             "input_ids": window_ids(store, number).astype(np.int64),
@@ -240,21 +218,8 @@ def trainer(case: Case, peak: float) -> Figures:
         }
         for number, window in enumerate(store.windows)
     ]
-    model, meter = Model.from_pretrained(case.folder), Meter(case)
-    with TemporaryDirectory() as scratch:
-        arguments = TrainingArguments(
-            scratch,
-            per_device_train_batch_size=case.batch,
-            max_steps=case.counted,
-            bf16=torch.cuda.is_available(),
-            train_sampling_strategy="group_by_length",
-            report_to=[],
-            save_strategy="no",
-            logging_steps=50,
-            disable_tqdm=True,
-            remove_unused_columns=False,
-        )
-        Trainer(model, arguments, data_collator=collate, train_dataset=rows, callbacks=[Clock()]).train()
+    bf16 = torch.cuda.is_available()
+    model = peers.train_grouped(str(case.folder), rows, case.batch, case.counted, bf16, meter.step)
     return meter.figures(model, peak)
 
 

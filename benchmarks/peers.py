@@ -1,14 +1,16 @@
 """The usual implementations, written from their published descriptions, as peers to measure against.
 
 Sources: the question answering chapter of the Hugging Face course (every window padded to 384 tokens, labels by a
-Python loop over offsets, a plain training loop) and the post-processing of the ``run_qa.py`` example of transformers
-(the top 20 starts by the top 20 ends of each window, in NumPy and Python loops).
+Python loop over offsets, a plain training loop), the post-processing of the ``run_qa.py`` example of transformers
+(the top 20 starts by the top 20 ends of each window, in NumPy and Python loops), and transformers' own Trainer as a
+careful user sets it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,15 +20,17 @@ MAX_LENGTH = 384
 DOC_STRIDE = 128
 
 
-def padded_features(tokenizer: Any, rows: Mapping[str, Sequence[Any]], training: bool) -> dict[str, Any]:
-    """Windows padded to `MAX_LENGTH`: with labels for training, with example ids and offsets for validation."""
+def padded_features(
+    tokenizer: Any, rows: Mapping[str, Sequence[Any]], training: bool, pad: bool = True
+) -> dict[str, Any]:
+    """Windows padded to `MAX_LENGTH`, or not at all: with labels for training, else with example ids and offsets."""
     encoded = tokenizer(
         [question.strip() for question in rows["question"]],
         rows["context"],
         max_length=MAX_LENGTH,
         stride=DOC_STRIDE,
         truncation="only_second",
-        padding="max_length",
+        padding="max_length" if pad else False,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
@@ -69,6 +73,74 @@ def _label(
     while end >= first and offsets[end][1] >= finish:
         end -= 1
     return start - 1, end + 1
+
+
+def train_grouped(
+    folder: str,
+    rows: Sequence[Mapping[str, Any]],
+    batch_size: int,
+    steps: int,
+    bf16: bool,
+    on_step: Callable[[Any], None],
+    **config: Any,
+) -> Any:
+    """Train with transformers' Trainer: batches grouped by length and padded to their longest window.
+
+    Args:
+        folder: of a BERT model.
+        rows: windows without padding: ``input_ids``, ``length``, ``start_positions``, ``end_positions``, and perhaps
+            ``token_type_ids``.
+        batch_size: windows per step.
+        steps: number of steps.
+        bf16: whether to compute in bfloat16.
+        on_step: called after each step with its attention mask, [B, T].
+        **config: settings of the model that differ from the folder's.
+
+    Returns:
+        The trained model.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+    from transformers import BertForQuestionAnswering, Trainer, TrainerCallback, TrainingArguments
+
+    masks: list[torch.Tensor] = []
+    padded = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            on_step(masks.pop())
+
+    class Model(BertForQuestionAnswering):  # type: ignore[misc]
+        def forward(self, **inputs: Any) -> Any:
+            masks[:] = [inputs["attention_mask"]]
+            return super().forward(**inputs)
+
+    def collate(batch: list[Any]) -> dict[str, torch.Tensor]:
+        columns = {name: [torch.tensor(row[name]) for row in batch] for name in padded}
+        lengths = torch.tensor([len(ids) for ids in columns["input_ids"]])
+        return {
+            **{name: pad_sequence(values, batch_first=True) for name, values in columns.items()},
+            "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
+            **{name: torch.tensor([row[name] for row in batch]) for name in ("start_positions", "end_positions")},
+        }
+
+    model = Model.from_pretrained(folder, dtype=torch.float32, **config)
+    with TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(
+            scratch,
+            per_device_train_batch_size=batch_size,
+            max_steps=steps,
+            bf16=bf16,
+            use_cpu=not torch.cuda.is_available(),
+            train_sampling_strategy="group_by_length",
+            report_to=[],
+            save_strategy="no",
+            logging_steps=50,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+        Trainer(model, arguments, data_collator=collate, train_dataset=list(rows), callbacks=[Clock()]).train()
+    return model
 
 
 def top_20_answers(

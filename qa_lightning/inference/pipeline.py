@@ -44,7 +44,7 @@ from qa_lightning.inference.settings import (
 )
 from qa_lightning.inference.v4 import V4Answers, V4Questions, V4Windower
 from qa_lightning.models.loading import max_positions, model_summary, name_token_types
-from qa_lightning.models.loss import MODEL_INPUTS
+from qa_lightning.models.loss import MODEL_INPUTS, inputs_on
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
@@ -287,6 +287,9 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         return torch.inference_mode if self._is_own("postprocess") else torch.no_grad
 
     def _logits(self, forward_params: Mapping[str, Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._is_own("forward") and self._is_own("_forward"):
+            with torch.inference_mode():
+                return self._span_logits(inputs_on(self.device, batch))
         outputs = self.forward({name: batch[name] for name in MODEL_INPUTS if name in batch}, **forward_params)
         return outputs["start"], outputs["end"]
 
@@ -342,13 +345,17 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
 
     def _forward(self, inputs: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         """Add ``start`` and ``end`` logits, [B, T], to the model's inputs."""
-        output = self.model(**{name: inputs[name] for name in MODEL_INPUTS if name in inputs})
+        start, end = self._span_logits({name: inputs[name] for name in MODEL_INPUTS if name in inputs})
+        return {**inputs, "start": start, "end": end}
+
+    def _span_logits(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        output = self.model(**inputs)
         if not hasattr(output, "start_logits"):
             raise InputError(
                 f"model {type(self.model).__name__} returns no start and end logits: it has no question answering "
                 "head; load it with AutoModelForQuestionAnswering"
             )
-        return {**inputs, "start": output.start_logits, "end": output.end_logits}
+        return output.start_logits, output.end_logits
 
     def postprocess(self, model_outputs: list[dict[str, Any]], **settings: Any) -> Any:
         """The answers to one question.
@@ -364,7 +371,9 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         return self._shaped(policy.answers()[0], given)
 
 
-_STEPS = {step: getattr(QuestionAnsweringPipeline, step) for step in ("preprocess", "postprocess")}
+_STEPS = {
+    step: getattr(QuestionAnsweringPipeline, step) for step in ("preprocess", "forward", "_forward", "postprocess")
+}
 
 
 class SizedAnswers:

@@ -146,9 +146,10 @@ class V4Answers:
 
     def add(self, batch: Mapping[str, torch.Tensor], start: torch.Tensor, end: torch.Tensor) -> None:
         """Collect the logits, [B, T] each, of a batch of windows."""
+        start, end = start.float().cpu(), end.float().cpu()
         for row, number in enumerate(batch["feature"].tolist()):
             real = batch["attention_mask"][row].bool()
-            self._logits[number] = (start[row][real].float().numpy(), end[row][real].float().numpy())
+            self._logits[number] = (start[row][real].numpy(), end[row][real].numpy())
 
     def answers(self) -> list[list[dict[str, Any]]]:
         """Up to ``top_k`` answers to each question whose windows were added, best first."""
