@@ -18,6 +18,8 @@ def begins_run(*values: NDArray[Any]) -> NDArray[np.bool_]:
     Far quicker than `numpy.unique` where equal values follow each other.
     """
     found = np.ones(len(values[0]), bool)
+    if len(found) == 1:
+        return found
     np.not_equal(values[0][1:], values[0][:-1], out=found[1:])
     for own in values[1:]:
         found[1:] |= own[1:] != own[:-1]
@@ -34,8 +36,11 @@ def ragged(begin: Ints, length: Ints) -> NDArray[np.int64]:
     Returns:
         [sum(length)] indices.
     """
+    if len(length) == 1:  # a short question's only window, for which each step counts
+        first = int(begin[0])
+        return np.arange(first, first + int(length[0]))
     lengths = np.asarray(length, np.int64)
-    ends = np.cumsum(lengths)
+    ends = lengths.cumsum()
     indices: NDArray[np.int64] = np.arange(ends[-1] if len(ends) else 0)
     indices += np.repeat(begin - (ends - lengths), lengths)
     return indices

@@ -317,7 +317,7 @@ def complete_rows(logits: FeatureLogits, store: FeatureStore) -> NDArray[np.intp
     once = once_each(logits.feature)
     every = store.example
     owner = every[logits.feature[once]]
-    number = np.cumsum(begins_run(owner)) - 1
+    number = begins_run(owner).cumsum() - 1
     windows_of = np.searchsorted(every, owner, side="right") - np.searchsorted(every, owner)
     rows: NDArray[np.intp] = once[np.bincount(number)[number] == windows_of]
     if not np.array_equal(logits.length[rows], store.windows["context_length"][logits.feature[rows]]):
@@ -338,9 +338,9 @@ def join_windows(
     Yields:
         [N] indices of the examples, ascending; and their windows, whose ``example`` counts from 0 to N - 1.
     """
-    token_offset = np.cumsum(logits.length, dtype=np.int64) - logits.length
+    token_offset = logits.length.cumsum(dtype=np.int64) - logits.length
     examples = store.windows["example"][logits.feature[rows]]
-    tokens_until = np.cumsum(logits.length[rows], dtype=np.int64)
+    tokens_until = logits.length[rows].cumsum(dtype=np.int64)
     first = 0
     while first < len(rows):
         done = tokens_until[first - 1] if first else 0
@@ -356,7 +356,7 @@ def join_windows(
         yield (
             examples[first:stop][begins],
             WindowLogits(
-                example=np.cumsum(begins) - 1,
+                example=begins.cumsum() - 1,
                 length=length,
                 start=logits.start[tokens],
                 end=logits.end[tokens],

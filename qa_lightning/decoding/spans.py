@@ -107,7 +107,7 @@ class Spans:
     def offset(self) -> NDArray[np.int64]:
         """[N] index of each example's first span in the flat arrays."""
         count = self.count.astype(np.int64)
-        return np.cumsum(count) - count
+        return count.cumsum() - count
 
     @property
     def best_score(self) -> NDArray[np.float64]:
@@ -172,7 +172,7 @@ def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
     """Split between examples into chunks of at most `_CHUNK_TOKENS` tokens; only a single example may exceed it."""
     if not len(logits.example):
         return
-    last_token = np.cumsum(logits.length.astype(np.int64))
+    last_token = logits.length.astype(np.int64).cumsum()
     first_window = np.flatnonzero(begins_run(logits.example))  # [N] of each example
     window_end = np.append(first_window[1:], len(logits.example))
     token_end = last_token[window_end - 1]
@@ -197,7 +197,7 @@ def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
 def _decode_chunk(
     logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling, min_probability: float
 ) -> Spans:
-    if np.isnan(logits.start).any() or np.isnan(logits.end).any() or np.isnan(logits.null).any():
+    if any(np.isnan(values.min(initial=0.0)) for values in (logits.start, logits.end, logits.null)):
         raise ValueError("logits are NaN: the model has diverged")
     # No span is longer than a window: a limit beyond that would only cost time and memory.
     max_answer_length = min(max_answer_length, max(int(logits.length.max()), 1))
@@ -216,7 +216,11 @@ def _decode_chunk(
     np.minimum.at(null, logits.example, logits.null)
 
     def log_spans(temperature: float) -> NDArray[np.float64]:
-        scaled = start / temperature, ends / temperature, row_best / temperature
+        scaled = (
+            (start, ends, row_best)
+            if temperature == 1
+            else (start / temperature, ends / temperature, row_best / temperature)
+        )
         return _log_sum(*scaled, end_index, example, examples, max_answer_length)
 
     null_score = (null - scaling.threshold) / scaling.temperature
@@ -310,6 +314,8 @@ def _log_sum(
 
 
 def _largest(values: NDArray[np.float64], segment: Ints, segments: int) -> NDArray[np.float64]:
+    if segments == 1:
+        return np.array([values.max(initial=-np.inf)])
     largest = np.full(segments, -np.inf)
     np.maximum.at(largest, segment, values)
     return largest
@@ -360,7 +366,7 @@ def _nth_largest(values: NDArray[np.float64], segment: Ints, segments: int, n: i
             bound[0] = np.partition(values, len(values) - n)[len(values) - n]
         return bound
     count = np.bincount(segment, minlength=segments)
-    offset = np.cumsum(count) - count
+    offset = count.cumsum() - count
     # Segments of similar size are partitioned together, as rows of one matrix. Padding at most doubles the work,
     # because sizes in one class differ by at most a factor of 2.
     sizes = np.where(count >= n, np.ceil(np.log2(np.maximum(count, 1))), -1).astype(np.int64)
@@ -407,5 +413,5 @@ def _best_distinct(
         order = order[keep]
     order = order[np.lexsort((-score[order], example[order]))]
     count = np.bincount(example[order])
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+    rank = np.arange(len(order)) - np.repeat(count.cumsum() - count, count)
     return order[(rank < n_best) | probable[order]]

@@ -31,6 +31,16 @@ class HeldSpans:
     last: NDArray[np.int64]
     answer: NDArray[np.int64]
 
+    def windows_of(self, example: Ints, examples: int) -> NDArray[np.int32]:
+        """[N] how many windows of each example hold a span; ``example``, [W], is that of each window."""
+        if not len(self.window):
+            return np.zeros(examples, np.int32)
+        return np.bincount(example[self.window[begins_run(self.window)]], minlength=examples).astype(np.int32)
+
+    def examples_with_others(self, example: Ints) -> int:
+        """How many examples have a window that holds another answer than the first one."""
+        return int(begins_run(example[self.window[self.answer > 0]]).sum()) if len(self.window) else 0
+
 
 def gold_tokens(encoding: Encoding, context: str, spans: Iterable[tuple[int, int] | None]) -> list[tuple[int, int]]:
     """Find the first and last context token of each gold answer.

@@ -39,7 +39,7 @@ def offsets_without_space(
     starts, ends = flat[::2].copy(), flat[1::2].copy()
     codes = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)  # all texts end to end
     sizes = np.array([len(text) for text in texts], np.int64)
-    shift = np.repeat(np.cumsum(sizes) - sizes, [len(encoding) for encoding in encodings])
+    shift = np.repeat(sizes.cumsum() - sizes, [len(encoding) for encoding in encodings])
     space = _SPACE[np.minimum(codes, len(_SPACE) - 1)]
     first, last = shift + starts, shift + ends - 1
     covers = ends > starts
@@ -56,7 +56,7 @@ def offsets_without_space(
         np.add.at(edges, first[covers], 1)
         np.add.at(edges, last[covers] + 1, -1)
         loose &= np.cumsum(edges[:-1]) == 0  # only what no token covers
-        loose[(np.cumsum(sizes) - sizes)[sizes > 0]] = False  # a mark that begins a text has no letter before it
+        loose[(sizes.cumsum() - sizes)[sizes > 0]] = False  # a mark that begins a text has no letter before it
         kept = np.minimum.accumulate(np.where(np.append(loose, False), len(codes), np.arange(len(codes) + 1))[::-1])
         covers = ends > starts
         ends[covers] = kept[::-1][(shift + ends)[covers]] - shift[covers]

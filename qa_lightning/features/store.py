@@ -151,7 +151,7 @@ class FeatureStore:
 def _begins(lengths: NDArray[Any]) -> NDArray[np.int64]:
     """Index of the first value of each part, for parts of these lengths that follow each other."""
     wide = lengths.astype(np.int64)
-    return np.cumsum(wide) - wide
+    return wide.cumsum() - wide
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

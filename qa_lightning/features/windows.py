@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from qa_lightning.arrays import Ints, begins_run, ragged
+from qa_lightning.arrays import Ints, ragged
 from qa_lightning.errors import InputError, Rules, broken_rules
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.labels import gold_tokens, held_spans, label_windows
@@ -188,7 +188,7 @@ class Windower:
             gold.append(gold_tokens(encoded[number], context, [span, *(others[example] if others else ())]))
         example_of, context_of, begin, end = np.array(cuts, np.int64).reshape(-1, 4).T
         size = np.array([len(encoding) for encoding in encoded], np.int64)
-        flat_begin = (np.cumsum(size) - size)[context_of] + begin  # index in the tokens of all contexts, end to end
+        flat_begin = (size.cumsum() - size)[context_of] + begin  # index in the tokens of all contexts, end to end
         context_ids = list(chain.from_iterable(encoding.ids for encoding in encoded))
         windows, ids_, types = self._assemble(question_ids, context_ids, example_of, flat_begin, end - begin)
         held = held_spans(gold, example_of, begin, end)
@@ -205,13 +205,11 @@ class Windower:
             char_start=char_start,
             char_end=char_end,
             cut_questions=cut_questions,
-            labelled=np.bincount(example_of[held.window[begins_run(held.window)]], minlength=len(question_ids)).astype(
-                np.int32
-            ),
+            labelled=held.windows_of(example_of, len(question_ids)),
             gold_window=gold_window,
             gold_start=gold_start,
             gold_end=gold_end,
-            several=int(begins_run(example_of[held.window[held.answer > 0]]).sum()),
+            several=held.examples_with_others(example_of),
         )
 
     def encode_contexts(self, contexts: Sequence[str]) -> dict[str, Encoding]:
@@ -254,14 +252,14 @@ class Windower:
         ).astype(np.int8)
         special_length = np.array([len(part) for part in layout.special])
         question_length = np.array([len(part) for part in questions])
-        question_begin = layout.special_tokens + len(contexts) + np.cumsum(question_length) - question_length
+        question_begin = layout.special_tokens + len(contexts) + question_length.cumsum() - question_length
         texts = [(question_begin[example], question_length[example]), (layout.special_tokens + begin, length)]
         context_part = 1 if self._context_first else 3
         begins, lengths = np.empty((2, len(example), 5), np.int64)
-        begins[:, ::2], lengths[:, ::2] = np.cumsum(special_length) - special_length, special_length
+        begins[:, ::2], lengths[:, ::2] = special_length.cumsum() - special_length, special_length
         begins[:, 4 - context_part], lengths[:, 4 - context_part] = texts[0]
         begins[:, context_part], lengths[:, context_part] = texts[1]
-        part_begin = np.cumsum(lengths, 1) - lengths  # [W, 5] index of each part's first token in its window
+        part_begin = lengths.cumsum(1) - lengths  # [W, 5] index of each part's first token in its window
         windows = np.zeros(len(example), WINDOW)
         windows["length"] = lengths.sum(1)
         windows["context_length"] = length
