@@ -29,6 +29,7 @@ Flags that people use:
   --data.answer_separator "|"      what stands between several answers in one cell
   --data.on_bad_rows skip          leave bad rows out; `repair` mends offsets, `repair_or_skip` does both  [error]
   --data.batch_size N              windows per step and device  [8]
+  --data.tokens_per_batch N        in its place: as many windows as have so many tokens
   --data.max_length N              tokens per window, question included  [{max_length}]
   --model.model_name NAME          name on the Hub, or a folder  [bert-base-cased]
   --model.learning_rate X          [2e-5]

@@ -216,11 +216,7 @@ def _decode_chunk(
     np.minimum.at(null, logits.example, logits.null)
 
     def log_spans(temperature: float) -> NDArray[np.float64]:
-        scaled = (
-            (start, ends, row_best)
-            if temperature == 1
-            else (start / temperature, ends / temperature, row_best / temperature)
-        )
+        scaled = start / temperature, ends / temperature, row_best / temperature
         return _log_sum(*scaled, end_index, example, examples, max_answer_length)
 
     null_score = (null - scaling.threshold) / scaling.temperature

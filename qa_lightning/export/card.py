@@ -221,11 +221,13 @@ def _training(run: Run) -> dict[str, Any]:
     """The hyper-parameters that the run recorded; the card leaves out a row without a value."""
     model, data, trainer, record = run.model, run.data, run.trainer, run.record
     accumulated, world = trainer.get("accumulate_grad_batches") or 1, int(record["devices"].partition(" ")[0])
+    tokens = data.get("tokens_per_batch")
     steps, layer_decay = trainer.get("max_steps"), model.get("layer_decay")  # older runs have no layer_decay
     return {
         "epochs": trainer.get("max_epochs"),
         "steps": steps if steps and steps > 0 else None,
-        "windows": world * accumulated * data["batch_size"],
+        "windows": None if tokens else world * accumulated * data["batch_size"],
+        "tokens": f"at most {world * accumulated * tokens:,}" if tokens else None,
         "learning_rate": model["learning_rate"],
         "warmup": model.get("warmup_ratio"),
         "layer_decay": layer_decay if layer_decay != 1.0 else None,

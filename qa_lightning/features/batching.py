@@ -41,7 +41,11 @@ class FeatureDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.store)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: Any) -> Any:
+        """A feature; for a list of indices, as `token_batches.TokenSampler` yields them, a list of features."""
+        return [self._feature(one) for one in index] if isinstance(index, list) else self._feature(index)
+
+    def _feature(self, index: int) -> dict[str, Any]:
         window = self.store.windows[index]
         begin = int(self.store.token_offset[index])
         end = begin + int(window["length"])

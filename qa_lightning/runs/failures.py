@@ -180,6 +180,7 @@ def out_of_memory_problems(
     *,
     step: int,
     batch_size: int,
+    tokens_per_batch: int | None,
     eval_batch_size: int,
     accumulated: int,
     max_length: int,
@@ -191,17 +192,25 @@ def out_of_memory_problems(
         error: the error that the device or the allocator raised.
         step: optimizer steps that are done.
         batch_size, eval_batch_size: windows per batch and device, in training and in validation.
+        tokens_per_batch: tokens per training batch and device, in place of ``batch_size``; None without.
         accumulated: batches per optimizer step.
         max_length: the longest window, in tokens.
         precision: the Trainer's, such as ``bf16-mixed``.
     """
     # At most half a batch, and a divisor of it, so that a step keeps its windows.
     half = max((size for size in range(1, batch_size // 2 + 1) if batch_size % size == 0), default=1)
+    size = f"batch_size {batch_size}" if tokens_per_batch is None else f"tokens_per_batch {tokens_per_batch}"
     problems = [
-        f"out of memory at step {step} with --data.batch_size {batch_size}, --data.max_length {max_length}, "
+        f"out of memory at step {step} with --data.{size}, --data.max_length {max_length}, "
         f"--data.eval_batch_size {eval_batch_size} ({one_line(error)}). Flags that help:"
     ]
-    if batch_size > 1:
+    if tokens_per_batch is not None:
+        if tokens_per_batch >= 2 * max_length:
+            problems.append(
+                f"--data.tokens_per_batch {tokens_per_batch // 2} --trainer.accumulate_grad_batches {2 * accumulated}: "
+                "as many tokens per step, in smaller batches"
+            )
+    elif batch_size > 1:
         problems.append(
             f"--data.batch_size {half} --trainer.accumulate_grad_batches {accumulated * batch_size // half}: the "
             "same number of windows per step, in smaller batches"
@@ -210,8 +219,9 @@ def out_of_memory_problems(
         problems.append("--trainer.precision bf16-mixed: activations take half the memory")
     if max_length > 256:
         problems.append("--data.max_length 256 --data.doc_stride 64: shorter windows")
-    if eval_batch_size > batch_size:
-        problems.append(f"--data.eval_batch_size {batch_size}: if it happened in validation")
+    usual = batch_size if tokens_per_batch is None else max(1, tokens_per_batch // max_length)
+    if eval_batch_size > usual:
+        problems.append(f"--data.eval_batch_size {usual}: if it happened in validation")
     return problems
 
 

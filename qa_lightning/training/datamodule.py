@@ -32,6 +32,7 @@ from qa_lightning.features.batching import (
 )
 from qa_lightning.features.cache import PreparedSplit, TrainAnswers, describe_split
 from qa_lightning.features.defaults import DOC_STRIDE, EVAL_BATCH_SIZE, MAX_LENGTH, MAX_QUESTION_LENGTH
+from qa_lightning.features.token_batches import TokenSampler
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.inference.arguments import Item
 from qa_lightning.inference.bulk.questions import BadRow, read_questions
@@ -45,6 +46,7 @@ log = logging.getLogger("qa_lightning")
 _COUNT = (lambda count: count >= 1, "must be at least 1")
 _RULES: Rules = {
     "batch_size": _COUNT,
+    "tokens_per_batch": _COUNT,
     "eval_batch_size": _COUNT,
     "pad_to_multiple_of": _COUNT,
     "max_train_examples": _COUNT,
@@ -68,6 +70,8 @@ class SquadDataModule(LightningDataModule):
         doc_stride: how many tokens of context two neighbouring windows share.
         max_question_length: longer questions are cut to this many tokens.
         batch_size: windows per training step and device.
+        tokens_per_batch: in place of ``batch_size``: as many windows of similar length per training step and device as
+            have this many tokens, padding included; see `token_batches.TokenSampler`.
         eval_batch_size: windows per validation step and device.
         batching: ``length`` puts windows of similar length together, which saves most padding; ``random`` does not.
         pad_to_multiple_of: pad batches to a multiple of this many tokens, but not beyond ``max_length``: on CPUs, odd
@@ -98,6 +102,7 @@ class SquadDataModule(LightningDataModule):
         doc_stride: int = DOC_STRIDE,
         max_question_length: int = MAX_QUESTION_LENGTH,
         batch_size: int = 8,
+        tokens_per_batch: int | None = None,
         eval_batch_size: int = EVAL_BATCH_SIZE,
         batching: Batching = "length",
         pad_to_multiple_of: int = 4,
@@ -132,6 +137,7 @@ class SquadDataModule(LightningDataModule):
         plain = {"dataset": dataset, "validation": validation, "columns": asdict(own)}
         self.save_hyperparameters(plain)
         self.batch_size = batch_size
+        self.tokens_per_batch = tokens_per_batch
         self.eval_batch_size = eval_batch_size
         self.batching = batching
         self.pad_to_multiple_of = pad_to_multiple_of
@@ -164,11 +170,23 @@ class SquadDataModule(LightningDataModule):
         return (
             f"SquadDataModule({self.dataset!r}, validation={self.validation!r}, "
             f"model_name={self.hparams['model_name']!r}, max_length={settings.max_length}, "
-            f"doc_stride={settings.doc_stride}, batch_size={self.batch_size}, "
+            f"doc_stride={settings.doc_stride}, {self._batch_setting}, "
             f"eval_batch_size={self.eval_batch_size};\n  {', '.join(sizes) or 'not set up yet'})"
         )
 
     __str__ = __repr__  # Lightning's own makes the loaders
+
+    @property
+    def _batch_setting(self) -> str:
+        tokens = self.tokens_per_batch
+        return f"batch_size={self.batch_size}" if tokens is None else f"tokens_per_batch={tokens}"
+
+    def batch_limit(self, batches: int = 1) -> str:
+        """What so many training batches hold, for a message: ``8 windows``, or ``at most 4,096 tokens``."""
+        tokens = self.tokens_per_batch
+        if tokens is None:
+            return counted(batches * self.batch_size, "window")
+        return f"at most {batches * tokens:,} tokens"
 
     @property
     def _sources(self) -> dict[str, Source | None]:
@@ -275,7 +293,7 @@ class SquadDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Batches for this process; see `TrainingSampler` for their order."""
+        """Batches for this process; see `TrainingSampler` and `TokenSampler` for their order."""
         if self.dataset is None:
             raise InputError("there is nothing to train on: --data.dataset is not given")
         if self.train_set is None:
@@ -283,9 +301,15 @@ class SquadDataModule(LightningDataModule):
         world, rank = self._world()
         accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
         lengths = self.train_set.store.windows["length"]
-        sampler = TrainingSampler(lengths, self.batch_size, self.batching, world, rank, self.seed, accumulated)
+        shares = (world, rank, self.seed, accumulated)
+        sampler: TrainingSampler
+        if self.tokens_per_batch is None:
+            sampler = TrainingSampler(lengths, self.batch_size, self.batching, *shares)
+        else:
+            padding = self.pad_to_multiple_of, self.settings.max_length
+            sampler = TokenSampler(lengths, self.tokens_per_batch, *padding, *shares)
         sampler.start = self._start
-        return self._loader(self.train_set, self.batch_size, sampler)
+        return self._loader(self.train_set, self.batch_size if self.tokens_per_batch is None else None, sampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches for this process; see `EvaluationSampler` for the windows that it gets."""
@@ -353,6 +377,7 @@ class SquadDataModule(LightningDataModule):
             "training data": self.prepared("train").features_folder.name,
             "--data.train_answers": self.train_answers,  # missing in older checkpoints
             "--data.batch_size": self.batch_size,
+            "--data.tokens_per_batch": self.tokens_per_batch,
             "--data.batching": self.batching,
             "--data.pad_to_multiple_of": self.pad_to_multiple_of,  # dropout draws by shape
             "seed": self.seed,
@@ -376,7 +401,7 @@ class SquadDataModule(LightningDataModule):
         return int(limit)
 
     def _loader(
-        self, dataset: FeatureDataset, batch_size: int, sampler: TrainingSampler | EvaluationSampler
+        self, dataset: FeatureDataset, batch_size: int | None, sampler: TrainingSampler | EvaluationSampler
     ) -> DataLoader[dict[str, Any]]:
         return LazyLoader(
             dataset,
@@ -420,6 +445,14 @@ def data_problems(given: Mapping[str, Any]) -> list[str]:
     problems += ReadSettings(encoding=given["encoding"], answer_separator=given["answer_separator"] or None).problems()
     if given["dataset"] is None and given["validation"] is None:
         problems.append("neither --data.dataset nor --data.validation names any data; give one of them")
+    tokens, longest = given["tokens_per_batch"], given["max_length"]
+    if isinstance(tokens, int) and isinstance(longest, int) and 1 <= tokens < longest:
+        problems.append(
+            f"--data.tokens_per_batch {tokens} has no room for the longest window, --data.max_length {longest}; "
+            f"pass {longest} or more"
+        )
+    if tokens is not None and given["batching"] == "random":
+        problems.append("--data.tokens_per_batch needs windows of similar length; leave --data.batching random out")
     for name in ("dataset", "validation"):
         try:
             if given[name] is not None:

@@ -251,7 +251,7 @@ def _draw(trainer: Trainer, found: Confidence, folder: Path) -> None:
 def _result_settings(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> dict[str, Any]:
     """The settings in a table of runs; TensorBoard shows the first five by name, which are those that matter most."""
     return {
-        "batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        **_step_size(data, trainer.world_size * trainer.accumulate_grad_batches),
         "epochs": trainer.current_epoch,
         **{name: module.hparams[name] for name in ("layer_decay", "learning_rate")},
         "model": str(module.hparams["model_name"]),
@@ -259,6 +259,12 @@ def _result_settings(trainer: Trainer, module: QALightningModule, data: SquadDat
         "tokens_a_window": data.settings.max_length,
         **{name: module.hparams[name] for name in ("warmup_ratio", "weight_decay")},
     }
+
+
+def _step_size(data: SquadDataModule, parts: int) -> dict[str, int]:
+    """Windows, or the most tokens, of an optimizer step of so many batches."""
+    tokens = data.tokens_per_batch
+    return {"batch_size": parts * data.batch_size} if tokens is None else {"batch_tokens": parts * tokens}
 
 
 @contextmanager

@@ -186,6 +186,7 @@ class TrainingRun:
             error,
             step=trainer.global_step,
             batch_size=data.batch_size,
+            tokens_per_batch=data.tokens_per_batch,
             eval_batch_size=data.eval_batch_size,
             accumulated=trainer.accumulate_grad_batches,
             max_length=data.settings.max_length,
@@ -279,9 +280,9 @@ class TrainingRun:
             f"precision {trainer.precision} on {trainer.world_size} x {kind}"
         )
         log.info(
-            f"steps: {counted(trainer.world_size, 'device')} x {data.batch_size} windows x "
+            f"steps: {counted(trainer.world_size, 'device')} x {data.batch_limit()} x "
             f"{trainer.accumulate_grad_batches} accumulated = "
-            f"{trainer.world_size * data.batch_size * trainer.accumulate_grad_batches} windows per step, "
+            f"{data.batch_limit(trainer.world_size * trainer.accumulate_grad_batches)} per step, "
             f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}"
         )
         if self.beginning.checkpoint:

@@ -445,25 +445,34 @@ def test_compiled_runs_export_plain_names(tmp_path, model_folder, monkeypatch) -
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "size", "smaller"),
     [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            "--batch_size 8",
+            "batch_size 4",
+        ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            "--tokens_per_batch 200",
+            "tokens_per_batch 100",
+        ),
     ],
 )
 def test_running_out_of_memory_names_the_flags_that_help_with_values(
-    tmp_path, model_folder, monkeypatch, error
+    tmp_path, model_folder, monkeypatch, error, size, smaller
 ) -> None:
     def fail(self, batch, batch_idx):
         raise error
 
     monkeypatch.setattr(QALightningModule, "training_step", fail)
     train = write_json(tmp_path / "train.json", make_rows(20))
+    given = [*train_flags(tmp_path, model_folder, train, train), "--trainer.accumulate_grad_batches", "3"]
     with pytest.raises(InputError) as caught:
-        commands.train([*train_flags(tmp_path, model_folder, train, train), "--trainer.accumulate_grad_batches", "3"])
+        commands.train([*given, *size.replace("--", "--data.").split()])
     text = str(caught.value)
-    assert "out of memory at step 0 with --data.batch_size 8, --data.max_length 48" in text
-    assert "--data.batch_size 4 --trainer.accumulate_grad_batches 6" in text
+    assert f"out of memory at step 0 with --data.{size[2:]}, --data.max_length 48" in text
+    assert f"--data.{smaller} --trainer.accumulate_grad_batches 6" in text
     assert "--trainer.precision bf16-mixed" in text
     assert str(error)[:30] in text
 

@@ -50,6 +50,7 @@ KINDS = {
     "accumulated": ["--trainer.accumulate_grad_batches", "2", "--data.batch_size", "4"],
     "validated_within_epochs": ["--trainer.val_check_interval", "0.3", "--data.batching", "random"],
     "validated_within_steps": ["--trainer.val_check_interval", "5", "--trainer.accumulate_grad_batches", "2"],
+    "by_tokens": ["--data.tokens_per_batch", "200", "--trainer.accumulate_grad_batches", "2"],
     "with_workers": ["--data.num_workers", "1"],
     "averaged": [*AVERAGED],
 }
@@ -92,6 +93,7 @@ def whole(tmp_path_factory, model_folder, data):
         ("validated_within_steps", "validation", 0, 1),
         ("validated_within_steps", "batch", 0, 5),
         ("validated_within_steps", "batch", 1, 10),
+        ("by_tokens", "batch", 1, 4),
         ("with_workers", "batch", 1, 5),
         ("averaged", "batch", 0, 5),
         ("averaged", "validation", 0, 1),

@@ -20,15 +20,11 @@ def data(tmp_path_factory) -> dict[str, str]:
     }
 
 
-def gradients_of(
-    data: dict[str, str], model: str, batch_size: int, accumulated: int, batching: str, tmp_path
-) -> torch.Tensor:
+def gradients_of(data: dict[str, str], model: str, accumulated: int, tmp_path, **batches) -> torch.Tensor:
     """[steps, weights] gradients of an epoch without dropout, in which the weights hardly move."""
     torch.manual_seed(0)
     sizes = {"max_length": 48, "doc_stride": 12, "max_question_length": 12}
-    datamodule = SquadDataModule(
-        data["train"], data["validation"], model, **sizes, batch_size=batch_size, batching=batching
-    )
+    datamodule = SquadDataModule(data["train"], data["validation"], model, **sizes, **batches)
     module = QALightningModule(model, learning_rate=1e-12)
     for layer in module.modules():
         if isinstance(layer, torch.nn.Dropout):
@@ -53,8 +49,16 @@ def gradients_of(
 @pytest.mark.parametrize("batching", ["length", "random"])
 def test_accumulated_batches_train_as_one_large_batch(tmp_path, model_folder, data, batching) -> None:
     """108 windows: the last step has fewer than 10, in batches of unequal size."""
-    large = gradients_of(data, model_folder, 10, 1, batching, tmp_path)
+    large = gradients_of(data, model_folder, 1, tmp_path, batch_size=10, batching=batching)
     assert len(large) == 11
     for batch_size, accumulated in ((5, 2), (2, 5), (1, 10)):
-        small = gradients_of(data, model_folder, batch_size, accumulated, batching, tmp_path)
+        small = gradients_of(data, model_folder, accumulated, tmp_path, batch_size=batch_size, batching=batching)
         torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulated_batches_by_tokens_train_as_one_large_batch(tmp_path, model_folder, data) -> None:
+    """108 windows of at most 48 tokens: three or four steps, the last one smaller."""
+    large = gradients_of(data, model_folder, 1, tmp_path, tokens_per_batch=32 * 48)
+    assert 3 <= len(large) <= 4
+    small = gradients_of(data, model_folder, 4, tmp_path, tokens_per_batch=8 * 48)
+    torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-6)

@@ -272,6 +272,7 @@ def trainer_after(batches: int, **changes) -> SimpleNamespace:
     [
         ({"seed": 43}, {}, "seed was 42, is 43"),
         ({"batch_size": 2}, {}, "--data.batch_size was 4, is 2"),
+        ({"tokens_per_batch": 48}, {}, "--data.tokens_per_batch was None, is 48"),
         ({"batching": "random"}, {}, "--data.batching was length, is random"),
         ({"train_answers": "all"}, {}, "--data.train_answers was first, is all"),
         ({"max_train_examples": 19}, {}, "training data was "),
@@ -366,6 +367,10 @@ def test_cut_questions_and_lost_answers_are_said(tmp_path, model_folder, said) -
         ),
         ({"dataset": "synthetic", "validation_fraction": 1.5}, ["--data.validation_fraction is 1.5"]),
         ({"dataset": None}, ["names any data"]),
+        (
+            {"dataset": "synthetic", "tokens_per_batch": 300, "batching": "random"},
+            ["--data.tokens_per_batch 300 has no room", "pass 384 or more", "leave --data.batching random out"],
+        ),
         ({"dataset": "synthetic", "doc_stride": 500}, ["--data.doc_stride 500", "room for context"]),
     ],
 )
