@@ -69,7 +69,7 @@ def dispatch(words: Sequence[str]) -> int:
 
 def call(name: str, flags: Sequence[str]) -> int:
     """Call a command by its name; returns the exit status."""
-    if "-h" not in flags and "--help" not in flags:  # help needs no network and does not wait for it
+    if not {"-h", "--help", "--help_all", "--help-all"} & set(flags):  # help needs no network and does not wait for it
         use_cache_without_network()
     module, _, function = COMMANDS[name].function.partition(":")
     command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)

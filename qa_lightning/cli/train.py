@@ -48,22 +48,26 @@ Flags that people use:
 
 What you get, in lightning_logs/version_N: checkpoints/best.ckpt and last.ckpt, config.yaml, model/ for transformers and
 {predict}, and curves for: tensorboard --logdir lightning_logs
-
-Every flag, in full:
 """
+_ALL = ("--help_all", "--help-all")
 
 
 @naming_flags()
 @lightning_refusals()
 def train(words: Sequence[str]) -> int:
     """Fine-tune, validate the best checkpoint and write it as a transformers folder."""
-    if "-h" in words or "--help" in words:
+    if {"-h", "--help", *_ALL} & set(words):
         print(train_help())  # before the libraries are loaded, which takes seconds
+        if not set(_ALL) & set(words):
+            print(f"Every flag, in full: {command('train')} --help_all")
+            return 0
+        print("Every flag, in full:\n")
+        words = ["--help"]
     flags = list(with_config_files(words))
     signals = StopSignals()
     signals.listen()
     try:
-        gc.disable()  # imports leave no garbage, and looking for it takes a fifth of the time until --help
+        gc.disable()  # imports leave no garbage, and looking for it takes a fifth of the time until training
         from qa_lightning.training.flags import TrainCLI
         from qa_lightning.training.run import TrainingRun
 
@@ -79,7 +83,7 @@ def train(words: Sequence[str]) -> int:
 
 
 def train_help() -> str:
-    """The screen of common flags that comes before the list of all flags."""
+    """The screen of common flags."""
     return TRAIN_HELP.format(
         train=command("train"),
         predict=command("predict"),

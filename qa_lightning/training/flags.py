@@ -95,7 +95,7 @@ class TrainCLI(LightningCLI):
             },
             parser_kwargs={
                 "prog": usage_name("train"),
-                "usage": f"{usage_name('train')} [--help] [--config NAME_OR_FILE] [--GROUP.FLAG VALUE ...]",
+                "usage": f"{usage_name('train')} [--help_all] [--config NAME_OR_FILE] [--GROUP.FLAG VALUE ...]",
             },
         )
 

@@ -37,8 +37,8 @@ def commands_of(page: str) -> list[list[str]]:
 
 @cache
 def run_help(command: str) -> str:
-    """The output of ``qa-lightning COMMAND --help``."""
-    words = [sys.executable, "-m", "qa_lightning", command, "--help"]
+    """All flags of ``qa-lightning COMMAND``, with their help."""
+    words = [sys.executable, "-m", "qa_lightning", command, "--help_all" if command == "train" else "--help"]
     return subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
 
@@ -62,7 +62,7 @@ TRAIN = [words[1:] for words in [*TABLE, *(c[1:] for c in commands_of(TRAINING))
 
 @pytest.mark.parametrize("flags", TRAIN, ids=shlex.join)
 def test_training_commands_are_understood(flags, capsys) -> None:
-    arguments = [word for word in flags if word not in ("--ckpt_path", "last", "--help")]
+    arguments = [word for word in flags if word not in ("--ckpt_path", "last", "--help", "--help_all")]
     config = commands.printed_config(arguments, capsys)
     for flag, value in zip(arguments[::2], arguments[1::2], strict=True):
         if flag != "--config":

@@ -315,7 +315,7 @@ def test_bad_input_is_one_clear_error_and_a_status(tmp_path, model_folder, monke
 @pytest.mark.slow
 def test_help_begins_with_a_screen_that_a_person_can_read() -> None:
     result = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), "--help"], capture_output=True, text=True, check=True
+        [sys.executable, str(ROOT / "scripts" / "train.py"), "--help_all"], capture_output=True, text=True, check=True
     )
     screen = "\n".join(result.stdout.splitlines()[:30])
     for flag in ("--data.dataset", "--model.learning_rate", "--trainer.devices", "--ckpt_path", "--config"):
