@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import MODEL_HELP, READING, Flags, positive, reading_of
+from qa_lightning.cli.flags import MODEL_HELP, READING, Flags, positive, reading_of, shard
 from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
@@ -29,7 +29,7 @@ def predict(words: Sequence[str]) -> int:
         )
         devices, overwrite = options.devices or 1, bool(options.overwrite)
         reading, documents = reading_of(options), options.documents
-        return answer_file(asked, options.input, options.output, reading, devices, overwrite, documents)
+        return answer_file(asked, options.input, options.output, reading, devices, overwrite, documents, options.shard)
     from qa_lightning.inference.reader import Reader
 
     quiet_libraries()
@@ -76,6 +76,12 @@ def _predict_options(words: Sequence[str]) -> Namespace:
         "--dtype", choices=("float32", "bfloat16", "float16"), help="number type to compute in  [float32]"
     )
     file.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="answer only part I of N, counted from 1, such as 3/8; each needs its own --output",
+    )
+    file.add_argument(
         "--overwrite", action="store_true", default=None, help="start again, whatever the output file holds"
     )
     flags.add_reading()
@@ -89,7 +95,7 @@ def _predict_problems(options: Namespace) -> list[str]:
     """A line for each flag that is missing, or that belongs to the other form of the command."""
     single = [options.question, options.context, options.json]
     several = [options.input, options.output, options.batch_size, options.devices, options.dtype, options.overwrite]
-    several += [options.documents, *(options[name] for name in READING)]
+    several += [options.documents, options.shard, *(options[name] for name in READING)]
     problems = []
     if any(value is not None for value in single) == any(value is not None for value in several):
         problems.append("give either --question and --context, for one question, or --input and --output, for a file")

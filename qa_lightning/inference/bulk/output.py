@@ -32,6 +32,7 @@ _FLAGS = {
     "answer_separator": "--answer_separator",
     "rows_together": "rows per chunk",
     "documents": "--documents: fingerprint",
+    "shard": "--shard",
 }
 
 
@@ -131,11 +132,12 @@ class AnswerFiles:
         finished = record["finished"]
         return bool(finished) and finished["bytes"] == [_size(self.output), _size(self.errors)]
 
-    def cut_to_whole_chunks(self, rows_together: int) -> tuple[int, int]:
+    def cut_to_whole_chunks(self, rows_together: int, first: int = 1) -> tuple[int, int]:
         """Truncate both files after the last whole chunk.
 
         Args:
             rows_together: the rows of a chunk.
+            first: number of the first row that the files may hold.
 
         Returns:
             The number of rows that remain, and how many of them are bad rows.
@@ -144,18 +146,18 @@ class AnswerFiles:
             self.errors.touch()
             rows = 0
             for row, _ in merge(self._lines(self.output), self._lines(self.errors)):
-                if row != rows + 1:
+                if row != first + rows:
                     break
-                rows = row
+                rows += 1
             rows -= rows % rows_together
-            self._cut(self.output, rows)
-            return rows, self._cut(self.errors, rows)
+            self._cut(self.output, first + rows)
+            return rows, self._cut(self.errors, first + rows)
 
-    def _cut(self, path: Path, rows: int) -> int:
-        """Truncate a file after the lines of the first ``rows`` rows; returns how many lines those are."""
+    def _cut(self, path: Path, before: int) -> int:
+        """Truncate a file after the lines of the rows before row ``before``; returns how many lines those are."""
         count = end = 0
         for row, line_end in self._lines(path):
-            if row > rows:
+            if row >= before:
                 break
             count, end = count + 1, line_end
         os.truncate(path, end)
