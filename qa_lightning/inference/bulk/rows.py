@@ -174,9 +174,9 @@ def _everywhere(name: str) -> str:
 
 def _columns(given: Mapping[str, str]) -> Columns:
     known = [one.name for one in fields(Columns)]
-    if unknown := [name for name in given if name not in known]:
-        wrong = [f"columns: there is no {name!r}{did_you_mean(str(name), known)}" for name in unknown]
-        raise InputError([f"{one}; there are {', '.join(known)}" for one in wrong])
+    if unknown := [str(name) for name in given if name not in known]:
+        others = f"; there are {', '.join(known)}"
+        raise InputError([f"columns: there is no {one!r}{did_you_mean(one, known) or others}" for one in unknown])
     return Columns(**given)
 
 
