@@ -27,9 +27,17 @@ def predict(words: Sequence[str]) -> int:
         asked = PredictSettings(
             options.model, options.dtype or "float32", options.batch_size or EVAL_BATCH_SIZE, options.threshold_file
         )
-        devices, overwrite = options.devices or 1, bool(options.overwrite)
         reading, documents = reading_of(options), options.documents
-        return answer_file(asked, options.input, options.output, reading, devices, overwrite, documents, options.shard)
+        overwrite = bool(options.overwrite)
+        if options.engine == "ray":
+            from qa_lightning.inference.bulk.cluster import ClusterSettings, answer_on_ray
+            from qa_lightning.inference.bulk.run import AskedRows
+
+            cluster = ClusterSettings(options.ray_address, options.devices)
+            rows = AskedRows(options.input, reading, documents)
+            return answer_on_ray(asked, rows, options.output, cluster, overwrite)
+        output, devices = Path(options.output), options.devices or 1
+        return answer_file(asked, options.input, output, reading, devices, overwrite, documents, options.shard)
     from qa_lightning.inference.reader import Reader
 
     quiet_libraries()
@@ -65,7 +73,7 @@ def _predict_options(words: Sequence[str]) -> Namespace:
         help="JSON, JSON lines, CSV, TSV, Excel, Parquet or Arrow, also with .gz",
     )
     file.add_argument(
-        "--output", type=Path, metavar="FILE", help="file for the answers, as JSON lines; an unfinished one is resumed"
+        "--output", type=str, metavar="FILE", help="file for the answers, as JSON lines; an unfinished one is resumed"
     )
     file.add_argument(
         "--documents", type=str, metavar="FILE", help="id and text of each document that rows name in document_ids"
@@ -82,6 +90,14 @@ def _predict_options(words: Sequence[str]) -> Namespace:
         help="answer only part I of N, counted from 1, such as 3/8; each needs its own --output",
     )
     file.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        help="ray answers on a Ray cluster, Parquet or JSON lines, into a folder of Parquet files  [local]",
+    )
+    file.add_argument(
+        "--ray_address", type=str, metavar="HOST:PORT", help="of the cluster; otherwise RAY_ADDRESS, or one is started"
+    )
+    file.add_argument(
         "--overwrite", action="store_true", default=None, help="start again, whatever the output file holds"
     )
     flags.add_reading()
@@ -95,7 +111,8 @@ def _predict_problems(options: Namespace) -> list[str]:
     """A line for each flag that is missing, or that belongs to the other form of the command."""
     single = [options.question, options.context, options.json]
     several = [options.input, options.output, options.batch_size, options.devices, options.dtype, options.overwrite]
-    several += [options.documents, options.shard, *(options[name] for name in READING)]
+    several += [options.documents, options.shard, options.engine, options.ray_address]
+    several += [options[name] for name in READING]
     problems = []
     if any(value is not None for value in single) == any(value is not None for value in several):
         problems.append("give either --question and --context, for one question, or --input and --output, for a file")
@@ -103,4 +120,8 @@ def _predict_problems(options: Namespace) -> list[str]:
         problems.append("--question goes with --context, and --input with --output")
     if not problems and options.question is None and options.input is None:
         problems.append("give --question and --context, or --input and --output, too")
+    if options.ray_address is not None and options.engine != "ray":
+        problems.append("--ray_address goes with --engine ray")
+    if options.shard is not None and options.engine == "ray":
+        problems.append("--shard goes with --engine local: with --engine ray, Ray shares out the rows")
     return problems

@@ -92,10 +92,7 @@ class AnswerFiles:
             InputError: ``output`` has content but no record and ``overwrite`` is False, or it cannot be written.
         """
         if not overwrite and self.has_answers() and not self.record.exists():
-            raise InputError(
-                f"--output {self.output} already exists, and no run of this command wrote it ({self.record.name} is "
-                f"missing); {_FIX}"
-            )
+            raise not_ours(self.output, self.record.name)
         with self._writing():
             self.output.unlink(missing_ok=True)
             self.errors.unlink(missing_ok=True)
@@ -114,18 +111,10 @@ class AnswerFiles:
             InputError: it cannot be read, or its model, input or settings differ from ``made_with``.
         """
         try:
-            record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
-            differences = _differences(record, made_with)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.record} cannot be read as the record of a run ({error!r}); {_FIX}") from None
-        if differences:
-            raise InputError(
-                [
-                    f"--output {self.output} was started with other values; resume with those, {_FIX}:",
-                    *differences,
-                ]
-            )
-        return record
+            content = self.record.read_bytes()
+        except OSError as error:
+            raise _no_record(self.record, error) from None
+        return checked_record(content, self.record, self.output, made_with)
 
     def is_finished(self, record: Mapping[str, Any]) -> bool:
         """Whether the record says that the run finished, and both files still have the sizes recorded then."""
@@ -205,6 +194,39 @@ class AnswerFiles:
                 f"--output {self.output} cannot be written ({error.strerror or error}); free some space, or make its "
                 "folder writable"
             ) from None
+
+
+def checked_record(content: bytes, record: object, output: object, made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of the run that began an output.
+
+    Args:
+        content: of the record.
+        record, output: what record and output are called.
+        made_with: what this run is made with.
+
+    Raises:
+        InputError: it cannot be read, or its model, input or settings differ from ``made_with``.
+    """
+    try:
+        found: dict[str, Any] = json.loads(content)
+        differences = _differences(found, made_with)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _no_record(record, error) from None
+    if differences:
+        lines = [f"--output {output} was started with other values; resume with those, {_FIX}:", *differences]
+        raise InputError(lines)
+    return found
+
+
+def not_ours(output: object, record: str) -> InputError:
+    """The error for an output that no run of this command wrote."""
+    return InputError(
+        f"--output {output} already exists, and no run of this command wrote it ({record} is missing); {_FIX}"
+    )
+
+
+def _no_record(record: object, error: Exception) -> InputError:
+    return InputError(f"{record} cannot be read as the record of a run ({error!r}); {_FIX}")
 
 
 def _size(path: Path) -> int:

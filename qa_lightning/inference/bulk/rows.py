@@ -95,12 +95,6 @@ class AnswerRows:
         self._documents = None if documents is None else _everywhere(str(fspath(documents)))
         self._key = uuid4().hex  # not of the settings: a folder may hold another model when a new object is made
 
-    @classmethod
-    def of(cls, asked: PredictSettings) -> AnswerRows:
-        """One with the settings of ``predict``."""
-        made = cls(asked.model, batch_size=asked.batch_size, dtype=asked.dtype, threshold_file=asked.threshold_file)
-        return made
-
     def __repr__(self) -> str:
         return f"AnswerRows({self._asked.model!r}, batch_size={self._asked.batch_size}, dtype={self._asked.dtype!r})"
 
@@ -123,10 +117,11 @@ class AnswerRows:
         table = self.schema.empty_table()
         if given is not None:
             _, documents = self._load()
-            table = _table(self.answers(list(read_questions(given, self._reading, documents=documents))), self.schema)
+            table = _table(self._answers(list(read_questions(given, self._reading, documents=documents))), self.schema)
         if row is not None:
             table = table.add_column(0, ROW, [row])
-        return _like(batch, table)
+        answered: _Batch = _like(batch, table)
+        return answered
 
     def each(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
         """Answer batches one after the other: for Spark's ``mapInPandas`` and ``mapInArrow``."""
@@ -141,7 +136,11 @@ class AnswerRows:
         self._load()
         return self
 
-    def answers(self, rows: Sequence[Question | BadRow]) -> list[dict[str, Any]]:
+    def table(self, rows: Sequence[Question | BadRow]) -> Any:
+        """The answers to rows that are checked already: a pyarrow Table of ``row`` and the columns of ``schema``."""
+        return _table(self._answers(rows), self.schema.insert(0, pa.field(ROW, pa.int64())))
+
+    def _answers(self, rows: Sequence[Question | BadRow]) -> list[dict[str, Any]]:
         """Answer rows that are checked already, in chunks of those of ``predict``.
 
         Returns:

@@ -152,7 +152,7 @@ def answer_file(
     files = AnswerFiles(output)
     files.refuse_input(source)
     with files.locked():
-        made_with = record_of(asked, rows, source_fingerprint(source, "validation", reading), chosen[0])
+        made_with = record_of(asked, rows, source_fingerprint(source, "validation", reading), device_name(chosen[0]))
         done = bad = 0
         if overwrite or not files.has_answers() or not files.record.exists():
             span = rows.span(asked.rows_together)
@@ -247,7 +247,7 @@ def record_of(asked: PredictSettings, rows: AskedRows, fingerprint: str, device:
         asked: the model and its settings.
         rows: what is asked.
         fingerprint: of the content of their source.
-        device: a device that computes.
+        device: what computes.
     """
     fitted = read_threshold_file(asked.threshold_file, asked.model) if asked.threshold_file else None
     columns = asdict(rows.reading.columns)
@@ -267,9 +267,14 @@ def record_of(asked: PredictSettings, rows: AskedRows, fingerprint: str, device:
             "documents": rows.documents and source_fingerprint(rows.documents, "validation"),
             "shard": rows.shard and str(rows.shard),
         },
-        "device": "CPU" if device == "cpu" else torch.cuda.get_device_name(device),
+        "device": device,
         "versions": package_versions(),
     }
+
+
+def device_name(device: str) -> str:
+    """What a device is, for the record."""
+    return "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def note(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

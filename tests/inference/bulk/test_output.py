@@ -103,7 +103,7 @@ def test_a_run_that_was_cut_off_anywhere_ends_as_one_that_was_not(
     files = answer_files.AnswerFiles(output)
     asked = PredictSettings(model_folder, "float32", BATCH)
     fingerprint = source_fingerprint(str(source), "validation")
-    files.begin(answering.record_of(asked, AskedRows(str(source)), fingerprint, "cpu"), overwrite=False)
+    files.begin(answering.record_of(asked, AskedRows(str(source)), fingerprint, "CPU"), overwrite=False)
     output.write_bytes(cut_at(whole["answers"], *answers))
     files.errors.write_bytes(cut_at(whole["errors"], *errors))
     assert ask(source, output) == 0
@@ -148,7 +148,7 @@ def test_what_was_not_written_to_the_disk_is_written_again(torn, source, whole, 
     files = answer_files.AnswerFiles(output)
     asked = PredictSettings(model_folder, "float32", BATCH)
     fingerprint = source_fingerprint(str(source), "validation")
-    files.begin(answering.record_of(asked, AskedRows(str(source)), fingerprint, "cpu"), overwrite=False)
+    files.begin(answering.record_of(asked, AskedRows(str(source)), fingerprint, "CPU"), overwrite=False)
     output.write_bytes(cut_at(whole["answers"], 31) + torn)
     files.errors.write_bytes(cut_at(whole["errors"], 1))
     assert ask(source, output) == 0

@@ -1,0 +1,364 @@
+"""Answers questions on a cluster by Ray Data: tasks read and check rows, actors hold the model and write the answers.
+
+The driver cuts the input into pieces (`parts`) and leaves out those that are written (`folder`). A piece is a row of
+Ray's dataset, a block, a call of an actor and a file. While actors compute, tasks read what comes next; on a GPU an
+actor takes two pieces at a time, so that one is cut into windows while the other is computed. Ray starts a lost actor
+again and repeats its pieces.
+
+Limit: if Ray loses processes again and again, because memory runs out for example, it tries again and again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from qa_lightning.data.columns import ReadSettings
+from qa_lightning.errors import InputError, Voice, current_voice, one_line, speaking
+from qa_lightning.inference.bulk.folder import AnswerFolder
+from qa_lightning.inference.bulk.parts import (
+    Part,
+    Piece,
+    first_usual,
+    input_files,
+    input_fingerprint,
+    input_size,
+    parts_of,
+    ranges,
+    read_pieces,
+    row_counts,
+    rows_of_piece,
+)
+from qa_lightning.inference.bulk.questions import BadRow
+from qa_lightning.inference.bulk.rows import AnswerRows
+from qa_lightning.inference.bulk.run import AskedRows, Counts, answered, note, record_of, summary, what_is_kept
+from qa_lightning.inference.bulk.several import read_document_file
+from qa_lightning.inference.bulk.workers import PredictSettings
+from qa_lightning.progress import loop_progress
+from qa_lightning.wording import counted
+
+log = logging.getLogger("qa_lightning")
+
+_SMALL = 1 << 28  # bytes of an input whose rows the driver counts itself: a task that only counts starts as slowly
+_READING = 0.25  # CPUs of a task that reads; another number than an actor's, or Ray would run both in one process
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's own remarks on its state
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning about an older default
+}
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Where and by how many processes questions are answered.
+
+    Attributes:
+        address: of the Ray cluster; None takes the one that ``RAY_ADDRESS`` names or that runs on this machine, and
+            starts one here if there is none.
+        devices: actors that hold the model, each with a GPU, or with CPUs where the cluster has no GPU; None means as
+            many as there are GPUs, or machines.
+    """
+
+    address: str | None = None
+    devices: int | None = None
+
+
+def answer_on_ray(
+    asked: PredictSettings,
+    rows: AskedRows,
+    output: str,
+    cluster: ClusterSettings = ClusterSettings(),
+    overwrite: bool = False,
+) -> int:
+    """Answer every question of some files on a Ray cluster, or resume an unfinished earlier run.
+
+    Args:
+        asked: the model and its settings; all machines must see its folder.
+        rows: what is asked; see `parts.input_files` for its ``source``.
+        output: a folder, path or address, for Parquet files with ``row`` and the columns of `rows.AnswerRows`.
+        cluster: where.
+        overwrite: start over, whatever the folder contains.
+
+    Returns:
+        The exit status: 0, also if some rows are bad.
+
+    Raises:
+        InputError: an argument cannot be used, every row is bad, or the answers cannot be computed or written.
+    """
+    folder = AnswerFolder(output)
+    with _connected(cluster.address) as ray:
+        files = input_files(rows.source)
+        folder.refuse_input(files)
+        with folder.locked():
+            made_with = record_of(asked, rows, input_fingerprint(files), _device_of(ray))
+            record = None if overwrite else folder.recorded(made_with)
+            if record and record["finished"]:
+                log.info(f"{folder.name} is finished, {answered(record['finished'])}; --overwrite starts over")
+                return 0
+            made_with["rows"] = record["rows"] if record else _count_rows(ray, files, rows.reading)
+            job = _Job(asked, rows, folder, parts_of(files, made_with["rows"]))
+            if record is None:
+                folder.begin(made_with, overwrite)
+            else:
+                log.info(f"resuming {folder.name}, whose names say which rows are done" + note(record, made_with))
+            return job.run(ray, cluster.devices, made_with)
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    """Ray, connected to a cluster, and quiet; what was not connected before is disconnected at the end.
+
+    Raises:
+        InputError: Ray is not installed, or no cluster answers at the address.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise InputError(f'--engine ray needs Ray ({one_line(error)}): pip install "qa-lightning[ray]"') from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        with _silent():
+            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"--ray_address {address}" if address else "--engine ray"
+        raise InputError(f"{where}: cannot connect to a Ray cluster ({one_line(error)})") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what Ray's own code writes to standard error while it starts: that its log level was set, for example."""
+    sys.stderr.flush()
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
+
+
+def _device_of(ray: Any) -> str:
+    """What computes on a cluster, for the record."""
+    kinds = sorted(name.partition(":")[2] for name in ray.cluster_resources() if name.startswith("accelerator_type:"))
+    return ", ".join(kinds) or ("GPU" if ray.cluster_resources().get("GPU") else "CPU")
+
+
+def _count_rows(ray: Any, files: Sequence[str], reading: ReadSettings) -> list[list[int]]:
+    """The rows of each file; see `parts.row_counts`."""
+    if input_size(files) <= _SMALL:
+        return [row_counts(file, reading.encoding) for file in files]
+    count = ray.remote(num_cpus=1)(row_counts)
+    with _own_errors():
+        found: list[list[int]] = ray.get([count.remote(file, reading.encoding) for file in files])
+    return found
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An input that is cut into pieces, and the folder of its answers.
+
+    Attributes:
+        asked: the model and its settings.
+        rows: what is asked.
+        folder: where answers go.
+        parts: of the input.
+    """
+
+    asked: PredictSettings
+    rows: AskedRows
+    folder: AnswerFolder
+    parts: list[Part]
+
+    @property
+    def size(self) -> int:
+        """The rows of a piece."""
+        return rows_of_piece(sum(part.rows for part in self.parts), self.asked.rows_together)
+
+    def run(self, ray: Any, devices: int | None, made_with: dict[str, Any]) -> int:
+        """Answer the pieces that are not written; see `answer_on_ray`."""
+        if not self.parts:
+            raise self.rows.no_rows()
+        pieces = {first: last for part in self.parts for first, last in ranges(part, self.size)}
+        done = self.folder.done(pieces)
+        counts = Counts(sum(pieces[first] - first + 1 for first in done), sum(done.values()))
+        earlier = Counts(counts.rows, counts.bad)
+        total = sum(part.rows for part in self.parts)
+        started = time.perf_counter()
+        try:
+            with loop_progress(total, done=counts.rows) as progress, _own_errors():
+                for one in self._results(ray, devices, frozenset(done)) if counts.rows < total else ():
+                    counts.add(one["rows"], one["bad"])
+                    progress.update(one["rows"])
+        except (InputError, KeyboardInterrupt) as error:
+            there = what_is_kept(counts.rows, self.folder.name)
+            if isinstance(error, KeyboardInterrupt):
+                log.info(f"\nstopped by Ctrl-C: {there}")
+                raise
+            raise InputError([*error.problems, there] if counts.rows else error.problems) from None
+        told = f"their `error` in {self.folder.name} says why"
+        if counts.bad == counts.rows:
+            raise InputError(f"--input {self.rows.source}: none of its {counts.rows:,} rows can be asked; {told}")
+        self.folder.write_record(made_with, counts.as_json())
+        log.info(summary(counts, earlier, time.perf_counter() - started))
+        log.info(f"written to {self.folder.name}")
+        if counts.bad:
+            log.info(f"{counts.bad:,} of the rows could not be asked; {told}")
+        return 0
+
+    def _results(self, ray: Any, devices: int | None, done: frozenset[int]) -> Iterator[dict[str, int]]:
+        """Answer all pieces but those that are done; yields the number of rows, and of bad ones, of each."""
+        documents = None if self.rows.documents is None else read_document_file(self.rows.documents)
+        before = first_usual(self.parts, self.rows.reading, log.info, documents)
+        given = None if documents is None else ray.put(documents)
+        own = [part for part in self.parts if any(first not in done for first, _ in ranges(part, self.size))]
+        size, reading, voice = self.size, self.rows.reading, current_voice()
+
+        def read(batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:
+            named = None if given is None else ray.get(given)
+            with speaking(voice):
+                for number in batch["part"]:
+                    for piece in read_pieces(own[number], size, reading, lambda row: row not in done, named, before):
+                        yield {"piece": [pickle.dumps(piece)]}
+
+        asked, use = self.asked, _Use.of(ray, devices)
+        answers = AnswerRows(
+            asked.model, batch_size=asked.batch_size, dtype=asked.dtype, threshold_file=asked.threshold_file
+        )
+        log.info(f"answering {self.rows.source} on {use}, {counted(size, 'row')} at a time")
+        with _one_row_a_block(ray):
+            data = ray.data.from_items([{"part": number} for number in range(len(own))], override_num_blocks=len(own))
+            data = data.map_batches(read, batch_size=1, num_cpus=_READING)
+            data = data.map_batches(
+                _Answering,
+                fn_constructor_args=(answers, self.folder, voice, use.threads),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(
+                    size=use.actors,
+                    max_tasks_in_flight_per_actor=2 * use.at_once,
+                    max_concurrent_calls_per_actor=use.at_once,
+                ),
+                num_cpus=use.cpus,
+                num_gpus=use.gpus,
+            )
+            yield from data.iter_rows()
+
+
+@dataclass(frozen=True)
+class _Use:
+    """What the actors use of a cluster.
+
+    Attributes:
+        actors: how many there are.
+        gpus, cpus: of each, as Ray counts them.
+        threads: of each. It may be more than ``cpus``, which leave something for the tasks that read.
+        at_once: pieces that an actor answers at the same time.
+    """
+
+    actors: int
+    gpus: int
+    cpus: float
+    threads: int
+    at_once: int
+
+    @classmethod
+    def of(cls, ray: Any, actors: int | None) -> _Use:
+        """The part of a cluster that so many actors use.
+
+        Raises:
+            InputError: the cluster has GPUs, but fewer than actors.
+        """
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        actors = actors or gpus or len(nodes)
+        if gpus and actors > gpus:
+            raise InputError(f"--devices {actors}: the Ray cluster has {counted(gpus, 'GPU')}; pass {gpus} or less")
+        share = sum(node.get("CPU", 0) for node in nodes) / actors
+        share = min(share, max(node.get("CPU", 0) for node in nodes))
+        threads = max(1, int(share))
+        if gpus:
+            return cls(actors, 1, 1, threads, 2)
+        return cls(actors, 0, threads - 1 if share >= 2 else 0.5, threads, 1)
+
+    def __str__(self) -> str:
+        what = "a GPU" if self.gpus else counted(self.threads, "thread")
+        return f"{counted(self.actors, 'Ray actor')} with {what} each"
+
+
+class _Answering:
+    """An actor: it answers pieces and writes them.
+
+    Args:
+        answers: it loads the model with the first piece, so that what is wrong with it is an error of this package.
+        folder: where answers go.
+        voice: how messages name options.
+        threads: of the CPU that it may use.
+    """
+
+    def __init__(self, answers: AnswerRows, folder: AnswerFolder, voice: Voice, threads: int) -> None:
+        os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's
+        torch.set_num_threads(threads)
+        self._answers, self._folder, self._voice = answers, folder, voice
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
+        """Answer pieces; returns the numbers of their rows, and of bad ones."""
+        counts: dict[str, list[int]] = {"rows": [], "bad": []}
+        with speaking(self._voice):
+            for given in batch["piece"]:
+                piece: Piece = pickle.loads(given)
+                self._folder.write(piece.first, piece.last, self._answers.table(piece.rows))
+                counts["rows"].append(len(piece.rows))
+                counts["bad"].append(sum(isinstance(row, BadRow) for row in piece.rows))
+        return counts
+
+
+@contextmanager
+def _one_row_a_block(ray: Any) -> Iterator[None]:
+    """Inside this context Ray Data sends each row by itself, as soon as it is there, and says nothing."""
+    context = ray.data.DataContext.get_current()
+    own = {"target_max_block_size": 1, "enable_progress_bars": False, "print_on_execution_start": False}
+    before = {name: getattr(context, name) for name in own}
+    try:
+        for name, value in own.items():
+            setattr(context, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise the `InputError` of another process in place of what Ray makes of it."""
+    try:
+        yield
+    except Exception as error:
+        for cause in _causes(error):
+            if type(cause).__module__.startswith("qa_lightning.") and isinstance(cause, InputError):
+                raise cause from None  # not Ray's own class of it, whose message is a traceback
+        raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or error.__cause__
