@@ -106,11 +106,11 @@ def answer_on_ray(
                 return 0
             made_with["rows"] = record["rows"] if record else _count_rows(ray, files, rows.reading)
             job = _Job(asked, rows, folder, parts_of(files, made_with["rows"]))
+            if not job.parts:
+                raise rows.no_rows()
             if record is None:
                 folder.begin(made_with, overwrite)
-            else:
-                log.info(f"resuming {folder.name}, whose names say which rows are done" + note(record, made_with))
-            return job.run(ray, cluster.devices, made_with)
+            return job.run(ray, cluster.devices, made_with, None if record is None else note(record, made_with))
 
 
 @contextmanager
@@ -194,15 +194,22 @@ class _Job:
         """The rows of a piece."""
         return rows_of_piece(sum(part.rows for part in self.parts), self.asked.rows_together)
 
-    def run(self, ray: Any, devices: int | None, made_with: dict[str, Any]) -> int:
-        """Answer the pieces that are not written; see `answer_on_ray`."""
-        if not self.parts:
-            raise self.rows.no_rows()
+    def run(self, ray: Any, devices: int | None, made_with: dict[str, Any], resumed: str | None) -> int:
+        """Answer the pieces that are not written; see `answer_on_ray`.
+
+        Args:
+            ray: connected to a cluster.
+            devices: see `ClusterSettings`.
+            made_with: the record.
+            resumed: what has changed since the run began that is resumed, perhaps nothing; None for a new run.
+        """
         pieces = {first: last for part in self.parts for first, last in ranges(part, self.size)}
         done = self.folder.done(pieces)
         counts = Counts(sum(pieces[first] - first + 1 for first in done), sum(done.values()))
         earlier = Counts(counts.rows, counts.bad)
         total = sum(part.rows for part in self.parts)
+        if resumed is not None:
+            log.info(f"resuming {self.folder.name}: {counts.rows:,} of {counted(total, 'row')} are done{resumed}")
         started = time.perf_counter()
         try:
             with loop_progress(total, done=counts.rows) as progress, _own_errors():
@@ -210,6 +217,7 @@ class _Job:
                     counts.add(one["rows"], one["bad"])
                     progress.update(one["rows"])
         except (InputError, KeyboardInterrupt) as error:
+            self.folder.discard_if_empty()
             there = what_is_kept(counts.rows, self.folder.name)
             if isinstance(error, KeyboardInterrupt):
                 log.info(f"\nstopped by Ctrl-C: {there}")

@@ -105,6 +105,18 @@ class AnswerFolder:
         values = json.dumps({**made_with, "finished": finished}, indent=1, ensure_ascii=False) + "\n"
         self._write(_RECORD, values.encode())
 
+    def discard_if_empty(self) -> None:
+        """Remove the record, and the folder if it is empty then, unless there are answers."""
+        with self._writing():
+            system, path = self._place()
+            there = system.get_file_info(fs.FileSelector(path))
+            if any(_NAME.fullmatch(one.base_name) for one in there):
+                return
+            if _RECORD in [one.base_name for one in there]:
+                system.delete_file(f"{path}/{_RECORD}")
+            if len(there) <= 1:
+                system.delete_dir(path)
+
     def done(self, pieces: Mapping[int, int]) -> dict[int, int]:
         """The pieces that are written: first row -> number of bad rows.
 
