@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -93,4 +94,56 @@ def test_lightning_starts_the_second_process(here, model_folder) -> None:
     done = finished([here / "train.py"], spare=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"epoch 1/1 .* EM +\d", done.stdout)
+    assert Reader.load("my-model").answer(["Who?"], ["Anna lives in Rome."])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # their own
+def test_dask_sends_rows(here) -> None:
+    dask = pytest.importorskip("dask")
+    with dask.config.set(scheduler="threads", num_workers=2):
+        exec(block("dask.dataframe"), {})
+    assert_answers(pd.read_parquet("answers"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_spark_sends_rows(here, monkeypatch) -> None:
+    pytest.importorskip("pyspark")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    code = block("pyspark.sql").replace("builder.", "builder.master('local[2]').")
+    names: dict = {}
+    exec(code, names)
+    names["spark"].stop()
+    assert_answers(pd.read_parquet("answers"))
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A Ray cluster of two CPUs on this machine."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_ray_data_sends_rows(here, cluster) -> None:
+    exec(block("ray.data.read_parquet").replace("num_gpus=1, concurrency=8", "num_cpus=1, concurrency=2"), {})
+    assert_answers(pd.read_parquet("answers"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_ray_trains(here, model_folder, cluster) -> None:
+    pd.DataFrame(make_rows(24)).to_parquet("questions.parquet")
+    Path("my-model").unlink()
+    code = small(block("ray.train"), model_folder)
+    code = code.replace('"questions.parquet"', repr(str(here / "questions.parquet")))
+    code = code.replace('"my-model"', repr(str(here / "my-model")))
+    exec(code, {})
     assert Reader.load("my-model").answer(["Who?"], ["Anna lives in Rome."])
