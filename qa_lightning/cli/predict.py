@@ -30,8 +30,9 @@ def predict(words: Sequence[str]) -> int:
         reading, documents = reading_of(options), options.documents
         overwrite = bool(options.overwrite)
         if options.engine == "ray":
-            from qa_lightning.inference.bulk.cluster import ClusterSettings, answer_on_ray
             from qa_lightning.inference.bulk.run import AskedRows
+            from qa_lightning.inference.cluster.machines import ClusterSettings
+            from qa_lightning.inference.cluster.run import answer_on_ray
 
             cluster = ClusterSettings(options.ray_address, options.devices)
             rows = AskedRows(options.input, reading, documents)

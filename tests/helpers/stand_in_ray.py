@@ -1,4 +1,4 @@
-"""What `inference.bulk.cluster` uses of Ray, in this process: for tests where Ray is not installed, as in CI.
+"""What `inference.cluster.run` uses of Ray, in this process: for tests where Ray is not installed, as in CI.
 
 What is sent to another process is pickled here, too. A generator is read row by row, and an object of a class that
 `map_batches` is given answers all batches.

@@ -26,7 +26,7 @@ from qa_lightning.files import digest
 from qa_lightning.inference.bulk.output import AnswerFiles
 from qa_lightning.inference.bulk.questions import BadRow, Question, count_questions, read_questions
 from qa_lightning.inference.bulk.several import read_document_file
-from qa_lightning.inference.bulk.shards import Shard, Span
+from qa_lightning.inference.bulk.shards import RowSpan, Shard
 from qa_lightning.inference.bulk.workers import PredictSettings, answering, choose_devices
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.loading import resolve
@@ -54,19 +54,19 @@ class AskedRows:
     documents: str | None = None
     shard: Shard | None = None
 
-    def span(self, rows_together: int) -> Span:
+    def span(self, rows_together: int) -> RowSpan:
         """Their numbers; for a shard, the rows of the source are counted.
 
         Raises:
             InputError: the source cannot be read, or has no rows.
         """
         if self.shard is None:
-            return Span(last=count_rows(self.source, "validation"))
+            return RowSpan(last=count_rows(self.source, "validation"))
         if rows := count_questions(self.source, self.reading):
             return self.shard.span(rows, rows_together)
         raise self.no_rows()
 
-    def read(self, span: Span, done: int) -> Iterator[Question | BadRow]:
+    def read(self, span: RowSpan, done: int) -> Iterator[Question | BadRow]:
         """Stream the rows of a span, without its first ``done`` ones."""
         documents = None if self.documents is None else read_document_file(self.documents)
         first = span.first + done
@@ -200,7 +200,7 @@ def what_is_kept(rows: int, output: Path | str) -> str:
 
 
 def _answer_rest(
-    asked: PredictSettings, rows: AskedRows, span: Span, devices: Sequence[str], files: AnswerFiles, counts: Counts
+    asked: PredictSettings, rows: AskedRows, span: RowSpan, devices: Sequence[str], files: AnswerFiles, counts: Counts
 ) -> float:
     """Answer the remaining rows and write them, chunk by chunk; returns the seconds without loading the model."""
     rest = rows.read(span, counts.rows)

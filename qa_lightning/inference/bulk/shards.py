@@ -46,7 +46,7 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
-    def span(self, rows: int, rows_together: int) -> Span:
+    def span(self, rows: int, rows_together: int) -> RowSpan:
         """The rows of this shard.
 
         Args:
@@ -55,11 +55,11 @@ class Shard:
         """
         chunks = -(-rows // rows_together)
         first, end = (rows_together * (chunks * number // self.of) for number in (self.number - 1, self.number))
-        return Span(first + 1, min(end, rows), self.number == self.of)
+        return RowSpan(first + 1, min(end, rows), self.number == self.of)
 
 
 @dataclass(frozen=True)
-class Span:
+class RowSpan:
     """Consecutive rows of a source.
 
     Attributes:

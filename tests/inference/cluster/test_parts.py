@@ -12,8 +12,8 @@ import pytest
 from qa_lightning.data.columns import ReadSettings
 from qa_lightning.data.formats import remote_files
 from qa_lightning.errors import InputError
-from qa_lightning.inference.bulk import parts
 from qa_lightning.inference.bulk.questions import BadRow, Question, read_questions
+from qa_lightning.inference.cluster import parts
 from tests.helpers.bulk import ROWS, bare, write
 from tests.helpers.forms import as_lines, as_table
 

@@ -23,11 +23,12 @@ import pytest
 import torch
 
 from qa_lightning.errors import InputError
-from qa_lightning.inference.bulk import cluster
-from qa_lightning.inference.bulk.cluster import ClusterSettings, answer_on_ray
-from qa_lightning.inference.bulk.folder import AnswerFolder
 from qa_lightning.inference.bulk.run import AskedRows
 from qa_lightning.inference.bulk.workers import PredictSettings
+from qa_lightning.inference.cluster import run as cluster
+from qa_lightning.inference.cluster.folder import AnswerFolder
+from qa_lightning.inference.cluster.machines import QUIET, ClusterSettings, Share
+from qa_lightning.inference.cluster.run import answer_on_ray
 from qa_lightning.inference.reader import Reader
 from tests.helpers import commands
 from tests.helpers.bulk import BATCH, ROWS, bare, lines_of, write
@@ -44,7 +45,7 @@ CPUS = [{"CPU": 2.0, "node:here": 1.0}]
 @pytest.fixture(scope="module")
 def _cluster():
     """A real cluster of two CPUs on this machine."""
-    os.environ |= cluster._QUIET
+    os.environ |= QUIET
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -281,13 +282,13 @@ def test_ctrl_c_keeps_what_is_written(source, tmp_path, ask, monkeypatch, capsys
     ],
 )
 def test_actors_share_what_the_cluster_has_and_leave_something_for_reading(nodes, devices, use_of_it):
-    found = cluster._Use.of(stand_in(nodes), devices)
+    found = Share.of(stand_in(nodes), devices)
     assert (found.actors, found.gpus, found.cpus, found.threads, found.at_once) == use_of_it
 
 
 def test_more_actors_than_gpus_are_refused():
     with pytest.raises(InputError, match="--devices 3: the Ray cluster has 2 GPUs; pass 2 or less"):
-        cluster._Use.of(stand_in([{"CPU": 8, "GPU": 2}]), 3)
+        Share.of(stand_in([{"CPU": 8, "GPU": 2}]), 3)
 
 
 def test_without_ray_one_line_says_what_to_install(source, tmp_path, ask, monkeypatch):

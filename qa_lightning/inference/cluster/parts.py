@@ -58,7 +58,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowPiece:
     """Consecutive rows that are answered and written together.
 
     Attributes:
@@ -186,7 +186,7 @@ def read_pieces(
     wanted: Callable[[int], bool],
     documents: Mapping[str, str] | None,
     before: PlacedRow | None,
-) -> Iterator[Piece]:
+) -> Iterator[RowPiece]:
     """Read the pieces of a part.
 
     Args:
@@ -216,7 +216,7 @@ def read_pieces(
         piece = list(some)
         if due.pop(first, None) != piece[-1].row:
             raise changed
-        yield Piece(first, piece[-1].row, piece)
+        yield RowPiece(first, piece[-1].row, piece)
     if due:
         raise changed
 

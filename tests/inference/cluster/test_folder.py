@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from qa_lightning.errors import InputError
-from qa_lightning.inference.bulk import folder as module
-from qa_lightning.inference.bulk.folder import AnswerFolder
 from qa_lightning.inference.bulk.rows import AnswerRows
+from qa_lightning.inference.cluster import folder as module
+from qa_lightning.inference.cluster.folder import AnswerFolder
 
 MADE_WITH = {
     **{"model": "m", "model_fingerprint": "1", "input": "q.jsonl", "input_fingerprint": "2"},

@@ -13,21 +13,32 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from qa_lightning.data.columns import ReadSettings
-from qa_lightning.errors import InputError, Voice, current_voice, one_line, speaking
-from qa_lightning.inference.bulk.folder import AnswerFolder
-from qa_lightning.inference.bulk.parts import (
+from qa_lightning.errors import InputError, Voice, current_voice, speaking
+from qa_lightning.inference.bulk.questions import BadRow
+from qa_lightning.inference.bulk.rows import AnswerRows
+from qa_lightning.inference.bulk.run import AskedRows, Counts, answered, note, record_of, summary, what_is_kept
+from qa_lightning.inference.bulk.several import read_document_file
+from qa_lightning.inference.bulk.workers import PredictSettings
+from qa_lightning.inference.cluster.folder import AnswerFolder
+from qa_lightning.inference.cluster.machines import (
+    ClusterSettings,
+    Share,
+    connected,
+    device_of,
+    one_row_a_block,
+    own_errors,
+)
+from qa_lightning.inference.cluster.parts import (
     Part,
-    Piece,
+    RowPiece,
     first_usual,
     input_files,
     input_fingerprint,
@@ -38,11 +49,6 @@ from qa_lightning.inference.bulk.parts import (
     row_counts,
     rows_of_piece,
 )
-from qa_lightning.inference.bulk.questions import BadRow
-from qa_lightning.inference.bulk.rows import AnswerRows
-from qa_lightning.inference.bulk.run import AskedRows, Counts, answered, note, record_of, summary, what_is_kept
-from qa_lightning.inference.bulk.several import read_document_file
-from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.progress import loop_progress
 from qa_lightning.wording import counted
 
@@ -50,33 +56,13 @@ log = logging.getLogger("qa_lightning")
 
 _SMALL = 1 << 28  # bytes of an input whose rows the driver counts itself: a task that only counts starts as slowly
 _READING = 0.25  # CPUs of a task that reads; another number than an actor's, or Ray would run both in one process
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's own remarks on its state
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning about an older default
-}
-
-
-@dataclass(frozen=True)
-class ClusterSettings:
-    """Where and by how many processes questions are answered.
-
-    Attributes:
-        address: of the Ray cluster; None takes the one that ``RAY_ADDRESS`` names or that runs on this machine, and
-            starts one here if there is none.
-        devices: actors that hold the model, each with a GPU, or with CPUs where the cluster has no GPU; None means as
-            many as there are GPUs, or machines.
-    """
-
-    address: str | None = None
-    devices: int | None = None
 
 
 def answer_on_ray(
     asked: PredictSettings,
     rows: AskedRows,
     output: str,
-    cluster: ClusterSettings = ClusterSettings(),
+    cluster: ClusterSettings = ClusterSettings(),  # noqa: B008 - frozen
     overwrite: bool = False,
 ) -> int:
     """Answer every question of some files on a Ray cluster, or resume an unfinished earlier run.
@@ -95,11 +81,11 @@ def answer_on_ray(
         InputError: an argument cannot be used, every row is bad, or the answers cannot be computed or written.
     """
     folder = AnswerFolder(output)
-    with _connected(cluster.address) as ray:
+    with connected(cluster.address) as ray:
         files = input_files(rows.source)
         folder.refuse_input(files)
         with folder.locked():
-            made_with = record_of(asked, rows, input_fingerprint(files), _device_of(ray))
+            made_with = record_of(asked, rows, input_fingerprint(files), device_of(ray))
             record = None if overwrite else folder.recorded(made_with)
             if record and record["finished"]:
                 log.info(f"{folder.name} is finished, {answered(record['finished'])}; --overwrite starts over")
@@ -113,62 +99,12 @@ def answer_on_ray(
             return job.run(ray, cluster.devices, made_with, None if record is None else note(record, made_with))
 
 
-@contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected to a cluster, and quiet; what was not connected before is disconnected at the end.
-
-    Raises:
-        InputError: Ray is not installed, or no cluster answers at the address.
-    """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise InputError(f'--engine ray needs Ray ({one_line(error)}): pip install "qa-lightning[ray]"') from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if ray.is_initialized():
-        yield ray
-        return
-    try:
-        with _silent():
-            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"--ray_address {address}" if address else "--engine ray"
-        raise InputError(f"{where}: cannot connect to a Ray cluster ({one_line(error)})") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Drop what Ray's own code writes to standard error while it starts: that its log level was set, for example."""
-    sys.stderr.flush()
-    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nowhere)
-
-
-def _device_of(ray: Any) -> str:
-    """What computes on a cluster, for the record."""
-    kinds = sorted(name.partition(":")[2] for name in ray.cluster_resources() if name.startswith("accelerator_type:"))
-    return ", ".join(kinds) or ("GPU" if ray.cluster_resources().get("GPU") else "CPU")
-
-
 def _count_rows(ray: Any, files: Sequence[str], reading: ReadSettings) -> list[list[int]]:
     """The rows of each file; see `parts.row_counts`."""
     if input_size(files) <= _SMALL:
         return [row_counts(file, reading.encoding) for file in files]
     count = ray.remote(num_cpus=1)(row_counts)
-    with _own_errors():
+    with own_errors():
         found: list[list[int]] = ray.get([count.remote(file, reading.encoding) for file in files])
     return found
 
@@ -212,7 +148,7 @@ class _Job:
             log.info(f"resuming {self.folder.name}: {counts.rows:,} of {counted(total, 'row')} are done{resumed}")
         started = time.perf_counter()
         try:
-            with loop_progress(total, done=counts.rows) as progress, _own_errors():
+            with loop_progress(total, done=counts.rows) as progress, own_errors():
                 for one in self._results(ray, devices, frozenset(done)) if counts.rows < total else ():
                     counts.add(one["rows"], one["bad"])
                     progress.update(one["rows"])
@@ -248,12 +184,12 @@ class _Job:
                     for piece in read_pieces(own[number], size, reading, lambda row: row not in done, named, before):
                         yield {"piece": [pickle.dumps(piece)]}
 
-        asked, use = self.asked, _Use.of(ray, devices)
+        asked, use = self.asked, Share.of(ray, devices)
         answers = AnswerRows(
             asked.model, batch_size=asked.batch_size, dtype=asked.dtype, threshold_file=asked.threshold_file
         )
         log.info(f"answering {self.rows.source} on {use}, {counted(size, 'row')} at a time")
-        with _one_row_a_block(ray):
+        with one_row_a_block(ray):
             data = ray.data.from_items([{"part": number} for number in range(len(own))], override_num_blocks=len(own))
             data = data.map_batches(read, batch_size=1, num_cpus=_READING)
             data = data.map_batches(
@@ -269,47 +205,6 @@ class _Job:
                 num_gpus=use.gpus,
             )
             yield from data.iter_rows()
-
-
-@dataclass(frozen=True)
-class _Use:
-    """What the actors use of a cluster.
-
-    Attributes:
-        actors: how many there are.
-        gpus, cpus: of each, as Ray counts them.
-        threads: of each. It may be more than ``cpus``, which leave something for the tasks that read.
-        at_once: pieces that an actor answers at the same time.
-    """
-
-    actors: int
-    gpus: int
-    cpus: float
-    threads: int
-    at_once: int
-
-    @classmethod
-    def of(cls, ray: Any, actors: int | None) -> _Use:
-        """The part of a cluster that so many actors use.
-
-        Raises:
-            InputError: the cluster has GPUs, but fewer than actors.
-        """
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = int(sum(node.get("GPU", 0) for node in nodes))
-        actors = actors or gpus or len(nodes)
-        if gpus and actors > gpus:
-            raise InputError(f"--devices {actors}: the Ray cluster has {counted(gpus, 'GPU')}; pass {gpus} or less")
-        share = sum(node.get("CPU", 0) for node in nodes) / actors
-        share = min(share, max(node.get("CPU", 0) for node in nodes))
-        threads = max(1, int(share))
-        if gpus:
-            return cls(actors, 1, 1, threads, 2)
-        return cls(actors, 0, threads - 1 if share >= 2 else 0.5, threads, 1)
-
-    def __str__(self) -> str:
-        what = "a GPU" if self.gpus else counted(self.threads, "thread")
-        return f"{counted(self.actors, 'Ray actor')} with {what} each"
 
 
 class _Answering:
@@ -332,41 +227,8 @@ class _Answering:
         counts: dict[str, list[int]] = {"rows": [], "bad": []}
         with speaking(self._voice):
             for given in batch["piece"]:
-                piece: Piece = pickle.loads(given)
+                piece: RowPiece = pickle.loads(given)
                 self._folder.write(piece.first, piece.last, self._answers.table(piece.rows))
                 counts["rows"].append(len(piece.rows))
                 counts["bad"].append(sum(isinstance(row, BadRow) for row in piece.rows))
         return counts
-
-
-@contextmanager
-def _one_row_a_block(ray: Any) -> Iterator[None]:
-    """Inside this context Ray Data sends each row by itself, as soon as it is there, and says nothing."""
-    context = ray.data.DataContext.get_current()
-    own = {"target_max_block_size": 1, "enable_progress_bars": False, "print_on_execution_start": False}
-    before = {name: getattr(context, name) for name in own}
-    try:
-        for name, value in own.items():
-            setattr(context, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
-
-
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    """Raise the `InputError` of another process in place of what Ray makes of it."""
-    try:
-        yield
-    except Exception as error:
-        for cause in _causes(error):
-            if type(cause).__module__.startswith("qa_lightning.") and isinstance(cause, InputError):
-                raise cause from None  # not Ray's own class of it, whose message is a traceback
-        raise
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = getattr(error, "cause", None) or error.__cause__
