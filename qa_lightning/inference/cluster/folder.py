@@ -62,7 +62,12 @@ class AnswerFolder:
                 raise InputError(
                     f"--output {self.name}: another run is writing it; wait until it ends, or name another --output"
                 )
-            yield
+            try:
+                yield
+            finally:
+                if not is_address(self.name):
+                    with suppress(OSError):  # unless it is empty, it stays
+                        Path(self.name).rmdir()
 
     def refuse_input(self, files: Sequence[str]) -> None:
         """Raise `InputError` if one of the input's files is in this folder."""

@@ -112,13 +112,13 @@ class Share:
         Raises:
             InputError: the cluster has GPUs, but fewer than actors.
         """
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         actors = actors or gpus or len(nodes)
         if gpus and actors > gpus:
             raise InputError(f"--devices {actors}: the Ray cluster has {counted(gpus, 'GPU')}; pass {gpus} or less")
-        share = sum(node.get("CPU", 0) for node in nodes) / actors
-        share = min(share, max(node.get("CPU", 0) for node in nodes))
+        together = -(-actors // len(nodes))  # on one machine
+        share = min(node["CPU"] for node in nodes) / together
         threads = max(1, int(share))
         if gpus:
             return cls(actors, 1, 1, threads, 2)

@@ -220,15 +220,16 @@ class _Answering:
     def __init__(self, answers: AnswerRows, folder: AnswerFolder, voice: Voice, threads: int) -> None:
         os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's
         torch.set_num_threads(threads)
-        self._answers, self._folder, self._voice = answers, folder, voice
+        self._answers, self._folder = answers, folder
+        self._speaking = speaking(voice)
+        self._speaking.__enter__()  # as long as this actor lives: its calls may overlap
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
         """Answer pieces; returns the numbers of their rows, and of bad ones."""
         counts: dict[str, list[int]] = {"rows": [], "bad": []}
-        with speaking(self._voice):
-            for given in batch["piece"]:
-                piece: RowPiece = pickle.loads(given)
-                self._folder.write(piece.first, piece.last, self._answers.table(piece.rows))
-                counts["rows"].append(len(piece.rows))
-                counts["bad"].append(sum(isinstance(row, BadRow) for row in piece.rows))
+        for given in batch["piece"]:
+            piece: RowPiece = pickle.loads(given)
+            self._folder.write(piece.first, piece.last, self._answers.table(piece.rows))
+            counts["rows"].append(len(piece.rows))
+            counts["bad"].append(sum(isinstance(row, BadRow) for row in piece.rows))
         return counts
