@@ -1,4 +1,4 @@
-"""The machines of a Ray cluster: how to reach them without Ray's noise, what they have, and the errors they send.
+"""The machines of a Ray cluster: how to reach them without Ray's noise, and what they have.
 
 Ray is imported here alone, when it is needed.
 """
@@ -142,21 +142,3 @@ def one_row_a_block(ray: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(context, name, value)
-
-
-@contextmanager
-def own_errors() -> Iterator[None]:
-    """Raise the `InputError` of another process in place of what Ray makes of it."""
-    try:
-        yield
-    except Exception as error:
-        for cause in _causes(error):
-            if type(cause).__module__.startswith("qa_lightning.") and isinstance(cause, InputError):
-                raise cause from None  # not Ray's own class of it, whose message is a traceback
-        raise
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = getattr(error, "cause", None) or error.__cause__

@@ -34,7 +34,6 @@ from qa_lightning.inference.cluster.machines import (
     connected,
     device_of,
     one_row_a_block,
-    own_errors,
 )
 from qa_lightning.inference.cluster.parts import (
     Part,
@@ -100,13 +99,27 @@ def answer_on_ray(
 
 
 def _count_rows(ray: Any, files: Sequence[str], reading: ReadSettings) -> list[list[int]]:
-    """The rows of each file; see `parts.row_counts`."""
+    """The rows of each file; see `parts.row_counts`.
+
+    Raises:
+        InputError: files cannot be read; all of them are named.
+    """
     if input_size(files) <= _SMALL:
-        return [row_counts(file, reading.encoding) for file in files]
-    count = ray.remote(num_cpus=1)(row_counts)
-    with own_errors():
-        found: list[list[int]] = ray.get([count.remote(file, reading.encoding) for file in files])
-    return found
+        found = [_counted_rows(file, reading.encoding) for file in files]
+    else:
+        count = ray.remote(num_cpus=1)(_counted_rows)
+        found = ray.get([count.remote(file, reading.encoding) for file in files])
+    if problems := [problem for _, own in found for problem in own]:
+        raise InputError(problems)
+    return [counts for counts, _ in found]
+
+
+def _counted_rows(file: str, encoding: str | None) -> tuple[list[int], list[str]]:
+    """What `parts.row_counts` returns, and the problems of a file; Ray would make another error of an error."""
+    try:
+        return row_counts(file, encoding), []
+    except InputError as error:
+        return [], error.problems
 
 
 @dataclass(frozen=True)
@@ -148,8 +161,10 @@ class _Job:
             log.info(f"resuming {self.folder.name}: {counts.rows:,} of {counted(total, 'row')} are done{resumed}")
         started = time.perf_counter()
         try:
-            with loop_progress(total, done=counts.rows) as progress, own_errors():
+            with loop_progress(total, done=counts.rows) as progress:
                 for one in self._results(ray, devices, frozenset(done)) if counts.rows < total else ():
+                    if one["problems"]:
+                        raise InputError(pickle.loads(one["problems"]))
                     counts.add(one["rows"], one["bad"])
                     progress.update(one["rows"])
         except (InputError, KeyboardInterrupt) as error:
@@ -169,8 +184,8 @@ class _Job:
             log.info(f"{counts.bad:,} of the rows could not be asked; {told}")
         return 0
 
-    def _results(self, ray: Any, devices: int | None, done: frozenset[int]) -> Iterator[dict[str, int]]:
-        """Answer all pieces but those that are done; yields the number of rows, and of bad ones, of each."""
+    def _results(self, ray: Any, devices: int | None, done: frozenset[int]) -> Iterator[dict[str, Any]]:
+        """Answer all pieces but those that are done; yields what `_Answering` returns of each."""
         documents = None if self.rows.documents is None else read_document_file(self.rows.documents)
         before = first_usual(self.parts, self.rows.reading, log.info, documents)
         given = None if documents is None else ray.put(documents)
@@ -181,8 +196,11 @@ class _Job:
             named = None if given is None else ray.get(given)
             with speaking(voice):
                 for number in batch["part"]:
-                    for piece in read_pieces(own[number], size, reading, lambda row: row not in done, named, before):
-                        yield {"piece": [pickle.dumps(piece)]}
+                    pieces = read_pieces(own[number], size, reading, lambda row: row not in done, named, before)
+                    try:
+                        yield from ({"piece": [pickle.dumps(piece)]} for piece in pieces)
+                    except InputError as error:
+                        yield {"piece": [pickle.dumps(error.problems)]}
 
         asked, use = self.asked, Share.of(ray, devices)
         answers = AnswerRows(
@@ -224,12 +242,19 @@ class _Answering:
         self._speaking = speaking(voice)
         self._speaking.__enter__()  # as long as this actor lives: its calls may overlap
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
-        """Answer pieces; returns the numbers of their rows, and of bad ones."""
-        counts: dict[str, list[int]] = {"rows": [], "bad": []}
-        for given in batch["piece"]:
-            piece: RowPiece = pickle.loads(given)
-            self._folder.write(piece.first, piece.last, self._answers.table(piece.rows))
-            counts["rows"].append(len(piece.rows))
-            counts["bad"].append(sum(isinstance(row, BadRow) for row in piece.rows))
-        return counts
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Answer a piece; returns the number of its rows, of bad ones, and problems that end the run, pickled.
+
+        Ray would make another error of an error.
+        """
+        (given,) = batch["piece"]
+        piece: RowPiece | list[str] = pickle.loads(given)
+        problems = piece if isinstance(piece, list) else []
+        rows = bad = 0
+        if isinstance(piece, RowPiece):
+            try:
+                self._folder.write(piece.first, piece.last, self._answers.table(piece.rows))
+                rows, bad = len(piece.rows), sum(isinstance(row, BadRow) for row in piece.rows)
+            except InputError as error:
+                problems = error.problems
+        return {"rows": [rows], "bad": [bad], "problems": [pickle.dumps(problems) if problems else b""]}

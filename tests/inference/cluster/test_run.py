@@ -226,6 +226,31 @@ def test_what_is_wrong_with_the_model_is_one_line(engine, source, tmp_path, mode
     )
 
 
+def test_a_file_that_cannot_be_read_to_its_end_is_one_line_and_what_is_done_is_kept(engine, tmp_path, ask):
+    source = tmp_path / "q.parquet"
+    pq.write_table(pa.Table.from_pylist([bare(row) for row in ROWS]), source, row_group_size=16)
+    page = pq.read_metadata(source).row_group(2).column(1).data_page_offset
+    content = bytearray(source.read_bytes())
+    content[page : page + 40] = b"\xff" * 40
+    source.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        ask(source, tmp_path / "answers", "--engine", "ray")
+    assert len(caught.value.problems) in (1, 2)
+    assert f"{source}: not a readable Parquet file (" in caught.value.problems[0]
+    if engine == "stand-in":
+        assert caught.value.problems[1].startswith(f"32 rows of {tmp_path}/answers are done and kept")
+
+
+def test_files_that_cannot_be_counted_are_all_named(engine, tmp_path, ask, monkeypatch):
+    for name in "ab":
+        (tmp_path / f"{name}.parquet").write_bytes(b"PAR1 and no more")
+    for small in (1 << 28, -1):
+        monkeypatch.setattr(cluster, "_SMALL", small)
+        with pytest.raises(InputError) as caught:
+            ask(f"{tmp_path}/*.parquet", tmp_path / "answers", "--engine", "ray")
+        assert [one.partition(":")[0] for one in caught.value.problems] == [f"{tmp_path}/{n}.parquet" for n in "ab"]
+
+
 def test_rows_that_cannot_be_asked_are_errors_as_elsewhere(engine, tmp_path, ask):
     source = write(tmp_path / "bad.jsonl", b'{"question": "Who?", "context": " "}\n' * 3)
     for _ in range(2):
@@ -245,7 +270,7 @@ def test_the_columns_are_told_once(engine, tmp_path, ask, capsys):
 
 
 def test_large_files_are_counted_on_the_cluster(engine, source, ask, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_SMALL", 0)
+    monkeypatch.setattr(cluster, "_SMALL", -1)
     assert ask(source, tmp_path / "answers", "--engine", "ray") == 0
     assert len(answers_in(tmp_path / "answers")) == 75
     assert json.loads((tmp_path / "answers" / "_run.json").read_text())["rows"] == [[75]]
