@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import MODEL_HELP, READING, Flags, positive, reading_of, shard
 from qa_lightning.errors import naming_flags
-from qa_lightning.features.defaults import EVAL_BATCH_SIZE
+from qa_lightning.features.defaults import DTYPES, EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
 
 
@@ -25,7 +25,7 @@ def predict(words: Sequence[str]) -> int:
 
         quiet_libraries()
         asked = PredictSettings(
-            options.model, options.dtype or "float32", options.batch_size or EVAL_BATCH_SIZE, options.threshold_file
+            options.model, options.dtype or DTYPES[0], options.batch_size or EVAL_BATCH_SIZE, options.threshold_file
         )
         reading, documents = reading_of(options), options.documents
         overwrite = bool(options.overwrite)
@@ -81,9 +81,7 @@ def _predict_options(words: Sequence[str]) -> Namespace:
     )
     file.add_argument("--batch_size", type=positive, metavar="N", help=f"windows per step  [{EVAL_BATCH_SIZE}]")
     file.add_argument("--devices", type=positive, metavar="N", help="GPUs, or processes on a CPU  [1]")
-    file.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="number type to compute in  [float32]"
-    )
+    file.add_argument("--dtype", choices=DTYPES, help="number type to compute in  [float32]")
     file.add_argument(
         "--shard",
         type=shard,

@@ -21,7 +21,7 @@ import pyarrow as pa
 from qa_lightning.data.columns import Columns, ReadSettings
 from qa_lightning.data.objects import GivenRows, given_source
 from qa_lightning.errors import InputError
-from qa_lightning.features.defaults import EVAL_BATCH_SIZE
+from qa_lightning.features.defaults import DTYPES, EVAL_BATCH_SIZE
 from qa_lightning.inference.bulk.questions import BadRow, Question, read_questions
 from qa_lightning.inference.bulk.several import read_document_file
 from qa_lightning.inference.bulk.workers import PredictSettings
@@ -30,7 +30,6 @@ from qa_lightning.inference.settings import checked_batch_size
 from qa_lightning.models.loading import lasting_name
 from qa_lightning.wording import did_you_mean, one_of, shown
 
-DTYPES = ("float32", "bfloat16", "float16")
 ROW = "row"  # a column that is handed through
 _MAX_MODELS = 4  # that a process keeps; the one used longest ago goes first
 _TAKEN = "a pandas DataFrame, a pyarrow Table or RecordBatch, a dict of columns, or a list of dicts"
@@ -79,7 +78,7 @@ class AnswerRows:
         model: str | PathLike[str],
         *,
         batch_size: int = EVAL_BATCH_SIZE,
-        dtype: str = "float32",
+        dtype: str = DTYPES[0],
         threshold_file: str | PathLike[str] | None = None,
         device: str | None = None,
         columns: Mapping[str, str] | None = None,
