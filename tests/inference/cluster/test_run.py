@@ -158,8 +158,8 @@ def test_a_run_that_was_stopped_goes_on_with_what_is_missing(engine, source, who
 @pytest.mark.slow
 @pytest.mark.usefixtures("_cluster")
 def test_a_lost_actor_costs_no_row(tmp_path, model_folder, ask):
-    source = write(tmp_path / "q.jsonl", as_lines([bare(ROWS[number % 75]) | {"id": number} for number in range(3000)]))
-    assert ask(source, tmp_path / "a.jsonl") == 0
+    source = many_rows(tmp_path)
+    assert ask(source, tmp_path / "a.jsonl", batch_size=4) == 0
     output, killed = tmp_path / "answers", []
 
     def kill() -> None:
@@ -170,10 +170,16 @@ def test_a_lost_actor_costs_no_row(tmp_path, model_folder, ask):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    assert ask(source, output, "--engine", "ray", "--devices", 2) == 0
+    assert ask(source, output, "--engine", "ray", "--devices", 2, batch_size=4) == 0
     killer.join()
     assert killed
     assert as_predict_writes(answers_in(output)) == lines_of(tmp_path / "a.jsonl")
+
+
+def many_rows(folder: Path) -> Path:
+    """1,500 rows: 24 pieces of 64."""
+    rows = [bare(ROWS[number % 75]) | {"id": number} for number in range(1500)]
+    return write(folder / "q.jsonl", as_lines(rows))
 
 
 def actors() -> list[int]:
@@ -192,11 +198,11 @@ def actors() -> list[int]:
 @pytest.mark.slow
 def test_a_killed_driver_goes_on_and_says_only_its_own_lines(tmp_path, model_folder, ask):
     """With a cluster of its own."""
-    source = write(tmp_path / "q.jsonl", as_lines([bare(ROWS[number % 75]) | {"id": number} for number in range(3000)]))
-    assert ask(source, tmp_path / "a.jsonl") == 0
+    source = many_rows(tmp_path)
+    assert ask(source, tmp_path / "a.jsonl", batch_size=4) == 0
     output = tmp_path / "answers"
     words = [sys.executable, "-m", "qa_lightning", "predict", "--model", model_folder, "--input", str(source)]
-    words += ["--output", str(output), "--batch_size", str(BATCH), "--engine", "ray", "--ray_address", "local"]
+    words += ["--output", str(output), "--batch_size", "4", "--engine", "ray", "--ray_address", "local"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     first = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
     while len(list(output.glob("rows-*"))) < 5:
@@ -209,7 +215,7 @@ def test_a_killed_driver_goes_on_and_says_only_its_own_lines(tmp_path, model_fol
     assert then.returncode == 0, then.stderr
     assert then.stderr == ""
     lines = [line for line in then.stdout.splitlines() if not line.startswith("row ")]
-    assert [line.split()[0] for line in lines] == ["resuming", "answering", "3,000", "written"]
+    assert [line.split()[0] for line in lines] == ["resuming", "answering", "1,500", "written"]
     assert done < len(list(output.glob("rows-*")))
     assert as_predict_writes(answers_in(output)) == lines_of(tmp_path / "a.jsonl")
 
