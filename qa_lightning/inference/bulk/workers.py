@@ -41,6 +41,10 @@ _BATCHES_TOGETHER = 16  # batches per chunk; windows are sorted by length within
 class OutOfMemoryError(InputError):
     """Memory ran out while questions were answered; the message says what helps."""
 
+    def of_a_run(self) -> InputError:
+        """The error of a run that writes files: other values do not resume what these have begun."""
+        return InputError(f"{self}, with --overwrite or another --output")
+
 
 @dataclass(frozen=True)
 class PredictSettings:
@@ -75,8 +79,8 @@ class PredictSettings:
         """
         try:
             found = self.answers(reader, questions)
-        except OutOfMemoryError as error:  # other values do not resume what these have begun
-            raise InputError(f"{error}, with --overwrite or another --output") from None
+        except OutOfMemoryError as error:
+            raise error.of_a_run() from None
         return "".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in found).encode()
 
     def answers(self, reader: Reader, questions: Sequence[Question]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from qa_lightning.inference.bulk.questions import BadRow
 from qa_lightning.inference.bulk.rows import AnswerRows
 from qa_lightning.inference.bulk.run import AskedRows, Counts, answered, note, record_of, summary, what_is_kept
 from qa_lightning.inference.bulk.several import read_document_file
-from qa_lightning.inference.bulk.workers import PredictSettings
+from qa_lightning.inference.bulk.workers import OutOfMemoryError, PredictSettings
 from qa_lightning.inference.cluster.folder import AnswerFolder
 from qa_lightning.inference.cluster.machines import (
     ClusterSettings,
@@ -256,5 +256,5 @@ class _Answering:
                 self._folder.write(piece.first, piece.last, self._answers.table(piece.rows))
                 rows, bad = len(piece.rows), sum(isinstance(row, BadRow) for row in piece.rows)
             except InputError as error:
-                problems = error.problems
+                problems = (error.of_a_run() if isinstance(error, OutOfMemoryError) else error).problems
         return {"rows": [rows], "bad": [bad], "problems": [pickle.dumps(problems) if problems else b""]}

@@ -232,6 +232,16 @@ def test_what_is_wrong_with_the_model_is_one_line(engine, source, tmp_path, mode
     )
 
 
+def test_running_out_of_memory_names_what_helps(source, tmp_path, ask, monkeypatch):
+    def answer(*_, **__):
+        raise MemoryError
+
+    use(monkeypatch, stand_in(CPUS))
+    monkeypatch.setattr(Reader, "answer", answer)
+    with pytest.raises(InputError, match=r"what helps: --batch_size 4 .*, with --overwrite or another --output"):
+        ask(source, tmp_path / "answers", "--engine", "ray", batch_size=8)
+
+
 def test_a_file_that_cannot_be_read_to_its_end_is_one_line_and_what_is_done_is_kept(engine, tmp_path, ask):
     source = tmp_path / "q.parquet"
     pq.write_table(pa.Table.from_pylist([bare(row) for row in ROWS]), source, row_group_size=16)
