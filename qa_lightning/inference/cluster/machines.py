@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.wording import counted
 
+_PATIENCE = 10.0  # seconds
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's own remarks on its state
@@ -57,15 +59,23 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
         return
     try:
+        _call(address)
         with _silent():
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         where = f"--ray_address {address}" if address else "--engine ray"
         raise InputError(f"{where}: cannot connect to a Ray cluster ({one_line(error)})") from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _call(address: str | None) -> None:
+    """Raise an OSError if nobody answers at ``HOST:PORT``, which Ray would notice after minutes; others are for Ray."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
 
 
 @contextmanager

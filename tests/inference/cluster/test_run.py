@@ -341,15 +341,19 @@ def test_without_ray_one_line_says_what_to_install(source, tmp_path, ask, monkey
     assert not (tmp_path / "answers").exists()
 
 
-@ray_only
-@pytest.mark.slow
-def test_no_cluster_at_an_address_is_one_line(source, tmp_path, model_folder):
-    words = [sys.executable, "-m", "qa_lightning", "predict", "--model", model_folder, "--input", str(source)]
-    words += ["--output", str(tmp_path / "answers"), "--engine", "ray", "--ray_address", "127.0.0.1:1"]
-    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --ray_address 127.0.0.1:1: cannot connect to a Ray cluster (")
-    assert done.stderr.count("\n") == 1
+def test_no_cluster_at_an_address_is_one_line(source, tmp_path, ask, monkeypatch):
+    ray = stand_in(CPUS)
+    ray.is_initialized = lambda: False
+    use(monkeypatch, ray)
+    with pytest.raises(InputError) as caught:
+        ask(source, tmp_path / "answers", "--engine", "ray", "--ray_address", "127.0.0.1:1")
+    said = "--ray_address 127.0.0.1:1: cannot connect to a Ray cluster ("
+    assert str(caught.value).startswith(said)
+    assert "refused" in str(caught.value)
+    ray.init = lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no session"))
+    with pytest.raises(InputError, match=r"--ray_address auto: cannot connect to a Ray cluster \(no session\)"):
+        ask(source, tmp_path / "answers", "--engine", "ray", "--ray_address", "auto")
+    assert not (tmp_path / "answers").exists()
 
 
 @pytest.mark.parametrize(
