@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from qa_lightning.documents.collection import Collection
     from qa_lightning.documents.showing import show
     from qa_lightning.evaluation.report import report_on
+    from qa_lightning.inference.bulk.rows import AnswerRows
     from qa_lightning.inference.pipeline import QuestionAnsweringPipeline, pipeline
     from qa_lightning.inference.reader import Reader
     from qa_lightning.inference.restore import register_pipeline
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AnswerRows",
     "Collection",
     "QALightningModule",
     "QuestionAnsweringPipeline",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AnswerRows": "inference.bulk.rows",
     "Collection": "documents.collection",
     "QALightningModule": "training.module",
     "QuestionAnsweringPipeline": "inference.pipeline",

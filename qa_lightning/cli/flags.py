@@ -16,6 +16,7 @@ from qa_lightning.wording import flag_problem, usage_name, visible
 
 if TYPE_CHECKING:
     from qa_lightning.data.columns import ReadSettings
+    from qa_lightning.inference.bulk.shards import Shard
 
 DATA_HELP = "file (SQuAD JSON, JSON lines, CSV, Excel, Parquet), files, or dataset on the Hub"
 MODEL_HELP = "folder of a run or of a model, `last` for the newest run, or a name on the Hub"
@@ -162,6 +163,16 @@ def positive(text: Any) -> int:
     if number < 1:
         raise _ValueError(f"{number} is less than 1")
     return number
+
+
+def shard(text: Any) -> Shard:
+    """Parse which of several parts of a file to answer, such as ``3/8``, for ``type=`` of a flag."""
+    from qa_lightning.inference.bulk.shards import Shard
+
+    try:
+        return Shard.parse(str(text))
+    except ValueError as error:
+        raise _ValueError(str(error)) from None
 
 
 def port(text: Any) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import MODEL_HELP, READING, Flags, positive, reading_of
+from qa_lightning.cli.flags import MODEL_HELP, READING, Flags, positive, reading_of, shard
 from qa_lightning.errors import naming_flags
-from qa_lightning.features.defaults import EVAL_BATCH_SIZE
+from qa_lightning.features.defaults import DTYPES, EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
 
 
@@ -25,11 +25,20 @@ def predict(words: Sequence[str]) -> int:
 
         quiet_libraries()
         asked = PredictSettings(
-            options.model, options.dtype or "float32", options.batch_size or EVAL_BATCH_SIZE, options.threshold_file
+            options.model, options.dtype or DTYPES[0], options.batch_size or EVAL_BATCH_SIZE, options.threshold_file
         )
-        devices, overwrite = options.devices or 1, bool(options.overwrite)
         reading, documents = reading_of(options), options.documents
-        return answer_file(asked, options.input, options.output, reading, devices, overwrite, documents)
+        overwrite = bool(options.overwrite)
+        if options.engine == "ray":
+            from qa_lightning.inference.bulk.run import AskedRows
+            from qa_lightning.inference.cluster.machines import ClusterSettings
+            from qa_lightning.inference.cluster.run import answer_on_ray
+
+            cluster = ClusterSettings(options.ray_address, options.devices)
+            rows = AskedRows(options.input, reading, documents)
+            return answer_on_ray(asked, rows, options.output, cluster, overwrite)
+        output, devices = Path(options.output), options.devices or 1
+        return answer_file(asked, options.input, output, reading, devices, overwrite, documents, options.shard)
     from qa_lightning.inference.reader import Reader
 
     quiet_libraries()
@@ -65,15 +74,27 @@ def _predict_options(words: Sequence[str]) -> Namespace:
         help="JSON, JSON lines, CSV, TSV, Excel, Parquet or Arrow, also with .gz",
     )
     file.add_argument(
-        "--output", type=Path, metavar="FILE", help="file for the answers, as JSON lines; an unfinished one is resumed"
+        "--output", type=str, metavar="FILE", help="file for the answers, as JSON lines; an unfinished one is resumed"
     )
     file.add_argument(
         "--documents", type=str, metavar="FILE", help="id and text of each document that rows name in document_ids"
     )
     file.add_argument("--batch_size", type=positive, metavar="N", help=f"windows per step  [{EVAL_BATCH_SIZE}]")
     file.add_argument("--devices", type=positive, metavar="N", help="GPUs, or processes on a CPU  [1]")
+    file.add_argument("--dtype", choices=DTYPES, help="number type to compute in  [float32]")
     file.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="number type to compute in  [float32]"
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="answer only part I of N, counted from 1, such as 3/8; each needs its own --output",
+    )
+    file.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        help="ray answers on a Ray cluster, Parquet or JSON lines, into a folder of Parquet files  [local]",
+    )
+    file.add_argument(
+        "--ray_address", type=str, metavar="HOST:PORT", help="of the cluster; otherwise RAY_ADDRESS, or one is started"
     )
     file.add_argument(
         "--overwrite", action="store_true", default=None, help="start again, whatever the output file holds"
@@ -89,7 +110,8 @@ def _predict_problems(options: Namespace) -> list[str]:
     """A line for each flag that is missing, or that belongs to the other form of the command."""
     single = [options.question, options.context, options.json]
     several = [options.input, options.output, options.batch_size, options.devices, options.dtype, options.overwrite]
-    several += [options.documents, *(options[name] for name in READING)]
+    several += [options.documents, options.shard, options.engine, options.ray_address]
+    several += [options[name] for name in READING]
     problems = []
     if any(value is not None for value in single) == any(value is not None for value in several):
         problems.append("give either --question and --context, for one question, or --input and --output, for a file")
@@ -97,4 +119,8 @@ def _predict_problems(options: Namespace) -> list[str]:
         problems.append("--question goes with --context, and --input with --output")
     if not problems and options.question is None and options.input is None:
         problems.append("give --question and --context, or --input and --output, too")
+    if options.ray_address is not None and options.engine != "ray":
+        problems.append("--ray_address goes with --engine ray")
+    if options.shard is not None and options.engine == "ray":
+        problems.append("--shard goes with --engine local: with --engine ray, Ray shares out the rows")
     return problems

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from qa_lightning.data.formats.binary import read_arrow, read_parquet
+from qa_lightning.data.formats.binary import parquet_groups, read_arrow, read_parquet
 from qa_lightning.data.formats.documents import document_splits, read_document, read_json_lines
 from qa_lightning.data.formats.layouts import table_rows
+from qa_lightning.data.formats.remote import filesystem_of, is_address, remote_files
 from qa_lightning.data.formats.rows import COLUMNS, BrokenRow, PlacedRow, Remark, no_split, refuse_repeated
 from qa_lightning.data.formats.tables import read_table, reads_like_data
 from qa_lightning.data.formats.texts import encoding_problem, is_packed, marked_encoding, opened_text
@@ -31,11 +32,16 @@ __all__ = [
     "encoding_problem",
     "file_format",
     "file_splits",
+    "filesystem_of",
+    "is_address",
     "no_split",
     "opened_text",
+    "parquet_groups",
     "read_file",
+    "read_parquet",
     "reads_like_data",
     "refuse_repeated",
+    "remote_files",
     "table_rows",
 ]
 

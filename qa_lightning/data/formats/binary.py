@@ -25,15 +25,36 @@ _TEXTS = ("STRING", "JSON", "ENUM", "NONE")  # kinds of Parquet's text columns; 
 _FILE = b"ARROW1\0\0"  # begins Arrow's file format, which is its stream format from there on
 
 
-def read_parquet(path: Path) -> Iterator[PlacedRow]:
-    """Stream the rows of a Parquet file."""
+def read_parquet(path: Path, group: int | None = None, before: int = 0) -> Iterator[PlacedRow]:
+    """Stream the rows of a Parquet file.
+
+    Args:
+        path: the file.
+        group: read only this group of rows.
+        before: the number of rows in the groups before it.
+    """
 
     def batches() -> Iterator[Any]:
         file = _parquet_file(path, _content(path))
         names = _names(path, list(file.schema_arrow))
-        yield from (batch.select(names) for batch in file.iter_batches(batch_size=parquet_rows(file.metadata)))
+        groups = None if group is None else [group]
+        size = parquet_rows(file.metadata)
+        yield from (batch.select(names) for batch in file.iter_batches(size, row_groups=groups))
 
-    return _placed(path, batches(), "Parquet")
+    return _placed(path, batches(), "Parquet", before)
+
+
+def parquet_groups(path: Path) -> list[int]:
+    """The number of rows of each group of a Parquet file.
+
+    Raises:
+        InputError: it is no readable Parquet file.
+    """
+    try:
+        metadata = _parquet_file(path, _content(path)).metadata
+        return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, "Parquet", error) from None
 
 
 def read_arrow(path: Path) -> Iterator[PlacedRow]:
@@ -55,9 +76,10 @@ def read_arrow(path: Path) -> Iterator[PlacedRow]:
 
 
 def _content(path: Path) -> Any:
-    """The path of a file; of a packed one, what it holds."""
+    """The path of a file, or the file itself if it is not on this machine; of a packed one, what it holds."""
     if not is_packed(path):
-        return path
+        native = getattr(path, "native", None)  # of a `RemoteFile`
+        return native() if native else path
     with opened(path) as packed:
         return pa.py_buffer(read_whole(packed, path, packed=True))
 
@@ -68,8 +90,7 @@ def _names(path: Path, fields: list[Any]) -> list[str]:
     return [field.name for field in fields if not pa.types.is_temporal(field.type)]
 
 
-def _placed(path: Path, batches: Iterable[Any], kind: str) -> Iterator[PlacedRow]:
-    number = 0
+def _placed(path: Path, batches: Iterable[Any], kind: str, number: int = 0) -> Iterator[PlacedRow]:
     try:
         for batch in batches:
             for part in small_tables(batch, f"{path} rows {number + 1:,} to {number + len(batch):,}"):
@@ -80,8 +101,12 @@ def _placed(path: Path, batches: Iterable[Any], kind: str) -> Iterator[PlacedRow
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         # A damaged footer or page, names and texts that are not UTF-8, or dates nested in other columns.
-        reason = one_line(error, first=True)
-        raise InputError(f"{path}: not a readable {kind} file ({reason}); create or download it again") from None
+        raise _unreadable(path, kind, error) from None
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
+    reason = one_line(error, first=True)
+    return InputError(f"{path}: not a readable {kind} file ({reason}); create or download it again")
 
 
 def _parquet_file(path: Path, content: Any) -> Any:

@@ -32,6 +32,7 @@ _FLAGS = {
     "answer_separator": "--answer_separator",
     "rows_together": "rows per chunk",
     "documents": "--documents: fingerprint",
+    "shard": "--shard",
 }
 
 
@@ -91,10 +92,7 @@ class AnswerFiles:
             InputError: ``output`` has content but no record and ``overwrite`` is False, or it cannot be written.
         """
         if not overwrite and self.has_answers() and not self.record.exists():
-            raise InputError(
-                f"--output {self.output} already exists, and no run of this command wrote it ({self.record.name} is "
-                f"missing); {_FIX}"
-            )
+            raise not_ours(self.output, self.record.name)
         with self._writing():
             self.output.unlink(missing_ok=True)
             self.errors.unlink(missing_ok=True)
@@ -113,29 +111,22 @@ class AnswerFiles:
             InputError: it cannot be read, or its model, input or settings differ from ``made_with``.
         """
         try:
-            record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
-            differences = _differences(record, made_with)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.record} cannot be read as the record of a run ({error!r}); {_FIX}") from None
-        if differences:
-            raise InputError(
-                [
-                    f"--output {self.output} was started with other values; resume with those, {_FIX}:",
-                    *differences,
-                ]
-            )
-        return record
+            content = self.record.read_bytes()
+        except OSError as error:
+            raise _no_record(self.record, error) from None
+        return checked_record(content, self.record, self.output, made_with)
 
     def is_finished(self, record: Mapping[str, Any]) -> bool:
         """Whether the record says that the run finished, and both files still have the sizes recorded then."""
         finished = record["finished"]
         return bool(finished) and finished["bytes"] == [_size(self.output), _size(self.errors)]
 
-    def cut_to_whole_chunks(self, rows_together: int) -> tuple[int, int]:
+    def cut_to_whole_chunks(self, rows_together: int, first: int = 1) -> tuple[int, int]:
         """Truncate both files after the last whole chunk.
 
         Args:
             rows_together: the rows of a chunk.
+            first: number of the first row that the files may hold.
 
         Returns:
             The number of rows that remain, and how many of them are bad rows.
@@ -144,18 +135,18 @@ class AnswerFiles:
             self.errors.touch()
             rows = 0
             for row, _ in merge(self._lines(self.output), self._lines(self.errors)):
-                if row != rows + 1:
+                if row != first + rows:
                     break
-                rows = row
+                rows += 1
             rows -= rows % rows_together
-            self._cut(self.output, rows)
-            return rows, self._cut(self.errors, rows)
+            self._cut(self.output, first + rows)
+            return rows, self._cut(self.errors, first + rows)
 
-    def _cut(self, path: Path, rows: int) -> int:
-        """Truncate a file after the lines of the first ``rows`` rows; returns how many lines those are."""
+    def _cut(self, path: Path, before: int) -> int:
+        """Truncate a file after the lines of the rows before row ``before``; returns how many lines those are."""
         count = end = 0
         for row, line_end in self._lines(path):
-            if row > rows:
+            if row >= before:
                 break
             count, end = count + 1, line_end
         os.truncate(path, end)
@@ -203,6 +194,39 @@ class AnswerFiles:
                 f"--output {self.output} cannot be written ({error.strerror or error}); free some space, or make its "
                 "folder writable"
             ) from None
+
+
+def checked_record(content: bytes, record: object, output: object, made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of the run that began an output.
+
+    Args:
+        content: of the record.
+        record, output: what record and output are called.
+        made_with: what this run is made with.
+
+    Raises:
+        InputError: it cannot be read, or its model, input or settings differ from ``made_with``.
+    """
+    try:
+        found: dict[str, Any] = json.loads(content)
+        differences = _differences(found, made_with)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _no_record(record, error) from None
+    if differences:
+        lines = [f"--output {output} was started with other values; resume with those, {_FIX}:", *differences]
+        raise InputError(lines)
+    return found
+
+
+def not_ours(output: object, record: str) -> InputError:
+    """The error for an output that no run of this command wrote."""
+    return InputError(
+        f"--output {output} already exists, and no run of this command wrote it ({record} is missing); {_FIX}"
+    )
+
+
+def _no_record(record: object, error: Exception) -> InputError:
+    return InputError(f"{record} cannot be read as the record of a run ({error!r}); {_FIX}")
 
 
 def _size(path: Path) -> int:

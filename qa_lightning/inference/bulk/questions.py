@@ -13,7 +13,7 @@ from qa_lightning.data.columns import Columns, ReadSettings, choose_columns, mad
 from qa_lightning.data.examples import check_row
 from qa_lightning.data.formats import BrokenRow, PlacedRow, Remark
 from qa_lightning.data.objects import Source
-from qa_lightning.data.sources import read_rows
+from qa_lightning.data.sources import count_rows, read_rows
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk.several import with_joined_contexts
 
@@ -41,11 +41,17 @@ class BadRow:
         row: its number in the source, from 1.
         place: the file and the row or line in it.
         problem: what is wrong, and the fix.
+        id: its id, if it has one that can be read.
     """
 
     row: int
     place: str
     problem: str
+    id: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What is listed of it: its number, its place and the problem."""
+        return {"row": self.row, "place": self.place, "problem": self.problem}
 
 
 def read_questions(
@@ -67,11 +73,46 @@ def read_questions(
     Raises:
         InputError: the source cannot be read, or its question or context column is not known.
     """
-    read = with_joined_contexts(read_rows(source, "validation", reading, keep_broken=True), documents)
-    rows = with_usual_columns(_completed(read, reading.columns), reading, log_line)
-    for number, (place, row) in enumerate(rows, 1):
-        if number >= first:
-            yield _question(number, place, row)
+    rows = read_rows(source, "validation", reading, keep_broken=True)
+    yield from questions_of(rows, reading, log_line, lambda number: number >= first, documents)
+
+
+def questions_of(
+    rows: Iterable[PlacedRow],
+    reading: ReadSettings,
+    log_line: Callable[[str], None] = lambda line: None,
+    wanted: Callable[[int], bool] = lambda number: True,
+    documents: Mapping[str, str] | None = None,
+    number: int = 1,
+) -> Iterator[Question | BadRow]:
+    """The rows that are wanted, as questions; see `read_questions`.
+
+    Args:
+        rows: raw rows, with their places.
+        wanted: whether to yield the row of a number; other rows are not checked.
+        number: of the first of these rows in their source.
+
+    Raises:
+        InputError: the question or context column is not known.
+    """
+    read = with_joined_contexts(rows, documents)
+    usual = with_usual_columns(_completed(read, reading.columns), reading, log_line)
+    for at, (place, row) in enumerate(usual, number):
+        if wanted(at):
+            yield _question(at, place, row)
+
+
+def count_questions(source: Source, reading: ReadSettings) -> int:
+    """The number of rows that `read_questions` yields; where the format does not tell it, they are all read.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+    quick = count_rows(source, "validation")
+    if quick is not None:
+        return quick
+    rows = read_rows(source, "validation", reading, keep_broken=True)
+    return sum(not isinstance(row, Remark) for _, row in rows)
 
 
 def _completed(rows: Iterable[PlacedRow], columns: Columns) -> Iterator[PlacedRow]:
@@ -113,14 +154,15 @@ def _missing(place: str, present: list[str], columns: Columns, id_column: str | 
 
 
 def _question(number: int, place: str, row: dict[str, Any]) -> Question | BadRow:
+    given = row.get("id")
+    name = None if given is None or not str(given).strip() else str(given)
     if isinstance(row, BrokenRow):
         problems = [str(problem) for problem in row.problems]
     else:
-        asked = {name: row[name] for name in ("id", "question", "context")} | {"answers": None}
-        if asked["id"] is None or not str(asked["id"]).strip():
-            asked["id"] = made_id(row)
-        checked = check_row(place, asked)
+        asked = {"id": made_id(row) if name is None else given, "question": row["question"], "context": row["context"]}
+        checked = check_row(place, asked | {"answers": None})
         if example := checked.example:
             return Question(number, example["id"], example["question"], example["context"])
         problems = [str(problem) for problem in checked.problems]
-    return BadRow(number, place, "; ".join(problem.removeprefix(place).lstrip(": ") for problem in problems))
+    problem = "; ".join(problem.removeprefix(place).lstrip(": ") for problem in problems)
+    return BadRow(number, place, problem, name)

@@ -24,8 +24,9 @@ from qa_lightning.data.sources import count_rows, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.files import digest
 from qa_lightning.inference.bulk.output import AnswerFiles
-from qa_lightning.inference.bulk.questions import BadRow, Question, read_questions
+from qa_lightning.inference.bulk.questions import BadRow, Question, count_questions, read_questions
 from qa_lightning.inference.bulk.several import read_document_file
+from qa_lightning.inference.bulk.shards import RowSpan, Shard
 from qa_lightning.inference.bulk.workers import PredictSettings, answering, choose_devices
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.loading import resolve
@@ -36,7 +37,45 @@ from qa_lightning.wording import counted
 
 log = logging.getLogger("qa_lightning")
 
-_BATCHES_TOGETHER = 16  # batches per chunk; windows are sorted by length within a chunk, which leaves 5% of padding
+
+@dataclass(frozen=True)
+class AskedRows:
+    """The rows that are asked.
+
+    Attributes:
+        source: what `sources.read_rows` takes.
+        reading: names of the data's columns, those that are None are guessed; encoding, separator of answers.
+        documents: file with the documents that rows name in ``document_ids``; see `several.read_document_file`.
+        shard: which part of the rows; None for all of them.
+    """
+
+    source: str
+    reading: ReadSettings = ReadSettings()  # noqa: RUF009 - frozen
+    documents: str | None = None
+    shard: Shard | None = None
+
+    def span(self, rows_together: int) -> RowSpan:
+        """Their numbers; for a shard, the rows of the source are counted.
+
+        Raises:
+            InputError: the source cannot be read, or has no rows.
+        """
+        if self.shard is None:
+            return RowSpan(last=count_rows(self.source, "validation"))
+        if rows := count_questions(self.source, self.reading):
+            return self.shard.span(rows, rows_together)
+        raise self.no_rows()
+
+    def read(self, span: RowSpan, done: int) -> Iterator[Question | BadRow]:
+        """Stream the rows of a span, without its first ``done`` ones."""
+        documents = None if self.documents is None else read_document_file(self.documents)
+        first = span.first + done
+        rows = read_questions(self.source, self.reading, log.info, first, documents)
+        return rows if span.to_the_end or span.last is None else islice(rows, max(span.last + 1 - first, 0))
+
+    def no_rows(self) -> InputError:
+        """The error for a source without rows."""
+        return InputError(f"--input {self.source}: has no rows")
 
 
 @dataclass(frozen=True)
@@ -54,20 +93,22 @@ class Chunk:
     @property
     def errors(self) -> bytes:
         """The bad rows, as JSON lines."""
-        return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.bad).encode(errors="replace")
+        return "".join(json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in self.bad).encode(
+            errors="replace"
+        )
 
 
 @dataclass
-class _Counts:
+class Counts:
     """Number of rows that are done, and of bad rows among them; rows of earlier runs count too."""
 
     rows: int
     bad: int
 
-    def add(self, chunk: Chunk) -> None:
-        """Count a chunk that is written."""
-        self.rows += chunk.rows
-        self.bad += len(chunk.bad)
+    def add(self, rows: int, bad: int) -> None:
+        """Count rows that are written, and the bad ones among them."""
+        self.rows += rows
+        self.bad += bad
 
     @property
     def answered(self) -> int:
@@ -87,19 +128,18 @@ def answer_file(
     devices: int = 1,
     overwrite: bool = False,
     documents: str | None = None,
+    shard: Shard | None = None,
 ) -> int:
     """Answer every question of a file, or resume an unfinished earlier run.
 
     Args:
         asked: the model and its settings.
-        source: what `sources.read_rows` takes; rows need a question and a context.
+        source, reading, documents, shard: see `AskedRows`; rows need a question and a context.
         output: JSON lines of ``row`` (number in the source, from 1), ``id``, ``answer``, ``start``, ``end``, ``score``
             and, if the model may answer "no answer", ``null_odds``; see `predictions.Answer`. For a row with several
             contexts also ``document``: number of the context, from 0, or id of the document that the offsets belong to.
-        reading: names of the data's columns, those that are None are guessed; encoding, separator of answers.
         devices: GPUs, or processes on a CPU.
         overwrite: start over, whatever the output files contain.
-        documents: file with the documents that rows name in ``document_ids``; see `several.read_document_file`.
 
     Returns:
         The exit status: 0, also if some rows are bad.
@@ -108,70 +148,76 @@ def answer_file(
         InputError: an argument cannot be used, every row is bad, or the answers cannot be computed or written.
     """
     chosen = choose_devices(devices)
+    rows = AskedRows(source, reading, documents, shard)
     files = AnswerFiles(output)
     files.refuse_input(source)
     with files.locked():
-        made_with = _made_with(asked, source, reading, chosen[0], documents)
+        made_with = record_of(asked, rows, source_fingerprint(source, "validation", reading), device_name(chosen[0]))
         done = bad = 0
         if overwrite or not files.has_answers() or not files.record.exists():
+            span = rows.span(asked.rows_together)
             files.begin(made_with, overwrite)
         else:
             record = files.recorded(made_with)
             if files.is_finished(record):
-                log.info(f"{output} is finished, {_counted(record['finished'])}; --overwrite starts over")
+                log.info(f"{output} is finished, {answered(record['finished'])}; --overwrite starts over")
                 return 0
-            done, bad = files.cut_to_whole_chunks(made_with["settings"]["rows_together"])
-            log.info(f"resuming {output} after row {done:,}" + _note(record, made_with))
-        counts, earlier = _Counts(done, bad), _Counts(done, bad)
+            span = rows.span(asked.rows_together)
+            done, bad = files.cut_to_whole_chunks(asked.rows_together, span.first)
+            log.info(f"resuming {output} after row {span.first - 1 + done:,}" + note(record, made_with))
+        counts, earlier = Counts(done, bad), Counts(done, bad)
         try:
             files.refuse_input(source)  # again: a pattern may now match the new output files
-            seconds = _answer_rest(asked, source, reading, chosen, files, counts, documents)
-            if counts.bad < counts.rows:
+            seconds = _answer_rest(asked, rows, span, chosen, files, counts)
+            if counts.bad < counts.rows or not counts.rows:
                 files.finish(made_with, counts.as_json())
         except (InputError, KeyboardInterrupt) as error:
             files.discard_if_empty()
-            kept = "is done and kept" if counts.rows == 1 else "are done and kept"
-            there = f"{counted(counts.rows, 'row')} of {output} {kept}; the same command resumes after them"
-            there = there if counts.rows else "nothing is written yet"
+            there = what_is_kept(counts.rows, output)
             if isinstance(error, KeyboardInterrupt):
                 log.info(f"\nstopped by Ctrl-C: {there}")
                 raise
             raise InputError([*error.problems, there] if counts.rows else error.problems) from None
-    if counts.bad == counts.rows:
+    part = f"shard {shard} of {source}" if shard else f"--input {source}"
+    if not counts.rows:
+        log.info(f"{part} is empty: there are fewer chunks of {counted(asked.rows_together, 'row')} than shards")
+    elif counts.bad == counts.rows:
         none = "its only row cannot" if counts.rows == 1 else f"none of its {counts.rows:,} rows can"
-        raise InputError(f"--input {source}: {none} be asked; see {files.errors}")
-    log.info(_summary(counts, earlier, seconds))
+        raise InputError(f"{part}: {none} be asked; see {files.errors}")
+    else:
+        log.info(summary(counts, earlier, seconds))
     log.info(f"written to {output}")
     if counts.bad:
         log.info(f"{counts.bad:,} of the rows could not be asked; they are listed in {files.errors}")
     return 0
 
 
+def what_is_kept(rows: int, output: Path | str) -> str:
+    """The end of a message about a run that was stopped after some rows."""
+    kept = "is done and kept" if rows == 1 else "are done and kept"
+    there = f"{counted(rows, 'row')} of {output} {kept}; the same command resumes after them"
+    return there if rows else "nothing is written yet"
+
+
 def _answer_rest(
-    asked: PredictSettings,
-    source: str,
-    reading: ReadSettings,
-    devices: Sequence[str],
-    files: AnswerFiles,
-    counts: _Counts,
-    documents: str | None,
+    asked: PredictSettings, rows: AskedRows, span: RowSpan, devices: Sequence[str], files: AnswerFiles, counts: Counts
 ) -> float:
     """Answer the remaining rows and write them, chunk by chunk; returns the seconds without loading the model."""
-    named = None if documents is None else read_document_file(documents)
-    rows = read_questions(source, reading, log.info, counts.rows + 1, named)
-    first = list(islice(rows, 1))  # so that unknown columns are an error before a model is loaded
-    if not first and not counts.rows:
-        raise InputError(f"--input {source}: has no rows")
+    rest = rows.read(span, counts.rows)
+    first = list(islice(rest, 1))  # so that unknown columns are an error before a model is loaded
+    if not first and not counts.rows and rows.shard is None:
+        raise rows.no_rows()
     started = time.perf_counter()
     if first:
         with answering(asked, devices) as answers:
             where = ", ".join(devices) if len(set(devices)) == len(devices) else f"{len(devices)} x {devices[0]}"
-            log.info(f"answering {source} on {where}, {counted(rows_together(asked), 'row')} at a time")
-            with loop_progress(count_rows(source, "validation"), done=counts.rows) as progress:
+            which = f"shard {rows.shard} of {rows.source}" if rows.shard else rows.source
+            log.info(f"answering {which} on {where}, {counted(asked.rows_together, 'row')} at a time")
+            with loop_progress(span.rows, done=counts.rows) as progress:
                 started = time.perf_counter()
-                for chunk, lines in answers(_chunks(chain(first, rows), rows_together(asked))):
+                for chunk, lines in answers(_chunks(chain(first, rest), asked.rows_together)):
                     files.append(lines, chunk.errors)
-                    counts.add(chunk)
+                    counts.add(chunk.rows, len(chunk.bad))
                     progress.update(chunk.rows)
     return time.perf_counter() - started
 
@@ -182,48 +228,56 @@ def _chunks(rows: Iterator[Question | BadRow], size: int) -> Iterator[tuple[Chun
         yield Chunk(len(some), bad), [row for row in some if isinstance(row, Question)]
 
 
-def rows_together(asked: PredictSettings) -> int:
-    """Number of rows in a chunk."""
-    return _BATCHES_TOGETHER * asked.batch_size
-
-
-def _summary(counts: _Counts, earlier: _Counts, seconds: float) -> str:
+def summary(counts: Counts, earlier: Counts, seconds: float) -> str:
     """The line about the number of answers and the speed."""
     now = counts.answered - earlier.answered
     part = f", {now:,} of them now," if earlier.rows else ""
-    return f"{_counted(counts.as_json())}{part} in {seconds:,.1f} s, {now / max(seconds, 1e-9):,.1f} questions/s"
+    return f"{answered(counts.as_json())}{part} in {seconds:,.1f} s, {now / max(seconds, 1e-9):,.1f} questions/s"
 
 
-def _counted(counts: Mapping[str, int]) -> str:
+def answered(counts: Mapping[str, int]) -> str:
+    """How many questions of how many rows are answered."""
     return f"{counted(counts['answered'], 'question')} of {counted(counts['rows'], 'row')} answered"
 
 
-def _made_with(
-    asked: PredictSettings, source: str, reading: ReadSettings, device: str, documents: str | None = None
-) -> dict[str, Any]:
-    """The record: everything that the answers depend on."""
+def record_of(asked: PredictSettings, rows: AskedRows, fingerprint: str, device: str) -> dict[str, Any]:
+    """The record: everything that the answers depend on.
+
+    Args:
+        asked: the model and its settings.
+        rows: what is asked.
+        fingerprint: of the content of their source.
+        device: what computes.
+    """
     fitted = read_threshold_file(asked.threshold_file, asked.model) if asked.threshold_file else None
+    columns = asdict(rows.reading.columns)
     return {
         "model": asked.model,
         "model_fingerprint": model_fingerprint(asked.model),
-        "input": source,
-        "input_fingerprint": source_fingerprint(source, "validation", reading),
+        "input": rows.source,
+        "input_fingerprint": fingerprint,
         "settings": {
             "batch_size": asked.batch_size,
             "dtype": asked.dtype,
             "threshold_file": fitted and fitted.as_json(),
-            "columns": {name: column for name, column in asdict(reading.columns).items() if column is not None},
-            "encoding": reading.encoding,
-            "answer_separator": reading.answer_separator,
-            "rows_together": rows_together(asked),
-            "documents": documents and source_fingerprint(documents, "validation"),
+            "columns": {name: column for name, column in columns.items() if column is not None},
+            "encoding": rows.reading.encoding,
+            "answer_separator": rows.reading.answer_separator,
+            "rows_together": asked.rows_together,
+            "documents": rows.documents and source_fingerprint(rows.documents, "validation"),
+            "shard": rows.shard and str(rows.shard),
         },
-        "device": "CPU" if device == "cpu" else torch.cuda.get_device_name(device),
+        "device": device,
         "versions": package_versions(),
     }
 
 
-def _note(then: dict[str, Any], now: dict[str, Any]) -> str:
+def device_name(device: str) -> str:
+    """What a device is, for the record."""
+    return "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
+
+
+def note(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """A warning if device or library versions have changed; empty if not."""
     changed = [name for name in ("device", "versions") if then.get(name) != now[name]]
     return f" (with other {' and '.join(changed)}: scores may differ in their last digits)" if changed else ""

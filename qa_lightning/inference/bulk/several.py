@@ -81,7 +81,11 @@ def with_joined_contexts(rows: Iterable[PlacedRow], documents: Mapping[str, str]
         documents: from `read_document_file`; None if no such file was given.
     """
     for place, row in rows:
-        names = () if isinstance(row, BrokenRow) else [name for name in (CONTEXTS, DOCUMENT_IDS) if name in row]
+        if isinstance(row, BrokenRow):
+            yield place, row
+            continue
+        row = _without_empty(row)
+        names = [name for name in (CONTEXTS, DOCUMENT_IDS) if name in row]
         if not names:
             yield place, row
             continue
@@ -95,6 +99,15 @@ def with_joined_contexts(rows: Iterable[PlacedRow], documents: Mapping[str, str]
             yield place, {**{name: value for name, value in row.items() if name not in names}, "context": found}
         else:
             yield place, BrokenRow("type", [f"{place}: {found}"], row)
+
+
+def _without_empty(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the empty ones of the columns for contexts, if another holds something: tables have all columns."""
+    there = [name for name in ("context", CONTEXTS, DOCUMENT_IDS) if name in row]
+    empty = [name for name in there if row[name] is None]
+    if not empty or len(empty) == len(there):
+        return row
+    return {name: value for name, value in row.items() if name not in empty}
 
 
 def _of_contexts(given: Any) -> SeveralTexts | str:

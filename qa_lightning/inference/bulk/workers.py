@@ -20,7 +20,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -35,6 +35,15 @@ from qa_lightning.wording import counted
 Key = TypeVar("Key")
 Chunks = Iterable[tuple[Key, Sequence[Question]]]
 _CHARACTERS_TOGETHER = 1 << 22  # total length of contexts cut into windows at once: some hundred MB of tokens
+_BATCHES_TOGETHER = 16  # batches per chunk; windows are sorted by length within a chunk, which leaves 5% of padding
+
+
+class OutOfMemoryError(InputError):
+    """Memory ran out while questions were answered; the message says what helps."""
+
+    def of_a_run(self) -> InputError:
+        """The error of a run that writes files: other values do not resume what these have begun."""
+        return InputError(f"{self}, with --overwrite or another --output")
 
 
 @dataclass(frozen=True)
@@ -53,17 +62,37 @@ class PredictSettings:
     batch_size: int
     threshold_file: Path | None = None
 
-    def load(self, device: str) -> Reader:
-        """Load the model onto a device."""
+    @property
+    def rows_together(self) -> int:
+        """Number of rows in a chunk."""
+        return _BATCHES_TOGETHER * self.batch_size
+
+    def load(self, device: str | None) -> Reader:
+        """Load the model onto a device; None takes the first GPU, or the CPU if there is none."""
         return Reader.from_pretrained(self.model, device, getattr(torch, self.dtype), self.threshold_file)
 
     def answer(self, reader: Reader, questions: Sequence[Question]) -> bytes:
         """Answer questions: one JSON object per line, in order of ``questions``.
 
         Raises:
-            InputError: logits are not numbers, or memory runs out.
+            InputError: see `answers`.
         """
-        lines = []
+        try:
+            found = self.answers(reader, questions)
+        except OutOfMemoryError as error:
+            raise error.of_a_run() from None
+        return "".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in found).encode()
+
+    def answers(self, reader: Reader, questions: Sequence[Question]) -> list[dict[str, Any]]:
+        """Answer questions: ``row``, ``id`` and what `Answer.as_json` gives, in order of ``questions``.
+
+        A question with several contexts has ``document``, too: the name of the one that the offsets belong to.
+
+        Raises:
+            InputError: logits are not numbers.
+            OutOfMemoryError: memory runs out.
+        """
+        found = []
         for part in _parts(questions):
             where = f"rows {part[0].row:,} to {part[-1].row:,}"
             try:
@@ -73,9 +102,9 @@ class PredictSettings:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                raise InputError(self._out_of_memory(where, reader.model.device)) from None
-            lines += [self._line(reader, one, answer) for one, answer in zip(part, answers, strict=True)]
-        return "".join(lines).encode()
+                raise OutOfMemoryError(self._out_of_memory(where, reader.model.device)) from None
+            found += [_with_answer(one, answer, reader) for one, answer in zip(part, answers, strict=True)]
+        return found
 
     def _answers(self, reader: Reader, questions: Sequence[Question]) -> list[Answer]:
         texts, contexts = [one.question for one in questions], [one.context for one in questions]
@@ -84,21 +113,22 @@ class PredictSettings:
         several = [context.texts if isinstance(context, SeveralTexts) else (context,) for context in contexts]
         return reader.asked.answer_each(texts, several, self.batch_size)
 
-    def _line(self, reader: Reader, question: Question, answer: Answer) -> str:
-        values = {"row": question.row, "id": question.id, **answer.as_json(reader.settings.version_2)}
-        if isinstance(question.context, SeveralTexts):
-            values["document"] = None
-            if answer.text:
-                values["document"], values["start"] = question.context.place(answer.start)
-                values["end"] = values["start"] + len(answer.text)
-        return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
-
     def _out_of_memory(self, where: str, device: torch.device) -> str:
         fixes = [f"--batch_size {self.batch_size // 2}"] if self.batch_size > 1 else []
         fixes += ["--dtype bfloat16"] if self.dtype == "float32" and device.type == "cuda" else []
         fixes += ["fewer --devices"] if device.type == "cpu" else []
         what = f"out of memory on {device} at {where} with --batch_size {self.batch_size}, --dtype {self.dtype}"
-        return f"{what}; what helps: {' or '.join(fixes) or 'more memory'}, with --overwrite or another --output"
+        return f"{what}; what helps: {' or '.join(fixes) or 'more memory'}"
+
+
+def _with_answer(question: Question, answer: Answer, reader: Reader) -> dict[str, Any]:
+    values = {"row": question.row, "id": question.id, **answer.as_json(reader.settings.version_2)}
+    if isinstance(question.context, SeveralTexts):
+        values["document"] = None
+        if answer.text:
+            values["document"], values["start"] = question.context.place(answer.start)
+            values["end"] = values["start"] + len(answer.text)
+    return values
 
 
 def _parts(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:

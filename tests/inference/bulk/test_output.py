@@ -17,13 +17,14 @@ import pytest
 import torch
 from filelock import FileLock
 
-from qa_lightning.data.columns import ReadSettings
+from qa_lightning.data.sources import source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation.file import score_file
 from qa_lightning.files import lock
 from qa_lightning.inference.bulk import output as answer_files
 from qa_lightning.inference.bulk import run as answering
 from qa_lightning.inference.bulk import workers
+from qa_lightning.inference.bulk.run import AskedRows
 from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.inference.reader import Reader
 from tests.helpers.bulk import BARE, BATCH, ROWS, lines_of, write, written
@@ -101,7 +102,8 @@ def test_a_run_that_was_cut_off_anywhere_ends_as_one_that_was_not(
     record = tmp_path / "answers.jsonl.run.json"
     files = answer_files.AnswerFiles(output)
     asked = PredictSettings(model_folder, "float32", BATCH)
-    files.begin(answering._made_with(asked, str(source), ReadSettings(), "cpu"), overwrite=False)
+    fingerprint = source_fingerprint(str(source), "validation")
+    files.begin(answering.record_of(asked, AskedRows(str(source)), fingerprint, "CPU"), overwrite=False)
     output.write_bytes(cut_at(whole["answers"], *answers))
     files.errors.write_bytes(cut_at(whole["errors"], *errors))
     assert ask(source, output) == 0
@@ -145,7 +147,8 @@ def test_what_was_not_written_to_the_disk_is_written_again(torn, source, whole, 
     output = tmp_path / "answers.jsonl"
     files = answer_files.AnswerFiles(output)
     asked = PredictSettings(model_folder, "float32", BATCH)
-    files.begin(answering._made_with(asked, str(source), ReadSettings(), "cpu"), overwrite=False)
+    fingerprint = source_fingerprint(str(source), "validation")
+    files.begin(answering.record_of(asked, AskedRows(str(source)), fingerprint, "CPU"), overwrite=False)
     output.write_bytes(cut_at(whole["answers"], 31) + torn)
     files.errors.write_bytes(cut_at(whole["errors"], 1))
     assert ask(source, output) == 0

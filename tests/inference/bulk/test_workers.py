@@ -44,7 +44,10 @@ def test_running_out_of_memory_names_what_helps(source, tmp_path, ask, monkeypat
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Reader, "answer", answer)
-    with pytest.raises(InputError, match=r"out of memory on cpu at rows 1 to 75 .* what helps: --batch_size 4 "):
+    with pytest.raises(
+        InputError,
+        match=r"out of memory on cpu at rows 1 to 75 .* what helps: --batch_size 4 .*, with --overwrite or another",
+    ):
         ask(source, tmp_path / "a.jsonl", batch_size=8)
 
 

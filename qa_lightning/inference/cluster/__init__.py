@@ -1,0 +1,1 @@
+"""Files of questions to folders of answers, on a Ray cluster."""
