@@ -225,7 +225,7 @@ def test_null_odds_are_there_where_the_model_knows_no_answer(tmp_path, model_fol
     [
         ({"dtype": "int8"}, "--dtype is 'int8'; it must be one of float32, bfloat16 or float16"),
         ({"batch_size": 0}, "batch_size is 0; pass an int of at least 1"),
-        ({"columns": {"qestion": "q"}}, "columns: there is no 'qestion'; did you mean question?"),
+        ({"columns": {"quesion": "q"}}, "columns: there is no 'quesion'; did you mean question?"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_where_the_object_is_made(given, words):
