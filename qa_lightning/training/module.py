@@ -138,6 +138,8 @@ class QALightningModule(LightningModule):
         self.predictions: Predictions | None = None
         self.temperatures: tuple[float, ...] = ()  # ``outcomes`` keeps sums for these; finish and evaluate set them
         self.outcomes: Outcomes | None = None
+        self.last_n_best = 0  # above 0: the validation that ends a fit keeps so many candidates, and ``outcomes``
+        self.last_step: int | None = None  # of the weights that it validated
         self.scores: dict[str, float] = {}
         self._decoder: Decoder | None = None
         self.losses = StepLosses()
@@ -402,10 +404,13 @@ class QALightningModule(LightningModule):
         """Clear the results, and make a decoder for the validation set."""
         self.predictions = None
         self.outcomes = None
+        last = self.last_n_best > 0 and _ends_fit(self.trainer)
+        self.last_step = self.global_step if last else None
         alone = self.trainer.state.fn == TrainerFn.VALIDATING
-        temperatures = self.temperatures or (tuple(TEMPERATURES.tolist()) if alone else ())
+        temperatures = self.temperatures or (tuple(TEMPERATURES.tolist()) if alone or last else ())
         scaling = Scaling(self.temperature, self.threshold, temperatures)
-        self._decoder = Decoder(self._validation_set().store, BestSpans(self.n_best, self.max_answer_length, scaling))
+        n_best = max(self.n_best, self.last_n_best if last else 0)
+        self._decoder = Decoder(self._validation_set().store, BestSpans(n_best, self.max_answer_length, scaling))
 
     def on_validation_epoch_end(self) -> None:
         """Join the spans that all processes decoded, by example; score them; log the same values on every process.
@@ -431,9 +436,10 @@ class QALightningModule(LightningModule):
         self.wrong = np.flatnonzero(exact == 0) * share[1] + share[0]
         self.scores = scores = metric.compute()
         metric.reset()
-        if dataset.version_2 or self.temperatures or self.trainer.state.fn == TrainerFn.VALIDATING:
+        alone = self.trainer.state.fn == TrainerFn.VALIDATING
+        if dataset.version_2 or self.temperatures or alone or self.last_step is not None:
             self.outcomes = Outcomes.join(self._gather(outcomes))
-        if self.trainer.state.fn == TrainerFn.VALIDATING and dataset.version_2 == self.version_2:
+        if alone and dataset.version_2 == self.version_2:
             self._validated = self.outcomes
         if self.trainer.sanity_checking:
             return
@@ -519,6 +525,14 @@ class QALightningModule(LightningModule):
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, part)
         return parts
+
+
+def _ends_fit(trainer: Trainer) -> bool:
+    """Whether the fit ends with this validation, as far as is known: nothing but a callback could know better."""
+    if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        return False
+    last_epoch = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch + 1
+    return 0 < trainer.max_steps <= trainer.global_step or (last_epoch and trainer.is_last_batch)
 
 
 def _example_ids(dataset: FeatureDataset, features: NDArray[Any], limit: int = 32) -> list[str]:
