@@ -22,7 +22,9 @@ from typing import Any, Literal, TypeVar
 
 from qa_lightning.errors import InputError
 
-Key, Job, Reply = TypeVar("Key"), TypeVar("Job"), TypeVar("Reply")
+Key = TypeVar("Key")
+Job = TypeVar("Job")
+Reply = TypeVar("Reply")
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # go to a whole group of processes; the first one decides
 
 
@@ -35,7 +37,7 @@ class Worker:
 
     Args:
         what: the process, for the message that it has ended.
-        main: its main function, which calls `serve`: gets the connection, then ``given``.
+        main: its main function, which calls `do_jobs`: gets the connection, then ``given``.
         given: what the function needs; if ``method`` is "spawn", it must be possible to pickle it.
         method: "fork" starts at once, with all that is in memory, and only on Linux; "spawn" starts a new Python.
     """
@@ -136,7 +138,7 @@ def _in_order(
         yield first, reply.result()
 
 
-def serve(connection: Connection, make: Callable[[], Callable[[Any], Any]]) -> None:
+def do_jobs(connection: Connection, make: Callable[[], Callable[[Any], Any]]) -> None:
     """Do jobs until the connection closes; what a process calls in its main function.
 
     Args:
@@ -177,7 +179,7 @@ def forked(
 def _serve_fork(connection: Connection, do: Callable[[Any], Any]) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the tokenizer's threads were not forked
     gc.freeze()  # what was there before need not be looked through, which would copy its pages
-    serve(connection, lambda: do)
+    do_jobs(connection, lambda: do)
 
 
 def usable_cores() -> int:

@@ -32,7 +32,7 @@ class Problem(str):
         problem.kind = kind
         return problem
 
-    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override] - a text alone has one
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
         """What a copy in another process is made of."""
         return self.kind, str(self)
 

@@ -23,7 +23,7 @@ from qa_lightning.workers import forked
 
 _ROWS = 1000  # of a chunk
 _CHARACTERS = 1 << 22  # of contexts, after which a chunk ends earlier
-Chunk = list[PlacedRow]
+RowChunk = list[PlacedRow]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def write_checked(
         InputError: see `examples.read_examples`; or a process died.
     """
 
-    def check(job: bytes | Chunk | None) -> CheckedChunk | None:
+    def check(job: bytes | RowChunk | None) -> CheckedChunk | None:
         return None if job is None else checked_chunk(pickle.loads(job) if isinstance(job, bytes) else job, settings)
 
     broken: list[InputError] = []
@@ -90,7 +90,7 @@ def write_checked(
     return merged.found
 
 
-def _merge(merged: Merged, chunk: Chunk, checked: list[CheckedRow]) -> list[bool]:
+def _merge(merged: Merged, chunk: RowChunk, checked: list[CheckedRow]) -> list[bool]:
     """Merge the checked rows of a chunk; returns, for each example, whether it is wanted."""
     wanted = []
     for (place, row), one in zip(chunk, checked, strict=True):
@@ -102,7 +102,7 @@ def _merge(merged: Merged, chunk: Chunk, checked: list[CheckedRow]) -> list[bool
     return wanted
 
 
-def checked_chunk(chunk: Chunk, settings: ExampleSettings) -> CheckedChunk:
+def checked_chunk(chunk: RowChunk, settings: ExampleSettings) -> CheckedChunk:
     """Check the rows of a chunk."""
     checked = [check_row(place, row, settings.policy) for place, row in chunk]
     examples = [one.example for one in checked if one.example is not None]
@@ -114,7 +114,7 @@ def checked_chunk(chunk: Chunk, settings: ExampleSettings) -> CheckedChunk:
     return CheckedChunk(light, batch.serialize().to_pybytes())
 
 
-def _pickled(chunk: Chunk) -> bytes | None:
+def _pickled(chunk: RowChunk) -> bytes | None:
     """A chunk for another process; None if it holds what cannot be sent there, such as a generator in a cell."""
     try:
         return pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL)
@@ -122,9 +122,9 @@ def _pickled(chunk: Chunk) -> bytes | None:
         return None
 
 
-def _chunks(rows: Iterable[PlacedRow], broken: list[InputError]) -> Iterator[Chunk]:
+def _chunks(rows: Iterable[PlacedRow], broken: list[InputError]) -> Iterator[RowChunk]:
     """Rows in chunks; ``broken`` gets the error of a source that breaks off, after whose last row a chunk ends."""
-    chunk: Chunk = []
+    chunk: RowChunk = []
     characters = 0
     try:
         for place, row in rows:

@@ -25,7 +25,7 @@ from qa_lightning.inference.bulk.several import SeveralTexts
 from qa_lightning.inference.reader import Reader
 from qa_lightning.runs.failures import is_out_of_memory
 from qa_lightning.wording import counted
-from qa_lightning.workers import Key, Worker, serve, working
+from qa_lightning.workers import Key, Worker, do_jobs, working
 
 Chunks = Iterable[tuple[Key, Sequence[Question]]]
 _CHARACTERS_TOGETHER = 1 << 22  # total length of contexts cut into windows at once: some hundred MB of tokens
@@ -151,4 +151,4 @@ def _serve(connection: Connection, asked: PredictSettings, device: str, threads:
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's
     torch.set_num_threads(threads)
     with speaking(voice):
-        serve(connection, lambda: partial(asked.answer, asked.load(device)))
+        do_jobs(connection, lambda: partial(asked.answer, asked.load(device)))
