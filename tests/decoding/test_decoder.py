@@ -103,6 +103,18 @@ def test_any_dealing_gives_the_same(seed, parts, together, size, repeated, missi
     assert index.tolist() == complete
 
 
+def test_an_example_that_one_process_has_whole_and_others_in_parts_is_that_ones() -> None:
+    _, store = dataset()
+    example = int(np.bincount(store.example).argmax())
+    every = np.flatnonzero(store.example == example).tolist()
+    decoders = [Decoder(store, BestSpans(1, 10)) for _ in range(3)]
+    for decoder, features in zip(decoders, (every[:1], every, every[1:]), strict=True):
+        decoder.add(logits_of(store, features))
+    shares = as_processes(3, lambda one: own_share(decoders[one.rank], decoders[one.rank].take(), one))
+    assert [share.index.tolist() for share in shares] == [[], [example], []]
+    assert [len(share.feature) for share in shares] == [1, len(every) - 1, 0]
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1), st.integers(0, 10))
 def test_a_mean_of_losses_is_exact_however_they_are_cut(losses, cut) -> None:

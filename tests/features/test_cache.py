@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,11 @@ import pytest
 from qa_lightning.caching import MANIFEST, build_once, damage, default_cache_dir
 from qa_lightning.checks.report import check_prepared
 from qa_lightning.data.columns import ReadSettings
-from qa_lightning.data.examples import read_examples
+from qa_lightning.data.examples import in_validation, read_examples
 from qa_lightning.data.objects import given_source
 from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
-from qa_lightning.features.cache import PreparedSplit
+from qa_lightning.features.cache import PreparedSplit, open_examples
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.models.loading import resolve
 from tests.helpers.damage import damages, inflict, remove
@@ -494,6 +495,15 @@ def test_any_number_of_processes_prepares_the_same_bytes(tmp_path, small_chunks,
     assert seen[0] == seen[1]
     names = {Path(name).name for name in seen[0]}
     assert {"examples.arrow", "windows.bin", "left_out.txt", "summary.json"} <= names
+    part = changes.get("divided")
+    wanted = partial(in_validation_of, part) if part else lambda _: True
+    one_by_one = list(read_examples(read_rows(made.source, "validation"), on_bad_rows, keep=wanted))
+    assert [{**row, "title": None} for row in one_by_one] == list(open_examples(made.examples_folder))
+    assert len(one_by_one) > 10
+
+
+def in_validation_of(part: tuple[float, int], example: dict) -> bool:
+    return in_validation(example["context"], *part)
 
 
 def test_any_number_of_processes_finds_the_same_faults_in_the_same_order(tmp_path, small_chunks) -> None:
@@ -501,7 +511,8 @@ def test_any_number_of_processes_finds_the_same_faults_in_the_same_order(tmp_pat
     lines = (tmp_path / "broken.jsonl").open("w", encoding="utf-8")
     with lines:
         lines.writelines(json.dumps(row) + "\n" for row in bad_rows()[:40])
-        lines.write("{broken")
+    with (tmp_path / "broken.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe\n")
     found: dict[str, list[list[str]]] = {}
     for name in ("rows.json", "broken.jsonl"):
         for workers in (1, 3):
@@ -510,10 +521,10 @@ def test_any_number_of_processes_finds_the_same_faults_in_the_same_order(tmp_pat
                 made.prepare()
             found.setdefault(name, []).append(caught.value.problems)
         assert found[name][0] == found[name][1]
-    examples = read_examples(read_rows(str(tmp_path / "rows.json"), "validation"), "error")
-    with pytest.raises(InputError) as one_by_one:
-        list(examples)
-    assert found["rows.json"][0][1:] == one_by_one.value.problems[1:]
+        with pytest.raises(InputError) as one_by_one:
+            list(read_examples(read_rows(str(tmp_path / name), "validation"), "error"))
+        assert found[name][0][1:] == one_by_one.value.problems[1:]
+    assert len(found["broken.jsonl"][0]) == 9  # where the file breaks off, and the problems before
     assert len(found["rows.json"][0]) == 12  # a line that says how many, and the problems
 
 
