@@ -61,6 +61,29 @@ def write_file(path: Path, content: str | bytes | Callable[[IO[bytes]], object])
         part.unlink(missing_ok=True)
 
 
+def share_file(source: Path, path: Path) -> bool:
+    """Give a file's bytes a second name, in place of the file that has it, atomically and durably.
+
+    As everything here is written to a new file, a later write to one of the two names leaves the other as it is.
+
+    Returns:
+        Whether it has the name now; False where the file system has no such links, and nothing has changed.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    part = Path(name)
+    try:
+        part.unlink()
+        os.link(source, part)
+        part.replace(path)  # does nothing if both are the same file
+        sync_folder(path.parent)
+    except OSError:
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
 def write_json(path: Path, values: Any) -> None:
     """`write_file` with values as indented JSON."""
     write_file(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")

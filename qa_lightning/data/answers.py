@@ -32,6 +32,10 @@ class Problem(str):
         problem.kind = kind
         return problem
 
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        """What a copy in another process is made of."""
+        return self.kind, str(self)
+
 
 class Answers(TypedDict):
     """Gold answers: two lists of the same length, empty for a question without an answer."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,35 +205,102 @@ def read_examples(
         InputError: rows are bad; raised after the last row, with all problems. With ``skip`` and ``repair_or_skip``
             only if no row is valid. Also if no example is wanted.
     """
-    problems: list[str] = []
-    bad_rows: list[str] = []
-    found = valid = 0
-    skips = on_bad_rows in SKIPPING
-    policy = OffsetPolicy(on_bad_rows in REPAIRING, texts_alone)
-    with closing(IdPlaces()) as places:
-        for place, row in _until_broken(rows, [] if skips else problems):
-            if found == max_examples:
+    settings = ExampleSettings(on_bad_rows, texts_alone, fix)
+    with closing(Merged(settings, changes, keep)) as merged:
+        for place, row in _until_broken(rows, merged.told_at_a_break):
+            if merged.found == max_examples:
                 break
-            checked = check_row(place, row, policy)
-            if checked.example is not None and (first := places.add(checked.example["id"], place)):
-                checked = CheckedRow(problems=[_twice(place, row["id"], first)])
-            if checked.example is None:
-                problems += checked.problems
-                bad_rows.append("; ".join(checked.problems))
-                continue
-            valid += 1
-            if keep(checked.example):
-                found += 1
-                if changes is not None:
-                    changes.add(checked)
+            checked = check_row(place, row, settings.policy)
+            if checked.example is not None and merged.takes(place, row, checked):
                 yield checked.example
-    if problems and not (skips and valid):
-        fixes = _FIXES_OF_TEXTS if texts_alone else _FIXES
-        raise InputError(_summed_up(problems, fix or fixes[on_bad_rows]))
-    if not found:
-        raise InputError(NO_QUESTIONS)
-    if changes is not None:
-        changes.skipped += bad_rows
+            elif checked.example is None:
+                merged.refuse(checked)
+        merged.end()
+
+
+@dataclass(frozen=True)
+class ExampleSettings:
+    """How bad rows are dealt with; see `read_examples`."""
+
+    on_bad_rows: OnBadRows = "error"
+    texts_alone: bool = False
+    fix: str | None = None
+
+    @property
+    def policy(self) -> OffsetPolicy:
+        """What to do with wrong offsets of answers."""
+        return OffsetPolicy(self.on_bad_rows in REPAIRING, self.texts_alone)
+
+    @property
+    def skips(self) -> bool:
+        """Whether bad rows are left out."""
+        return self.on_bad_rows in SKIPPING
+
+    @property
+    def advice(self) -> str:
+        """What a message says about bad rows."""
+        return self.fix or (_FIXES_OF_TEXTS if self.texts_alone else _FIXES)[self.on_bad_rows]
+
+
+class Merged:
+    """What is known of all rows together: ids that repeat, problems, changes. It takes checked rows in their order.
+
+    Args:
+        settings: how bad rows are dealt with.
+        changes, keep: see `read_examples`.
+
+    Attributes:
+        found: wanted examples so far.
+    """
+
+    def __init__(self, settings: ExampleSettings, changes: RowChanges | None, keep: Callable[[Example], bool]) -> None:
+        self._settings, self._changes, self._keep = settings, changes, keep
+        self._places = IdPlaces()
+        self._problems: list[str] = []
+        self._bad_rows: list[str] = []
+        self._valid = self.found = 0
+
+    @property
+    def told_at_a_break(self) -> list[str]:
+        """The problems that the error of a source that breaks off also lists; grows."""
+        return [] if self._settings.skips else self._problems
+
+    def takes(self, place: str, row: Mapping[str, Any], checked: CheckedRow) -> bool:
+        """Whether the example of a row is wanted; its changes are noted, or that its id repeats."""
+        example = checked.example
+        assert example is not None
+        if first := self._places.add(example["id"], place):
+            self.refuse(CheckedRow(problems=[_twice(place, row["id"], first)]))
+            return False
+        self._valid += 1
+        if not self._keep(example):
+            return False
+        self.found += 1
+        if self._changes is not None:
+            self._changes.add(checked)
+        return True
+
+    def refuse(self, checked: CheckedRow) -> None:
+        """Note the problems of a row without an example."""
+        self._problems += checked.problems
+        self._bad_rows.append("; ".join(checked.problems))
+
+    def end(self) -> None:
+        """Note the rows that were left out, after the last one.
+
+        Raises:
+            InputError: see `read_examples`.
+        """
+        if self._problems and not (self._settings.skips and self._valid):
+            raise InputError(_summed_up(self._problems, self._settings.advice))
+        if not self.found:
+            raise InputError(NO_QUESTIONS)
+        if self._changes is not None:
+            self._changes.skipped += self._bad_rows
+
+    def close(self) -> None:
+        """Forget the ids."""
+        self._places.close()
 
 
 def changed_lines(changes: RowChanges, folder: Path | None = None) -> Iterator[str]:

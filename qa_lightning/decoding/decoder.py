@@ -8,6 +8,7 @@ where the logits of one question take about 1,200.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,6 +157,38 @@ class BestSpans:
 
 
 @dataclass(frozen=True)
+class LossSum:
+    """An exact sum of losses, float32 each: several sums give the same mean, to the last digit, however they were cut.
+
+    Args:
+        units: the finite losses, in units of 2^-173.
+        count: how many losses there are, those that are not finite included.
+        others: sum of those.
+    """
+
+    units: int
+    count: int
+    others: float
+
+    @classmethod
+    def of(cls, losses: Floats) -> LossSum:
+        """Sum [F] losses."""
+        finite = np.isfinite(losses)
+        fraction, exponent = np.frexp(losses[finite].astype(np.float32).astype(np.float64))
+        whole = (fraction * 2**24).astype(np.int64)  # exact: a float32 has 24 binary digits
+        units = sum(int(whole[exponent == each].sum()) << (int(each) + 149) for each in np.unique(exponent))
+        return cls(units, len(losses), float(losses[~finite].sum()))
+
+    @classmethod
+    def mean(cls, parts: Sequence[LossSum]) -> float:
+        """The mean over all losses of several sums; NaN without losses."""
+        count, others = sum(part.count for part in parts), sum(part.others for part in parts)
+        if others:  # infinite, or NaN
+            return others
+        return sum(part.units for part in parts) / (count << 173) if count else math.nan
+
+
+@dataclass(frozen=True)
 class Decoded:
     """The result of decoding the logits of some features.
 
@@ -176,9 +209,9 @@ class Decoded:
     broken: Ints
 
     @property
-    def mean_loss(self) -> float:
-        """Mean loss over the features; a repeated feature counts once."""
-        return float(self.loss[once_each(self.feature)].astype(np.float64).mean())
+    def loss_sum(self) -> LossSum:
+        """The losses of the features; a repeated feature counts once."""
+        return LossSum.of(self.loss[once_each(self.feature)])
 
 
 class Decoder:
@@ -195,6 +228,11 @@ class Decoder:
         self._store = store
         self._search = search
         self._clear()
+
+    @property
+    def store(self) -> FeatureStore:
+        """The features that the logits belong to."""
+        return self._store
 
     def _clear(self) -> None:
         self._coming: LogitsCopy | None = None
@@ -249,7 +287,7 @@ class Decoder:
         self._decode()
         features, losses = zip(*self._features, strict=True)
         decoded = Decoded(
-            *_in_order(self._index, self._spans),
+            *in_order(self._index, self._spans),
             np.concatenate(features),
             np.concatenate(losses),
             self._rest[0],
@@ -258,27 +296,12 @@ class Decoder:
         self._clear()
         return decoded
 
-    def join(self, parts: Sequence[Decoded]) -> Decoded:
-        """Join the results of several processes: each example once, in dataset order.
-
-        The windows of one example may be spread over several ``parts``; such examples are decoded here.
-        """
-        if len(parts) == 1:
-            return parts[0]
-        for part in parts:
-            self._waiting.add(part.rest)
-        rest = self.take()
-        every = [*parts, rest]
-        return Decoded(
-            *_in_order([part.index for part in every], [part.spans for part in every]),
-            np.concatenate([part.feature for part in parts]),
-            np.concatenate([part.loss for part in parts]),
-            rest.rest,
-            np.concatenate([part.broken for part in parts]),
-        )
+    def add_incomplete(self, logits: FeatureLogits) -> None:
+        """Add logits of features that were added before, here or in another process: ``rest`` of what `take` gave."""
+        self._waiting.add(logits)
 
 
-def _in_order(index: Sequence[NDArray[np.int64]], spans: Sequence[Spans]) -> tuple[NDArray[np.int64], Spans]:
+def in_order(index: Sequence[NDArray[np.int64]], spans: Sequence[Spans]) -> tuple[NDArray[np.int64], Spans]:
     """The examples of several decoding passes and their spans, ascending; repeated features can complete one twice."""
     numbers, found = np.concatenate([np.zeros(0, np.int64), *index]), Spans.concatenate(spans)
     rows = once_each(numbers)

@@ -10,10 +10,10 @@ missing in every window. Probabilities are a softmax of score / temperature over
 the null answer. The threshold is subtracted from the null score first, so that the more probable of the best span and
 "no answer" is the one that the threshold rule chooses.
 
-All steps are flat NumPy over the tokens of many windows. Sliding maxima and sums are computed by doubling, so the
-time grows with ``log2(max_answer_length)``. Chunks of examples bound the memory. The search is exact and makes no
-"top 20 starts by top 20 ends" cut: the n-th highest of the best scores per start offset is a lower bound for the
-score of the n-th best character span, and only pairs that reach it are examined.
+All steps are flat NumPy over the tokens of many windows. Sliding maxima are computed by doubling, so their time grows
+with ``log2(max_answer_length)``; see `sums` for the sums. Chunks of examples bound the memory. The search is exact and
+makes no "top 20 starts by top 20 ends" cut: the n-th highest of the best scores per start offset is a lower bound for
+the score of the n-th best character span, and only pairs that reach it are examined.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa_lightning.arrays import Floats, Ints, begins_run, ragged
+from qa_lightning.decoding.sums import SpanSums
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 
 _CHUNK_TOKENS = 1 << 17  # bounds the working memory to about 50 MB for any number of windows
@@ -215,12 +216,9 @@ def _decode_chunk(
     null = np.full(examples, np.inf)
     np.minimum.at(null, logits.example, logits.null)
 
-    def log_spans(temperature: float) -> NDArray[np.float64]:
-        scaled = start / temperature, ends / temperature, row_best / temperature
-        return _log_sum(*scaled, end_index, example, examples, max_answer_length)
-
+    sums = SpanSums(start, end, row_best, logits.example, logits.length, max_answer_length)
     null_score = (null - scaling.threshold) / scaling.temperature
-    log_total = np.logaddexp(log_spans(scaling.temperature), null_score)
+    log_total = np.logaddexp(sums.logs((scaling.temperature,))[0], null_score)
     # A little lower than the score of ``min_probability``: rounding loses no span, and the probability decides.
     some = log_total > -np.inf
     floor = np.full(examples, np.inf)
@@ -247,7 +245,7 @@ def _decode_chunk(
         probability=probability,
         null_score=null,
         null_probability=np.exp(null_score - log_total),
-        log_spans=np.array([log_spans(each) for each in scaling.temperatures]).reshape(-1, examples).T,
+        log_spans=sums.logs(scaling.temperatures).T,
     )
 
 
@@ -260,65 +258,6 @@ def _sliding_max(values: NDArray[np.float64], width: int) -> NDArray[np.float64]
         out[:-shift] = np.maximum(out[:-shift], out[shift:])
         covered += shift
     return out
-
-
-def _sliding_sum(values: NDArray[np.float64], width: int, logs: bool = False) -> NDArray[np.float64]:
-    """``out[i] = sum(values[i : i + width])`` of positive values; it only adds, so nothing cancels.
-
-    With ``logs``, the values and the sums are logarithms.
-    """
-    add = np.logaddexp if logs else np.add
-    out = np.full_like(values, -np.inf if logs else 0.0)
-    power = values.copy()  # sums of 1, 2, 4, ... values
-    size, done = 1, 0
-    while size <= width:
-        if width & size:
-            out[: max(0, len(out) - done)] = add(out[: max(0, len(out) - done)], power[done:])
-            done += size
-        grown = power.copy()
-        grown[: max(0, len(power) - size)] = add(power[: max(0, len(power) - size)], power[size:])
-        power, size = grown, size * 2
-    return out
-
-
-def _log_sum(
-    start: NDArray[np.float64],
-    ends: NDArray[np.float64],
-    row_best: NDArray[np.float64],
-    end_index: Ints,
-    example: Ints,
-    examples: int,
-    max_answer_length: int,
-) -> NDArray[np.float64]:
-    """[N] log of the sum of exp(score) over all spans of all windows of each example."""
-    top_start, top_end, best = (_largest(values, example, examples) for values in (start, ends[end_index], row_best))
-    # exp is scaled by the best start and the best end. If these two score hundreds of nats above every valid pair,
-    # all pairs would underflow to 0; then the slower sum of logarithms is used.
-    if ((best > -np.inf) & (best < top_start + top_end - 600)).any():
-        rows = start + _sliding_sum(ends, max_answer_length, logs=True)[end_index]
-        top = _largest(rows, example, examples)
-        sums = np.bincount(example, np.exp(rows - _finite(top)[example]), minlength=examples)
-        shift = _finite(top)
-    else:
-        weights = np.zeros_like(ends)
-        weights[end_index] = np.exp(ends[end_index] - _finite(top_end)[example])
-        rows = np.exp(start - _finite(top_start)[example]) * _sliding_sum(weights, max_answer_length)[end_index]
-        sums = np.bincount(example, rows, minlength=examples)
-        shift = _finite(top_start) + _finite(top_end)
-    with np.errstate(divide="ignore"):  # no valid span: log(0) = -inf
-        return np.asarray(np.log(sums) + shift)
-
-
-def _largest(values: NDArray[np.float64], segment: Ints, segments: int) -> NDArray[np.float64]:
-    if segments == 1:
-        return np.array([values.max(initial=-np.inf)])
-    largest = np.full(segments, -np.inf)
-    np.maximum.at(largest, segment, values)
-    return largest
-
-
-def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(np.isfinite(values), values, 0.0)
 
 
 def _candidates(

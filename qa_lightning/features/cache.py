@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from typing import Any, Literal
 
 from qa_lightning.caching import build_once
 from qa_lightning.data.answers import UNPLACED
+from qa_lightning.data.chunks import write_checked
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import (
     LEFT_OUT,
     NO_QUESTIONS,
     REPAIRED,
     Example,
+    ExampleSettings,
     OnBadRows,
     RowChanges,
     changed_lines,
@@ -31,6 +33,7 @@ from qa_lightning.data.examples import (
     read_examples,
     write_examples,
 )
+from qa_lightning.data.formats import PlacedRow
 from qa_lightning.data.objects import GivenRows, Source, Split
 from qa_lightning.data.sources import count_rows, read_rows, source_files, source_fingerprint
 from qa_lightning.errors import InputError
@@ -38,6 +41,7 @@ from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
 from qa_lightning.progress import loop_progress, tracked
 from qa_lightning.wording import counted, visible
+from qa_lightning.workers import LostWorkerError, forked
 
 log = logging.getLogger("qa_lightning")
 
@@ -45,6 +49,7 @@ TrainAnswers = Literal["first", "all"]
 _FORMAT = 8  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
 _PLACE_IN_OBJECT = re.compile(r"(?<!\S)(?:dataset|validation)(?:\['\w+'\])?(?:\.iloc|\.row)?[\[(](\d+)[\])]")  # a row's
+WORKER = "--data.prepare_workers: a process that prepares data"
 _CONTEXTS_COUNTED = 1000  # distinct contexts, at most, that are counted for a message
 
 
@@ -80,6 +85,7 @@ class PreparedSplit:
         cache_dir: parent of the folders.
         answers: which answers of a question label its windows.
         texts_alone: the split is only scored, for which the texts of its answers are enough; see `read_examples`.
+        workers: processes that prepare it; the files do not depend on it.
     """
 
     split: Split
@@ -93,6 +99,7 @@ class PreparedSplit:
     cache_dir: Path
     answers: TrainAnswers = "first"
     texts_alone: bool = False
+    workers: int = 1
 
     @property
     def _part(self) -> Split:
@@ -158,12 +165,10 @@ class PreparedSplit:
             self.reading,
             column_lines.append,
         )
-        wanted = partial(self._is_wanted, seen)
-        examples = read_examples(
-            rows, self.on_bad_rows, changes, wanted, self.max_examples, texts_alone=self.texts_alone
-        )
         try:
-            count = write_examples(examples, folder / "examples.arrow")
+            count = self._write_rows(rows, folder / "examples.arrow", changes, partial(self._is_wanted, seen))
+        except LostWorkerError:
+            raise
         except InputError as error:
             for line in column_lines:  # a wrong guess may be the cause
                 log.info(f"{self.split}: {line}")
@@ -176,6 +181,18 @@ class PreparedSplit:
         for name, lines in ((REPAIRED, changes.repaired), (LEFT_OUT, [*changes.skipped, *changes.left_out])):
             if lines:
                 (folder / name).write_text("".join(f"{visible(line)}\n" for line in lines), encoding="utf-8")
+
+    def _write_rows(
+        self, rows: Iterator[PlacedRow], path: Path, changes: RowChanges, wanted: Callable[[Example], bool]
+    ) -> int:
+        if self.max_examples is None:
+            settings = ExampleSettings(self.on_bad_rows, self.texts_alone)
+            return write_checked(rows, path, settings, changes, wanted, self.workers, WORKER)
+        # Row by row: nothing behind the last one that is taken is looked at.
+        examples = read_examples(
+            rows, self.on_bad_rows, changes, wanted, self.max_examples, texts_alone=self.texts_alone
+        )
+        return write_examples(examples, path)
 
     def _is_wanted(self, seen: _Seen, example: Example) -> bool:
         """Whether a valid example belongs to this split; it is counted."""
@@ -216,7 +233,7 @@ class PreparedSplit:
         log.info(f"{self.split}: tokenizing {counted(len(examples), 'question')} ...")
         windower = Windower(self.tokenizer, self.settings, offsets=self.split == "validation")
         all_answers = self.answers == "all"
-        batches = cut_examples(examples, windower, all_answers, f"{self.split}: tokenizing")
+        batches = cut_examples(examples, windower, all_answers, f"{self.split}: tokenizing", self.workers)
         write_features(batches, folder, len(self.tokenizer), all_answers)
 
 
@@ -230,7 +247,7 @@ def contexts_needed(fraction: float) -> int:
 
 
 def cut_examples(
-    examples: Any, windower: Windower, all_answers: bool = False, what: str = "tokenizing"
+    examples: Any, windower: Windower, all_answers: bool = False, what: str = "tokenizing", workers: int = 1
 ) -> Iterator[FeatureBatch]:
     """Cut examples into features, 1,000 examples at a time.
 
@@ -239,16 +256,25 @@ def cut_examples(
         windower: cuts them.
         all_answers: label windows with all answers, not only with the first one.
         what: name of the loop in the lines about progress.
+        workers: number of processes; one cuts in this process, with the tokenizer's own threads.
+
+    Raises:
+        InputError: a process died.
     """
-    with loop_progress(len(examples), what=what) as progress:
-        for first in range(0, len(examples), _ROWS):
-            rows = examples[first : first + _ROWS]
-            spans = [_spans(answers) for answers in rows["answers"]]
-            others = [own[1:] for own in spans] if all_answers else None
-            yield windower(
-                rows["question"], rows["context"], [own[0] if own else None for own in spans], first, others=others
-            )
-            progress.update(len(spans))
+
+    def cut(first: int) -> FeatureBatch:
+        rows = examples[first : first + _ROWS]
+        spans = [_spans(answers) for answers in rows["answers"]]
+        others = [own[1:] for own in spans] if all_answers else None
+        own = [each[0] if each else None for each in spans]
+        return windower(rows["question"], rows["context"], own, first, others=others)
+
+    firsts = range(0, len(examples), _ROWS)
+    count = min(workers, len(firsts))
+    with loop_progress(len(examples), what=what) as progress, forked(cut, count, WORKER) as cut_in_order:
+        for first, batch in cut_in_order((first, first) for first in firsts):
+            yield batch
+            progress.update(min(_ROWS, len(examples) - first))
 
 
 def examples_folder(cache_dir: Path, key: str) -> Path:

@@ -66,8 +66,8 @@ class Outcomes:
         null_f1 = self.null_exact if version_2 else np.zeros(len(self))
         return np.where(unanswered, self.null_exact, self.exact), np.where(unanswered, null_f1, self.f1)
 
-    def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Outcomes:
-        """The questions ``rows``: a mask or indices, [N]."""
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Outcomes:
+        """The questions ``rows``: a mask or indices, [N], or a slice."""
         return Outcomes(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @classmethod
@@ -96,35 +96,34 @@ class Outcomes:
         return np.where(np.isfinite(self.best_score), between + best / np.exp(at), -np.inf)
 
 
-def judge(predictions: Predictions, scoring: Scoring, share: tuple[int, int] = (0, 1)) -> Outcomes:
-    """Score the best spans of one process's share of the questions.
+def judge(predictions: Predictions, scoring: Scoring) -> Outcomes:
+    """Score the best spans of questions.
 
     Args:
-        predictions: decoded answers of questions with gold answers.
+        predictions: decoded answers of N questions with gold answers.
         scoring: how answers are scored.
-        share: rank and number of processes; rank r of n scores the questions r, r + n, r + 2n, ...
     """
-    spans = predictions.spans
-    numbers = np.arange(share[0], len(predictions), share[1])
-    exact, f1 = np.zeros(len(numbers)), np.zeros(len(numbers))
-    has_answer = np.zeros(len(numbers), bool)
-    article = np.empty(len(numbers), object)
-    null_exact = np.zeros(len(numbers), bool)
-    for row, (number, example, _) in enumerate(predictions.rows(numbers.tolist())):
+    spans, count = predictions.spans, len(predictions)
+    exact, f1 = np.zeros(count), np.zeros(count)
+    has_answer, null_exact = np.zeros(count, bool), np.zeros(count, bool)
+    article = np.empty(count, object)
+    articles: dict[str, str] = {}  # equal names are one object, which many questions share
+    for number, example, _ in predictions.rows():
         golds = example["answers"]["text"]
         text = predictions.best_text(number, example)
-        exact[row], f1[row] = answer_scores(text, golds, scoring) if text else (0, 0.0)
-        null_exact[row] = bool(answer_scores("", golds, scoring)[0])
-        has_answer[row] = bool(golds)
-        article[row] = _article(example)
+        exact[number], f1[number] = answer_scores(text, golds, scoring) if text else (0, 0.0)
+        null_exact[number] = bool(answer_scores("", golds, scoring)[0])
+        has_answer[number] = bool(golds)
+        name = _article(example)
+        article[number] = articles.setdefault(name, name)
     return Outcomes(
-        predictions.index[numbers],
+        predictions.index,
         exact,
         f1,
         has_answer,
-        spans.best_score[numbers],
-        spans.null_score[numbers],
-        spans.log_spans[numbers],
+        spans.best_score,
+        spans.null_score,
+        spans.log_spans,
         article,
         null_exact,
     )

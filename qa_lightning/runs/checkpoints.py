@@ -1,6 +1,7 @@
 """Writes ``last.ckpt`` atomically, and only at safe points. A run that resumes there ends as if never stopped.
 
 A file is written beside the old one, synced to disk, then renamed over it. The price: the disk needs room for both.
+Where the best checkpoint is the last one too, ``best.ckpt`` and ``last.ckpt`` are two names of one file.
 
 Safe points: after an optimizer step, around validation, at the end of an epoch. Three things decide how a run
 continues: the loops' progress in the checkpoint (`between_batches`), the batches of the epoch that are done
@@ -31,7 +32,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from qa_lightning.errors import one_line
-from qa_lightning.files import write_file
+from qa_lightning.files import share_file, write_file
 from qa_lightning.layout import BEST, CHECKPOINT_FOLDER, LAST
 from qa_lightning.runs.curves import curve_lengths
 from qa_lightning.runs.record import own_folder
@@ -242,7 +243,7 @@ def between_batches(loops: dict[str, Any], steps: int, validation_due: bool) -> 
 
 
 def _file_identity(path: Path) -> tuple[int, int] | None:
-    """Inode and time of a file; None without one. Every write changes it, since each renames a new file to ``path``."""
+    """Inode and time of a file; None without one. A write of other content gives ``path`` another one."""
     return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
@@ -358,4 +359,29 @@ def _copied(value: Any) -> Any:
 
 
 def _write(checkpoint: dict[str, Any], target: Path) -> None:
-    write_file(target, lambda file: torch.save(checkpoint, file))
+    twin = target.with_name({BEST: LAST, LAST: BEST}.get(target.name, target.name))
+    if twin == target or not (_holds(twin, checkpoint) and share_file(twin, target)):
+        write_file(target, lambda file: torch.save(checkpoint, file))
+
+
+def _holds(path: Path, checkpoint: dict[str, Any]) -> bool:
+    """Whether a file holds just this checkpoint; False for one that cannot be read."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # none is there; or a damaged one, which can raise anything in the zip and pickle readers
+        return False
+    return _alike(found, checkpoint)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values of checkpoints are equal, to the bit."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        same_kind = (one.dtype, one.shape) == (other.dtype, other.shape)
+        return same_kind and torch.equal(*(value.cpu().flatten().view(torch.uint8) for value in (one, other)))
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return repr(one) == repr(other)  # tells 0.0 from -0.0; NaN is like NaN

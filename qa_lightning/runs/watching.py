@@ -143,7 +143,7 @@ class _Watch(Callback):
         if not math.isfinite(steps):
             return epoch, None
         batches = max((steps - trainer.global_step) * trainer.accumulate_grad_batches, 0)
-        validations = _validations(trainer, done, done + batches) + 1  # the best checkpoint is validated at the end
+        validations = _validations(trainer, done, done + batches) + 1  # of the best checkpoint at the end, at most
         return epoch, batches * batch + validation * validations
 
 

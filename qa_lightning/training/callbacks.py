@@ -135,13 +135,11 @@ class EpochLines(Callback):
         """Print the line of this validation."""
         if trainer.sanity_checking:
             return
-        scores = _scores(trainer, "val")
         if trainer.state.fn != TrainerFn.FITTING:
             if self._only_if_verbose and not trainer.validate_loop.verbose:
                 return
             last = "before training" if trainer.global_step == 0 else "last weights"
-            when = "best checkpoint" if trainer.ckpt_path else last
-            say(trainer, f"{when:<15} {scores}")
+            say_scores(trainer, "best checkpoint" if trainer.ckpt_path else last)
             return
         loss, batches = self._epoch_losses(pl_module)
         done = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
@@ -149,7 +147,7 @@ class EpochLines(Callback):
         speed = f"{Throughput.total(self._parts)}  " if self._parts else ""  # none if resumed at this validation
         say(
             trainer,
-            f"{done:<15} {scores}  train loss {loss / max(batches, 1):.2f}  {speed}{elapsed}",
+            f"{done:<15} {_scores(trainer, 'val')}  train loss {loss / max(batches, 1):.2f}  {speed}{elapsed}",
         )
         losses = step_losses(pl_module)
         self._read = (losses.total, losses.count)
@@ -159,6 +157,11 @@ class EpochLines(Callback):
         """Print the line of a test."""
         if trainer.test_loop.verbose or not self._only_if_verbose:
             say(trainer, f"{'test':<15} {_scores(trainer, 'test')}")
+
+
+def say_scores(trainer: Trainer, whose: str) -> None:
+    """Print the line with the last validation's scores, on the first process."""
+    say(trainer, f"{whose:<15} {_scores(trainer, 'val')}")
 
 
 def _scores(trainer: Trainer, stage: str) -> str:

@@ -40,6 +40,7 @@ from qa_lightning.inference.reader import QuestionSet
 from qa_lightning.models.loading import lasting_name, load_tokenizer
 from qa_lightning.progress import print_log
 from qa_lightning.wording import counted, did_you_mean
+from qa_lightning.workers import usable_cores
 
 log = logging.getLogger("qa_lightning")
 
@@ -49,6 +50,7 @@ _RULES: Rules = {
     "tokens_per_batch": _COUNT,
     "eval_batch_size": _COUNT,
     "pad_to_multiple_of": _COUNT,
+    "prepare_workers": _COUNT,
     "max_train_examples": _COUNT,
     "max_validation_examples": _COUNT,
     "validation_fraction": (lambda part: 0 < part < 1, "must be between 0 and 1"),
@@ -90,6 +92,8 @@ class SquadDataModule(LightningDataModule):
             total probability of those in a window (marginal likelihood).
         seed: decides the order of batches and the split by context.
         num_workers: processes that load data; 0 loads in the main process, which is enough for mapped files.
+        prepare_workers: processes that prepare data: read, check, tokenize. None: as many as there are cores that this
+            process may use (on Linux; elsewhere one). The prepared files are the same.
         cache_dir: folder of prepared data; None for ``$QA_LIGHTNING_CACHE`` or the user's cache folder.
     """
 
@@ -116,6 +120,7 @@ class SquadDataModule(LightningDataModule):
         train_answers: TrainAnswers = "first",
         seed: int = 42,
         num_workers: int = 0,
+        prepare_workers: int | None = None,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
@@ -290,6 +295,7 @@ class SquadDataModule(LightningDataModule):
             self.cache_dir,
             self.train_answers if split == "train" else "first",
             self.texts_alone,
+            self.hparams["prepare_workers"] or usable_cores(),
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Ends a run: writes its model first, then validates it, fits threshold and temperature, and writes scores and figures.
 
+If the fit ended with the validation of the best checkpoint, its answers are in memory and it is not validated again.
 If a part fails after the weights are written, that part alone is missing, and a line says so.
 """
 
@@ -18,9 +19,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, Timer
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, Timer, WeightAveraging
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from safetensors import SafetensorError
 
 from qa_lightning.decoding.spans import Scaling
@@ -36,7 +38,7 @@ from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_res
 from qa_lightning.runs.record import mark_finished, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
 from qa_lightning.runs.throughput import peak_memory
-from qa_lightning.training.callbacks import BestCheckpoint, EpochLines
+from qa_lightning.training.callbacks import BestCheckpoint, EpochLines, say_scores
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
 from qa_lightning.training.scored import scored_questions
@@ -66,8 +68,12 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     folder = run / MODEL_FOLDER if run is not None and first else None
     if folder is not None:
         _save(module, data, settings, folder, weights)
+    scored = _is_in_memory(trainer, module, best, weights)
     del weights
-    scored = _validate(trainer, module, data, best)
+    if scored:
+        say_scores(trainer, "best checkpoint")
+    else:
+        scored = _validate(trainer, module, data, best)
     if folder is None:
         return
     scores: dict[str, float] = {}
@@ -182,6 +188,30 @@ def _weights(trainer: Trainer) -> tuple[str | None, dict[str, Any]]:
     if trainer.is_global_zero:
         log.warning("there is no best checkpoint: the current weights are written instead")
     return None, trainer.strategy.lightning_module_state_dict()
+
+
+def _is_in_memory(trainer: Trainer, module: QALightningModule, best: str | None, weights: dict[str, Any]) -> bool:
+    """Whether the fit's last validation was that of the best checkpoint, with all that its report and fit need.
+
+    Every process gets the same answer. Sharded weights are always validated, and averages that are taken at the end of
+    an epoch: they are taken between the validation and the checkpoint.
+
+    Args:
+        trainer, module: of the run.
+        best, weights: see `_weights`.
+    """
+    strategy, callbacks = trainer.strategy, trainer.callbacks  # type: ignore[attr-defined]
+    plain = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
+    epoch = trainer.current_epoch - 1  # the last one
+    averaged = any(isinstance(one, WeightAveraging) and one.should_update(epoch_idx=epoch) for one in callbacks)
+    if best is None or not plain or averaged or module.last_step != trainer.global_step:
+        return False
+    same = False
+    if trainer.is_global_zero:
+        begun, own = read_beginning(Path(best)), module.state_dict()
+        same = isinstance(begun, Beginning) and begun.step == module.last_step and own.keys() == weights.keys()
+        same = same and all(torch.equal(own[name].cpu(), weights[name]) for name in own)
+    return bool(strategy.broadcast(same))
 
 
 def _validate(trainer: Trainer, module: QALightningModule, data: SquadDataModule, best: str | None) -> bool:

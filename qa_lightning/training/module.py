@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder
+from qa_lightning.decoding.decoder import BestSpans, Decoded, Decoder, LossSum
 from qa_lightning.decoding.predictions import Answer, Predictions
+from qa_lightning.decoding.sharing import Processes, all_at_first, own_share
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError, Rules, argument_kinds, broken_rules
 from qa_lightning.features.batching import Batch, FeatureDataset, TrainingSampler
@@ -69,11 +70,12 @@ _RULES: Rules = {
 class QALightningModule(LightningModule):
     """Trains a question answering model, and scores it in every validation epoch.
 
-    After a validation epoch, each process holds all answers in ``predictions`` and their scores, under the official
-    scorers' names, in ``scores``; ``wrong`` has the numbers of the answers without an exact match, of the share that
-    this process scored. If some question has no answer, ``temperatures`` is set, or ``trainer.validate`` runs,
-    ``outcomes`` says how right the best spans are; otherwise it is None. ``trainer.test`` does the same as a
-    validation, under the names ``test/f1`` and so on; ``trainer.predict`` returns `Answer` objects, see `predict_step`.
+    After a validation epoch, ``predictions`` holds all answers, ``wrong`` the numbers of those without an exact match,
+    and ``scores`` the scores of all, under the official scorers' names. If some question has no answer,
+    ``temperatures`` is set, or ``trainer.validate`` runs, ``outcomes`` says how right the best spans are; otherwise it
+    is None. Of several processes, the first has all of that, the others the scores of all and, of the rest, the share
+    that they decoded. ``trainer.test`` does the same as a validation, under the names ``test/f1`` and so on;
+    ``trainer.predict`` returns `Answer` objects, see `predict_step`.
 
     Each training step seeds its random numbers from the run's seed, epoch, batch and process, so a resumed run draws
     the numbers that it would have drawn without the stop.
@@ -138,6 +140,8 @@ class QALightningModule(LightningModule):
         self.predictions: Predictions | None = None
         self.temperatures: tuple[float, ...] = ()  # ``outcomes`` keeps sums for these; finish and evaluate set them
         self.outcomes: Outcomes | None = None
+        self.last_n_best = 0  # above 0: the validation that ends a fit keeps so many candidates, and ``outcomes``
+        self.last_step: int | None = None  # of the weights that it validated
         self.scores: dict[str, float] = {}
         self._decoder: Decoder | None = None
         self.losses = StepLosses()
@@ -257,17 +261,18 @@ class QALightningModule(LightningModule):
         Raises:
             InputError: it cannot be written.
         """
+        if self.global_rank != 0:
+            return
         settings = self.answer_settings
         if self._validated is not None:
             found = fit_confidence(self._validated, self.version_2, settings.scaling)
             fitted = Fitted(found.scaling, self.version_2, self._fingerprint, found.scores_at_precision)
             settings = settings.fitted(fitted)
         tokenizer = self.tokenizer or load_tokenizer(self.hparams["model_name"])
-        if self.global_rank == 0:
-            try:
-                save_model(self.model, tokenizer, settings, Path(folder).expanduser(), self.state_dict(), "model.")
-            except (OSError, SafetensorError) as error:
-                raise InputError(f"the model could not be written to {folder} ({error})") from None
+        try:
+            save_model(self.model, tokenizer, settings, Path(folder).expanduser(), self.state_dict(), "model.")
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"the model could not be written to {folder} ({error})") from None
 
     def on_train_start(self) -> None:
         """Use the run's seed for the steps, unless a checkpoint gave one; count the steps of the schedule again."""
@@ -368,7 +373,7 @@ class QALightningModule(LightningModule):
         ids = []
         if isinstance(dataset, FeatureDataset) and not math.isfinite(own):
             ids = _example_ids(dataset, broken.features.cpu().numpy())
-        ids = list(dict.fromkeys(name for part in self._gather(ids) for name in part))
+        ids = list(dict.fromkeys(name for part in self._processes.all(ids) for name in part))
         raise DivergedError(f"the loss is {mean} at step {broken.step} (questions {', '.join(ids)})")
 
     def on_validation_start(self) -> None:
@@ -402,53 +407,64 @@ class QALightningModule(LightningModule):
         """Clear the results, and make a decoder for the validation set."""
         self.predictions = None
         self.outcomes = None
+        last = self.last_n_best > 0 and _ends_fit(self.trainer)
+        self.last_step = self.global_step if last else None
         alone = self.trainer.state.fn == TrainerFn.VALIDATING
-        temperatures = self.temperatures or (tuple(TEMPERATURES.tolist()) if alone else ())
+        temperatures = self.temperatures or (tuple(TEMPERATURES.tolist()) if alone or last else ())
         scaling = Scaling(self.temperature, self.threshold, temperatures)
-        self._decoder = Decoder(self._validation_set().store, BestSpans(self.n_best, self.max_answer_length, scaling))
+        n_best = max(self.n_best, self.last_n_best if last else 0)
+        self._decoder = Decoder(self._validation_set().store, BestSpans(n_best, self.max_answer_length, scaling))
 
     def on_validation_epoch_end(self) -> None:
-        """Join the spans that all processes decoded, by example; score them; log the same values on every process.
+        """Score the examples that are this process's; log the same values, those of all, on every process.
 
         Raises:
             DivergedError: the logits of some questions are not numbers.
         """
-        dataset = self._validation_set()
+        dataset, processes = self._validation_set(), self._processes
         assert self._decoder is not None
-        decoded = self._decoder.join(self._gather(self._decoder.take()))
-        if len(decoded.broken):
-            ids = ", ".join(_example_ids(dataset, decoded.broken))
+        own = own_share(self._decoder, self._decoder.take(), processes)
+        if len(own.broken):
+            ids = ", ".join(_example_ids(dataset, own.broken))
             raise DivergedError(f"validation at step {self.global_step}: logits are not numbers (questions {ids})")
-        self.predictions = Predictions(
-            dataset.examples, decoded.index, decoded.spans, dataset.version_2, self.threshold
-        )
-        metric = self.metrics[int(dataset.version_2)]
-        assert isinstance(metric, SquadMetric)
-        share = (self.trainer.global_rank, self.trainer.world_size)
-        outcomes = judge(self.predictions, metric.scoring, share)
-        exact, f1 = outcomes.scores(self.threshold, dataset.version_2)
-        metric.update_scores(exact, f1, outcomes.has_answer)
-        self.wrong = np.flatnonzero(exact == 0) * share[1] + share[0]
-        self.scores = scores = metric.compute()
-        metric.reset()
-        if dataset.version_2 or self.temperatures or self.trainer.state.fn == TrainerFn.VALIDATING:
-            self.outcomes = Outcomes.join(self._gather(outcomes))
-        if self.trainer.state.fn == TrainerFn.VALIDATING and dataset.version_2 == self.version_2:
-            self._validated = self.outcomes
+        self._score(own)
         if self.trainer.sanity_checking:
             return
         values = {
             "exact_match" if name == "exact" else name: value
-            for name, value in scores.items()
+            for name, value in self.scores.items()
             if not name.endswith("total")
         }
-        values["loss"] = decoded.mean_loss
+        values["loss"] = LossSum.mean(processes.all(own.loss_sum))
         if self.outcomes is not None and dataset.version_2:
-            best = best_threshold(*self.outcomes.decision)
+            best = processes.from_one(best_threshold(*self.outcomes.decision) if processes.is_first else None)
+            assert best is not None
             values |= {"best_f1": best.f1, "null_score_diff_threshold": best.threshold}
         stage = "test" if self.trainer.testing else "val"
         for name, value in values.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "f1", batch_size=1)
+
+    def _score(self, own: Decoded) -> None:
+        """Score this process's share of the questions; what is kept of all of them goes to the first process."""
+        dataset, processes = self._validation_set(), self._processes
+        metric = self.metrics[int(dataset.version_2)]
+        assert isinstance(metric, SquadMetric)
+        share = Predictions(dataset.examples, own.index, own.spans, dataset.version_2, self.threshold)
+        outcomes = judge(share, metric.scoring)
+        exact, f1 = outcomes.scores(self.threshold, dataset.version_2)
+        metric.update_scores(exact, f1, outcomes.has_answer)
+        self.scores = metric.compute()
+        metric.reset()
+        index, spans = all_at_first(own.index, own.spans, processes)
+        self.predictions = replace(share, index=index, spans=spans)
+        wrong = outcomes.index[exact == 0]
+        wrong = np.concatenate(processes.at_first(len(wrong), lambda part: wrong[part]) or [wrong])
+        self.wrong = np.searchsorted(index, np.sort(wrong))
+        alone = self.trainer.state.fn == TrainerFn.VALIDATING
+        if dataset.version_2 or self.temperatures or alone or self.last_step is not None:
+            self.outcomes = Outcomes.join(processes.at_first(len(outcomes), outcomes.take) or [outcomes])
+        if alone and dataset.version_2 == self.version_2:
+            self._validated = self.outcomes
 
     def on_test_epoch_start(self) -> None:
         """As for a validation."""
@@ -512,13 +528,17 @@ class QALightningModule(LightningModule):
             )
         return dataset
 
-    def _gather(self, part: Any) -> list[Any]:
-        """``part`` of each process, by rank, on all processes."""
-        if self.trainer.world_size == 1:
-            return [part]
-        parts: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(parts, part)
-        return parts
+    @property
+    def _processes(self) -> Processes:
+        return Processes(self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device)
+
+
+def _ends_fit(trainer: Trainer) -> bool:
+    """Whether the fit ends with this validation, as far as is known: nothing but a callback could know better."""
+    if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        return False
+    last_epoch = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch + 1
+    return 0 < trainer.max_steps <= trainer.global_step or (last_epoch and trainer.is_last_batch)
 
 
 def _example_ids(dataset: FeatureDataset, features: NDArray[Any], limit: int = 32) -> list[str]:

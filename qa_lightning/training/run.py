@@ -17,6 +17,7 @@ from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError, LostProcessError
 from qa_lightning.files import hold_folder
 from qa_lightning.layout import MODEL_FOLDER, RECORD
+from qa_lightning.pages.questions import N_BEST
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger, use_run_folder
 from qa_lightning.runs.failures import (
@@ -56,6 +57,7 @@ class TrainingRun:
         self.last = LastCheckpoint(self.config.save_every_minutes, signals)
         self.last.writes = self.config.trainer.enable_checkpointing is not False
         self.trainer.callbacks += [RunRecord(), self.last]  # type: ignore[attr-defined]
+        self.module.last_n_best = N_BEST  # so that `finish` need not validate again what is the best
         self._held: int | None = None  # see `hold_folder`
         self._started_by = cli.started_by
         strategy = self.trainer.strategy

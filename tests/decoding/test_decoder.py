@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -9,15 +10,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from qa_lightning.decoding.decoder import BestSpans, Decoder, FeatureLogits, LogitsCopy, complete_rows, join_windows
+from qa_lightning.decoding.decoder import (
+    BestSpans,
+    Decoded,
+    Decoder,
+    FeatureLogits,
+    LogitsCopy,
+    LossSum,
+    complete_rows,
+    join_windows,
+)
 from qa_lightning.decoding.predictions import Predictions, Rows
-from qa_lightning.decoding.spans import WindowLogits, decode_spans
+from qa_lightning.decoding.sharing import Processes, all_at_first, own_share
+from qa_lightning.decoding.spans import Spans, WindowLogits, decode_spans
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
 from tests.helpers.data import make_rows
 from tests.helpers.decoding import predict
 from tests.helpers.models import small_tokenizer
+from tests.helpers.wires import as_processes
 
 
 @cache
@@ -65,18 +78,52 @@ def test_any_dealing_gives_the_same(seed, parts, together, size, repeated, missi
         decoder = decoders[number % parts]
         decoder.batches_together = together
         decoder.add(logits_of(store, order[begin : begin + size].tolist()))
-    joined = decoders[0].join([decoder.take() for decoder in decoders])
+
+    def divide(processes: Processes) -> tuple[Decoded, NDArray[np.int64], Spans]:
+        decoder = decoders[processes.rank]
+        own = own_share(decoder, decoder.take(), processes)
+        return own, *all_at_first(own.index, own.spans, processes)
+
+    (own, index, spans), *others = as_processes(parts, divide)
     whole = predict(logits_of(store, order.tolist()), store, Rows(rows), False, 3, 10)
-    assert np.array_equal(joined.index, whole.index)
-    assert same(joined.spans, whole.spans)
-    assert joined.mean_loss == np.mean(sorted(set(order.tolist())))
+    assert np.array_equal(index, whole.index)
+    assert same(spans, whole.spans)
+    every = [own, *(each for each, _, _ in others)]
+    assert sorted(np.concatenate([each.index for each in every]).tolist()) == index.tolist()  # each is one process's
+    for each, its_index, its_spans in others:
+        assert np.array_equal(its_index, each.index)
+        assert same(its_spans, whole.spans.take(np.searchsorted(index, its_index)))
+    assert LossSum.mean([each.loss_sum for each in every]) == np.mean(sorted(set(order.tolist())))
     seen = {*order.tolist()}
     complete = [
         example
         for example in range(len(rows))
         if all(feature in seen for feature in np.flatnonzero(store.example == example).tolist())
     ]
-    assert joined.index.tolist() == complete
+    assert index.tolist() == complete
+
+
+def test_an_example_that_one_process_has_whole_and_others_in_parts_is_that_ones() -> None:
+    _, store = dataset()
+    example = int(np.bincount(store.example).argmax())
+    every = np.flatnonzero(store.example == example).tolist()
+    decoders = [Decoder(store, BestSpans(1, 10)) for _ in range(3)]
+    for decoder, features in zip(decoders, (every[:1], every, every[1:]), strict=True):
+        decoder.add(logits_of(store, features))
+    shares = as_processes(3, lambda one: own_share(decoders[one.rank], decoders[one.rank].take(), one))
+    assert [share.index.tolist() for share in shares] == [[], [example], []]
+    assert [len(share.feature) for share in shares] == [1, len(every) - 1, 0]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1), st.integers(0, 10))
+def test_a_mean_of_losses_is_exact_however_they_are_cut(losses, cut) -> None:
+    array = np.array(losses, np.float32)
+    parts = [LossSum.of(array[:cut]), LossSum.of(array[cut:])]
+    assert LossSum.mean(parts) == float(sum(map(Fraction, losses)) / len(losses))
+    for other in (np.inf, np.nan):
+        array[0] = other
+        np.testing.assert_equal(LossSum.mean([LossSum.of(array[:cut]), LossSum.of(array[cut:])]), other)
 
 
 def test_logits_are_let_go_once_an_example_is_decoded() -> None:
@@ -113,9 +160,11 @@ def test_features_without_numbers_are_named_whichever_process_saw_them() -> None
         if features:
             logits.start[0] = np.nan
         decoder.add(logits)
-    joined = decoders[0].join([decoder.take() for decoder in decoders])
-    assert joined.broken.tolist() == [0, half]
-    assert not {store.example[0], store.example[half]} & {*joined.index.tolist()}
+    shares = as_processes(3, lambda one: own_share(decoders[one.rank], decoders[one.rank].take(), one))
+    for share in shares:
+        assert share.broken.tolist() == [0, half]
+        assert not {store.example[0], store.example[half]} & {*share.index.tolist()}
+    assert sum(len(share.index) for share in shares) == 15
 
 
 def test_no_example_is_cut_across_chunks_the_last_neither() -> None:

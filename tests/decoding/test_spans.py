@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from qa_lightning.decoding import spans
 from qa_lightning.decoding.spans import Scaling, WindowLogits, decode_spans
+from qa_lightning.metrics.calibration import TEMPERATURES
 from tests.helpers.decoding import random_windows
 
 PLAIN = Scaling()
@@ -105,7 +106,8 @@ def windows(draw: st.DrawFn) -> WindowLogits:
 
 
 heats = st.floats(0.2, 8.0)
-scalings = st.builds(Scaling, heats, st.floats(-9, 9), st.lists(heats, max_size=3).map(tuple))
+halves = st.permutations([4.0, 2.0, 1.0, 0.5, 0.25, 3.0, 2.0])  # of each other, out of order, and one twice
+scalings = st.builds(Scaling, heats, st.floats(-9, 9), st.one_of(st.lists(heats, max_size=3), halves).map(tuple))
 
 
 @settings(max_examples=300, deadline=None)
@@ -141,11 +143,28 @@ def test_equals_brute_force_on_overlapping_windows(scale: float, n_best: int) ->
     assert_equal_to_brute_force(random_windows(1, 60, scale), n_best, 30)
 
 
-def test_chunks_give_the_same_as_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [1, 7, 30, 60])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_sums_at_the_temperatures_of_a_fit_equal_brute_force(width: int, scale: float) -> None:
+    """They are squares of each other, up to six times over, which costs no digit that counts."""
+    logits = random_windows(5, 12, scale)
+    scaling = Scaling(temperatures=tuple(TEMPERATURES.tolist()))
+    found, expected = decode_spans(logits, 1, width, scaling), brute_force(logits, 1, width, scaling)
+    np.testing.assert_allclose(found.log_spans, [row[3] for row in expected], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("tokens", [1, 100, 3000])
+def test_an_example_gets_the_same_to_the_last_digit_whatever_is_decoded_with_it(
+    monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    """So the number of processes, which decides that, changes nothing; one token a chunk decodes each alone."""
     logits = random_windows(2, 80)
-    whole = decode_spans(logits)
-    monkeypatch.setattr(spans, "_CHUNK_TOKENS", 100)
-    chunked = decode_spans(logits)
+    far = int(logits.length[: np.flatnonzero(logits.length == 40)[5]].sum())
+    logits.end[far + 4], logits.start[far + 20] = 5e4, 5e4  # which pair with nothing: their example takes logarithms
+    scaling = Scaling(temperatures=tuple(TEMPERATURES.tolist()))
+    whole = decode_spans(logits, scaling=scaling)
+    monkeypatch.setattr(spans, "_CHUNK_TOKENS", tokens)
+    chunked = decode_spans(logits, scaling=scaling)
     for name in spans.Spans.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(whole, name), getattr(chunked, name))
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,11 @@ import pytest
 from qa_lightning.caching import MANIFEST, build_once, damage, default_cache_dir
 from qa_lightning.checks.report import check_prepared
 from qa_lightning.data.columns import ReadSettings
+from qa_lightning.data.examples import in_validation, read_examples
+from qa_lightning.data.objects import given_source
+from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
-from qa_lightning.features.cache import PreparedSplit
+from qa_lightning.features.cache import PreparedSplit, open_examples
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.models.loading import resolve
 from tests.helpers.damage import damages, inflict, remove
@@ -446,3 +451,114 @@ def test_what_was_counted_of_a_split_is_read_from_whole_files(made) -> None:
     assert rows["rows"] == 12
     assert len(rows["repaired"]) == 1
     assert json.loads((split(made).features_folder / "summary.json").read_text()) == windows
+
+
+# --- several processes ---
+
+
+@pytest.fixture
+def small_chunks(monkeypatch) -> None:
+    monkeypatch.setattr("qa_lightning.data.chunks._ROWS", 7)
+    monkeypatch.setattr("qa_lightning.features.cache._ROWS", 5)
+
+
+def bad_rows() -> list[dict]:
+    """Rows with every kind of fault, in several chunks: bad, repeated, to be repaired, bad answers beside good ones."""
+    rows = make_rows(60, unanswerable=9, long=5)
+    for number in (3, 17, 18, 44):
+        rows[number] = {**rows[number], "question": " "}
+    for number in (5, 29):
+        rows[number]["answers"]["answer_start"] = [rows[number]["answers"]["answer_start"][0] + 1]
+    rows[30]["answers"]["text"] = ["not there"]
+    rows[31]["answers"] = {"text": [*rows[31]["answers"]["text"], "x" * 9], "answer_start": [0, 0]}
+    rows[40]["id"] = rows[2]["id"]
+    rows[41]["id"] = rows[40]["id"]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("on_bad_rows", "changes"),
+    [
+        ("skip", {}),
+        ("repair_or_skip", {"divided": (0.4, 1)}),
+        ("repair_or_skip", {"split": "train", "answers": "all"}),
+    ],
+)
+def test_any_number_of_processes_prepares_the_same_bytes(tmp_path, small_chunks, on_bad_rows, changes) -> None:
+    write_json(tmp_path / "rows.json", bad_rows())
+    seen = []
+    for workers in (1, 3):
+        made = split(tmp_path, on_bad_rows=on_bad_rows, cache_dir=tmp_path / str(workers), workers=workers, **changes)
+        assert made.prepare()
+        seen.append(content(tmp_path / str(workers)))
+        assert not multiprocessing.active_children()
+    assert seen[0] == seen[1]
+    names = {Path(name).name for name in seen[0]}
+    assert {"examples.arrow", "windows.bin", "left_out.txt", "summary.json"} <= names
+    part = changes.get("divided")
+    wanted = partial(in_validation_of, part) if part else lambda _: True
+    one_by_one = list(read_examples(read_rows(made.source, "validation"), on_bad_rows, keep=wanted))
+    assert [{**row, "title": None} for row in one_by_one] == list(open_examples(made.examples_folder))
+    assert len(one_by_one) > 10
+
+
+def in_validation_of(part: tuple[float, int], example: dict) -> bool:
+    return in_validation(example["context"], *part)
+
+
+def test_any_number_of_processes_finds_the_same_faults_in_the_same_order(tmp_path, small_chunks) -> None:
+    write_json(tmp_path / "rows.json", bad_rows())
+    lines = (tmp_path / "broken.jsonl").open("w", encoding="utf-8")
+    with lines:
+        lines.writelines(json.dumps(row) + "\n" for row in bad_rows()[:40])
+    with (tmp_path / "broken.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe\n")
+    found: dict[str, list[list[str]]] = {}
+    for name in ("rows.json", "broken.jsonl"):
+        for workers in (1, 3):
+            made = split(tmp_path, source=str(tmp_path / name), on_bad_rows="error", workers=workers)
+            with pytest.raises(InputError) as caught:
+                made.prepare()
+            found.setdefault(name, []).append(caught.value.problems)
+        assert found[name][0] == found[name][1]
+        with pytest.raises(InputError) as one_by_one:
+            list(read_examples(read_rows(str(tmp_path / name), "validation"), "error"))
+        assert found[name][0][1:] == one_by_one.value.problems[1:]
+    assert len(found["broken.jsonl"][0]) == 9  # where the file breaks off, and the problems before
+    assert len(found["rows.json"][0]) == 12  # a line that says how many, and the problems
+
+
+def test_cells_that_cannot_be_sent_to_another_process_are_told_all_the_same(tmp_path, small_chunks) -> None:
+    rows = make_rows(30)
+    rows[9] |= {"question": (letter for letter in "Who?")}
+    source = given_source("validation", rows)
+    with pytest.raises(InputError, match="question is <generator") as caught:
+        split(tmp_path, source=source, on_bad_rows="error", workers=2).prepare()
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize("where", ["qa_lightning.data.chunks.check_row", "qa_lightning.features.windows.gold_tokens"])
+def test_a_process_that_is_killed_is_one_error_and_leaves_nothing(tmp_path, small_chunks, monkeypatch, where) -> None:
+    """Also while it sends a result that is larger than a pipe holds."""
+    write_json(tmp_path / "rows.json", make_rows(60))
+    parent = os.getpid()
+
+    def killed(*_: object) -> None:
+        assert os.getpid() != parent
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(where, killed)
+    with pytest.raises(InputError) as caught:
+        split(tmp_path, workers=2).prepare()
+    what = "--data.prepare_workers: a process that prepares data ended of SIGKILL"
+    assert caught.value.problems == [f"{what}; the system ends processes so when memory runs out"]
+    assert not multiprocessing.active_children()
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.name.endswith(".part")]
+
+
+def test_few_rows_start_no_process(tmp_path, monkeypatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("qa_lightning.workers.Worker", none)
+    assert split(tmp_path, workers=8).prepare()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import multiprocessing
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -162,6 +164,74 @@ def test_a_checkpoint_is_durable_before_it_takes_the_place_of_the_one_before_and
     disk_calls.clear()
     save(path, 2.0)
     assert disk_calls.hold_in_order([disk_calls.synced(path), ("replaced", path), disk_calls.synced(tmp_path)])
+
+
+def state(step: int = 3, weight: float = 1.0) -> dict[str, Any]:
+    """A checkpoint with all kinds of values that one holds."""
+    numbers = {"steps": [step, (0.5, float("nan"))], "on": True, "name": "a", "none": None}
+    tensors = OrderedDict(full=torch.full((50,), weight, dtype=torch.bfloat16), single=torch.tensor(weight))
+    return {"state_dict": tensors, "loops": numbers}
+
+
+def saved(folder: Path, best: dict[str, Any], last: dict[str, Any]) -> tuple[Path, Path]:
+    io, (one, other) = AtomicCheckpointIO(), (folder / "best.ckpt", folder / "last.ckpt")
+    io.save_checkpoint(best, one)
+    io.save_checkpoint(last, other)
+    return one, other
+
+
+def test_the_best_checkpoint_that_is_the_last_one_too_takes_its_room_on_disk_once(tmp_path) -> None:
+    """Of what is written later to one name, and of its removal, the other sees nothing."""
+    best, last = saved(tmp_path, state(), state())
+    assert best.samefile(last)
+    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt"}
+    io = AtomicCheckpointIO()
+    io.save_checkpoint(state(), last)  # once more: both are names of one file already
+    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt"}
+    before = best.read_bytes()
+    io.save_checkpoint(state(4, 2.0), last)
+    assert best.read_bytes() == before != last.read_bytes()
+    io.save_checkpoint(state(4, 2.0), best)
+    assert best.samefile(last)
+    io.remove_checkpoint(best)
+    assert torch.load(last, weights_only=True)["loops"]["steps"][0] == 4
+
+
+@pytest.mark.parametrize(
+    ("best", "last"),
+    [
+        (state(), state(4)),
+        (state(), state(weight=1.5)),
+        (state(weight=0.0), state(weight=-0.0)),
+        (state(), {**state(), "loops": {**state()["loops"], "on": 1}}),
+        (state(), {**state(), "more": 1}),
+        ({"a": [1, 2]}, {"a": [1]}),
+        ({"a": torch.zeros(4)}, {"a": torch.zeros(2, 2)}),
+        ({"a": torch.zeros(4)}, {"a": torch.zeros(4, dtype=torch.int32)}),
+    ],
+)
+def test_checkpoints_that_differ_in_anything_are_two_files(tmp_path, best, last) -> None:
+    files = saved(tmp_path, best, last)
+    assert not files[0].samefile(files[1])
+    for path, written in zip(files, (best, last), strict=True):
+        assert checkpoints._alike(torch.load(path, weights_only=True), written)
+
+
+def test_where_files_cannot_have_two_names_they_are_written_twice(tmp_path, monkeypatch) -> None:
+    def unknown(*_) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", unknown)
+    best, last = saved(tmp_path, state(), state())
+    assert not best.samefile(last)
+    assert best.read_bytes() == last.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_a_damaged_checkpoint_gets_no_second_name(tmp_path) -> None:
+    (tmp_path / "best.ckpt").write_bytes(b"no checkpoint")
+    AtomicCheckpointIO().save_checkpoint(state(), tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["loops"]["steps"][0] == 3
 
 
 @pytest.fixture
@@ -409,6 +479,7 @@ def test_a_damaged_last_checkpoint_is_told_and_the_best_one_taken(tmp_path, mode
     arguments = finished_run(tmp_path, model_folder, capsys)
     last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     whole = last.read_bytes()
+    last.unlink()  # the best one is the same file
     last.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "other": b"not a checkpoint"}[damage])
     assert commands.train([*arguments, "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
     printed = capsys.readouterr().out

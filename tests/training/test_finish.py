@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from qa_lightning.metrics import plots
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.pages import report as reports
 from qa_lightning.training import finish as finishing
+from qa_lightning.training.callbacks import BestCheckpoint
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.training import train_flags
@@ -305,8 +307,56 @@ def test_a_run_records_its_best_epoch_speed_and_memory(case) -> None:
     assert 2**26 < measured["peak_memory_bytes"] < 2**36
 
 
+@pytest.mark.parametrize(
+    ("best", "unanswerable"), [("last", 0), ("last", 15), ("first", 0), ("last, but changed since", 0)]
+)
+def test_the_best_checkpoint_is_validated_once_more_only_if_it_is_not_the_last_one(
+    case, tmp_path, monkeypatch, best, unanswerable
+) -> None:
+    """All that a run leaves is the same in both cases."""
+    write_json(tmp_path / "rows.json", make_rows(40, unanswerable))
+    again: list[bool] = []
+    given = finishing._validate
+    monkeypatch.setattr(finishing, "_validate", lambda *values: again.append(True) or given(*values))
+    saves = {"first": lambda self, trainer, current=None: trainer.current_epoch == 0}
+    monkeypatch.setattr(BestCheckpoint, "check_monitor_top_k", saves.get(best, lambda *_, **__: True))
+    if best == "last, but changed since":
+        monkeypatch.setattr(Raises, "on_fit_end", lambda self, _, module: module.model.qa_outputs.bias.data.add_(1))
+    changes = ("--trainer.callbacks+", f"{__name__}.Raises") if "changed" in best else ()
+    assert case.run(*changes) == 0
+    assert bool(again) is (best != "last")
+    files = [case.path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    assert files[0].samefile(files[1]) is (best != "first")
+    if best != "last":
+        return
+    names = ("confidence/confidence.json", "report.jsonl", "model/config.json")
+    left = [(case.path / name).read_text("utf-8") for name in names]
+    scores, line = case.finished["scores"], re.findall("^best checkpoint EM.*$", case.said, re.MULTILINE)
+    monkeypatch.setattr(finishing, "_is_in_memory", lambda *_: False)
+    shutil.rmtree(case.path)
+    assert case.run() == 0
+    assert again
+    assert left == [(case.path / name).read_text("utf-8") for name in names]
+    assert (scores, line) == (case.finished["scores"], re.findall("^best checkpoint EM.*$", case.said, re.MULTILINE))
+
+
+@pytest.mark.parametrize("at_the_end_of_epochs", [False, True])
+def test_averages_of_weights_are_validated_again_if_they_changed_since(case, monkeypatch, at_the_end_of_epochs) -> None:
+    """As averages of epochs do, between the validation and the checkpoint."""
+    again: list[bool] = []
+    given = finishing._validate
+    monkeypatch.setattr(finishing, "_validate", lambda *values: again.append(True) or given(*values))
+    monkeypatch.setattr(BestCheckpoint, "check_monitor_top_k", lambda *_, **__: True)
+    average = ["--trainer.callbacks+", "EMAWeightAveraging", "--trainer.callbacks.use_buffers", "false"]
+    average += ["--trainer.callbacks.update_starting_at_epoch", "0"] if at_the_end_of_epochs else []
+    assert case.run(*average) == 0
+    assert bool(again) is at_the_end_of_epochs
+    assert_same(load_file(case.model / "model.safetensors"), weights_of(case.path / "checkpoints" / "best.ckpt"))
+
+
 def test_a_validation_that_fails_costs_the_scores_alone(case, monkeypatch) -> None:
     """As where the end needs more memory than there is."""
+    monkeypatch.setattr(finishing, "_is_in_memory", lambda *_: False)
     given = finishing._validate
 
     def failing(trainer, module, *others):
@@ -329,7 +379,7 @@ def test_the_weights_are_written_before_anything_else(case, monkeypatch) -> None
     def killed(*_, **__) -> bool:
         raise Killed
 
-    monkeypatch.setattr(finishing, "_validate", killed)
+    monkeypatch.setattr(finishing, "_is_in_memory", killed)
     with pytest.raises(Killed):
         case.run()
     assert_same(
@@ -341,6 +391,7 @@ def test_a_damaged_best_checkpoint_costs_that_alone(case, monkeypatch) -> None:
     given = finishing._weights
 
     def damaged(trainer):
+        (case.path / "checkpoints" / "best.ckpt").unlink()  # it may be the last one's file, too
         (case.path / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")
         return given(trainer)
 

@@ -14,16 +14,19 @@ from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering
 
 from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.decoding.decoder import FeatureLogits, LogitsCollector, complete_rows, join_windows
+from qa_lightning.decoding.sharing import Processes
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.features.batching import PaddingCollator, TrainingSampler
-from qa_lightning.metrics.outcomes import Outcomes, judge
+from qa_lightning.features.batching import EvaluationSampler, PaddingCollator, TrainingSampler
+from qa_lightning.metrics.outcomes import judge
 from qa_lightning.metrics.squad import SquadMetric
 from qa_lightning.models.loss import StepLosses, span_loss
+from qa_lightning.training import module as modules
 from tests.helpers import commands
 from tests.helpers.data import make_rows, mixed_rows, write_json
 from tests.helpers.families import FAMILIES, save
 from tests.helpers.models import small_config
 from tests.helpers.training import QUIET, SMALL, train_flags
+from tests.helpers.wires import as_processes
 
 
 @pytest.fixture
@@ -51,9 +54,6 @@ class OnOneOfTwo(QALightningModule):
 
     def log(self, *args, **kwargs) -> None:
         pass
-
-    def _gather(self, part):
-        return [part]
 
 
 def batch_of(data: SquadDataModule, count: int) -> dict[str, torch.Tensor]:
@@ -161,12 +161,11 @@ def test_scores_do_not_depend_on_how_many_examples_are_read_at_a_time(data, mode
         (scores,) = Trainer(**QUIET).validate(module, data, verbose=False)
     for rows in (1, 3, 11):
         monkeypatch.setattr("qa_lightning.decoding.predictions._ROWS", rows)
-        for share in ((0, 1), (1, 2)):
-            metric = SquadMetric()
-            outcomes = judge(module.predictions, metric.scoring, share)
-            metric.update_scores(*outcomes.scores(0.0, False), outcomes.has_answer)
-            assert metric.compute() == {"exact_match": 100.0, "f1": 100.0}
-            assert int(metric.sums[0, 2]) == len(range(share[0], 11, share[1]))
+        metric = SquadMetric()
+        outcomes = judge(module.predictions, metric.scoring)
+        metric.update_scores(*outcomes.scores(0.0, False), outcomes.has_answer)
+        assert metric.compute() == {"exact_match": 100.0, "f1": 100.0}
+        assert int(metric.sums[0, 2]) == 11
     assert scores["val/exact_match"] == 100.0
 
 
@@ -253,21 +252,26 @@ def test_an_odd_number_of_windows_on_two_processes_counts_each_once(tmp_path, mo
     assert sorted(seen[0] + seen[1]) == list(range(7))
 
 
-def test_each_process_judges_its_own_share_of_the_questions(tmp_path, model_folder) -> None:
+def test_each_process_judges_its_own_share_of_the_questions_and_the_first_has_all(
+    tmp_path, model_folder, monkeypatch
+) -> None:
     path = write_json(tmp_path / "v2.json", make_rows(13, unanswerable=5, long=2))
     data = SquadDataModule(None, path, model_folder, **SMALL)
     data.prepare_data()
     data.setup("validate")
-    loader = data.val_dataloader()
-    shares = []
-    for rank in range(2):
+    judged = []
+
+    def validate(processes: Processes) -> QALightningModule:
         module = OnOneOfTwo(model_folder).eval()
+        dataset = data.validation_set
+        sampler = EvaluationSampler(dataset.store.windows["length"], 4, processes.count, processes.rank)
+        loader = data._loader(dataset, 4, sampler)
         module.trainer = SimpleNamespace(
             val_dataloaders=loader,
-            global_rank=rank,
-            world_size=2,
+            global_rank=processes.rank,
+            world_size=processes.count,
             sanity_checking=True,
-            strategy=None,
+            strategy=SimpleNamespace(root_device=torch.device("cpu")),
             testing=False,
             state=SimpleNamespace(fn=TrainerFn.FITTING),
         )
@@ -276,10 +280,26 @@ def test_each_process_judges_its_own_share_of_the_questions(tmp_path, model_fold
             for number, batch in enumerate(loader):
                 module.validation_step(batch, number)
         module.on_validation_epoch_end()
-        assert len(module.predictions) == 13  # every process has them all
-        shares.append(module.outcomes)
-    assert [share.index.tolist() for share in shares] == [[*range(0, 13, 2)], [*range(1, 13, 2)]]
-    assert len(Outcomes.join(shares)) == 13
+        return module
+
+    given = judge
+    monkeypatch.setattr(modules, "judge", lambda *values: judged.append(given(*values)) or judged[-1])
+    single = as_processes(1, validate)[0]
+    judged.clear()
+    first, second = as_processes(2, validate)
+    indices = [outcomes.index.tolist() for outcomes in judged]
+    assert sorted(indices[0] + indices[1]) == [*range(13)]
+    assert min(map(len, indices)) > 3
+    assert [*first.predictions.rows()] == [*single.predictions.rows()]
+    assert first.wrong.tolist() == single.wrong.tolist() != []
+    assert all(np.array_equal(one, other) for one, other in zip(*map(vars_of, (first, single)), strict=True))
+    assert second.predictions.index.tolist() == second.outcomes.index.tolist() in indices
+    assert len(second.predictions) < 13
+    assert set(second.predictions.index[second.wrong]) == set(second.predictions.index) & set(single.wrong)
+
+
+def vars_of(module: QALightningModule) -> list:
+    return [*vars(module.outcomes).values()]
 
 
 @pytest.mark.parametrize(

@@ -2,25 +2,20 @@
 
 One device computes in this process. Several devices get a process each, with its own copy of the model. A chunk is
 answered by one process alone, in batches that do not depend on the process, so any number of processes gives the same
-lines. At most two chunks per process are in flight.
+lines; see `qa_lightning.workers`.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -31,8 +26,8 @@ from qa_lightning.inference.bulk.several import SeveralTexts
 from qa_lightning.inference.reader import Reader
 from qa_lightning.runs.failures import is_out_of_memory
 from qa_lightning.wording import counted
+from qa_lightning.workers import Key, Worker, do_jobs, working
 
-Key = TypeVar("Key")
 Chunks = Iterable[tuple[Key, Sequence[Question]]]
 _CHARACTERS_TOGETHER = 1 << 22  # total length of contexts cut into windows at once: some hundred MB of tokens
 _BATCHES_TOGETHER = 16  # batches per chunk; windows are sorted by length within a chunk, which leaves 5% of padding
@@ -176,103 +171,15 @@ def answering(
         yield lambda chunks: ((key, asked.answer(reader, questions)) for key, questions in chunks)
         return
     threads = max(1, torch.get_num_threads() // len(devices))
-    idle: SimpleQueue[_Worker] = SimpleQueue()
-    with ExitStack() as running:
-        waiters = ThreadPoolExecutor(len(devices))  # each thread waits for one process
-        running.callback(waiters.shutdown, cancel_futures=True)  # runs after the processes have ended
-        workers = [running.enter_context(_Worker(asked, device, threads)) for device in devices]
-        for worker in workers:
-            worker.receive()  # it has loaded its model
-            idle.put(worker)
-        yield partial(_in_order, lambda questions: waiters.submit(_ask, idle, questions), 2 * len(devices))
-
-
-def _ask(idle: SimpleQueue[_Worker], questions: Sequence[Question]) -> bytes:
-    worker = idle.get()
-    try:
-        return worker.ask(questions)
-    finally:
-        idle.put(worker)
-
-
-def _in_order(
-    ask: Callable[[Sequence[Question]], Future[bytes]], max_in_flight: int, chunks: Chunks[Key]
-) -> Iterator[tuple[Key, bytes]]:
-    in_flight: deque[tuple[Key, Future[bytes]]] = deque()
-    for key, questions in chunks:
-        in_flight.append((key, ask(questions)))
-        if len(in_flight) == max_in_flight:
-            first, lines = in_flight.popleft()
-            yield first, lines.result()
-    for first, lines in in_flight:
-        yield first, lines.result()
-
-
-class _Worker:
-    """A process with the model on its device; it is killed when the ``with`` statement ends.
-
-    A pool of `concurrent.futures` would not do: it keeps the writing end of its processes' pipe open. If a process is
-    killed while it sends more than the pipe holds (64 KiB on Linux), the pool waits for the rest for ever.
-    """
-
-    def __init__(self, asked: PredictSettings, device: str, threads: int) -> None:
-        self._device = device
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, asked, device, threads, current_voice()), daemon=True
-        )
-        self._process.start()
-        theirs.close()  # so that the connection closes when the process ends
-
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Kill the process; a thread that waits for its answer gets an error."""
-        self._process.kill()
-        self._process.join()
-
-    def ask(self, questions: Sequence[Question]) -> bytes:
-        """Send questions, and return the lines of their answers."""
-        with suppress(OSError):  # the process has died: `receive` raises the error
-            self._connection.send(questions)
-        return self.receive()
-
-    def receive(self) -> bytes:
-        """Wait for the next message of the process.
-
-        Raises:
-            InputError: the process sent one, or it has died.
-        """
-        try:
-            reply: bytes | InputError = self._connection.recv()
-        except (EOFError, OSError):
-            raise InputError(self._cause_of_death()) from None
-        if isinstance(reply, InputError):
-            raise reply
-        return reply
-
-    def _cause_of_death(self) -> str:
-        self._process.join(5)
-        status = self._process.exitcode or 0
-        how = f"with status {status}; its own messages are above"
-        if status < 0:
-            how = f"of {signal.Signals(-status).name}"
-            how += "; the system ends processes so when memory runs out" if status == -signal.SIGKILL else ""
-        return f"--devices: the process that answers on {self._device} ended {how}"
+    what = "--devices: the process that answers on {}"
+    given = [(what.format(device), _serve, asked, device, threads, current_voice()) for device in devices]
+    with working([partial(Worker, *each) for each in given]) as answer:
+        yield answer
 
 
 def _serve(connection: Connection, asked: PredictSettings, device: str, threads: int, voice: Voice) -> None:
     """The main function of a worker process: answer questions until the connection closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the first one decides
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's
     torch.set_num_threads(threads)
-    with suppress(EOFError, OSError), speaking(voice):
-        try:
-            reader = asked.load(device)
-            connection.send(b"")
-            while True:
-                connection.send(asked.answer(reader, connection.recv()))
-        except InputError as error:
-            connection.send(error)
+    with speaking(voice):
+        do_jobs(connection, lambda: partial(asked.answer, asked.load(device)))

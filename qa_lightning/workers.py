@@ -1,0 +1,189 @@
+"""Processes that do jobs, and give the results back in order.
+
+A pool of `concurrent.futures` would not do: it keeps the writing end of its processes' pipe open. If a process is
+killed while it sends more than the pipe holds (64 KiB on Linux), the pool waits for the rest for ever.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any, Literal, TypeVar
+
+from qa_lightning.errors import InputError
+
+Key = TypeVar("Key")
+Job = TypeVar("Job")
+Reply = TypeVar("Reply")
+_STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # go to a whole group of processes; the first one decides
+
+
+class LostWorkerError(InputError):
+    """A process that does jobs has ended; nothing is known to be wrong with its input."""
+
+
+class Worker:
+    """A process that does jobs; it is killed when the ``with`` statement ends.
+
+    Args:
+        what: the process, for the message that it has ended.
+        main: its main function, which calls `do_jobs`: gets the connection, then ``given``.
+        given: what the function needs; if ``method`` is "spawn", it must be possible to pickle it.
+        method: "fork" starts at once, with all that is in memory, and only on Linux; "spawn" starts a new Python.
+    """
+
+    def __init__(
+        self, what: str, main: Callable[..., None], *given: Any, method: Literal["spawn", "fork"] = "spawn"
+    ) -> None:
+        self._what = what
+        context: Any = multiprocessing.get_context(method)
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=main, args=(theirs, *given), daemon=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: what runs there needs none
+            self._process.start()
+        theirs.close()  # so that the connection closes when the process ends
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill the process; a thread that waits for its answer gets an error."""
+        self._process.kill()
+        self._process.join()
+
+    def ask(self, job: Any) -> Any:
+        """Send a job, and return its result."""
+        with suppress(OSError):  # the process has died: `receive` raises the error
+            self._connection.send(job)
+        return self.receive()
+
+    def receive(self) -> Any:
+        """Wait for the next message of the process.
+
+        Raises:
+            InputError: the process sent one.
+            LostWorkerError: it has died.
+        """
+        try:
+            reply = self._connection.recv()
+        except (EOFError, OSError):
+            raise LostWorkerError(self._cause_of_death()) from None
+        if isinstance(reply, InputError):
+            raise reply
+        return reply
+
+    def _cause_of_death(self) -> str:
+        self._process.join(5)
+        status = self._process.exitcode or 0
+        how = f"with status {status}; its own messages are above"
+        if status < 0:
+            how = f"of {signal.Signals(-status).name}"
+            how += "; the system ends processes so when memory runs out" if status == -signal.SIGKILL else ""
+        return f"{self._what} ended {how}"
+
+
+@contextmanager
+def working(
+    starts: Sequence[Callable[[], Worker]],
+) -> Iterator[Callable[[Iterable[tuple[Key, Job]]], Iterator[tuple[Key, Any]]]]:
+    """Yield a function that has jobs done, each with a key, and yields keys and results in the order of the jobs.
+
+    At most two jobs per process are in flight. All processes end with the ``with`` statement.
+
+    Args:
+        starts: each starts a process.
+
+    Raises:
+        InputError: see `Worker.receive`.
+    """
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    with ExitStack() as running:
+        waiters = ThreadPoolExecutor(len(starts))  # each thread waits for one process
+        running.callback(waiters.shutdown, cancel_futures=True)  # runs after the processes have ended
+        for worker in [running.enter_context(start()) for start in starts]:
+            worker.receive()  # it is ready
+            idle.put(worker)
+        yield partial(_in_order, lambda job: waiters.submit(_ask, idle, job), 2 * len(starts))
+
+
+def _ask(idle: SimpleQueue[Worker], job: Any) -> Any:
+    worker = idle.get()
+    try:
+        return worker.ask(job)
+    finally:
+        idle.put(worker)
+
+
+def _in_order(
+    ask: Callable[[Job], Future[Reply]], max_in_flight: int, jobs: Iterable[tuple[Key, Job]]
+) -> Iterator[tuple[Key, Reply]]:
+    in_flight: deque[tuple[Key, Future[Reply]]] = deque()
+    for key, job in jobs:
+        in_flight.append((key, ask(job)))
+        if len(in_flight) == max_in_flight:
+            first, reply = in_flight.popleft()
+            yield first, reply.result()
+    for first, reply in in_flight:
+        yield first, reply.result()
+
+
+def do_jobs(connection: Connection, make: Callable[[], Callable[[Any], Any]]) -> None:
+    """Do jobs until the connection closes; what a process calls in its main function.
+
+    Args:
+        connection: the jobs come from it, and the results, or the first `InputError`, go to it.
+        make: makes the function that does a job.
+    """
+    for name in _STOPS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    with suppress(EOFError, ConnectionError):
+        try:
+            do = make()
+            connection.send(b"")
+            while True:
+                connection.send(do(connection.recv()))
+        except InputError as error:
+            connection.send(error)
+
+
+@contextmanager
+def forked(
+    do: Callable[[Job], Reply], count: int, what: str
+) -> Iterator[Callable[[Iterable[tuple[Key, Job]]], Iterator[tuple[Key, Reply]]]]:
+    """As `working`, with ``count`` forks of this process that do jobs by ``do``; one does them here, without a fork.
+
+    Args:
+        do: does a job; it may use all that is in memory now.
+        count: number of processes.
+        what: one of them, for the message that it has ended.
+    """
+    if count <= 1:
+        yield lambda jobs: ((key, do(job)) for key, job in jobs)
+        return
+    with working([partial(Worker, what, _serve_fork, do, method="fork")] * count) as work:
+        yield work
+
+
+def _serve_fork(connection: Connection, do: Callable[[Any], Any]) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the tokenizer's threads were not forked
+    gc.freeze()  # what was there before need not be looked through, which would copy its pages
+    do_jobs(connection, lambda: do)
+
+
+def usable_cores() -> int:
+    """The cores that `forked` may use: all that the system gives this process; 1 where it cannot fork."""
+    if not hasattr(os, "sched_getaffinity") or multiprocessing.current_process().daemon:
+        return 1  # not Linux; or a process that may not start others
+    return len(os.sched_getaffinity(0))
