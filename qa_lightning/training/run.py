@@ -9,13 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
+from qa_lightning.checks.hosts import described_data, described_flags, described_model
 from qa_lightning.checks.refusals import monitor_problems
 from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError, LostProcessError
-from qa_lightning.files import hold_folder
+from qa_lightning.files import file_mark, hold_folder
 from qa_lightning.layout import MODEL_FOLDER, RECORD
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger, use_run_folder
@@ -29,7 +31,15 @@ from qa_lightning.runs.failures import (
     lost_a_process,
     out_of_memory_problems,
 )
-from qa_lightning.runs.record import append_run, claim_folder, describe_start, last_start, release_folder
+from qa_lightning.runs.peers import Peers
+from qa_lightning.runs.record import (
+    append_run,
+    claim_folder,
+    describe_start,
+    last_start,
+    package_versions,
+    release_folder,
+)
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.training.callbacks import RunRecord
 from qa_lightning.training.finish import finish, only_validating, relative, surviving_the_end
@@ -48,15 +58,20 @@ class TrainingRun:
     Args:
         cli: the flags, and what was made of them.
         signals: those that stop the run; a command listens to them from its first moment on.
+        peers: the other processes, if torchrun or SLURM started them.
     """
 
-    def __init__(self, cli: TrainCLI, signals: StopSignals) -> None:
+    def __init__(self, cli: TrainCLI, signals: StopSignals, peers: Peers | None = None) -> None:
         self.config, self.trainer, self.module, self.data = cli.config, cli.trainer, cli.model, cli.datamodule
         self.logs, self.folder, self.beginning, self.signals = cli.logs, cli.folder, cli.beginning, signals
         self.last = LastCheckpoint(self.config.save_every_minutes, signals)
         self.last.writes = self.config.trainer.enable_checkpointing is not False
         self.trainer.callbacks += [RunRecord(), self.last]  # type: ignore[attr-defined]
         self._held: int | None = None  # see `hold_folder`
+        self._peers = peers
+        self._kept_on: str | None = None  # the host that has the run's folder, if it is not this one
+        if peers is not None:
+            peers.tell = self._tell_lost
         self._started_by = cli.started_by
         strategy = self.trainer.strategy
         if isinstance(strategy.launcher, _SubprocessScriptLauncher):
@@ -93,9 +108,10 @@ class TrainingRun:
 
     def _run(self) -> int:
         try:
+            self._compare_settings()
             if self.trainer.is_global_zero and not self.config.trainer.fast_dev_run:
                 self._claim()
-            rank_zero_only(self._check_data)()  # before other processes start, so that bad data is one error
+            self._prepare()
             self._meet()
             begun = self.beginning
             self.signals.check()
@@ -117,6 +133,8 @@ class TrainingRun:
                     f"--ckpt_path: {relative(Path(begun.checkpoint))} was made with another --model.layer_decay than "
                     f"{self.module.layer_decay}; resume with the one in its run's config.yaml"
                 ) from None
+            raise
+        except LostProcessError:
             raise
         except RuntimeError as error:
             if is_out_of_memory(error):
@@ -148,7 +166,7 @@ class TrainingRun:
             self.folder.path = folder = begun.folder or claim_folder(self.logs)
             self._held = _hold(folder)
             from_file = str(begun.checkpoint) if begun.checkpoint else None
-            start = describe_start(int(self.config.seed_everything), from_file)
+            start = describe_start(int(self.config.seed_everything), from_file, self._peers and self._peers.launch)
             append_run(folder / RECORD, start)
         except OSError as error:
             raise InputError(
@@ -169,6 +187,7 @@ class TrainingRun:
                 strategy.launcher.launch(lambda: None)
             strategy.setup_environment()
             self.beginning, self.folder.path = strategy.broadcast((self.beginning, self.folder.path))
+            self._find_out_who_has_the_folder()
         begun, folder = self.beginning, self.folder.path
         if begun.checkpoint:
             self.last.begin_at(begun.checkpoint, begun.step)
@@ -179,6 +198,64 @@ class TrainingRun:
                 rank_zero_only(begun.cut_curves)()
             elif folder and not begun.folder:
                 use_run_folder(logger, folder)
+
+    def _compare_settings(self) -> None:
+        """Refuse hosts that differ in flags, versions or the model's settings."""
+        if self._peers is None:
+            return
+        versions = package_versions() | {"python": ".".join(map(str, sys.version_info[:2]))}
+        model = self.module.model.config.to_dict()
+        self._peers.compare(
+            "settings",
+            {
+                "start all hosts with the same flags": described_flags(dict(self.config.items())),
+                "install the same versions on all hosts": versions,
+                "give all hosts the same --model.model_name": described_model(model),
+            },
+        )
+
+    def _prepare(self) -> None:
+        """Prepare the data: on every host, where they compare it; before other processes start, where they are ours."""
+        if self._peers is None:
+            rank_zero_only(self._check_data)()  # so that bad data is one error
+            return
+        tells = self.trainer.local_rank == 0
+        if self.trainer.is_global_zero:
+            self._check_data()
+        elif tells:
+            self.data.prepare_data()
+        described = {"give all hosts the same data": described_data(self.data.describe())}
+        self._peers.compare("data", described if tells else None)
+
+    def _find_out_who_has_the_folder(self) -> None:
+        """Say whether hosts share the run's folder; those that do not have it are sent checkpoints."""
+        peers, folder = self._peers, self.folder.path
+        if peers is None or folder is None:
+            return
+        files = [file_mark(path) for path in (folder / RECORD, self.beginning.checkpoint) if path is not None]
+        seen = peers.gather("files", files)
+        without = sorted({peers.hosts[rank] for rank in range(peers.world_size) if seen[rank] != seen[0]})
+        first, names = peers.hosts[0], ", ".join(without)
+        if not without:
+            if self.trainer.is_global_zero and len(set(peers.hosts.values())) > 1:
+                log.info(f"all hosts share {self.logs}")
+            return
+        strategy: Any = self.trainer.strategy
+        if type(strategy).load_checkpoint is not Strategy.load_checkpoint:
+            raise peers.common(
+                [
+                    f"{self.logs} on {names} is not that on {first}, and --trainer.strategy "
+                    f"{self.config.trainer.strategy} needs it on all hosts: let --trainer.default_root_dir name a "
+                    "folder that they share"
+                ]
+            )
+        strategy.checkpoint_io.sends = True
+        self._kept_on = first if seen[peers.rank] != seen[0] else None
+        if self.trainer.is_global_zero:
+            log.info(
+                f"{self.logs} is not shared: checkpoints, records and the model are only on {first}, which sends "
+                f"{names} what it needs; to resume, start with {first} as the first host, or copy the folder"
+            )
 
     def _out_of_memory_problems(self, error: RuntimeError) -> list[str]:
         data, trainer = self.data, self.trainer
@@ -222,6 +299,8 @@ class TrainingRun:
             stop: the signal.
             alone: whether the other processes know nothing of it yet.
         """
+        if alone and self._peers is not None:
+            self._peers.fail([f"stopped by {stop.cause}"])
         if not self.trainer.is_global_zero:
             # The first process says that all stopped; one that stops alone is a loss to it.
             return stop.status if alone and self._started_by is not None else 0
@@ -242,6 +321,11 @@ class TrainingRun:
             return self._stopped(self.signals.asked)
         launcher = self.trainer.strategy.launcher
         known = f"another process of this run ended, or the network to it ({connection_reason(error)})"
+        if self._peers is not None:
+            known = self._peers.wait_for_failure() or known
+            if not self._peers.speaks:
+                return 1
+            raise LostProcessError(f"{known}; {self._saved()}") from None
         if isinstance(launcher, Launcher) and launcher.procs:
             known = launcher.wait_for_lost() or known
         elif self._started_by is not None:  # that one tells what is known, unless it is the one that is lost
@@ -262,6 +346,8 @@ class TrainingRun:
     def _saved(self) -> str:
         """What is saved, and how to resume from it, for a message."""
         folder = self.folder.path
+        if self._kept_on:
+            return f"what is saved is on {self._kept_on}; resume with --ckpt_path last"
         if folder and last_start(folder / RECORD).get("finished"):
             return f"the run is finished, its model is in {relative(folder / MODEL_FOLDER)}"
         if self.last.path is None:

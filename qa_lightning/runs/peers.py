@@ -1,0 +1,441 @@
+"""Lets the processes of a run that torchrun or SLURM started compare, wait, and hear of each other's failures.
+
+The first process listens on a port of its own, and all others connect to it. A process that fails says why. The
+connection of one that dies is closed; if its whole host is gone, the system's own probes get no answer for `SILENCE`
+seconds. These probes need no Python, so that a process which computes long, or is stopped (SIGSTOP), is not taken for
+dead.
+
+Limits: only the first process sees the others. If two others lose each other alone, the library that connects them
+notices it, after its own time limit of many minutes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from ipaddress import ip_address
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
+
+from qa_lightning.checks.hosts import host_differences
+from qa_lightning.errors import InputError, LostProcessError, one_line
+from qa_lightning.runs.signals import Stopped
+from qa_lightning.wording import counted
+
+log = logging.getLogger("qa_lightning")
+
+SILENCE = 30  # seconds without an answer, after which a host is given up
+_PROBES = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": SILENCE * 1000}
+_SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)  # of a host that is gone
+_JOIN_SECONDS = 600.0  # for all processes to start: libraries on a network's disk may take minutes to load
+_LATE_SECONDS = 15.0  # for one that starts later to hear of a failure
+_SAY_SECONDS = 10.0  # after which a process says that it waits
+_KEY = "qa_lightning/"  # of what is in the launcher's store
+
+
+class Peers:
+    """The processes of one run, as one of them sees them.
+
+    Args:
+        rank, world_size: this one's, and how many there are.
+        local_rank: among those on its host.
+        host: the name of its host; None asks the system.
+
+    Attributes:
+        hosts: rank -> host, of the processes that have come.
+        failure: what the first process that failed said, or what is known of its loss; None while all is well.
+        is_common: whether all processes know why the run ends: one for each host says it.
+        launch: names the start of this run by torchrun, the same after each of its restarts; None elsewhere.
+        tell: prints what is known, if a failure ends this process while it hangs.
+    """
+
+    seconds = 5.0  # for this process to notice a failure by itself, and to end
+
+    def __init__(self, rank: int, world_size: int, local_rank: int, host: str | None = None) -> None:
+        self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
+        self.hosts = {rank: host or socket.gethostname()}
+        self.failure: str | None = None
+        self.is_common = False
+        self.launch: str | None = None
+        self.tell: Callable[[str], None] = print
+        self._failed = -1  # the rank of the process that failed first
+        self._is_input_error = False
+        self._news: dict[str, Any] | None = None  # the message of its failure, or of this one's own
+        self._changed = threading.Condition()  # holds all that follows
+        self._values: dict[str, dict[int, Any]] = {}  # on the first process: what has come, by topic
+        self._answers: dict[str, list[Any]] = {}
+        self._connections: dict[int, _Connection] = {}  # the first process's to all others; theirs to it
+        self._has_left: set[int] = set()
+        self._is_over = False
+        self._store: Any = None  # with SLURM, it lives in the first process
+
+    @classmethod
+    def join(cls) -> Peers | None:
+        """Meet the other processes; None for one that is alone, or starts the others itself.
+
+        Raises:
+            LostProcessError: the first process does not come.
+        """
+        environment = _launcher()
+        if environment is None or environment.world_size() < 2:
+            return None
+        peers = cls(environment.global_rank(), environment.world_size(), environment.local_rank())
+        address, port = environment.main_address, environment.main_port
+        has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        try:
+            store = torch.distributed.TCPStore(
+                address,
+                port,
+                peers.world_size,
+                is_master=peers.rank == 0 and not has_agent,
+                timeout=timedelta(seconds=_JOIN_SECONDS),
+                multi_tenant=True,  # the process group takes the same one later
+                wait_for_workers=False,
+            )
+            peers._store = store
+            if has_agent:  # which keeps it from one restart to the next
+                peers.launch = store.compare_set(f"{_KEY}launch", "", secrets.token_hex(8)).decode()
+            if peers.rank == 0:
+                token = secrets.token_hex(16)
+                store.set(f"{_KEY}first", json.dumps([_own_address(address, port), peers.serve(token), token]))
+            else:
+                peers._find_first(store, address)
+        except RuntimeError as error:  # the store's own
+            raise LostProcessError(
+                f"the first process of this run, at {address}, is not there ({one_line(error)})"
+            ) from None
+        return peers
+
+    def serve(self, token: str) -> int:
+        """Take the connections of the others; returns the port. The first process alone.
+
+        Args:
+            token: what they must know.
+        """
+        if socket.has_dualstack_ipv6():
+            listener = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+        else:
+            listener = socket.create_server(("", 0), backlog=1024)
+        threading.Thread(target=self._accept, args=(listener, token), daemon=True).start()
+        return int(listener.getsockname()[1])
+
+    def connect(self, address: str, port: int, token: str) -> None:
+        """Connect to the first process.
+
+        Raises:
+            OSError: it is not there, or is that of another start.
+        """
+        connection = _Connection(socket.create_connection((address, port), timeout=SILENCE))
+        try:
+            connection.send({"rank": self.rank, "host": self.hosts[self.rank], "token": token})
+            greeting = connection.receive()
+            if greeting is None:
+                raise ConnectionError("it is the first process of another start")
+        except OSError:
+            connection.close()
+            raise
+        self.hosts[0] = greeting["host"]
+        self._connections[0] = connection
+        threading.Thread(target=self._read, args=(0,), daemon=True).start()
+
+    def gather(self, topic: str, value: Any) -> list[Any]:
+        """The values of all processes, by rank; waits for as long as all are there.
+
+        Args:
+            topic: a name; all processes gather the same topics in the same order.
+            value: this one's, of JSON.
+
+        Raises:
+            InputError: another process failed because of its input.
+            LostProcessError: another one failed otherwise, or was lost, or has not come in ten minutes.
+        """
+        if self.rank == 0:
+            self._take(0, topic, value)
+        else:
+            self._send(0, {"topic": topic, "value": value})
+        begun, has_said = time.monotonic(), False
+        with self._changed:
+            while topic not in self._answers and self.failure is None:
+                self._changed.wait(1.0)
+                waited = time.monotonic() - begun
+                missing = self._missing()
+                if missing and waited > _JOIN_SECONDS:
+                    raise LostProcessError(f"{missing} of this run has not come in {_JOIN_SECONDS / 60:.0f} minutes")
+                if waited > _SAY_SECONDS and not has_said and self.local_rank == 0:
+                    log.info(f"waiting for {missing or 'the other processes'}")
+                    has_said = True
+            if topic in self._answers:
+                return self._answers[topic]
+        raise self.error()
+
+    def compare(self, topic: str, parts: Mapping[str, Mapping[str, str]] | None) -> None:
+        """Refuse to go on where processes differ in what must be equal.
+
+        Args:
+            topic: see `gather`.
+            parts: fix -> name -> value in words; None if this process has nothing to tell.
+
+        Raises:
+            InputError: they differ; all processes raise it.
+        """
+        described = self.gather(topic, parts)
+        hosts = [self.hosts[rank] for rank in range(self.world_size)]
+        problems: list[str] = []
+        for fix in dict.fromkeys(fix for one in described if one is not None for fix in one):
+            problems += host_differences(hosts, [None if one is None else one[fix] for one in described], fix)
+        if problems:
+            raise self.common(problems)
+
+    def common(self, problems: Sequence[str]) -> InputError:
+        """An error that all processes raise at this moment."""
+        self.is_common = True
+        return InputError(problems)
+
+    def error(self) -> InputError | LostProcessError:
+        """The failure of another process, to be raised here."""
+        assert self.failure is not None
+        self.is_common = True
+        return InputError(self.failure.split("\n")) if self._is_input_error else LostProcessError(self.failure)
+
+    def wait_for_failure(self) -> str | None:
+        """`failure`, but wait for news: this process may notice first that a connection is broken."""
+        with self._changed:
+            self._is_over = True  # this process has noticed
+            self._changed.wait_for(lambda: self.failure is not None, self.seconds)
+            return self.failure
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Within, an error of this process ends all others, with its message; at the end this one leaves them."""
+        try:
+            yield
+        except InputError as error:
+            self.fail(error.problems, is_input_error=True)
+            raise
+        except Stopped as error:
+            self.fail([f"stopped by {error.stop.cause}"])
+            raise
+        except SystemExit as error:
+            if error.code:
+                self.fail([f"ended with status {error.code}"])
+            raise
+        except BaseException as error:
+            self.fail([one_line(error) if isinstance(error, LostProcessError) else _in_words(error)])
+            raise
+        finally:
+            self.leave()
+
+    def fail(self, problems: Sequence[str], is_input_error: bool = False) -> None:
+        """Tell the others that this process failed, unless they know why the run ends.
+
+        Args:
+            problems: why, a line for each.
+            is_input_error: something is wrong with its input.
+        """
+        if self.is_common or self.failure is not None:
+            return
+        self._is_over = True
+        lines = [f"{self.hosts[self.rank]} (process {self.rank}): {problem}" for problem in problems]
+        self._tell_all({"failed": "\n".join(lines), "rank": self.rank, "is_input_error": is_input_error})
+
+    def leave(self) -> None:
+        """Tell the others that this process ends as it should; after a failure, wait for those that still start."""
+        self._is_over = True
+        deadline = time.monotonic() + _LATE_SECONDS
+        while self._news is not None and self._missing() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self._send_all({"left": True})
+        for connection in list(self._connections.values()):
+            connection.end()
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process says what all know: one on each host, that is still there."""
+        return self.local_rank == 0 or (self.local_rank == 1 and self._failed == self.rank - 1)
+
+    def _find_first(self, store: Any, address: str) -> None:
+        """Connect to the first process; what the store says of it may be of a start before this one."""
+        deadline = time.monotonic() + _JOIN_SECONDS
+        while True:
+            own, port, token = json.loads(store.get(f"{_KEY}first"))
+            try:
+                return self.connect(own or address, port, token)
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise LostProcessError(
+                        f"the first process of this run, at {own or address}:{port}, cannot be reached from "
+                        f"{self.hosts[self.rank]} ({one_line(error)}); hosts must be able to connect to each other"
+                    ) from None
+            time.sleep(0.5)
+
+    def _accept(self, listener: socket.socket, token: str) -> None:
+        while True:
+            with suppress(OSError):  # one that came and went
+                connection = _Connection(listener.accept()[0])
+                threading.Thread(target=self._greet, args=(connection, token), daemon=True).start()
+
+    def _greet(self, connection: _Connection, token: str) -> None:
+        """Let one of the others in, and read what it says."""
+        try:
+            hello = connection.receive(4096) or {}
+            rank = hello.get("rank")
+            if not secrets.compare_digest(str(hello.get("token")), token) or rank not in range(1, self.world_size):
+                connection.close()
+                return
+            connection.send({"host": self.hosts[0]})
+        except (OSError, ValueError):  # not one of ours
+            connection.close()
+            return
+        with self._changed:
+            self.hosts[rank] = str(hello.get("host"))
+            self._connections[rank] = connection
+            news = self._news
+        if news is not None:
+            self._send(rank, news)
+        self._read(rank)
+
+    def _read(self, rank: int) -> None:
+        """Act on what a process says, until it ends."""
+        connection, how = self._connections[rank], "ended without a word: killed, or out of memory"
+        try:
+            while (said := connection.receive()) is not None:
+                self._act(rank, said)
+        except OSError as error:
+            if error.errno in _SILENT:
+                how = f"does not answer: its host is off, or the network to it ({one_line(error)})"
+        connection.close()
+        if rank not in self._has_left and not self._is_over:
+            self._note(rank, f"{self._name(rank)} {how}", False)
+
+    def _act(self, rank: int, said: Mapping[str, Any]) -> None:
+        if "left" in said:
+            self._has_left.add(rank)
+        elif "failed" in said:
+            self._has_left.add(rank)
+            self._note(int(said["rank"]), str(said["failed"]), bool(said["is_input_error"]))
+        elif "values" in said:
+            with self._changed:
+                self.hosts = dict(enumerate(said["hosts"]))
+                self._answers[said["topic"]] = said["values"]
+                self._changed.notify_all()
+        else:
+            self._take(rank, said["topic"], said["value"])
+
+    def _take(self, rank: int, topic: str, value: Any) -> None:
+        """Keep a value; with the last one, answer to all. The first process alone."""
+        with self._changed:
+            values = self._values.setdefault(topic, {})
+            values[rank] = value
+            if len(values) < self.world_size:
+                return
+            ranks = range(self.world_size)
+            self._answers[topic] = [values[one] for one in ranks]
+            answer = {"topic": topic, "values": self._answers[topic], "hosts": [self.hosts[one] for one in ranks]}
+            self._changed.notify_all()
+        self._send_all(answer)
+
+    def _note(self, rank: int, failure: str, is_input_error: bool) -> None:
+        """Keep the first failure, pass it on, and end this process if it does not end by itself."""
+        with self._changed:
+            if self.failure is not None:
+                return
+            self.failure, self._failed, self._is_input_error = failure, rank, is_input_error
+            self._changed.notify_all()
+        if self.rank == 0:
+            self._tell_all({"failed": failure, "rank": rank, "is_input_error": is_input_error})
+        time.sleep(self.seconds)
+        if not self._is_over:
+            if self.speaks:
+                self.tell(failure)
+            os._exit(1)
+
+    def _tell_all(self, news: dict[str, Any]) -> None:
+        """Tell those that are there, and those that come later."""
+        with self._changed:
+            self._news = self._news or news
+        self._send_all(news)
+
+    def _send_all(self, message: Mapping[str, Any]) -> None:
+        for rank in list(self._connections):
+            self._send(rank, message)
+
+    def _send(self, rank: int, message: Mapping[str, Any]) -> None:
+        with suppress(OSError):  # its reader notices, too
+            self._connections[rank].send(message)
+
+    def _name(self, rank: int) -> str:
+        return f"process {rank} on {self.hosts[rank]}" if rank in self.hosts else f"process {rank}"
+
+    def _missing(self) -> str:
+        """The processes that have not come, for a message; empty if all have, and where that is not known."""
+        if self.rank != 0:
+            return ""
+        ranks = [rank for rank in range(self.world_size) if rank not in self.hosts]
+        others = f" and {counted(len(ranks) - 1, 'other')}" if len(ranks) > 1 else ""
+        return f"process {ranks[0]}{others}" if ranks else ""
+
+
+class _Connection:
+    """JSON messages over a socket, a line each; whose other end is probed while it is silent."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        connected.settimeout(SILENCE)  # until it is known who that is
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _PROBES.items():
+            if hasattr(socket, name):  # the names that the system knows
+                connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._lines = connected.makefile("rb")
+        self._sending = threading.Lock()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        with self._sending:
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self, limit: int = -1) -> dict[str, Any] | None:
+        """The next message of at most so many bytes; None when there are no more."""
+        line = self._lines.readline(limit)
+        if not line.endswith(b"\n"):
+            return None
+        self._socket.settimeout(None)
+        return dict(json.loads(line))
+
+    def end(self) -> None:
+        """Say no more; the other end can still read what was said."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def _launcher() -> ClusterEnvironment | None:
+    """What started this process and the others; None without torchrun and SLURM's ``srun``."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if "SLURM_STEP_NUM_TASKS" in os.environ and SLURMEnvironment.detect():  # a batch script alone is one process
+        return SLURMEnvironment()
+    return None
+
+
+def _own_address(address: str, port: int) -> str | None:
+    """The address of this host, as it sees the one that is given; None if that is this host by another name."""
+    with socket.create_connection((address, port), timeout=SILENCE) as connected:
+        own = str(connected.getsockname()[0])
+    return None if ip_address(own.partition("%")[0]).is_loopback else own

@@ -1,0 +1,194 @@
+"""The processes of a run compare, wait, and hear of each other's failures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from qa_lightning.errors import InputError, LostProcessError
+from qa_lightning.runs import peers as module
+from qa_lightning.runs.peers import Peers
+
+TOKEN = "known to all"
+
+
+@pytest.fixture
+def ended(monkeypatch) -> list[int]:
+    """The statuses with which processes were ended that did not end by themselves."""
+    statuses: list[int] = []
+    monkeypatch.setattr(module.os, "_exit", statuses.append)
+    monkeypatch.setattr(Peers, "seconds", 0.3)
+    return statuses
+
+
+@pytest.fixture
+def three(ended) -> Iterator[list[Peers]]:
+    """Three processes on two hosts, each in a thread of this one."""
+    everyone = [Peers(rank, 3, max(rank - 1, 0), "b" if rank else "a") for rank in range(3)]
+    port = everyone[0].serve(TOKEN)
+    for one in everyone[1:]:
+        one.connect("127.0.0.1", port, TOKEN)
+    yield everyone
+    for one in everyone[::-1]:
+        one.leave()
+
+
+def together(everyone: list[Peers], call: Any) -> list[Any]:
+    """What the call returns or raises in each process."""
+
+    def one(peers: Peers) -> Any:
+        try:
+            return call(peers)
+        except (InputError, LostProcessError) as error:
+            return error
+
+    with ThreadPoolExecutor(len(everyone)) as pool:
+        return list(pool.map(one, everyone))
+
+
+def test_all_processes_get_the_values_of_all_by_rank(three, ended) -> None:
+    assert together(three, lambda peers: peers.gather("first", peers.rank * 10)) == [[0, 10, 20]] * 3
+    assert together(three, lambda peers: peers.gather("second", None)) == [[None] * 3] * 3
+    assert three[2].hosts == {0: "a", 1: "b", 2: "b"}
+    for one in three[::-1]:
+        one.leave()
+    time.sleep(0.6)
+    assert [one.failure for one in three] == [None] * 3
+    assert ended == []
+
+
+def test_a_difference_ends_all_with_the_same_error(three) -> None:
+    values = [{"numpy": "1"}, {"numpy": "2"}, None]
+    described = [value and {"mend": value} for value in values]
+    errors = together(three, lambda peers: peers.compare("versions", described[peers.rank]))
+    assert [str(error) for error in errors] == ["numpy: 1 on a, 2 on b; mend"] * 3
+    assert all(isinstance(error, InputError) for error in errors)
+    assert [one.is_common and one.speaks for one in three] == [True, True, False]  # one for each host
+
+
+def test_equal_processes_go_on(three) -> None:
+    assert together(three, lambda peers: peers.compare("versions", {"mend": {"numpy": "1"}})) == [None] * 3
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_bad_input_of_one_ends_the_others_that_wait_for_it(three, who) -> None:
+    def run(peers: Peers) -> None:
+        with peers.telling():
+            if peers.rank == who:
+                raise InputError(["row 3: no question", "row 7: no context"])
+            peers.gather("data", 1)
+
+    errors = together(three, run)
+    host = "b" if who else "a"
+    told = f"{host} (process {who}): row 3: no question\n{host} (process {who}): row 7: no context"
+    assert [str(errors[rank]) for rank in range(3) if rank != who] == [told] * 2
+    assert all(isinstance(error, InputError) for error in errors)
+    assert not three[who].is_common  # it says it itself
+
+
+def test_a_fault_of_one_is_told_as_a_loss(three) -> None:
+    def run(peers: Peers) -> None:
+        with peers.telling():
+            if peers.rank == 2:
+                raise ZeroDivisionError("by zero")
+            peers.gather("data", 1)
+
+    with pytest.raises(ZeroDivisionError):
+        together(three, run)
+    assert three[0].failure == three[1].failure == "b (process 2): ZeroDivisionError: by zero"
+    assert isinstance(three[0].error(), LostProcessError)
+
+
+def test_a_process_that_hangs_is_ended_and_says_why(three, ended) -> None:
+    told: list[str] = []
+    three[0].tell = told.append
+    three[1].tell = told.append
+    three[2].tell = told.append
+    three[2].fail(["it broke"])
+    time.sleep(0.8)
+    assert told == ["b (process 2): it broke"] * 2
+    assert ended == [1, 1]
+
+
+def test_a_process_that_is_killed_is_noticed_at_once(ended) -> None:
+    first = Peers(0, 2, 0, "a")
+    port = first.serve(TOKEN)
+    ready, is_ready = os.pipe()
+    other = os.fork()
+    if other == 0:
+        try:
+            Peers(1, 2, 0, "b").connect("127.0.0.1", port, TOKEN)
+            os.write(is_ready, b"!")
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.read(ready, 1)
+    threading.Timer(0.2, os.kill, (other, signal.SIGKILL)).start()
+    begun = time.monotonic()
+    with pytest.raises(LostProcessError, match="process 1 on b ended without a word"):
+        first.gather("data", 1)
+    assert time.monotonic() - begun < 30
+    os.waitpid(other, 0)
+    first.leave()
+
+
+def test_one_that_comes_late_hears_of_the_failure(ended) -> None:
+    first, late = Peers(0, 2, 0, "a"), Peers(1, 2, 0, "b")
+    port = first.serve(TOKEN)
+    first.fail(["no such file"], is_input_error=True)
+    leaving = threading.Thread(target=first.leave)
+    leaving.start()
+    time.sleep(0.3)
+    assert leaving.is_alive()  # it waits for the other one
+    late.connect("127.0.0.1", port, TOKEN)
+    with pytest.raises(InputError, match=r"a \(process 0\): no such file"):
+        late.gather("data", 1)
+    leaving.join(5)
+    assert not leaving.is_alive()
+    late.leave()
+
+
+def test_one_that_never_comes_ends_the_first(monkeypatch, ended) -> None:
+    monkeypatch.setattr(module, "_JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(module, "_LATE_SECONDS", 0.1)
+    first = Peers(0, 3, 0, "a")
+    first.serve(TOKEN)
+    with pytest.raises(LostProcessError, match="process 1 and 1 other of this run has not come"):
+        first.gather("data", 1)
+
+
+def test_a_process_of_another_start_is_not_let_in(three) -> None:
+    port = three[0].serve("of another start")
+    with pytest.raises(OSError, match="another start"):
+        Peers(1, 3, 0, "b").connect("127.0.0.1", port, TOKEN)
+
+
+def test_whatever_else_comes_to_the_port_changes_nothing(three) -> None:
+    port = three[0].serve(TOKEN)
+    for said in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"[]\n",
+        b"\n",
+        b'{"rank": 1}\n',
+        b'{"rank": 7, "token": "known to all"}\n',
+        b"",
+    ):
+        with socket.create_connection(("127.0.0.1", port)) as connected:
+            connected.sendall(said)
+            connected.shutdown(socket.SHUT_WR)
+            assert connected.recv(100) == b""
+    assert together(three, lambda peers: peers.gather("first", peers.rank)) == [[0, 1, 2]] * 3
+
+
+def test_a_process_alone_has_no_peers(monkeypatch) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert Peers.join() is None
