@@ -41,6 +41,7 @@ _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOW
 _JOIN_SECONDS = 600.0  # for all processes to start: libraries on a network's disk may take minutes to load
 _LATE_SECONDS = 15.0  # for one that starts later to hear of a failure
 _SAY_SECONDS = 10.0  # after which a process says that it waits
+_AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # in the environment: torchrun's agent has a store, for all its starts
 _KEY = "qa_lightning/"  # of what is in the launcher's store
 
 
@@ -78,7 +79,7 @@ class Peers:
         self._connections: dict[int, _Connection] = {}  # the first process's to all others; theirs to it
         self._has_left: set[int] = set()
         self._is_over = False
-        self._store: Any = None  # with SLURM, it lives in the first process
+        self._store: Any = None  # which lives in the first process
 
     @classmethod
     def join(cls) -> Peers | None:
@@ -92,29 +93,23 @@ class Peers:
             return None
         peers = cls(environment.global_rank(), environment.world_size(), environment.local_rank())
         address, port = environment.main_address, environment.main_port
-        has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        has_agent = os.environ.get(_AGENT_STORE) == str(True)
         try:
-            store = torch.distributed.TCPStore(
-                address,
-                port,
-                peers.world_size,
-                is_master=peers.rank == 0 and not has_agent,
-                timeout=timedelta(seconds=_JOIN_SECONDS),
-                multi_tenant=True,  # the process group takes the same one later
-                wait_for_workers=False,
-            )
-            peers._store = store
-            if has_agent:  # which keeps it from one restart to the next
+            store = peers._store = _store(address, port, serves=peers.rank == 0 and not has_agent)
+            if has_agent:
                 peers.launch = store.compare_set(f"{_KEY}launch", "", secrets.token_hex(8)).decode()
             if peers.rank == 0:
-                token = secrets.token_hex(16)
-                store.set(f"{_KEY}first", json.dumps([_own_address(address, port), peers.serve(token), token]))
-            else:
-                peers._find_first(store, address)
+                token, own = secrets.token_hex(16), _own_address(address, port)
+                if has_agent:
+                    peers._store = _store(own or address, 0, serves=True)
+                store.set(f"{_KEY}first", json.dumps([own or "", peers.serve(token), token, peers._store.port]))
+            own, port = peers._find_first(store, address)
         except RuntimeError as error:  # the store's own
             raise LostProcessError(
                 f"the first process of this run, at {address}, is not there ({one_line(error)})"
             ) from None
+        if has_agent:  # its store holds what was written before a restart, and torch would connect to what is gone
+            os.environ |= {"MASTER_ADDR": own, "MASTER_PORT": str(port), _AGENT_STORE: str(False)}
         return peers
 
     def serve(self, token: str) -> int:
@@ -264,13 +259,18 @@ class Peers:
         """Whether this process says what all know: one on each host, that is still there."""
         return self.local_rank == 0 or (self.local_rank == 1 and self._failed == self.rank - 1)
 
-    def _find_first(self, store: Any, address: str) -> None:
-        """Connect to the first process; what the store says of it may be of a start before this one."""
+    def _find_first(self, store: Any, address: str) -> tuple[str, int]:
+        """Connect to the first process; returns its address, and the port of its own store.
+
+        What the agent's store says of it may be of a start before this one.
+        """
         deadline = time.monotonic() + _JOIN_SECONDS
         while True:
-            own, port, token = json.loads(store.get(f"{_KEY}first"))
+            own, port, token, store_port = json.loads(store.get(f"{_KEY}first"))
             try:
-                return self.connect(own or address, port, token)
+                if self.rank:
+                    self.connect(own or address, port, token)
+                return own or address, store_port
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise LostProcessError(
@@ -432,6 +432,18 @@ def _launcher() -> ClusterEnvironment | None:
     if "SLURM_STEP_NUM_TASKS" in os.environ and SLURMEnvironment.detect():  # a batch script alone is one process
         return SLURMEnvironment()
     return None
+
+
+def _store(address: str, port: int, serves: bool) -> Any:
+    """A store at an address; it is here, if this process serves it."""
+    return torch.distributed.TCPStore(
+        address,
+        port,
+        is_master=serves,
+        timeout=timedelta(seconds=_JOIN_SECONDS),
+        multi_tenant=True,  # the process group takes the same one later
+        wait_for_workers=False,
+    )
 
 
 def _own_address(address: str, port: int) -> str | None:

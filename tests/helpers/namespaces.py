@@ -76,16 +76,21 @@ class Host:
         quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         return kept | own | quiet | {"PYTHONPATH": str(ROOT)}
 
-    def start(self, words: Sequence[str], **environment: str) -> subprocess.Popen[str]:
-        """Start a command in its working folder and in a process group of its own; its output goes to ``said``."""
+    def start(self, words: Sequence[str], said: str = "said", **environment: str) -> subprocess.Popen[str]:
+        """Start a command in its working folder and in a process group of its own.
+
+        Args:
+            words: the command.
+            said: the file in its folder to which its output goes.
+            environment: besides its own.
+        """
         become = ["ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-c", _BECOME, "sh"]
         become += [str(self.folder.parent / "hosts"), self.name]
-        said = (self.folder / "said").open("w")
-        with said:
+        with (self.folder / said).open("w") as output:
             return subprocess.Popen(
                 [*become, *words],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
                 cwd=self.work,
