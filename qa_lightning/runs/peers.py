@@ -78,7 +78,7 @@ class Peers:
         self._answers: dict[str, list[Any]] = {}
         self._connections: dict[int, _Connection] = {}  # the first process's to all others; theirs to it
         self._has_left: set[int] = set()
-        self._is_over = False
+        self._is_over = False  # whether this process ends by itself
         self._store: Any = None  # which lives in the first process
 
     @classmethod
@@ -250,6 +250,7 @@ class Peers:
         deadline = time.monotonic() + _LATE_SECONDS
         while self._news is not None and self._missing() and time.monotonic() < deadline:
             time.sleep(0.1)
+        self._has_left.add(self.rank)
         self._send_all({"left": True})
         for connection in list(self._connections.values()):
             connection.end()
@@ -315,7 +316,7 @@ class Peers:
             if error.errno in _SILENT:
                 how = f"does not answer: its host is off, or the network to it ({one_line(error)})"
         connection.close()
-        if rank not in self._has_left and not self._is_over:
+        if not {rank, self.rank} & self._has_left:
             self._note(rank, f"{self._name(rank)} {how}", False)
 
     def _act(self, rank: int, said: Mapping[str, Any]) -> None:

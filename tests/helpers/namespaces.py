@@ -18,7 +18,9 @@ from functools import cache
 from pathlib import Path
 
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import Started
 
+IN_NAMESPACE = ROOT / "tests" / "helpers" / "in_namespace.py"
 NAMES = ("host1", "host2")
 # In a namespace's own view of the files: its own name, and the names of both.
 _BECOME = 'mount --bind "$1" /etc/hosts && hostname "$2" && shift 2 && exec "$@"'
@@ -57,11 +59,13 @@ class Host:
         name: ``host1`` or ``host2``, by which the other one finds it.
         namespace: the name that `ip` knows.
         folder: holds its home, its cache and ``work``, its working folder.
+        first_address: of the first one.
     """
 
     name: str
     namespace: str
     folder: Path
+    first_address: str
 
     @property
     def work(self) -> Path:
@@ -98,6 +102,21 @@ class Host:
                 start_new_session=True,
             )
 
+    def forked(self, flags: Sequence[str]) -> Started:
+        """Start training in a process that is forked, as torchrun would start it, but without torchrun."""
+        number = NAMES.index(self.name)
+        own = {"RANK": number, "GROUP_RANK": number, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1}
+        meeting = {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": self.first_address, "MASTER_PORT": 29500}
+        environment = {name: str(value) for name, value in (own | meeting).items()}
+        return Started(
+            [IN_NAMESPACE, self.namespace, self.name, "--", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self.environment() | environment | {"GLOO_SOCKET_IFNAME": "eth0"},
+            cwd=self.work,
+            start_new_session=True,
+        )
+
     def said(self) -> str:
         """What its last command has printed so far."""
         return (self.folder / "said").read_text(errors="replace")
@@ -122,8 +141,8 @@ class Host:
 def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
     """Make the two hosts, with folders in ``folder``; all of them is gone at the end, but the folders."""
     number = os.getpid()
-    hosts = [Host(name, f"qa{number}{name}", folder / name) for name in NAMES]
     addresses = [f"10.213.{number % 250}.{index + 1}" for index in range(2)]
+    hosts = [Host(name, f"qa{number}{name}", folder / name, addresses[0]) for name in NAMES]
     lines = [f"{address} {name}\n" for address, name in zip(addresses, NAMES, strict=True)]
     (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
     try:

@@ -140,6 +140,11 @@ def test_a_process_that_is_killed_is_noticed_at_once(ended) -> None:
     first.leave()
 
 
+def test_who_notices_a_broken_connection_first_still_learns_whose_it_was(three) -> None:
+    threading.Timer(0.1, three[2]._connections[0].end).start()  # as when that process is killed
+    assert three[0].wait_for_failure() == "process 2 on b ended without a word: killed, or out of memory"
+
+
 def test_one_that_comes_late_hears_of_the_failure(ended) -> None:
     first, late = Peers(0, 2, 0, "a"), Peers(1, 2, 0, "b")
     port = first.serve(TOKEN)
