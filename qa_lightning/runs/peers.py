@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvir
 
 from qa_lightning.checks.hosts import host_differences
 from qa_lightning.errors import InputError, LostProcessError, one_line
+from qa_lightning.runs.record import source_version
 from qa_lightning.runs.signals import Stopped
 from qa_lightning.wording import counted
 
@@ -39,7 +41,6 @@ SILENCE = 30  # seconds without an answer, after which a host is given up
 _PROBES = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": SILENCE * 1000}
 _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)  # of a host that is gone
 _JOIN_SECONDS = 600.0  # for all processes to start: libraries on a network's disk may take minutes to load
-_LATE_SECONDS = 15.0  # for one that starts later to hear of a failure
 _SAY_SECONDS = 10.0  # after which a process says that it waits
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # in the environment: torchrun's agent has a store, for all its starts
 _KEY = "qa_lightning/"  # of what is in the launcher's store
@@ -69,10 +70,9 @@ class Peers:
         self.failure: str | None = None
         self.is_common = False
         self.launch: str | None = None
-        self.tell: Callable[[str], None] = print
+        self.tell: Callable[[str], None] = _print_error
         self._failed = -1  # the rank of the process that failed first
         self._is_input_error = False
-        self._news: dict[str, Any] | None = None  # the message of its failure, or of this one's own
         self._changed = threading.Condition()  # holds all that follows
         self._values: dict[str, dict[int, Any]] = {}  # on the first process: what has come, by topic
         self._answers: dict[str, list[Any]] = {}
@@ -212,11 +212,19 @@ class Peers:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Within, an error of this process ends all others, with its message; at the end this one leaves them."""
+        """Within, an error of this process ends all others, with its message; at the end this one leaves them.
+
+        All processes have come, with the same version of this package, when this begins.
+
+        Raises:
+            InputError: the versions differ.
+            LostProcessError: some process has not come.
+        """
         try:
+            self.compare("version", {"install the same version on all hosts": {"qa-lightning": source_version()}})
             yield
         except InputError as error:
-            self.fail(error.problems, is_input_error=True)
+            self.fail(str(error).splitlines(), is_input_error=True)
             raise
         except Stopped as error:
             self.fail([f"stopped by {error.stop.cause}"])
@@ -242,14 +250,11 @@ class Peers:
             return
         self._is_over = True
         lines = [f"{self.hosts[self.rank]} (process {self.rank}): {problem}" for problem in problems]
-        self._tell_all({"failed": "\n".join(lines), "rank": self.rank, "is_input_error": is_input_error})
+        self._send_all({"failed": "\n".join(lines), "rank": self.rank, "is_input_error": is_input_error})
 
     def leave(self) -> None:
-        """Tell the others that this process ends as it should; after a failure, wait for those that still start."""
+        """Tell the others that this process ends as it should."""
         self._is_over = True
-        deadline = time.monotonic() + _LATE_SECONDS
-        while self._news is not None and self._missing() and time.monotonic() < deadline:
-            time.sleep(0.1)
         self._has_left.add(self.rank)
         self._send_all({"left": True})
         for connection in list(self._connections.values()):
@@ -301,9 +306,6 @@ class Peers:
         with self._changed:
             self.hosts[rank] = str(hello.get("host"))
             self._connections[rank] = connection
-            news = self._news
-        if news is not None:
-            self._send(rank, news)
         self._read(rank)
 
     def _read(self, rank: int) -> None:
@@ -354,18 +356,12 @@ class Peers:
             self.failure, self._failed, self._is_input_error = failure, rank, is_input_error
             self._changed.notify_all()
         if self.rank == 0:
-            self._tell_all({"failed": failure, "rank": rank, "is_input_error": is_input_error})
+            self._send_all({"failed": failure, "rank": rank, "is_input_error": is_input_error})
         time.sleep(self.seconds)
         if not self._is_over:
             if self.speaks:
                 self.tell(failure)
             os._exit(1)
-
-    def _tell_all(self, news: dict[str, Any]) -> None:
-        """Tell those that are there, and those that come later."""
-        with self._changed:
-            self._news = self._news or news
-        self._send_all(news)
 
     def _send_all(self, message: Mapping[str, Any]) -> None:
         for rank in list(self._connections):
@@ -420,6 +416,10 @@ class _Connection:
     def close(self) -> None:
         self._lines.close()
         self._socket.close()
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def _in_words(error: BaseException) -> str:

@@ -25,10 +25,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from qa_lightning.files import write_json
+from qa_lightning.files import digest, write_json
 from qa_lightning.layout import BEST_CHECKPOINT, CHECKPOINT_FOLDER, FLAGS, LAST_CHECKPOINT, MODEL_FOLDER, RECORD
 from qa_lightning.runs.signals import slurm_job
-from qa_lightning.wording import program_name
+from qa_lightning.wording import PACKAGE, package_version, program_name
 
 log = logging.getLogger("qa_lightning")
 
@@ -90,6 +90,11 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:  # not installed, but imported from a source tree
             continue
     return found | {"torch": str(torch.__version__)}  # names the build, which the package's metadata may leave out
+
+
+def source_version() -> str:
+    """The version of this package, with a digest of its source: checkouts of one version may differ."""
+    return f"{package_version()} (source {digest(sorted(PACKAGE.rglob('*.py')), names=True)[:8]})"
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:

@@ -219,13 +219,11 @@ class TrainingRun:
         if self._peers is None:
             rank_zero_only(self._check_data)()  # so that bad data is one error
             return
-        tells = self.trainer.local_rank == 0
-        if self.trainer.is_global_zero:
-            self._check_data()
-        elif tells:
-            self.data.prepare_data()
-        described = {"give all hosts the same data": described_data(self.data.describe())}
-        self._peers.compare("data", described if tells else None)
+        described = None
+        if self.trainer.local_rank == 0:  # the others of its host map the same files
+            self._check_data() if self.trainer.is_global_zero else self.data.prepare_data()
+            described = {"give all hosts the same data": described_data(self.data.describe())}
+        self._peers.compare("data", described)
 
     def _find_out_who_has_the_folder(self) -> None:
         """Say whether hosts share the run's folder; those that do not have it are sent checkpoints."""

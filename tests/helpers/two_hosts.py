@@ -125,13 +125,19 @@ def times(ended: list[tuple[int | None, float]]) -> str:
     return ", ".join(f"host{number + 1}: {one}" for number, one in enumerate(said))
 
 
+def _lines(errors: list[list[str]]) -> str:
+    return "\n".join(f"    {lines[-1] if lines else '(no error line)'}" for lines in errors)
+
+
 def refused(scene: Scene, expected: str, seconds: float = 60) -> Verdict:
     """Both hosts end with a line like the expected one, before training."""
     ended = scene.end()
     errors = scene.errors()
     good = all(status not in (None, 0) and took < seconds for status, took in ended)
-    good = good and all(any(re.search(expected, line) for line in lines) for lines in errors)
-    return good, f"{times(ended)}\n" + "\n".join(f"    {one[-1] if one else '(no error line)'}" for one in errors)
+    good = good and all(
+        re.search(expected, host.said()) and lines for host, lines in zip(scene.hosts, errors, strict=True)
+    )
+    return good, f"{times(ended)}\n{_lines(errors)}"
 
 
 def finished_alike(scene: Scene, run: Path) -> Verdict:
@@ -275,7 +281,7 @@ def cable_is_pulled(scene: Scene) -> Verdict:
         host.kill()  # torchrun on the second waits for the first, until the system gives up after a quarter of an hour
     errors = scene.errors()
     good = len(said) == 2 and said[1] < 60 and all(any("does not answer" in line for line in lines) for lines in errors)
-    return good, f"both have ended after {said} s\n" + "\n".join(f"    {one[-1] if one else '-'}" for one in errors)
+    return good, f"training ends after {', '.join(f'{one:.1f}' for one in said)} s\n{_lines(errors)}"
 
 
 def worker(host: Host) -> int | None:

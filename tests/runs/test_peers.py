@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -145,25 +146,21 @@ def test_who_notices_a_broken_connection_first_still_learns_whose_it_was(three) 
     assert three[0].wait_for_failure() == "process 2 on b ended without a word: killed, or out of memory"
 
 
-def test_one_that_comes_late_hears_of_the_failure(ended) -> None:
-    first, late = Peers(0, 2, 0, "a"), Peers(1, 2, 0, "b")
-    port = first.serve(TOKEN)
-    first.fail(["no such file"], is_input_error=True)
-    leaving = threading.Thread(target=first.leave)
-    leaving.start()
-    time.sleep(0.3)
-    assert leaving.is_alive()  # it waits for the other one
-    late.connect("127.0.0.1", port, TOKEN)
-    with pytest.raises(InputError, match=r"a \(process 0\): no such file"):
-        late.gather("data", 1)
-    leaving.join(5)
-    assert not leaving.is_alive()
-    late.leave()
+def test_checkouts_of_one_version_with_other_code_are_told_apart(three, monkeypatch) -> None:
+    versions = iter(["0.1.0 (source 1)", "0.1.0 (source 2)", "0.1.0 (source 2)"])
+    monkeypatch.setattr(module, "source_version", lambda: next(versions))
+
+    def run(peers: Peers) -> None:
+        with peers.telling():
+            raise AssertionError("never reached")
+
+    errors = together(three, run)
+    assert len({str(error) for error in errors}) == 1
+    assert re.fullmatch(r"qa-lightning: 0.1.0 \(source \d\) on .*, 0.1.0 .* on .*; install the same .*", str(errors[0]))
 
 
 def test_one_that_never_comes_ends_the_first(monkeypatch, ended) -> None:
     monkeypatch.setattr(module, "_JOIN_SECONDS", 0.1)
-    monkeypatch.setattr(module, "_LATE_SECONDS", 0.1)
     first = Peers(0, 3, 0, "a")
     first.serve(TOKEN)
     with pytest.raises(LostProcessError, match="process 1 and 1 other of this run has not come"):
