@@ -163,9 +163,22 @@ def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
             subprocess.run(["ip", "netns", "del", host.namespace], check=False, capture_output=True)
 
 
-def documented_command(devices: int) -> list[str]:
-    """The command of docs/scaling.md for several machines, with so many processes on each of two."""
+def documented_command(launcher: str, devices: int) -> list[str]:
+    """The command of docs/scaling.md for several machines, with so many processes on each of two.
+
+    Args:
+        launcher: ``torchrun``; or ``srun``, and the command is what it starts.
+        devices: processes on each host.
+    """
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"^torchrun .*$", text, re.MULTILINE)
+    (line,) = re.findall(rf"^{launcher} .*$", text, re.MULTILINE)
     words = [str(devices) if word == "8" else word for word in line.split()]
-    return [str(Path(sys.executable).parent / words[0]), *words[1:]]
+    program, *words = words[1:] if launcher == "srun" else words
+    return [str(Path(sys.executable).parent / program), *words]
+
+
+def slurm_environment(number: int) -> dict[str, str]:
+    """What ``srun`` sets for the only process on one of the two hosts."""
+    job = {"JOB_ID": "4711", "JOB_NAME": "train", "NODELIST": "host[1-2]", "NTASKS": "2", "NTASKS_PER_NODE": "1"}
+    step = {"STEP_NUM_TASKS": "2", "PROCID": str(number), "NODEID": str(number), "LOCALID": "0"}
+    return {f"SLURM_{name}": value for name, value in (job | step).items()}

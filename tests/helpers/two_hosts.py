@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # so that `tests` can be imp
 from qa_lightning.layout import LAST_CHECKPOINT, LOGS, RECORD
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import differences, make_model
-from tests.helpers.namespaces import Host, documented_command, missing, two_hosts
+from tests.helpers.namespaces import Host, documented_command, missing, slurm_environment, two_hosts
 
 PATIENCE = 120.0  # seconds; who has not ended by then is said to wait for ever
 RUN = f"{LOGS}/version_0"
@@ -74,10 +74,16 @@ class Scene:
             launcher: options of torchrun.
             second: environment of the second host alone.
         """
-        program, *words = documented_command(self.devices)
+        program, *words = documented_command("torchrun", self.devices)
         words = [program, *launcher, *words, *self.flags(), *more]
         self.begun = time.monotonic()
         self.processes = [self.hosts[0].start(words), self.hosts[1].start([*words, *on_second], **second)]
+
+    def start_as_slurm(self, *more: str) -> None:
+        """Start the command on both as ``srun`` does."""
+        words = [*documented_command("srun", 1), *self.flags(), *more]
+        self.begun = time.monotonic()
+        self.processes = [host.start(words, **slurm_environment(number)) for number, host in enumerate(self.hosts)]
 
     def end(self) -> list[tuple[int | None, float]]:
         """Wait for both; status and seconds of each, None for one that waits for ever."""
@@ -174,6 +180,24 @@ def equal_scores_of_four(scene: Scene) -> Verdict:
 
 
 @scenario
+def equal_scores_with_slurm(scene: Scene) -> Verdict:
+    scene.start_as_slurm()
+    return finished_alike(scene, scene.hosts[0].work / RUN)
+
+
+@scenario
+def first_host_dies_with_slurm(scene: Scene) -> Verdict:
+    scene.start_as_slurm("--trainer.max_epochs", "1000")
+    return lost(scene, scene.hosts[0].kill, 1, "process 0 on host1 ended without a word.*what is saved is on host1")
+
+
+@scenario
+def no_run_to_resume_with_slurm(scene: Scene) -> Verdict:
+    scene.start_as_slurm("--ckpt_path", "last")
+    return refused(scene, "--ckpt_path last: there is no run in")
+
+
+@scenario
 def shared_logs(scene: Scene) -> Verdict:
     scene.start("--trainer.default_root_dir", str(scene.shared), "--trainer.max_epochs", "2")
     ended = scene.end()
@@ -247,7 +271,6 @@ def other_versions(scene: Scene) -> Verdict:
 
 def lost(scene: Scene, end: Callable[[], None], survivor: int, expected: str) -> Verdict:
     """A host is gone in the middle of training: the other one says so, within a minute."""
-    scene.start("--trainer.max_epochs", "1000")
     scene.await_training()
     end()
     ended = scene.end()
@@ -259,11 +282,13 @@ def lost(scene: Scene, end: Callable[[], None], survivor: int, expected: str) ->
 
 @scenario
 def second_host_dies(scene: Scene) -> Verdict:
+    scene.start("--trainer.max_epochs", "1000")
     return lost(scene, scene.hosts[1].kill, 0, "process 1 on host2 ended without a word.*is saved in")
 
 
 @scenario
 def first_host_dies(scene: Scene) -> Verdict:
+    scene.start("--trainer.max_epochs", "1000")
     return lost(scene, scene.hosts[0].kill, 1, "process 0 on host1 ended without a word.*what is saved is on host1")
 
 
