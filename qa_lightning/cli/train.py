@@ -64,17 +64,18 @@ def train(words: Sequence[str]) -> int:
     peers = None
     try:
         gc.disable()  # imports leave no garbage, and looking for it takes a fifth of the time until --help
-        from qa_lightning.runs.peers import Peers
+        from qa_lightning.runs.peers.joining import join
 
         quiet_libraries()
-        peers = Peers.join()
+        peers = join()
         with peers.telling() if peers is not None else nullcontext():  # from here on no process fails in silence
-            flags = list(with_config_files(words))
             from qa_lightning.training.flags import TrainCLI
             from qa_lightning.training.run import TrainingRun
 
             gc.enable()
-            return TrainingRun(TrainCLI(flags, peers and peers.launch), signals, peers).run()
+            flags = list(with_config_files(words))
+            launch = peers.launch.name if peers is not None and peers.launch is not None else None
+            return TrainingRun(TrainCLI(flags, launch), signals, peers).run()
     except (InputError, LostProcessError):
         if peers is not None and peers.is_common and not peers.speaks:
             return 1  # another process on this host says it

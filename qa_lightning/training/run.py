@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
-from qa_lightning.checks.hosts import described_data, described_flags, described_model
 from qa_lightning.checks.refusals import monitor_problems
 from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError, LostProcessError
-from qa_lightning.files import file_mark, hold_folder
+from qa_lightning.files import hold_folder
 from qa_lightning.layout import MODEL_FOLDER, RECORD
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger, use_run_folder
@@ -31,15 +30,9 @@ from qa_lightning.runs.failures import (
     lost_a_process,
     out_of_memory_problems,
 )
-from qa_lightning.runs.peers import Peers
-from qa_lightning.runs.record import (
-    append_run,
-    claim_folder,
-    describe_start,
-    last_start,
-    package_versions,
-    release_folder,
-)
+from qa_lightning.runs.peers.agreement import compare_data, compare_settings, find_folder
+from qa_lightning.runs.peers.processes import Peers
+from qa_lightning.runs.record import append_run, claim_folder, describe_start, last_start, release_folder
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.training.callbacks import RunRecord
 from qa_lightning.training.finish import finish, only_validating, relative, surviving_the_end
@@ -108,7 +101,8 @@ class TrainingRun:
 
     def _run(self) -> int:
         try:
-            self._compare_settings()
+            if self._peers is not None:
+                compare_settings(self._peers, dict(self.config.items()), self.module.model.config.to_dict())
             if self.trainer.is_global_zero and not self.config.trainer.fast_dev_run:
                 self._claim()
             self._prepare()
@@ -162,12 +156,20 @@ class TrainingRun:
         begun = self.beginning
         if problem := begun.misfit(self.config.model.model_name, self.module.state_dict()):
             raise InputError(f"--ckpt_path {self.config.ckpt_path or 'last'}: {problem}")
+        launch = self._peers.launch if self._peers is not None else None
+        if launch is not None and launch.run_before and begun.folder is None:
+            raise InputError(
+                f"torchrun has started this run again, which was trained in {launch.run_before} before; that is "
+                f"finished, or not in {self.logs} here: let --trainer.default_root_dir name a folder that hosts share"
+            )
         try:
             self.folder.path = folder = begun.folder or claim_folder(self.logs)
             self._held = _hold(folder)
             from_file = str(begun.checkpoint) if begun.checkpoint else None
-            start = describe_start(int(self.config.seed_everything), from_file, self._peers and self._peers.launch)
+            start = describe_start(int(self.config.seed_everything), from_file, launch.name if launch else None)
             append_run(folder / RECORD, start)
+            if launch is not None:
+                launch.note_run(f"{folder} on {socket.gethostname()}")
         except OSError as error:
             raise InputError(
                 f"runs go to {self.logs}, where nothing can be written ({error.strerror}); free some space, or choose "
@@ -178,6 +180,8 @@ class TrainingRun:
         """Take back a claim, where nothing was trained."""
         if self.folder.path and not self.beginning.folder and self.trainer.is_global_zero:
             release_folder(self.folder.path)
+            if self._peers is not None and self._peers.launch is not None:
+                self._peers.launch.note_run(None)
 
     def _meet(self) -> None:
         """Start the other processes, or wait for them, and agree on the run's folder and where it begins."""
@@ -187,7 +191,9 @@ class TrainingRun:
                 strategy.launcher.launch(lambda: None)
             strategy.setup_environment()
             self.beginning, self.folder.path = strategy.broadcast((self.beginning, self.folder.path))
-            self._find_out_who_has_the_folder()
+            if self._peers is not None and self.folder.path is not None:
+                begun = self.beginning
+                self._kept_on = find_folder(self._peers, self.trainer, self.folder.path, begun.checkpoint)
         begun, folder = self.beginning, self.folder.path
         if begun.checkpoint:
             self.last.begin_at(begun.checkpoint, begun.step)
@@ -199,21 +205,6 @@ class TrainingRun:
             elif folder and not begun.folder:
                 use_run_folder(logger, folder)
 
-    def _compare_settings(self) -> None:
-        """Refuse hosts that differ in flags, versions or the model's settings."""
-        if self._peers is None:
-            return
-        versions = package_versions() | {"python": ".".join(map(str, sys.version_info[:2]))}
-        model = self.module.model.config.to_dict()
-        self._peers.compare(
-            "settings",
-            {
-                "start all hosts with the same flags": described_flags(dict(self.config.items())),
-                "install the same versions on all hosts": versions,
-                "give all hosts the same --model.model_name": described_model(model),
-            },
-        )
-
     def _prepare(self) -> None:
         """Prepare the data: on every host, where they compare it; before other processes start, where they are ours."""
         if self._peers is None:
@@ -222,38 +213,8 @@ class TrainingRun:
         described = None
         if self.trainer.local_rank == 0:  # the others of its host map the same files
             self._check_data() if self.trainer.is_global_zero else self.data.prepare_data()
-            described = {"give all hosts the same data": described_data(self.data.describe())}
-        self._peers.compare("data", described)
-
-    def _find_out_who_has_the_folder(self) -> None:
-        """Say whether hosts share the run's folder; those that do not have it are sent checkpoints."""
-        peers, folder = self._peers, self.folder.path
-        if peers is None or folder is None:
-            return
-        files = [file_mark(path) for path in (folder / RECORD, self.beginning.checkpoint) if path is not None]
-        seen = peers.gather("files", files)
-        without = sorted({peers.hosts[rank] for rank in range(peers.world_size) if seen[rank] != seen[0]})
-        first, names = peers.hosts[0], ", ".join(without)
-        if not without:
-            if self.trainer.is_global_zero and len(set(peers.hosts.values())) > 1:
-                log.info(f"all hosts share {self.logs}")
-            return
-        strategy: Any = self.trainer.strategy
-        if type(strategy).load_checkpoint is not Strategy.load_checkpoint:
-            raise peers.common(
-                [
-                    f"{self.logs} on {names} is not that on {first}, and --trainer.strategy "
-                    f"{self.config.trainer.strategy} needs it on all hosts: let --trainer.default_root_dir name a "
-                    "folder that they share"
-                ]
-            )
-        strategy.checkpoint_io.sends = True
-        self._kept_on = first if seen[peers.rank] != seen[0] else None
-        if self.trainer.is_global_zero:
-            log.info(
-                f"{self.logs} is not shared: checkpoints, records and the model are only on {first}, which sends "
-                f"{names} what it needs; to resume, start with {first} as the first host, or copy the folder"
-            )
+            described = self.data.describe()
+        compare_data(self._peers, described)
 
     def _out_of_memory_problems(self, error: RuntimeError) -> list[str]:
         data, trainer = self.data, self.trainer

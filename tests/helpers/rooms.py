@@ -5,6 +5,6 @@ from __future__ import annotations
 ROOMS = (
     *("wording", "errors", "files", "caching", "arrays", "progress", "layout", "marking"),
     *("data.formats", "data", "features", "decoding", "documents", "metrics", "models"),
-    *("checks", "runs", "inference", "inference.bulk", "pages", "pages.demo"),
+    *("checks", "runs", "runs.peers", "inference", "inference.bulk", "pages", "pages.demo"),
     *("training", "evaluation", "export", "cli", "cli.pages"),
 )

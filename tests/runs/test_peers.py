@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from qa_lightning.errors import InputError, LostProcessError
-from qa_lightning.runs import peers as module
-from qa_lightning.runs.peers import Peers
+from qa_lightning.runs.peers import processes as module
+from qa_lightning.runs.peers.joining import join
+from qa_lightning.runs.peers.processes import Peers
 
 TOKEN = "known to all"
 
@@ -160,7 +161,7 @@ def test_checkouts_of_one_version_with_other_code_are_told_apart(three, monkeypa
 
 
 def test_one_that_never_comes_ends_the_first(monkeypatch, ended) -> None:
-    monkeypatch.setattr(module, "_JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(module, "JOIN_SECONDS", 0.1)
     first = Peers(0, 3, 0, "a")
     first.serve(TOKEN)
     with pytest.raises(LostProcessError, match="process 1 and 1 other of this run has not come"):
@@ -193,4 +194,4 @@ def test_whatever_else_comes_to_the_port_changes_nothing(three) -> None:
 def test_a_process_alone_has_no_peers(monkeypatch) -> None:
     for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
-    assert Peers.join() is None
+    assert join() is None

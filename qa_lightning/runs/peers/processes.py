@@ -1,9 +1,7 @@
-"""Lets the processes of a run that torchrun or SLURM started compare, wait, and hear of each other's failures.
+"""`Peers`: the processes of a run compare what must be equal, wait for each other, and hear of failures.
 
 The first process listens on a port of its own, and all others connect to it. A process that fails says why. The
-connection of one that dies is closed; if its whole host is gone, the system's own probes get no answer for `SILENCE`
-seconds. These probes need no Python, so that a process which computes long, or is stopped (SIGSTOP), is not taken for
-dead.
+connection of one that dies is closed; that of one whose host is gone is silent, see `connection`.
 
 Limits: only the first process sees the others. If two others lose each other alone, the library that connects them
 notices it, after its own time limit of many minutes.
@@ -11,8 +9,6 @@ notices it, after its own time limit of many minutes.
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import os
 import secrets
@@ -22,28 +18,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
-from ipaddress import ip_address
 from typing import Any
-
-import torch
-from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from qa_lightning.checks.hosts import host_differences
 from qa_lightning.errors import InputError, LostProcessError, one_line
+from qa_lightning.runs.peers.connection import SILENCE, Connection, Launch, is_silent
 from qa_lightning.runs.record import source_version
 from qa_lightning.runs.signals import Stopped
 from qa_lightning.wording import counted
 
 log = logging.getLogger("qa_lightning")
 
-SILENCE = 30  # seconds without an answer, after which a host is given up
-_PROBES = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": SILENCE * 1000}
-_SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)  # of a host that is gone
-_JOIN_SECONDS = 600.0  # for all processes to start: libraries on a network's disk may take minutes to load
+JOIN_SECONDS = 600.0  # for all processes to start: libraries on a network's disk may take minutes to load
 _SAY_SECONDS = 10.0  # after which a process says that it waits
-_AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # in the environment: torchrun's agent has a store, for all its starts
-_KEY = "qa_lightning/"  # of what is in the launcher's store
 
 
 class Peers:
@@ -58,7 +45,7 @@ class Peers:
         hosts: rank -> host, of the processes that have come.
         failure: what the first process that failed said, or what is known of its loss; None while all is well.
         is_common: whether all processes know why the run ends: one for each host says it.
-        launch: names the start of this run by torchrun, the same after each of its restarts; None elsewhere.
+        launch: what torchrun knows of this run from one restart to the next; None elsewhere.
         tell: prints what is known, if a failure ends this process while it hangs.
     """
 
@@ -69,48 +56,17 @@ class Peers:
         self.hosts = {rank: host or socket.gethostname()}
         self.failure: str | None = None
         self.is_common = False
-        self.launch: str | None = None
+        self.launch: Launch | None = None
         self.tell: Callable[[str], None] = _print_error
         self._failed = -1  # the rank of the process that failed first
         self._is_input_error = False
         self._changed = threading.Condition()  # holds all that follows
         self._values: dict[str, dict[int, Any]] = {}  # on the first process: what has come, by topic
         self._answers: dict[str, list[Any]] = {}
-        self._connections: dict[int, _Connection] = {}  # the first process's to all others; theirs to it
+        self._connections: dict[int, Connection] = {}  # the first process's to all others; theirs to it
         self._has_left: set[int] = set()
         self._is_over = False  # whether this process ends by itself
-        self._store: Any = None  # which lives in the first process
-
-    @classmethod
-    def join(cls) -> Peers | None:
-        """Meet the other processes; None for one that is alone, or starts the others itself.
-
-        Raises:
-            LostProcessError: the first process does not come.
-        """
-        environment = _launcher()
-        if environment is None or environment.world_size() < 2:
-            return None
-        peers = cls(environment.global_rank(), environment.world_size(), environment.local_rank())
-        address, port = environment.main_address, environment.main_port
-        has_agent = os.environ.get(_AGENT_STORE) == str(True)
-        try:
-            store = peers._store = _store(address, port, serves=peers.rank == 0 and not has_agent)
-            if has_agent:
-                peers.launch = store.compare_set(f"{_KEY}launch", "", secrets.token_hex(8)).decode()
-            if peers.rank == 0:
-                token, own = secrets.token_hex(16), _own_address(address, port)
-                if has_agent:
-                    peers._store = _store(own or address, 0, serves=True)
-                store.set(f"{_KEY}first", json.dumps([own or "", peers.serve(token), token, peers._store.port]))
-            own, port = peers._find_first(store, address)
-        except RuntimeError as error:  # the store's own
-            raise LostProcessError(
-                f"the first process of this run, at {address}, is not there ({one_line(error)})"
-            ) from None
-        if has_agent:  # its store holds what was written before a restart, and torch would connect to what is gone
-            os.environ |= {"MASTER_ADDR": own, "MASTER_PORT": str(port), _AGENT_STORE: str(False)}
-        return peers
+        self.store: Any = None  # what the processes meet at; it lives in the first one
 
     def serve(self, token: str) -> int:
         """Take the connections of the others; returns the port. The first process alone.
@@ -131,7 +87,7 @@ class Peers:
         Raises:
             OSError: it is not there, or is that of another start.
         """
-        connection = _Connection(socket.create_connection((address, port), timeout=SILENCE))
+        connection = Connection(socket.create_connection((address, port), SILENCE))
         try:
             connection.send({"rank": self.rank, "host": self.hosts[self.rank], "token": token})
             greeting = connection.receive()
@@ -165,8 +121,8 @@ class Peers:
                 self._changed.wait(1.0)
                 waited = time.monotonic() - begun
                 missing = self._missing()
-                if missing and waited > _JOIN_SECONDS:
-                    raise LostProcessError(f"{missing} of this run has not come in {_JOIN_SECONDS / 60:.0f} minutes")
+                if missing and waited > JOIN_SECONDS:
+                    raise LostProcessError(f"{missing} of this run has not come in {JOIN_SECONDS / 60:.0f} minutes")
                 if waited > _SAY_SECONDS and not has_said and self.local_rank == 0:
                     log.info(f"waiting for {missing or 'the other processes'}")
                     has_said = True
@@ -265,42 +221,23 @@ class Peers:
         """Whether this process says what all know: one on each host, that is still there."""
         return self.local_rank == 0 or (self.local_rank == 1 and self._failed == self.rank - 1)
 
-    def _find_first(self, store: Any, address: str) -> tuple[str, int]:
-        """Connect to the first process; returns its address, and the port of its own store.
-
-        What the agent's store says of it may be of a start before this one.
-        """
-        deadline = time.monotonic() + _JOIN_SECONDS
-        while True:
-            own, port, token, store_port = json.loads(store.get(f"{_KEY}first"))
-            try:
-                if self.rank:
-                    self.connect(own or address, port, token)
-                return own or address, store_port
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise LostProcessError(
-                        f"the first process of this run, at {own or address}:{port}, cannot be reached from "
-                        f"{self.hosts[self.rank]} ({one_line(error)}); hosts must be able to connect to each other"
-                    ) from None
-            time.sleep(0.5)
-
     def _accept(self, listener: socket.socket, token: str) -> None:
         while True:
             with suppress(OSError):  # one that came and went
-                connection = _Connection(listener.accept()[0])
+                connection = Connection(listener.accept()[0])
                 threading.Thread(target=self._greet, args=(connection, token), daemon=True).start()
 
-    def _greet(self, connection: _Connection, token: str) -> None:
+    def _greet(self, connection: Connection, token: str) -> None:
         """Let one of the others in, and read what it says."""
         try:
             hello = connection.receive(4096) or {}
-            rank = hello.get("rank")
-            if not secrets.compare_digest(str(hello.get("token")), token) or rank not in range(1, self.world_size):
+            rank: Any = hello.get("rank")
+            knows = secrets.compare_digest(str(hello.get("token")).encode(), token.encode())
+            if not knows or rank not in range(1, self.world_size):
                 connection.close()
                 return
             connection.send({"host": self.hosts[0]})
-        except (OSError, ValueError):  # not one of ours
+        except (OSError, ValueError, TypeError):  # not one of ours
             connection.close()
             return
         with self._changed:
@@ -315,7 +252,7 @@ class Peers:
             while (said := connection.receive()) is not None:
                 self._act(rank, said)
         except OSError as error:
-            if error.errno in _SILENT:
+            if is_silent(error):
                 how = f"does not answer: its host is off, or the network to it ({one_line(error)})"
         connection.close()
         if not {rank, self.rank} & self._has_left:
@@ -383,72 +320,9 @@ class Peers:
         return f"process {ranks[0]}{others}" if ranks else ""
 
 
-class _Connection:
-    """JSON messages over a socket, a line each; whose other end is probed while it is silent."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-        connected.settimeout(SILENCE)  # until it is known who that is
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _PROBES.items():
-            if hasattr(socket, name):  # the names that the system knows
-                connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._lines = connected.makefile("rb")
-        self._sending = threading.Lock()
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        with self._sending:
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self, limit: int = -1) -> dict[str, Any] | None:
-        """The next message of at most so many bytes; None when there are no more."""
-        line = self._lines.readline(limit)
-        if not line.endswith(b"\n"):
-            return None
-        self._socket.settimeout(None)
-        return dict(json.loads(line))
-
-    def end(self) -> None:
-        """Say no more; the other end can still read what was said."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        self._lines.close()
-        self._socket.close()
-
-
 def _print_error(message: str) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def _in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
-
-
-def _launcher() -> ClusterEnvironment | None:
-    """What started this process and the others; None without torchrun and SLURM's ``srun``."""
-    if TorchElasticEnvironment.detect():
-        return TorchElasticEnvironment()
-    if "SLURM_STEP_NUM_TASKS" in os.environ and SLURMEnvironment.detect():  # a batch script alone is one process
-        return SLURMEnvironment()
-    return None
-
-
-def _store(address: str, port: int, serves: bool) -> Any:
-    """A store at an address; it is here, if this process serves it."""
-    return torch.distributed.TCPStore(
-        address,
-        port,
-        is_master=serves,
-        timeout=timedelta(seconds=_JOIN_SECONDS),
-        multi_tenant=True,  # the process group takes the same one later
-        wait_for_workers=False,
-    )
-
-
-def _own_address(address: str, port: int) -> str | None:
-    """The address of this host, as it sees the one that is given; None if that is this host by another name."""
-    with socket.create_connection((address, port), timeout=SILENCE) as connected:
-        own = str(connected.getsockname()[0])
-    return None if ip_address(own.partition("%")[0]).is_loopback else own
