@@ -10,12 +10,17 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.strategies import DDPStrategy
 
 from qa_lightning.errors import InputError, LostProcessError
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO
 from qa_lightning.runs.peers import processes as module
+from qa_lightning.runs.peers.agreement import find_folder
 from qa_lightning.runs.peers.joining import join
 from qa_lightning.runs.peers.processes import Peers
 
@@ -195,3 +200,51 @@ def test_a_process_alone_has_no_peers(monkeypatch) -> None:
     for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     assert join() is None
+
+
+class LoadsByItself(DDPStrategy):
+    """As FSDP's: it reads files on every process."""
+
+    def load_checkpoint(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return {}
+
+
+def trainer(rank: int, kind: type) -> SimpleNamespace:
+    strategy = object.__new__(kind)
+    strategy._checkpoint_io = AtomicCheckpointIO()
+    return SimpleNamespace(strategy=strategy, is_global_zero=rank == 0)
+
+
+def folders(root: Path, shared: bool) -> list[Path]:
+    """The run's folder as each of three processes sees it: the second host has another one under the same name."""
+    written = [root / name / "version_0" for name in ("a", "b")]
+    for number, folder in enumerate(written):
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "run.json").write_text("[{}]")
+        (folder / "checkpoints" / "last.ckpt").write_text(f"weights {number}")
+    return [written[0], written[not shared], written[not shared]]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_hosts_without_the_runs_folder_are_sent_checkpoints(three, tmp_path, said, shared) -> None:
+    seen = folders(tmp_path, shared)
+    trainers = [trainer(rank, DDPStrategy) for rank in range(3)]
+    found = together(
+        three,
+        lambda peers: find_folder(
+            peers, trainers[peers.rank], seen[peers.rank], seen[peers.rank] / "checkpoints" / "last.ckpt"
+        ),
+    )
+    assert found == ([None] * 3 if shared else [None, "a", "a"])
+    assert [one.strategy.checkpoint_io.sends for one in trainers] == [not shared] * 3
+    line = f"all hosts share {tmp_path / 'a'}" if shared else f"{tmp_path / 'a'} is not shared: checkpoints, records"
+    assert said.messages[-1].startswith(line)
+
+
+def test_a_strategy_that_reads_files_on_every_host_needs_them_there(three, tmp_path) -> None:
+    seen = folders(tmp_path, shared=False)
+    seen[1] = seen[2] = tmp_path / "nowhere"
+    errors = together(
+        three, lambda peers: find_folder(peers, trainer(peers.rank, LoadsByItself), seen[peers.rank], None)
+    )
+    assert all("on b is not that on a, and this --trainer.strategy needs it on all hosts" in str(one) for one in errors)
