@@ -223,9 +223,12 @@ class Peers:
 
     def _accept(self, listener: socket.socket, token: str) -> None:
         while True:
-            with suppress(OSError):  # one that came and went
+            try:
                 connection = Connection(listener.accept()[0])
-                threading.Thread(target=self._greet, args=(connection, token), daemon=True).start()
+            except OSError:  # one that came and went
+                time.sleep(0.1)
+                continue
+            threading.Thread(target=self._greet, args=(connection, token), daemon=True).start()
 
     def _greet(self, connection: Connection, token: str) -> None:
         """Let one of the others in, and read what it says."""
