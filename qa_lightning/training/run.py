@@ -276,15 +276,16 @@ class TrainingRun:
 
     def _lost(self, error: RuntimeError) -> int:
         """Another process ended: say what is known of it, where nobody else does."""
-        if self.signals.asked:
+        self.signals.hold()  # torchrun stops the others of a host as soon as it notices, too
+        failure = self._peers.wait_for_failure() if self._peers is not None else None
+        if failure is None and self.signals.asked:
             return self._stopped(self.signals.asked)
         launcher = self.trainer.strategy.launcher
         known = f"another process of this run ended, or the network to it ({connection_reason(error)})"
         if self._peers is not None:
-            known = self._peers.wait_for_failure() or known
             if not self._peers.speaks:
                 return 1
-            raise LostProcessError(f"{known}; {self._saved()}") from None
+            raise LostProcessError(f"{failure or known}; {self._saved()}") from None
         if isinstance(launcher, Launcher) and launcher.procs:
             known = launcher.wait_for_lost() or known
         elif self._started_by is not None:  # that one tells what is known, unless it is the one that is lost
