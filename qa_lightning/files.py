@@ -18,6 +18,8 @@ import re
 import shutil
 import stat
 import tempfile
+import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -282,6 +284,29 @@ def digest(paths: Iterable[Path], names: bool = False) -> str:
             while block := file.read(_BLOCK):
                 found.update(block)
     return found.hexdigest()
+
+
+def file_mark(path: Path, seconds: float = 1.0) -> list[int] | None:
+    """Size and CRC-32 of the last MiB of a file, by which two hosts find out whether they see the same one.
+
+    An archive's table of checksums is at its end, so any change to a checkpoint changes its mark.
+
+    Args:
+        path: the file.
+        seconds: wait so long for it to appear: on some network file systems others see a new file a little later.
+
+    Returns:
+        None if it is not there.
+    """
+    deadline = time.monotonic() + seconds
+    while not path.is_file():
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.1)
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _BLOCK))
+        return [size, zlib.crc32(file.read())]
 
 
 def write_problem(folder: Path) -> str | None:

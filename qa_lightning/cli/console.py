@@ -6,6 +6,7 @@ import errno
 import io
 import logging
 import os
+import re
 import socket
 import sys
 import warnings
@@ -172,4 +173,5 @@ _NO_NEWS = (
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether a library's message says something that a person asked for, or can act on."""
-    return record.levelno >= logging.WARNING or not record.getMessage().lstrip().startswith(_NO_NEWS)
+    message = re.sub(r"^\[rank: \d+\] ", "", record.getMessage().lstrip())  # before lines of one process of several
+    return record.levelno >= logging.WARNING or not message.startswith(_NO_NEWS)

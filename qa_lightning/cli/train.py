@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.errors import InputError, naming_flags
+from qa_lightning.errors import InputError, LostProcessError, naming_flags
 from qa_lightning.features.defaults import MAX_LENGTH
 from qa_lightning.runs.signals import Stopped, StopSignals, first_process
 from qa_lightning.wording import CHECKOUT, PACKAGE, command, did_you_mean
@@ -63,17 +64,27 @@ def train(words: Sequence[str]) -> int:
             return 0
         print("Every flag, in full:\n")
         words = ["--help"]
-    flags = list(with_config_files(words))
     signals = StopSignals()
     signals.listen()
+    peers = None
     try:
         gc.disable()  # imports leave no garbage, and looking for it takes a fifth of the time until training
-        from qa_lightning.training.flags import TrainCLI
-        from qa_lightning.training.run import TrainingRun
+        from qa_lightning.runs.peers.joining import join
 
-        gc.enable()
         quiet_libraries()
-        return TrainingRun(TrainCLI(flags), signals).run()
+        peers = join()
+        with peers.telling() if peers is not None else nullcontext():  # from here on no process fails in silence
+            from qa_lightning.training.flags import TrainCLI
+            from qa_lightning.training.run import TrainingRun
+
+            gc.enable()
+            flags = list(with_config_files(words))
+            launch = peers.launch.name if peers is not None and peers.launch is not None else None
+            return TrainingRun(TrainCLI(flags, launch), signals, peers).run()
+    except (InputError, LostProcessError):
+        if peers is not None and peers.is_common and not peers.speaks:
+            return 1  # another process on this host says it
+        raise
     except Stopped as error:
         if first_process():
             print(f"\nstopped by {error.stop.cause} before training began: nothing was there to save", flush=True)

@@ -272,12 +272,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Args:
         background: write ``best.ckpt`` and ``last.ckpt`` while training goes on, from copies in the CPU's memory; at
             most two of them wait. Lightning looks at others as soon as they are saved.
+
+    Attributes:
+        sends: whether the first process reads for all, because some hosts do not have its files. All processes must
+            then load together, as Lightning does.
     """
 
     most_waiting = 2
 
     def __init__(self, background: bool = False) -> None:
         self.background = background
+        self.sends = False
         self._writer = ThreadPoolExecutor(1, "writer of checkpoints")  # starts with its first file
         self._waiting: list[Future[None]] = []
 
@@ -311,10 +316,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             del self._waiting[0]  # not before: a second Ctrl-C may interrupt the wait
 
     def load_checkpoint(self, *args: Any, **keywords: Any) -> dict[str, Any]:
-        """As Lightning's, when everything is written."""
+        """As Lightning's, when everything is written; from the first process, if it sends."""
         self.wait()
-        loaded: dict[str, Any] = super().load_checkpoint(*args, **keywords)
-        return loaded
+        if not self.sends:
+            return dict(super().load_checkpoint(*args, **keywords))
+        loaded: list[Any] = [None]
+        if torch.distributed.get_rank() == 0:
+            try:
+                loaded = [super().load_checkpoint(*args, **keywords)]
+            except Exception as error:  # a damaged file can raise anything in the zip and pickle readers
+                loaded = [error]  # or the others would wait for ever
+        in_memory = torch.distributed.new_group(backend="gloo")  # not through a GPU, which may be full
+        torch.distributed.broadcast_object_list(loaded, 0, in_memory)
+        torch.distributed.destroy_process_group(in_memory)
+        if isinstance(loaded[0], Exception):
+            raise loaded[0]
+        return dict(loaded[0])
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """As Lightning's, when everything is written."""

@@ -25,10 +25,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from qa_lightning.files import write_json
+from qa_lightning.files import digest, write_json
 from qa_lightning.layout import BEST_CHECKPOINT, CHECKPOINT_FOLDER, FLAGS, LAST_CHECKPOINT, MODEL_FOLDER, RECORD
 from qa_lightning.runs.signals import slurm_job
-from qa_lightning.wording import program_name
+from qa_lightning.wording import PACKAGE, package_version, program_name
 
 log = logging.getLogger("qa_lightning")
 
@@ -47,18 +47,20 @@ PACKAGES = (
 )
 
 
-def describe_start(seed: int, resumed_from: str | None) -> dict[str, Any]:
+def describe_start(seed: int, resumed_from: str | None, launch: str | None = None) -> dict[str, Any]:
     """The part of a run's record that is known before data is prepared, as JSON values.
 
     Args:
         seed: the seed of the whole run.
         resumed_from: the checkpoint it was resumed from; None if it began at the first step.
+        launch: names this start by torchrun, and its restarts; None elsewhere.
     """
     return {
         "started": _now(),
         "command": [program_name(), *sys.argv[1:]],
         "resumed_from": resumed_from,
         "slurm_job": slurm_job(),
+        "launch": launch,
         "seed": seed,
         "versions": {"python": platform.python_version(), **package_versions()},
         "git": git_revision(Path(__file__).parent),
@@ -88,6 +90,11 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:  # not installed, but imported from a source tree
             continue
     return found | {"torch": str(torch.__version__)}  # names the build, which the package's metadata may leave out
+
+
+def source_version() -> str:
+    """The version of this package, with a digest of its source: checkouts of one version may differ."""
+    return f"{package_version()} (source {digest(sorted(PACKAGE.rglob('*.py')), names=True)[:8]})"
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:
@@ -176,9 +183,10 @@ class PastRun:
 
     @property
     def job(self) -> str | None:
-        """The SLURM job of its last start."""
-        job = self.starts[-1].get("slurm_job") if self.starts else None
-        return job if isinstance(job, str) else None
+        """The SLURM job of its last start, or what names that start by torchrun."""
+        last = self.starts[-1] if self.starts else {}
+        jobs = (last.get(name) for name in ("slurm_job", "launch"))
+        return next((job for job in jobs if isinstance(job, str)), None)
 
     @property
     def resumed_from(self) -> Path | None:

@@ -90,12 +90,19 @@ def find_beginning(given: str | None, logs: Path, job: str | None = None) -> Beg
     Args:
         given: a file, ``last`` for the newest run, or None.
         logs: the folder that holds the runs.
-        job: id of this batch job. If ``given`` is None and the job's newest run is not finished, that run is resumed.
+        job: id of this batch job, or of this start by torchrun. If it was started again, and its newest run is not
+            finished, that run is resumed, whatever ``given`` was to begin it.
 
     Raises:
         InputError: there is no such file or run, or its checkpoints cannot be read.
     """
-    if given not in (None, "last"):
+    runs = find_runs(logs) if given == "last" or job is not None else []
+    own = [run for run in runs if job is not None and run.job == job]
+    if own and not own[-1].finished:
+        return _resume(own[-1])
+    if given is None:
+        return Beginning()
+    if given != "last":
         path = Path(given).expanduser()
         if not path.is_file():
             raise InputError(f"--ckpt_path {given}: no such file; give the path of a .ckpt file, or `last`")
@@ -103,11 +110,6 @@ def find_beginning(given: str | None, logs: Path, job: str | None = None) -> Beg
         if isinstance(begun, str):
             raise InputError(f"--ckpt_path {given}: {begun}")
         return begun
-    runs = find_runs(logs) if given is not None or job is not None else []
-    if given is None:
-        runs = [run for run in runs if run.job == job]
-        if not runs or runs[-1].finished:
-            return Beginning()
     if not runs:
         raise InputError(f"--ckpt_path last: there is no run in {logs}; start without the flag")
     return _resume(runs[-1])

@@ -57,6 +57,7 @@ class TrainCLI(LightningCLI):
 
     Args:
         args: flags; None takes those of the command line.
+        launch: names this start by torchrun; see `Peers`.
 
     Attributes:
         beginning: where the run begins; of the first process alone, the others learn of it from `TrainingRun`.
@@ -67,7 +68,8 @@ class TrainCLI(LightningCLI):
         InputError: the flags cannot work, or cannot with this model.
     """
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(self, args: list[str] | None = None, launch: str | None = None) -> None:
+        self.launch = launch
         self.beginning = Beginning()
         self.folder = RunFolder()
         self.started_by: int | None = None
@@ -151,7 +153,7 @@ class TrainCLI(LightningCLI):
             raise InputError(f"runs go to {logs}, {problem}; choose another folder with --trainer.default_root_dir")
         if not first_process():
             return  # it learns from the first one where the run begins
-        self.beginning = begun = find_beginning(self.config.ckpt_path, logs, slurm_job())
+        self.beginning = begun = find_beginning(self.config.ckpt_path, logs, slurm_job() or self.launch)
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
         if self.config.ckpt_path == "last" and begun.folder is None and 0 <= epochs <= begun.epochs:
             raise InputError(

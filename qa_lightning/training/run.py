@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,8 @@ from qa_lightning.runs.failures import (
     lost_a_process,
     out_of_memory_problems,
 )
+from qa_lightning.runs.peers.agreement import compare_data, compare_settings, find_folder
+from qa_lightning.runs.peers.processes import Peers
 from qa_lightning.runs.record import append_run, claim_folder, describe_start, last_start, release_folder
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.training.callbacks import RunRecord
@@ -49,9 +52,10 @@ class TrainingRun:
     Args:
         cli: the flags, and what was made of them.
         signals: those that stop the run; a command listens to them from its first moment on.
+        peers: the other processes, if torchrun or SLURM started them.
     """
 
-    def __init__(self, cli: TrainCLI, signals: StopSignals) -> None:
+    def __init__(self, cli: TrainCLI, signals: StopSignals, peers: Peers | None = None) -> None:
         self.config, self.trainer, self.module, self.data = cli.config, cli.trainer, cli.model, cli.datamodule
         self.logs, self.folder, self.beginning, self.signals = cli.logs, cli.folder, cli.beginning, signals
         self.last = LastCheckpoint(self.config.save_every_minutes, signals)
@@ -59,6 +63,10 @@ class TrainingRun:
         self.trainer.callbacks += [RunRecord(), self.last]  # type: ignore[attr-defined]
         self.module.last_n_best = N_BEST  # so that `finish` need not validate again what is the best
         self._held: int | None = None  # see `hold_folder`
+        self._peers = peers
+        self._kept_on: str | None = None  # the host that has the run's folder, if it is not this one
+        if peers is not None:
+            peers.tell = self._tell_lost
         self._started_by = cli.started_by
         strategy = self.trainer.strategy
         if isinstance(strategy.launcher, _SubprocessScriptLauncher):
@@ -95,9 +103,11 @@ class TrainingRun:
 
     def _run(self) -> int:
         try:
+            if self._peers is not None:
+                compare_settings(self._peers, dict(self.config.items()), self.module.model.config.to_dict())
             if self.trainer.is_global_zero and not self.config.trainer.fast_dev_run:
                 self._claim()
-            rank_zero_only(self._check_data)()  # before other processes start, so that bad data is one error
+            self._prepare()
             self._meet()
             begun = self.beginning
             self.signals.check()
@@ -119,6 +129,8 @@ class TrainingRun:
                     f"--ckpt_path: {relative(Path(begun.checkpoint))} was made with another --model.layer_decay than "
                     f"{self.module.layer_decay}; resume with the one in its run's config.yaml"
                 ) from None
+            raise
+        except LostProcessError:
             raise
         except RuntimeError as error:
             if is_out_of_memory(error):
@@ -146,12 +158,20 @@ class TrainingRun:
         begun = self.beginning
         if problem := begun.misfit(self.config.model.model_name, self.module.state_dict()):
             raise InputError(f"--ckpt_path {self.config.ckpt_path or 'last'}: {problem}")
+        launch = self._peers.launch if self._peers is not None else None
+        if launch is not None and launch.run_before and begun.folder is None:
+            raise InputError(
+                f"torchrun has started this run again, which was trained in {launch.run_before} before; that is "
+                f"finished, or not in {self.logs} here: let --trainer.default_root_dir name a folder that hosts share"
+            )
         try:
             self.folder.path = folder = begun.folder or claim_folder(self.logs)
             self._held = _hold(folder)
             from_file = str(begun.checkpoint) if begun.checkpoint else None
-            start = describe_start(int(self.config.seed_everything), from_file)
+            start = describe_start(int(self.config.seed_everything), from_file, launch.name if launch else None)
             append_run(folder / RECORD, start)
+            if launch is not None:
+                launch.note_run(f"{folder} on {socket.gethostname()}")
         except OSError as error:
             raise InputError(
                 f"runs go to {self.logs}, where nothing can be written ({error.strerror}); free some space, or choose "
@@ -162,6 +182,8 @@ class TrainingRun:
         """Take back a claim, where nothing was trained."""
         if self.folder.path and not self.beginning.folder and self.trainer.is_global_zero:
             release_folder(self.folder.path)
+            if self._peers is not None and self._peers.launch is not None:
+                self._peers.launch.note_run(None)
 
     def _meet(self) -> None:
         """Start the other processes, or wait for them, and agree on the run's folder and where it begins."""
@@ -171,6 +193,9 @@ class TrainingRun:
                 strategy.launcher.launch(lambda: None)
             strategy.setup_environment()
             self.beginning, self.folder.path = strategy.broadcast((self.beginning, self.folder.path))
+            if self._peers is not None and self.folder.path is not None:
+                begun = self.beginning
+                self._kept_on = find_folder(self._peers, self.trainer, self.folder.path, begun.checkpoint)
         begun, folder = self.beginning, self.folder.path
         if begun.checkpoint:
             self.last.begin_at(begun.checkpoint, begun.step)
@@ -181,6 +206,17 @@ class TrainingRun:
                 rank_zero_only(begun.cut_curves)()
             elif folder and not begun.folder:
                 use_run_folder(logger, folder)
+
+    def _prepare(self) -> None:
+        """Prepare the data: on every host, where they compare it; before other processes start, where they are ours."""
+        if self._peers is None:
+            rank_zero_only(self._check_data)()  # so that bad data is one error
+            return
+        described = None
+        if self.trainer.local_rank == 0:  # the others of its host map the same files
+            self._check_data() if self.trainer.is_global_zero else self.data.prepare_data()
+            described = self.data.describe()
+        compare_data(self._peers, described)
 
     def _out_of_memory_problems(self, error: RuntimeError) -> list[str]:
         data, trainer = self.data, self.trainer
@@ -225,6 +261,8 @@ class TrainingRun:
             stop: the signal.
             alone: whether the other processes know nothing of it yet.
         """
+        if alone and self._peers is not None:
+            self._peers.fail([f"stopped by {stop.cause}"])
         if not self.trainer.is_global_zero:
             # The first process says that all stopped; one that stops alone is a loss to it.
             return stop.status if alone and self._started_by is not None else 0
@@ -241,10 +279,16 @@ class TrainingRun:
 
     def _lost(self, error: RuntimeError) -> int:
         """Another process ended: say what is known of it, where nobody else does."""
-        if self.signals.asked:
+        self.signals.hold()  # torchrun stops the others of a host as soon as it notices, too
+        failure = self._peers.wait_for_failure() if self._peers is not None else None
+        if failure is None and self.signals.asked:
             return self._stopped(self.signals.asked)
         launcher = self.trainer.strategy.launcher
         known = f"another process of this run ended, or the network to it ({connection_reason(error)})"
+        if self._peers is not None:
+            if not self._peers.speaks:
+                return 1
+            raise LostProcessError(f"{failure or known}; {self._saved()}") from None
         if isinstance(launcher, Launcher) and launcher.procs:
             known = launcher.wait_for_lost() or known
         elif self._started_by is not None:  # that one tells what is known, unless it is the one that is lost
@@ -265,6 +309,8 @@ class TrainingRun:
     def _saved(self) -> str:
         """What is saved, and how to resume from it, for a message."""
         folder = self.folder.path
+        if self._kept_on:
+            return f"what is saved is on {self._kept_on}; resume with --ckpt_path last"
         if folder and last_start(folder / RECORD).get("finished"):
             return f"the run is finished, its model is in {relative(folder / MODEL_FOLDER)}"
         if self.last.path is None:

@@ -372,6 +372,18 @@ def test_last_is_the_newest_runs_checkpoint_as_runs_say_and_not_as_files_are_dat
     assert find_beginning(None, tmp_path) == Beginning()
 
 
+@pytest.mark.parametrize("given", [None, "last", "elsewhere.ckpt"])
+def test_what_torchrun_starts_again_goes_on_with_its_own_run(tmp_path, given) -> None:
+    """Whatever began it: also if another run is newer. A finished run stays as it is."""
+    started = "2026-01-01T08:00:00+00:00"
+    for number, launch in enumerate(["ours", "another's"]):
+        start = {"started": started.replace("08", f"0{number}"), "launch": launch, "slurm_job": None}
+        append_run(tmp_path / f"version_{number}" / "run.json", start)
+    assert find_beginning(given, tmp_path, "ours") == Beginning(None, tmp_path / "version_0")
+    append_run(tmp_path / "version_0" / "run.json", {"launch": "ours", "finished": started})
+    assert find_beginning(None, tmp_path, "ours") == Beginning()
+
+
 def test_defaults_are_the_known_recipe_and_configs_squad_yaml_says_the_same(capsys) -> None:
     defaults = commands.printed_config([], capsys)
     assert (

@@ -76,7 +76,7 @@ def test_a_lost_process_of_another_launcher_is_told_too(flags, tmp_path) -> None
     assert ended.returncode != 0
     said = ended.stdout + ended.stderr
     # Either this run notices first, or torchrun, which then stops it.
-    first = r"error: another process of this run ended, or the network to it \(.+\);|stopped by SIGTERM after step 1:"
+    first = r"error: process 1 on \S+ ended without a word: killed, or out of memory;|stopped by SIGTERM after step 1:"
     saved = r"step 1 is saved in \S*last\.ckpt; resume with --ckpt_path last"
     assert len(re.findall(rf"^(?:{first}) {saved}$", said, re.MULTILINE)) == 1, said
     again = finished([TRAIN, *flags, "--ckpt_path", "last"])
