@@ -53,6 +53,8 @@ class SpanSums:
 
     def _highest(self, values: Float64s) -> Float64s:
         """[N] of each example; -inf without tokens."""
+        if self._examples == 1:
+            return np.array([values.max(initial=-np.inf)])
         highest = np.full(self._examples, -np.inf)
         np.maximum.at(highest, self._example, values)
         return highest

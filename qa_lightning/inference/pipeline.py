@@ -43,6 +43,7 @@ from qa_lightning.inference.settings import (
     window_settings,
 )
 from qa_lightning.inference.v4 import V4Answers, V4Questions, V4Windower
+from qa_lightning.models.attention import mask_is_optional
 from qa_lightning.models.loading import max_positions, model_summary, name_token_types
 from qa_lightning.models.loss import MODEL_INPUTS, inputs_on
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
@@ -129,6 +130,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             **settings,
         )
         self._built = True
+        self._may_lack_mask = mask_is_optional(self.model)
         self._collate = PaddingCollator(tokenizer)
         self.model.eval()
 
@@ -289,7 +291,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
     def _logits(self, forward_params: Mapping[str, Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         if self._is_own("forward") and self._is_own("_forward"):
             with torch.inference_mode():
-                return self._span_logits(inputs_on(self.device, batch))
+                return self._span_logits(inputs_on(self.device, batch, self._may_lack_mask))
         outputs = self.forward({name: batch[name] for name in MODEL_INPUTS if name in batch}, **forward_params)
         return outputs["start"], outputs["end"]
 

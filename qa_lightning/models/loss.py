@@ -21,9 +21,17 @@ def model_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tenso
     return output.start_logits.float(), output.end_logits.float()
 
 
-def inputs_on(device: torch.device, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The model's inputs, of a batch on the CPU, on ``device``; a GPU goes on while they are copied."""
+def inputs_on(device: torch.device, batch: Mapping[str, Tensor], may_lack_mask: bool = False) -> dict[str, Tensor]:
+    """The model's inputs, of a batch on the CPU, on ``device``; a GPU goes on while they are copied.
+
+    Args:
+        device: of the model.
+        batch: made by `batching.PaddingCollator`.
+        may_lack_mask: leave the mask out if there is no padding; see `attention.mask_is_optional`.
+    """
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    if may_lack_mask and inputs["attention_mask"].all():
+        del inputs["attention_mask"]
     if device.type != "cuda":
         return {name: tensor.to(device) for name, tensor in inputs.items()}
     return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in inputs.items()}

@@ -31,7 +31,8 @@ STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # the id of the first process, in the en
 _END = b"."  # on a process's stdin: end
 # Parameters of mallopt, from glibc's malloc.h, and their values in bytes.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-_MALLOC = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 128 << 20}
+_MALLOC = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: -1, _TOP_PAD: 128 << 20}  # -1: nothing is trimmed
+_ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 
 
 def lost_a_process(error: RuntimeError) -> bool:
@@ -267,12 +268,20 @@ def keep_freed_memory() -> bool:
     the process stays at its peak size between steps.
 
     Returns:
-        Whether it was done: only with glibc on Linux, and not if a ``MALLOC_*`` environment variable is set.
+        Whether it was done: only with glibc on Linux, and not if a ``MALLOC_*`` environment variable is set or another
+        `allocator` was loaded.
     """
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ) or allocator():
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     return mallopt is not None and all(mallopt(name, value) for name, value in _MALLOC.items())
+
+
+def allocator() -> str | None:
+    """The allocator that this process was started with in place of the system's (``LD_PRELOAD``); None if none was."""
+    maps = Path("/proc/self/maps")
+    loaded = maps.read_text(errors="replace") if maps.exists() else ""
+    return next((name for name in _ALLOCATORS if f"/lib{name}" in loaded), None)
 
 
 def is_out_of_memory(error: Exception) -> bool:

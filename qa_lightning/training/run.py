@@ -23,6 +23,7 @@ from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger, use_run_folder
 from qa_lightning.runs.failures import (
     Launcher,
+    allocator,
     connection_reason,
     explained_compiler_failure,
     explained_restore_failure,
@@ -84,6 +85,8 @@ class TrainingRun:
         self._announce()
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
+            if (found := allocator()) and self.trainer.is_global_zero:
+                log.info(f"memory: allocated by {found}, with which this process was started")
         try:
             status = self._run()
         except InputError:

@@ -12,11 +12,7 @@ from qa_lightning import SquadDataModule
 from qa_lightning.features.batching import EvaluationSampler, FeatureDataset, PaddingCollator, TrainingSampler
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
-from tests.helpers.windows import GOLD, windows_gold
-
-
-def lengths(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(20, 384, count)
+from tests.helpers.windows import GOLD, lengths, windows_gold
 
 
 def groups(sampler_of_rank, world: int, batch_size: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qa_lightning.features.token_batches import TokenSampler
-from tests.features.test_batching import lengths
+from tests.helpers.windows import lengths
 
 
 def batches(count: int, tokens: int, world: int = 1, accumulated: int = 1, epoch: int = 0, **more: int):

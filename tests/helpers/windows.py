@@ -5,6 +5,7 @@ The tokenizers of real model families are in families.py.
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -22,6 +23,11 @@ TEXTS = [
     "Der Fluss heißt Donau – er ist 2.850 km lang; Größe zählt.",
     "naïve café déjà-vu 😀 emoji 👩‍👩‍👧 東京は日本の首都です。",
 ]
+
+
+def lengths(count: int, seed: int = 0) -> np.ndarray:
+    """Lengths of windows, in tokens."""
+    return np.random.default_rng(seed).integers(20, 384, count)
 
 
 def wordpiece() -> PreTrainedTokenizerFast:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,6 +13,7 @@ from qa_lightning.models.loss import span_loss
 from qa_lightning.runs import throughput
 from qa_lightning.runs.throughput import StepCounter, Throughput, computing_weights, peak_flops, training_flops
 from tests.helpers.models import small_config
+from tests.helpers.paths import ROOT
 
 
 def mask_of(*lengths: int) -> torch.Tensor:
@@ -79,8 +84,6 @@ def test_the_peak_is_looked_up_for_the_precision_that_computes(monkeypatch) -> N
 
 
 def test_freed_memory_is_kept_unless_the_environment_says_otherwise(monkeypatch) -> None:
-    import sys
-
     from qa_lightning.runs.failures import keep_freed_memory
 
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
@@ -88,3 +91,20 @@ def test_freed_memory_is_kept_unless_the_environment_says_otherwise(monkeypatch)
     monkeypatch.delenv("MALLOC_ARENA_MAX")
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_an_allocator_that_was_loaded_is_named_and_left_alone(tmp_path) -> None:
+    """Any library will do: it is known by its name."""
+    import _ctypes
+
+    path = shutil.copy(_ctypes.__file__, tmp_path / "libtcmalloc_minimal.so.4")
+    code = (
+        "import ctypes, sys\n"
+        "from qa_lightning.runs.failures import allocator, keep_freed_memory\n"
+        "print(allocator(), keep_freed_memory())\n"
+        "ctypes.CDLL(sys.argv[1])\n"
+        "print(allocator(), keep_freed_memory())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == ["None True", "tcmalloc False"]
