@@ -337,12 +337,16 @@ def complete_rows(logits: FeatureLogits, store: FeatureStore) -> NDArray[np.intp
     Raises:
         ValueError: the logits belong to other features: context lengths differ.
     """
-    once = once_each(logits.feature)
-    every = store.example
-    owner = every[logits.feature[once]]
-    number = begins_run(owner).cumsum() - 1
-    windows_of = np.searchsorted(every, owner, side="right") - np.searchsorted(every, owner)
-    rows: NDArray[np.intp] = once[np.bincount(number)[number] == windows_of]
+    rows: NDArray[np.intp]
+    if _is_whole(logits, store):
+        rows = np.arange(len(store))
+    else:
+        once = once_each(logits.feature)
+        every = store.example
+        owner = every[logits.feature[once]]
+        number = begins_run(owner).cumsum() - 1
+        windows_of = np.searchsorted(every, owner, side="right") - np.searchsorted(every, owner)
+        rows = once[np.bincount(number)[number] == windows_of]
     if not np.array_equal(logits.length[rows], store.windows["context_length"][logits.feature[rows]]):
         raise ValueError("the logits belong to other features: context lengths differ")
     return rows
@@ -361,6 +365,12 @@ def join_windows(
     Yields:
         [N] indices of the examples, ascending; and their windows, whose ``example`` counts from 0 to N - 1.
     """
+    if len(rows) == len(store) and _is_whole(logits, store) and len(logits.start) <= max_tokens:
+        begins = begins_run(store.example)
+        number = begins.cumsum() - 1
+        spans = logits.start, logits.end, store.char_start, store.char_end
+        yield store.example[begins].astype(np.int64), WindowLogits(number, logits.length, *spans, logits.null)
+        return
     token_offset = logits.length.cumsum(dtype=np.int64) - logits.length
     examples = store.windows["example"][logits.feature[rows]]
     tokens_until = logits.length[rows].cumsum(dtype=np.int64)
@@ -389,6 +399,11 @@ def join_windows(
             ),
         )
         first = stop
+
+
+def _is_whole(logits: FeatureLogits, store: FeatureStore) -> bool:
+    """Whether the logits are those of all features, in order, as of a question with one window."""
+    return len(logits.feature) == len(store) and bool((logits.feature == np.arange(len(store))).all())
 
 
 def once_each(feature: Ints) -> NDArray[np.intp]:

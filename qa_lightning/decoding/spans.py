@@ -173,6 +173,9 @@ def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
     """Split between examples into chunks of at most `_CHUNK_TOKENS` tokens; only a single example may exceed it."""
     if not len(logits.example):
         return
+    if len(logits.start) <= _CHUNK_TOKENS:
+        yield _wide(logits, slice(None), slice(None), 0)
+        return
     last_token = logits.length.astype(np.int64).cumsum()
     first_window = np.flatnonzero(begins_run(logits.example))  # [N] of each example
     window_end = np.append(first_window[1:], len(logits.example))
@@ -183,16 +186,21 @@ def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
         stop = max(int(np.searchsorted(token_end, token + _CHUNK_TOKENS, side="right")), example + 1)
         windows = slice(int(first_window[example]), int(window_end[stop - 1]))
         tokens = slice(token, int(token_end[stop - 1]))
-        yield WindowLogits(
-            example=logits.example[windows].astype(np.int64) - example,
-            length=logits.length[windows].astype(np.int64),
-            start=logits.start[tokens].astype(np.float64),
-            end=logits.end[tokens].astype(np.float64),
-            char_start=logits.char_start[tokens].astype(np.int64),
-            char_end=logits.char_end[tokens].astype(np.int64),
-            null=logits.null[windows].astype(np.float64),
-        )
+        yield _wide(logits, windows, tokens, example)
         example = stop
+
+
+def _wide(logits: WindowLogits, windows: slice, tokens: slice, example: int) -> WindowLogits:
+    """Some windows, of examples that count from ``example`` on, in 64 bits."""
+    return WindowLogits(
+        example=logits.example[windows].astype(np.int64) - example,
+        length=logits.length[windows].astype(np.int64),
+        start=logits.start[tokens].astype(np.float64),
+        end=logits.end[tokens].astype(np.float64),
+        char_start=logits.char_start[tokens].astype(np.int64),
+        char_end=logits.char_end[tokens].astype(np.int64),
+        null=logits.null[windows].astype(np.float64),
+    )
 
 
 def _decode_chunk(
