@@ -223,7 +223,7 @@ def trainer(case: Case, peak: float) -> Figures:
     return meter.figures(model, peak)
 
 
-def epochs(folder: Path, batch: int, windows: int, validation: int, graphs: bool) -> Figures:
+def epochs(folder: Path, batch: int, windows: int, validation: int, compile: bool, graphs: bool) -> Figures:
     """Three epochs with a validation and both checkpoints after each, and the model's export, as a run does them."""
     from lightning.pytorch import Callback, Trainer
 
@@ -247,7 +247,7 @@ def epochs(folder: Path, batch: int, windows: int, validation: int, graphs: bool
             super().save_checkpoint(*args, **options)
             spent["saving"] += time.perf_counter() - began
 
-    module = QALightningModule(str(folder), attn_implementation="sdpa", cuda_graphs=graphs)
+    module = QALightningModule(str(folder), attn_implementation="sdpa", compile=compile, cuda_graphs=graphs)
     held_out = store_of(validation, seed=1)
     with TemporaryDirectory() as scratch:
         trainer = Trainer(
@@ -353,7 +353,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, help="only these batch sizes")
     parser.add_argument("--steps", type=int, help="timed steps of each; None: more for small batches")
     parser.add_argument(
-        "--epochs", nargs="*", default=["128-graphs"], help="batch sizes of the whole run, such as 64 64-graphs"
+        "--epochs", nargs="*", default=["128-graphs"], help="the whole run, such as 64 64-compiled 64-graphs"
     )
     parser.add_argument("--windows", type=int, default=TRAINING_WINDOWS, help="windows of an epoch of the whole run")
     options = parser.parse_args()
@@ -374,12 +374,12 @@ def measure(options: argparse.Namespace) -> None:
     peak = found["ceilings"]["flops_per_second"]
     with TemporaryDirectory() as scratch:
         for kind in options.epochs:
-            batch, _, how = kind.partition("-")
+            batch, *how = kind.split("-")
             _begin()
             shape = options.shapes[0] if options.shapes else "bert-base"
             folder = _model_folder(Path(scratch), shape)
             validation = max(64, VALIDATION_WINDOWS * options.windows // TRAINING_WINDOWS)
-            whole = epochs(folder, int(batch), options.windows, validation, how == "graphs")
+            whole = epochs(folder, int(batch), options.windows, validation, "compiled" in how, "graphs" in how)
             found[f"epochs-{kind}"] = whole
             print(f"three epochs, {shape}, {kind}: {_shown(whole)}", flush=True)
             _write(options.output, found)

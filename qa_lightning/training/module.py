@@ -37,6 +37,7 @@ from qa_lightning.metrics.squad import MixedScript, SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
 from qa_lightning.models.attention import without_reads
 from qa_lightning.models.folder import VOCABULARIES, save_model
+from qa_lightning.models.layers import compile_layers
 from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
 from qa_lightning.models.loss import LABELS, MODEL_INPUTS, StepLoss, StepLosses, inputs_on, model_logits, span_loss
 from qa_lightning.models.settings import AnswerSettings, Fitted
@@ -96,8 +97,8 @@ class QALightningModule(LightningModule):
         attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers.
         mixed_script: how F1 counts answers in scripts without spaces, and Korean: ``mlqa`` (or true) each ideograph, as
             MLQA's scorer; ``kana`` each ideograph and kana; ``korquad`` each character, as KorQuAD's scorer.
-        compile: compile the model in place with ``torch.compile``, once for training and once for validation,
-            for batches of any length.
+        compile: compile the model's layers with ``torch.compile``, once for training and once for validation, for
+            batches of any size; see `compile_layers`.
         cuda_graphs: give each training step to a GPU as a whole; see `graphs`. Much faster for small batches, for
             which the host cannot keep up with the GPU otherwise. One GPU, float32 or bfloat16.
     """
@@ -135,7 +136,7 @@ class QALightningModule(LightningModule):
         self.model = load_model(model_name, attn_implementation, attention_dropout)
         self.computing_weights = computing_weights(self.model)
         if compile:
-            self.model.compile(dynamic=True, **COMPILE_OPTIONS)  # in place, so that the weights keep their names
+            compile_layers(self.model, **COMPILE_OPTIONS)
         self.metrics = torch.nn.ModuleList([SquadMetric(version_2, mixed_script) for version_2 in (False, True)])
         self.predictions: Predictions | None = None
         self.temperatures: tuple[float, ...] = ()  # ``outcomes`` keeps sums for these; finish and evaluate set them
@@ -179,7 +180,8 @@ class QALightningModule(LightningModule):
         Raises:
             InputError: the data was prepared for another model, or CUDA graphs cannot hold the steps.
         """
-        if self.trainer.strategy.root_device.type == "cuda":
+        # Where layers are compiled, those for batches with and without a mask would be two cases.
+        if self.trainer.strategy.root_device.type == "cuda" or self.hparams["compile"]:
             without_reads(self.model)
         self._free_graphs()  # of a fit that ended with an exception
         if stage == "fit":

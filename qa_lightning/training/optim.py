@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from qa_lightning.models.layers import layer_names
+
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, learning_rate: float, layer_decay: float = 1.0
@@ -49,15 +51,10 @@ def parameter_groups(
 def layer_depths(model: nn.Module) -> dict[str, int]:
     """Name of each parameter -> its depth: 0 for embeddings, 1 to L for the L layers, L + 1 for the head.
 
-    Layers are the entries of the model's module lists, in order; lists within a layer, and lists of lists, do not
-    count. In the encoder (transformers' ``base_model_prefix``), embedding tables have depth 0, and a parameter between
+    In the encoder (transformers' ``base_model_prefix``), embedding tables have depth 0, and a parameter between
     two layers has the depth of the one before it. Everything outside the encoder is the head.
     """
-    layers: list[str] = []
-    for name, module in model.named_modules():
-        holds_lists = any(isinstance(child, nn.ModuleList) for child in module.children())
-        if isinstance(module, nn.ModuleList) and not holds_lists and not name.startswith(tuple(layers)):
-            layers += [f"{name}.{child}." for child, _ in module.named_children()]
+    layers = [f"{name}." for name in layer_names(model)]
     encoder = f"{getattr(model, 'base_model_prefix', '')}."
     tables = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     depths, below = {}, 0

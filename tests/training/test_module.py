@@ -495,7 +495,7 @@ def test_compiling_is_done_once_for_training_and_once_for_validation_and_changes
     assert graphs.frame_count == 0
     compiled, _ = train(True)
     assert len(widths) > 3
-    assert 1 <= graphs.frame_count <= 4
+    assert 2 <= graphs.frame_count <= 4  # each may be compiled once more, for a batch of one window
     assert plain.keys() == compiled.keys()  # compiled in place: the names of the weights stay
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
