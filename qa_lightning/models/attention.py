@@ -1,8 +1,11 @@
-"""Attention masks that are left out, or made without a look at the device.
+"""Attention masks that are left out, or made without a look at the device; attention in training on a CPU.
 
 Before each forward pass, transformers reads whether a batch has any padding, to leave the mask out where there is none.
 On a GPU that read waits for all work that is queued, and the GPU then has nothing to do until the host has queued more.
 `without_reads` makes a model build its mask in any case: batches here nearly always have a little padding.
+
+On a CPU, PyTorch's attention draws its dropout slowly, and transformers' eager one also computes the softmax in float32
+in memory. `use_fast_attention` computes it in the dtype of the scores, whose sums PyTorch keeps in float32.
 """
 
 from __future__ import annotations
@@ -10,12 +13,17 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-_NAME = "sdpa_always_masked"
+from qa_lightning.models.dropout import dropped
+
+_ALWAYS_MASKED = "sdpa_always_masked"
+_FAST = "sdpa_fast_training"
+_LONGEST = 512  # tokens: the scores of longer inputs are not kept, where there is no dropout that needs them
 
 
 def mask_is_optional(model: Any) -> bool:
@@ -28,13 +36,67 @@ def mask_is_optional(model: Any) -> bool:
 
 def without_reads(model: Any) -> None:
     """Let a model that attends by ``sdpa`` build its masks without reading them first; others stay as they are."""
-    if getattr(model.config, "_attn_implementation", None) != "sdpa" or not model._can_set_attn_implementation():
-        return
-    AttentionInterface.register(_NAME, sdpa_attention_forward)
-    AttentionMaskInterface.register(_NAME, _mask)
-    model.set_attn_implementation(_NAME)
+    if _attends_by_sdpa(model):
+        AttentionInterface.register(_ALWAYS_MASKED, sdpa_attention_forward)
+        AttentionMaskInterface.register(_ALWAYS_MASKED, _mask)
+        model.set_attn_implementation(_ALWAYS_MASKED)
+
+
+def use_fast_attention(model: Any) -> None:
+    """Let a model that attends by ``sdpa`` train faster on a CPU; others stay as they are, and so does eval mode."""
+    if _attends_by_sdpa(model):
+        AttentionInterface.register(_FAST, _attend)
+        AttentionMaskInterface.register(_FAST, sdpa_mask)
+        model.set_attn_implementation(_FAST)
+
+
+def _attends_by_sdpa(model: Any) -> bool:
+    by_sdpa = getattr(model.config, "_attn_implementation", None) == "sdpa"
+    return by_sdpa and bool(model._can_set_attn_implementation())
 
 
 def _mask(*args: Any, **options: Any) -> Tensor | None:
     mask: Tensor | None = sdpa_mask(*args, **{**options, "allow_is_bidirectional_skip": False})
     return mask
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers asks for it.
+
+    Args:
+        module: the layer's attention, whose mode counts.
+        query, key, value: [B, H, T, D] each; key and value may have fewer heads.
+        attention_mask: [B, 1, T, T], true where a token attends to another; None: everywhere.
+        dropout: of the attention weights.
+        scaling: of the scores; None: 1 / sqrt(D).
+        **options: what else PyTorch's attention would be given.
+
+    Returns:
+        [B, T, H, D].
+    """
+    is_causal = options.get("is_causal")
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    more = any(options.get(name) is not None for name in ("position_bias", "softcap", "cache"))
+    heads_differ = query.shape[1] != key.shape[1]
+    long = query.shape[2] > _LONGEST and not dropout
+    if not module.training or more or heads_differ or long or (is_causal and attention_mask is None):
+        found: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
+        )
+        return found
+    with torch.autocast("cpu", enabled=False):  # which would have the softmax compute, and keep, float32
+        scores = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(2, 3)
+        if attention_mask is not None:
+            nothing, lowest = (scores.new_tensor(number) for number in (0.0, torch.finfo(scores.dtype).min))
+            scores += torch.where(attention_mask, nothing, lowest)
+        weights = scores.softmax(-1)
+        return (dropped(weights, dropout) @ value).transpose(1, 2).contiguous(), None

@@ -35,7 +35,8 @@ from qa_lightning.metrics.confidence import fit_confidence
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import MixedScript, SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
-from qa_lightning.models.attention import without_reads
+from qa_lightning.models.attention import use_fast_attention, without_reads
+from qa_lightning.models.dropout import use_fast_dropout
 from qa_lightning.models.folder import VOCABULARIES, save_model
 from qa_lightning.models.layers import compile_layers
 from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
@@ -97,6 +98,9 @@ class QALightningModule(LightningModule):
         attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers.
         mixed_script: how F1 counts answers in scripts without spaces, and Korean: ``mlqa`` (or true) each ideograph, as
             MLQA's scorer; ``kana`` each ideograph and kana; ``korquad`` each character, as KorQuAD's scorer.
+        fast_dropout: on a CPU, draw dropout from 16 random bits a number, and attend by own code unless
+            ``attn_implementation`` is given; see `dropout` and `attention`. Without it, dropout is PyTorch's own, much
+            slower. Both are deterministic, by other random numbers. GPUs and compiled models always have PyTorch's.
         compile: compile the model's layers with ``torch.compile``, once for training and once for validation, for
             batches of any size; see `compile_layers`.
         cuda_graphs: give each training step to a GPU as a whole; see `graphs`. Much faster for small batches, for
@@ -116,6 +120,7 @@ class QALightningModule(LightningModule):
         null_score_diff_threshold: float = 0.0,
         attn_implementation: str | None = None,
         mixed_script: bool | MixedScript = False,
+        fast_dropout: bool = True,
         compile: bool = False,
         cuda_graphs: bool = False,
     ) -> None:
@@ -183,6 +188,10 @@ class QALightningModule(LightningModule):
         # Where layers are compiled, those for batches with and without a mask would be two cases.
         if self.trainer.strategy.root_device.type == "cuda" or self.hparams["compile"]:
             without_reads(self.model)
+        elif stage == "fit" and self.hparams["fast_dropout"]:
+            use_fast_dropout(self.model)
+            if self.hparams["attn_implementation"] is None:
+                use_fast_attention(self.model)
         self._free_graphs()  # of a fit that ended with an exception
         if stage == "fit":
             self.losses.begin()  # before callbacks note where they begin

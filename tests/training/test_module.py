@@ -484,7 +484,7 @@ def test_compiling_is_done_once_for_training_and_once_for_validation_and_changes
             def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
                 widths.add(batch["input_ids"].shape[1])
 
-        module = QALightningModule(model_folder, compile=compile)
+        module = QALightningModule(model_folder, fast_dropout=False, compile=compile)
         for layer in module.modules():
             if isinstance(layer, torch.nn.Dropout):
                 layer.p = 0.0

@@ -1,0 +1,176 @@
+"""Dropout from 16-bit words: its rate, scale, gradient and random numbers; attention that uses it equals PyTorch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForQuestionAnswering
+
+from qa_lightning import QALightningModule
+from qa_lightning.models.attention import _attend, use_fast_attention
+from qa_lightning.models.dropout import FastDropout, dropped, use_fast_dropout
+from tests.helpers.families import FAMILIES
+
+COUNT = 1 << 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("probability", [0.1, 0.25, 0.5, 0.97])
+def test_rate_and_scale(probability: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    found = dropped(torch.full((COUNT // 64, 64), 3.0, dtype=dtype), probability)
+    share = (found == 0).double().mean().item()
+    assert share == pytest.approx(probability, abs=5 * (probability * (1 - probability) / COUNT) ** 0.5)
+    kept = found[found != 0]
+    factor = torch.tensor(1 / (1 - round(probability * 65536) / 65536), dtype=dtype)
+    assert kept.dtype == dtype
+    assert torch.all(kept == torch.tensor(3.0, dtype=dtype) * factor)
+
+
+def test_each_number_is_drawn_by_itself() -> None:
+    """Joint frequencies of each pair of neighbours: the four words of a draw, and the first of the next."""
+    torch.manual_seed(1)
+    zeros = (dropped(torch.ones(COUNT), 0.3) == 0).view(-1, 4)
+    columns = [zeros[:-1, place] for place in range(4)] + [zeros[1:, 0]]
+    for one, other in zip(columns, columns[1:], strict=False):
+        both = (one & other).double().mean().item()
+        assert both == pytest.approx(0.09, abs=5 * (0.09 * 0.91 / len(one)) ** 0.5)
+    for column in columns:
+        assert column.double().mean().item() == pytest.approx(0.3, abs=5 * (0.21 / len(column)) ** 0.5)
+
+
+def test_equal_seeds_give_equal_numbers_and_each_call_gives_others() -> None:
+    def drawn(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        return [dropped(torch.ones(1000), 0.5) for _ in range(2)]
+
+    first, again, other = drawn(3), drawn(3), drawn(4)
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_an_odd_number_of_values_and_the_gradient() -> None:
+    values = torch.randn(3, 7, requires_grad=True)
+    found = dropped(values, 0.4)
+    found.sum().backward()
+    torch.testing.assert_close(found, values * values.grad)
+    assert {round(one, 4) for one in values.grad.unique().tolist()} <= {0.0, round(1 / (1 - 26214 / 65536), 4)}
+
+
+def test_the_ends_of_the_range_and_eval_mode() -> None:
+    values = torch.randn(50)
+    assert torch.equal(dropped(values, 0.0), values)
+    assert torch.equal(dropped(values, 1e-7), nn.functional.dropout(values, 1e-7))
+    assert torch.count_nonzero(dropped(values, 1.0)) == 0
+    assert FastDropout(0.5).eval()(values) is values
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fast_training_computes_what_pytorch_computes(family: str) -> None:
+    """Logits and gradients without dropout, of padded batches in training mode; eval mode to the last bit."""
+    one = FAMILIES[family]
+    torch.manual_seed(0)
+    model = one.model(one.tokenizer())
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    for name in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop"):
+        if hasattr(model.config, name):
+            setattr(model.config, name, 0.0)
+    for layer in model.modules():
+        if isinstance(getattr(layer, "attention_dropout", None), float):
+            layer.attention_dropout = 0.0
+        if isinstance(getattr(layer, "dropout_prob", None), float):
+            layer.dropout_prob = 0.0
+    ids = torch.randint(5, 30, (3, 40))
+    mask = torch.ones_like(ids)
+    mask[1, 30:], mask[2, 11:] = 0, 0
+    names = model.state_dict().keys()
+
+    def computed() -> tuple[torch.Tensor, ...]:
+        model.zero_grad()
+        output = model(input_ids=ids, attention_mask=mask)
+        real = output.start_logits[mask == 1]
+        (real.square().sum() + output.end_logits[mask == 1].sum()).backward()
+        gradients = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+        return real.detach(), *gradients
+
+    model.eval()
+    asked = computed()
+    model.train()
+    usual = computed()
+    use_fast_dropout(model)
+    use_fast_attention(model)
+    assert not any(type(layer) is nn.Dropout for layer in model.modules())
+    assert model.state_dict().keys() == names
+    for before, after in zip(usual, computed(), strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+    model.eval()
+    for before, after in zip(asked, computed(), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_attention_drops_weights_after_the_softmax() -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 9, 4) for _ in range(3))
+    mask = torch.ones(2, 1, 9, 9, dtype=torch.bool)
+    mask[1, :, :, 6:] = False
+    module = nn.Module().train()
+    module.is_causal = False
+    torch.manual_seed(5)
+    found, _ = _attend(module, query, key, value, mask, dropout=0.5, scaling=0.5)
+    torch.manual_seed(5)
+    scores = (query @ key.transpose(2, 3) * 0.5).masked_fill(~mask, -torch.inf)
+    expected = dropped(scores.softmax(-1), 0.5) @ value
+    torch.testing.assert_close(found, expected.transpose(1, 2))
+
+
+def test_attention_in_bfloat16_is_as_near_to_float32_as_pytorchs() -> None:
+    torch.manual_seed(0)
+    parts = [torch.randn(4, 8, 60, 32) for _ in range(3)]
+    module = nn.Module().train()
+    module.is_causal = False
+    exact = nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2)
+    low = [part.bfloat16() for part in parts]
+    theirs = nn.functional.scaled_dot_product_attention(*low).transpose(1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = _attend(module, *low, None)
+    assert found.dtype == torch.bfloat16
+    assert (found - exact).norm() < 1.5 * (theirs - exact).norm()
+
+
+@pytest.mark.parametrize(("heads", "padded"), [(4, False), (2, True)])
+def test_what_it_does_not_compute_goes_to_pytorch(heads: int, padded: bool) -> None:
+    """Causal attention without a mask, and fewer heads for keys: Llama."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": heads, "intermediate_size": 32}
+    model = LlamaForQuestionAnswering(LlamaConfig(vocab_size=50, num_hidden_layers=2, **sizes)).train()
+    ids = torch.randint(3, 40, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 1 - int(padded)
+    usual = model(input_ids=ids, attention_mask=mask).start_logits
+    use_fast_attention(model)
+    assert model.config._attn_implementation != "sdpa"
+    assert torch.equal(model(input_ids=ids, attention_mask=mask).start_logits, usual)
+
+
+@pytest.mark.parametrize(
+    ("options", "drops", "attends"),
+    [({}, True, True), ({"fast_dropout": False}, False, False), ({"attn_implementation": "sdpa"}, True, False)],
+)
+def test_a_fit_on_a_cpu_uses_it_unless_told_otherwise(model_folder, options, drops: bool, attends: bool) -> None:
+    module = QALightningModule(model_folder, **options)
+
+    class Stub:
+        datamodule = None
+        callbacks = ()
+
+        class strategy:  # noqa: N801 (an attribute of the Trainer)
+            root_device = torch.device("cpu")
+
+    module._trainer = Stub()  # type: ignore[assignment]
+    module.setup("fit")
+    assert any(isinstance(layer, FastDropout) for layer in module.modules()) == drops
+    assert (module.model.config._attn_implementation == "sdpa_fast_training") == attends
