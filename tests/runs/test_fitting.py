@@ -66,8 +66,11 @@ def test_a_trial_changes_neither_weights_nor_buffers_nor_gradients_nor_random_nu
     assert all(torch.equal(weight.grad, torch.ones_like(weight)) for weight in layers.parameters())
 
 
-def test_all_processes_take_what_fits_in_each() -> None:
-    assert Layers().trial().most_windows(divisors(32), lambda size: min(size, 4)) == 4
+@pytest.mark.parametrize("others", [[4, 32], [32, 4]])
+def test_all_processes_take_what_fits_in_each(others: list[int]) -> None:
+    """What another one computes before its trial counts, and what it finds in it."""
+    told = iter(others)
+    assert Layers().trial().most_windows(divisors(32), lambda size: min(size, next(told))) == 4
 
 
 def test_an_error_that_is_not_about_memory_is_not_taken_for_one() -> None:
