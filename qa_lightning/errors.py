@@ -16,8 +16,8 @@ Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 # A command in backticks; or a flag as messages write it, with its value if the next word can only be a value.
 _FLAG = re.compile(
     r"`(?:qa-lightning|'[^'`]*python[\d.]*'|[^` ]*python[\d.]*) [^`]*`|--((?:data|model|trainer)\.)?([a-z][\w.]*\w)"
-    r"(?: (true|false|skip|repair_or_skip|repair|error|first|all|cp1252|utf-16-[lb]e|eager|sdpa|bf16-mixed|NAME|FILE"
-    r"|'[^']{1,3}'|\d+(?:\.\d+)?)(?![\w.]))?"
+    r"(?: (true|false|auto|skip|repair_or_skip|repair|error|first|all|cp1252|utf-16-[lb]e|eager|sdpa|bf16-mixed"
+    r"|NAME|FILE|'[^']{1,3}'|\d+(?:\.\d+)?)(?![\w.]))?"
 )
 
 
@@ -206,10 +206,11 @@ def _what_type(value: Any, hint: Any) -> str:
     if not isinstance(value, str):
         return f", of type {type(value).__name__}; it must be {words}"
     choices = [word for kind in _kinds_in(hint) for word in get_args(kind)]
-    if choices:
-        return f"; it must be {words}{did_you_mean(value, choices)}"
+    numeric = {int, float} & set(_kinds_in(hint))
     try:
         float(value)
     except ValueError:
-        return f", a text; it must be {words}"
-    return f", a text; it must be {words}: write it without quotes"
+        numeric = set()
+    if numeric:
+        return f", a text; it must be {words}: write it without quotes"
+    return f"; it must be {words}{did_you_mean(value, choices)}" if choices else f", a text; it must be {words}"

@@ -15,6 +15,7 @@ DEFAULTS = {
     "doc_stride": defaults.DOC_STRIDE,
     "max_question_length": defaults.MAX_QUESTION_LENGTH,
     "max_answer_length": defaults.MAX_ANSWER_LENGTH,
+    "batch_size": defaults.BATCH_SIZE,
     "eval_batch_size": defaults.EVAL_BATCH_SIZE,
 }
 NAMES = {

@@ -29,7 +29,8 @@ Flags that people use:
   --data.encoding cp1252           your file is not UTF-8 but, say, in a Windows encoding
   --data.answer_separator "|"      what stands between several answers in one cell
   --data.on_bad_rows skip          leave bad rows out; `repair` mends offsets, `repair_or_skip` does both  [error]
-  --data.batch_size N              windows per step and device  [8]
+  --data.batch_size N              windows per step and device; `auto`: as many as memory has room for, in as many
+                                   passes as a step, of --data.windows_per_step N or the usual size, needs  [8]
   --data.tokens_per_batch N        in its place: as many windows as have so many tokens
   --data.max_length N              tokens per window, question included  [{max_length}]
   --model.model_name NAME          name on the Hub, or a folder  [bert-base-cased]

@@ -221,12 +221,15 @@ def _training(run: Run) -> dict[str, Any]:
     """The hyper-parameters that the run recorded; the card leaves out a row without a value."""
     model, data, trainer, record = run.model, run.data, run.trainer, run.record
     accumulated, world = trainer.get("accumulate_grad_batches") or 1, int(record["devices"].partition(" ")[0])
+    batch_size = data["batch_size"]
+    if batch_size == "auto":  # the record has what was found
+        batch_size, accumulated = record["batch_size"], record["accumulate_grad_batches"]
     tokens = data.get("tokens_per_batch")
     steps, layer_decay = trainer.get("max_steps"), model.get("layer_decay")  # older runs have no layer_decay
     return {
         "epochs": trainer.get("max_epochs"),
         "steps": steps if steps and steps > 0 else None,
-        "windows": None if tokens else world * accumulated * data["batch_size"],
+        "windows": None if tokens else world * accumulated * batch_size,
         "tokens": f"at most {world * accumulated * tokens:,}" if tokens else None,
         "learning_rate": model["learning_rate"],
         "warmup": model.get("warmup_ratio"),

@@ -9,4 +9,5 @@ DOC_STRIDE = 128  # tokens of context that two neighbouring windows share
 MAX_QUESTION_LENGTH = 64  # longer questions are cut
 MAX_ANSWER_LENGTH = 30  # of a predicted answer
 DTYPES = ("float32", "bfloat16", "float16")  # to compute answers in, the default first
+BATCH_SIZE = 8  # windows per training step and device
 EVAL_BATCH_SIZE = 32  # windows per forward pass where nothing is trained: validation, evaluation, prediction

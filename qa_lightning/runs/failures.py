@@ -286,4 +286,6 @@ def allocator() -> str | None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether ``error`` says that a device, or the machine, has no memory left."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in str(error) for words in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    )

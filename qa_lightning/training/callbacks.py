@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,21 +175,29 @@ class RunRecord(Callback):
     """Completes the start in ``run.json`` when a fit starts; see `record.describe_run`."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write; a full disk is no reason not to train."""
-        folder = run_folder(trainer)
+        """Write what is known by now."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if folder is None or not trainer.is_global_zero:
-            return
         kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
         name = str(pl_module.hparams["model_name"])
-        run = describe_run(
-            f"{trainer.world_size} x {kind}",
-            str(trainer.precision),
-            data.describe(),
-            {"name": name, "hub": name != TINY and not Path(name).expanduser().exists()},
+        base = {"name": name, "hub": name != TINY and not Path(name).expanduser().exists()}
+        self._add(
+            trainer,
+            lambda: describe_run(f"{trainer.world_size} x {kind}", str(trainer.precision), data.describe(), base),
         )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the batch size, if memory has decided it."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if data.finds_batch_size:
+            self._add(trainer, lambda: {"batch_size": data.batch_size, "accumulate_grad_batches": data.accumulated})
+
+    def _add(self, trainer: Trainer, describe: Callable[[], Mapping[str, Any]]) -> None:
+        """Add to the record on the first process; a full disk is no reason not to train."""
+        folder = run_folder(trainer)  # may communicate: every process must call it
+        if folder is None or not trainer.is_global_zero:
+            return
         try:
-            complete_start(folder / RECORD, run)
+            complete_start(folder / RECORD, describe())
         except OSError as error:
             log.warning(f"{folder / RECORD} could not be written, training continues ({error.strerror})")
 

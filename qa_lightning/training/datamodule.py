@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
@@ -29,9 +29,10 @@ from qa_lightning.features.batching import (
     LazyLoader,
     PaddingCollator,
     TrainingSampler,
+    longest_first,
 )
 from qa_lightning.features.cache import PreparedSplit, TrainAnswers, describe_split
-from qa_lightning.features.defaults import DOC_STRIDE, EVAL_BATCH_SIZE, MAX_LENGTH, MAX_QUESTION_LENGTH
+from qa_lightning.features.defaults import BATCH_SIZE, DOC_STRIDE, EVAL_BATCH_SIZE, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.token_batches import TokenSampler
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.inference.arguments import Item
@@ -39,14 +40,18 @@ from qa_lightning.inference.bulk.questions import BadRow, read_questions
 from qa_lightning.inference.reader import QuestionSet
 from qa_lightning.models.loading import lasting_name, load_tokenizer
 from qa_lightning.progress import print_log
+from qa_lightning.runs.fitting import Pass, count_in_passes, divisors, fitting_problems, memory_size
 from qa_lightning.wording import counted, did_you_mean
 from qa_lightning.workers import usable_cores
 
 log = logging.getLogger("qa_lightning")
 
+AUTO: Literal["auto"] = "auto"  # a batch size that memory decides
+
 _COUNT = (lambda count: count >= 1, "must be at least 1")
 _RULES: Rules = {
-    "batch_size": _COUNT,
+    "batch_size": (lambda size: size == AUTO or size >= 1, "must be at least 1, or auto"),
+    "windows_per_step": _COUNT,
     "tokens_per_batch": _COUNT,
     "eval_batch_size": _COUNT,
     "pad_to_multiple_of": _COUNT,
@@ -71,7 +76,10 @@ class SquadDataModule(LightningDataModule):
         max_length: the longest window in tokens, question included.
         doc_stride: how many tokens of context two neighbouring windows share.
         max_question_length: longer questions are cut to this many tokens.
-        batch_size: windows per training step and device.
+        batch_size: windows per training step and device. ``auto``: in one pass as many as memory has room for, and as
+            many passes as a step of ``windows_per_step`` needs; see `fitting`.
+        windows_per_step: with ``batch_size="auto"``: windows per optimizer step, on all devices together. None: those
+            of the usual batch size, 8 on each device.
         tokens_per_batch: in place of ``batch_size``: as many windows of similar length per training step and device as
             have this many tokens, padding included; see `token_batches.TokenSampler`.
         eval_batch_size: windows per validation step and device.
@@ -105,7 +113,8 @@ class SquadDataModule(LightningDataModule):
         max_length: int = MAX_LENGTH,
         doc_stride: int = DOC_STRIDE,
         max_question_length: int = MAX_QUESTION_LENGTH,
-        batch_size: int = 8,
+        batch_size: int | Literal["auto"] = BATCH_SIZE,
+        windows_per_step: int | None = None,
         tokens_per_batch: int | None = None,
         eval_batch_size: int = EVAL_BATCH_SIZE,
         batching: Batching = "length",
@@ -141,7 +150,8 @@ class SquadDataModule(LightningDataModule):
         dataset, validation = (None if source is None else str(source) for source in self._sources.values())
         plain = {"dataset": dataset, "validation": validation, "columns": asdict(own)}
         self.save_hyperparameters(plain)
-        self.batch_size = batch_size
+        self.batch_size = 0 if batch_size == AUTO else batch_size  # 0: to be found when a fit begins
+        self.windows_per_step = windows_per_step
         self.tokens_per_batch = tokens_per_batch
         self.eval_batch_size = eval_batch_size
         self.batching = batching
@@ -162,6 +172,8 @@ class SquadDataModule(LightningDataModule):
         self.question_set: QuestionSet | None = None
         self._described: set[Split] = set()
         self._start = (0, 0)  # where training resumes: epoch, and its batches that are done
+        self._passes: int | None = None  # of a step, once the batch size is found
+        self._trainer_before: dict[str, Any] = {}  # what the Trainer's flags were before it was
 
     def __repr__(self) -> str:
         """Source, settings of windows and batches, and numbers of questions and windows; loads nothing."""
@@ -184,7 +196,36 @@ class SquadDataModule(LightningDataModule):
     @property
     def _batch_setting(self) -> str:
         tokens = self.tokens_per_batch
+        if self.finds_batch_size:
+            return f"batch_size='auto', windows_per_step={self.windows_per_step}"
         return f"batch_size={self.batch_size}" if tokens is None else f"tokens_per_batch={tokens}"
+
+    @property
+    def finds_batch_size(self) -> bool:
+        """Whether memory decides how many windows a training batch has."""
+        return bool(self.hparams["batch_size"] == AUTO)
+
+    @property
+    def accumulated(self) -> int:
+        """Batches per optimizer step."""
+        return self._passes or (self.trainer.accumulate_grad_batches if self.trainer else 1)
+
+    def step_size(self, devices: int) -> int:
+        """Windows per optimizer step on so many devices together, for a batch size that memory decides."""
+        return self.windows_per_step or BATCH_SIZE * devices
+
+    def batch_problems(self, trainer: Trainer) -> list[str]:
+        """A line for each reason why memory cannot decide the batch size of a Trainer, if it is to."""
+        if not self.finds_batch_size:
+            return []
+        problems, devices = fitting_problems(trainer), trainer.world_size
+        if (step := self.step_size(devices)) % devices:
+            fewer, more = step // devices * devices, -(-step // devices) * devices
+            problems.append(
+                f"--data.windows_per_step {step} cannot be divided evenly among {devices} devices; pass "
+                + (f"{fewer} or {more}" if fewer else str(more))
+            )
+        return problems
 
     def batch_limit(self, batches: int = 1) -> str:
         """What so many training batches hold, for a message: ``8 windows``, or ``at most 4,096 tokens``."""
@@ -228,6 +269,10 @@ class SquadDataModule(LightningDataModule):
         if stage == "predict":
             self.question_set = self._read_questions()
             return
+        if stage == "fit" and self.finds_batch_size:
+            self.batch_size, self._passes = 0, None  # of an earlier fit
+            if self.trainer is not None and (problems := self.batch_problems(self.trainer)):
+                raise InputError(problems)
         if "train" in self._splits() and stage == "fit":
             self.train_set = FeatureDataset(*self.prepared("train").open())
         self.validation_set = FeatureDataset(*self.prepared("validation").open())
@@ -304,10 +349,10 @@ class SquadDataModule(LightningDataModule):
             raise InputError("there is nothing to train on: --data.dataset is not given")
         if self.train_set is None:
             raise InputError(_not_set_up("train_dataloader", "fit"))
-        world, rank = self._world()
-        accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
+        if self.finds_batch_size:
+            self._settle_batch_size(self.train_set)
         lengths = self.train_set.store.windows["length"]
-        shares = (world, rank, self.seed, accumulated)
+        shares = (*self._world(), self.seed, self.accumulated)
         sampler: TrainingSampler
         if self.tokens_per_batch is None:
             sampler = TrainingSampler(lengths, self.batch_size, self.batching, *shares)
@@ -316,6 +361,76 @@ class SquadDataModule(LightningDataModule):
             sampler = TokenSampler(lengths, self.tokens_per_batch, *padding, *shares)
         sampler.start = self._start
         return self._loader(self.train_set, self.batch_size if self.tokens_per_batch is None else None, sampler)
+
+    def _settle_batch_size(self, windows: FeatureDataset) -> None:
+        """Find how many windows one pass takes, unless a checkpoint has told it; the Trainer then counts in passes."""
+        if self._passes is not None:
+            return
+        trainer = self.trainer
+        if trainer is None:
+            raise InputError("--data.batch_size auto: the size is found when a Trainer begins to fit; pass a number")
+        step = self.step_size(trainer.world_size)
+        share = step // trainer.world_size
+        device = trainer.strategy.root_device
+        why = "as in the checkpoint"
+        if not self.batch_size:
+            sizes = divisors(share)
+            self.batch_size = self._most_windows(windows, trainer, sizes)
+            if not self.batch_size:
+                longest = int(windows.store.windows["length"].max())
+                raise InputError(
+                    f"--data.batch_size auto: not even one window of {longest} tokens fits into "
+                    f"{memory_size(device)}; use another device, a smaller model, or a shorter --data.max_length"
+                )
+            memory = memory_size(device) if trainer.world_size == 1 else "the memory of each device"
+            more = next((size for size in sizes if size > self.batch_size), None)
+            why = f"it fits into {memory}" if more is None else f"{more} do not fit into {memory}"
+        self._passes = share // self.batch_size
+        self._trainer_before = count_in_passes(trainer, self._passes, -(-len(windows) // step))
+        if trainer.is_global_zero:
+            where = f" on each of {trainer.world_size} devices" if trainer.world_size > 1 else ""
+            passes = "1 pass" if self._passes == 1 else f"{self._passes} passes"
+            log.info(
+                f"batches:   {counted(self.batch_size, 'window')} in one pass{where}, {passes} per step of "
+                f"{counted(step, 'window')}; {why}"
+            )
+
+    def _most_windows(self, windows: FeatureDataset, trainer: Trainer, sizes: list[int]) -> int:
+        """The largest of ``sizes`` that fits on every device; 0 if none does."""
+        module, strategy = trainer.lightning_module, trainer.strategy
+        losses_of = getattr(module, "feature_losses", None)
+        if losses_of is None:
+            raise InputError(
+                f"--data.batch_size auto: it tries passes of QALightningModule, and {type(module).__name__} is none; "
+                "pass a number"
+            )
+        longest = longest_first(windows.store.windows["length"])[: max(2, sizes[-1])].tolist()
+        collate = PaddingCollator(self.tokenizer, self.pad_to_multiple_of, self.settings.max_length)
+
+        def losses(count: int) -> torch.Tensor:
+            batch = collate([windows[index] for index in longest[:count]])
+            with trainer.precision_plugin.train_step_context():
+                found: torch.Tensor = losses_of({name: one.to(strategy.root_device) for name, one in batch.items()})
+            return found
+
+        def smallest(value: int) -> int:
+            values = torch.tensor(value, device=strategy.root_device)
+            return int(strategy.reduce(values, reduce_op="min"))
+
+        return Pass(module, losses, strategy.root_device, trainer.num_devices).most_windows(sizes, smallest)
+
+    def teardown(self, stage: str) -> None:
+        """Give the Trainer its own flags back."""
+        self._give_back()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Give the Trainer its own flags back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for name, value in self._trainer_before.items():
+            setattr(self.trainer, name, value)
+        self._trainer_before = {}
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches for this process; see `EvaluationSampler` for the windows that it gets."""
@@ -362,8 +477,15 @@ class SquadDataModule(LightningDataModule):
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         epoch, batches, order = (state_dict[name] for name in ("epoch", "batches", "order"))
+        present = self._order()
+        if self.finds_batch_size:
+            order, present = dict(order), dict(present)
+            step = self._take_batch_size(order)
+            for name in ("--data.batch_size", "--trainer.accumulate_grad_batches"):
+                del order[name], present[name]
+            order["windows per step"], present["windows per step"] = step, self.step_size(self.trainer.world_size)
         changed = [
-            f"{name} was {order[name]}, is {now}" for name, now in self._order().items() if order.get(name, now) != now
+            f"{name} was {order[name]}, is {now}" for name, now in present.items() if order.get(name, now) != now
         ]
         if batches and changed:
             raise InputError(
@@ -375,6 +497,21 @@ class SquadDataModule(LightningDataModule):
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
         if isinstance(sampler, TrainingSampler):  # strategies that restore late have made the loader by now
             sampler.start = self._start
+
+    def _take_batch_size(self, order: Mapping[str, Any]) -> int | None:
+        """Go on with the batch size of a checkpoint, if its steps are those of now.
+
+        Returns:
+            The windows of its steps; None if these are filled by tokens.
+        """
+        assert self.trainer is not None
+        if order.get("--data.tokens_per_batch") is not None:
+            return None
+        size, processes = int(order["--data.batch_size"]), int(order["processes"])
+        step = size * int(order["--trainer.accumulate_grad_batches"]) * processes
+        if size >= 1 and (step, processes) == (self.step_size(processes), self.trainer.world_size):
+            self.batch_size = size
+        return step
 
     def _order(self) -> dict[str, Any]:
         """Everything that decides which windows a batch of an epoch holds; keys are flags where there is one."""
@@ -388,7 +525,7 @@ class SquadDataModule(LightningDataModule):
             "--data.pad_to_multiple_of": self.pad_to_multiple_of,  # dropout draws by shape
             "seed": self.seed,
             "processes": self.trainer.world_size,
-            "--trainer.accumulate_grad_batches": self.trainer.accumulate_grad_batches,
+            "--trainer.accumulate_grad_batches": self.accumulated,
         }
 
     def _max_batches(self, features: int, name: str) -> int | None:
@@ -456,6 +593,13 @@ def data_problems(given: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"--data.tokens_per_batch {tokens} has no room for the longest window, --data.max_length {longest}; "
             f"pass {longest} or more"
+        )
+    if tokens is not None and given["batch_size"] == AUTO:
+        problems.append("--data.tokens_per_batch stands in place of --data.batch_size auto; leave one out")
+    if given["windows_per_step"] is not None and given["batch_size"] != AUTO:
+        problems.append(
+            "--data.windows_per_step goes together with --data.batch_size auto; pass that, or a number of windows and "
+            "--trainer.accumulate_grad_batches"
         )
     if tokens is not None and given["batching"] == "random":
         problems.append("--data.tokens_per_batch needs windows of similar length; leave --data.batching random out")

@@ -135,7 +135,8 @@ def _measured(trainer: Trainer, best: str | None) -> dict[str, float]:
     """What the run measured of itself, for its record; without what is not known."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     begun = read_beginning(Path(best)) if best else None
-    steps = trainer.num_training_batches / trainer.accumulate_grad_batches  # in an epoch; infinite where nobody knows
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    steps = trainer.num_training_batches / data.accumulated  # in an epoch; infinite where nobody knows
     step = begun.step if isinstance(begun, Beginning) and math.isfinite(steps) else 0
     measured = {
         "best_epoch": math.ceil(step / math.ceil(steps)) if step else 0,
@@ -281,7 +282,7 @@ def _draw(trainer: Trainer, found: Confidence, folder: Path) -> None:
 def _result_settings(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> dict[str, Any]:
     """The settings in a table of runs; TensorBoard shows the first five by name, which are those that matter most."""
     return {
-        **_step_size(data, trainer.world_size * trainer.accumulate_grad_batches),
+        **_step_size(data, trainer.world_size * data.accumulated),
         "epochs": trainer.current_epoch,
         **{name: module.hparams[name] for name in ("layer_decay", "learning_rate")},
         "model": str(module.hparams["model_name"]),

@@ -239,6 +239,11 @@ class QALightningModule(LightningModule):
             )
         if not problems and (problem := tokenizer_problem(self.model, data.tokenizer)):
             problems.append(f"--model.model_name: {problem}")
+        if self.hparams["cuda_graphs"] and data.finds_batch_size:
+            problems.append(
+                "--model.cuda_graphs true keeps memory for each shape of batch, which --data.batch_size auto cannot "
+                "foresee; leave one out"
+            )
         length, limit = data.settings.max_length, max_positions(self.model)
         if limit and length > limit:
             problems.append(
@@ -289,7 +294,7 @@ class QALightningModule(LightningModule):
         """Use the run's seed for the steps, unless a checkpoint gave one; count the steps of the schedule again."""
         if self.hparams["cuda_graphs"]:
             parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            self._graphs = StepGraphs(self._feature_losses, parameters)
+            self._graphs = StepGraphs(self.feature_losses, parameters)
         self._validated = None  # these were other weights
         if self._seed is None:
             self._seed = torch.initial_seed()
@@ -323,7 +328,7 @@ class QALightningModule(LightningModule):
         """
         weights = self._weights(len(batch["feature"]), batch_idx)
         if self._graphs is None:
-            losses = self._feature_losses(batch)
+            losses = self.feature_losses(batch)
         else:
             accumulated = self.trainer.accumulate_grad_batches
             if batch_idx % accumulated == 0:
@@ -337,7 +342,8 @@ class QALightningModule(LightningModule):
         self.log("train/loss", mean, batch_size=len(losses))
         return (losses * weights).sum()
 
-    def _feature_losses(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def feature_losses(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of each feature of a batch on the device, [B]; see `span_loss`."""
         start, end = self(batch)
         return span_loss(start, end, batch)
 

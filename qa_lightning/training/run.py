@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from qa_lightning.checks.refusals import monitor_problems
 from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError, LostProcessError
+from qa_lightning.features.defaults import BATCH_SIZE
 from qa_lightning.files import hold_folder
 from qa_lightning.layout import MODEL_FOLDER, RECORD
 from qa_lightning.pages.questions import N_BEST
@@ -226,10 +227,10 @@ class TrainingRun:
         return out_of_memory_problems(
             error,
             step=trainer.global_step,
-            batch_size=data.batch_size,
+            batch_size=data.batch_size or BATCH_SIZE,  # one that was to be found and is not: the usual one
             tokens_per_batch=data.tokens_per_batch,
             eval_batch_size=data.eval_batch_size,
-            accumulated=trainer.accumulate_grad_batches,
+            accumulated=data.accumulated,
             max_length=data.settings.max_length,
             precision=str(trainer.precision),
         )
@@ -330,12 +331,14 @@ class TrainingRun:
             f"model: {self.config.model.model_name}, {parameters / 1e6:.1f} M parameters, "
             f"precision {trainer.precision} on {trainer.world_size} x {kind}"
         )
-        log.info(
-            f"steps: {counted(trainer.world_size, 'device')} x {data.batch_limit()} x "
-            f"{trainer.accumulate_grad_batches} accumulated = "
-            f"{data.batch_limit(trainer.world_size * trainer.accumulate_grad_batches)} per step, "
-            f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}"
-        )
+        devices = counted(trainer.world_size, "device")
+        if data.finds_batch_size:
+            step = f"{devices}, {counted(data.step_size(trainer.world_size), 'window')} per step"
+        else:
+            accumulated = trainer.accumulate_grad_batches
+            step = f"{devices} x {data.batch_limit()} x {accumulated} accumulated = "
+            step += f"{data.batch_limit(trainer.world_size * accumulated)} per step"
+        log.info(f"steps: {step}, {trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}")
         if self.beginning.checkpoint:
             log.info(f"resuming from {self.beginning.checkpoint}, after step {self.beginning.step}")
 

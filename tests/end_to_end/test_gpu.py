@@ -14,9 +14,11 @@ from transformers import BertForQuestionAnswering
 from qa_lightning import QALightningModule, Reader, SquadDataModule
 from qa_lightning.decoding.decoder import LogitsCopy
 from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.runs import fitting
 from qa_lightning.training.graphs import StepGraphs
 from tests.helpers import commands
 from tests.helpers.data import make_rows, mixed_rows, write_json
+from tests.helpers.models import small_config, small_tokenizer
 from tests.helpers.training import QUIET, SMALL, add_callbacks, train_flags
 
 pytestmark = [
@@ -156,3 +158,37 @@ def test_what_graphs_cannot_hold_is_refused(tmp_path, model_folder) -> None:
     data = SquadDataModule(rows, rows, model_folder, **SMALL)
     with pytest.raises(InputError, match="cannot scale losses"):
         Trainer(max_epochs=1, precision="16-mixed", **GPU).fit(QALightningModule(model_folder, cuda_graphs=True), data)
+
+
+def test_auto_fills_the_memory_that_there_is(tmp_path) -> None:
+    """Twice as many windows would not fit; the rest is accumulated, and the result is that of the sizes found."""
+    tokenizer = small_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "model")
+    changes = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 2048}
+    BertForQuestionAnswering(small_config(len(tokenizer), **changes)).save_pretrained(tmp_path / "model")
+    rows = write_json(tmp_path / "train.json", make_rows(300))
+    total = torch.cuda.get_device_properties(0).total_memory
+    left = 2**30 + total // fitting._GPU_RESERVE
+
+    def trained(accumulated: int = 1, **batches):
+        torch.manual_seed(3)
+        module = QALightningModule(str(tmp_path / "model"), learning_rate=1e-3)
+        data = SquadDataModule(rows, rows, str(tmp_path / "model"), **{**SMALL, **batches})
+        trainer = Trainer(max_epochs=1, num_sanity_val_steps=0, accumulate_grad_batches=accumulated, **GPU)
+        trainer.fit(module, data)
+        return {name: values.cpu() for name, values in module.state_dict().items()}, data
+
+    torch.cuda.set_per_process_memory_fraction(left / total)
+    try:
+        found, data = trained(batch_size="auto", windows_per_step=256)
+        assert torch.cuda.max_memory_allocated() < 2**30
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert 1 < data.batch_size < 256
+    assert data.batch_size * data.accumulated == 256
+    torch.cuda.reset_peak_memory_stats()
+    expected, _ = trained(batch_size=data.batch_size, accumulated=data.accumulated)
+    assert all(torch.equal(expected[name], found[name]) for name in found)
+    torch.cuda.reset_peak_memory_stats()
+    trained(batch_size=256)
+    assert torch.cuda.max_memory_allocated() > 2**30

@@ -92,6 +92,21 @@ def test_two_processes_with_half_the_batch_train_as_one_does(tmp_path, model_fol
 
 
 @pytest.mark.slow
+def test_two_processes_take_the_windows_that_fit_in_both(tmp_path, model_folder) -> None:
+    """One has room for 2 windows, the other for 7; a step has 16, eight of each."""
+    data = write_json(tmp_path / "train.json", make_rows(40, unanswerable=6, long=3))
+    common = {"train": data, "validation": data, "model": model_folder, "cache": str(tmp_path / "cache")}
+    common |= {"batch_size": 16}
+    single = run(tmp_path / "1", 1, "fit", **common)[0]
+    for seen in run(tmp_path / "2", 2, "fit", rooms=[7, 2], **common):
+        assert (seen["batch_size"], seen["accumulated"]) == (2, 4)
+        assert seen["scores"].keys() == single["scores"].keys()
+    weights = [torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in "12"]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0.02, atol=5e-3)
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_on_one_process_ends_all_with_its_questions(tmp_path, model_folder) -> None:
     data = write_json(tmp_path / "data.json", make_rows(40))
     options = {"train": data, "validation": data, "model": model_folder, "cache": str(tmp_path / "cache")}

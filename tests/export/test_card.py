@@ -106,6 +106,11 @@ def test_the_rules_of_the_scores_are_named(trained, tmp_path, rules, bad_rows, w
     assert ("wrong answer offsets" in card.text) == (bad_rows != "error")
 
 
+def test_the_step_is_told_where_memory_decided_the_batch_size(trained, tmp_path) -> None:
+    found = {"batch_size": 4, "accumulate_grad_batches": 6}
+    assert "| windows per step | 24 |" in changed_run(trained, tmp_path, found, data={"batch_size": "auto"}).text
+
+
 def test_what_makes_scores_others_than_they_look_is_said(trained, tmp_path) -> None:
     flags = {"validation": None, "validation_fraction": 0.25, "max_validation_examples": 12, "on_bad_rows": "skip"}
     splits = run_json(trained)["data"]

@@ -44,6 +44,8 @@ class Record(Callback):
 
     def write(self, trainer, scores, predictions, judged) -> None:
         seen = {"scores": scores, "predictions": predictions, "losses": self.losses, "judged": judged}
+        if trainer.datamodule.finds_batch_size:
+            seen |= {"batch_size": trainer.datamodule.batch_size, "accumulated": trainer.datamodule.accumulated}
         path = self.folder / f"validation-{self.validations}-rank-{trainer.global_rank}.json"
         path.write_text(json.dumps(seen))
 
@@ -52,17 +54,19 @@ def main(options: dict) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     seed_everything(7, verbose=False)
-    devices = options["devices"]
+    devices, rooms = options["devices"], options.get("rooms")
     data = SquadDataModule(
         options["train"],
         options["validation"],
         options["model"],
         **SIZES,
-        batch_size=options["batch_size"] // devices,
+        batch_size="auto" if rooms else options["batch_size"] // devices,
+        windows_per_step=options["batch_size"] if rooms else None,
         eval_batch_size=4,
         cache_dir=options["cache"],
     )
-    module = QALightningModule(options["model"], learning_rate=1e-3)
+    module = Cramped(options["model"], learning_rate=1e-3)
+    module.rooms = rooms
     for layer in module.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.0
@@ -83,6 +87,17 @@ def main(options: dict) -> None:
         trainer.validate(module, data, verbose=False)
     else:
         trainer.fit(module, data)
+
+
+class Cramped(QALightningModule):
+    """Runs out of memory beyond so many windows, others on each process."""
+
+    rooms: list[int] | None = None
+
+    def forward(self, batch):
+        if self.rooms and torch.is_grad_enabled() and len(batch["input_ids"]) > self.rooms[self.global_rank]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(batch)
 
 
 class Poison(Callback):

@@ -499,7 +499,7 @@ def test_arguments_of_other_types_are_one_error_that_names_them(model_folder) ->
         )
     sources = [line for line in caught.value.problems if line.startswith(("dataset", "validation is of"))]
     assert [line for line in caught.value.problems if line not in sources] == [
-        "batch_size is '16', a text; it must be a whole number: write it without quotes",
+        "batch_size is '16', a text; it must be a whole number or auto: write it without quotes",
         "eval_batch_size is None; it must be a whole number",
         "max_train_examples is True, of type bool; it must be a whole number",
         "validation_fraction is '0.2', a text; it must be a number: write it without quotes",

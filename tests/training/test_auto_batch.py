@@ -1,0 +1,217 @@
+"""``--data.batch_size auto``: as many windows in a pass as fit, the steps of the usual batch size."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from qa_lightning import QALightningModule, SquadDataModule
+from qa_lightning.errors import InputError
+from qa_lightning.runs import fitting
+from tests.helpers import commands
+from tests.helpers.data import mixed_rows, write_json
+from tests.helpers.kill_and_resume import differences
+from tests.helpers.training import QUIET, SMALL, Crash, Gradients, crash, train_flags
+
+AUTO = {**SMALL, "batch_size": "auto"}
+RUN = ("--data.batch_size", "auto", "--save_every_minutes", "0", "--trainer.max_epochs", "2")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return write_json(tmp_path_factory.mktemp("data") / "train.json", mixed_rows(40, unanswerable=4, long=3))
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Sets for how many windows a forward pass in training has memory."""
+    forward = QALightningModule.forward
+
+    def limited(most: float) -> None:
+        def run(self, batch):
+            if torch.is_grad_enabled() and len(batch["input_ids"]) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return forward(self, batch)
+
+        monkeypatch.setattr(QALightningModule, "forward", run)
+
+    return limited
+
+
+def fit(model: str, data: str, dropout: bool = True, callbacks=(), flags=None, **sizes):
+    """Weights after a fit of two epochs from one seed, the data module and the Trainer."""
+    torch.manual_seed(0)
+    module = QALightningModule(model, learning_rate=1e-3)
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Dropout) and not dropout:
+            layer.p = 0.0
+    datamodule = SquadDataModule(data, data, model, **{**SMALL, **sizes})
+    trainer = Trainer(max_epochs=2, gradient_clip_val=1.0, callbacks=list(callbacks), **{**QUIET, **(flags or {})})
+    trainer.fit(module, datamodule)
+    return module.state_dict(), datamodule, trainer
+
+
+def same(first: dict, second: dict) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("most", "size"), [(math.inf, 8), (8, 8), (7, 4), (3, 2), (1, 1)])
+def test_a_step_has_the_usual_windows_in_passes_that_fit(model_folder, data, room, said, most, size) -> None:
+    usual, seen = Gradients(), Gradients()
+    expected, _, _ = fit(model_folder, data, dropout=False, callbacks=[usual], batch_size=8)
+    room(most)
+    found, datamodule, trainer = fit(model_folder, data, dropout=False, callbacks=[seen], batch_size="auto")
+    assert (datamodule.batch_size, datamodule.accumulated) == (size, 8 // size)
+    assert trainer.global_step == 16  # 58 windows, in eights, twice
+    torch.testing.assert_close(torch.stack(seen.seen), torch.stack(usual.seen), rtol=1e-3, atol=1e-5)
+    for weights in (found, expected):
+        del weights[
+            "model.qa_outputs.bias"
+        ]  # its gradient is zero but for rounding, which Adam makes as large as others
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    (line,) = [record.message for record in said.records if "in one pass" in record.message]
+    how = "1 pass" if size == 8 else f"{8 // size} passes"
+    assert f"{size} window{'s' * (size > 1)} in one pass, {how} per step of 8 windows; " in line
+    assert ("it fits into" if size == 8 else f"{2 * size} do not fit into") in line
+
+
+@pytest.mark.parametrize(("most", "explicit", "accumulated"), [(math.inf, 6, 1), (4, 3, 2)])
+def test_the_search_leaves_no_trace_in_what_is_trained(model_folder, data, room, most, explicit, accumulated) -> None:
+    """To the last bit, with dropout, a schedule and validations within epochs."""
+    every = {"val_check_interval": 0.5}
+    expected, _, usual = fit(
+        model_folder, data, batch_size=explicit, flags={**every, "accumulate_grad_batches": accumulated}
+    )
+    room(most)
+    found, datamodule, trainer = fit(model_folder, data, batch_size="auto", windows_per_step=6, flags=every)
+    assert (datamodule.batch_size, datamodule.accumulated) == (explicit, accumulated)
+    assert trainer.global_step == usual.global_step
+    assert same(found, expected)
+
+
+def test_what_training_counts_in_batches_is_counted_in_steps_and_given_back(model_folder, data, room) -> None:
+    class Validations(Callback):
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        def on_validation_start(self, trainer, pl_module) -> None:
+            self.steps.append(trainer.global_step)
+
+    seen = Validations()
+    room(2)
+    limits = {"limit_train_batches": 5, "val_check_interval": 2, "num_sanity_val_steps": 0}
+    _, datamodule, trainer = fit(model_folder, data, callbacks=[seen], flags=limits, batch_size="auto")
+    assert trainer.global_step == 10
+    assert seen.steps == [2, 4, 7, 9]
+    assert (trainer.accumulate_grad_batches, trainer.limit_train_batches, trainer.val_check_interval) == (1, 5, 2)
+    assert (datamodule.batch_size, datamodule.accumulated) == (2, 4)
+    room(4)  # a notebook's cell that is run again
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(trainer.lightning_module, datamodule)
+    assert (datamodule.batch_size, datamodule.accumulated, trainer.global_step) == (4, 2, 15)
+
+
+def test_a_fit_that_fails_gives_the_trainer_its_flags_back(model_folder, data, room) -> None:
+    class Fails(Callback):
+        def on_train_batch_end(self, trainer, *_) -> None:
+            assert trainer.accumulate_grad_batches == 4
+            raise KeyError
+
+    trainer = Trainer(max_epochs=1, callbacks=[Fails()], **QUIET)
+    room(2)
+    with pytest.raises(KeyError):
+        trainer.fit(QALightningModule(model_folder), SquadDataModule(data, data, model_folder, **AUTO))
+    assert trainer.accumulate_grad_batches == 1
+
+
+@pytest.mark.parametrize(("hook", "epoch", "batch"), [("batch", 0, 10), ("step", 1, 3), ("epoch", 0, 0)])
+def test_a_run_that_is_resumed_goes_on_with_the_size_that_it_began_with(
+    tmp_path, model_folder, data, room, monkeypatch, capsys, hook, epoch, batch
+) -> None:
+    """Though another would fit now; it ends, to the last bit, as one that was never stopped."""
+    room(2)
+    whole, cut = (train_flags(tmp_path / name, model_folder, data, data) for name in ("whole", "cut"))
+    assert commands.train([*whole, *RUN]) == 0
+    crash(monkeypatch, Crash(hook, epoch, batch), [*cut, *RUN])
+    room(math.inf)
+    capsys.readouterr()
+    assert commands.train([*cut, *RUN, "--ckpt_path", "last"]) == 0
+    expected, found = (tmp_path / name / "lightning_logs" / "version_0" for name in ("whole", "cut"))
+    assert differences(expected, found) == []
+    assert "2 windows in one pass, 4 passes per step of 8 windows; as in the checkpoint" in capsys.readouterr().out
+    for start in json.loads((found / "run.json").read_text()):
+        assert (start["batch_size"], start["accumulate_grad_batches"]) == (2, 4)
+    assert "batch_size: auto" in (found / "config.yaml").read_text()
+
+
+def test_a_step_of_other_windows_is_refused_within_an_epoch_and_tried_anew_between_two(
+    tmp_path, model_folder, data, room, monkeypatch, capsys
+) -> None:
+    room(2)
+    given = [*train_flags(tmp_path, model_folder, data, data), *RUN]
+    crash(monkeypatch, Crash("batch", 0, 10), given)
+    other = ["--ckpt_path", "last", "--data.windows_per_step", "4"]
+    with pytest.raises(InputError, match=r"batches are different now \(windows per step was 8, is 4\)"):
+        commands.train([*given, *other])
+    crash(monkeypatch, Crash("batch", 1, 0), [*given, "--ckpt_path", "last"])
+    room(4)
+    assert commands.train([*given, *other]) == 0
+    assert "4 windows in one pass, 1 pass per step of 4 windows; it fits into" in capsys.readouterr().out
+
+
+def test_flags_that_do_not_go_together_are_told_at_once(tmp_path, model_folder, data) -> None:
+    given = [*train_flags(tmp_path, model_folder, data, data), "--data.batch_size", "auto"]
+    with pytest.raises(InputError) as caught:
+        commands.train([*given, "--data.tokens_per_batch", "400", "--data.windows_per_step", "0"])
+    assert caught.value.problems == [
+        "--data.windows_per_step is 0; it must be at least 1",
+        "--data.tokens_per_batch stands in place of --data.batch_size auto; leave one out",
+    ]
+    with pytest.raises(InputError, match=r"--data.windows_per_step goes together with --data.batch_size auto; "):
+        commands.train([*given, "--data.windows_per_step", "8", "--data.batch_size", "4"])
+    with pytest.raises(
+        InputError, match=r"--data.batch_size is 'atuo'; it must be a whole number or auto; did you mean"
+    ):
+        SquadDataModule(data, data, model_folder, batch_size="atuo")
+    thaw = ("--trainer.callbacks+", "BackboneFinetuning", "--trainer.callbacks+", "BatchSizeFinder")
+    with pytest.raises(InputError) as caught:
+        commands.train([*given, "--trainer.accumulate_grad_batches", "2", *thaw, "--model.cuda_graphs", "true"])
+    told = "\n".join(caught.value.problems)
+    for words in (
+        "in place of --trainer.accumulate_grad_batches 2, pass --data.windows_per_step N",
+        "cannot foresee the memory of weights that --trainer.callbacks BackboneFinetuning thaws",
+        "it does what --trainer.callbacks BatchSizeFinder does too",
+        "--model.cuda_graphs true keeps memory for each shape of batch",
+    ):
+        assert words in told
+    with pytest.raises(InputError, match=r"windows_per_step 9 cannot be divided evenly among 2 devices; pass 8 or 10"):
+        commands.train([*given, "--data.windows_per_step", "9", "--trainer.devices", "2"])
+    assert not list((tmp_path / "lightning_logs").glob("version_*"))
+
+
+def test_a_program_is_told_in_its_own_words(model_folder, data) -> None:
+    datamodule = SquadDataModule(data, data, model_folder, **AUTO)
+    assert "batch_size='auto', windows_per_step=None" in repr(datamodule)
+    with pytest.raises(InputError, match="accumulates as memory needs it"):
+        Trainer(max_epochs=1, accumulate_grad_batches=2, **QUIET).fit(QALightningModule(model_folder), datamodule)
+    datamodule.trainer = None
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    with pytest.raises(InputError, match="found when a Trainer begins to fit; pass a number"):
+        datamodule.train_dataloader()
+
+
+def test_no_room_for_one_window_is_an_error_with_fixes(tmp_path, model_folder, data, room, monkeypatch) -> None:
+    given = [*train_flags(tmp_path, model_folder, data, data), *RUN]
+    room(0)
+    with pytest.raises(InputError, match=r"not even one window of \d+ tokens fits into the free memory, .* GiB; use"):
+        commands.train(given)
+    assert not list((tmp_path / "lightning_logs").glob("version_*"))
+    room(math.inf)
+    monkeypatch.setattr(fitting, "free_memory", lambda: 1000)
+    with pytest.raises(InputError, match=r"not even one window"):
+        commands.train(given)
