@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -33,7 +35,7 @@ def test_each_number_is_drawn_by_itself() -> None:
     torch.manual_seed(1)
     zeros = (dropped(torch.ones(COUNT), 0.3) == 0).view(-1, 4)
     columns = [zeros[:-1, place] for place in range(4)] + [zeros[1:, 0]]
-    for one, other in zip(columns, columns[1:], strict=False):
+    for one, other in pairwise(columns):
         both = (one & other).double().mean().item()
         assert both == pytest.approx(0.09, abs=5 * (0.09 * 0.91 / len(one)) ** 0.5)
     for column in columns:
