@@ -28,7 +28,7 @@ from qa_lightning.inference.asking import PRIOR
 
 def main() -> None:
     """Print one line for each number of candidates."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = harness.parser_of(__doc__.split("\n")[0])
     parser.add_argument("--data", type=material.existing_file, required=True, help="SQuAD JSON file")
     parser.add_argument("--model", help="folder of a trained model; None measures recall")
     parser.add_argument(
@@ -49,10 +49,11 @@ def main() -> None:
     paragraphs = list(dict.fromkeys(row["context"] for row in rows))
     collection = Collection.read([{"text": paragraph} for paragraph in paragraphs])
     print(f"{harness.machine()}\n{collection}, {len(rows):,} questions")
+    record = harness.Record(options.output)
     if not options.model:
-        recall(rows, paragraphs, collection, options.candidates)
+        recall(rows, paragraphs, collection, options.candidates, record)
     else:
-        scores(sample, collection, options)
+        scores(sample, collection, options, record)
 
 
 def asked_questions(options: argparse.Namespace) -> list[Example]:
@@ -66,8 +67,14 @@ def asked_questions(options: argparse.Namespace) -> list[Example]:
     return random.Random(0).sample(rows, min(options.questions, len(rows)))
 
 
-def recall(rows: Sequence[Example], paragraphs: list[str], collection: Collection, candidates: Sequence[int]) -> None:
-    """Print recall at each number of candidates."""
+def recall(
+    rows: Sequence[Example],
+    paragraphs: list[str],
+    collection: Collection,
+    candidates: Sequence[int],
+    record: harness.Record,
+) -> None:
+    """Print and record recall at each number of candidates."""
     number = {paragraph: index for index, paragraph in enumerate(paragraphs)}
     collection.extracts(rows[0]["question"], 1)  # makes the index
     for count in candidates:
@@ -79,14 +86,24 @@ def recall(rows: Sequence[Example], paragraphs: list[str], collection: Collectio
             any(text in paragraphs[one] for one in there for text in row["answers"]["text"])
             for row, there in zip(rows, found, strict=True)
         )
+        figures = {
+            "questions": len(rows),
+            "passages": collection.passage_count,
+            "own_paragraph_share": own / len(rows),
+            "answer_text_share": held / len(rows),
+            "questions_per_second": len(rows) / seconds,
+        }
+        record.add(f"candidates {count}", figures)
         print(
             f"candidates {count:>4}: own paragraph {100 * own / len(rows):.1f}%, answer's text "
             f"{100 * held / len(rows):.1f}%, {len(rows) / seconds:,.0f} questions/s"
         )
 
 
-def scores(rows: Sequence[Example], collection: Collection, options: argparse.Namespace) -> None:
-    """Print EM and F1 at each number of candidates, and with the right paragraph given."""
+def scores(
+    rows: Sequence[Example], collection: Collection, options: argparse.Namespace, record: harness.Record
+) -> None:
+    """Print and record EM and F1 at each number of candidates, and with the right paragraph given."""
     import torch
 
     from qa_lightning.inference.reader import Reader
@@ -94,15 +111,20 @@ def scores(rows: Sequence[Example], collection: Collection, options: argparse.Na
     reader = Reader.load(options.model, dtype=getattr(torch, options.dtype))
     started = time.perf_counter()
     told = reader.answer([row["question"] for row in rows], [row["context"] for row in rows])
-    _print_scores("paragraph given", rows, [answer.text for answer in told], time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    figures = _figures(rows, [answer.text for answer in told], seconds)
+    record.add("paragraph given", figures)
+    _print("paragraph given", figures)
     for count, prior in itertools.product(options.candidates, options.prior):
         started = time.perf_counter()
         found = [reader.ask(row["question"], collection, top_k=1, candidates=count, prior=prior) for row in rows]
         texts = [answers[0].text if answers else "" for answers in found]
-        _print_scores(f"candidates {count:>4}, prior {prior:g}", rows, texts, time.perf_counter() - started)
+        figures = _figures(rows, texts, time.perf_counter() - started)
+        record.add(f"candidates {count}, prior {prior:g}", figures)
+        _print(f"candidates {count:>4}, prior {prior:g}", figures)
 
 
-def _print_scores(what: str, rows: Sequence[Example], texts: Sequence[str], seconds: float) -> None:
+def _figures(rows: Sequence[Example], texts: Sequence[str], seconds: float) -> harness.Figures:
     from qa_lightning.metrics.squad import SquadMetric
 
     metric = SquadMetric(version_2=any(not row["answers"]["text"] for row in rows))
@@ -112,7 +134,12 @@ def _print_scores(what: str, rows: Sequence[Example], texts: Sequence[str], seco
     )
     found = metric.compute()
     exact = found["exact" if "exact" in found else "exact_match"]
-    print(f"{what}: EM {exact:.2f}, F1 {found['f1']:.2f}, {len(rows) / seconds:.2f} questions/s", flush=True)
+    return {"questions": len(rows), "em": exact, "f1": found["f1"], "questions_per_second": len(rows) / seconds}
+
+
+def _print(what: str, figures: harness.Figures) -> None:
+    scores = f"EM {figures['em']:.2f}, F1 {figures['f1']:.2f}"
+    print(f"{what}: {scores}, {figures['questions_per_second']:.2f} questions/s", flush=True)
 
 
 if __name__ == "__main__":

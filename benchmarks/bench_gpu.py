@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -311,11 +310,6 @@ def _seconds(work: Callable[[], Any]) -> float:
     return (time.perf_counter() - began) / 10
 
 
-def device_name() -> str:
-    """The card's name; ``CPU`` without one."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-
-
 VARIANTS: dict[str, Callable[[Case, float], Figures]] = {
     "ours": ours,
     "ours-eager": lambda case, peak: ours(case, peak, attention="eager"),
@@ -343,10 +337,7 @@ PLAN: list[tuple[str, str, tuple[int, ...]]] = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, help="JSON file to write; also written while it runs")
+    parser = harness.parser_of(__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=9.0, help="no measurement is begun after this many")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="only these variants")
     parser.add_argument("--shapes", nargs="+", choices=list(material.SHAPES), help="only these shapes")
@@ -369,9 +360,12 @@ def measure(options: argparse.Namespace) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_float32_matmul_precision("high")
     began = time.perf_counter()
-    found: Figures = {"device": device_name(), "machine": harness.machine(), "ceilings": ceilings(), "steps": []}
-    print(f"{found['device']}; {found['machine']}; {found['ceilings']}", flush=True)
-    peak = found["ceilings"]["flops_per_second"]
+    reached = ceilings()
+    record = harness.Record(options.output)
+    record.add("ceilings", reached)
+    print(f"{harness.machine()}; {harness.shown(reached)}", flush=True)
+    peak = reached["flops_per_second"]
+    steps: list[Figures] = []
     with TemporaryDirectory() as scratch:
         for kind in options.epochs:
             batch, *how = kind.split("-")
@@ -380,22 +374,21 @@ def measure(options: argparse.Namespace) -> None:
             folder = _model_folder(Path(scratch), shape)
             validation = max(64, VALIDATION_WINDOWS * options.windows // TRAINING_WINDOWS)
             whole = epochs(folder, int(batch), options.windows, validation, "compiled" in how, "graphs" in how)
-            found[f"epochs-{kind}"] = whole
-            print(f"three epochs, {shape}, {kind}: {_shown(whole)}", flush=True)
-            _write(options.output, found)
+            record.add(f"epochs {shape} {kind}", whole)
+            print(f"three epochs, {shape}, {kind}: {harness.shown(whole)}", flush=True)
         for variant, shape, batches in _plan(options):
             for batch in batches:
                 if time.perf_counter() - began > options.minutes * 60:
                     print(f"no time left for {variant} {shape} {batch}")
                     continue
                 _begin()
-                steps = options.steps or max(20, min(60, 3200 // batch))
-                case = Case(shape, batch, steps, _model_folder(Path(scratch), shape))
+                counted = options.steps or max(20, min(60, 3200 // batch))
+                case = Case(shape, batch, counted, _model_folder(Path(scratch), shape))
                 figures = _tried(VARIANTS[variant], case, peak)
-                found["steps"].append({"variant": variant, "shape": shape, "batch": batch, **figures})
-                print(f"{variant} {shape} {batch}: {_shown(figures)}", flush=True)
-                _write(options.output, found)
-    print(table(found["steps"]))
+                steps.append({"variant": variant, "shape": shape, "batch": batch, **figures})
+                record.add(f"{variant} {shape} {batch}", figures)
+                print(f"{variant} {shape} {batch}: {harness.shown(figures)}", flush=True)
+    print(table(steps))
 
 
 def _plan(options: argparse.Namespace) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -435,17 +428,6 @@ def _model_folder(scratch: Path, shape: str) -> Path:
             model = BertForQuestionAnswering(config)
         model.cpu().save_pretrained(folder)
     return folder
-
-
-def _write(path: Path | None, found: Figures) -> None:
-    if path is not None:
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-def _shown(figures: Figures) -> str:
-    return ", ".join(
-        f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
-    )
 
 
 def table(steps: list[Figures]) -> str:

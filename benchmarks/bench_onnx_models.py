@@ -2,9 +2,10 @@
 
     python benchmarks/bench_onnx_models.py --model lightning_logs/version_0/model --data dev-v1.1.json
 
-All three answer the same questions through `Reader` with the same number of threads: windows, batches and decoding
-are equal, only the forward pass differs. Exports are made once, before timing, as ``scripts/export.py`` makes them. A
-first batch is answered before the clock starts. EM and F1 are shown because int8 pays for its speed with them.
+All three answer the same questions through `Reader`: windows, batches and decoding are equal, only the forward pass
+differs. Each runs with each number of ``--threads``, which torch and ONNX Runtime both use within an operation and on
+which it depends which of the two is faster. Exports are made once, before timing, as ``scripts/export.py`` makes them.
+A first batch is answered before the clock starts. EM and F1 are shown because int8 pays for its speed with them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=material.existing_file, required=True, help="SQuAD JSON file")
     parser.add_argument("--questions", type=int, default=300, help="size of the random sample; None: all")
     parser.add_argument("--batch-size", type=int, default=32, help="windows per forward pass")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to compute with")
 
 
 def _exported(options: argparse.Namespace, quantized: bool) -> Path:
@@ -42,6 +44,8 @@ def _exported(options: argparse.Namespace, quantized: bool) -> Path:
 
 
 def _measured(options: argparse.Namespace, model: Any, size: int) -> harness.Figures:
+    import torch
+
     from qa_lightning.inference.reader import Reader
     from qa_lightning.metrics.squad import SquadMetric
     from qa_lightning.models.loading import load_tokenizer
@@ -60,7 +64,14 @@ def _measured(options: argparse.Namespace, model: Any, size: int) -> harness.Fig
     )
     scores = metric.compute()
     exact = scores["exact" if "exact" in scores else "exact_match"]
-    return {"questions_per_s": len(rows) / seconds, "em": exact, "f1": scores["f1"], "size_mb": size / 1e6}
+    return {
+        "questions_per_second": len(rows) / seconds,
+        "questions": len(rows),
+        "threads": torch.get_num_threads(),
+        "em": exact,
+        "f1": scores["f1"],
+        "size_mb": size / 1e6,
+    }
 
 
 def pytorch(options: argparse.Namespace) -> harness.Figures:
@@ -89,7 +100,45 @@ def _onnx(options: argparse.Namespace, quantized: bool) -> harness.Figures:
     return _measured(options, OnnxModel.load(folder, "cpu"), size)
 
 
-VARIANTS: dict[str, harness.Variant] = {"pytorch": pytorch, "onnx": float32, "onnx-int8": int8}
+MODELS: dict[str, harness.Variant] = {"pytorch": pytorch, "onnx": float32, "onnx-int8": int8}
+
+
+def _with_threads(measure: harness.Variant, threads: int) -> harness.Variant:
+    def variant(options: argparse.Namespace) -> harness.Figures:
+        import torch
+
+        torch.set_num_threads(threads)  # `OnnxModel` takes the number from torch
+        return measure(options)
+
+    return variant
+
+
+def name_of(model: str, threads: int) -> str:
+    """The name of a variant."""
+    return f"{model}-{threads}-thread{'s' * (threads > 1)}"
+
+
+def variants(options: argparse.Namespace) -> dict[str, harness.Variant]:
+    """Each model with each number of threads."""
+    return {
+        name_of(model, threads): _with_threads(measure, threads)
+        for threads in options.threads
+        for model, measure in MODELS.items()
+    }
+
+
+def baseline(variant: str) -> str:
+    """PyTorch with as many threads."""
+    return variant.replace("onnx-int8", "pytorch").replace("onnx", "pytorch")
+
 
 if __name__ == "__main__":
-    harness.main(__doc__.split("\n")[0], VARIANTS, "questions_per_s", add_arguments, rounds=3, more_is_better=True)
+    harness.main(
+        __doc__.split("\n")[0],
+        variants,
+        "questions_per_second",
+        add_arguments,
+        rounds=3,
+        more_is_better=True,
+        baseline=baseline,
+    )

@@ -47,7 +47,7 @@ def encode_batch(options: argparse.Namespace) -> harness.Figures:
     count = 0
     for first in range(0, len(pairs), 1000):
         count += sum(1 + len(encoding.overflowing) for encoding in tokenizer.encode_batch(pairs[first : first + 1000]))
-    return {"seconds": time.perf_counter() - started, "windows": count}
+    return {"seconds": time.perf_counter() - started, "windows": count, "questions": len(pairs)}
 
 
 def ours(options: argparse.Namespace, training: bool) -> harness.Figures:
@@ -66,7 +66,12 @@ def ours(options: argparse.Namespace, training: bool) -> harness.Figures:
         store = FeatureStore.open(Path(folder))
         seconds = time.perf_counter() - started
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        return {"seconds": seconds, "windows": len(store), "bytes_per_window": size / len(store)}
+        return {
+            "seconds": seconds,
+            "questions": len(examples),
+            "windows": len(store),
+            "bytes_per_window": size / len(store),
+        }
 
 
 def course(options: argparse.Namespace, training: bool) -> harness.Figures:
@@ -87,7 +92,12 @@ def course(options: argparse.Namespace, training: bool) -> harness.Figures:
         )
         seconds = time.perf_counter() - started
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        return {"seconds": seconds, "windows": len(features), "bytes_per_window": size / len(features)}
+        return {
+            "seconds": seconds,
+            "questions": len(examples),
+            "windows": len(features),
+            "bytes_per_window": size / len(features),
+        }
 
 
 VARIANTS: dict[str, harness.Variant] = {
