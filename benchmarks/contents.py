@@ -260,9 +260,7 @@ def recall(results: Results) -> str:
 
 
 def em_f1(result: Result, variant: str, digits: int = 3) -> str:
-    """A cell with EM and F1; empty if they were not measured."""
-    if not result.has(variant, "em"):
-        return ""
+    """A cell with EM and F1."""
     return " / ".join(number(result.median(variant, figure), digits) for figure in ("em", "f1"))
 
 
@@ -274,12 +272,14 @@ def answers_of_documents(results: Results, name: str) -> str:
     for result in (results[name], results[f"{name}-100"]):
         fewer = result is not results[name]
         counts = dict.fromkeys(variant.split(",")[0] for variant in result.variants if variant != given)
+        counts = counts or {"candidates 20": None}  # the default, whose absence is an error
         for candidates in counts:
             what = candidates.removeprefix("candidates ")
             if fewer:
                 asked = number(result.median(given, "questions"))
                 what += f" (of {asked} questions; {em_f1(result, given)} with their own paragraph)"
-            rows.append([what, *(em_f1(result, f"{candidates}, prior {prior}") for prior in priors)])
+            without, default = (f"{candidates}, prior {prior}" for prior in priors)
+            rows.append([what, em_f1(result, without) if result.has(without, "em") else "", em_f1(result, default)])
     return markdown(["passages read", *(f"`--prior {prior}`" for prior in priors)], rows)
 
 
@@ -385,32 +385,31 @@ GROWTH = {
     "training": "drawing the order of an epoch, loading 200 batches",
     "epoch": "validation epoch, with random logits in place of a model",
 }
+TIMES = ("x1", "x10", "x95")  # how often the questions are repeated
 
 
 def growth(results: Results) -> str:
     """Time and own memory by the number of questions."""
     result = results["growth"]
-    times = [name.removeprefix("epoch-") for name in result.variants if name.startswith("epoch-")]
-    rows = [[text, *(grown(result, f"{part}-{one}") for one in times)] for part, text in GROWTH.items()]
-    return markdown(questions_of(result, "what", times), [*rows, logits_of(result, times)])
+    rows = [[text, *(grown(result, f"{part}-{one}") for one in TIMES)] for part, text in GROWTH.items()]
+    return markdown(questions_of(result, "what"), [*rows, logits_of(result)])
 
 
 def growth_with_peaks(results: Results) -> str:
     """The same with the peak of the whole process, without decoding."""
     result = results["growth"]
-    times = [name.removeprefix("epoch-") for name in result.variants if name.startswith("epoch-")]
     rows = []
     for part in ("preparing", "training", "epoch"):
-        names = [f"{part}-{one}" for one in times]
+        names = [f"{part}-{one}" for one in TIMES]
         rows.append([GROWTH[part], *(f"{number(result.median(name, 'seconds'))} s" for name in names)])
         memory = [[size(result.median(name, figure)) for figure in ("memory_mb", "peak_rss_mb")] for name in names]
         rows.append(["own memory, peak RSS", *map(", ".join, memory)])
-    return markdown(questions_of(result, "", times), [*rows, logits_of(result, times)])
+    return markdown(questions_of(result, ""), [*rows, logits_of(result)])
 
 
-def questions_of(result: Result, what: str, times: list[str]) -> list[str]:
+def questions_of(result: Result, what: str) -> list[str]:
     """The header of both tables of growth."""
-    first, *others = (number(result.median(f"epoch-{one}", "questions"), 9) for one in times)
+    first, *others = (number(result.median(f"epoch-{one}", "questions"), 9) for one in TIMES)
     return [what, f"{first} questions", *others]
 
 
@@ -419,9 +418,9 @@ def grown(result: Result, variant: str) -> str:
     return f"{number(result.median(variant, 'seconds'))} s, {size(result.median(variant, 'memory_mb'))}"
 
 
-def logits_of(result: Result, times: list[str]) -> list[str]:
+def logits_of(result: Result) -> list[str]:
     """The row of the logits' size."""
-    sizes = [size(result.median(f"epoch-{one}", "logits_mb")) for one in times]
+    sizes = [size(result.median(f"epoch-{one}", "logits_mb")) for one in TIMES]
     return ["size of the logits of all context tokens, which that epoch does not keep", *sizes]
 
 
@@ -440,7 +439,7 @@ def onnx(results: Results) -> str:
                 f"{names[model]}, {threads} {word}",
                 number(result.median(variant, "questions_per_second")),
                 f"{ratio} times" if ratio else "",
-                em_f1(scores, scored[model], 4),
+                em_f1(scores, scored[model], 4) if model in scored else "",
                 size(result.median(variant, "size_mb")),
                 size(result.median(variant, "peak_rss_mb")),
             ]

@@ -254,6 +254,20 @@ def test_figures_that_were_typed_say_so(tables, copied) -> None:
     assert f"\n{said}\n\n- `python x.py` (at night)\n" in page
 
 
+def test_a_result_that_lacks_figures_is_an_error_that_names_it(tables, copied, capsys) -> None:
+    """Of every file: each holds one variant for a while, when its benchmark runs."""
+    from figures import Result
+
+    for path in sorted((copied / "benchmarks" / "results").glob("*.json")):
+        kept = path.read_bytes()
+        measured(copied, path.stem, {Result.read(path).variants[0]: {"another": [1.0]}})
+        assert tables.main([], copied) == 1, path.name
+        said = capsys.readouterr().err.splitlines()
+        assert said
+        assert all(line.startswith("error: ") and f" results/{path.name} has no " in line for line in said), said
+        path.write_bytes(kept)
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "said"),
     [
