@@ -167,7 +167,7 @@ def _score(module: Any, data: Any) -> float:
     from qa_lightning import SquadMetric
     from qa_lightning.decoding.decoder import LogitsCollector, LogitsCopy
     from qa_lightning.metrics.outcomes import judge
-    from qa_lightning.models.loss import span_loss
+    from qa_lightning.models.computing.loss import span_loss
 
     if data.validation_set is None:
         data.setup("validate")

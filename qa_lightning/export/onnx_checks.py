@@ -20,7 +20,7 @@ from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower
 from qa_lightning.inference.reader import Reader
 from qa_lightning.metrics.squad import SquadMetric
-from qa_lightning.models.loss import model_logits
+from qa_lightning.models.computing.loss import model_logits
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.wording import counted
 

@@ -43,9 +43,9 @@ from qa_lightning.inference.settings import (
     window_settings,
 )
 from qa_lightning.inference.v4 import V4Answers, V4Questions, V4Windower
-from qa_lightning.models.attention import mask_is_optional
+from qa_lightning.models.computing.attention import mask_is_optional
+from qa_lightning.models.computing.loss import MODEL_INPUTS, inputs_on
 from qa_lightning.models.loading import max_positions, model_summary, name_token_types
-from qa_lightning.models.loss import MODEL_INPUTS, inputs_on
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 

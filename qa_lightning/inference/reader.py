@@ -23,9 +23,9 @@ from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.inference.arguments import Item
 from qa_lightning.inference.asking import CANDIDATES, PRIOR, TOP_K, AskedModel, AskSettings
 from qa_lightning.inference.engine import CHUNK_FACTOR, BestAnswers, answer_all
-from qa_lightning.models.attention import without_reads
+from qa_lightning.models.computing.attention import without_reads
+from qa_lightning.models.computing.loss import inputs_on, model_logits
 from qa_lightning.models.loading import lasting_name, load_answering_model, model_summary
-from qa_lightning.models.loss import inputs_on, model_logits
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 

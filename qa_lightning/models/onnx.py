@@ -17,8 +17,8 @@ from transformers import AutoConfig
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qa_lightning.errors import InputError, one_line
+from qa_lightning.models.computing.loss import MODEL_INPUTS
 from qa_lightning.models.load_errors import loading, quiet_transformers
-from qa_lightning.models.loss import MODEL_INPUTS
 from qa_lightning.wording import command
 
 MODEL_FILE = "model.onnx"

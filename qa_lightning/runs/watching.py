@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
 from qa_lightning.layout import LAST, MODEL_FOLDER
-from qa_lightning.models.loss import StepLosses
+from qa_lightning.models.computing.loss import StepLosses
 from qa_lightning.progress import Pace, duration, loop_progress
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.record import run_folder

@@ -35,12 +35,20 @@ from qa_lightning.metrics.confidence import fit_confidence
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import MixedScript, SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
-from qa_lightning.models.attention import use_fast_attention, without_reads
-from qa_lightning.models.dropout import use_fast_dropout
+from qa_lightning.models.computing.attention import use_fast_attention, without_reads
+from qa_lightning.models.computing.dropout import use_fast_dropout
+from qa_lightning.models.computing.layers import compile_layers
+from qa_lightning.models.computing.loss import (
+    LABELS,
+    MODEL_INPUTS,
+    StepLoss,
+    StepLosses,
+    inputs_on,
+    model_logits,
+    span_loss,
+)
 from qa_lightning.models.folder import VOCABULARIES, save_model
-from qa_lightning.models.layers import compile_layers
 from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
-from qa_lightning.models.loss import LABELS, MODEL_INPUTS, StepLoss, StepLosses, inputs_on, model_logits, span_loss
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.progress import print_log
 from qa_lightning.runs.throughput import computing_weights

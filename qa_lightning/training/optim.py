@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from qa_lightning.models.layers import layer_names
+from qa_lightning.models.computing.layers import layer_names
 
 
 def parameter_groups(

@@ -16,8 +16,8 @@ from qa_lightning import Reader
 from qa_lightning.errors import InputError
 from qa_lightning.export import onnx as onnx_export
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
+from qa_lightning.models.computing.loss import model_logits
 from qa_lightning.models.loading import load_model, load_tokenizer
-from qa_lightning.models.loss import model_logits
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings
 from tests.helpers import commands

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import BertForQuestionAnswering
 
-from qa_lightning.models.attention import mask_is_optional
-from qa_lightning.models.loss import inputs_on
+from qa_lightning.models.computing.attention import mask_is_optional
+from qa_lightning.models.computing.loss import inputs_on
 from tests.helpers.models import small_config
 
 

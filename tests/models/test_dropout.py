@@ -10,8 +10,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForQuestionAnswering
 
 from qa_lightning import QALightningModule
-from qa_lightning.models.attention import _attend, use_fast_attention
-from qa_lightning.models.dropout import FastDropout, dropped, use_fast_dropout
+from qa_lightning.models.computing.attention import _attend, use_fast_attention
+from qa_lightning.models.computing.dropout import FastDropout, dropped, use_fast_dropout
 from tests.helpers.families import FAMILIES
 
 COUNT = 1 << 20

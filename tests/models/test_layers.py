@@ -15,7 +15,7 @@ from transformers import (
     LlamaForQuestionAnswering,
 )
 
-from qa_lightning.models.layers import compile_layers, layer_names
+from qa_lightning.models.computing.layers import compile_layers, layer_names
 from tests.helpers.families import FAMILIES
 from tests.helpers.models import small_config
 

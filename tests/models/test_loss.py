@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from qa_lightning.models.loss import StepLoss, StepLosses, span_loss
+from qa_lightning.models.computing.loss import StepLoss, StepLosses, span_loss
 from tests.helpers.windows import GOLD
 
 

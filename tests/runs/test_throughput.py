@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForQuestionAnswering, DistilBertConfig, DistilBertForQuestionAnswering
 
-from qa_lightning.models.loss import span_loss
+from qa_lightning.models.computing.loss import span_loss
 from qa_lightning.runs import throughput
 from qa_lightning.runs.throughput import StepCounter, Throughput, computing_weights, peak_flops, training_flops
 from tests.helpers.models import small_config

@@ -20,8 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qa_lightning import progress
-from qa_lightning.models.attention import without_reads
-from qa_lightning.models.loss import StepLosses
+from qa_lightning.models.computing.attention import without_reads
+from qa_lightning.models.computing.loss import StepLosses
 from qa_lightning.runs import watching
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json

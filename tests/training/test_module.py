@@ -19,7 +19,7 @@ from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.features.batching import EvaluationSampler, PaddingCollator, TrainingSampler
 from qa_lightning.metrics.outcomes import judge
 from qa_lightning.metrics.squad import SquadMetric
-from qa_lightning.models.loss import StepLosses, span_loss
+from qa_lightning.models.computing.loss import StepLosses, span_loss
 from qa_lightning.training import module as modules
 from tests.helpers import commands
 from tests.helpers.data import make_rows, mixed_rows, write_json

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from qa_lightning.models.dropout import dropped
+from qa_lightning.models.computing.dropout import dropped
 
 _ALWAYS_MASKED = "sdpa_always_masked"
 _FAST = "sdpa_fast_training"
