@@ -39,7 +39,6 @@ Flags that people use:
   --trainer.devices N              GPUs (or processes on a CPU) to train on  [1]
   --trainer.precision P            32-true, bf16-mixed, 16-mixed  [the best that the hardware has]
   --model.layer_decay X            each layer learns at X times the rate of the one above; 0.8 for little data  [1.0]
-  --model.attention_dropout X      0 trains a quarter to a half faster on a CPU  [the model's own]
   --ema_decay X                    validate and write a running mean of the weights; 0.999 for little data  [none]
   --model.compile true             compile the model first: slower to start, faster from then on
   --config NAME_OR_FILE            flags from a file: a run's lightning_logs/version_N/config.yaml, or one that comes

@@ -97,8 +97,7 @@ class QALightningModule(LightningModule):
         warmup_ratio: the part of the steps over which the learning rate rises from 0; it then falls linearly to 0.
         layer_decay: each layer learns at this part of the rate of the layer above; the head learns at
             ``learning_rate``, which should be higher then. 0.7 to 0.9 help small data.
-        attention_dropout: dropout of attention in training; None keeps the model's own. 0 is much faster where
-            attention kernels do not fuse dropout, as on CPUs.
+        attention_dropout: dropout of attention in training; None keeps the model's own.
         max_answer_length: the longest answer, in tokens.
         n_best: candidates kept per question in ``predictions``; only the best one is scored.
         null_score_diff_threshold: for data with unanswerable questions: the answer is "no answer" if the null score
@@ -107,7 +106,7 @@ class QALightningModule(LightningModule):
         mixed_script: how F1 counts answers in scripts without spaces, and Korean: ``mlqa`` (or true) each ideograph, as
             MLQA's scorer; ``kana`` each ideograph and kana; ``korquad`` each character, as KorQuAD's scorer.
         fast_dropout: on a CPU, draw dropout from 16 random bits a number, and attend by own code unless
-            ``attn_implementation`` is given; see `dropout` and `attention`. Without it, dropout is PyTorch's own, much
+            ``attn_implementation`` is given; see `dropped` and `use_fast_attention`. Without it, dropout is PyTorch's own, much
             slower. Both are deterministic, by other random numbers. GPUs and compiled models always have PyTorch's.
         compile: compile the model's layers with ``torch.compile``, once for training and once for validation, for
             batches of any size; see `compile_layers`.
