@@ -115,6 +115,7 @@ def ours(
     compile: bool = False,
     multiple: int = 4,
     attention_dropout: float | None = None,
+    fast_dropout: bool = True,
 ) -> harness.Figures:
     """One `Trainer.fit` over the sample."""
     import torch
@@ -163,6 +164,7 @@ def ours(
         folder,
         attn_implementation=options.attn_implementation,
         attention_dropout=attention_dropout,
+        fast_dropout=fast_dropout,
         compile=compile,
     )
     clock = Clock()
@@ -210,6 +212,8 @@ VARIANTS: dict[str, harness.Variant] = {
     "ours-bf16": lambda options: ours(options, "bf16-mixed"),
     "ours-no-attention-dropout-float32": lambda options: ours(options, "32-true", attention_dropout=0.0),
     "ours-no-attention-dropout-bf16": lambda options: ours(options, "bf16-mixed", attention_dropout=0.0),
+    "ours-pytorch-dropout-float32": lambda options: ours(options, "32-true", fast_dropout=False),
+    "ours-pytorch-dropout-bf16": lambda options: ours(options, "bf16-mixed", fast_dropout=False),
     "ours-unrounded-float32": lambda options: ours(options, "32-true", multiple=1),
     "ours-unrounded-bf16": lambda options: ours(options, "bf16-mixed", multiple=1),
     "ours-random-float32": lambda options: ours(options, "32-true", batching="random"),
