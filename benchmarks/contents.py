@@ -8,7 +8,7 @@ from figures import Result, Results, number, percent, ratio_text, size
 
 Table = Callable[[Results], str]
 
-# What is claimed -> the file of results, whose command measures it.
+# What is claimed -> the file of results, whose command measures it, if it was kept.
 CLAIMS: dict[str, str] = {
     "training steps, against windows padded to 384 tokens": "training",
     "training steps, against transformers' Trainer": "training-trainer",
@@ -272,7 +272,7 @@ def answers_of_documents(results: Results, name: str) -> str:
     for result in (results[name], results[f"{name}-100"]):
         fewer = result is not results[name]
         counts = dict.fromkeys(variant.split(",")[0] for variant in result.variants if variant != given)
-        counts = counts or {"candidates 20": None}  # the default, whose absence is an error
+        counts = counts or {"candidates 20": None}  # of an empty file, which then fails by this name
         for candidates in counts:
             what = candidates.removeprefix("candidates ")
             if fewer:

@@ -85,7 +85,7 @@ class Result:
 
     def has(self, variant: str, figure: str) -> bool:
         """Whether a figure of a variant is known."""
-        return bool(self._known(variant, figure))
+        return self._known(variant, figure) is not None
 
     def median(self, variant: str, figure: str) -> Decimal:
         """The median of a figure over all runs of a variant."""
@@ -122,9 +122,8 @@ class Result:
             self._checked(variant, figure)
             self._checked(baseline, figure)
             own, base = self._rounds(variant, figure), self._rounds(baseline, figure)
-        return median_ratio(own, base, more_is_better) + Decimal(
-            "0.00"
-        )  # a quotient of 2 is known as well as one of 2.01
+        ratio = median_ratio(own, base, more_is_better)
+        return ratio + Decimal("0.00")  # at least two decimals, also where the quotient is whole
 
     def _rounds(self, variant: str, figure: str) -> dict[int, Decimal]:
         runs = [run for run in self.values["runs"] if run["variant"] == variant and figure in run]
@@ -139,7 +138,8 @@ class Result:
     def _checked(self, variant: str, figure: str) -> Any:
         known = self._known(variant, figure)
         if known is None:
-            raise InputError(f"{_shown(self.path)} has no {figure} of {variant}; measure it with {self.command()}")
+            fix = f"measure it with {self.values['command']}" if self.values["command"] else "its command was not kept"
+            raise InputError(f"{_shown(self.path)} has no {figure} of {variant}; {fix}")
         return known
 
     def conditions(self) -> str:
@@ -157,8 +157,12 @@ class Result:
         """The command, with how often each variant ran, the load before it, and its note."""
         remarks = []
         if not self.transcribed:
-            rounds = max(int(run["round"]) for run in self.values["runs"])
-            remarks.append("one run" if rounds == 1 else f"medians of {rounds} runs")
+            runs = [run["variant"] for run in self.values["runs"]]
+            counts = {runs.count(variant) for variant in runs}
+            least, most = min(counts), max(counts)
+            remarks.append(
+                "one run" if most == 1 else f"medians of {most if least == most else f'{least} to {most}'} runs"
+            )
         if self.values.get("load") is not None:
             remarks.append(f"load {self.values['load']} before")
         if self.values.get("note"):

@@ -2,7 +2,7 @@
 
 A step of BERT-base is some 1,500 small operations; queueing them takes the host 15 to 20 ms, in which an H200 could
 compute several batches of 8. A graph is recorded when a shape of batch comes for the second time, and is from then on
-queued as one operation. For batches of one shape it computes what is computed without it, to the last bit.
+queued as one operation. It does the same operations, in the same order, as are done without it.
 
 The price: batches are padded to multiples of `LENGTHS_APART` tokens, so that there are few shapes; gradients stay in
 memory between steps. Limits: one device, float32 or bfloat16.

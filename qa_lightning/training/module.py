@@ -35,8 +35,8 @@ from qa_lightning.metrics.confidence import fit_confidence
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import MixedScript, SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
-from qa_lightning.models.computing.attention import use_fast_attention, without_reads
-from qa_lightning.models.computing.dropout import use_fast_dropout
+from qa_lightning.models.computing.attention import use_fast_attention, use_usual_attention, without_reads
+from qa_lightning.models.computing.dropout import use_fast_dropout, use_usual_dropout
 from qa_lightning.models.computing.layers import compile_layers
 from qa_lightning.models.computing.loss import (
     LABELS,
@@ -58,7 +58,7 @@ from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.graphs import LENGTHS_APART, StepGraphs
 from qa_lightning.training.optim import LinearSchedule, build_optimizer
 
-COMPILE_OPTIONS: dict[str, Any] = {}  # arguments of torch.compile; tests set a backend
+COMPILER: Any = "inductor"  # the backend of torch.compile; tests set another
 # What is logged, by name, for callbacks that monitor it.
 LOGGED = ("val/f1", "val/exact_match", "val/loss", "train/loss")
 LOGGED_WITH_UNANSWERABLE = (
@@ -102,12 +102,13 @@ class QALightningModule(LightningModule):
         n_best: candidates kept per question in ``predictions``; only the best one is scored.
         null_score_diff_threshold: for data with unanswerable questions: the answer is "no answer" if the null score
             exceeds the best span's score by more than this.
-        attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers.
+        attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers, and
+            in training on a CPU to ``fast_dropout``.
         mixed_script: how F1 counts answers in scripts without spaces, and Korean: ``mlqa`` (or true) each ideograph, as
             MLQA's scorer; ``kana`` each ideograph and kana; ``korquad`` each character, as KorQuAD's scorer.
-        fast_dropout: on a CPU, draw dropout from 16 random bits a number, and attend by own code unless
-            ``attn_implementation`` is given; see `dropped` and `use_fast_attention`. Without it, dropout is PyTorch's own, much
-            slower. Both are deterministic, by other random numbers. GPUs and compiled models always have PyTorch's.
+        fast_dropout: in training on a CPU, draw dropout from 16 random bits a number, and use our own attention unless
+            ``attn_implementation`` is given; see `dropped` and `use_fast_attention`. False: PyTorch's, which is slower.
+            Both are deterministic, by other random numbers. GPUs and compiled models always have PyTorch's.
         compile: compile the model's layers with ``torch.compile``, once for training and once for validation, for
             batches of any size; see `compile_layers`.
         cuda_graphs: give each training step to a GPU as a whole; see `graphs`. Much faster for small batches, for
@@ -148,7 +149,7 @@ class QALightningModule(LightningModule):
         self.model = load_model(model_name, attn_implementation, attention_dropout)
         self.computing_weights = computing_weights(self.model)
         if compile:
-            compile_layers(self.model, **COMPILE_OPTIONS)
+            compile_layers(self.model, COMPILER)
         self.metrics = torch.nn.ModuleList([SquadMetric(version_2, mixed_script) for version_2 in (False, True)])
         self.predictions: Predictions | None = None
         self.temperatures: tuple[float, ...] = ()  # ``outcomes`` keeps sums for these; finish and evaluate set them
@@ -192,10 +193,11 @@ class QALightningModule(LightningModule):
         Raises:
             InputError: the data was prepared for another model, or CUDA graphs cannot hold the steps.
         """
+        device = self.trainer.strategy.root_device.type
         # Where layers are compiled, those for batches with and without a mask would be two cases.
-        if self.trainer.strategy.root_device.type == "cuda" or self.hparams["compile"]:
+        if device == "cuda" or self.hparams["compile"]:
             without_reads(self.model)
-        elif stage == "fit" and self.hparams["fast_dropout"]:
+        elif stage == "fit" and device == "cpu" and self.hparams["fast_dropout"]:
             use_fast_dropout(self.model)
             if self.hparams["attn_implementation"] is None:
                 use_fast_attention(self.model)
@@ -413,8 +415,10 @@ class QALightningModule(LightningModule):
             self._free_graphs()
 
     def teardown(self, stage: str) -> None:
-        """Free the graphs."""
+        """Free the graphs, and leave a model that knows nothing of this package: it may be pickled."""
         self._free_graphs()
+        use_usual_dropout(self.model)
+        use_usual_attention(self.model)
 
     def _free_graphs(self) -> None:
         if self._graphs is not None:

@@ -438,7 +438,7 @@ def test_a_compiler_that_is_missing_is_named_with_the_flag(tmp_path, model_folde
         raise RuntimeError("no C++ compiler found")
 
     torch._dynamo.reset()
-    monkeypatch.setattr("qa_lightning.training.module.COMPILE_OPTIONS", {"backend": without_compiler})
+    monkeypatch.setattr("qa_lightning.training.module.COMPILER", without_compiler)
     train = write_json(tmp_path / "train.json", make_rows(10))
     with pytest.raises(InputError, match=r"^--model.compile true: .*no C\+\+ compiler found.*leave the flag out"):
         commands.train([*train_flags(tmp_path, model_folder, train, train), "--model.compile", "true"])
@@ -446,7 +446,7 @@ def test_a_compiler_that_is_missing_is_named_with_the_flag(tmp_path, model_folde
 
 def test_compiled_runs_export_plain_names(tmp_path, model_folder, monkeypatch) -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr("qa_lightning.training.module.COMPILE_OPTIONS", {"backend": "eager"})
+    monkeypatch.setattr("qa_lightning.training.module.COMPILER", "eager")
     train = write_json(tmp_path / "train.json", make_rows(40, long=4))
     assert commands.train([*train_flags(tmp_path, model_folder, train, train), "--model.compile", "true"]) == 0
     folder = tmp_path / "lightning_logs" / "version_0"

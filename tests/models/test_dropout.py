@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from torch import nn
-from transformers import LlamaConfig, LlamaForQuestionAnswering
+from transformers import GPTNeoXConfig, GPTNeoXForQuestionAnswering, LlamaConfig, LlamaForQuestionAnswering
 
-from qa_lightning import QALightningModule
-from qa_lightning.models.computing.attention import _attend, use_fast_attention
+from qa_lightning import QALightningModule, SquadDataModule
+from qa_lightning.models.computing.attention import _attend, use_fast_attention, without_reads
 from qa_lightning.models.computing.dropout import FastDropout, dropped, use_fast_dropout
+from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import FAMILIES
+from tests.helpers.training import QUIET, SMALL
 
 COUNT = 1 << 20
 
@@ -158,21 +166,94 @@ def test_what_it_does_not_compute_goes_to_pytorch(heads: int, padded: bool) -> N
     assert torch.equal(model(input_ids=ids, attention_mask=mask).start_logits, usual)
 
 
+def _llama() -> nn.Module:
+    sizes = {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 32}
+    return LlamaForQuestionAnswering(LlamaConfig(vocab_size=50, num_hidden_layers=2, **sizes))
+
+
+def _neox() -> nn.Module:
+    sizes = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32, "num_hidden_layers": 2}
+    return GPTNeoXForQuestionAnswering(GPTNeoXConfig(vocab_size=50, hidden_dropout=0.0, **sizes))
+
+
+@pytest.mark.parametrize("make", [_llama, _neox])
+def test_rotary_models_train_in_bfloat16(make) -> None:
+    """Their positions leave query and key in float32 under autocast, beside a value in bfloat16."""
+    torch.manual_seed(0)
+    model = make().train()
+    ids = torch.randint(3, 40, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+
+    def logits() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            found: torch.Tensor = model(input_ids=ids, attention_mask=mask).start_logits
+        return found[mask == 1].float()
+
+    usual = logits()
+    use_fast_attention(model)
+    torch.testing.assert_close(logits(), usual, rtol=0.05, atol=0.01)
+
+
+def test_a_model_that_trained_on_one_device_trains_on_another() -> None:
+    model = _llama()
+    use_fast_attention(model)
+    first = model.config._attn_implementation
+    without_reads(model)  # a GPU's
+    second = model.config._attn_implementation
+    use_fast_attention(model)
+    assert first == model.config._attn_implementation != second
+    on_meta = FastDropout(0.5).train()(torch.ones(8, device="meta"))  # any device that is no CPU
+    assert on_meta.device.type == "meta"
+
+
+def test_a_trained_model_is_read_without_this_package(tmp_path: Path, model_folder) -> None:
+    rows = write_json(tmp_path / "rows.json", make_rows(4))
+    module = QALightningModule(model_folder)
+    Trainer(max_steps=1, limit_val_batches=0, **QUIET).fit(module, SquadDataModule(rows, rows, model_folder, **SMALL))
+    path = tmp_path / "model.pickle"
+    path.write_bytes(pickle.dumps(module.model))
+    code = (
+        "import pickle, sys, torch\n"
+        "model = pickle.load(open(sys.argv[1], 'rb')).train()\n"
+        "model(input_ids=torch.ones(2, 7, dtype=torch.long)).start_logits.sum().backward()\n"
+        "assert 'qa_lightning' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=True, timeout=120)
+
+
+class WhileItTrains(Callback):
+    """Notes the attention and the dropout modules of a model at its first step."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.attention = pl_module.model.config._attn_implementation
+        self.fast = any(isinstance(layer, FastDropout) for layer in pl_module.modules())
+
+
 @pytest.mark.parametrize(
     ("options", "drops", "attends"),
-    [({}, True, True), ({"fast_dropout": False}, False, False), ({"attn_implementation": "sdpa"}, True, False)],
+    [
+        ({}, True, True),
+        ({"fast_dropout": False}, False, False),
+        ({"attn_implementation": "sdpa"}, True, False),
+        ({"attn_implementation": "eager"}, True, False),
+    ],
 )
-def test_a_fit_on_a_cpu_uses_it_unless_told_otherwise(model_folder, options, drops: bool, attends: bool) -> None:
+def test_a_fit_on_a_cpu_uses_it_unless_told_otherwise(tmp_path, model_folder, options, drops, attends) -> None:
+    rows = write_json(tmp_path / "rows.json", make_rows(4))
+    data, seen = SquadDataModule(rows, rows, model_folder, **SMALL), WhileItTrains()
     module = QALightningModule(model_folder, **options)
+    before = module.model.config._attn_implementation
+    Trainer(max_steps=1, limit_val_batches=0, callbacks=seen, **QUIET).fit(module, data)
+    assert (seen.fast, seen.attention != before) == (drops, attends)
+    assert module.model.config._attn_implementation == before
 
-    class Stub:
-        datamodule = None
-        callbacks = ()
 
-        class strategy:  # noqa: N801 (an attribute of the Trainer)
-            root_device = torch.device("cpu")
-
-    module._trainer = Stub()  # type: ignore[assignment]
-    module.setup("fit")
-    assert any(isinstance(layer, FastDropout) for layer in module.modules()) == drops
-    assert (module.model.config._attn_implementation == "sdpa_fast_training") == attends
+def test_a_compiled_model_has_pytorchs_dropout(tmp_path, model_folder, monkeypatch) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr("qa_lightning.training.module.COMPILER", "eager")
+    rows = write_json(tmp_path / "rows.json", make_rows(4))
+    data, seen = SquadDataModule(rows, rows, model_folder, **SMALL), WhileItTrains()
+    module = QALightningModule(model_folder, compile=True)
+    Trainer(max_steps=1, limit_val_batches=0, callbacks=seen, **QUIET).fit(module, data)
+    assert not seen.fast

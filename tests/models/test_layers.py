@@ -13,12 +13,16 @@ from transformers import (
     BertForQuestionAnswering,
     LlamaConfig,
     LlamaForQuestionAnswering,
+    ModernBertConfig,
+    ModernBertForQuestionAnswering,
 )
 
 from qa_lightning.models.computing.layers import compile_layers, layer_names
 from tests.helpers.families import FAMILIES
 from tests.helpers.models import small_config
 
+# Kinds of layers: encoder and decoder; the first, which has no norm, and the rest (ALBERT's layer calls others in a list).
+KINDS = {"bart": 2, "modernbert, many layers": 2, "modernbert": 2, "albert": 2}
 LAYERS = 9  # more than torch.compile makes of one function before it gives up
 
 
@@ -38,8 +42,15 @@ def _bert() -> Any:
     return BertForQuestionAnswering(small_config(50, num_hidden_layers=LAYERS))
 
 
+def _modernbert() -> Any:
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": LAYERS}
+    special = {f"{name}_token_id": 1 for name in ("pad", "bos", "eos", "cls", "sep")}
+    return ModernBertForQuestionAnswering(ModernBertConfig(vocab_size=50, **sizes, **special))
+
+
 MODELS = {
     "bert, many layers": _bert,
+    "modernbert, many layers": _modernbert,
     "bart": _bart,
     "llama": _llama,
     **{name: (lambda one=one: one.model(one.tokenizer())) for name, one in FAMILIES.items()},
@@ -56,15 +67,21 @@ def test_layers_that_are_alike_are_compiled_once_for_all_sizes(name: str) -> Non
     for ids in batches:
         ids[:, -1] = 2  # BART looks for the end of the text
     expected = [model(input_ids=ids, attention_mask=torch.ones_like(ids)) for ids in batches]
-    names = model.state_dict().keys()
+    names, config = model.state_dict().keys(), model.config.to_dict()
     compile_layers(model, backend=graphs)
     for ids, before in zip(batches, expected, strict=True):
         after = model(input_ids=ids, attention_mask=torch.ones_like(ids))
         torch.testing.assert_close(after.start_logits, before.start_logits)
         (after.start_logits.sum() + after.end_logits.sum()).backward()
-    kinds = 2 if "bart" in name or name in ("modernbert", "albert") else 1  # encoder and decoder; local and global
+    kinds = KINDS.get(name, 1)
     assert graphs.frame_count == kinds
+    for batch in (batches[0], batches[0][:1]):  # as in validation; and one window, which torch.compile sets apart
+        with torch.no_grad():
+            model(input_ids=batch, attention_mask=torch.ones_like(batch))
+    model(input_ids=batches[1][:1], attention_mask=torch.ones_like(batches[1][:1]))
+    assert graphs.frame_count <= 4 * kinds
     assert model.state_dict().keys() == names
+    assert model.config.to_dict() == config
 
 
 def test_a_model_without_layers_is_compiled_as_a_whole() -> None:
@@ -73,6 +90,7 @@ def test_a_model_without_layers_is_compiled_as_a_whole() -> None:
             super().__init__()
             self.config = small_config(20)
             self.head = torch.nn.Linear(4, 2)
+            self.base_model = torch.nn.Identity()
 
         def forward(self, values: torch.Tensor) -> torch.Tensor:
             out: torch.Tensor = self.head(values)

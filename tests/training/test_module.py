@@ -474,7 +474,7 @@ def test_compiling_is_done_once_for_training_and_once_for_validation_and_changes
 ) -> None:
     torch._dynamo.reset()
     graphs = CompileCounter()
-    monkeypatch.setattr("qa_lightning.training.module.COMPILE_OPTIONS", {"backend": graphs})
+    monkeypatch.setattr("qa_lightning.training.module.COMPILER", graphs)
 
     def train(compile: bool) -> tuple[dict[str, torch.Tensor], set[int]]:
         torch.manual_seed(0)

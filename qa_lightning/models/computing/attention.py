@@ -23,7 +23,7 @@ from qa_lightning.models.computing.dropout import dropped
 
 _ALWAYS_MASKED = "sdpa_always_masked"
 _FAST = "sdpa_fast_training"
-_LONGEST = 512  # tokens: the scores of longer inputs are not kept, where there is no dropout that needs them
+_LONGEST = 512  # tokens; for longer inputs without dropout, PyTorch's attention, which keeps no T x T scores
 
 
 def mask_is_optional(model: Any) -> bool:
@@ -37,21 +37,24 @@ def mask_is_optional(model: Any) -> bool:
 def without_reads(model: Any) -> None:
     """Let a model that attends by ``sdpa`` build its masks without reading them first; others stay as they are."""
     if _attends_by_sdpa(model):
-        AttentionInterface.register(_ALWAYS_MASKED, sdpa_attention_forward)
-        AttentionMaskInterface.register(_ALWAYS_MASKED, _mask)
         model.set_attn_implementation(_ALWAYS_MASKED)
 
 
 def use_fast_attention(model: Any) -> None:
     """Let a model that attends by ``sdpa`` train faster on a CPU; others stay as they are, and so does eval mode."""
     if _attends_by_sdpa(model):
-        AttentionInterface.register(_FAST, _attend)
-        AttentionMaskInterface.register(_FAST, sdpa_mask)
         model.set_attn_implementation(_FAST)
 
 
+def use_usual_attention(model: Any) -> None:
+    """Undo `without_reads` and `use_fast_attention`."""
+    if _attends_by_sdpa(model):
+        model.set_attn_implementation("sdpa")
+
+
 def _attends_by_sdpa(model: Any) -> bool:
-    by_sdpa = getattr(model.config, "_attn_implementation", None) == "sdpa"
+    """Whether it does, or did before one of the functions above."""
+    by_sdpa = getattr(model.config, "_attn_implementation", None) in ("sdpa", _ALWAYS_MASKED, _FAST)
     return by_sdpa and bool(model._can_set_attn_implementation())
 
 
@@ -88,11 +91,14 @@ def _attend(
     more = any(options.get(name) is not None for name in ("position_bias", "softcap", "cache"))
     heads_differ = query.shape[1] != key.shape[1]
     long = query.shape[2] > _LONGEST and not dropout
-    if not module.training or more or heads_differ or long or (is_causal and attention_mask is None):
+    usual = not module.training or query.device.type != "cpu"
+    if usual or more or heads_differ or long or (is_causal and attention_mask is None):
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return found
+    if torch.is_autocast_enabled("cpu"):  # rotary positions leave query and key in float32
+        query, key, value = (part.to(torch.get_autocast_dtype("cpu")) for part in (query, key, value))
     with torch.autocast("cpu", enabled=False):  # which would have the softmax compute, and keep, float32
         scores = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(2, 3)
         if attention_mask is not None:
@@ -100,3 +106,9 @@ def _attend(
             scores += torch.where(attention_mask, nothing, lowest)
         weights = scores.softmax(-1)
         return (dropped(weights, dropout) @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_ALWAYS_MASKED, sdpa_attention_forward)
+AttentionMaskInterface.register(_ALWAYS_MASKED, _mask)
+AttentionInterface.register(_FAST, _attend)
+AttentionMaskInterface.register(_FAST, sdpa_mask)

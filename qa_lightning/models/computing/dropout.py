@@ -1,7 +1,8 @@
-"""Dropout on a CPU from 16 random bits a number: nine times as fast as PyTorch's.
+"""Dropout on a CPU from 16 random bits a number, in a fraction of PyTorch's time.
 
-PyTorch draws each number by itself, which takes longer than the matrix product beside it. Here NumPy draws 64 bits at a
-time, for four numbers. The probability is the nearest multiple of 1/65,536, and values are scaled by exactly that.
+PyTorch draws each number by itself: 7 ms for the output of a layer of MiniLM, longer than its matrix product, and 0.8
+ms here, where NumPy draws 64 bits at a time, for four numbers. The probability is the nearest multiple of 1/65,536, and
+values are scaled by exactly that.
 """
 
 from __future__ import annotations
@@ -56,7 +57,16 @@ def _random_words(count: int) -> Tensor:
 
 def use_fast_dropout(model: nn.Module) -> None:
     """Replace the dropout modules of a model that trains on a CPU. Weights and their names stay."""
+    _replace(model, nn.Dropout, FastDropout)
+
+
+def use_usual_dropout(model: nn.Module) -> None:
+    """Undo `use_fast_dropout`."""
+    _replace(model, FastDropout, nn.Dropout)
+
+
+def _replace(model: nn.Module, old: type[nn.Dropout], new: type[nn.Dropout]) -> None:
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if type(child) is nn.Dropout:
-                setattr(parent, name, FastDropout(child.p).train(child.training))
+            if type(child) is old:
+                setattr(parent, name, new(child.p).train(child.training))

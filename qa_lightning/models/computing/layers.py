@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+
+_MOST_CASES = 32  # of one layer's code
 
 
 def layer_names(model: nn.Module) -> list[str]:
@@ -21,7 +25,7 @@ def layer_names(model: nn.Module) -> list[str]:
     return names
 
 
-def compile_layers(model: Any, **options: Any) -> None:
+def compile_layers(model: Any, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile a model with ``torch.compile``, in place, for batches of any size: each layer by itself.
 
     Layers that are alike share what was compiled for the first of them, so that compiling takes as long for 24 layers
@@ -29,14 +33,24 @@ def compile_layers(model: Any, **options: Any) -> None:
 
     Args:
         model: a transformers model.
-        **options: arguments of ``torch.compile``; without a ``backend``, inductor does not try out which kernels are
-            fastest, as their sums would differ in the last bits from one process to the next.
+        backend: of ``torch.compile``. Inductor does not try out which kernels are fastest, as their sums would differ
+            in the last bits from one process to the next.
     """
-    from torch._inductor import config as inductor  # takes a while
+    import torch._dynamo.config as dynamo  # these take a while
+    import torch._inductor.config as inductor
 
-    if "backend" not in options and hasattr(inductor, "deterministic"):  # since torch 2.9
-        options = {"options": {"deterministic": True}, **options}
-    # A cache of keys, which only generation needs, would make every layer a case of its own.
-    model.config.use_cache = False
+    for limit in ("recompile_limit", "cache_size_limit"):  # the second before torch 2.6
+        if hasattr(
+            dynamo, limit
+        ):  # its own is 8: training, validation and batches of one window, of each kind of layer
+            setattr(dynamo, limit, max(_MOST_CASES, getattr(dynamo, limit)))
+    settled = backend == "inductor" and hasattr(inductor, "deterministic")  # since torch 2.9
+    if "use_cache" in inspect.signature(model.base_model.forward).parameters:
+        # A cache of keys, which only generation needs, would make every layer a case of its own.
+        model.base_model.register_forward_pre_hook(_without_cache, with_kwargs=True)
     for layer in [model.get_submodule(name) for name in layer_names(model)] or [model]:
-        layer.compile(dynamic=True, **options)
+        layer.compile(dynamic=True, backend=backend, options={"deterministic": True} if settled else None)
+
+
+def _without_cache(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return args, {**options, "use_cache": False}
