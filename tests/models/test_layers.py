@@ -21,7 +21,7 @@ from qa_lightning.models.computing.layers import compile_layers, layer_names
 from tests.helpers.families import FAMILIES
 from tests.helpers.models import small_config
 
-# Kinds of layers: encoder and decoder; the first, which has no norm, and the rest (ALBERT's layer calls others in a list).
+# Kinds of layers: encoder and decoder; the first, which has no norm, and the rest; ALBERT's layer, which holds a list.
 KINDS = {"bart": 2, "modernbert, many layers": 2, "modernbert": 2, "albert": 2}
 LAYERS = 9  # more than torch.compile makes of one function before it gives up
 
