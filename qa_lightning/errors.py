@@ -164,7 +164,7 @@ def broken_rules(
     return problems
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+_WORDS = {int: ("a whole number",), float: ("a number",), bool: ("True", "False"), str: ("a text",)}
 
 
 def argument_kinds(function: Callable[..., Any]) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _is_of(value: Any, hint: Any) -> bool:
 def _in_words(hint: Any) -> str:
     """What an annotation allows, for a message."""
     kinds = [kind for kind in _kinds_in(hint) if kind is not NoneType]
-    return one_of(word for kind in kinds for word in ([_WORDS[kind]] if kind in _WORDS else get_args(kind)))
+    return one_of(word for kind in kinds for word in (_WORDS[kind] if kind in _WORDS else get_args(kind)))
 
 
 def _what_type(value: Any, hint: Any) -> str:

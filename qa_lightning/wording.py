@@ -193,10 +193,11 @@ def _choice_problem(message: str) -> str | None:
         choices = names
     elif found := re.fullmatch(rf"(--\S+): expected ({kind}(?:, {kind})*), got (.*)", message, re.DOTALL):
         flag, listed, value = found.groups()
-        literals = ", ".join(re.findall(r"Literal\[([^]]*)\]", listed))
-        names = [name.strip("'") for name in literals.split(", ") if name]
-        kinds = re.sub(r"Literal\[[^]]*\]", "", listed).split(", ")
-        choices = [*names, *(word for kind in kinds if kind for word in _KINDS.get(kind, (kind,)))]
+        names, choices = [], []
+        for literals, plain in re.findall(r"Literal\[([^]]*)\]|(\w+)", listed):
+            words = [word.strip("'") for word in literals.split(", ")] if literals else []
+            names += words
+            choices += words or _KINDS.get(plain, (plain,))
     else:
         return None
     value = value.strip("'")

@@ -226,7 +226,7 @@ def test_a_bad_value_is_told_by_the_command_line_and_by_files_alike(made) -> Non
         (["--data.bach_size", "3"], "there is no flag --data.bach_size; did you mean --data.batch_size?"),
         (["--batch_size", "3"], "there is no flag --batch_size; did you mean --data.batch_size?"),
         (["--trainer.bla", "3"], "there is no flag --trainer.bla; did you mean --trainer.benchmark?"),
-        (["--data.batch_size", "x"], "--data.batch_size is 'x'; it must be auto or a whole number"),
+        (["--data.batch_size", "x"], "--data.batch_size is 'x'; it must be a whole number or auto"),
         (["--trainer.max_epochs", "x"], "--trainer.max_epochs is 'x'; it must be a whole number or null"),
         (["--data.train_answers", "both"], "--data.train_answers is 'both'; it must be first or all"),
         (["--data.batching=null"], "--data.batching is None; it must be length or random"),
@@ -236,7 +236,7 @@ def test_a_bad_value_is_told_by_the_command_line_and_by_files_alike(made) -> Non
         ),
         (
             ["--model.mixed_script", "kanna"],
-            "--model.mixed_script is 'kanna'; it must be one of mlqa, kana, korquad, true or false; did you mean kana?",
+            "--model.mixed_script is 'kanna'; it must be one of true, false, mlqa, kana or korquad; did you mean kana?",
         ),
         (["--config", "data: {bach_size: 3}"], "there is no flag --data.bach_size; did you mean --data.batch_size?"),
     ],

@@ -313,6 +313,7 @@ def test_arguments_of_the_module_of_other_types_are_named(model_folder) -> None:
             max_answer_length=30.0,
             compile="true",
             attn_implementation=1,
+            mixed_script="kanna",
             n_best=None,
         )
     assert caught.value.problems == [
@@ -320,6 +321,7 @@ def test_arguments_of_the_module_of_other_types_are_named(model_folder) -> None:
         "max_answer_length is 30.0, of type float; it must be a whole number",
         "n_best is None; it must be a whole number",
         "attn_implementation is 1, of type int; it must be a text",
+        "mixed_script is 'kanna'; it must be one of True, False, mlqa, kana or korquad; did you mean kana?",
         "compile is 'true', a text; it must be True or False",
     ]
     with pytest.raises(InputError, match="model_name is 5, of type int; it must be a text"):
