@@ -55,8 +55,8 @@ from qa_lightning.runs.throughput import computing_weights
 from qa_lightning.runs.watching import StepLines
 from qa_lightning.training.callbacks import EpochLines
 from qa_lightning.training.datamodule import SquadDataModule
-from qa_lightning.training.graphs import LENGTHS_APART, StepGraphs
-from qa_lightning.training.optim import LinearSchedule, build_optimizer
+from qa_lightning.training.steps.graphs import LENGTHS_APART, StepGraphs
+from qa_lightning.training.steps.optim import LinearSchedule, build_optimizer
 
 COMPILER: Any = "inductor"  # the backend of torch.compile; tests set another
 # What is logged, by name, for callbacks that monitor it.

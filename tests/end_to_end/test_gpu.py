@@ -15,7 +15,7 @@ from qa_lightning import QALightningModule, Reader, SquadDataModule
 from qa_lightning.decoding.decoder import LogitsCopy
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.runs import fitting
-from qa_lightning.training.graphs import StepGraphs
+from qa_lightning.training.steps.graphs import StepGraphs
 from tests.helpers import commands
 from tests.helpers.data import make_rows, mixed_rows, write_json
 from tests.helpers.models import small_config, small_tokenizer

@@ -6,5 +6,5 @@ ROOMS = (
     *("wording", "errors", "files", "caching", "arrays", "progress", "layout", "marking", "workers"),
     *("data.formats", "data", "features", "decoding", "documents", "metrics", "models.computing", "models"),
     *("checks", "runs", "runs.peers", "inference", "inference.bulk", "inference.cluster", "pages", "pages.demo"),
-    *("training", "evaluation", "export", "cli", "cli.pages"),
+    *("training.steps", "training", "evaluation", "export", "cli", "cli.pages"),
 )
