@@ -29,7 +29,6 @@ from qa_lightning.features.batching import (
     LazyLoader,
     PaddingCollator,
     TrainingSampler,
-    longest_first,
 )
 from qa_lightning.features.cache import PreparedSplit, TrainAnswers, describe_split
 from qa_lightning.features.defaults import BATCH_SIZE, DOC_STRIDE, EVAL_BATCH_SIZE, MAX_LENGTH, MAX_QUESTION_LENGTH
@@ -40,7 +39,7 @@ from qa_lightning.inference.bulk.questions import BadRow, read_questions
 from qa_lightning.inference.reader import QuestionSet
 from qa_lightning.models.loading import lasting_name, load_tokenizer
 from qa_lightning.progress import print_log
-from qa_lightning.runs.fitting import Pass, count_in_passes, divisors, fitting_problems, memory_size
+from qa_lightning.training.steps.batch_size import AutoBatchSize
 from qa_lightning.wording import counted, did_you_mean
 from qa_lightning.workers import usable_cores
 
@@ -77,7 +76,7 @@ class SquadDataModule(LightningDataModule):
         doc_stride: how many tokens of context two neighbouring windows share.
         max_question_length: longer questions are cut to this many tokens.
         batch_size: windows per training step and device. ``auto``: in one pass as many as memory has room for, and as
-            many passes as a step of ``windows_per_step`` needs; see `fitting`.
+            many passes as a step of ``windows_per_step`` needs; see `AutoBatchSize`.
         windows_per_step: with ``batch_size="auto"``: windows per optimizer step, on all devices together. None: those
             of the usual batch size, 8 on each device.
         tokens_per_batch: in place of ``batch_size``: as many windows of similar length per training step and device as
@@ -150,8 +149,8 @@ class SquadDataModule(LightningDataModule):
         dataset, validation = (None if source is None else str(source) for source in self._sources.values())
         plain = {"dataset": dataset, "validation": validation, "columns": asdict(own)}
         self.save_hyperparameters(plain)
-        self.batch_size = 0 if batch_size == AUTO else batch_size  # 0: to be found when a fit begins
-        self.windows_per_step = windows_per_step
+        self._auto = AutoBatchSize(windows_per_step)  # used if `finds_batch_size`
+        self._batch_size = 0 if batch_size == AUTO else batch_size  # used otherwise
         self.tokens_per_batch = tokens_per_batch
         self.eval_batch_size = eval_batch_size
         self.batching = batching
@@ -172,8 +171,6 @@ class SquadDataModule(LightningDataModule):
         self.question_set: QuestionSet | None = None
         self._described: set[Split] = set()
         self._start = (0, 0)  # where training resumes: epoch, and its batches that are done
-        self._passes: int | None = None  # of a step, once the batch size is found
-        self._trainer_before: dict[str, Any] = {}  # what the Trainer's flags were before it was
 
     def __repr__(self) -> str:
         """Source, settings of windows and batches, and numbers of questions and windows; loads nothing."""
@@ -206,26 +203,31 @@ class SquadDataModule(LightningDataModule):
         return bool(self.hparams["batch_size"] == AUTO)
 
     @property
+    def batch_size(self) -> int:
+        """Windows per training batch and device; 0 if memory decides it and has not yet."""
+        return self._auto.size if self.finds_batch_size else self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:  # Lightning's finder of batch sizes sets it
+        self._batch_size = size
+
+    @property
+    def windows_per_step(self) -> int | None:
+        """Windows per optimizer step on all devices together, if they are given."""
+        return self._auto.windows_per_step
+
+    @property
     def accumulated(self) -> int:
         """Batches per optimizer step."""
-        return self._passes or (self.trainer.accumulate_grad_batches if self.trainer else 1)
+        return self._auto.passes or (self.trainer.accumulate_grad_batches if self.trainer else 1)
 
     def step_size(self, devices: int) -> int:
         """Windows per optimizer step on so many devices together, for a batch size that memory decides."""
-        return self.windows_per_step or BATCH_SIZE * devices
+        return self._auto.step_size(devices)
 
     def batch_problems(self, trainer: Trainer) -> list[str]:
         """A line for each reason why memory cannot decide the batch size of a Trainer, if it is to."""
-        if not self.finds_batch_size:
-            return []
-        problems, devices = fitting_problems(trainer), trainer.world_size
-        if (step := self.step_size(devices)) % devices:
-            fewer, more = step // devices * devices, -(-step // devices) * devices
-            problems.append(
-                f"--data.windows_per_step {step} cannot be divided evenly among {devices} devices; pass "
-                + (f"{fewer} or {more}" if fewer else str(more))
-            )
-        return problems
+        return self._auto.problems(trainer) if self.finds_batch_size else []
 
     def batch_limit(self, batches: int = 1) -> str:
         """What so many training batches hold, for a message: ``8 windows``, or ``at most 4,096 tokens``."""
@@ -270,7 +272,7 @@ class SquadDataModule(LightningDataModule):
             self.question_set = self._read_questions()
             return
         if stage == "fit" and self.finds_batch_size:
-            self.batch_size, self._passes = 0, None  # of an earlier fit
+            self._auto.forget()
             if self.trainer is not None and (problems := self.batch_problems(self.trainer)):
                 raise InputError(problems)
         if "train" in self._splits() and stage == "fit":
@@ -350,7 +352,7 @@ class SquadDataModule(LightningDataModule):
         if self.train_set is None:
             raise InputError(_not_set_up("train_dataloader", "fit"))
         if self.finds_batch_size:
-            self._settle_batch_size(self.train_set)
+            self._auto.settle(self.trainer, self.train_set, self._collator())
         lengths = self.train_set.store.windows["length"]
         shares = (*self._world(), self.seed, self.accumulated)
         sampler: TrainingSampler
@@ -362,63 +364,6 @@ class SquadDataModule(LightningDataModule):
         sampler.start = self._start
         return self._loader(self.train_set, self.batch_size if self.tokens_per_batch is None else None, sampler)
 
-    def _settle_batch_size(self, windows: FeatureDataset) -> None:
-        """Find how many windows one pass takes, unless a checkpoint has told it; the Trainer then counts in passes."""
-        if self._passes is not None:
-            return
-        trainer = self.trainer
-        if trainer is None:
-            raise InputError("--data.batch_size auto: the size is found when a Trainer begins to fit; pass a number")
-        step = self.step_size(trainer.world_size)
-        share = step // trainer.world_size
-        device = trainer.strategy.root_device
-        why = "as in the checkpoint"
-        if not self.batch_size:
-            sizes = divisors(share)
-            self.batch_size = self._most_windows(windows, trainer, sizes)
-            if not self.batch_size:
-                longest = int(windows.store.windows["length"].max())
-                raise InputError(
-                    f"--data.batch_size auto: not even one window of {longest} tokens fits into "
-                    f"{memory_size(device)}; use another device, a smaller model, or a shorter --data.max_length"
-                )
-            memory = memory_size(device) if trainer.world_size == 1 else "the memory of each device"
-            more = next((size for size in sizes if size > self.batch_size), None)
-            why = f"it fits into {memory}" if more is None else f"{more} do not fit into {memory}"
-        self._passes = share // self.batch_size
-        self._trainer_before = count_in_passes(trainer, self._passes, -(-len(windows) // step))
-        if trainer.is_global_zero:
-            where = f" on each of {trainer.world_size} devices" if trainer.world_size > 1 else ""
-            passes = "1 pass" if self._passes == 1 else f"{self._passes} passes"
-            log.info(
-                f"batches:   {counted(self.batch_size, 'window')} in one pass{where}, {passes} per step of "
-                f"{counted(step, 'window')}; {why}"
-            )
-
-    def _most_windows(self, windows: FeatureDataset, trainer: Trainer, sizes: list[int]) -> int:
-        """The largest of ``sizes`` that fits on every device; 0 if none does."""
-        module, strategy = trainer.lightning_module, trainer.strategy
-        losses_of = getattr(module, "feature_losses", None)
-        if losses_of is None:
-            raise InputError(
-                f"--data.batch_size auto: it tries passes of QALightningModule, and {type(module).__name__} is none; "
-                "pass a number"
-            )
-        longest = longest_first(windows.store.windows["length"])[: max(2, sizes[-1])].tolist()
-        collate = PaddingCollator(self.tokenizer, self.pad_to_multiple_of, self.settings.max_length)
-
-        def losses(count: int) -> torch.Tensor:
-            batch = collate([windows[index] for index in longest[:count]])
-            with trainer.precision_plugin.train_step_context():
-                found: torch.Tensor = losses_of({name: one.to(strategy.root_device) for name, one in batch.items()})
-            return found
-
-        def smallest(value: int) -> int:
-            values = torch.tensor(value, device=strategy.root_device)
-            return int(strategy.reduce(values, reduce_op="min"))
-
-        return Pass(module, losses, strategy.root_device, trainer.num_devices).most_windows(sizes, smallest)
-
     def teardown(self, stage: str) -> None:
         """Give the Trainer its own flags back."""
         self._give_back()
@@ -428,9 +373,8 @@ class SquadDataModule(LightningDataModule):
         self._give_back()
 
     def _give_back(self) -> None:
-        for name, value in self._trainer_before.items():
-            setattr(self.trainer, name, value)
-        self._trainer_before = {}
+        if self.trainer is not None:
+            self._auto.give_back(self.trainer)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches for this process; see `EvaluationSampler` for the windows that it gets."""
@@ -479,11 +423,7 @@ class SquadDataModule(LightningDataModule):
         epoch, batches, order = (state_dict[name] for name in ("epoch", "batches", "order"))
         present = self._order()
         if self.finds_batch_size:
-            order, present = dict(order), dict(present)
-            step = self._take_batch_size(order)
-            for name in ("--data.batch_size", "--trainer.accumulate_grad_batches"):
-                del order[name], present[name]
-            order["windows per step"], present["windows per step"] = step, self.step_size(self.trainer.world_size)
+            order, present = self._auto.resume(order, present)
         changed = [
             f"{name} was {order[name]}, is {now}" for name, now in present.items() if order.get(name, now) != now
         ]
@@ -497,21 +437,6 @@ class SquadDataModule(LightningDataModule):
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
         if isinstance(sampler, TrainingSampler):  # strategies that restore late have made the loader by now
             sampler.start = self._start
-
-    def _take_batch_size(self, order: Mapping[str, Any]) -> int | None:
-        """Go on with the batch size of a checkpoint, if its steps are those of now.
-
-        Returns:
-            The windows of its steps; None if these are filled by tokens.
-        """
-        assert self.trainer is not None
-        if order.get("--data.tokens_per_batch") is not None:
-            return None
-        size, processes = int(order["--data.batch_size"]), int(order["processes"])
-        step = size * int(order["--trainer.accumulate_grad_batches"]) * processes
-        if size >= 1 and (step, processes) == (self.step_size(processes), self.trainer.world_size):
-            self.batch_size = size
-        return step
 
     def _order(self) -> dict[str, Any]:
         """Everything that decides which windows a batch of an epoch holds; keys are flags where there is one."""
@@ -550,11 +475,14 @@ class SquadDataModule(LightningDataModule):
             dataset,
             batch_size=batch_size,
             sampler=sampler,
-            collate_fn=PaddingCollator(self.tokenizer, self.pad_to_multiple_of, self.settings.max_length),
+            collate_fn=self._collator(),
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
+
+    def _collator(self) -> PaddingCollator:
+        return PaddingCollator(self.tokenizer, self.pad_to_multiple_of, self.settings.max_length)
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

@@ -14,7 +14,7 @@ from transformers import BertForQuestionAnswering
 from qa_lightning import QALightningModule, Reader, SquadDataModule
 from qa_lightning.decoding.decoder import LogitsCopy
 from qa_lightning.errors import DivergedError, InputError
-from qa_lightning.runs import fitting
+from qa_lightning.runs import memory
 from qa_lightning.training.steps.graphs import StepGraphs
 from tests.helpers import commands
 from tests.helpers.data import make_rows, mixed_rows, write_json
@@ -168,7 +168,7 @@ def test_auto_fills_the_memory_that_there_is(tmp_path) -> None:
     BertForQuestionAnswering(small_config(len(tokenizer), **changes)).save_pretrained(tmp_path / "model")
     rows = write_json(tmp_path / "train.json", make_rows(300))
     total = torch.cuda.get_device_properties(0).total_memory
-    left = 2**30 + total // fitting._GPU_RESERVE
+    left = 2**30 + total // memory._GPU_RESERVE
 
     def trained(accumulated: int = 1, **batches):
         torch.manual_seed(3)

@@ -1,10 +1,7 @@
-"""Finds how many windows of a training step fit into memory in one pass; the rest of the step is accumulated.
+"""How much memory is free, and how many windows fit into it in one pass.
 
-Lightning's `BatchSizeFinder` doubles the batch, and with it the step, up to what some random batches leave room for. It
-needs one device, trains real steps through the loops and writes a checkpoint for the way back, and on a CPU nothing
-stops it. Here the step stays as it is, the longest windows are tried, and nothing changes but memory.
-
-Limits: the trial is of training. A validation whose `eval_batch_size` is too large still runs out of memory.
+A pass is the forward and backward pass of a training over one batch. On a GPU it is tried; on a CPU, where memory that
+is not there ends the process, its need is computed first.
 """
 
 from __future__ import annotations
@@ -14,12 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, GradientAccumulationScheduler
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from qa_lightning.errors import InputError
@@ -35,19 +28,19 @@ _CONTROL_GROUPS = Path("sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward and backward pass of a training, to be tried with any number of windows.
+    """A forward and backward pass over one batch, to be tried with any number of windows.
 
     Attributes:
         module: what is trained, on its device.
         losses: number of windows -> their losses; the windows are the longest that there are.
         device: where it is computed.
-        sharing: processes of the run that share this machine's memory.
+        processes: how many of the run share this machine's memory.
     """
 
     module: nn.Module
     losses: Callable[[int], Tensor]
     device: torch.device
-    sharing: int = 1
+    processes: int = 1
 
     def most_windows(self, sizes: Sequence[int], smallest: Callable[[int], int]) -> int:
         """The largest of ``sizes`` that fits into memory in all processes; 0 if none does. All processes must call it.
@@ -56,7 +49,7 @@ class Pass:
 
         Args:
             sizes: numbers of windows, rising.
-            smallest: the smallest value that any process passes to it.
+            smallest: of the values that the processes call it with, the smallest.
 
         Raises:
             InputError: on a CPU, the system does not say how much memory is free.
@@ -71,9 +64,10 @@ class Pass:
         return [weight for weight in self.module.parameters() if weight.requires_grad]
 
     def _affordable(self, most: int) -> int:
-        """How many windows, up to ``most``, a CPU's free memory is enough for: computed from passes with one and two.
+        """How many windows, up to ``most``, a CPU's free memory is enough for.
 
-        Their difference does not contain what is saved once, such as weights that autocast has converted.
+        It is computed from what forward passes over one window and over two keep: the difference does not contain what
+        is kept once, such as weights that autocast has converted.
         """
         free = free_memory()
         if free is None:
@@ -90,7 +84,7 @@ class Pass:
             return 1
         a_window = two - one
         copies = (_WEIGHT_COPIES + 1) * sum(weight.nbytes for weight in self._weights)
-        return max(0, min(most, (free // self.sharing - copies) // (_HEAP_GROWTH * max(a_window, 1))))
+        return max(0, min(most, (free // self.processes - copies) // (_HEAP_GROWTH * max(a_window, 1))))
 
     def _fits(self, windows: int) -> bool:
         """Whether a pass with so many windows fits; on a GPU, beside a reserve."""
@@ -161,11 +155,6 @@ def largest(sizes: Sequence[int], fits: Callable[[int], bool]) -> int:
     return sizes[fitting] if fitting >= 0 else 0
 
 
-def divisors(count: int) -> list[int]:
-    """The numbers of windows into which a step of ``count`` can be divided evenly, rising."""
-    return [size for size in range(1, count + 1) if count % size == 0]
-
-
 def memory_size(device: torch.device) -> str:
     """A text: the memory of a GPU, or what is free for a CPU."""
     if device.type == "cuda":
@@ -222,55 +211,3 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             except (OSError, ValueError):  # no limit, which is written "max"; or a group that is not seen from here
                 continue
             yield limit - used + int(parts.get(cached, 0))
-
-
-def fitting_problems(trainer: Trainer) -> list[str]:
-    """A line for each reason why the windows of a pass cannot be chosen for a Trainer."""
-    problems = []
-    strategy, accumulated = trainer.strategy, trainer.accumulate_grad_batches
-    if (kind := strategy.root_device.type) not in ("cpu", "cuda"):
-        problems.append(f"it needs a CPU or a CUDA GPU, and this run is on the device {kind!r}; pass a number")
-    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
-        problems.append(f"it cannot try a pass under {type(strategy).__name__}, which divides the model; pass a number")
-    if accumulated != 1:
-        problems.append(
-            f"it accumulates as memory needs it; in place of --trainer.accumulate_grad_batches {accumulated}, pass "
-            "--data.windows_per_step N, the windows of a step on all devices together"
-        )
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        name = type(callback).__name__
-        if isinstance(callback, (BatchSizeFinder, GradientAccumulationScheduler)):
-            problems.append(f"it does what --trainer.callbacks {name} does too; leave one out")
-        if isinstance(callback, BaseFinetuning):
-            problems.append(
-                f"it cannot foresee the memory of weights that --trainer.callbacks {name} thaws; pass a number"
-            )
-    return [f"--data.batch_size auto: {problem}" for problem in problems]
-
-
-def count_in_passes(trainer: Trainer, passes: int, steps: int) -> dict[str, Any]:
-    """Let a Trainer accumulate ``passes`` batches, and take its limits, which were meant in steps, in such batches.
-
-    Args:
-        trainer: before its loops read the limits.
-        passes: batches of an optimizer step.
-        steps: in an epoch, without limits.
-
-    Returns:
-        Name -> value before, of the Trainer's attributes that were changed, for the way back.
-    """
-    names = ("accumulate_grad_batches", "limit_train_batches", "val_check_interval")
-    before = {name: getattr(trainer, name, None) for name in names}  # a time may stand for the interval
-    trainer.accumulate_grad_batches = passes
-    limit, every = before["limit_train_batches"], before["val_check_interval"]
-    if isinstance(limit, float) and limit < 1.0:
-        limit = int(steps * limit) or limit  # the Trainer refuses a part that is no step
-    if isinstance(limit, int):
-        trainer.limit_train_batches = limit * passes
-        steps = min(limit, steps)
-    if isinstance(every, float) and every < 1.0:
-        every = max(1, int(steps * every))
-    if isinstance(every, int):
-        # The last step may have fewer passes than the others, so its end is that of the epoch.
-        trainer.val_check_interval = 1.0 if every == steps and trainer.check_val_every_n_epoch else every * passes
-    return before

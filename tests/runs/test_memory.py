@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from qa_lightning.errors import InputError
-from qa_lightning.runs import fitting
-from qa_lightning.runs.fitting import Pass, count_in_passes, divisors, free_memory, largest
+from qa_lightning.runs import memory
+from qa_lightning.runs.memory import Pass, free_memory, largest
 
 GIB = 2**30
+SIZES = [1, 2, 4, 8, 16, 32]
 
 
 @pytest.mark.parametrize("limit", range(14))
 def test_the_largest_size_that_fits_is_found_and_the_largest_of_all_is_tried_first(limit: int) -> None:
     asked: list[int] = []
-    sizes = divisors(12)
-    assert sizes == [1, 2, 3, 4, 6, 12]
+    sizes = [1, 2, 3, 4, 6, 12]
     assert largest(sizes, lambda size: asked.append(size) or size <= limit) == max(
         [0, *(n for n in sizes if n <= limit)]
     )
@@ -47,8 +46,8 @@ class Layers(nn.Module):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return found
 
-    def trial(self, sharing: int = 1) -> Pass:
-        return Pass(self, self.losses, torch.device("cpu"), sharing)
+    def trial(self, processes: int = 1) -> Pass:
+        return Pass(self, self.losses, torch.device("cpu"), processes)
 
 
 def test_a_trial_changes_neither_weights_nor_buffers_nor_gradients_nor_random_numbers() -> None:
@@ -59,7 +58,7 @@ def test_a_trial_changes_neither_weights_nor_buffers_nor_gradients_nor_random_nu
         weight.grad = torch.ones_like(weight)
     before = {name: value.clone() for name, value in layers.state_dict().items()}
     drawn = torch.random.get_rng_state()
-    assert layers.trial().most_windows(divisors(32), lambda size: size) == 8
+    assert layers.trial().most_windows(SIZES, lambda size: size) == 8
     assert 32 in layers.sizes
     assert torch.equal(torch.random.get_rng_state(), drawn)
     assert all(torch.equal(value, before[name]) for name, value in layers.state_dict().items())
@@ -70,7 +69,7 @@ def test_a_trial_changes_neither_weights_nor_buffers_nor_gradients_nor_random_nu
 def test_all_processes_take_what_fits_in_each(others: list[int]) -> None:
     """What another one computes before its trial counts, and what it finds in it."""
     told = iter(others)
-    assert Layers().trial().most_windows(divisors(32), lambda size: min(size, next(told))) == 4
+    assert Layers().trial().most_windows(SIZES, lambda size: min(size, next(told))) == 4
 
 
 def test_an_error_that_is_not_about_memory_is_not_taken_for_one() -> None:
@@ -84,20 +83,20 @@ def test_an_error_that_is_not_about_memory_is_not_taken_for_one() -> None:
 def test_on_a_cpu_nothing_is_tried_that_free_memory_is_not_enough_for(monkeypatch) -> None:
     """What a window keeps for the backward pass is counted, and grows with the windows alone."""
     layers = Layers()
-    one, two, nine = (fitting._saved_bytes(layers.losses, windows) for windows in (1, 2, 9))
+    one, two, nine = (memory._saved_bytes(layers.losses, windows) for windows in (1, 2, 9))
     assert nine == one + 8 * (two - one)
     assert two - one >= 3 * 64 * 4  # the input of the first layer, of the second, and what dropout left
     copies = 4 * sum(weight.nbytes for weight in layers.parameters())
-    for windows, sharing in ((6, 1), (6, 2), (0, 1)):
+    for windows, processes in ((6, 1), (6, 2), (0, 1)):
         layers.sizes.clear()
-        free = sharing * (copies + fitting._HEAP_GROWTH * (two - one) * windows)
-        monkeypatch.setattr(fitting, "free_memory", lambda free=free: free)
-        assert layers.trial(sharing).most_windows(divisors(32), lambda size: size) == (4 if windows else 0)
+        free = processes * (copies + memory._HEAP_GROWTH * (two - one) * windows)
+        monkeypatch.setattr(memory, "free_memory", lambda free=free: free)
+        assert layers.trial(processes).most_windows(SIZES, lambda size: size) == (4 if windows else 0)
         assert max(layers.sizes) == (4 if windows else 2)
 
 
 def test_a_system_that_does_not_say_what_is_free_is_an_error_with_a_fix(monkeypatch) -> None:
-    monkeypatch.setattr(fitting, "free_memory", lambda: None)
+    monkeypatch.setattr(memory, "free_memory", lambda: None)
     with pytest.raises(InputError, match="how much memory is free; run pip install psutil, or pass a number"):
         Layers().trial().most_windows([1, 2], lambda size: size)
 
@@ -146,23 +145,3 @@ def test_this_machine_says_how_much_memory_is_free() -> None:
     free = free_memory()
     assert free is not None
     assert free > 0
-
-
-@pytest.mark.parametrize(
-    ("limit", "every", "expected"),
-    [
-        (1.0, 1.0, (1.0, 1.0)),
-        (10, 1.0, (40, 1.0)),
-        (0.5, 0.5, (20, 8)),  # 5 of 11 steps, validated after each second one
-        (1.0, 3, (1.0, 12)),
-        (1.0, 11, (1.0, 1.0)),  # the last step may have fewer passes
-        (1.0, None, (1.0, None)),
-        (0.01, 1.0, (0.01, 1.0)),  # the Trainer refuses it
-    ],
-)
-def test_a_trainers_limits_are_meant_in_steps(limit, every, expected) -> None:
-    given = {"accumulate_grad_batches": 1, "limit_train_batches": limit, "val_check_interval": every}
-    trainer = SimpleNamespace(check_val_every_n_epoch=1, **given)
-    assert count_in_passes(trainer, 4, 11) == given
-    assert (trainer.limit_train_batches, trainer.val_check_interval) == expected
-    assert trainer.accumulate_grad_batches == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from lightning.pytorch import Callback, Trainer
 
 from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.errors import InputError
-from qa_lightning.runs import fitting
+from qa_lightning.runs import memory
+from qa_lightning.training.steps import batch_size
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import differences
@@ -212,6 +214,30 @@ def test_no_room_for_one_window_is_an_error_with_fixes(tmp_path, model_folder, d
         commands.train(given)
     assert not list((tmp_path / "lightning_logs").glob("version_*"))
     room(math.inf)
-    monkeypatch.setattr(fitting, "free_memory", lambda: 1000)
+    monkeypatch.setattr(memory, "free_memory", lambda: 1000)
     with pytest.raises(InputError, match=r"not even one window"):
         commands.train(given)
+
+
+def test_a_step_is_divided_evenly() -> None:
+    assert batch_size.divisors(12) == [1, 2, 3, 4, 6, 12]
+
+
+@pytest.mark.parametrize(
+    ("limit", "every", "expected"),
+    [
+        (1.0, 1.0, (1.0, 1.0)),
+        (10, 1.0, (40, 1.0)),
+        (0.5, 0.5, (20, 8)),  # 5 of 11 steps, validated after each second one
+        (1.0, 3, (1.0, 12)),
+        (1.0, 11, (1.0, 1.0)),  # the last step may have fewer passes
+        (1.0, None, (1.0, None)),
+        (0.01, 1.0, (0.01, 1.0)),  # the Trainer refuses it
+    ],
+)
+def test_a_trainers_limits_are_meant_in_steps(limit, every, expected) -> None:
+    given = {"accumulate_grad_batches": 1, "limit_train_batches": limit, "val_check_interval": every}
+    trainer = SimpleNamespace(check_val_every_n_epoch=1, **given)
+    assert batch_size._count_in_passes(trainer, 4, 11) == given
+    assert (trainer.limit_train_batches, trainer.val_check_interval) == expected
+    assert trainer.accumulate_grad_batches == 4
