@@ -126,8 +126,16 @@ def _restored(one: Pass) -> Iterator[None]:
                     buffer.copy_(before)
 
 
+def checkpoints_gradients(module: nn.Module) -> bool:
+    """Whether a model of transformers computes what the backward pass needs anew; what it keeps cannot be counted then."""
+    return any(getattr(part, "gradient_checkpointing", False) for part in module.modules())
+
+
 def _saved_bytes(forward: Callable[[int], Tensor], windows: int) -> int:
-    """The memory that a forward pass with so many windows keeps for the backward pass, in bytes."""
+    """The memory that a forward pass with so many windows keeps for the backward pass, in bytes.
+
+    Without what is saved inside of hooks of others, as under gradient checkpointing.
+    """
     saved: dict[int, int] = {}  # address -> bytes: several tensors may share a storage
 
     def pack(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
@@ -225,9 +225,14 @@ class SquadDataModule(LightningDataModule):
         """Windows per optimizer step on so many devices together, for a batch size that memory decides."""
         return self._auto.step_size(devices)
 
-    def batch_problems(self, trainer: Trainer) -> list[str]:
-        """A line for each reason why memory cannot decide the batch size of a Trainer, if it is to."""
-        return self._auto.problems(trainer) if self.finds_batch_size else []
+    def batch_problems(self, trainer: Trainer, module: LightningModule | None = None) -> list[str]:
+        """A line for each reason why memory cannot decide the batch size of a Trainer, if it is to.
+
+        Args:
+            trainer: fits the module.
+            module: None: the Trainer's own, if it has one yet.
+        """
+        return self._auto.problems(trainer, module or trainer.lightning_module) if self.finds_batch_size else []
 
     def batch_limit(self, batches: int = 1) -> str:
         """What so many training batches hold, for a message: ``8 windows``, or ``at most 4,096 tokens``."""

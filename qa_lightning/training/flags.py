@@ -217,7 +217,7 @@ class TrainCLI(LightningCLI):
     def _misfits(self) -> list[str]:
         """A line for each reason why the loaded model cannot be trained with these flags."""
         problems: list[str] = self.model.misfits(self.datamodule) + self.model.graph_problems(self.trainer)
-        problems += self.datamodule.batch_problems(self.trainer)
+        problems += self.datamodule.batch_problems(self.trainer, self.model)
         problems += callback_problems(
             self.trainer.callbacks,  # type: ignore[attr-defined]
             (*LOGGED, *LOGGED_WITH_UNANSWERABLE),

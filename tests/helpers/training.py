@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from transformers import PreTrainedModel
 
 from qa_lightning.training import flags as training_flags
 from tests.helpers import commands
@@ -78,6 +79,12 @@ def crash(monkeypatch, callback: Callback, given: list[str]) -> None:
         add_callbacks(patch, callback)
         with pytest.raises(CrashError):
             commands.train(given)
+
+
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """Turn gradient checkpointing on; transformers has renamed the method."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
 
 
 class Gradients(Callback):

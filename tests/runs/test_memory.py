@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from qa_lightning.errors import InputError
+from qa_lightning.models.loading import load_model
 from qa_lightning.runs import memory
-from qa_lightning.runs.memory import Pass, free_memory, largest
+from qa_lightning.runs.memory import Pass, checkpoints_gradients, free_memory, largest
+from tests.helpers.training import checkpoint_gradients
 
 GIB = 2**30
 SIZES = [1, 2, 4, 8, 16, 32]
@@ -93,6 +96,19 @@ def test_on_a_cpu_nothing_is_tried_that_free_memory_is_not_enough_for(monkeypatc
         monkeypatch.setattr(memory, "free_memory", lambda free=free: free)
         assert layers.trial(processes).most_windows(SIZES, lambda size: size) == (4 if windows else 0)
         assert max(layers.sizes) == (4 if windows else 2)
+
+
+def test_what_is_saved_under_checkpointing_is_not_counted_and_models_that_do_so_are_known(model_folder) -> None:
+    layers, model = Layers(), load_model(model_folder)
+
+    def checkpointed(windows: int) -> Tensor:
+        return checkpoint(layers.inner, torch.randn(windows, 64), use_reentrant=False)[:, 0]
+
+    one, two = (memory._saved_bytes(checkpointed, windows) for windows in (1, 2))
+    assert two == one
+    assert not checkpoints_gradients(model)
+    checkpoint_gradients(model)
+    assert checkpoints_gradients(nn.ModuleList([model]))
 
 
 def test_a_system_that_does_not_say_what_is_free_is_an_error_with_a_fix(monkeypatch) -> None:

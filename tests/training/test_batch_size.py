@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +19,7 @@ from qa_lightning.training.steps import batch_size
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import differences
-from tests.helpers.training import QUIET, SMALL, Crash, Gradients, crash, train_flags
+from tests.helpers.training import QUIET, SMALL, Crash, Gradients, checkpoint_gradients, crash, train_flags
 
 AUTO = {**SMALL, "batch_size": "auto"}
 RUN = ("--data.batch_size", "auto", "--save_every_minutes", "0", "--trainer.max_epochs", "2")
@@ -205,6 +207,26 @@ def test_a_program_is_told_in_its_own_words(model_folder, data) -> None:
     datamodule.setup("fit")
     with pytest.raises(InputError, match="found when a Trainer begins to fit; pass a number"):
         datamodule.train_dataloader()
+
+
+class Checkpointing(Callback):
+    """Turns gradient checkpointing on when a fit begins."""
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        checkpoint_gradients(pl_module.model)
+
+
+def test_on_a_cpu_a_model_with_gradient_checkpointing_is_refused(tmp_path, model_folder, data) -> None:
+    """Whether its config turns that on or a callback does: what it keeps cannot be counted."""
+    refusal = "on a CPU it cannot count the memory of a model with gradient checkpointing; pass a number, or"
+    with pytest.raises(InputError, match=f'^batch_size="auto": {refusal}'):
+        fit(model_folder, data, callbacks=[Checkpointing()], batch_size="auto")
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"gradient_checkpointing": True}))
+    with pytest.raises(InputError, match=f"^--data.batch_size auto: {refusal}"):
+        commands.train([*train_flags(tmp_path, str(folder), data, data), *RUN])
+    assert not list((tmp_path / "lightning_logs").glob("version_*"))
 
 
 def test_no_room_for_one_window_is_an_error_with_fixes(tmp_path, model_folder, data, room, monkeypatch) -> None:

@@ -22,7 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import FeatureDataset, PaddingCollator, longest_first
 from qa_lightning.features.defaults import BATCH_SIZE
-from qa_lightning.runs.memory import Pass, memory_size
+from qa_lightning.runs.memory import Pass, checkpoints_gradients, memory_size
 from qa_lightning.wording import counted
 
 log = logging.getLogger("qa_lightning")
@@ -53,9 +53,14 @@ class AutoBatchSize:
         """Windows per optimizer step on so many devices together."""
         return self.windows_per_step or BATCH_SIZE * devices
 
-    def problems(self, trainer: Trainer) -> list[str]:
-        """A line for each reason why memory cannot decide the batch size of a Trainer."""
+    def problems(self, trainer: Trainer, module: LightningModule | None) -> list[str]:
+        """A line for each reason why memory cannot decide the batch size of a Trainer that fits ``module``."""
         problems, devices = _trainer_problems(trainer), trainer.world_size
+        if trainer.strategy.root_device.type == "cpu" and module is not None and checkpoints_gradients(module):
+            problems.append(
+                "--data.batch_size auto: on a CPU it cannot count the memory of a model with gradient checkpointing; "
+                "pass a number, or do without checkpointing"
+            )
         if (step := self.step_size(devices)) % devices:
             fewer, more = step // devices * devices, -(-step // devices) * devices
             problems.append(
@@ -96,12 +101,14 @@ class AutoBatchSize:
             collate: makes batches of them.
 
         Raises:
-            InputError: there is no Trainer, or not even one window fits.
+            InputError: there is no Trainer, it or its model stands in the way, or not even one window fits.
         """
         if self.passes is not None:
             return
         if trainer is None:
             raise InputError("--data.batch_size auto: the size is found when a Trainer begins to fit; pass a number")
+        if problems := self.problems(trainer, trainer.lightning_module):  # hooks have had their turn since `setup`
+            raise InputError(problems)
         step, devices = self.step_size(trainer.world_size), trainer.world_size
         why = "as in the checkpoint" if self.size else self._find(trainer, windows, collate)
         self.passes = step // devices // self.size
