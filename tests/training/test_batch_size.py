@@ -119,6 +119,19 @@ def test_what_training_counts_in_batches_is_counted_in_steps_and_given_back(mode
     assert (datamodule.batch_size, datamodule.accumulated, trainer.global_step) == (4, 2, 15)
 
 
+@pytest.mark.parametrize(("limits", "steps"), [({}, 8), ({"limit_train_batches": 5}, 5)])
+def test_validations_after_more_steps_than_an_epoch_has_are_refused_in_steps(
+    model_folder, data, room, limits, steps
+) -> None:
+    room(2)
+    flags = {"val_check_interval": 9, **limits}
+    refusal = f"^batch_size=\"auto\": val_check_interval=9 is more than the {steps} steps of an epoch; pass at most {steps}"
+    with pytest.raises(InputError, match=refusal):
+        fit(model_folder, data, flags=flags, batch_size="auto")
+    _, _, trainer = fit(model_folder, data, flags={**flags, "limit_val_batches": 0}, batch_size="auto")
+    assert trainer.global_step == 2 * steps
+
+
 def test_a_fit_that_fails_gives_the_trainer_its_flags_back(model_folder, data, room) -> None:
     class Fails(Callback):
         def on_train_batch_end(self, trainer, *_) -> None:
@@ -183,10 +196,19 @@ def test_flags_that_do_not_go_together_are_told_at_once(tmp_path, model_folder, 
         SquadDataModule(data, data, model_folder, batch_size="atuo")
     thaw = ("--trainer.callbacks+", "BackboneFinetuning", "--trainer.callbacks+", "BatchSizeFinder")
     with pytest.raises(InputError) as caught:
-        commands.train([*given, "--trainer.accumulate_grad_batches", "2", *thaw, "--model.cuda_graphs", "true"])
+        commands.train(
+            [
+                *given,
+                *thaw,
+                *("--trainer.accumulate_grad_batches", "2", "--model.cuda_graphs", "true"),
+                *("--trainer.val_check_interval", "3", "--trainer.check_val_every_n_epoch", "null"),
+            ]
+        )
     told = "\n".join(caught.value.problems)
     for words in (
         "in place of --trainer.accumulate_grad_batches 2, pass --data.windows_per_step N",
+        "counts --trainer.val_check_interval 3 in steps of each epoch, not of all together; pass "
+        "--trainer.check_val_every_n_epoch 1 too, or a number",
         "cannot foresee the memory of weights that --trainer.callbacks BackboneFinetuning thaws",
         "it does what --trainer.callbacks BatchSizeFinder does too",
         "--model.cuda_graphs true keeps memory for each shape of batch",
@@ -253,13 +275,14 @@ def test_a_step_is_divided_evenly() -> None:
         (0.5, 0.5, (20, 8)),  # 5 of 11 steps, validated after each second one
         (1.0, 3, (1.0, 12)),
         (1.0, 11, (1.0, 1.0)),  # the last step may have fewer passes
-        (1.0, None, (1.0, None)),
         (0.01, 1.0, (0.01, 1.0)),  # the Trainer refuses it
+        (5, 5, (20, 1.0)),
     ],
 )
 def test_a_trainers_limits_are_meant_in_steps(limit, every, expected) -> None:
     given = {"accumulate_grad_batches": 1, "limit_train_batches": limit, "val_check_interval": every}
-    trainer = SimpleNamespace(check_val_every_n_epoch=1, **given)
-    assert batch_size._count_in_passes(trainer, 4, 11) == given
+    trainer = SimpleNamespace(limit_val_batches=1.0, **given)
+    before = batch_size._count_in_passes(trainer, 4, 11)
+    assert {**vars(trainer), **before} == {**given, "limit_val_batches": 1.0}
     assert (trainer.limit_train_batches, trainer.val_check_interval) == expected
     assert trainer.accumulate_grad_batches == 4

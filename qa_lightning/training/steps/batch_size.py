@@ -107,12 +107,14 @@ class AutoBatchSize:
             return
         if trainer is None:
             raise InputError("--data.batch_size auto: the size is found when a Trainer begins to fit; pass a number")
-        if problems := self.problems(trainer, trainer.lightning_module):  # hooks have had their turn since `setup`
-            raise InputError(problems)
         step, devices = self.step_size(trainer.world_size), trainer.world_size
+        steps = -(-len(windows) // step)
+        problems = self.problems(trainer, trainer.lightning_module)  # again: hooks have had their turn since `setup`
+        if problems := problems + _interval_problems(trainer, steps):
+            raise InputError(problems)
         why = "as in the checkpoint" if self.size else self._find(trainer, windows, collate)
         self.passes = step // devices // self.size
-        self._before = _count_in_passes(trainer, self.passes, -(-len(windows) // step))
+        self._before = _count_in_passes(trainer, self.passes, steps)
         if trainer.is_global_zero:
             where = f" on each of {devices} devices" if devices > 1 else ""
             passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
@@ -191,6 +193,11 @@ def _trainer_problems(trainer: Trainer) -> list[str]:
             f"it accumulates as memory needs it; in place of --trainer.accumulate_grad_batches {accumulated}, pass "
             "--data.windows_per_step N, the windows of a step on all devices together"
         )
+    if isinstance(every := _validation_interval(trainer), int) and trainer.check_val_every_n_epoch is None:
+        problems.append(
+            f"it counts --trainer.val_check_interval {every} in steps of each epoch, not of all together; pass "
+            "--trainer.check_val_every_n_epoch 1 too, or a number in place of auto"
+        )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__
         if isinstance(callback, (BatchSizeFinder, GradientAccumulationScheduler)):
@@ -202,29 +209,58 @@ def _trainer_problems(trainer: Trainer) -> list[str]:
     return [f"--data.batch_size auto: {problem}" for problem in problems]
 
 
+def _interval_problems(trainer: Trainer, steps: int) -> list[str]:
+    """A line if validations are to come later than an epoch ends, told with the interval as it was given.
+
+    Args:
+        trainer: before its loops read the limits.
+        steps: in an epoch, without limits.
+    """
+    every, (_, steps) = _validation_interval(trainer), _limited(trainer, steps)
+    if not isinstance(every, int) or every <= steps:
+        return []
+    return [
+        f"--data.batch_size auto: --trainer.val_check_interval {every} is more than the {counted(steps, 'step')} of an "
+        f"epoch; pass at most {steps}, or leave it out"
+    ]
+
+
 def _count_in_passes(trainer: Trainer, passes: int, steps: int) -> dict[str, Any]:
     """Let a Trainer accumulate ``passes`` batches, and take its limits, which were meant in steps, in such batches.
 
     Args:
         trainer: before its loops read the limits.
-        passes: batches of an optimizer step.
+        passes: of an optimizer step.
         steps: in an epoch, without limits.
 
     Returns:
         Name -> value before, of the Trainer's attributes that were changed, for the way back.
     """
-    names = ("accumulate_grad_batches", "limit_train_batches", "val_check_interval")
-    before = {name: getattr(trainer, name, None) for name in names}  # a time may stand for the interval
-    trainer.accumulate_grad_batches = passes
-    limit, every = before["limit_train_batches"], before["val_check_interval"]
-    if isinstance(limit, float) and limit < 1.0:
-        limit = int(steps * limit) or limit  # the Trainer refuses a part that is no step
+    limit, steps = _limited(trainer, steps)
+    changed: dict[str, Any] = {"accumulate_grad_batches": passes}
     if isinstance(limit, int):
-        trainer.limit_train_batches = limit * passes
-        steps = min(limit, steps)
+        changed["limit_train_batches"] = limit * passes
+    every = _validation_interval(trainer)
     if isinstance(every, float) and every < 1.0:
         every = max(1, int(steps * every))
     if isinstance(every, int):
         # The last step may have fewer passes than the others, so its end is that of the epoch.
-        trainer.val_check_interval = 1.0 if every == steps and trainer.check_val_every_n_epoch else every * passes
+        changed["val_check_interval"] = 1.0 if every == steps else every * passes
+    before = {name: getattr(trainer, name) for name in changed}
+    for name, value in changed.items():
+        setattr(trainer, name, value)
     return before
+
+
+def _limited(trainer: Trainer, steps: int) -> tuple[int | float, int]:
+    """The limit of training batches, meant in steps, where a part becomes a number; and an epoch's steps within it."""
+    limit = trainer.limit_train_batches
+    if isinstance(limit, float) and limit < 1.0:
+        limit = int(steps * limit) or limit  # the Trainer refuses a part that is no step
+    return limit, min(limit, steps) if isinstance(limit, int) else steps
+
+
+def _validation_interval(trainer: Trainer) -> int | float | None:
+    """Steps, or the part of an epoch, after which a Trainer validates; None: after a time, or never."""
+    every: int | float | None = getattr(trainer, "val_check_interval", None)
+    return every if trainer.limit_val_batches else None
