@@ -26,6 +26,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from qa_lightning.errors import InputError, one_line
+from qa_lightning.features.defaults import BATCH_SIZE
 
 STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # the id of the first process, in the environment of those that it started
 _END = b"."  # on a process's stdin: end
@@ -181,6 +182,7 @@ def out_of_memory_problems(
     *,
     step: int,
     batch_size: int,
+    windows_per_step: int | None,
     tokens_per_batch: int | None,
     eval_batch_size: int,
     accumulated: int,
@@ -192,7 +194,9 @@ def out_of_memory_problems(
     Args:
         error: the error that the device or the allocator raised.
         step: optimizer steps that are done.
-        batch_size, eval_batch_size: windows per batch and device, in training and in validation.
+        batch_size, eval_batch_size: windows per batch and device, in training (0: memory was to decide, and had not
+            yet) and in validation.
+        windows_per_step: the flag of that name, which the others would have to go without; None if it is not given.
         tokens_per_batch: tokens per training batch and device, in place of ``batch_size``; None without.
         accumulated: batches per optimizer step.
         max_length: the longest window, in tokens.
@@ -200,7 +204,7 @@ def out_of_memory_problems(
     """
     # At most half a batch, and a divisor of it, so that a step keeps its windows.
     half = max((size for size in range(1, batch_size // 2 + 1) if batch_size % size == 0), default=1)
-    size = f"batch_size {batch_size}" if tokens_per_batch is None else f"tokens_per_batch {tokens_per_batch}"
+    size = f"batch_size {batch_size or 'auto'}" if tokens_per_batch is None else f"tokens_per_batch {tokens_per_batch}"
     problems = [
         f"out of memory at step {step} with --data.{size}, --data.max_length {max_length}, "
         f"--data.eval_batch_size {eval_batch_size} ({one_line(error)}). Flags that help:"
@@ -212,15 +216,16 @@ def out_of_memory_problems(
                 "as many tokens per step, in smaller batches"
             )
     elif batch_size > 1:
+        instead = f", in place of --data.windows_per_step {windows_per_step}" if windows_per_step else ""
         problems.append(
-            f"--data.batch_size {half} --trainer.accumulate_grad_batches {accumulated * batch_size // half}: the "
-            "same number of windows per step, in smaller batches"
+            f"--data.batch_size {half} --trainer.accumulate_grad_batches {accumulated * batch_size // half}{instead}: "
+            "the same number of windows per step, in smaller batches"
         )
     if precision.startswith("32"):
         problems.append("--trainer.precision bf16-mixed: activations take half the memory")
     if max_length > 256:
         problems.append("--data.max_length 256 --data.doc_stride 64: shorter windows")
-    usual = batch_size if tokens_per_batch is None else max(1, tokens_per_batch // max_length)
+    usual = batch_size or BATCH_SIZE if tokens_per_batch is None else max(1, tokens_per_batch // max_length)
     if eval_batch_size > usual:
         problems.append(f"--data.eval_batch_size {usual}: if it happened in validation")
     return problems

@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from qa_lightning.checks.refusals import monitor_problems
 from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError, LostProcessError
-from qa_lightning.features.defaults import BATCH_SIZE
 from qa_lightning.files import hold_folder
 from qa_lightning.layout import MODEL_FOLDER, RECORD
 from qa_lightning.pages.questions import N_BEST
@@ -227,7 +226,8 @@ class TrainingRun:
         return out_of_memory_problems(
             error,
             step=trainer.global_step,
-            batch_size=data.batch_size or BATCH_SIZE,  # one that was to be found and is not: the usual one
+            batch_size=data.batch_size,
+            windows_per_step=data.windows_per_step,
             tokens_per_batch=data.tokens_per_batch,
             eval_batch_size=data.eval_batch_size,
             accumulated=data.accumulated,

@@ -19,7 +19,16 @@ from qa_lightning.training.steps import batch_size
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import differences
-from tests.helpers.training import QUIET, SMALL, Crash, Gradients, checkpoint_gradients, crash, train_flags
+from tests.helpers.training import (
+    QUIET,
+    SMALL,
+    Crash,
+    Gradients,
+    add_callbacks,
+    checkpoint_gradients,
+    crash,
+    train_flags,
+)
 
 AUTO = {**SMALL, "batch_size": "auto"}
 RUN = ("--data.batch_size", "auto", "--save_every_minutes", "0", "--trainer.max_epochs", "2")
@@ -229,6 +238,50 @@ def test_a_program_is_told_in_its_own_words(model_folder, data) -> None:
     datamodule.setup("fit")
     with pytest.raises(InputError, match="found when a Trainer begins to fit; pass a number"):
         datamodule.train_dataloader()
+
+
+class OutOfMemory(Callback):
+    """Runs out of memory in a step, or in a validation."""
+
+    def _fail(self, *_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    on_before_optimizer_step = on_validation_start = _fail
+
+
+def without_memory(monkeypatch, given: list[str]) -> list[str]:
+    """What a run says that runs out of memory."""
+    with monkeypatch.context() as patch:
+        add_callbacks(patch, OutOfMemory())
+        with pytest.raises(InputError) as caught:
+            commands.train([*given, "--trainer.num_sanity_val_steps", "0"])
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("own", "smaller"),
+    [
+        ((), "--data.batch_size 4 --trainer.accumulate_grad_batches 2"),
+        (("--data.windows_per_step", "6"), "--data.batch_size 3 --trainer.accumulate_grad_batches 2"),
+    ],
+)
+def test_flags_that_help_where_memory_runs_out_all_the_same_are_accepted(
+    tmp_path, model_folder, data, monkeypatch, own, smaller
+) -> None:
+    given = [*train_flags(tmp_path, model_folder, data, data), *RUN]
+    (line,) = [line for line in without_memory(monkeypatch, [*given, *own]) if "accumulate" in line]
+    words = f", in place of {' '.join(own)}" if own else ""
+    assert line == f"{smaller}{words}: the same number of windows per step, in smaller batches"
+    assert commands.train([*given, *smaller.split(), "--trainer.max_steps", "2"]) == 0
+
+
+def test_where_memory_runs_out_before_a_size_is_found_no_other_one_is_told(
+    tmp_path, model_folder, data, monkeypatch
+) -> None:
+    given = [*train_flags(tmp_path, model_folder, data, data), *RUN, "--validate_first", "true"]
+    first, *rest = without_memory(monkeypatch, given)
+    assert first.startswith("out of memory at step 0 with --data.batch_size auto, --data.max_length 48")
+    assert not [line for line in rest if "accumulate" in line]
 
 
 class Checkpointing(Callback):
