@@ -221,15 +221,12 @@ def _training(run: Run) -> dict[str, Any]:
     """The hyper-parameters that the run recorded; the card leaves out a row without a value."""
     model, data, trainer, record = run.model, run.data, run.trainer, run.record
     accumulated, world = trainer.get("accumulate_grad_batches") or 1, int(record["devices"].partition(" ")[0])
-    batch_size = data["batch_size"]
-    if batch_size == "auto":  # the record has what was found
-        batch_size, accumulated = record["batch_size"], record["accumulate_grad_batches"]
     tokens = data.get("tokens_per_batch")
     steps, layer_decay = trainer.get("max_steps"), model.get("layer_decay")  # older runs have no layer_decay
     return {
         "epochs": trainer.get("max_epochs"),
         "steps": steps if steps and steps > 0 else None,
-        "windows": None if tokens else world * accumulated * batch_size,
+        "windows": None if tokens else _windows_per_step(run, world),
         "tokens": f"at most {world * accumulated * tokens:,}" if tokens else None,
         "learning_rate": model["learning_rate"],
         "warmup": model.get("warmup_ratio"),
@@ -246,6 +243,14 @@ def _training(run: Run) -> dict[str, Any]:
         "seed": record.get("seed"),
         "versions": ", ".join(f"{name} {number}" for name, number in (record.get("versions") or {}).items()),
     }
+
+
+def _windows_per_step(run: Run, devices: int) -> int | None:
+    """Windows of an optimizer step, where they are counted; None if nothing says how many."""
+    size, accumulated = run.data["batch_size"], run.trainer.get("accumulate_grad_batches") or 1
+    if size == "auto":  # the record has what was found, unless it could not be written then
+        size, accumulated = (run.record.get(name) for name in ("batch_size", "accumulate_grad_batches"))
+    return devices * size * accumulated if size and accumulated else run.data.get("windows_per_step")
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:

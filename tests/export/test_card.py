@@ -108,7 +108,13 @@ def test_the_rules_of_the_scores_are_named(trained, tmp_path, rules, bad_rows, w
 
 def test_the_step_is_told_where_memory_decided_the_batch_size(trained, tmp_path) -> None:
     found = {"batch_size": 4, "accumulate_grad_batches": 6}
-    assert "| windows per step | 24 |" in changed_run(trained, tmp_path, found, data={"batch_size": "auto"}).text
+    auto = {"batch_size": "auto"}
+    assert "| windows per step | 24 |" in changed_run(trained, tmp_path / "found", found, data=auto).text
+    asked = auto | {"windows_per_step": 32}  # the record of what was found could not be written
+    assert "| windows per step | 32 |" in changed_run(trained, tmp_path / "asked", {}, data=asked).text
+    card = changed_run(trained, tmp_path / "neither", {}, data=auto)
+    assert "windows per step" not in card.text
+    assert "| learning rate |" in card.text
 
 
 def test_what_makes_scores_others_than_they_look_is_said(trained, tmp_path) -> None:
