@@ -127,7 +127,7 @@ def _restored(one: Pass) -> Iterator[None]:
 
 
 def checkpoints_gradients(module: nn.Module) -> bool:
-    """Whether a model of transformers computes what the backward pass needs anew; what it keeps cannot be counted then."""
+    """Whether a model of transformers computes layers again for the backward pass, and hides what it keeps for that."""
     return any(getattr(part, "gradient_checkpointing", False) for part in module.modules())
 
 

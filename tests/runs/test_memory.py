@@ -105,7 +105,7 @@ def test_what_is_saved_under_checkpointing_is_not_counted_and_models_that_do_so_
         return checkpoint(layers.inner, torch.randn(windows, 64), use_reentrant=False)[:, 0]
 
     one, two = (memory._saved_bytes(checkpointed, windows) for windows in (1, 2))
-    assert two == one
+    assert two - one == 64 * 4  # the input alone
     assert not checkpoints_gradients(model)
     checkpoint_gradients(model)
     assert checkpoints_gradients(nn.ModuleList([model]))

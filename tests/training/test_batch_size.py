@@ -134,7 +134,7 @@ def test_validations_after_more_steps_than_an_epoch_has_are_refused_in_steps(
 ) -> None:
     room(2)
     flags = {"val_check_interval": 9, **limits}
-    refusal = f"^batch_size=\"auto\": val_check_interval=9 is more than the {steps} steps of an epoch; pass at most {steps}"
+    refusal = rf"--trainer.val_check_interval 9 is more than the {steps} steps of an epoch; pass at most {steps}, or"
     with pytest.raises(InputError, match=refusal):
         fit(model_folder, data, flags=flags, batch_size="auto")
     _, _, trainer = fit(model_folder, data, flags={**flags, "limit_val_batches": 0}, batch_size="auto")
@@ -293,13 +293,15 @@ class Checkpointing(Callback):
 
 def test_on_a_cpu_a_model_with_gradient_checkpointing_is_refused(tmp_path, model_folder, data) -> None:
     """Whether its config turns that on or a callback does: what it keeps cannot be counted."""
-    refusal = "on a CPU it cannot count the memory of a model with gradient checkpointing; pass a number, or"
-    with pytest.raises(InputError, match=f'^batch_size="auto": {refusal}'):
+    refusal = (
+        r"--data.batch_size auto: on a CPU it cannot count the memory of a model with gradient checkpointing; pass"
+    )
+    with pytest.raises(InputError, match=refusal):
         fit(model_folder, data, callbacks=[Checkpointing()], batch_size="auto")
     folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"gradient_checkpointing": True}))
-    with pytest.raises(InputError, match=f"^--data.batch_size auto: {refusal}"):
+    with pytest.raises(InputError, match=refusal):
         commands.train([*train_flags(tmp_path, str(folder), data, data), *RUN])
     assert not list((tmp_path / "lightning_logs").glob("version_*"))
 
