@@ -94,6 +94,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         else:
             write_file(path, page)
             print(f"{name}: tables written")
+    if not differing:
+        print(f"{len(TABLES)} tables are as benchmarks/results has them")
     return int(options.check and bool(differing))
 
 

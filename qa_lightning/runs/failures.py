@@ -239,7 +239,7 @@ def explained_compiler_failure() -> Iterator[None]:
     try:
         yield
     except BackendCompilerFailed as error:
-        reason = one_line(error)
+        reason = one_line(error).partition(" Set TORCHDYNAMO_VERBOSE")[0]
         raise InputError(
             f"--model.compile true: torch.compile does not work here ({reason}); it needs a C++ compiler, and Triton "
             "on a GPU. Install what is missing, or leave the flag out"

@@ -104,7 +104,7 @@ def _save(
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"the model could not be written to {relative(folder)} ({error}); free some space or make the folder "
-            "writable, then resume with --ckpt_path last to write it"
+            "writable, then resume with the same flags and --ckpt_path last to write it"
         ) from None
 
 

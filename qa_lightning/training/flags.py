@@ -47,9 +47,18 @@ class _SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` into the run's own folder, whatever logs."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write; called on the first process alone."""
-        if folder := run_folder(trainer):
-            write_file(folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
+        """Write, on the first process alone; but a resumed run keeps its file until its checkpoint takes the flags."""
+        if (folder := run_folder(trainer)) and not (folder / self.config_filename).exists():
+            self._write(folder)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the flags of a resumed run."""
+        folder = run_folder(trainer)  # may communicate: every process must call it
+        if folder and trainer.is_global_zero:
+            self._write(folder)
+
+    def _write(self, folder: Path) -> None:
+        write_file(folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
 
 
 class TrainCLI(LightningCLI):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -37,7 +38,7 @@ from qa_lightning.metrics.squad import MixedScript, SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
 from qa_lightning.models.computing.attention import use_fast_attention, use_usual_attention, without_reads
 from qa_lightning.models.computing.dropout import use_fast_dropout, use_usual_dropout
-from qa_lightning.models.computing.layers import compile_layers
+from qa_lightning.models.computing.layers import compile_layers, is_compiled
 from qa_lightning.models.computing.loss import (
     LABELS,
     MODEL_INPUTS,
@@ -57,6 +58,8 @@ from qa_lightning.training.callbacks import EpochLines
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.steps.graphs import LENGTHS_APART, StepGraphs
 from qa_lightning.training.steps.optim import LinearSchedule, build_optimizer
+
+log = logging.getLogger("qa_lightning")
 
 COMPILER: Any = "inductor"  # the backend of torch.compile; tests set another
 # What is logged, by name, for callbacks that monitor it.
@@ -183,9 +186,9 @@ class QALightningModule(LightningModule):
         """Lines with EM and F1 after each validation, unless the Trainer has them; without a bar, of steps too."""
         there: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, EpochLines) for callback in there):
-            return []
+            return [_UsualAfterFaults()]
         has_bar = any(isinstance(callback, (ProgressBar, StepLines)) for callback in there)
-        return [EpochLines(only_if_verbose=True), *([] if has_bar else [StepLines()])]
+        return [_UsualAfterFaults(), EpochLines(only_if_verbose=True), *([] if has_bar else [StepLines()])]
 
     def setup(self, stage: str) -> None:
         """Take over from the data how the model is asked.
@@ -194,10 +197,12 @@ class QALightningModule(LightningModule):
             InputError: the data was prepared for another model, or CUDA graphs cannot hold the steps.
         """
         device = self.trainer.strategy.root_device.type
+        if stage == "fit" and device == "cpu" and self.hparams["compile"]:
+            log.info("compile:   on a CPU, a compiled model trains without fast dropout, and is slower for it")
         # Where layers are compiled, those for batches with and without a mask would be two cases.
         if device == "cuda" or self.hparams["compile"]:
             without_reads(self.model)
-        elif stage == "fit" and device == "cpu" and self.hparams["fast_dropout"]:
+        elif stage == "fit" and device == "cpu" and self.hparams["fast_dropout"] and not is_compiled(self.model):
             use_fast_dropout(self.model)
             if self.hparams["attn_implementation"] is None:
                 use_fast_attention(self.model)
@@ -417,6 +422,11 @@ class QALightningModule(LightningModule):
     def teardown(self, stage: str) -> None:
         """Free the graphs, and leave a model that knows nothing of this package: it may be pickled."""
         self._free_graphs()
+        if stage == "fit":  # not a validation by another Trainer, within a fit
+            self.use_usual()
+
+    def use_usual(self) -> None:
+        """Give the model PyTorch's dropout and transformers' attention back, which `setup` may have replaced."""
         use_usual_dropout(self.model)
         use_usual_attention(self.model)
 
@@ -559,6 +569,14 @@ class QALightningModule(LightningModule):
     @property
     def _processes(self) -> Processes:
         return Processes(self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device)
+
+
+class _UsualAfterFaults(Callback):
+    """Calls `QALightningModule.use_usual` after an exception, when Lightning calls no teardown."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(pl_module, QALightningModule):
+            pl_module.use_usual()
 
 
 def _ends_fit(trainer: Trainer) -> bool:

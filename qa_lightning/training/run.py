@@ -44,6 +44,7 @@ from qa_lightning.wording import command, counted
 
 log = logging.getLogger("qa_lightning")
 
+_RESUMING = "with the same flags and --ckpt_path last"
 _SECONDS_TO_END = 20.0  # that the workers of a run which was killed take, at most, until they notice
 
 
@@ -314,12 +315,12 @@ class TrainingRun:
         """What is saved, and how to resume from it, for a message."""
         folder = self.folder.path
         if self._kept_on:
-            return f"what is saved is on {self._kept_on}; resume with --ckpt_path last"
+            return f"what is saved is on {self._kept_on}; resume {_RESUMING}"
         if folder and last_start(folder / RECORD).get("finished"):
             return f"the run is finished, its model is in {relative(folder / MODEL_FOLDER)}"
         if self.last.path is None:
-            return "nothing is saved yet" + ("; begin it again with --ckpt_path last" if folder else "")
-        return f"step {self.last.step} is saved in {relative(self.last.path)}; resume with --ckpt_path last"
+            return "nothing is saved yet" + (f"; begin it again {_RESUMING}" if folder else "")
+        return f"step {self.last.step} is saved in {relative(self.last.path)}; resume {_RESUMING}"
 
     def _announce(self) -> None:
         if not self.trainer.is_global_zero:

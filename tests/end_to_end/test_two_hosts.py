@@ -89,6 +89,8 @@ def test_a_host_that_dies_ends_the_other_which_says_what_is_saved(hosts, flags) 
     assert time.monotonic() - begun < 60
     (line,) = errors(said)
     assert line.startswith("process 1 on host2 ended without a word: killed, or out of memory; step ")
-    assert line.endswith("is saved in lightning_logs/version_0/checkpoints/last.ckpt; resume with --ckpt_path last")
+    assert line.endswith(
+        "is saved in lightning_logs/version_0/checkpoints/last.ckpt; resume with the same flags and --ckpt_path last"
+    )
     (start,) = json.loads((hosts[0].work / RUN / RECORD).read_text())
     assert "finished" not in start

@@ -257,3 +257,81 @@ def test_a_compiled_model_has_pytorchs_dropout(tmp_path, model_folder, monkeypat
     module = QALightningModule(model_folder, compile=True)
     Trainer(max_steps=1, limit_val_batches=0, callbacks=seen, **QUIET).fit(module, data)
     assert not seen.fast
+
+
+@pytest.fixture
+def data(tmp_path, model_folder) -> SquadDataModule:
+    rows = write_json(tmp_path / "rows.json", make_rows(12))
+    return SquadDataModule(rows, rows, model_folder, **SMALL)
+
+
+def is_usual(module: QALightningModule) -> bool:
+    fast = any(isinstance(layer, FastDropout) for layer in module.modules())
+    return not fast and module.model.config._attn_implementation == "sdpa"
+
+
+def test_a_fit_that_fails_leaves_the_model_as_it_was(model_folder, data) -> None:
+    class Fails(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            raise RuntimeError("on purpose")
+
+    module = QALightningModule(model_folder)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        Trainer(max_steps=2, limit_val_batches=0, callbacks=Fails(), **QUIET).fit(module, data)
+    assert is_usual(module)
+
+
+def test_the_modules_stay_with_their_hooks_and_a_rate_may_be_changed(model_folder, data) -> None:
+    class Schedule(Callback):
+        """Found the modules before the fit began."""
+
+        def __init__(self, module: QALightningModule) -> None:
+            self.found = [layer for layer in module.modules() if isinstance(layer, nn.Dropout)]
+            self.called = 0
+            for layer in self.found:
+                layer.register_forward_hook(self.count)
+
+        def count(self, *args: Any) -> None:
+            self.called += 1
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            for layer in self.found:
+                layer.p = 0.25
+            self.rates = {layer.p for layer in pl_module.modules() if isinstance(layer, FastDropout)}
+
+    module = QALightningModule(model_folder)
+    schedule = Schedule(module)
+    Trainer(max_steps=2, limit_val_batches=0, callbacks=schedule, **QUIET).fit(module, data)
+    assert schedule.rates == {0.25}
+    assert schedule.called
+    assert is_usual(module)
+
+
+def test_a_model_that_a_program_compiled_has_pytorchs_dropout(model_folder, data) -> None:
+    torch._dynamo.reset()
+    module, seen = QALightningModule(model_folder), WhileItTrains()
+    module.model.compile(backend="eager")
+    Trainer(max_steps=1, limit_val_batches=0, callbacks=seen, **QUIET).fit(module, data)
+    assert not seen.fast
+
+
+def test_a_validation_within_a_fit_does_not_end_fast_dropout(model_folder, data, tmp_path) -> None:
+    class Validates(WhileItTrains):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            rows = write_json(tmp_path / "others.json", make_rows(4))
+            others = SquadDataModule(None, rows, pl_module.hparams["model_name"], **SMALL)
+            Trainer(**QUIET).validate(pl_module, others, verbose=False)
+            pl_module.trainer = trainer
+
+    module, seen = QALightningModule(model_folder), Validates()
+    Trainer(max_steps=2, limit_val_batches=0, callbacks=seen, **QUIET).fit(module, data)
+    assert seen.fast
+    assert is_usual(module)
+
+
+def test_a_mask_of_numbers_goes_to_pytorch() -> None:
+    module = nn.Module().train()
+    module.is_causal = False
+    parts = [torch.randn(2, 4, 5, 8) for _ in range(3)]
+    found, _ = _attend(module, *parts, torch.zeros(2, 1, 5, 5))
+    torch.testing.assert_close(found, _attend(module, *parts, None)[0])

@@ -410,7 +410,8 @@ def test_a_stopped_run_saves_says_so_and_goes_on(tmp_path, model_folder, capsys,
     said = "".join(lines)
     cause = "Ctrl-C" if name == "SIGINT" else "SIGTERM"
     (step,) = re.findall(
-        rf"stopped by {cause} after step (\d+): step \1 is saved in .*last.ckpt; resume with --ckpt_path last", said
+        rf"stopped by {cause} after step (\d+): step \1 is saved in .*last.ckpt; resume with the same flags and --ckpt",
+        said,
     )
     saved = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == int(step) > 0

@@ -77,7 +77,7 @@ def test_a_lost_process_of_another_launcher_is_told_too(flags, tmp_path) -> None
     said = ended.stdout + ended.stderr
     # Either this run notices first, or torchrun, which then stops it.
     first = r"error: process 1 on \S+ ended without a word: killed, or out of memory;|stopped by SIGTERM after step 1:"
-    saved = r"step 1 is saved in \S*last\.ckpt; resume with --ckpt_path last"
+    saved = r"step 1 is saved in \S*last\.ckpt; resume with the same flags and --ckpt_path last"
     assert len(re.findall(rf"^(?:{first}) {saved}$", said, re.MULTILINE)) == 1, said
     again = finished([TRAIN, *flags, "--ckpt_path", "last"])
     assert again.returncode == 0, again.stderr

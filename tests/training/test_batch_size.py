@@ -89,7 +89,7 @@ def test_a_step_has_the_usual_windows_in_passes_that_fit(model_folder, data, roo
     (line,) = [record.message for record in said.records if "in one pass" in record.message]
     how = "1 pass" if size == 8 else f"{8 // size} passes"
     assert f"{size} window{'s' * (size > 1)} in one pass, {how} per step of 8 windows; " in line
-    assert ("it fits into" if size == 8 else f"{2 * size} do not fit into") in line
+    assert ("the whole step fits into" if size == 8 else f"{2 * size} do not fit into") in line
 
 
 @pytest.mark.parametrize(("most", "explicit", "accumulated"), [(math.inf, 6, 1), (4, 3, 2)])
@@ -186,7 +186,7 @@ def test_a_step_of_other_windows_is_refused_within_an_epoch_and_tried_anew_betwe
     crash(monkeypatch, Crash("batch", 1, 0), [*given, "--ckpt_path", "last"])
     room(4)
     assert commands.train([*given, *other]) == 0
-    assert "4 windows in one pass, 1 pass per step of 4 windows; it fits into" in capsys.readouterr().out
+    assert "4 windows in one pass, 1 pass per step of 4 windows; the whole step fits into" in capsys.readouterr().out
 
 
 def test_flags_that_do_not_go_together_are_told_at_once(tmp_path, model_folder, data) -> None:

@@ -161,9 +161,12 @@ def test_a_run_learns_and_one_that_was_cut_off_ends_as_it(tmp_path, model_folder
     assert losses[2] < 0.9 * losses[0], losses
     assert re.search(r"train: \d+ questions have several distinct answers, all of which", output)
     crash(monkeypatch, Crash("batch", 1, 4), given["cut"])  # within an accumulated step
+    config = tmp_path / "cut" / "lightning_logs" / "version_0" / "config.yaml"
+    flags = config.read_text(encoding="utf-8")
     others = [*given["cut"], "--data.train_answers", "first", "--ckpt_path", "last"]
     with pytest.raises(InputError, match=r"--data.train_answers was all, is first.*resume with the flags"):
         commands.train(others)
+    assert config.read_text(encoding="utf-8") == flags  # refused flags are not those of the run
     assert commands.train([*given["cut"], "--ckpt_path", "last"]) == 0
     runs = [tmp_path / name / "lightning_logs" / "version_0" for name in ("whole", "cut")]
     assert differences(*runs) == []

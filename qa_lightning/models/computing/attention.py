@@ -92,6 +92,7 @@ def _attend(
     heads_differ = query.shape[1] != key.shape[1]
     long = query.shape[2] > _LONGEST and not dropout
     usual = not module.training or query.device.type != "cpu"
+    more = more or (attention_mask is not None and attention_mask.dtype != torch.bool)
     if usual or more or heads_differ or long or (is_causal and attention_mask is None):
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,8 @@ def compile_layers(model: Any, backend: str | Callable[..., Any] = "inductor") -
     import torch._dynamo.config as dynamo  # these take a while
     import torch._inductor.config as inductor
 
+    # It warns of shapes that it cannot tell apart, which costs nothing.
+    logging.getLogger("torch.fx.experimental.symbolic_shapes").setLevel(logging.ERROR)
     for limit in ("recompile_limit", "cache_size_limit"):  # the second before torch 2.6
         if hasattr(
             dynamo, limit
@@ -50,6 +53,12 @@ def compile_layers(model: Any, backend: str | Callable[..., Any] = "inductor") -
         model.base_model.register_forward_pre_hook(_without_cache, with_kwargs=True)
     for layer in [model.get_submodule(name) for name in layer_names(model)] or [model]:
         layer.compile(dynamic=True, backend=backend, options={"deterministic": True} if settled else None)
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a model, or a part of it, was compiled with ``torch.compile``."""
+    parts = [model, *model.modules()]
+    return any(part._compiled_call_impl is not None or hasattr(part, "_orig_mod") for part in parts)
 
 
 def _without_cache(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -147,7 +147,10 @@ class AutoBatchSize:
             )
         memory = memory_size(device) if devices == 1 else "the memory of each device"
         more = next((size for size in sizes if size > self.size), None)
-        return f"it fits into {memory}" if more is None else f"{more} do not fit into {memory}"
+        if more is not None:
+            return f"{more} do not fit into {memory}"
+        larger = "" if self.windows_per_step else ", and --data.windows_per_step N makes it larger"
+        return f"the whole step fits into {memory}{larger}"
 
 
 def divisors(count: int) -> list[int]:
