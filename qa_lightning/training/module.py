@@ -183,12 +183,19 @@ class QALightningModule(LightningModule):
         return model_logits(self.model, batch)
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Lines with EM and F1 after each validation, unless the Trainer has them; without a bar, of steps too."""
+        """Lines with EM and F1 after each validation, unless the Trainer has them; without a bar, of steps too.
+
+        And one that undoes `setup` after an exception.
+        """
         there: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        if any(isinstance(callback, EpochLines) for callback in there):
-            return [_UsualAfterFaults()]
-        has_bar = any(isinstance(callback, (ProgressBar, StepLines)) for callback in there)
-        return [_UsualAfterFaults(), EpochLines(only_if_verbose=True), *([] if has_bar else [StepLines()])]
+
+        def lacks(*kinds: type[Callback]) -> bool:
+            return not any(isinstance(callback, kinds) for callback in there)
+
+        own: list[Callback] = [_UsualAfterFaults()] if lacks(_UsualAfterFaults) else []
+        if lacks(EpochLines):
+            own += [EpochLines(only_if_verbose=True), *([StepLines()] if lacks(ProgressBar, StepLines) else [])]
+        return own
 
     def setup(self, stage: str) -> None:
         """Take over from the data how the model is asked.
