@@ -217,25 +217,31 @@ def speed(results: Results) -> str:
     return markdown(["", "the usual way", "here", ""], rows)
 
 
+def steps(result: Result, pairs: dict[str, tuple[str, str]], figure: str, unit: str) -> list[list[str]]:
+    """Rows of training steps, the usual way and ours: what -> both variants."""
+    return [
+        [
+            what,
+            *(rate(result, name, figure, unit) for name in (usual, ours)),
+            ratio_text(result.ratio(ours, usual, figure, True)),
+        ]
+        for what, (usual, ours) in pairs.items()
+    ]
+
+
 def trainer(results: Results) -> str:
     """Training against transformers' Trainer."""
-    result = results["training-trainer"]
-    rows = []
-    for what, suffix in (("with the model's attention dropout", "bf16"), ("without", "no-attention-dropout-bf16")):
-        names = f"trainer-{suffix}", f"ours-{suffix}"
-        cells = [rate(result, name, "tokens_per_second", "tokens/s") for name in names]
-        rows.append([what, *cells, ratio_text(result.ratio(names[1], names[0], "tokens_per_second", True))])
+    suffixes = {"with the model's attention dropout": "bf16", "without": "no-attention-dropout-bf16"}
+    pairs = {what: (f"trainer-{suffix}", f"ours-{suffix}") for what, suffix in suffixes.items()}
+    rows = steps(results["training-trainer"], pairs, "tokens_per_second", "tokens/s")
     return markdown(["MiniLM-L6 shape, batch 16", "Trainer", "ours", "ratio"], rows)
 
 
 def dropout(results: Results) -> str:
     """Training steps on a CPU with PyTorch's dropout and with our own."""
-    result = results["training-dropout"]
-    rows = []
-    for what, precision in (("float32", "float32"), ("bf16-mixed", "bf16")):
-        names = f"ours-pytorch-dropout-{precision}", f"ours-{precision}"
-        cells = [rate(result, name, "features_per_second", "features/s") for name in names]
-        rows.append([what, *cells, ratio_text(result.ratio(names[1], names[0], "features_per_second", True))])
+    suffixes = {"float32": "float32", "bf16-mixed": "bf16"}
+    pairs = {what: (f"ours-pytorch-dropout-{suffix}", f"ours-{suffix}") for what, suffix in suffixes.items()}
+    rows = steps(results["training-dropout"], pairs, "features_per_second", "features/s")
     return markdown(["MiniLM-L6 shape, batch 8", "PyTorch's dropout", "fast dropout", "ratio"], rows)
 
 

@@ -86,14 +86,7 @@ def _attend(
     Returns:
         [B, T, H, D].
     """
-    is_causal = options.get("is_causal")
-    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    more = any(options.get(name) is not None for name in ("position_bias", "softcap", "cache"))
-    heads_differ = query.shape[1] != key.shape[1]
-    long = query.shape[2] > _LONGEST and not dropout
-    usual = not module.training or query.device.type != "cpu"
-    more = more or (attention_mask is not None and attention_mask.dtype != torch.bool)
-    if usual or more or heads_differ or long or (is_causal and attention_mask is None):
+    if not _is_ours(module, query, key, attention_mask, dropout, options):
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
@@ -107,6 +100,23 @@ def _attend(
             scores += torch.where(attention_mask, nothing, lowest)
         weights = scores.softmax(-1)
         return (dropped(weights, dropout) @ value).transpose(1, 2).contiguous(), None
+
+
+def _is_ours(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, dropout: float, options: dict[str, Any]
+) -> bool:
+    """Whether `_attend` computes it itself: in training on a CPU, with nothing more than heads and a mask."""
+    if not module.training or query.device.type != "cpu" or query.shape[1] != key.shape[1]:
+        return False
+    if any(options.get(name) is not None for name in ("position_bias", "softcap", "cache")):
+        return False
+    if mask is None:
+        is_causal = options.get("is_causal")
+        if getattr(module, "is_causal", True) if is_causal is None else is_causal:
+            return False
+    elif mask.dtype != torch.bool:
+        return False
+    return dropout > 0 or query.shape[2] <= _LONGEST
 
 
 AttentionInterface.register(_ALWAYS_MASKED, sdpa_attention_forward)

@@ -42,11 +42,9 @@ def compile_layers(model: Any, backend: str | Callable[..., Any] = "inductor") -
 
     # It warns of shapes that it cannot tell apart, which costs nothing.
     logging.getLogger("torch.fx.experimental.symbolic_shapes").setLevel(logging.ERROR)
-    for limit in ("recompile_limit", "cache_size_limit"):  # the second before torch 2.6
-        if hasattr(
-            dynamo, limit
-        ):  # its own is 8: training, validation and batches of one window, of each kind of layer
-            setattr(dynamo, limit, max(_MOST_CASES, getattr(dynamo, limit)))
+    # Its own limit is 8; each kind of layer has training, validation, and batches of one window in both.
+    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"  # before torch 2.6
+    setattr(dynamo, limit, max(_MOST_CASES, getattr(dynamo, limit)))
     settled = backend == "inductor" and hasattr(inductor, "deterministic")  # since torch 2.9
     if "use_cache" in inspect.signature(model.base_model.forward).parameters:
         # A cache of keys, which only generation needs, would make every layer a case of its own.
