@@ -67,10 +67,9 @@ def ours(options: argparse.Namespace) -> harness.Figures:
     import torch
     from lightning.pytorch import Callback, Trainer
 
-    from qa_lightning.runs.failures import keep_freed_memory
+    from qa_lightning.training.steps.heap import LimitedHeap, keep_freed_memory
 
-    if not torch.cuda.is_available():
-        keep_freed_memory()
+    limits = [LimitedHeap()] if not torch.cuda.is_available() and keep_freed_memory() else []
     module, data = _module(options)
 
     class Check(Callback):
@@ -103,7 +102,7 @@ def ours(options: argparse.Namespace) -> harness.Figures:
         gradient_clip_val=1.0,
         limit_val_batches=0,
         **material.BARE_TRAINER,
-        callbacks=check,
+        callbacks=[check, *limits],
     )
     trainer.fit(module, data)
     return {"minutes": check.seconds / 60, "features": check.features, "f1": check.f1}

@@ -123,11 +123,10 @@ def ours(
 
     from qa_lightning import QALightningModule, SquadDataModule
     from qa_lightning.cli.console import quiet_libraries
-    from qa_lightning.runs.failures import keep_freed_memory
     from qa_lightning.runs.throughput import StepCounter
+    from qa_lightning.training.steps.heap import LimitedHeap, keep_freed_memory
 
-    if not torch.cuda.is_available():
-        keep_freed_memory()
+    limits = [LimitedHeap()] if not torch.cuda.is_available() and keep_freed_memory() else []
     quiet_libraries()
     logging.getLogger("qa_lightning").setLevel(logging.WARNING)
 
@@ -174,7 +173,7 @@ def ours(
         gradient_clip_val=1.0,
         limit_val_batches=0,
         **material.BARE_TRAINER,
-        callbacks=clock,
+        callbacks=[clock, *limits],
     )
     trainer.fit(module, data)
     if torch.cuda.is_available():

@@ -1,11 +1,10 @@
 """Turns external failures (out of memory, the compiler, a lost process) into messages with fixes.
 
-It also starts and watches a run's other processes, and makes training on a CPU faster by keeping freed memory.
+It also starts and watches a run's other processes.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import signal
@@ -30,10 +29,6 @@ from qa_lightning.features.defaults import BATCH_SIZE
 
 STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # the id of the first process, in the environment of those that it started
 _END = b"."  # on a process's stdin: end
-# Parameters of mallopt, from glibc's malloc.h, and their values in bytes.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-_MALLOC = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: -1, _TOP_PAD: 128 << 20}  # -1: nothing is trimmed
-_ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 
 
 def lost_a_process(error: RuntimeError) -> bool:
@@ -264,29 +259,6 @@ def explained_restore_failure(checkpoint: Path | None) -> Iterator[None]:
             f"--ckpt_path: {checkpoint} does not fit this run, what it holds could not be restored "
             f"({type(error).__name__}: {reason}); choose another checkpoint, or leave the flag out"
         ) from None
-
-
-def keep_freed_memory() -> bool:
-    """Make glibc keep the memory that a training step frees for the next step, instead of returning it to the system.
-
-    On a CPU, steps of many lengths otherwise spend a tenth of their time or more on fetching pages again. The price:
-    the process stays at its peak size between steps.
-
-    Returns:
-        Whether it was done: only with glibc on Linux, and not if a ``MALLOC_*`` environment variable is set or another
-        `allocator` was loaded.
-    """
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ) or allocator():
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return mallopt is not None and all(mallopt(name, value) for name, value in _MALLOC.items())
-
-
-def allocator() -> str | None:
-    """The allocator that this process was started with in place of the system's (``LD_PRELOAD``); None if none was."""
-    maps = Path("/proc/self/maps")
-    loaded = maps.read_text(errors="replace") if maps.exists() else ""
-    return next((name for name in _ALLOCATORS if f"/lib{name}" in loaded), None)
 
 
 def is_out_of_memory(error: Exception) -> bool:

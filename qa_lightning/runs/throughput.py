@@ -145,7 +145,7 @@ def memory_used(device: torch.device) -> str:
     """A text: the peak memory of a run's tensors on a GPU so far, or the memory of the process on a CPU."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB at most on the GPU"
-    return f"{_resident_bytes() / 2**30:.1f} GiB of memory"
+    return f"{resident_bytes() / 2**30:.1f} GiB of memory"
 
 
 def peak_memory(device: torch.device) -> int:
@@ -155,7 +155,8 @@ def peak_memory(device: torch.device) -> int:
     return _most_resident_bytes()
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """The memory that this process has now, in bytes; where the system does not say it, the most so far."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):  # not Linux

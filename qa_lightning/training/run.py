@@ -23,12 +23,10 @@ from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger, use_run_folder
 from qa_lightning.runs.failures import (
     Launcher,
-    allocator,
     connection_reason,
     explained_compiler_failure,
     explained_restore_failure,
     is_out_of_memory,
-    keep_freed_memory,
     lost_a_process,
     out_of_memory_problems,
 )
@@ -40,6 +38,7 @@ from qa_lightning.training.callbacks import RunRecord
 from qa_lightning.training.finish import finish, only_validating, relative, surviving_the_end
 from qa_lightning.training.flags import TrainCLI
 from qa_lightning.training.module import LOGGED
+from qa_lightning.training.steps.heap import LimitedHeap, allocator, keep_freed_memory
 from qa_lightning.wording import command, counted
 
 log = logging.getLogger("qa_lightning")
@@ -85,7 +84,8 @@ class TrainingRun:
         """
         self._announce()
         if self.trainer.strategy.root_device.type == "cpu":
-            keep_freed_memory()
+            if keep_freed_memory():
+                self.trainer.callbacks.append(LimitedHeap())  # type: ignore[attr-defined]
             if (found := allocator()) and self.trainer.is_global_zero:
                 log.info(f"memory: allocated by {found}, with which this process was started")
         try:

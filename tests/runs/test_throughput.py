@@ -84,7 +84,7 @@ def test_the_peak_is_looked_up_for_the_precision_that_computes(monkeypatch) -> N
 
 
 def test_freed_memory_is_kept_unless_the_environment_says_otherwise(monkeypatch) -> None:
-    from qa_lightning.runs.failures import keep_freed_memory
+    from qa_lightning.training.steps.heap import keep_freed_memory
 
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     assert not keep_freed_memory()
@@ -101,7 +101,7 @@ def test_an_allocator_that_was_loaded_is_named_and_left_alone(tmp_path) -> None:
     path = shutil.copy(_ctypes.__file__, tmp_path / "libtcmalloc_minimal.so.4")
     code = (
         "import ctypes, sys\n"
-        "from qa_lightning.runs.failures import allocator, keep_freed_memory\n"
+        "from qa_lightning.training.steps.heap import allocator, keep_freed_memory\n"
         "print(allocator(), keep_freed_memory())\n"
         "ctypes.CDLL(sys.argv[1])\n"
         "print(allocator(), keep_freed_memory())"

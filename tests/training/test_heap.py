@@ -1,0 +1,69 @@
+"""The heap of a training on a CPU: kept for the next step, given back where a process grows beyond what steps need."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qa_lightning.runs.throughput import resident_bytes
+from qa_lightning.training.steps import heap
+from qa_lightning.training.steps.heap import LimitedHeap
+
+ROOT = Path(__file__).parents[2]
+COUNTS = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mallinfo2")
+
+# Two steps. Between the blocks of the first one lie small ones that stay, so that no free block has room for one of the
+# second step. Prints the size of the process after them, and what the steps needed, in MB.
+STEPS = """
+import sys
+import torch
+from qa_lightning.runs.throughput import resident_bytes
+from qa_lightning.training.steps.heap import LimitedHeap, keep_freed_memory
+
+assert keep_freed_memory()
+limit = LimitedHeap(float(sys.argv[1]))
+limit.on_train_start(None, None)
+kept = []
+for step, size in enumerate((2_000_000, 2_500_000)):
+    blocks = []
+    for _ in range(200):
+        blocks.append(torch.ones(size, dtype=torch.uint8))
+        kept.append(torch.ones(2_000, dtype=torch.uint8))
+    limit.on_before_backward(None, None, None)
+    del blocks
+    limit.on_train_batch_end(None, None, None, None, step)
+print(resident_bytes() // 2**20, limit.needed // 2**20, limit.times)
+"""
+
+
+@pytest.mark.skipif(not COUNTS, reason="needs glibc 2.33 or newer")
+def test_a_process_stays_near_what_its_steps_need() -> None:
+    def run(most: float) -> list[int]:
+        done = subprocess.run(
+            [sys.executable, "-c", STEPS, str(most)], capture_output=True, text=True, check=True, cwd=ROOT
+        )
+        return [int(figure) for figure in done.stdout.split()]
+
+    grown, needed, times = run(1000)
+    assert times == 0
+    assert grown > 1.25 * needed, "these steps no longer break the heap into pieces: the test shows nothing"
+    limited, needed, times = run(1.2)
+    assert times == 1
+    assert limited <= 1.2 * needed
+
+
+def test_nothing_is_done_where_the_system_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: SimpleNamespace())
+    limit, none = LimitedHeap(0.0), SimpleNamespace()
+    arguments: list[Any] = [none, none]
+    limit.on_train_start(*arguments)
+    limit.on_before_backward(*arguments, none)
+    limit.on_train_batch_end(*arguments, none, none, 0)
+    assert (limit.needed, limit.times) == (0, 0)
+    assert resident_bytes() > 0
