@@ -134,18 +134,25 @@ def complete_start(path: Path, values: Mapping[str, Any]) -> None:
     write_json(path, [*before, last | dict(values)])
 
 
-def mark_finished(path: Path, scores: Mapping[str, float], weights: str, measured: Mapping[str, float]) -> None:
+def mark_finished(
+    path: Path,
+    scores: Mapping[str, float],
+    weights: str,
+    measured: Mapping[str, float],
+    average: Mapping[str, Any] | None = None,
+) -> None:
     """Add to the last entry in ``path`` that the run finished, and what is known at its end.
 
     Args:
         path: the record.
-        scores: of the best checkpoint.
+        scores: of the model: the best checkpoint, or the mean of the best.
         weights: the digest of the weights that were written.
         measured: as far as they are known, ``best_epoch``, counted from 1; ``windows_per_second``, in training;
             ``peak_memory_bytes``, of the first process.
+        average: of the best checkpoints, if they were averaged; see `MeanOfBest`.
     """
     end = {"finished": _now(), "scores": dict(scores), "weights": weights, "measured": dict(measured)}
-    complete_start(path, end)
+    complete_start(path, end | ({"average_best": dict(average)} if average else {}))
 
 
 def last_start(path: Path) -> dict[str, Any]:

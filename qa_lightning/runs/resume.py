@@ -20,6 +20,7 @@ from qa_lightning.runs.record import PastRun, find_runs
 log = logging.getLogger("qa_lightning")
 
 CURVES = "curves"  # key in a checkpoint
+_TRAINED = "current_model_state"  # Lightning's key for the trained weights, beside their mean
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Beginning:
         curves: file name -> size in bytes of each curves file when the checkpoint was written.
         shapes: name -> shape of each of the module's weights in the checkpoint.
         model_name: name of the trained model; None if it is not known.
+        averaged: whether the checkpoint's weights are a running mean; those that are trained are beside them.
     """
 
     checkpoint: Path | None = None
@@ -43,6 +45,7 @@ class Beginning:
     curves: Mapping[str, int] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     model_name: str | None = None
+    averaged: bool = False
 
     def misfit(self, model_name: str, weights: Mapping[str, torch.Tensor]) -> str | None:
         """Why the checkpoint belongs to another model, and the fix; None if it fits.
@@ -183,6 +186,7 @@ def read_beginning(path: Path) -> Beginning | str:
         checkpoint.get(CURVES, {}),
         {weight: tuple(tensor.shape) for weight, tensor in checkpoint["state_dict"].items()},
         name if isinstance(name, str) else None,
+        _TRAINED in checkpoint,
     )
 
 
@@ -209,6 +213,8 @@ _OPTIONAL: dict[str, Any] = {
     "callbacks": (str, dict),
     "hyper_parameters": {},
     CURVES: (str, int),
+    _TRAINED: (str, torch.Tensor),
+    "averaging_state": (str, torch.Tensor),
 }
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from qa_lightning.layout import BEST, RECORD
+from qa_lightning.layout import BEST, MEAN, RECORD
 from qa_lightning.models.tiny import TINY
 from qa_lightning.progress import duration
 from qa_lightning.runs.curves import last_step
@@ -140,7 +140,8 @@ class EpochLines(Callback):
             if self._only_if_verbose and not trainer.validate_loop.verbose:
                 return
             last = "before training" if trainer.global_step == 0 else "last weights"
-            say_scores(trainer, "best checkpoint" if trainer.ckpt_path else last)
+            loaded = "mean of best" if Path(trainer.ckpt_path or "").name == MEAN else "best checkpoint"
+            say_scores(trainer, loaded if trainer.ckpt_path else last)
             return
         loss, batches = self._epoch_losses(pl_module)
         done = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"

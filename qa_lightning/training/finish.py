@@ -1,6 +1,7 @@
 """Ends a run: writes its model first, then validates it, fits threshold and temperature, and writes scores and figures.
 
 If the fit ended with the validation of the best checkpoint, its answers are in memory and it is not validated again.
+With ``--average_best``, the mean of the best checkpoints is validated first, and becomes the model if it is as good.
 If a part fails after the weights are written, that part alone is missing, and a line says so.
 """
 
@@ -12,7 +13,7 @@ import shlex
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_res
 from qa_lightning.runs.record import mark_finished, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
 from qa_lightning.runs.throughput import peak_memory
+from qa_lightning.training.averages import BestWeights, MeanOfBest, load_weights, score_of, write_mean
 from qa_lightning.training.callbacks import BestCheckpoint, EpochLines, say_scores
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
@@ -47,8 +49,12 @@ from qa_lightning.wording import command_words, counted, visible
 log = logging.getLogger("qa_lightning")
 
 
-def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -> None:
+def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule, keep_averaged: bool = False) -> None:
     """Write the model; then validate it and, on the first process, write its confidence and the run's scores.
+
+    Args:
+        trainer, module, data: of the run.
+        keep_averaged: leave the weights that ``--average_best`` averaged.
 
     Raises:
         InputError: the model cannot be written.
@@ -68,12 +74,12 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
     folder = run / MODEL_FOLDER if run is not None and first else None
     if folder is not None:
         _save(module, data, settings, folder, weights)
-    scored = _is_in_memory(trainer, module, best, weights)
+    mean = _mean(trainer, module, data, best)
+    taken = mean is not None and mean.taken
+    if mean is not None and taken and folder is not None:
+        _save(module, data, settings, folder, load_weights(mean.path))
+    scored = taken or _is_scored(trainer, module, data, best, weights)
     del weights
-    if scored:
-        say_scores(trainer, "best checkpoint")
-    else:
-        scored = _validate(trainer, module, data, best)
     if folder is None:
         return
     scores: dict[str, float] = {}
@@ -84,9 +90,12 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule) -
         scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     elif trainer.limit_val_batches == 0:
         log.info("--trainer.limit_val_batches 0: no validation, so no scores and no fitted threshold or temperature")
-    _record(trainer, module, data, folder, best, scores)
+    _record(trainer, module, data, folder, best, scores, mean)
+    _remove_averaged(trainer, mean, keep_averaged)
     shown = relative(folder)
     what = "the best checkpoint is" if best else f"the weights after step {trainer.global_step} are"
+    if mean is not None and mean.taken:
+        what = f"the mean of the {len(mean.steps)} best checkpoints is"
     log.info(f"\n{what} written as a model for transformers: {shown}")
     if (folder.parent / REPORT).is_file():
         log.info(f"report:    {relative(folder.parent / REPORT)}")
@@ -115,12 +124,14 @@ def _record(
     folder: Path,
     best: str | None,
     scores: dict[str, float],
+    mean: MeanOfBest | None,
 ) -> None:
     """Write the scores into the loggers' tables and into ``run.json``."""
     with _optional("table of this run's result"):
         result = (folder.parent.name, _result_settings(trainer, module, data), scores, last_step(trainer))
         begun = read_beginning(Path(best)) if best else None
         is_last = isinstance(begun, Beginning) and begun.step == trainer.global_step
+        is_last = is_last and not (mean is not None and mean.taken)
         for logger in trainer.loggers:
             log_result(logger, *result, is_last)
     measured: dict[str, float] = {}
@@ -128,7 +139,8 @@ def _record(
         measured = _measured(trainer, best)
     with _optional("record of the end of the run"):
         recorded = {f"best/{name}": score for name, score in scores.items()}
-        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder), measured)
+        average = mean.as_json() if mean is not None else None
+        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder), measured, average)
 
 
 def _measured(trainer: Trainer, best: str | None) -> dict[str, float]:
@@ -189,6 +201,51 @@ def _weights(trainer: Trainer) -> tuple[str | None, dict[str, Any]]:
     if trainer.is_global_zero:
         log.warning("there is no best checkpoint: the current weights are written instead")
     return None, trainer.strategy.lightning_module_state_dict()
+
+
+def _mean(trainer: Trainer, module: QALightningModule, data: SquadDataModule, best: str | None) -> MeanOfBest | None:
+    """Average the best checkpoints, if that was asked for, and validate the mean.
+
+    Every process must call it, and gets the same; None if there is no mean, or it could not be validated.
+    """
+    mean: MeanOfBest | str | None = None
+    if best is not None and trainer.is_global_zero:
+        with _optional("mean of the best checkpoints"):
+            mean = write_mean(trainer, module, Path(best))
+    mean = trainer.strategy.broadcast(mean)
+    if isinstance(mean, str) and trainer.is_global_zero:
+        log.info(mean)
+    if not isinstance(mean, MeanOfBest) or not _validate(trainer, module, data, str(mean.path)):
+        return None
+    mean = replace(mean, score=score_of(trainer))
+    if trainer.is_global_zero:
+        log.info(mean.line(trainer))
+    return mean
+
+
+def _remove_averaged(trainer: Trainer, mean: MeanOfBest | None, keep: bool) -> None:
+    """Remove the mean's checkpoint, and the weights that it is of unless they are to be kept."""
+    with _optional("removal of averaged weights"):
+        if mean is not None:
+            mean.path.unlink(missing_ok=True)
+        for one in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(one, BestWeights) and not keep:
+                one.remove()
+
+
+def _is_scored(
+    trainer: Trainer, module: QALightningModule, data: SquadDataModule, best: str | None, weights: dict[str, Any]
+) -> bool:
+    """Have the scores of the best checkpoint, or of the current weights, in memory; returns whether that was possible.
+
+    Args:
+        trainer, module, data: of the run.
+        best, weights: see `_weights`.
+    """
+    if _is_in_memory(trainer, module, best, weights):
+        say_scores(trainer, "best checkpoint")
+        return True
+    return _validate(trainer, module, data, best)
 
 
 def _is_in_memory(trainer: Trainer, module: QALightningModule, best: str | None, weights: dict[str, Any]) -> bool:

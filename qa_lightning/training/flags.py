@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, ProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
@@ -24,6 +24,7 @@ from qa_lightning.runs.failures import STARTED_BY, end_with_parent
 from qa_lightning.runs.record import RunFolder, run_folder
 from qa_lightning.runs.resume import Beginning, find_beginning
 from qa_lightning.runs.signals import first_process, slurm_job
+from qa_lightning.training.averages import BestWeights, RunningMean, averaging_problems
 from qa_lightning.training.callbacks import default_callbacks
 from qa_lightning.training.datamodule import SquadDataModule, data_problems
 from qa_lightning.training.module import LOGGED, LOGGED_WITH_UNANSWERABLE, QALightningModule, model_problems
@@ -137,6 +138,19 @@ class TrainCLI(LightningCLI):
             help="Validate a running mean of the weights, and write it as the model: in each step the mean keeps this "
             "part of itself, 0.999 is usual. If left out, the weights themselves are used.",
         )
+        parser.add_argument(
+            "--average_best",
+            type=int | None,
+            default=None,
+            help="When the run ends, average the weights of so many of its best checkpoints, by F1, and write the mean as "
+            "the model if it scores at least as the best one does. Keeps their weights on disk meanwhile; 3 is usual.",
+        )
+        parser.add_argument(
+            "--keep_averaged",
+            type=bool,
+            default=False,
+            help="Whether to keep the weights that --average_best has averaged, in best_weights/.",
+        )
         parser.link_arguments("model.model_name", "data.model_name")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
@@ -153,6 +167,8 @@ class TrainCLI(LightningCLI):
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
         if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
             problems.append(f"--ema_decay is {self.config.ema_decay}; it must be between 0 and 1, 0.999 is usual")
+        if self.config.average_best is not None and self.config.average_best < 1:
+            problems.append(f"--average_best is {self.config.average_best}; it must be at least 1, 3 is usual")
         if problems:
             raise InputError(problems)
         if trainer.precision is None:
@@ -202,9 +218,9 @@ class TrainCLI(LightningCLI):
         idle = (Logger.after_save_checkpoint, TensorBoardLogger.after_save_checkpoint)
         checkpoints.background = all(type(logger).after_save_checkpoint in idle for logger in trainer.loggers)
         if self.config.ema_decay is not None:
-            # Buffers are not averaged: a mean of position ids, made an integer again, is sometimes one too low.
-            average = EMAWeightAveraging(decay=self.config.ema_decay, use_buffers=False)
-            trainer.callbacks.insert(0, average)  # type: ignore[attr-defined]
+            trainer.callbacks.insert(0, RunningMean(self.config.ema_decay))  # type: ignore[attr-defined]
+        if self._averaged:
+            trainer.callbacks.insert(0, BestWeights(self._averaged))  # type: ignore[attr-defined]
         trainer.callbacks.insert(0, self.folder)  # type: ignore[attr-defined]
         return trainer
 
@@ -217,6 +233,12 @@ class TrainCLI(LightningCLI):
         if self.config.trainer.enable_checkpointing is False:
             without += (ModelCheckpoint,)
         return [callback for callback in callbacks if not isinstance(callback, without)]
+
+    @property
+    def _averaged(self) -> int | None:
+        """How many of the best checkpoints are averaged; None for one alone, which is its own mean."""
+        count: int | None = self.config.average_best
+        return count if count is not None and count > 1 else None
 
     @property
     def logs(self) -> Path:
@@ -235,8 +257,15 @@ class TrainCLI(LightningCLI):
             self.trainer.accumulate_grad_batches,
             len(self.trainer.loggers),
         )
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging) and callback._use_buffers:
+        problems += averaging_problems(self.trainer, self.config.ema_decay, self._averaged)
+        averages = [one for one in self.trainer.callbacks if isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
+        if self.beginning.averaged and not averages:
+            problems.append(
+                f"--ckpt_path: {self.beginning.checkpoint} holds a running mean of the weights beside them; pass the "
+                "--ema_decay of its run's config.yaml, too"
+            )
+        for callback in averages:
+            if callback._use_buffers:
                 problems.append(
                     f"--trainer.callbacks {type(callback).__name__} averages buffers too, and averaged position ids "
                     "are wrong; pass --ema_decay instead, or --trainer.callbacks.use_buffers false"

@@ -123,7 +123,7 @@ class TrainingRun:
                 with surviving_the_end(self.trainer) as ending, explained_restore_failure(begun.checkpoint):
                     self.trainer.fit(self.module, datamodule=self.data, ckpt_path=begun.checkpoint, weights_only=True)
                 self.signals.check()
-                finish(self.trainer, self.module, self.data)
+                finish(self.trainer, self.module, self.data, self.config.keep_averaged)
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._saved()}") from None
         except ValueError as error:
