@@ -201,7 +201,14 @@ def _run_values(run: Run) -> dict[str, Any]:
         "scores": run.scores,
         "scored": _scored(run),
         "training": _training(run),
+        "average": _averaged_steps(run),
     }
+
+
+def _averaged_steps(run: Run) -> list[int]:
+    """The steps of the checkpoints whose mean the model is; none if it is one checkpoint."""
+    average = run.record.get("average_best") or {}
+    return [int(step) for step in average["steps"]] if average.get("taken") else []
 
 
 def _scored(run: Run) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Means of weights: a running one over the steps (``--ema_decay``), and one of the best checkpoints (``--average_best``).
+"""Means of weights: a running one (``--ema_decay``), and that of the best checkpoints (``--average_best``).
 
 `RunningMean` stands in for the weights in validations and checkpoints. `BestWeights` keeps the weights of the best
 validations, alone, without the optimizer's state; `write_mean` averages them when the run ends.
@@ -99,7 +99,8 @@ class _Mean(AveragedModel):
         """Take in the weights of a step."""
         if self._begun is None:
             self._begun = bool(self.n_averaged > 0)  # waits for the device, once
-        own, given = list(self.module.parameters()), list(model.parameters())
+        own: list[Tensor] = list(self.module.parameters())
+        given: list[Tensor] = list(model.parameters())
         if self._begun:
             torch._foreach_lerp_(own, given, 1 - self.decay)
         else:
@@ -325,13 +326,13 @@ def averaging_problems(trainer: Trainer, ema_decay: float | None, average_best: 
         problems.append(f"{flags[0]} and {flags[1]} both keep a mean of the weights; leave one out")
     if flags and not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         problems.append(
-            f"{flags[0]} averages whole weights, and {type(trainer.strategy).__name__} divides them among devices; pass "
-            "--trainer.strategy ddp, or leave it out"
+            f"{flags[0]} averages whole weights, and {type(trainer.strategy).__name__} divides them among devices; "
+            "pass --trainer.strategy ddp, or leave it out"
         )
     if means and str(trainer.precision) in ("bf16-true", "16-true"):
         problems.append(
-            f"{flags[0]}: --trainer.precision {trainer.precision} keeps weights in 16 bits, in which a mean does not move "
-            f"by small parts; pass {str(trainer.precision).replace('true', 'mixed')}"
+            f"{flags[0]}: --trainer.precision {trainer.precision} keeps weights in 16 bits, in which a mean does not "
+            f"move by small parts; pass {str(trainer.precision).replace('true', 'mixed')}"
         )
     return problems
 

@@ -142,8 +142,9 @@ class TrainCLI(LightningCLI):
             "--average_best",
             type=int | None,
             default=None,
-            help="When the run ends, average the weights of so many of its best checkpoints, by F1, and write the mean as "
-            "the model if it scores at least as the best one does. Keeps their weights on disk meanwhile; 3 is usual.",
+            help="When the run ends, average the weights of so many of its best checkpoints, by F1, and write the mean "
+            "as the model if it scores at least as the best one does. Keeps their weights on disk meanwhile; 3 is "
+            "usual.",
         )
         parser.add_argument(
             "--keep_averaged",

@@ -19,7 +19,7 @@ from qa_lightning.training.steps.graphs import StepGraphs
 from tests.helpers import commands
 from tests.helpers.data import make_rows, mixed_rows, write_json
 from tests.helpers.models import small_config, small_tokenizer
-from tests.helpers.training import QUIET, SMALL, add_callbacks, train_flags
+from tests.helpers.training import AVERAGED, QUIET, SMALL, add_callbacks, train_flags
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
@@ -45,14 +45,15 @@ class RefuseWaits(Callback):
         self.steps += 1
 
 
-def test_no_training_step_waits_for_the_device(tmp_path, model_folder, monkeypatch) -> None:
+@pytest.mark.parametrize("averaged", [(), AVERAGED])
+def test_no_training_step_waits_for_the_device(tmp_path, model_folder, monkeypatch, averaged) -> None:
     data = write_json(tmp_path / "train.json", make_rows(40))
     flags = train_flags(tmp_path, model_folder, data, data)
     refused = RefuseWaits()
     add_callbacks(monkeypatch, refused)
     device = ["--trainer.accelerator", "gpu", "--trainer.precision", "bf16-mixed"]
     more = ["--data.batch_size", "1", "--trainer.log_every_n_steps", "1000", "--trainer.max_epochs", "1"]
-    assert commands.train([*flags, *device, *more]) == 0
+    assert commands.train([*flags, *device, *more, *averaged]) == 0
     assert refused.steps == 40
 
 

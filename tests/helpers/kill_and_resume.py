@@ -38,6 +38,8 @@ from tests.helpers.families import add_state
 from tests.helpers.models import small_config, small_tokenizer
 from tests.helpers.processes import TRAIN, Started
 
+STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
+OF_A_MEAN = ("current_model_state", "averaging_state")  # of a run with --ema_decay: the weights beside their mean
 MEASURED = ("features_per_second", "tokens_per_second", "utilization")  # differ from run to run
 
 
@@ -85,11 +87,7 @@ def differences(whole: Path, resumed: Path) -> list[str]:
     found = []
     for name in ("last", "best"):
         one, other = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for run in (whole, resumed))
-        found += [
-            f"{name}.ckpt: {key}"
-            for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
-            if not same(one[key], other[key])
-        ]
+        found += [f"{name}.ckpt: {key}" for key in (*STATE, *OF_A_MEAN) if not same(one.get(key), other.get(key))]
     if (whole / "model" / "model.safetensors").read_bytes() != (resumed / "model" / "model.safetensors").read_bytes():
         found.append("model.safetensors")
     one, other = curves(whole), curves(resumed)
