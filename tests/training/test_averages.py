@@ -17,13 +17,14 @@ from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.errors import InputError
 from qa_lightning.export.card import model_card
 from qa_lightning.runs import checkpoints
+from qa_lightning.training import averages
 from qa_lightning.training import finish as finishing
 from qa_lightning.training.averages import BestWeights, RunningMean, averaging_problems, mean_weights
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import differences
 from tests.helpers.processes import TRAIN, finished
-from tests.helpers.step_weights import seen
+from tests.helpers.step_weights import StepWeights, seen
 from tests.helpers.training import QUIET, SMALL, Crash, crash, train_flags
 
 DECAY = 0.9
@@ -120,6 +121,21 @@ def fitted(model: str, data: str, *callbacks, **options) -> tuple[Trainer, QALig
     trainer = Trainer(max_epochs=1, num_sanity_val_steps=0, callbacks=[*callbacks], **QUIET | options)
     trainer.fit(module, given)
     return trainer, module, given
+
+
+def test_the_mean_is_that_of_the_weights_after_each_step(tmp_path, model_folder, data) -> None:
+    callbacks = (RunningMean(DECAY), StepWeights())
+    _, module, _ = fitted(model_folder, data, *callbacks, default_root_dir=tmp_path, accumulate_grad_batches=2)
+    steps, validated = seen(tmp_path, 0)
+    means = running_mean(steps)
+    (last,) = validated
+    assert last == len(steps) == max(steps) > 10
+    assert torch.equal(validated[last], means[last])
+    assert torch.equal(flat(dict(module.named_parameters())), means[last])
+    exact = steps[1].double()
+    for step in range(2, last + 1):
+        exact = DECAY * exact + (1 - DECAY) * steps[step].double()
+    torch.testing.assert_close(means[last].double(), exact, rtol=1e-5, atol=1e-6)
 
 
 def test_frozen_weights_are_their_own_mean_to_the_bit(tmp_path, model_folder, data) -> None:
@@ -304,6 +320,14 @@ def whole(tmp_path_factory, model_folder, data) -> Path:
     return run_of(root)
 
 
+def test_weights_with_lower_scores_make_room_for_better_ones(tmp_path, model_folder, data, monkeypatch) -> None:
+    scores = {6: 50.0, 12: 80.0, 18: 60.0, 24: 70.0}
+    monkeypatch.setattr(averages, "score_of", lambda trainer: scores[trainer.global_step])
+    given = ("--average_best", "2", "--keep_averaged", "true")
+    assert commands.train(flags(tmp_path, model_folder, data, *OFTEN, *given)) == 0
+    assert {step: one["score"] for step, one in kept(run_of(tmp_path)).items()} == {12: 80.0, 24: 70.0}
+
+
 def test_fewer_validations_than_wanted_are_averaged_and_nothing_is_left(tmp_path, model_folder, data, capsys) -> None:
     assert commands.train(flags(tmp_path, model_folder, data, "--average_best", "5")) == 0
     assert re.search(r"mean of the 2 best of 5 wanted \(steps 12, 24\): ", capsys.readouterr().out)
@@ -344,11 +368,8 @@ def test_weights_that_cannot_be_kept_are_not_averaged(tmp_path, model_folder, da
 
 def test_the_earlier_of_equal_scores_is_kept_and_the_rest_is_removed(tmp_path) -> None:
     best = BestWeights(2)
-    files = []
-    for step, score in ((1, 50.0), (2, 60.0), (3, 50.0)):
-        path = tmp_path / f"step-{step}.ckpt"
-        torch.save({"step": step, "score": score}, path)
-        files.append(path)
+    for step, score in ((1, 50.0), (2, 60.0), (3, 50.0), (5, 99.0)):  # the last is of a later step than the checkpoint
+        torch.save({"step": step, "score": score}, tmp_path / f"step-{step}.ckpt")
     (tmp_path / "mean.ckpt").write_bytes(b"")
     (tmp_path / "step-4.ckpt").write_bytes(b"damaged")
     run = SimpleNamespace(callbacks=[SimpleNamespace()], fast_dev_run=False, is_global_zero=True)
