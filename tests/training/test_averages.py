@@ -19,7 +19,7 @@ from qa_lightning.export.card import model_card
 from qa_lightning.runs import checkpoints
 from qa_lightning.training import averages
 from qa_lightning.training import finish as finishing
-from qa_lightning.training.averages import BestWeights, RunningMean, averaging_problems, mean_weights
+from qa_lightning.training.averages import BestWeights, MeanOfBest, RunningMean, averaging_problems, mean_weights
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import differences
@@ -272,6 +272,11 @@ def test_the_mean_of_the_best_is_the_model_if_it_scores_as_well(
     card = str(model_card(run / "model", "somebody/model"))
     assert ("| weights | mean of the 3 best checkpoints (steps " in card) is taken
     assert ("chosen by the same questions" in card) is taken
+
+
+@pytest.mark.parametrize(("score", "taken"), [(70.0, True), (70.5, True), (69.99, False), (None, False)])
+def test_a_mean_is_taken_if_it_scores_at_least_as_the_best(score, taken) -> None:
+    assert MeanOfBest(Path("mean.ckpt"), (1, 2), 2, 70.0, score).taken is taken
 
 
 def test_only_floating_point_parameters_are_averaged_and_shared_weights_stay_shared() -> None:
