@@ -66,8 +66,9 @@ def test_training_commands_are_understood(flags, capsys) -> None:
     config = commands.printed_config(arguments, capsys)
     for flag, value in zip(arguments[::2], arguments[1::2], strict=True):
         if flag != "--config":
-            group, name = flag.removeprefix("--").split(".")
-            assert str(config[group][name]) == str(yaml.safe_load(value)) or float(config[group][name]) == float(value)
+            group, _, name = flag.removeprefix("--").rpartition(".")
+            found = (config[group] if group else config)[name]
+            assert str(found) == str(yaml.safe_load(value)) or float(found) == float(value)
 
 
 @pytest.mark.parametrize("words", TABLE, ids=shlex.join)
