@@ -82,7 +82,7 @@ class FeatureLogits:
 
 def _of_any_model(values: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """[n] of [n], or of [n, M]: whether it is so for one of the models."""
-    return values if values.ndim == 1 else values.any(1)
+    return values if values.ndim == 1 else np.asarray(values.any(1))
 
 
 class LogitsCopy:

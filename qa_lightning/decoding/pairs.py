@@ -2,18 +2,18 @@
 
 A pair is a token that a span begins with and its reach: the span ends so many tokens later, 0 for a single token.
 
-The score of an ensemble is ``M * log(p)``. ``p`` is the mean over the models of the pair's probability; each model is
-normalised on its own, over all pairs of all windows of the example and "no answer", at its own temperature and without
-a threshold. ``M`` is the mean of these temperatures: so differences of scores are in the unit of the models' logits, and
-where all models are one, they are those of its logits. At the temperature ``M``, without a threshold, the probabilities
-of the scores are the means themselves.
+The score of an ensemble is the mean temperature of its models times log p. Here, p is the mean of the models'
+probabilities of the pair; each model is normalised on its own, over all pairs of all windows of the example and "no
+answer", at its own temperature and without a threshold. So differences of scores are in the unit of the models' logits,
+and if all models are one and the same, they are those of its logits. At the mean temperature, and without a threshold,
+the probabilities of the scores are the means themselves.
 
-The score of one model is a sum of a start and an end logit, a mean of probabilities is none. But it is at most the
-highest of the models' own values, and at least that divided by their number. So the highest of sums bounds the score
-from both sides, and only pairs that can be among the best are computed one by one. Sums over all pairs are known without
-that at the temperature ``M``; at other temperatures, each pair is computed.
+The score of one model is a start logit plus an end logit; the mean of several models' probabilities is no such sum. But
+it is at most the highest of these probabilities, and at least that divided by their number. So sums bound the score
+from both sides, and only the pairs that can be among the best are computed one by one. The sum over all pairs follows
+from those of the models at the mean temperature; at other temperatures, each pair is computed.
 
-Models are added in order of their values, so their order changes nothing, to the last digit.
+Probabilities are added in ascending order, so the order of the models changes nothing, to the last digit.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class ModelPairs:
 
     def of(self, token: Ints) -> Float64s:
         """See `Pairs`."""
-        return self._start[token][:, None] + self._ends[self._index[token][:, None] + np.arange(self.width)]
+        ends = self._ends[self._index[token][:, None] + np.arange(self.width)]
+        return np.asarray(self._start[token][:, None] + ends)
 
     def log_sums(self, temperatures: Sequence[float]) -> Float64s:
         """See `Pairs`."""
@@ -144,7 +145,7 @@ class MeanPairs:
                     np.add.at(sums[number], example, total)
                     np.multiply(weights, weights, out=weights)
         with np.errstate(divide="ignore"):
-            return np.log(sums) + self._best / np.reshape(temperatures, (-1, 1))
+            return np.asarray(np.log(sums) + self._best / np.reshape(temperatures, (-1, 1)))
 
     @cached_property
     def _best(self) -> Float64s:

@@ -10,8 +10,8 @@ missing in every window. Probabilities are a softmax of score / temperature over
 the null answer. The threshold is subtracted from the null score first, so that the more probable of the best span and
 "no answer" is the one that the threshold rule chooses.
 
-Of an ensemble of models that read the same windows, the score of a token span and of "no answer" is the mean temperature
-of the models times the log of the mean of their probabilities (see `pairs`). All else is as for one model.
+For an ensemble of models that read the same windows, the score of a token span, and of "no answer", is the log of the
+mean of the models' probabilities, times their mean temperature (see `pairs`). All else is as for one model.
 
 All steps are flat NumPy over the tokens of many windows. Sliding maxima are computed by doubling, so their time grows
 with ``log2(max_answer_length)``; see `sums` for the sums. Chunks of examples bound the memory. The search is exact and
