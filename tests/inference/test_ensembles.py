@@ -268,7 +268,7 @@ def test_models_that_read_other_windows_are_refused_with_all_problems(tmp_path, 
 def test_all_models_that_cannot_be_loaded_are_listed(models, tmp_path) -> None:
     with pytest.raises(InputError) as error:
         Reader.from_pretrained(f"{tmp_path / 'one'},{models['a']},{tmp_path / 'two'}")
-    assert [str(tmp_path / name) in line for name, line in zip(("one", "two"), error.value.problems, strict=True)]
+    assert all(str(tmp_path / name) in line for name, line in zip(("one", "two"), error.value.problems, strict=True))
     with pytest.raises(InputError) as error:
         Reader.from_pretrained([models["a"] + "/config.json", models["b"] + "/config.json"])
     assert len(error.value.problems) == 2
