@@ -11,9 +11,8 @@ the probabilities of the scores are the means themselves.
 The score of one model is a start logit plus an end logit; the mean of several models' probabilities is no such sum. But
 it is at most the highest of these probabilities, and at least that divided by their number. So sums bound the score
 from both sides, and only the pairs that can be among the best are computed one by one. The sum over all pairs follows
-from those of the models at the mean temperature; at other temperatures, each pair is computed.
-
-Probabilities are added in ascending order, so the order of the models changes nothing, to the last digit.
+from those of the models at the mean temperature; at other temperatures, each pair is computed: 2 ms for a window of 330
+tokens, three models and answers of up to 30 tokens, against 0.2 ms.
 """
 
 from __future__ import annotations
@@ -172,12 +171,12 @@ def mean_of(values: Sequence[float]) -> float:
 
 
 def _log_mean(logs: Sequence[Float64s]) -> Float64s:
-    """The log of the mean of exponentials, element by element; it does not depend on their order."""
-    ordered = np.sort(logs, axis=0) if len(logs) > 2 else np.stack(logs)  # of two, a sum is the same either way
-    top = ordered[-1] if len(logs) > 2 else ordered.max(0)
+    """The log of the mean of exponentials, element by element."""
+    own = np.stack(logs)
+    top = own.max(0)
     top = np.where(top > -np.inf, top, 0.0)
     with np.errstate(divide="ignore"):
-        return np.asarray(top + np.log(np.exp(ordered - top).sum(0) / len(logs)))
+        return np.asarray(top + np.log(np.exp(own - top).sum(0) / len(logs)))
 
 
 def _sliding_max(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:

@@ -188,7 +188,8 @@ def load_asked(
         problems = list(_differences({one: (own, settings) for one, (_, own, settings) in loaded.items()}))
     if problems:
         raise InputError(problems)
-    models, tokenizers, settings = zip(*(loaded[one] for one in names), strict=True)
+    # Sums depend on the order in their last digits; answers shall not depend on that of the names.
+    models, tokenizers, settings = zip(*(loaded[one] for one in sorted(names)), strict=True)
     takes_types = ["token_type_ids" in one.model_input_names for one in tokenizers]
     ensemble = Ensemble(names, models, takes_types, EnsembleSettings.of_each(settings))
     return ensemble.eval(), tokenizers[takes_types.index(True) if any(takes_types) else 0]
