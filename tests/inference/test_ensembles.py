@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertForQuestionAnswering, DistilBertConfig, DistilBertForQuestionAnswering
+from transformers import BertForQuestionAnswering
 
 from qa_lightning import AnswerRows, Reader, pipeline
 from qa_lightning.errors import InputError
@@ -34,11 +34,11 @@ ROWS = mixed_rows(30, unanswerable=8, long=4)
 QUESTIONS, CONTEXTS = [row["question"] for row in ROWS], [row["context"] for row in ROWS]
 
 
-def saved(folder: Path, tokenizer, settings: AnswerSettings, seed: int, kind=BertForQuestionAnswering, config=None):
+def saved(folder: Path, tokenizer, settings: AnswerSettings, seed: int) -> str:
     """An untrained model whose scores are far apart, as a folder."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = kind(config or small_config(len(tokenizer)))
+        model = BertForQuestionAnswering(small_config(len(tokenizer)))
     with torch.no_grad():
         model.qa_outputs.weight.mul_(40)
     save_model(model, tokenizer, settings, folder, model.state_dict())
@@ -133,8 +133,10 @@ def test_threshold_and_temperature_are_the_means(joined, models) -> None:
 
 def test_documents_are_asked_as_by_one_model(models) -> None:
     """With priors of passages, which multiply the probabilities of each model."""
-    texts = [f"{name} lives in {city} . " * 40 for name in ("Anna", "Ben", "Carl") for city in ("Rome", "Oslo")]
-    asked = {"top_k": 5, "candidates": 2}
+    texts = [
+        f"{words} in {city} . " * 40 for words in ("Ben lives", "Ben works", "Carl is") for city in ("Rome", "Oslo")
+    ]
+    asked = {"top_k": 5, "candidates": 4}
     alone = Reader.from_pretrained(models["a"], device="cpu").ask("Where lives Ben ?", texts, **asked)
     both = Reader.from_pretrained([models["a"]] * 2, device="cpu")
     twice = both.ask("Where lives Ben ?", texts, **asked)
@@ -144,18 +146,18 @@ def test_documents_are_asked_as_by_one_model(models) -> None:
     np.testing.assert_allclose([one["score"] for one in found], [one.score for one in alone], rtol=0, atol=1e-9)
     reading = both.asked.read("Where lives Ben ?", texts, AskSettings(top_k=50))  # as the page to ask in does
     assert sum(one.score for one in reading.answers) + reading.null_probability <= 1 + 1e-9
+    without = both.ask("Where lives Ben ?", texts, **asked, prior=0)
+    assert [one.score for one in without] != pytest.approx([one.score for one in twice], abs=1e-3)
     with pytest.raises(InputError, match="saved without any"):
         both.ask("Where lives Ben ?", texts, precision=0.9)
 
 
 def test_a_model_without_token_types_answers_together_with_one_that_has_them(tmp_path, tokenizer, models) -> None:
-    sizes = {"vocab_size": len(tokenizer), "dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
-    config = DistilBertConfig(**sizes, max_position_embeddings=128)
     inputs = ["input_ids", "attention_mask"]
     own = type(tokenizer)(
         vocab=tokenizer.get_vocab(), do_lower_case=True, model_max_length=512, model_input_names=inputs
     )
-    small = saved(tmp_path / "small", own, SETTINGS, 7, DistilBertForQuestionAnswering, config)
+    small = saved(tmp_path / "small", own, SETTINGS, 7)
     names = sorted([small, models["c"]])
     alone = [Reader.from_pretrained(name, device="cpu") for name in names]
     takes = [("token_type_ids" in one.tokenizer.model_input_names) for one in alone]
