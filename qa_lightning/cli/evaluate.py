@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import DATA_HELP, MODEL_HELP, Flags, positive, reading_of
+from qa_lightning.cli.flags import DATA_HELP, MODELS_HELP, Flags, positive, reading_of
 from qa_lightning.errors import naming_flags
 from qa_lightning.wording import visible
 
@@ -52,7 +52,7 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
     flags = Flags(
         "evaluate", "Print EM and F1 of a model, or of a predictions file, as the official SQuAD scorers count them."
     )
-    flags.add_argument("--model", type=str, metavar="NAME", help=MODEL_HELP)
+    flags.add_argument("--model", type=str, metavar="NAME", help=MODELS_HELP)
     flags.add_argument(
         "--predictions", type=Path, metavar="FILE", help='JSON file {"id": "answer", ...}, or what predict wrote'
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import MODEL_HELP, READING, Flags, positive, reading_of, shard
+from qa_lightning.cli.flags import MODELS_HELP, READING, Flags, positive, reading_of, shard
 from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import DTYPES, EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
@@ -55,7 +55,7 @@ def predict(words: Sequence[str]) -> int:
 def _predict_options(words: Sequence[str]) -> Namespace:
     """Parse the flags of `predict`; flags of both its forms together end the process with status 2."""
     flags = Flags("predict", "Ask a trained model one question about a text, or all questions of a file.")
-    flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODEL_HELP)
+    flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODELS_HELP)
     flags.add_argument(
         "--threshold_file",
         type=Path,

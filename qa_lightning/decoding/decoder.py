@@ -29,8 +29,8 @@ class FeatureLogits:
     Attributes:
         feature: [F] indices of the features, in any order, repeats allowed.
         length: [F] number of context tokens.
-        start, end: [sum(length)] logits.
-        null: [F] start + end logit of the "no answer" token.
+        start, end: [sum(length)] logits; [sum(length), M] of an ensemble of M models.
+        null: [F] start + end logit of the "no answer" token; [F, M] of an ensemble.
         loss: [F] loss against the label; 0 if none was computed.
     """
 
@@ -47,19 +47,21 @@ class FeatureLogits:
 
         This empties ``parts``, and frees each field once it is joined: memory never holds all logits twice.
         """
-        if len(parts) == 1:
-            return parts.pop()
-        fields = {name: [getattr(part, name) for part in parts] for name in cls.__dataclass_fields__}
+        some = [part for part in parts if len(part.feature)]  # an empty one may be of another number of models
         parts.clear()
-        return cls(**{name: np.concatenate([empty, *fields.pop(name)]) for name, empty in _EMPTY_FIELDS.items()})
+        if len(some) <= 1:
+            return some[0] if some else cls(**_EMPTY_FIELDS)
+        fields = {name: [getattr(part, name) for part in some] for name in cls.__dataclass_fields__}
+        some.clear()
+        return cls(**{name: np.concatenate(fields.pop(name)) for name in _EMPTY_FIELDS})
 
     def broken_rows(self) -> NDArray[np.bool_]:
         """[F] whether a logit of the feature is NaN."""
         if not (np.isnan(self.start).any() or np.isnan(self.end).any() or np.isnan(self.null).any()):
             return np.zeros(len(self.feature), bool)
         owner = np.repeat(np.arange(len(self.feature)), self.length)
-        broken = np.isnan(self.null)
-        broken[owner[np.isnan(self.start) | np.isnan(self.end)]] = True
+        broken = _of_any_model(np.isnan(self.null))
+        broken[owner[_of_any_model(np.isnan(self.start) | np.isnan(self.end))]] = True
         return broken
 
     def without(self, rows: NDArray[np.bool_]) -> FeatureLogits:
@@ -78,12 +80,17 @@ class FeatureLogits:
         )
 
 
+def _of_any_model(values: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[n] of [n], or of [n, M]: whether it is so for one of the models."""
+    return values if values.ndim == 1 else np.asarray(values.any(1))
+
+
 class LogitsCopy:
     """The logits of a batch on their way from the device to the CPU, in one copy that nothing waits for.
 
     Args:
         batch: made by `batching.PaddingCollator`, on the CPU or on the device of the logits.
-        start, end: [B, T] float32 logits.
+        start, end: [B, T] float32 logits; [B, T, M] of an ensemble of M models.
         loss: [B]; None for 0, where there are no labels.
     """
 

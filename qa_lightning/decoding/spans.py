@@ -10,6 +10,9 @@ missing in every window. Probabilities are a softmax of score / temperature over
 the null answer. The threshold is subtracted from the null score first, so that the more probable of the best span and
 "no answer" is the one that the threshold rule chooses.
 
+For an ensemble of models that read the same windows, the score of a token span, and of "no answer", is the log of the
+mean of the models' probabilities, times their mean temperature (see `pairs`). All else is as for one model.
+
 All steps are flat NumPy over the tokens of many windows. Sliding maxima are computed by doubling, so their time grows
 with ``log2(max_answer_length)``; see `sums` for the sums. Chunks of examples bound the memory. The search is exact and
 makes no "top 20 starts by top 20 ends" cut: the n-th highest of the best scores per start offset is a lower bound for
@@ -25,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa_lightning.arrays import Floats, Ints, begins_run, ragged
-from qa_lightning.decoding.sums import SpanSums
+from qa_lightning.decoding.pairs import MeanPairs, ModelPairs, Pairs
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 
 _CHUNK_TOKENS = 1 << 17  # bounds the working memory to about 50 MB for any number of windows
@@ -38,10 +41,10 @@ class WindowLogits:
     Attributes:
         example: [W] index of the example that a window belongs to; non-decreasing.
         length: [W] number of context tokens of each window.
-        start, end: [sum(length)] logits.
+        start, end: [sum(length)] logits; [sum(length), M] of an ensemble of M models.
         char_start, char_end: [sum(length)] character offsets of each token in the context, end exclusive.
             start == end marks a token without characters; no answer starts or ends there.
-        null: [W] start + end logit of the window's "no answer" token.
+        null: [W] start + end logit of the window's "no answer" token; [W, M] of an ensemble.
     """
 
     example: Ints
@@ -61,9 +64,9 @@ class Spans:
         count: [N] number of spans of each example: ``n_best``; fewer if the example has no more, or more if
             `decode_spans` lists all above a probability.
         char_start, char_end: [sum(count)] character offsets in the context, end exclusive.
-        score: [sum(count)] start + end logit.
+        score: [sum(count)] start + end logit, or the score of an ensemble.
         probability: [sum(count)] normalised over all spans of the example and the null answer.
-        null_score: [N] start + end logit of "no answer", the minimum over the windows.
+        null_score: [N] score of "no answer": of one model, its start + end logit, the minimum over the windows.
         null_probability: [N] normalised in the same way.
         log_spans: [N, K] log of the sum of exp(score / T) over all spans, for each of the K temperatures T in
             ``Scaling.temperatures``.
@@ -127,11 +130,13 @@ class Scaling:
         temperature: divides the scores, greater than 0; above 1, probabilities become less certain, below 1 more.
         threshold: "no answer" is the more probable if the null score exceeds the best span's by more than this.
         temperatures: the K temperatures to compute ``Spans.log_spans`` for.
+        of_models: of an ensemble, the temperature at which each model is normalised on its own; empty for one model.
     """
 
     temperature: float = 1.0
     threshold: float = 0.0
     temperatures: tuple[float, ...] = ()
+    of_models: tuple[float, ...] = ()
 
 
 def decode_spans(
@@ -151,15 +156,17 @@ def decode_spans(
         min_probability: list all spans that are at least as probable, even if they are more than ``n_best``; above 0.
 
     Raises:
-        ValueError: an argument is below 1, a temperature is not finite and above 0, logits are NaN, or examples are
-            out of order.
+        ValueError: an argument is below 1, a temperature is not finite and above 0, logits are NaN or not of as many
+            models as ``scaling``, or examples are out of order.
     """
     if n_best < 1 or max_answer_length < 1:
         raise ValueError(f"n_best {n_best} and max_answer_length {max_answer_length} must be at least 1")
     if not min_probability > 0:
         raise ValueError(f"min_probability {min_probability} must be above 0")
-    if not all(0 < each < np.inf for each in (scaling.temperature, *scaling.temperatures)):
+    if not all(0 < each < np.inf for each in (scaling.temperature, *scaling.temperatures, *scaling.of_models)):
         raise ValueError(f"temperatures must be finite and above 0: {scaling}")
+    if logits.start.shape[1:] != ((len(scaling.of_models),) if scaling.of_models else ()):
+        raise ValueError(f"the logits, {logits.start.shape}, are not those of the models: {scaling}")
     step = logits.example[1:] - logits.example[:-1]
     if len(logits.example) and (logits.example[0] != 0 or (step < 0).any() or (step > 1).any()):
         raise ValueError("windows must be in order of example, and every example from 0 on needs at least one window")
@@ -170,10 +177,14 @@ def decode_spans(
 
 
 def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
-    """Split between examples into chunks of at most `_CHUNK_TOKENS` tokens; only a single example may exceed it."""
+    """Split between examples into chunks of at most `_CHUNK_TOKENS` tokens; only a single example may exceed it.
+
+    Those of an ensemble are smaller, by the number of its models.
+    """
     if not len(logits.example):
         return
-    if len(logits.start) <= _CHUNK_TOKENS:
+    most = _CHUNK_TOKENS // int(np.prod(logits.start.shape[1:]))
+    if len(logits.start) <= most:
         yield _wide(logits, slice(None), slice(None), 0)
         return
     last_token = logits.length.astype(np.int64).cumsum()
@@ -183,7 +194,7 @@ def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
     example = 0
     while example < len(first_window):
         token = int(token_end[example - 1]) if example else 0
-        stop = max(int(np.searchsorted(token_end, token + _CHUNK_TOKENS, side="right")), example + 1)
+        stop = max(int(np.searchsorted(token_end, token + most, side="right")), example + 1)
         windows = slice(int(first_window[example]), int(window_end[stop - 1]))
         tokens = slice(token, int(token_end[stop - 1]))
         yield _wide(logits, windows, tokens, example)
@@ -212,29 +223,15 @@ def _decode_chunk(
     max_answer_length = min(max_answer_length, max(int(logits.length.max()), 1))
     examples = int(logits.example[-1]) + 1
     example = np.repeat(logits.example, logits.length)  # [tokens]
-    covers = logits.char_end > logits.char_start
-    start = np.where(covers, logits.start, -np.inf)
-    end = np.where(covers, logits.end, -np.inf)
-    # `max_answer_length - 1` values of -inf follow the end logits of each window: no span crosses into the next one.
-    end_index = np.arange(len(end)) + np.repeat(np.arange(len(logits.length)) * (max_answer_length - 1), logits.length)
-    ends = np.full(len(end) + len(logits.length) * (max_answer_length - 1), -np.inf)
-    ends[end_index] = end
-    row_best = start + _sliding_max(ends, max_answer_length)[end_index]  # [tokens] best score by start token
-
-    null = np.full(examples, np.inf)
-    np.minimum.at(null, logits.example, logits.null)
-
-    sums = SpanSums(start, end, row_best, logits.example, logits.length, max_answer_length)
+    pairs = _pairs(logits, example, max_answer_length, scaling)
+    null = pairs.null
     null_score = (null - scaling.threshold) / scaling.temperature
-    log_total = np.logaddexp(sums.logs((scaling.temperature,))[0], null_score)
+    log_total = np.logaddexp(pairs.log_sums((scaling.temperature,))[0], null_score)
     # A little lower than the score of ``min_probability``: rounding loses no span, and the probability decides.
     some = log_total > -np.inf
     floor = np.full(examples, np.inf)
     floor[some] = scaling.temperature * (log_total[some] + np.log(min_probability)) - 1e-6
-    token, reach = _candidates(
-        example, logits.char_start, row_best, start, ends, end_index, examples, n_best, max_answer_length, floor
-    )
-    score = start[token] + ends[end_index[token] + reach]
+    token, reach, score = _candidates(example, logits.char_start, pairs, examples, n_best, floor)
     probability = np.exp(score / scaling.temperature - log_total[example[token]])
     best = _best_distinct(
         example[token],
@@ -253,52 +250,42 @@ def _decode_chunk(
         probability=probability,
         null_score=null,
         null_probability=np.exp(null_score - log_total),
-        log_spans=sums.logs(scaling.temperatures).T,
+        log_spans=pairs.log_sums(scaling.temperatures).T,
     )
 
 
-def _sliding_max(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """``out[i] = max(values[i : i + width])``, computed in log2(width) passes."""
-    out = values.copy()
-    covered = 1
-    while covered < width:
-        shift = min(covered, width - covered)
-        out[:-shift] = np.maximum(out[:-shift], out[shift:])
-        covered += shift
-    return out
+def _pairs(logits: WindowLogits, example: Ints, width: int, scaling: Scaling) -> Pairs:
+    """The scores of all token spans of at most ``width`` tokens; ``example``, [tokens], is that of each token."""
+    covers = logits.char_end > logits.char_start
+    columns = [*logits.start.T, *logits.end.T] if scaling.of_models else [logits.start, logits.end]
+    values = [np.where(covers, column, -np.inf) for column in columns]
+    nulls = logits.null.T if scaling.of_models else [logits.null]
+    of_each = zip(values[: len(nulls)], values[len(nulls) :], nulls, strict=True)
+    models = [ModelPairs(start, end, null, logits.example, logits.length, width) for start, end, null in of_each]
+    return MeanPairs(models, scaling.of_models, example) if scaling.of_models else models[0]
 
 
 def _candidates(
-    example: Ints,
-    char_start: Ints,
-    row_best: NDArray[np.float64],
-    start: NDArray[np.float64],
-    ends: NDArray[np.float64],
-    end_index: Ints,
-    examples: int,
-    n_best: int,
-    max_answer_length: int,
-    floor: NDArray[np.float64],
-) -> tuple[Ints, Ints]:
-    """Pairs (token, reach), among them the n best character spans of each example; the end is token + reach.
+    example: Ints, char_start: Ints, pairs: Pairs, examples: int, n_best: int, floor: NDArray[np.float64]
+) -> tuple[Ints, Ints, NDArray[np.float64]]:
+    """Pairs (token, reach) and their scores, among them the n best character spans of each example.
 
-    Those that score at least ``floor``, [N], are among them too.
+    Those that score at least ``floor``, [N], are among them too. The end of a span is token + reach.
 
     Each distinct start offset has a best span, and these are different character spans. So the n-th highest of their
     scores is a lower bound for the score of the n-th best character span.
     """
-    group, group_start, best = example, char_start, row_best
+    group, group_start, best = example, char_start, pairs.row_best
     if not _in_reading_order(example, char_start):  # several windows share tokens
         order = np.lexsort((char_start, example))
-        group, group_start, best = example[order], char_start[order], row_best[order]
+        group, group_start, best = example[order], char_start[order], best[order]
     first = np.flatnonzero(begins_run(group, group_start))
     group_best = np.maximum.reduceat(best, first) if len(first) else np.zeros(0)
-    bound = np.minimum(_nth_largest(group_best, group[first], examples, n_best), floor)
-    token = np.flatnonzero((row_best >= bound[example]) & (row_best > -np.inf))
-    reach = np.arange(max_answer_length)
-    score = start[token][:, None] + ends[end_index[token][:, None] + reach]
-    row, reach_of = np.nonzero((score >= bound[example[token]][:, None]) & (score > -np.inf))
-    return token[row], reach_of
+    bound = np.minimum(_nth_largest(group_best, group[first], examples, n_best) - pairs.slack, floor)
+    token = np.flatnonzero((pairs.row_best >= bound[example]) & (pairs.row_best > -np.inf))
+    score = pairs.of(token)
+    row, reach = np.nonzero((score >= bound[example[token]][:, None]) & (score > -np.inf))
+    return token[row], reach, score[row, reach]
 
 
 def _nth_largest(values: NDArray[np.float64], segment: Ints, segments: int, n: int) -> NDArray[np.float64]:

@@ -68,7 +68,7 @@ class SpanSums:
     def logs(self, temperatures: Sequence[float]) -> Float64s:
         """[K, N] logarithms of the sums at K temperatures; -inf for an example without a span."""
         found = np.empty((len(temperatures), self._examples))
-        for chain in _halves(temperatures):
+        for chain in halves(temperatures):
             start, end = (np.exp(values / temperatures[chain[0]]) for values in self._below)
             for number in chain:
                 found[number] = self._logs(start, end, temperatures[number])
@@ -96,7 +96,7 @@ class SpanSums:
         return _log(np.bincount(self._example, np.exp(rows - top[self._example]), minlength=self._examples)) + top
 
 
-def _halves(temperatures: Sequence[float]) -> Iterator[list[int]]:
+def halves(temperatures: Sequence[float]) -> Iterator[list[int]]:
     """Indices of temperatures in groups, in which each is half of the one before; every index is in one of them."""
     left = sorted(range(len(temperatures)), key=lambda number: -temperatures[number])
     while left:

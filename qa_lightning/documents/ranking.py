@@ -25,6 +25,7 @@ from torch import Tensor
 
 from qa_lightning.arrays import Ints
 from qa_lightning.decoding.decoder import Decoder
+from qa_lightning.decoding.pairs import mean_of
 from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, decode_spans
 from qa_lightning.documents.collection import Extract
 from qa_lightning.errors import InputError
@@ -131,6 +132,8 @@ class RankedExtracts:
         if self._priors is not None:
             # Scores are divided by the temperature, which belongs to the reader alone.
             prior = self._ranking.scaling.temperature * self._priors.at(windows.char_start)
+            if own := self._ranking.scaling.of_models:  # each model's scores, by its own temperature
+                prior = np.multiply.outer(prior, np.array(own) / mean_of(own))
             windows = replace(windows, start=windows.start + prior)
         return apart(windows, self._ranking)
 

@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Trainer
 
 from qa_lightning.data.columns import ReadSettings
 from qa_lightning.data.examples import OnBadRows
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation.result import ScoreResult
+from qa_lightning.features.batching import Batch
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import fit_confidence
 from qa_lightning.metrics.squad import MixedScript
 from qa_lightning.metrics.thresholds import squad_v2_metrics
-from qa_lightning.models.loading import lasting_name, load_answering_model, max_positions
+from qa_lightning.models.computing.attention import without_reads
+from qa_lightning.models.computing.loss import span_loss
+from qa_lightning.models.ensemble import Ensemble, load_asked, models_of, settings_of
+from qa_lightning.models.loading import lasting_names, max_positions, model_names
 from qa_lightning.models.onnx import is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.models.threshold_file import read_threshold_file, threshold_file
@@ -49,7 +54,7 @@ def score_model(
     """Answer the questions of ``data`` as a validation in training does, and score the answers.
 
     Args:
-        name: folder of a trained model, or its name on the Hub.
+        name: folder of a trained model, or its name on the Hub; several, with commas between them, answer together.
         data: file or dataset.
         batch_size: windows per step.
         max_examples: score only this many questions, the first ones.
@@ -62,20 +67,21 @@ def score_model(
             the model's own.
 
     Raises:
-        InputError: the model is an ONNX export, or the model, the data or ``thresholds`` cannot be read.
+        InputError: the model is an ONNX export, or the model, the data or ``thresholds`` cannot be read; or several
+            models do not read the same windows.
     """
-    name = lasting_name(name)
-    if is_onnx_folder(name):
+    name = lasting_names(name)
+    if exports := [one for one in model_names(name) if is_onnx_folder(one)]:
         raise InputError(
-            f"--model {name} is an ONNX export, which validation cannot run; answer the questions with "
+            f"--model {exports[0]} is an ONNX export, which validation cannot run; answer the questions with "
             f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score the answers with "
             f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
         )
-    saved, settings = _settings(name, thresholds, lengths or {})
+    model, saved, settings = _loaded(name, thresholds, lengths or {})
     datamodule = SquadDataModule(
         dataset=None,
         validation=data,
-        model_name=name,
+        model_name=model_names(name)[0],
         **{field: getattr(settings, field) for field in ("max_length", "doc_stride", "max_question_length")},
         eval_batch_size=batch_size,
         max_validation_examples=max_examples,
@@ -86,7 +92,7 @@ def score_model(
     )
     fingerprint = datamodule.fingerprint("validation")  # as in training, where offsets matter
     datamodule.texts_alone = True
-    module = _validated(name, datamodule, settings, mixed_script)
+    module = _validated(model_names(name)[0], model, datamodule, settings, mixed_script)
     assert module.predictions is not None
     if module.predictions.version_2 and not saved.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")
@@ -104,32 +110,65 @@ def score_model(
     return replace(result, threshold_file=threshold_file(fitted, name, data))
 
 
-def _settings(name: str, thresholds: Path | None, lengths: Mapping[str, int]) -> tuple[AnswerSettings, AnswerSettings]:
-    """The settings that a model was saved with, and those that it is asked with here.
+def _loaded(
+    name: str, thresholds: Path | None, lengths: Mapping[str, int]
+) -> tuple[Ensemble | None, AnswerSettings, AnswerSettings]:
+    """An ensemble, None for one model; the settings that it was saved with, and those that it is asked with here.
 
     Raises:
         InputError: the model or the file of thresholds cannot be read, or windows are longer than the model takes.
     """
-    model, tokenizer = load_answering_model(name)  # refuses a head that was never trained
-    saved = AnswerSettings.of_model(model, tokenizer)
+    model, tokenizer = load_asked(name, lengths=lengths)  # refuses a head that was never trained
+    saved = settings_of(model, tokenizer)
     changed: Any = lengths
     settings = replace(saved.fitted(read_threshold_file(thresholds, name)) if thresholds else saved, **changed)
     if (positions := max_positions(model)) and settings.max_length > positions:
         raise InputError(f"--data.max_length {settings.max_length}: the model has {positions} positions")
-    return saved, settings
+    return model if isinstance(model, Ensemble) else None, saved, settings
+
+
+class _EnsembleModule(QALightningModule):
+    """Validates an ensemble, which must be put into ``model``."""
+
+    def setup(self, stage: str) -> None:
+        """As for one model."""
+        super().setup(stage)
+        if self.trainer.strategy.root_device.type == "cuda":
+            for model in models_of(self.model):
+                without_reads(model)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """As for one model; the loss is the mean of those of the models."""
+        start, end = self(batch)
+        losses = [span_loss(*logits, batch) for logits in zip(start.unbind(-1), end.unbind(-1), strict=True)]
+        assert self._decoder is not None
+        self._decoder.add_batch(batch, start, end, torch.stack(losses).mean(0))
 
 
 def _validated(
-    name: str, datamodule: SquadDataModule, settings: AnswerSettings, mixed_script: bool | MixedScript
+    name: str,
+    ensemble: Ensemble | None,
+    datamodule: SquadDataModule,
+    settings: AnswerSettings,
+    mixed_script: bool | MixedScript,
 ) -> QALightningModule:
-    """Validate a model; its module then holds predictions, outcomes and scores."""
-    module = QALightningModule(
+    """Validate a model; its module then holds predictions, outcomes and scores.
+
+    Args:
+        name: of the model, or of the first one of ``ensemble``.
+        ensemble: answers in its place, unless it is None.
+        datamodule, settings, mixed_script: see `score_model`.
+    """
+    kind = QALightningModule if ensemble is None else _EnsembleModule
+    module = kind(
         name,
         max_answer_length=settings.max_answer_length,
         n_best=_N_BEST,
         null_score_diff_threshold=settings.null_score_diff_threshold,
         mixed_script=mixed_script,
     )
+    if ensemble is not None:
+        module.model, module.temperatures_of_models = ensemble, settings.scaling.of_models
     module.temperature, module.temperatures = settings.temperature, tuple(TEMPERATURES)
     trainer = Trainer(
         callbacks=[ValidationProgress()],

@@ -18,7 +18,8 @@ from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.utils import is_accelerate_available
 
 from qa_lightning.errors import InputError
-from qa_lightning.models.loading import lasting_name, load_answering_model, load_tokenizer, tokenizer_problem
+from qa_lightning.models.ensemble import load_asked
+from qa_lightning.models.loading import lasting_names, load_tokenizer, model_names, tokenizer_problem
 
 log = logging.getLogger("qa_lightning")
 
@@ -26,6 +27,7 @@ TASK, OLD_TASK = "extractive-qa", "question-answering"
 DEFAULT_MODEL = ("distilbert/distilbert-base-cased-distilled-squad", "564e9b5")  # 4.57's: name on the Hub, commit
 
 _UNUSED = ("feature_extractor", "image_processor", "processor", "modelcard", "args_parser", "binary_output")
+_OF_ONE = ("config", "device_map")  # what several models cannot share
 # The keys of ``model_kwargs`` that say where files come from, so they hold for the tokenizer too.
 _HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "subfolder", "code_revision")
 
@@ -35,7 +37,8 @@ def chosen_model(task: Any, model: Any) -> tuple[Any, str | None]:
 
     Args:
         task: the task, or the model; None for neither.
-        model: a name, a folder or an object; None if it was passed in the task's place, or not at all.
+        model: a name, a folder, several of them, or an object; None if it was passed in the task's place, or not at
+            all.
 
     Raises:
         InputError: the task is another one.
@@ -48,7 +51,7 @@ def chosen_model(task: Any, model: Any) -> tuple[Any, str | None]:
     if model is None:
         log.warning("no model was given: taking %s, as transformers 4.57 did; pass model= to choose", DEFAULT_MODEL[0])
         return DEFAULT_MODEL
-    return (lasting_name(model) if isinstance(model, (str, PathLike)) else model), None
+    return (lasting_names(model) if isinstance(model, (str, PathLike, list, tuple)) else model), None
 
 
 def chosen_dtype(**given: Any) -> torch.dtype | str | None:
@@ -147,7 +150,7 @@ def load_parts(model: Any, tokenizer: Any, how: Loading) -> tuple[Any, Any]:
     """The model and the tokenizer of a pipeline.
 
     Args:
-        model: a name or an object.
+        model: a name, several with commas between them, or an object.
         tokenizer: a name or an object; None for the one that belongs to the named model.
         how: how to load what is named.
 
@@ -155,8 +158,12 @@ def load_parts(model: Any, tokenizer: Any, how: Loading) -> tuple[Any, Any]:
         InputError: something cannot be loaded, the two do not fit, or there is no tokenizer.
     """
     if isinstance(model, str):
+        if len(model_names(model)) > 1 and (given := [name for name in _OF_ONE if name in how.model_options]):
+            raise InputError(
+                f"{' and '.join(given)} can be given for one model, and not for several that answer together"
+            )
         try:
-            return load_answering_model(
+            return load_asked(
                 model,
                 how.dtype,
                 how.trust_remote_code,

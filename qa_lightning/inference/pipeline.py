@@ -24,7 +24,6 @@ from typing import Any, Literal
 import torch
 from transformers.pipelines.base import ChunkPipeline
 
-from qa_lightning.decoding.spans import Scaling
 from qa_lightning.documents.collection import Collection
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
@@ -45,8 +44,9 @@ from qa_lightning.inference.settings import (
 from qa_lightning.inference.v4 import V4Answers, V4Questions, V4Windower
 from qa_lightning.models.computing.attention import mask_is_optional
 from qa_lightning.models.computing.loss import MODEL_INPUTS, inputs_on
+from qa_lightning.models.ensemble import Ensemble, models_of, settings_of
 from qa_lightning.models.loading import max_positions, model_summary, name_token_types
-from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
+from qa_lightning.models.settings import CONFIG_KEY
 from qa_lightning.models.threshold_file import read_threshold_file
 
 Compat = Literal["v4"]
@@ -63,7 +63,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
     with another ``preprocess``, questions are answered one after the other, and windows one by one.
 
     Args:
-        model: a model with a question answering head, or an `onnx.OnnxModel`.
+        model: a model with a question answering head, an `onnx.OnnxModel`, or an `Ensemble` of several models.
         tokenizer: its fast tokenizer.
         device: as for any pipeline; None takes the first GPU, or the CPU if there is none.
         batch_size: windows per forward pass.
@@ -107,12 +107,16 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
                 f"tokenizer {type(tokenizer).__name__} is not a fast tokenizer, so it returns no character offsets; "
                 "pass the model's fast tokenizer (AutoTokenizer.from_pretrained with a tokenizer.json)"
             )
+        if compat == "v4" and isinstance(model, Ensemble):
+            raise InputError("compat 'v4' gives the scores of one model; pass one, or leave compat out")
         settings = refuse_unused(settings, framework)
         settings.pop("local_files_only", None)  # transformers' own function passes it on, after it was heeded
         self.compat = compat
         self._built = False
-        self._saved = AnswerSettings.of_model(model, tokenizer) if hasattr(model.config, CONFIG_KEY) else None
-        self.scaling = self._saved.scaling if self._saved else Scaling()
+        settings_there = settings_of(model, tokenizer)  # the defaults, if the model was saved without any
+        self._saved = settings_there if hasattr(model.config, CONFIG_KEY) else None
+        self._usual = replace(settings_there, max_answer_length=V4_ANSWER_LENGTH)
+        self.scaling = settings_there.scaling
         self.scores_at_precision = self._saved.scores_at_precision if self._saved else {}
         self._positions = max_positions(model)
         self._windowers = Windowers(tokenizer)
@@ -130,7 +134,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             **settings,
         )
         self._built = True
-        self._may_lack_mask = mask_is_optional(self.model)
+        self._may_lack_mask = all(map(mask_is_optional, models_of(self.model)))
         self._collate = PaddingCollator(tokenizer)
         self.model.eval()
 
@@ -228,7 +232,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         asked = AskSettings(**{"top_k": params.postprocess.get("top_k", 1), **about_asking})
         asked.check()
         windows = window_settings(given, self._saved, self._positions, self.tokenizer)
-        saved = self._saved or AnswerSettings(max_answer_length=V4_ANSWER_LENGTH)
+        saved = self._saved or self._usual
         model = AskedModel(
             self._windowers.of(windows),
             replace(
@@ -426,8 +430,9 @@ def pipeline(
     Args:
         task: ``question-answering``, the one task; or the model.
         model: a folder, or a name on the Hub, of any question answering model or of an ONNX export of one; the folder
-            of a run, or ``last`` for the newest run in ``lightning_logs``; or a loaded model. None takes 4.57's
-            default, a DistilBERT from the Hub.
+            of a run, or ``last`` for the newest run in ``lightning_logs``; or a loaded model. Several names, in a list
+            or with commas between them, answer together (see `Ensemble`). None takes 4.57's default, a DistilBERT from
+            the Hub.
         config: a name or an object, in place of the model's own.
         tokenizer: a name or an object; None takes the model's own. Needed with a loaded model.
         framework, use_fast: accepted as ``pt`` and True.
@@ -482,5 +487,8 @@ def pipeline(
     if threshold_file is not None:
         name = chosen if isinstance(chosen, str) else str(loaded.name_or_path)
         found = read_threshold_file(Path(threshold_file), name)
-        answers.scaling, answers.scores_at_precision = found.scaling, found.scores_at_precision
+        answers.scaling = replace(
+            answers.scaling, temperature=found.scaling.temperature, threshold=found.scaling.threshold
+        )
+        answers.scores_at_precision = found.scores_at_precision
     return answers

@@ -25,7 +25,8 @@ from qa_lightning.inference.asking import CANDIDATES, PRIOR, TOP_K, AskedModel, 
 from qa_lightning.inference.engine import CHUNK_FACTOR, BestAnswers, answer_all
 from qa_lightning.models.computing.attention import without_reads
 from qa_lightning.models.computing.loss import inputs_on, model_logits
-from qa_lightning.models.loading import lasting_name, load_answering_model, model_summary
+from qa_lightning.models.ensemble import load_asked, models_of, settings_of
+from qa_lightning.models.loading import lasting_names, model_summary
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
@@ -34,7 +35,7 @@ class Reader:
     """A trained model that answers questions from their contexts; `answer` returns one answer per question.
 
     Args:
-        model: a question answering model.
+        model: a question answering model, or an `Ensemble` of several.
         tokenizer: its fast tokenizer.
         settings: None takes those that the model was saved with.
     """
@@ -42,13 +43,13 @@ class Reader:
     def __init__(self, model: Any, tokenizer: Any, settings: AnswerSettings | None = None) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.settings = settings or AnswerSettings.of_model(model, tokenizer)
+        self.settings = settings or settings_of(model, tokenizer)
         self._windower = Windower(tokenizer, self.settings.windows)
 
     @classmethod
     def from_pretrained(
         cls,
-        name: str | PathLike[str],
+        name: str | PathLike[str] | Sequence[str | PathLike[str]],
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         threshold_file: str | PathLike[str] | None = None,
@@ -56,7 +57,8 @@ class Reader:
         """Load a model and its tokenizer.
 
         Args:
-            name: a model's or a run's folder, ``last`` for the newest run in ``lightning_logs``, or a name on the Hub.
+            name: a model's or a run's folder, ``last`` for the newest run in ``lightning_logs``, or a name on the Hub;
+                several, in a list or with commas between them, answer together (see `Ensemble`).
             device: None takes the first GPU, or the CPU if there is none.
             dtype: of weights and computation; None means float32.
             threshold_file: written by ``qa-lightning evaluate --output_dir`` for this model: its threshold and
@@ -64,15 +66,16 @@ class Reader:
 
         Raises:
             InputError: the model cannot be loaded, has no question answering head or a tokenizer that does not fit;
-                or ``threshold_file`` cannot be read or belongs to another model.
+                several do not read the same windows; or ``threshold_file`` cannot be read or belongs to another model.
         """
-        name = lasting_name(name)
-        model, tokenizer = load_answering_model(name, dtype)
+        name = lasting_names(name)
+        model, tokenizer = load_asked(name, dtype)
         found = read_threshold_file(Path(threshold_file), name) if threshold_file else None
-        settings = AnswerSettings.of_model(model, tokenizer)
+        settings = settings_of(model, tokenizer)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if model.device.type == "cuda":
-            without_reads(model)
+            for one in models_of(model):
+                without_reads(one)
         return cls(model, tokenizer, settings.fitted(found) if found else settings)
 
     load = from_pretrained

@@ -5,7 +5,7 @@ A model needs a question answering head and a fast tokenizer with no more tokens
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,64 @@ def lasting_name(name: str | PathLike[str]) -> str:
     return text if text == TINY or not isinstance(text, str) else resolve(text)
 
 
+def model_names(name: str) -> list[str]:
+    """The models that a name means: one, or several with commas between them, ``A,B,C``.
+
+    A path with a comma in it is one model if it is there: from left to right, the longest such path is taken.
+
+    Raises:
+        InputError: a comma has no name beside it.
+    """
+    parts = name.split(",")
+    found: list[str] = []
+    while parts:
+        joined = (",".join(parts[:count]) for count in range(len(parts), 1, -1))
+        one = next(filter(_is_there, joined), parts[0])
+        del parts[: one.count(",") + 1]
+        found.append(one.strip() or one)
+    if len(found) > 1 and not all(one.strip() for one in found):
+        raise InputError(f"--model {name!r} has a comma without a name beside it; pass models as A,B,C")
+    return found
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path.strip()).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, of an unknown user, or with a null byte
+        return False
+
+
+def lasting_names(name: str | PathLike[str] | Sequence[str | PathLike[str]]) -> str:
+    """As `lasting_name`, of one model or of several that answer together; those of several are joined by commas.
+
+    Args:
+        name: of a model; several, with commas between them or in a list.
+
+    Raises:
+        InputError: see `resolve` and `model_names`; or joined names would mean other models.
+    """
+    if isinstance(name, str):
+        given: list[str | PathLike[str]] = [*model_names(name)]
+    else:
+        given = [name] if isinstance(name, PathLike) else list(name)
+    wrong = [one for one in given if not isinstance(one, (str, PathLike))]
+    if wrong or not given:
+        what = f"holds an object of type {type(wrong[0]).__name__}" if wrong else "is empty"
+        raise InputError(f"the list of models {what}; pass the models' folders, or their names on the Hub")
+    found, problems = [], []
+    for one in given:
+        try:
+            found.append(lasting_name(one))
+        except InputError as error:
+            problems += error.problems
+    joined = ",".join(found)
+    if not problems and model_names(joined) != found:
+        problems.append(f"--model {joined}: a comma in a folder's name separates models here; rename the folder")
+    if problems:
+        raise InputError(problems)
+    return joined
+
+
 def resolve(name: str) -> str:
     """The folder or Hub name to load from; the folder of ``tiny`` is created in the cache on first use.
 
@@ -207,10 +265,16 @@ def resolve(name: str) -> str:
             it; ``last``, for the newest such model in ``lightning_logs``; or ``tiny``.
 
     Raises:
-        InputError: it is a file, a run's folder without a model, or ``last`` where there is no run with a model.
+        InputError: it is a file, a run's folder without a model, ``last`` where there is no run with a model, or it
+            names several models.
     """
     if name == TINY:
         return str(tiny_folder())
+    if "," in name and len(names := model_names(name)) > 1:
+        raise InputError(
+            f"--model {name} names {len(names)} models, and this takes one; several can answer together in predict, "
+            "ask, demo, evaluate and report"
+        )
     path = Path(name).expanduser() if name.startswith("~") else Path(name)
     if path.is_file():
         raise InputError(_file_problem(name, path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from huggingface_hub import snapshot_download
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
 from qa_lightning.models.folder import holds_weights, weights_digest
-from qa_lightning.models.loading import resolve
+from qa_lightning.models.loading import model_names, resolve
 from qa_lightning.models.settings import Fitted, setting_problems
 from qa_lightning.wording import command
 
@@ -24,12 +25,12 @@ def threshold_file(fitted: Fitted, model: str, data: str) -> dict[str, Any]:
 
     Args:
         fitted: what was fitted.
-        model: name or folder of the model; a digest of its weights is stored.
+        model: name or folder of the model, or of several that answer together; a digest of the weights is stored.
         data: the data of the fit.
     """
     return {
         "model": model,
-        "weights": weights_digest(weights_folder(model)),
+        "weights": _weights_of(model),
         "fitted_to": data,
         "fingerprint": fitted.fingerprint,
         **fitted.as_json(),
@@ -56,19 +57,25 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
     if problems := setting_problems(fitted):
         again = f"write the file again with `{command('evaluate')}`"
         raise InputError([f"--threshold_file {path}: {problem}; {again}" for problem in problems])
-    folder = weights_folder(model)
-    if not holds_weights(folder):
+    without = [one for one in model_names(model) if not holds_weights(weights_folder(one))]
+    if without:
         raise InputError(
-            f"--threshold_file {path}: --model {model} has no model.safetensors to compare with; an ONNX export keeps "
-            "the threshold of the model that it was made from, so leave the flag out"
+            f"--threshold_file {path}: --model {without[0]} has no model.safetensors to compare with; an ONNX export "
+            "keeps the threshold of the model that it was made from, so leave the flag out"
         )
-    if weights_digest(folder) != weights:
+    if _weights_of(model) != weights:
         raise InputError(
             f"--threshold_file {path} was made for {made_for}, whose weights are not those of --model {model}; "
             f"make one with `{command('evaluate')} --model {model} --data FILE --output_dir DIR`"
         )
     scaling = Scaling(float(fitted["temperature"]), float(fitted["null_score_diff_threshold"]))
     return Fitted(scaling, fitted["version_2"], fingerprint, fitted[_CURVE])
+
+
+def _weights_of(model: str) -> str:
+    """A digest of the weights of a model, or of several in any order."""
+    digests = sorted(weights_digest(weights_folder(one)) for one in model_names(model))
+    return digests[0] if len(digests) == 1 else sha256(" ".join(digests).encode()).hexdigest()
 
 
 def weights_folder(model: str) -> Path:

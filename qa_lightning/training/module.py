@@ -149,6 +149,7 @@ class QALightningModule(LightningModule):
         self.n_best = n_best
         self.threshold = null_score_diff_threshold
         self.temperature = 1.0
+        self.temperatures_of_models: tuple[float, ...] = ()  # of an ensemble, which evaluate puts in ``model``'s place
         self.model = load_model(model_name, attn_implementation, attention_dropout)
         self.computing_weights = computing_weights(self.model)
         if compile:
@@ -456,7 +457,7 @@ class QALightningModule(LightningModule):
         self.last_step = self.global_step if last else None
         alone = self.trainer.state.fn == TrainerFn.VALIDATING
         temperatures = self.temperatures or (tuple(TEMPERATURES.tolist()) if alone or last else ())
-        scaling = Scaling(self.temperature, self.threshold, temperatures)
+        scaling = Scaling(self.temperature, self.threshold, temperatures, self.temperatures_of_models)
         n_best = max(self.n_best, self.last_n_best if last else 0)
         self._decoder = Decoder(self._validation_set().store, BestSpans(n_best, self.max_answer_length, scaling))
 

@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import MODEL_HELP, Flags, decimal, port, positive, web_address
+from qa_lightning.cli.flags import MODELS_HELP, Flags, decimal, port, positive, web_address
 from qa_lightning.errors import naming_flags
 from qa_lightning.pages.demo.limits import Limits
 
@@ -32,9 +32,9 @@ def demo(words: Sequence[str]) -> int:
     bound = bound_socket(options.host or HOST, PORT if options.port is None else options.port)  # before the model loads
     with bound, quiet_gradio():
         from qa_lightning.inference.reader import Reader
-        from qa_lightning.models.loading import lasting_name
+        from qa_lightning.models.loading import lasting_names
 
-        model = lasting_name(options.model)
+        model = lasting_names(options.model)
         reader = Reader.from_pretrained(model, threshold_file=options.threshold_file)
         names = ("characters", "seconds", "concurrency", "file_mb")
         given: dict[str, Any] = {name: options[f"max_{name}"] for name in names if options[f"max_{name}"] is not None}
@@ -46,7 +46,7 @@ def demo(words: Sequence[str]) -> int:
 
 def _demo_options(words: Sequence[str]) -> Namespace:
     flags = Flags("demo", "Serve a page in the browser to ask a model in: paste a text, or drop files.")
-    flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODEL_HELP)
+    flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODELS_HELP)
     flags.add_argument(
         "--threshold_file", type=Path, metavar="FILE", help="threshold and temperature from an evaluation"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import DATA_HELP, MODEL_HELP, Flags, positive, reading_of
+from qa_lightning.cli.flags import DATA_HELP, MODELS_HELP, Flags, positive, reading_of
 from qa_lightning.cli.pages import check_output, writing
 from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.layout import REPORT
@@ -49,7 +49,7 @@ def _options(words: Sequence[str]) -> Namespace:
         "report",
         "Write a page about a model's errors: one HTML file that opens offline, and all questions as JSON lines.",
     )
-    flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODEL_HELP)
+    flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODELS_HELP)
     flags.add_argument("--data", type=str, required=True, metavar="DATA", help=DATA_HELP)
     flags.add_argument("--against", type=str, metavar="NAME", help="another model, compared on the same questions")
     flags.add_argument("--output", type=Path, default=Path(REPORT), metavar="FILE", help="the page, ending in .html")

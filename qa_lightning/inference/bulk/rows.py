@@ -27,7 +27,7 @@ from qa_lightning.inference.bulk.several import read_document_file
 from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.inference.reader import Reader
 from qa_lightning.inference.settings import checked_batch_size
-from qa_lightning.models.loading import lasting_name
+from qa_lightning.models.loading import lasting_names, model_names
 from qa_lightning.wording import did_you_mean, one_of, shown
 
 ROW = "row"  # a column that is handed through
@@ -47,7 +47,8 @@ class AnswerRows:
     comes, once for all copies of an object; several threads may call it at once.
 
     Args:
-        model: a model's or a run's folder, which all machines must see, ``last``, or a name on the Hub.
+        model: a model's or a run's folder, which all machines must see, ``last``, or a name on the Hub; several, in a
+            list or with commas between them, answer together.
         batch_size: windows per forward pass.
         dtype: number type of the computation: ``float32``, ``bfloat16`` or ``float16``.
         threshold_file: see `reader.Reader.from_pretrained`.
@@ -75,7 +76,7 @@ class AnswerRows:
 
     def __init__(
         self,
-        model: str | PathLike[str],
+        model: str | PathLike[str] | Sequence[str | PathLike[str]],
         *,
         batch_size: int = EVAL_BATCH_SIZE,
         dtype: str = DTYPES[0],
@@ -87,7 +88,8 @@ class AnswerRows:
         if dtype not in DTYPES:
             raise InputError(f"--dtype is {dtype!r}; it must be {one_of(DTYPES)}{did_you_mean(str(dtype), DTYPES)}")
         threshold = None if threshold_file is None else Path(threshold_file).absolute()
-        asked = PredictSettings(_everywhere(lasting_name(model)), dtype, checked_batch_size(batch_size), threshold)
+        name = ",".join(map(_everywhere, model_names(lasting_names(model))))
+        asked = PredictSettings(name, dtype, checked_batch_size(batch_size), threshold)
         self._asked = asked
         self._device = device
         self._reading = ReadSettings(_columns(columns or {}))

@@ -29,7 +29,7 @@ from qa_lightning.inference.bulk.several import read_document_file
 from qa_lightning.inference.bulk.shards import RowSpan, Shard
 from qa_lightning.inference.bulk.workers import PredictSettings, answering, choose_devices
 from qa_lightning.models.load_errors import loading, quiet_transformers
-from qa_lightning.models.loading import resolve
+from qa_lightning.models.loading import model_names, resolve
 from qa_lightning.models.threshold_file import read_threshold_file
 from qa_lightning.progress import loop_progress
 from qa_lightning.runs.record import package_versions
@@ -284,11 +284,13 @@ def note(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def model_fingerprint(name: str) -> str:
-    """A fingerprint of a model: the digest of its files or, for a name on the Hub, its revision.
+    """A fingerprint of a model: the digest of its files or, for a name on the Hub, its revision; those of several.
 
     Raises:
         InputError: the model does not exist.
     """
+    if len(names := model_names(name)) > 1:
+        return " ".join(map(model_fingerprint, names))
     folder = Path(resolve(name))
     if not folder.is_dir():
         with loading(name), quiet_transformers():

@@ -46,7 +46,7 @@ class PredictSettings:
     """How questions are answered.
 
     Attributes:
-        model: folder or name on the Hub.
+        model: folder or name on the Hub; several, with commas between them, answer together.
         dtype: number type of the computation, by torch's name, such as ``bfloat16``.
         batch_size: windows per forward pass.
         threshold_file: see `reader.Reader.from_pretrained`.

@@ -54,6 +54,8 @@ def use_usual_attention(model: Any) -> None:
 
 def _attends_by_sdpa(model: Any) -> bool:
     """Whether it does, or did before one of the functions above."""
+    if not isinstance(model, PreTrainedModel):
+        return False
     by_sdpa = getattr(model.config, "_attn_implementation", None) in ("sdpa", _ALWAYS_MASKED, _FAST)
     return by_sdpa and bool(model._can_set_attn_implementation())
 

@@ -18,6 +18,7 @@ from uuid import uuid4
 from qa_lightning.errors import InputError
 from qa_lightning.layout import run_of
 from qa_lightning.marking import inert
+from qa_lightning.models.loading import model_names
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.pages.demo.answers import Asked, Asker, at_threshold
 from qa_lightning.pages.demo.bounds import refuse_addresses, within_a_loop
@@ -258,6 +259,8 @@ def _run(html: str) -> str:
 
 def shown_name(model: str) -> str:
     """A model's name for strangers: not where it lies on this machine."""
+    if len(names := model_names(model)) > 1:
+        return ", ".join(map(shown_name, names))
     path = Path(model)
     if not path.is_dir():
         return model
