@@ -80,7 +80,6 @@ def add_lora(model: Any, lora: Lora, name: str, frozen_layers: int = 0) -> None:
             f"{where}; leave it out"
         )
     config = peft.LoraConfig(
-        task_type=peft.TaskType.QUESTION_ANS,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -131,6 +130,22 @@ def has_adapters(model: Any) -> bool:
 def is_wrapped(model: Any) -> bool:
     """Whether it is a model of ``peft.get_peft_model``, and not a model with adapters within."""
     return has_adapters(model) and hasattr(model, "get_base_model")
+
+
+def pass_token_types(model: Any) -> None:
+    """Let a model that peft has wrapped for the task of question answering read token types, in place.
+
+    peft's class for that task (0.21) leaves out what marks question and context: adapters would be trained without, and
+    the merged model is asked with it. peft's class for any task passes all on.
+    """
+    if not is_wrapped(model):
+        return
+    from peft import PeftModel, PeftModelForQuestionAnswering
+
+    if type(model) is PeftModelForQuestionAnswering and not model.active_peft_config.is_prompt_learning:
+        model.__class__ = PeftModel
+        for config in model.peft_config.values():
+            config.task_type = None
 
 
 def leave_out_base(module: nn.Module, model: nn.Module, prefix: str) -> None:
@@ -294,4 +309,6 @@ def save_adapters(model: Any, folder: Path) -> None:
     config = copy.copy(model.peft_config[_ADAPTER])
     config.modules_to_save = sorted({path.partition(".")[0] for path in head})
     config.base_model_name_or_path, config.inference_mode = model.name_or_path, True
-    config.save_pretrained(folder)
+    # No task: peft's class for question answering leaves token types out; see `pass_token_types`.
+    kind = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+    config.save_pretrained(folder, auto_mapping_dict=kind)

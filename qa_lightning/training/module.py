@@ -43,6 +43,7 @@ from qa_lightning.models.adapters import (
     describe_adapters,
     has_adapters,
     leave_out_base,
+    pass_token_types,
     with_adapters_of,
 )
 from qa_lightning.models.computing.attention import use_fast_attention, use_usual_attention, without_reads
@@ -260,6 +261,7 @@ class QALightningModule(LightningModule):
         self._free_graphs()  # of a fit that ended with an exception
         if stage == "fit":
             self.losses.begin()  # before callbacks note where they begin
+            pass_token_types(self.model)
             if problems := self.graph_problems(self.trainer) + partial_problems(self.trainer, self.hparams):
                 raise InputError(problems)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
