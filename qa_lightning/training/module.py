@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -262,6 +263,8 @@ class QALightningModule(LightningModule):
         if stage == "fit":
             self.losses.begin()  # before callbacks note where they begin
             pass_token_types(self.model)
+            if self._frozen:  # what Lightning warns of is meant to be
+                warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
             if problems := self.graph_problems(self.trainer) + partial_problems(self.trainer, self.hparams):
                 raise InputError(problems)
         data = self.trainer.datamodule  # type: ignore[attr-defined]

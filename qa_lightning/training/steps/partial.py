@@ -25,7 +25,7 @@ def partial_lines(model: nn.Module, given: Mapping[str, Any]) -> list[str]:
     if not flags:
         return []
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    lines = [f"trains: {trained / 1e6:.2f} M of the parameters ({', '.join(flags)})"]
+    lines = [f"trains: {trained:,} of the parameters ({', '.join(flags)})"]
     if given.get("lora_rank") is not None and given["learning_rate"] < _LOW_RATE:
         lines.append(
             f"trains: adapters usually need --model.learning_rate 1e-4 to 5e-4, not {given['learning_rate']:g}"
