@@ -152,6 +152,16 @@ def test_the_adapters_folder_says_what_it_is_for(tmp_path, peft, model_folder) -
     assert all("lora_" in name or "qa_outputs" in name for name in names)
 
 
+def test_a_folder_of_adapters_is_no_model_and_the_error_says_which_is(tmp_path, peft, model_folder) -> None:
+    QALightningModule(model_folder, lora_rank=2).save(tmp_path / "saved")
+    folder = tmp_path / "saved" / "adapter"
+    with pytest.raises(InputError) as caught:
+        pipeline(folder)
+    assert caught.value.problems[0].startswith(
+        f"--model {folder} holds adapters alone; {folder.parent} holds the model with them. To merge them"
+    )
+
+
 def wrapped(peft, folder: str, task: str | None = "QUESTION_ANS", **options):
     """A model that a user has wrapped, with other values in what trains."""
     model = AutoModelForQuestionAnswering.from_pretrained(folder)
