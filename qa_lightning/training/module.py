@@ -126,7 +126,7 @@ class QALightningModule(LightningModule):
         lora_rank: train adapters of this rank (LoRA; Hu et al., 2021) and the head in place of the model; 8 is usual,
             with a learning rate of 1e-4 to 5e-4. Checkpoints then hold these alone. Needs the package peft; see
             `add_lora`. None trains the model itself.
-        lora_alpha: what adapters add is scaled by ``lora_alpha / lora_rank``; with a rank of 8, 16 is what Hu et al. have
+        lora_alpha: what adapters add is scaled by ``lora_alpha / lora_rank``; 16 for a rank of 8, as Hu et al. have it
             for RoBERTa-large.
         lora_dropout: dropout of what an adapter takes in.
         attention_dropout: dropout of attention in training; None keeps the model's own.

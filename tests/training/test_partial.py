@@ -31,8 +31,10 @@ from tests.helpers.training import AVERAGED, QUIET, SMALL, Crash, CrashError, cr
 LORA = ("--model.lora_rank", "4")
 FROZEN = ("--model.freeze_layers", "1")
 BOTH = (*LORA, *FROZEN)
-# Of peft's use of transformers.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),  # of peft's use of transformers
+    pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable"),  # the data module resumes itself
+]
 
 
 def needs_peft(flags: tuple[str, ...] = LORA) -> None:
