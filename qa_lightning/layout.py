@@ -9,6 +9,7 @@ from pathlib import Path
 
 LOGS = "lightning_logs"  # holds the runs' folders
 MODEL_FOLDER = "model"  # the best checkpoint, as a folder for transformers
+ADAPTER_FOLDER = "adapter"  # in a model's folder: its adapters (LoRA), where it was trained by some
 CHECKPOINT_FOLDER = "checkpoints"
 BEST, LAST = "best.ckpt", "last.ckpt"
 BEST_CHECKPOINT = f"{CHECKPOINT_FOLDER}/{BEST}"

@@ -239,6 +239,8 @@ def _training(run: Run) -> dict[str, Any]:
         "warmup": model.get("warmup_ratio"),
         "layer_decay": layer_decay if layer_decay != 1.0 else None,
         "weight_decay": model.get("weight_decay"),
+        "adapters": _adapters(model),
+        "frozen": model.get("freeze_layers"),
         "attention_dropout": model.get("attention_dropout"),
         "ema_decay": run.ema_decay,
         "gradient_clip": trainer.get("gradient_clip_val"),
@@ -250,6 +252,14 @@ def _training(run: Run) -> dict[str, Any]:
         "seed": record.get("seed"),
         "versions": ", ".join(f"{name} {number}" for name, number in (record.get("versions") or {}).items()),
     }
+
+
+def _adapters(model: Mapping[str, Any]) -> str | None:
+    """What was trained in place of the model; None if that was the model itself."""
+    if model.get("lora_rank") is None:
+        return None
+    dropout = f", dropout {model['lora_dropout']:g}" if model.get("lora_dropout") else ""
+    return f"LoRA, rank {model['lora_rank']}, alpha {model['lora_alpha']}{dropout}; merged into the weights"
 
 
 def _windows_per_step(run: Run, devices: int) -> int | None:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from qa_lightning.errors import DivergedError
 from qa_lightning.files import digest, new_folder, write_file
+from qa_lightning.layout import ADAPTER_FOLDER
+from qa_lightning.models.adapters import has_adapters, merged, save_adapters, with_weights
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.loading import CONFIG
 from qa_lightning.models.onnx import MODEL_FILE
@@ -119,18 +121,22 @@ def save_model(
 ) -> None:
     """Write config, safetensors and tokenizer; ``config.json`` keeps ``settings`` under ``qa_lightning``.
 
-    ``AutoModelForQuestionAnswering.from_pretrained(folder)`` loads it, with or without this package.
+    ``AutoModelForQuestionAnswering.from_pretrained(folder)`` loads it, with or without this package. Adapters are
+    merged into the weights, and written by themselves, with the head, as ``adapter/`` in the folder.
 
     Args:
         model: the model whose configuration is written.
         tokenizer, settings: how the model is asked.
         folder: the folder to write; an existing one is replaced.
-        weights: all weights, because the model itself may hold only a shard of them.
+        weights: all weights, because the model itself may hold only a shard of them; of a model with adapters, those
+            that were trained are enough.
         prefix: the names in ``weights`` that begin with it belong to the model; it is removed.
 
     Raises:
         DivergedError: some weights are not numbers; nothing is written.
+        InputError: the model has adapters that cannot be merged.
     """
+    own: Mapping[str, Tensor]
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     broken = [name for name, value in own.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
@@ -140,6 +146,11 @@ def save_model(
         )
     setattr(model.config, CONFIG_KEY, asdict(settings))
     with new_folder(folder) as part:
+        if has_adapters(model):
+            adapted = with_weights(model, own)
+            save_adapters(adapted, part / ADAPTER_FOLDER)
+            model = merged(adapted)
+            own = model.state_dict()
         with quiet_transformers():
             model.save_pretrained(part, state_dict=own)
         tokenizer.save_pretrained(part)

@@ -23,6 +23,7 @@ from qa_lightning.wording import command
 
 _LAST = "last"  # the name of the newest run's model
 CONFIG = "config.json"
+_ADAPTER_CONFIG = "adapter_config.json"  # peft's
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False, **hub: Any) -> Any:
@@ -265,8 +266,8 @@ def resolve(name: str) -> str:
             it; ``last``, for the newest such model in ``lightning_logs``; or ``tiny``.
 
     Raises:
-        InputError: it is a file, a run's folder without a model, ``last`` where there is no run with a model, or it
-            names several models.
+        InputError: it is a file, a run's folder without a model, adapters alone, ``last`` where there is no run with
+            a model, or it names several models.
     """
     if name == TINY:
         return str(tiny_folder())
@@ -282,6 +283,12 @@ def resolve(name: str) -> str:
         return _newest_model()
     if not path.is_dir() or (path / CONFIG).is_file():
         return str(path) if name.startswith("~") else name
+    if (path / _ADAPTER_CONFIG).is_file():
+        above = f"; {path.parent} holds the model with them" if (path.parent / CONFIG).is_file() else ""
+        raise InputError(
+            f"--model {name} holds adapters alone{above}. To merge them into a model, load that and run "
+            "peft.PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(FOLDER)"
+        )
     run = path.parent if path.name == CHECKPOINT_FOLDER else path
     if (run / MODEL_FOLDER / CONFIG).is_file():
         return str(run / MODEL_FOLDER)

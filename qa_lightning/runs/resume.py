@@ -21,6 +21,7 @@ log = logging.getLogger("qa_lightning")
 
 CURVES = "curves"  # key in a checkpoint
 _TRAINED = "current_model_state"  # Lightning's key for the trained weights, beside their mean
+_PARTS = ("freeze_layers", "lora_rank", "lora_alpha")  # the module's arguments that decide what of the model trains
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Beginning:
         shapes: name -> shape of each of the module's weights in the checkpoint.
         model_name: name of the trained model; None if it is not known.
         averaged: whether the checkpoint's weights are a running mean; those that are trained are beside them.
+        arguments: name -> value of the module's arguments that decide what of the model trains.
     """
 
     checkpoint: Path | None = None
@@ -46,6 +48,7 @@ class Beginning:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     model_name: str | None = None
     averaged: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def misfit(self, model_name: str, weights: Mapping[str, torch.Tensor]) -> str | None:
         """Why the checkpoint belongs to another model, and the fix; None if it fits.
@@ -73,6 +76,24 @@ class Beginning:
             f"{self.checkpoint} belongs to another model than --model.model_name {model_name}, it holds "
             f"{', '.join(differences)}; {fix}"
         )
+
+    def changed_parts(self, arguments: Mapping[str, Any]) -> list[str]:
+        """A line for each argument of the module that decides what of the model trains, and is not the checkpoint's.
+
+        Args:
+            arguments: name -> value of the module's arguments now.
+        """
+        if self.checkpoint is None:
+            return []
+        problems = []
+        for name in _PARTS:
+            then, now = self.arguments.get(name), arguments.get(name)
+            if then == now or (name == "lora_alpha" and None in (then, arguments.get("lora_rank"))):
+                continue
+            flag = f"--model.{name}"
+            how = f"without {flag}; leave it out" if then is None else f"with {flag} {then}; pass that"
+            problems.append(f"{self.checkpoint} was trained {how}{'' if now is None else f', not {now}'}")
+        return problems
 
     def cut_curves(self) -> None:
         """Cut the curves files in ``folder`` back to their size at the checkpoint: later points are logged again.
@@ -177,7 +198,8 @@ def read_beginning(path: Path) -> Beginning | str:
     if wrong := _wrong_types(checkpoint):
         return f"the file is not a checkpoint of a training run, {wrong}; choose another one"
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    name = checkpoint.get("hyper_parameters", {}).get("model_name")
+    arguments = checkpoint.get("hyper_parameters", {})
+    name = arguments.get("model_name")
     return Beginning(
         path,
         None,
@@ -187,6 +209,7 @@ def read_beginning(path: Path) -> Beginning | str:
         {weight: tuple(tensor.shape) for weight, tensor in checkpoint["state_dict"].items()},
         name if isinstance(name, str) else None,
         _TRAINED in checkpoint,
+        {part: arguments[part] for part in _PARTS if part in arguments},
     )
 
 

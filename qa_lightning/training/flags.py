@@ -28,6 +28,7 @@ from qa_lightning.training.averages import BestWeights, RunningMean, averaging_p
 from qa_lightning.training.callbacks import default_callbacks
 from qa_lightning.training.datamodule import SquadDataModule, data_problems
 from qa_lightning.training.module import LOGGED, LOGGED_WITH_UNANSWERABLE, QALightningModule, model_problems
+from qa_lightning.training.steps.partial import partial_problems
 from qa_lightning.wording import counted, flag_problem, usage_name, visible
 
 
@@ -249,6 +250,7 @@ class TrainCLI(LightningCLI):
     def _misfits(self) -> list[str]:
         """A line for each reason why the loaded model cannot be trained with these flags."""
         problems: list[str] = self.model.misfits(self.datamodule) + self.model.graph_problems(self.trainer)
+        problems += partial_problems(self.trainer, self.model.hparams)
         problems += self.datamodule.batch_problems(self.trainer, self.model)
         problems += callback_problems(
             self.trainer.callbacks,  # type: ignore[attr-defined]

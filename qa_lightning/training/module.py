@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,8 +37,19 @@ from qa_lightning.metrics.confidence import fit_confidence
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import MixedScript, SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
+from qa_lightning.models.adapters import (
+    Lora,
+    add_lora,
+    base_digest,
+    describe_adapters,
+    has_adapters,
+    leave_out_base,
+    pass_token_types,
+    with_adapters_of,
+)
 from qa_lightning.models.computing.attention import use_fast_attention, use_usual_attention, without_reads
 from qa_lightning.models.computing.dropout import use_fast_dropout, use_usual_dropout
+from qa_lightning.models.computing.freezing import freeze_lowest
 from qa_lightning.models.computing.layers import compile_layers, is_compiled
 from qa_lightning.models.computing.loss import (
     LABELS,
@@ -58,9 +70,14 @@ from qa_lightning.training.callbacks import EpochLines
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.steps.graphs import LENGTHS_APART, StepGraphs
 from qa_lightning.training.steps.optim import LinearSchedule, build_optimizer
+from qa_lightning.training.steps.partial import partial_problems
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing's since Python 3.11
 
 log = logging.getLogger("qa_lightning")
 
+ADAPTERS = "adapters"  # key in a checkpoint
 COMPILER: Any = "inductor"  # the backend of torch.compile; tests set another
 # What is logged, by name, for callbacks that monitor it.
 LOGGED = ("val/f1", "val/exact_match", "val/loss", "train/loss")
@@ -74,6 +91,10 @@ _RULES: Rules = {
     "weight_decay": (lambda decay: decay >= 0, "must not be negative"),
     "warmup_ratio": (lambda ratio: 0 <= ratio <= 1, "must be from 0 to 1, a part of the steps"),
     "layer_decay": (lambda decay: 0 < decay <= 1, "must be above 0 and at most 1, 0.7 to 0.9 are usual"),
+    "freeze_layers": (lambda layers: layers >= 0, "must not be negative; 0 freezes the embeddings alone"),
+    "lora_rank": (lambda rank: rank >= 1, "must be at least 1, 8 is usual"),
+    "lora_alpha": (lambda alpha: alpha >= 1, "must be at least 1, 16 is usual"),
+    "lora_dropout": (lambda dropout: 0 <= dropout < 1, "must be at least 0 and below 1"),
     "attention_dropout": (lambda dropout: 0 <= dropout < 1, "must be at least 0 and below 1, 0.1 is usual"),
     "max_answer_length": (lambda length: length >= 1, "must be at least 1"),
     "n_best": (lambda count: count >= 1, "must be at least 1"),
@@ -100,6 +121,14 @@ class QALightningModule(LightningModule):
         warmup_ratio: the part of the steps over which the learning rate rises from 0; it then falls linearly to 0.
         layer_decay: each layer learns at this part of the rate of the layer above; the head learns at
             ``learning_rate``, which should be higher then. 0.7 to 0.9 help small data.
+        freeze_layers: do not train the embeddings and so many of the lowest layers; 0 freezes the embeddings alone. See
+            `freeze_lowest`. None trains all.
+        lora_rank: train adapters of this rank (LoRA; Hu et al., 2021) and the head in place of the model; 8 is usual,
+            with a learning rate of 1e-4 to 5e-4. Checkpoints then hold these alone. Needs the package peft; see
+            `add_lora`. None trains the model itself.
+        lora_alpha: what adapters add is scaled by ``lora_alpha / lora_rank``; 16 for a rank of 8, as Hu et al. have it
+            for RoBERTa-large.
+        lora_dropout: dropout of what an adapter takes in.
         attention_dropout: dropout of attention in training; None keeps the model's own.
         max_answer_length: the longest answer, in tokens.
         n_best: candidates kept per question in ``predictions``; only the best one is scored.
@@ -125,6 +154,10 @@ class QALightningModule(LightningModule):
         weight_decay: float = 0.01,
         warmup_ratio: float = 0.0,
         layer_decay: float = 1.0,
+        freeze_layers: int | None = None,
+        lora_rank: int | None = None,
+        lora_alpha: int = 16,
+        lora_dropout: float = 0.0,
         attention_dropout: float | None = None,
         max_answer_length: int = MAX_ANSWER_LENGTH,
         n_best: int = 1,
@@ -152,6 +185,13 @@ class QALightningModule(LightningModule):
         self.temperatures_of_models: tuple[float, ...] = ()  # of an ensemble, which evaluate puts in ``model``'s place
         self.model = load_model(model_name, attn_implementation, attention_dropout)
         self.computing_weights = computing_weights(self.model)
+        self._base: str | None = None  # see `base_digest`
+        self._frozen = [] if freeze_layers is None else freeze_lowest(self.model, freeze_layers, model_name)
+        if lora_rank is not None:
+            add_lora(self.model, Lora(lora_rank, lora_alpha, lora_dropout), model_name, freeze_layers or 0)
+            leave_out_base(self, self.model, "model.")
+            self._base = base_digest(self.model)
+        self.train()
         if compile:
             compile_layers(self.model, COMPILER)
         self.metrics = torch.nn.ModuleList([SquadMetric(version_2, mixed_script) for version_2 in (False, True)])
@@ -178,6 +218,13 @@ class QALightningModule(LightningModule):
         encoder = self.model.base_model
         assert isinstance(encoder, torch.nn.Module)
         return encoder
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but frozen layers stay in eval mode."""
+        super().train(mode)
+        for name in self._frozen:
+            self.model.get_submodule(name).eval()
+        return self
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Start and end logits, [B, T] each; see `model_logits`."""
@@ -217,7 +264,10 @@ class QALightningModule(LightningModule):
         self._free_graphs()  # of a fit that ended with an exception
         if stage == "fit":
             self.losses.begin()  # before callbacks note where they begin
-            if problems := self.graph_problems(self.trainer):
+            pass_token_types(self.model)
+            if self._frozen:  # what Lightning warns of is meant to be
+                warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+            if problems := self.graph_problems(self.trainer) + partial_problems(self.trainer, self.hparams):
                 raise InputError(problems)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SquadDataModule):
@@ -329,9 +379,17 @@ class QALightningModule(LightningModule):
         self.check_losses()
         checkpoint["step_seed"] = self._seed
         checkpoint["answer_settings"] = asdict(self.answer_settings)
+        if has_adapters(self.model):
+            checkpoint[ADAPTERS] = describe_adapters(self.model, self._base)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the seed of the steps and, without a data module that decides it, how the model is asked."""
+        """Restore the seed of the steps and, without a data module that decides it, how the model is asked.
+
+        Raises:
+            InputError: the checkpoint holds adapters for other weights than the model's, or such as peft cannot make.
+        """
+        if saved_adapters := checkpoint.get(ADAPTERS):
+            self.model = with_adapters_of(self.model, saved_adapters, self._base, self.hparams["model_name"])
         self._seed, self._validated = checkpoint.get("step_seed"), None
         saved = checkpoint.get("answer_settings")
         if self.windows is None and saved is not None:

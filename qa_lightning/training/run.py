@@ -39,6 +39,7 @@ from qa_lightning.training.finish import finish, only_validating, relative, surv
 from qa_lightning.training.flags import TrainCLI
 from qa_lightning.training.module import LOGGED
 from qa_lightning.training.steps.heap import LimitedHeap, allocator, keep_freed_memory
+from qa_lightning.training.steps.partial import partial_lines
 from qa_lightning.wording import command, counted
 
 log = logging.getLogger("qa_lightning")
@@ -160,8 +161,11 @@ class TrainingRun:
             InputError: the run that is to be resumed still runs, or nothing can be written.
         """
         begun = self.beginning
-        if problem := begun.misfit(self.config.model.model_name, self.module.state_dict()):
-            raise InputError(f"--ckpt_path {self.config.ckpt_path or 'last'}: {problem}")
+        problems = begun.changed_parts(self.module.hparams)
+        if not problems and (problem := begun.misfit(self.config.model.model_name, self.module.state_dict())):
+            problems = [problem]
+        if problems:
+            raise InputError([f"--ckpt_path {self.config.ckpt_path or 'last'}: {problem}" for problem in problems])
         launch = self._peers.launch if self._peers is not None else None
         if launch is not None and launch.run_before and begun.folder is None:
             raise InputError(
@@ -332,6 +336,8 @@ class TrainingRun:
             f"model: {self.config.model.model_name}, {parameters / 1e6:.1f} M parameters, "
             f"precision {trainer.precision} on {trainer.world_size} x {kind}"
         )
+        for line in partial_lines(self.module.model, self.module.hparams):
+            log.info(line)
         devices = counted(trainer.world_size, "device")
         if data.finds_batch_size:
             step = f"{devices}, {counted(data.step_size(trainer.world_size), 'window')} per step"

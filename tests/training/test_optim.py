@@ -8,7 +8,8 @@ import torch
 from transformers import BertForQuestionAnswering, get_linear_schedule_with_warmup
 
 from qa_lightning import QALightningModule
-from qa_lightning.training.steps.optim import LinearSchedule, build_optimizer, layer_depths, parameter_groups
+from qa_lightning.models.computing.layers import layer_depths
+from qa_lightning.training.steps.optim import LinearSchedule, build_optimizer, parameter_groups
 from tests.helpers.families import FAMILIES
 
 

@@ -1,4 +1,4 @@
-"""The layers of a model: which of its modules they are, and compiling one of them for all."""
+"""The layers of a model: which of its modules they are, how deep each parameter is, and compiling one for all."""
 
 from __future__ import annotations
 
@@ -24,6 +24,24 @@ def layer_names(model: nn.Module) -> list[str]:
         if isinstance(module, nn.ModuleList) and not holds_lists and not within:
             names += [f"{name}.{child}" for child, _ in module.named_children()]
     return names
+
+
+def layer_depths(model: nn.Module) -> dict[str, int]:
+    """Name of each parameter -> its depth: 0 for embeddings, 1 to L for the L layers, L + 1 for the head.
+
+    In the encoder (transformers' ``base_model_prefix``), embedding tables have depth 0, and a parameter outside of
+    tables and layers has the depth of the one before it: the norm after a table that of the table. Everything outside
+    the encoder is the head.
+    """
+    layers = [f"{name}." for name in layer_names(model)]
+    encoder = f"{getattr(model, 'base_model_prefix', '')}."
+    tables = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    depths, below = {}, 0
+    for name, _ in model.named_parameters():
+        is_table = name.rpartition(".")[0] in tables
+        below = 0 if is_table else next((d for d, layer in enumerate(layers, 1) if name.startswith(layer)), below)
+        depths[name] = below if name.startswith(encoder) else len(layers) + 1
+    return depths
 
 
 def compile_layers(model: Any, backend: str | Callable[..., Any] = "inductor") -> None:

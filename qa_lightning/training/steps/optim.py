@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from qa_lightning.models.computing.layers import layer_names
+from qa_lightning.models.computing.layers import layer_depths
 
 
 def parameter_groups(
@@ -46,25 +46,6 @@ def parameter_groups(
         }
         for (depth, vectors), parameters in sorted(groups.items(), key=lambda group: (-group[0][0], group[0][1]))
     ]
-
-
-def layer_depths(model: nn.Module) -> dict[str, int]:
-    """Name of each parameter -> its depth: 0 for embeddings, 1 to L for the L layers, L + 1 for the head.
-
-    In the encoder (transformers' ``base_model_prefix``), embedding tables have depth 0, and a parameter between
-    two layers has the depth of the one before it. Everything outside the encoder is the head.
-    """
-    layers = [f"{name}." for name in layer_names(model)]
-    encoder = f"{getattr(model, 'base_model_prefix', '')}."
-    tables = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    depths, below = {}, 0
-    for name, _ in model.named_parameters():
-        below = next((depth for depth, layer in enumerate(layers, 1) if name.startswith(layer)), below)
-        if not name.startswith(encoder):
-            depths[name] = len(layers) + 1
-        else:
-            depths[name] = 0 if name.rpartition(".")[0] in tables else below
-    return depths
 
 
 def build_optimizer(

@@ -1,0 +1,59 @@
+"""Training a part of a model, adapters or upper layers: what a run says of it, and what does not go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import nn
+
+_FLAGS = ("lora_rank", "freeze_layers")
+_LOW_RATE = 1e-4  # Hu et al. (2021, appendix D) trained adapters of RoBERTa at 2e-4 to 5e-4
+
+
+def partial_lines(model: nn.Module, given: Mapping[str, Any]) -> list[str]:
+    """What a run says about the part of the model that it trains; nothing if that is all.
+
+    Args:
+        model: as it is trained.
+        given: arguments of the module.
+    """
+    flags = [f"--model.{flag} {given[flag]}" for flag in _FLAGS if given.get(flag) is not None]
+    if not flags:
+        return []
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    lines = [f"trains: {trained:,} of the parameters ({', '.join(flags)})"]
+    if given.get("lora_rank") is not None and given["learning_rate"] < _LOW_RATE:
+        lines.append(
+            f"trains: adapters usually need --model.learning_rate 1e-4 to 5e-4, not {given['learning_rate']:g}"
+        )
+    return lines
+
+
+def partial_problems(trainer: Trainer, given: Mapping[str, Any]) -> list[str]:
+    """A line for each reason why a Trainer cannot train a part of the model, if one is asked for.
+
+    Args:
+        trainer: which fits.
+        given: arguments of the module.
+    """
+    problems = []
+    for flag in _FLAGS:
+        if given.get(flag) is None:
+            continue
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            problems.append(
+                f"--model.{flag} {given[flag]}: it trains on one device or with --trainer.strategy ddp, and "
+                f"{type(trainer.strategy).__name__} shards weights that train together with those that do not; leave "
+                "one out"
+            )
+        problems += [
+            f"--model.{flag} {given[flag]}: --trainer.callbacks {type(callback).__name__} chooses what trains, too; "
+            "leave one out"
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, BaseFinetuning)
+        ]
+    return problems
