@@ -233,7 +233,7 @@ def teacher_problems(given: Mapping[str, Any]) -> list[str]:
             for flag, value in usual.items()
             if given[flag] != value
         ]
-    if isinstance(name, str) and is_onnx_folder(resolve(name)):
+    if isinstance(name, str) and is_onnx_folder(name):
         return [f"--model.teacher {name} is an ONNX export; pass the folder of the model that was exported"]
     return []
 

@@ -234,6 +234,7 @@ def _training(run: Run) -> dict[str, Any]:
         "weight_decay": model.get("weight_decay"),
         "attention_dropout": model.get("attention_dropout"),
         "ema_decay": run.ema_decay,
+        "teacher": _teacher(run),
         "gradient_clip": trainer.get("gradient_clip_val"),
         "max_length": data["max_length"],
         "doc_stride": data["doc_stride"],
@@ -243,6 +244,16 @@ def _training(run: Run) -> dict[str, Any]:
         "seed": record.get("seed"),
         "versions": ", ".join(f"{name} {number}" for name, number in (record.get("versions") or {}).items()),
     }
+
+
+def _teacher(run: Run) -> str:
+    """The model that this one learned from, and how; empty without one. A folder is named without its path."""
+    found = run.record.get("teacher")
+    if not found:
+        return ""
+    name = str(found["name"])
+    shown = f"[{name}](https://huggingface.co/{name})" if found["hub"] else f"a local model (`{_last_part(name)}`)"
+    return f"{shown}, temperature {found['temperature']:g}, {found['weight']:.0%} of the loss"
 
 
 def _windows_per_step(run: Run, devices: int) -> int | None:
