@@ -40,6 +40,7 @@ Flags that people use:
   --trainer.precision P            32-true, bf16-mixed, 16-mixed  [the best that the hardware has]
   --model.layer_decay X            each layer learns at X times the rate of the one above; 0.8 for little data  [1.0]
   --ema_decay X                    validate and write a running mean of the weights; 0.999 for little data  [none]
+  --model.teacher FOLDER           learn from a trained model, too: from its probabilities at each token  [none]
   --model.compile true             on a GPU: compile the model first: slower to start, faster from then on
   --config NAME_OR_FILE            flags from a file: a run's lightning_logs/version_N/config.yaml, or one that comes
                                    with the package: {configs}

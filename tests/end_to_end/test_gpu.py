@@ -135,16 +135,17 @@ def test_the_padding_of_a_batch_changes_nothing(model_folder) -> None:
     torch.testing.assert_close(there, alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_graphs_compute_what_is_computed_without_them(tmp_path, model_folder, monkeypatch, accumulate) -> None:
+@pytest.mark.parametrize(("accumulate", "taught"), [(1, False), (2, False), (1, True)])
+def test_graphs_compute_what_is_computed_without_them(tmp_path, model_folder, monkeypatch, accumulate, taught) -> None:
     """Weights after three epochs, to the last bit; batches of many lengths, a partial one at the end of an epoch."""
+    teacher = model_folder if taught else None
     rows = write_json(tmp_path / "train.json", mixed_rows(43, long=9))
     trained, recorded = {}, []
     record = StepGraphs._record
     monkeypatch.setattr(StepGraphs, "_record", lambda *given: recorded.append(given) or record(*given))
     for graphs in (False, True):
         torch.manual_seed(3)
-        module = QALightningModule(model_folder, learning_rate=1e-3, cuda_graphs=graphs)
+        module = QALightningModule(model_folder, learning_rate=1e-3, cuda_graphs=graphs, teacher=teacher)
         data = SquadDataModule(rows, rows, model_folder, **SMALL, pad_to_multiple_of=16)
         options = {"precision": "bf16-mixed", "accumulate_grad_batches": accumulate, "gradient_clip_val": 1.0}
         Trainer(max_epochs=4, num_sanity_val_steps=0, **options, **GPU).fit(module, data)
