@@ -150,21 +150,18 @@ class Teacher:
 
     def _write_logits(self, folder: Path) -> None:
         store = FeatureStore.open(self.windows_folder)
-        device = self.computing.device
-        # A run that computes the logits and one that finds them draw the same random numbers.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            model = self._model(int(store.windows["length"].max()))
-            count = store.windows["context_length"].astype(np.int64) + 1
-            offset = count.cumsum() - count
-            shape = int(count.sum())
-            start, end = (np.memmap(folder / f"{name}.bin", np.float32, "w+", shape=shape) for name in ("start", "end"))
-            for feature, own_start, own_end in self._logits(model, store):
-                flat = ragged(offset[feature], count[feature])
-                start[flat], end[flat] = own_start, own_end
+        model = self._model(int(store.windows["length"].max()))
+        count = store.windows["context_length"].astype(np.int64) + 1
+        offset = count.cumsum() - count
+        shape = int(count.sum())
+        start, end = (np.memmap(folder / f"{name}.bin", np.float32, "w+", shape=shape) for name in ("start", "end"))
+        for feature, own_start, own_end in self._logits(model, store):
+            flat = ragged(offset[feature], count[feature])
+            start[flat], end[flat] = own_start, own_end
         for written in (start, end):
             written.flush()
         del model
-        if device.type == "cuda":
+        if self.computing.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _model(self, longest: int) -> Any:
