@@ -43,6 +43,7 @@ Flags that people use:
   --model.freeze_layers N          do not train the embeddings and the lowest N layers  [none]
   --ema_decay X                    validate and write a running mean of the weights; 0.999 for little data  [none]
   --average_best N                 write the mean of the N best checkpoints, if it scores as well as the best  [none]
+  --model.teacher FOLDER           learn from a trained model, too: from its probabilities at each token  [none]
   --model.compile true             on a GPU: compile the model first: slower to start, faster from then on
   --config NAME_OR_FILE            flags from a file: a run's lightning_logs/version_N/config.yaml, or one that comes
                                    with the package: {configs}

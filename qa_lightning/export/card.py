@@ -243,6 +243,7 @@ def _training(run: Run) -> dict[str, Any]:
         "frozen": model.get("freeze_layers"),
         "attention_dropout": model.get("attention_dropout"),
         "ema_decay": run.ema_decay,
+        "teacher": _teacher(run),
         "gradient_clip": trainer.get("gradient_clip_val"),
         "max_length": data["max_length"],
         "doc_stride": data["doc_stride"],
@@ -260,6 +261,16 @@ def _adapters(model: Mapping[str, Any]) -> str | None:
         return None
     dropout = f", dropout {model['lora_dropout']:g}" if model.get("lora_dropout") else ""
     return f"LoRA, rank {model['lora_rank']}, alpha {model['lora_alpha']}{dropout}; merged into the weights"
+
+
+def _teacher(run: Run) -> str:
+    """The model that this one learned from, and how; empty without one. A folder is named without its path."""
+    found = run.record.get("teacher")
+    if not found:
+        return ""
+    name = str(found["name"])
+    shown = f"[{name}](https://huggingface.co/{name})" if found["hub"] else f"a local model (`{_last_part(name)}`)"
+    return f"{shown}, temperature {found['temperature']:g}, {found['weight']:.0%} of the loss"
 
 
 def _windows_per_step(run: Run, devices: int) -> int | None:

@@ -7,7 +7,7 @@ so Lightning does not replace them and calls ``set_epoch``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from qa_lightning.features.store import FeatureStore
 
 Batching = Literal["length", "random"]
 Batch = dict[str, torch.Tensor]
+More = Callable[[Mapping[str, NDArray[np.int64]]], Mapping[str, NDArray[Any]]]  # arrays of a batch -> further ones
 
 _INDICES_AT_ONCE = 1 << 16  # indices converted to Python integers together: each takes about 40 bytes
 
@@ -66,6 +67,7 @@ class PaddingCollator:
         tokenizer: gives the padding side, the pad token and the model inputs.
         multiple: the length in tokens is rounded up to a multiple of this, as kernels are faster on such lengths.
         max_length: upper limit of the rounded length in tokens: the longest possible feature; None for no limit.
+        more: gives further arrays for a batch, such as a teacher's soft targets.
 
     The batch holds int64 tensors:
 
@@ -76,9 +78,12 @@ class PaddingCollator:
       the batch holds several distinct gold spans.
     """
 
-    def __init__(self, tokenizer: Any, multiple: int = 1, max_length: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, multiple: int = 1, max_length: int | None = None, more: More | None = None
+    ) -> None:
         self.multiple = multiple
         self.max_length = max_length
+        self.more = more
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.pad_type: int = tokenizer.pad_token_type_id
         self.left: bool = tokenizer.padding_side == "left"
@@ -113,7 +118,8 @@ class PaddingCollator:
             batch[name] = windows[field] + shift
         if any("gold" in feature for feature in features):
             batch |= _gold(features, windows, shift)
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
+        further = {} if self.more is None else self.more(batch)
+        return {name: torch.from_numpy(array) for name, array in (*batch.items(), *further.items())}
 
 
 def _gold(features: Sequence[dict[str, Any]], windows: NDArray[np.void], shift: Ints) -> dict[str, NDArray[np.int64]]:

@@ -118,7 +118,7 @@ class PreparedSplit:
             *self.reading.key(),
             *(["texts alone"] if self.texts_alone else []),
         ]
-        return examples_folder(self.cache_dir, _key(parts))
+        return examples_folder(self.cache_dir, folder_key(parts))
 
     @cached_property
     def features_folder(self) -> Path:
@@ -131,7 +131,7 @@ class PreparedSplit:
             self.split == "validation",
             *(["all answers"] if self.answers == "all" else []),
         ]
-        return self.cache_dir / "features" / _key(parts)
+        return self.cache_dir / "features" / folder_key(parts)
 
     def prepare(self, thorough: bool = True) -> bool:
         """Prepare examples and features that are missing or damaged; returns whether there were any.
@@ -366,5 +366,6 @@ def _where_it_is(prepared: PreparedSplit, rows: Mapping[str, Any], lines: list[s
     return [re.sub(rf"(?<!\S)({names})(?= )", lambda found: moved[found[1]], line) for line in lines]
 
 
-def _key(parts: list[Any]) -> str:
+def folder_key(parts: list[Any]) -> str:
+    """The name of a folder of prepared data: a digest of all that its content depends on, JSON values."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]

@@ -68,7 +68,11 @@ def describe_start(seed: int, resumed_from: str | None, launch: str | None = Non
 
 
 def describe_run(
-    devices: str, precision: str, data: Mapping[str, Any], base_model: Mapping[str, Any]
+    devices: str,
+    precision: str,
+    data: Mapping[str, Any],
+    base_model: Mapping[str, Any],
+    teacher: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The part of a run's record that is known when training begins, as JSON values.
 
@@ -77,8 +81,10 @@ def describe_run(
         precision: the Trainer's, such as ``bf16-mixed``.
         data: source, fingerprint, and numbers of questions and windows of each split.
         base_model: the name of the model that is fine-tuned, and whether it comes from the Hub.
+        teacher: the same of the model that it learns from, with temperature and weight; None without one.
     """
-    return {"devices": devices, "precision": precision, "data": dict(data), "base_model": dict(base_model)}
+    described = {"devices": devices, "precision": precision, "data": dict(data), "base_model": dict(base_model)}
+    return described if teacher is None else described | {"teacher": dict(teacher)}
 
 
 def package_versions() -> dict[str, str]:

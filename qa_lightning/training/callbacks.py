@@ -179,12 +179,12 @@ class RunRecord(Callback):
         """Write what is known by now."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
-        name = str(pl_module.hparams["model_name"])
-        base = {"name": name, "hub": name != TINY and not Path(name).expanduser().exists()}
-        self._add(
-            trainer,
-            lambda: describe_run(f"{trainer.world_size} x {kind}", str(trainer.precision), data.describe(), base),
-        )
+        given, devices = pl_module.hparams, f"{trainer.world_size} x {kind}"
+        base, teacher = _origin(given["model_name"]), None
+        if given["teacher"] is not None:
+            numbers = {"temperature": given["teacher_temperature"], "weight": given["teacher_weight"]}
+            teacher = _origin(given["teacher"]) | numbers
+        self._add(trainer, lambda: describe_run(devices, str(trainer.precision), data.describe(), base, teacher))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the batch size, if memory has decided it."""
@@ -201,6 +201,11 @@ class RunRecord(Callback):
             complete_start(folder / RECORD, describe())
         except OSError as error:
             log.warning(f"{folder / RECORD} could not be written, training continues ({error.strerror})")
+
+
+def _origin(name: str) -> dict[str, Any]:
+    """A model's name, and whether it comes from the Hub."""
+    return {"name": name, "hub": name != TINY and not Path(name).expanduser().exists()}
 
 
 class BestCheckpoint(ModelCheckpoint):

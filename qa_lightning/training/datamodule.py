@@ -27,6 +27,7 @@ from qa_lightning.features.batching import (
     EvaluationSampler,
     FeatureDataset,
     LazyLoader,
+    More,
     PaddingCollator,
     TrainingSampler,
 )
@@ -164,6 +165,7 @@ class SquadDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self.settings = WindowSettings(max_length, doc_stride, max_question_length)
+        self.soft_targets: More | None = None  # what a module with a teacher adds to the training batches
         self.tokenizer = load_tokenizer(model_name)
         Windower(self.tokenizer, self.settings)  # refuses impossible settings before any data is read
         self.train_set: FeatureDataset | None = None
@@ -357,7 +359,7 @@ class SquadDataModule(LightningDataModule):
         if self.train_set is None:
             raise InputError(_not_set_up("train_dataloader", "fit"))
         if self.finds_batch_size:
-            self._auto.settle(self.trainer, self.train_set, self._collator())
+            self._auto.settle(self.trainer, self.train_set, self._collator(self.soft_targets))
         lengths = self.train_set.store.windows["length"]
         shares = (*self._world(), self.seed, self.accumulated)
         sampler: TrainingSampler
@@ -367,7 +369,8 @@ class SquadDataModule(LightningDataModule):
             padding = self.pad_to_multiple_of, self.settings.max_length
             sampler = TokenSampler(lengths, self.tokens_per_batch, *padding, *shares)
         sampler.start = self._start
-        return self._loader(self.train_set, self.batch_size if self.tokens_per_batch is None else None, sampler)
+        batch_size = self.batch_size if self.tokens_per_batch is None else None
+        return self._loader(self.train_set, batch_size, sampler, self.soft_targets)
 
     def teardown(self, stage: str) -> None:
         """Give the Trainer its own flags back."""
@@ -474,20 +477,24 @@ class SquadDataModule(LightningDataModule):
         return int(limit)
 
     def _loader(
-        self, dataset: FeatureDataset, batch_size: int | None, sampler: TrainingSampler | EvaluationSampler
+        self,
+        dataset: FeatureDataset,
+        batch_size: int | None,
+        sampler: TrainingSampler | EvaluationSampler,
+        more: More | None = None,
     ) -> DataLoader[dict[str, Any]]:
         return LazyLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
-            collate_fn=self._collator(),
+            collate_fn=self._collator(more),
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
 
-    def _collator(self) -> PaddingCollator:
-        return PaddingCollator(self.tokenizer, self.pad_to_multiple_of, self.settings.max_length)
+    def _collator(self, more: More | None) -> PaddingCollator:
+        return PaddingCollator(self.tokenizer, self.pad_to_multiple_of, self.settings.max_length, more)
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from qa_lightning.checks.refusals import callback_problems, refusal, trainer_problems, union_problem
+from qa_lightning.distillation.teacher import lasting_teacher
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_file, write_problem
 from qa_lightning.layout import LOGS
@@ -189,17 +190,21 @@ class TrainCLI(LightningCLI):
             )
 
     def _name_model(self) -> list[str]:
-        """Write the model's lasting name into the flags: checkpoints, ``config.yaml`` and ``run.json`` take it there.
+        """Write the lasting names of model and teacher into the flags, for checkpoints, ``config.yaml``, ``run.json``.
 
         Returns:
-            A line for each reason why the name means no model.
+            A line for each reason why a name means no model.
         """
-        given = self.config.model.model_name
+        model, problems = self.config.model, []
         try:
-            self.config.model.model_name = self.config.data.model_name = lasting_name(given)
+            model.model_name = self.config.data.model_name = lasting_name(model.model_name)
         except InputError as error:
-            return [problem.replace("--model ", "--model.model_name ", 1) for problem in error.problems]
-        return []
+            problems += [problem.replace("--model ", "--model.model_name ", 1) for problem in error.problems]
+        try:
+            model.teacher = lasting_teacher(model.teacher)
+        except InputError as error:
+            problems += error.problems
+        return problems
 
     def instantiate_classes(self) -> None:
         """Make Trainer, module and data; refuse what cannot work together, all at once."""

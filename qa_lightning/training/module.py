@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -26,6 +27,14 @@ from qa_lightning.decoding.decoder import BestSpans, Decoded, Decoder, LossSum
 from qa_lightning.decoding.predictions import Answer, Predictions
 from qa_lightning.decoding.sharing import Processes, all_at_first, own_share
 from qa_lightning.decoding.spans import Scaling
+from qa_lightning.distillation.teacher import (
+    TEMPERATURE,
+    WEIGHT,
+    Computing,
+    Teacher,
+    lasting_teacher,
+    teacher_problems,
+)
 from qa_lightning.errors import DivergedError, InputError, Rules, argument_kinds, broken_rules
 from qa_lightning.features.batching import Batch, FeatureDataset, TrainingSampler
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
@@ -59,6 +68,7 @@ from qa_lightning.models.computing.loss import (
     inputs_on,
     model_logits,
     span_loss,
+    teacher_loss,
 )
 from qa_lightning.models.folder import VOCABULARIES, save_model
 from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
@@ -71,6 +81,7 @@ from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.steps.graphs import LENGTHS_APART, StepGraphs
 from qa_lightning.training.steps.optim import LinearSchedule, build_optimizer
 from qa_lightning.training.steps.partial import partial_problems
+from qa_lightning.wording import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing's since Python 3.11
@@ -86,6 +97,9 @@ LOGGED_WITH_UNANSWERABLE = (
     "val/null_score_diff_threshold",
     *(f"val/{kind}_{name}" for kind in ("HasAns", "NoAns") for name in ("exact", "f1")),
 )
+_NO_WINDOWS = (
+    "--model.teacher needs the training windows of a SquadDataModule: trainer.fit(module, SquadDataModule(...))"
+)
 _RULES: Rules = {
     "learning_rate": (lambda rate: rate > 0, "must be above 0, 2e-5 to 1e-4 are usual"),
     "weight_decay": (lambda decay: decay >= 0, "must not be negative"),
@@ -98,6 +112,8 @@ _RULES: Rules = {
     "attention_dropout": (lambda dropout: 0 <= dropout < 1, "must be at least 0 and below 1, 0.1 is usual"),
     "max_answer_length": (lambda length: length >= 1, "must be at least 1"),
     "n_best": (lambda count: count >= 1, "must be at least 1"),
+    "teacher_temperature": (lambda value: 0 < value < math.inf, "must be above 0, 1 to 5 are usual"),
+    "teacher_weight": (lambda weight: 0 <= weight <= 1, "must be from 0 to 1, a part of the loss"),
 }
 
 
@@ -145,6 +161,12 @@ class QALightningModule(LightningModule):
             batches of any size; see `compile_layers`.
         cuda_graphs: give each training step to a GPU as a whole; see `graphs`. Much faster for small batches, for
             which the host cannot keep up with the GPU otherwise. One GPU, float32 or bfloat16.
+        teacher: a trained model, a folder or a name on the Hub, whose probabilities of starts and ends the model learns
+            too (distillation). Its logits for the training windows are computed once, before training, and kept with
+            the prepared data. Its tokenizer may be another one; see `distillation.windows`.
+        teacher_temperature: divides the logits of both; a higher one shows more of what the teacher holds possible. 2,
+            as for DistilBERT on SQuAD (Sanh et al., 2019).
+        teacher_weight: the part of the loss that the teacher has; the labels have the rest. 0.5, from the same source.
     """
 
     def __init__(
@@ -167,10 +189,14 @@ class QALightningModule(LightningModule):
         fast_dropout: bool = True,
         compile: bool = False,
         cuda_graphs: bool = False,
+        teacher: str | None = None,
+        teacher_temperature: float = TEMPERATURE,
+        teacher_weight: float = WEIGHT,
     ) -> None:
         super().__init__()
         print_log()
         model_name = lasting_name(model_name)
+        teacher = lasting_teacher(teacher)
         self.save_hyperparameters()
         if problems := model_problems(self.hparams):
             raise InputError(problems)
@@ -210,6 +236,7 @@ class QALightningModule(LightningModule):
         self._validated: Outcomes | None = None  # of ``trainer.validate``, and the fingerprint of its questions
         self._fingerprint = ""
         self._seed: int | None = None
+        self._taught: str | None = None  # the folder of the teacher's logits that a line has told of
         self.wrong: NDArray[np.int64] = np.zeros(0, np.int64)
 
     @property
@@ -271,9 +298,14 @@ class QALightningModule(LightningModule):
                 raise InputError(problems)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SquadDataModule):
+            if stage == "fit" and self.hparams["teacher"] is not None:
+                raise InputError(_NO_WINDOWS)
             return
         if problems := self.misfits(data):
             raise InputError(problems)
+        if stage == "fit":
+            teacher = self._teacher(data, self.trainer)
+            data.soft_targets = None if teacher is None else teacher.targets(self.hparams["teacher_temperature"])
         if stage == "fit" and self.hparams["cuda_graphs"]:
             data.pad_to_multiple_of = math.lcm(data.pad_to_multiple_of, LENGTHS_APART)
         self.tokenizer = data.tokenizer
@@ -282,6 +314,39 @@ class QALightningModule(LightningModule):
             self.version_2 = data.validation_set is not None and data.validation_set.version_2
         if stage == "validate":
             self._fingerprint = data.fingerprint("validation")
+
+    def prepare_data(self) -> None:
+        """Compute the teacher's logits, if there is one. Lightning calls it once per machine."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.trainer.state.fn == TrainerFn.FITTING and isinstance(data, SquadDataModule):
+            self.prepare_teacher(data, self.trainer)
+
+    def prepare_teacher(self, data: SquadDataModule, trainer: Trainer) -> None:
+        """Compute the teacher's logits for the training windows of ``data``, unless that was done before; log a line.
+
+        Raises:
+            InputError: see `Teacher`.
+        """
+        teacher = self._teacher(data, trainer)
+        if teacher is None:
+            return
+        started = time.perf_counter()
+        fresh = teacher.prepare()
+        how = f"computed in {time.perf_counter() - started:.1f} s" if fresh else "computed before, reused"
+        if self._taught != str(teacher.folder):
+            self._taught = str(teacher.folder)
+            windows = counted(teacher.split.summaries()[1]["features"], "window")
+            mapped = ", mapped to the student's tokens by characters" if teacher.is_mapped else ""
+            log.info(
+                f"teacher: {teacher.name}: logits of {windows} ({how}){mapped}; temperature "
+                f"{self.hparams['teacher_temperature']:g}, {self.hparams['teacher_weight']:.0%} of the loss"
+            )
+
+    def _teacher(self, data: SquadDataModule, trainer: Trainer) -> Teacher | None:
+        if self.hparams["teacher"] is None or data.dataset is None:
+            return None
+        computing = Computing(trainer.strategy.root_device, str(trainer.precision), data.eval_batch_size)
+        return Teacher(self.hparams["teacher"], data.prepared("train"), computing)
 
     def graph_problems(self, trainer: Trainer) -> list[str]:
         """A line for each reason why CUDA graphs, if they are asked for, cannot hold the steps of a Trainer."""
@@ -423,9 +488,13 @@ class QALightningModule(LightningModule):
         return (losses * weights).sum()
 
     def feature_losses(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The loss of each feature of a batch on the device, [B]; see `span_loss`."""
+        """The loss of each feature of a batch on the device, [B]: `span_loss`, with a teacher also `teacher_loss`."""
         start, end = self(batch)
-        return span_loss(start, end, batch)
+        losses = span_loss(start, end, batch)
+        if self.hparams["teacher"] is None:
+            return losses
+        weight: float = self.hparams["teacher_weight"]
+        return weight * teacher_loss(start, end, batch, self.hparams["teacher_temperature"]) + (1 - weight) * losses
 
     def _weights(self, features: int, batch_idx: int) -> Tensor:
         """[B] the weight of each feature's loss in the loss to backpropagate; see `TrainingSampler.weight`."""
@@ -662,7 +731,7 @@ def _example_ids(dataset: FeatureDataset, features: NDArray[Any], limit: int = 3
 
 def model_problems(given: Mapping[str, Any]) -> list[str]:
     """A line for each bad argument of `QALightningModule`, found before anything is loaded."""
-    return broken_rules(given, _RULES, "model", _argument_kinds())
+    return broken_rules(given, _RULES, "model", _argument_kinds()) + teacher_problems(given)
 
 
 @cache

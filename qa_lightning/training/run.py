@@ -222,7 +222,11 @@ class TrainingRun:
             return
         described = None
         if self.trainer.local_rank == 0:  # the others of its host map the same files
-            self._check_data() if self.trainer.is_global_zero else self.data.prepare_data()
+            if self.trainer.is_global_zero:
+                self._check_data()
+            else:
+                self.data.prepare_data()
+                self.module.prepare_teacher(self.data, self.trainer)
             described = self.data.describe()
         compare_data(self._peers, described)
 
@@ -241,7 +245,7 @@ class TrainingRun:
         )
 
     def _check_data(self) -> None:
-        """Prepare the data, and log what its check finds."""
+        """Prepare the data, log what its check finds, and have the teacher read it."""
         self.data.prepare_data()
         self.data.setup("fit")
         self._check_monitors()
@@ -254,6 +258,7 @@ class TrainingRun:
             log.info(line)
         if lines:
             log.info(f"`{command('check-data')}` shows the rows")
+        self.module.prepare_teacher(self.data, self.trainer)
 
     def _check_monitors(self) -> None:
         """Refuse callbacks that wait for what this data, now that it is known, has no values of."""

@@ -137,19 +137,29 @@ def test_the_padding_of_a_batch_changes_nothing(model_folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accumulate", "part"), [(1, {}), (2, {}), (1, {"lora_rank": 4, "lora_dropout": 0.1}), (2, {"freeze_layers": 1})]
+    ("accumulate", "part", "taught"),
+    [
+        (1, {}, False),
+        (2, {}, False),
+        (1, {"lora_rank": 4, "lora_dropout": 0.1}, False),
+        (2, {"freeze_layers": 1}, False),
+        (1, {}, True),
+    ],
 )
-def test_graphs_compute_what_is_computed_without_them(tmp_path, model_folder, monkeypatch, accumulate, part) -> None:
+def test_graphs_compute_what_is_computed_without_them(
+    tmp_path, model_folder, monkeypatch, accumulate, part, taught
+) -> None:
     """Weights after three epochs, to the last bit; batches of many lengths, a partial one at the end of an epoch."""
     if "lora_rank" in part:
         pytest.importorskip("peft", reason="peft is not installed")
+    teacher = model_folder if taught else None
     rows = write_json(tmp_path / "train.json", mixed_rows(43, long=9))
     trained, recorded = {}, []
     record = StepGraphs._record
     monkeypatch.setattr(StepGraphs, "_record", lambda *given: recorded.append(given) or record(*given))
     for graphs in (False, True):
         torch.manual_seed(3)
-        module = QALightningModule(model_folder, learning_rate=1e-3, cuda_graphs=graphs, **part)
+        module = QALightningModule(model_folder, learning_rate=1e-3, cuda_graphs=graphs, teacher=teacher, **part)
         data = SquadDataModule(rows, rows, model_folder, **SMALL, pad_to_multiple_of=16)
         options = {"precision": "bf16-mixed", "accumulate_grad_batches": accumulate, "gradient_clip_val": 1.0}
         Trainer(max_epochs=4, num_sanity_val_steps=0, **options, **GPU).fit(module, data)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from qa_lightning.models.computing.loss import StepLoss, StepLosses, span_loss
+from qa_lightning.models.computing.loss import StepLoss, StepLosses, span_loss, teacher_loss
 from tests.helpers.windows import GOLD
 
 
@@ -158,3 +158,41 @@ def test_losses_add_up_and_the_first_broken_one_is_kept() -> None:
     assert (losses.broken.step, losses.broken.features.tolist()) == (2, [2, 3])
     losses.read()  # nothing is counted twice
     assert losses.count == 4
+
+
+def soft_targets(logits: torch.Tensor, outside: torch.Tensor, temperature: float) -> torch.Tensor:
+    return (logits / temperature).masked_fill(outside, -torch.inf).softmax(1).masked_fill(outside, -1.0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_the_teachers_loss_and_its_gradient_are_by_definition(temperature) -> None:
+    """d loss / d logit = T * (student's probability - teacher's) / 2, within the tokens of answers."""
+    start, end, *taught = torch.randn(4, 3, 9, dtype=torch.float64) * 3
+    outside = torch.rand(3, 9) < 0.4
+    outside[:, 0] = False
+    batch = {
+        name: soft_targets(logits, outside, temperature)
+        for name, logits in zip(("teacher_start", "teacher_end"), taught, strict=True)
+    }
+    batch["teacher_end"][0, ~outside[0]] = 0.0  # all but one token without a mass
+    batch["teacher_end"][0, 0] = 1.0
+    start.requires_grad_(), end.requires_grad_()
+    losses = teacher_loss(start, end, batch, temperature)
+    losses.sum().backward()
+    for row in range(3):
+        inside = [token for token in range(9) if not outside[row, token]]
+        total = 0.0
+        for logits, teacher in ((start, batch["teacher_start"]), (end, batch["teacher_end"])):
+            weights = [math.exp(float(logits[row, token].detach()) / temperature) for token in inside]
+            assert logits.grad is not None
+            for token, weight in zip(inside, weights, strict=True):
+                own, other = weight / sum(weights), float(teacher[row, token])
+                total += other * math.log(other / own) if other else 0.0
+                assert float(logits.grad[row, token]) == pytest.approx(temperature * (own - other) / 2, abs=1e-9)
+            assert not logits.grad[row, outside[row]].any()
+        assert float(losses[row].detach()) == pytest.approx(temperature**2 * total / 2)
+    same = {
+        name: soft_targets(logits.detach(), outside, temperature)
+        for name, logits in zip(batch, (start, end), strict=True)
+    }
+    torch.testing.assert_close(teacher_loss(start, end, same, temperature), torch.zeros(3, dtype=torch.float64))

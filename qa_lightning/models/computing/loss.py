@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-LABELS = ("start_positions", "end_positions", "gold_start", "gold_end")  # see `span_loss`
+SOFT_TARGETS = ("teacher_start", "teacher_end")  # see `teacher_loss`
+LABELS = ("start_positions", "end_positions", "gold_start", "gold_end", *SOFT_TARGETS)  # see `span_loss`
 
 
 def model_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -81,6 +82,31 @@ def marginal_loss(start: Tensor, end: Tensor, gold_start: Tensor, gold_end: Tens
         chosen = gold[:, :, None] == tokens
         spans = spans + torch.where(chosen, logits.log_softmax(1)[:, None], 0.0).sum(2)
     return -spans.masked_fill(gold_start < 0, -torch.inf).logsumexp(1) / 2
+
+
+def teacher_loss(start: Tensor, end: Tensor, batch: Mapping[str, Tensor], temperature: float) -> Tensor:
+    """Mean over start and end of T^2 * KL(teacher || student), both at temperature T, over the tokens of answers.
+
+    This is the loss of Hinton et al. (2015), "Distilling the Knowledge in a Neural Network". With the factor T^2 its
+    gradient keeps its size whatever the temperature.
+
+    Args:
+        start, end: [B, T] float32 logits of the student.
+        batch: ``teacher_start, teacher_end``: [B, T] probabilities, at the temperature, that sum to 1; -1 for tokens
+            that no answer starts or ends at.
+        temperature: above 0.
+
+    Returns:
+        [B] loss of each feature; 0 where the student's probabilities are the teacher's.
+    """
+    divergences = []
+    for logits, name in zip((start, end), SOFT_TARGETS, strict=True):
+        teacher = batch[name]
+        outside = teacher < 0
+        teacher = teacher.masked_fill(outside, 0.0)
+        student = (logits / temperature).masked_fill(outside, -torch.inf).log_softmax(1).masked_fill(outside, 0.0)
+        divergences.append((torch.xlogy(teacher, teacher) - teacher * student).sum(1))
+    return temperature**2 * (divergences[0] + divergences[1]) / 2
 
 
 @dataclass(frozen=True)
