@@ -93,6 +93,16 @@ class _Mean(AveragedModel):
         super().__init__(children, device)
         self.decay = decay
         self._begun: bool | None = None
+        self._saved = {f"module.{name}" for name in module.state_dict()}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Of the weights, those that the module saves: with adapters, they and the head alone."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if name in self._saved or not name.startswith("module.")}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load what was saved; the weights that were not stay."""
+        return super().load_state_dict({**super().state_dict(), **state_dict}, *args, **kwargs)
 
     @torch.no_grad()
     def update_parameters(self, model: torch.nn.Module) -> None:
