@@ -20,7 +20,13 @@ CONFIDENCE_FOLDER = "confidence"  # figures and numbers about threshold, tempera
 REPORT = "report.html"  # of the model's errors on the validation data; all questions are in a .jsonl file beside it
 FLAGS = "config.yaml"  # every flag of the run
 HPARAMS = "hparams.yaml"  # that loggers write; a run with a Trainer in Python has no FLAGS
+FOLD_ANSWERS = "fold_answers.npz"  # of a run that held out a fold: the spans of its questions
 RECORD = "run.json"  # one entry per start: command, versions, seed, data; at the end the scores
+# In the folder of a cross-validation:
+STUDY = "study.json"  # folds and fingerprint of the questions
+STUDY_FLAGS, FINAL_FLAGS = "flags.yaml", "final.yaml"  # those of train, for a fold and for the final model
+STUDY_RESULT = "crossval.json"  # scores of each fold, mean, spread and intervals
+STUDY_FOLDS = "folds.json"  # id -> fold that held the question out
 CURVE_FILES = "events.out.tfevents.*"  # TensorBoard's
 
 

@@ -26,6 +26,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("qa_lightning.cli.train:train", "fine-tune a model and score it every epoch"),
+    "crossval": Command(
+        "qa_lightning.cli.crossval:crossval", "train and score on each fold of one file, then train on all of it"
+    ),
     "check-data": Command("qa_lightning.cli.check_data:check_data", "say what is wrong with data before training"),
     "evaluate": Command("qa_lightning.cli.evaluate:evaluate", "score a model, or a file of predictions"),
     "report": Command("qa_lightning.cli.pages.report:report", "write a page about a model's errors"),

@@ -6,7 +6,6 @@ Rows are streamed. To find duplicate ids, all ids are kept in a temporary file (
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -67,15 +66,6 @@ class Example(TypedDict, total=False):
     context: str
     answers: Answers
     title: str
-
-
-def in_validation(context: str, fraction: float, seed: int) -> bool:
-    """Whether a context, with all its questions, belongs to the held-out share ``fraction`` of the contexts.
-
-    A hash of ``seed`` and context decides, so the split does not depend on the order or number of rows.
-    """
-    digest = hashlib.sha256(f"{seed}\n{context}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 @dataclass

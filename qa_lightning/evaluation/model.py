@@ -14,12 +14,15 @@ from lightning.pytorch import Trainer
 
 from qa_lightning.data.columns import ReadSettings
 from qa_lightning.data.examples import OnBadRows
+from qa_lightning.decoding.predictions import Predictions
+from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation.result import ScoreResult
 from qa_lightning.features.batching import Batch
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import fit_confidence
+from qa_lightning.metrics.outcomes import Outcomes
 from qa_lightning.metrics.squad import MixedScript
 from qa_lightning.metrics.thresholds import squad_v2_metrics
 from qa_lightning.models.computing.attention import without_reads
@@ -103,7 +106,9 @@ def score_model(
             "calibration error before refitting are better here than on other questions"
         )
     scored = scored_questions(name, data, module, datamodule, settings, fitted_here)
-    result = replace(_result(module, settings), scored=scored)
+    assert module.outcomes is not None
+    result = result_of(module.predictions, module.outcomes, module.scores, settings.scaling)
+    result = replace(result, scored=scored)
     assert result.confidence is not None
     found = result.confidence
     fitted = Fitted(found.scaling, found.tuned is not None, fingerprint, found.scores_at_precision)
@@ -182,11 +187,16 @@ def _validated(
     return module
 
 
-def _result(module: QALightningModule, settings: AnswerSettings) -> ScoreResult:
-    """The result of a validation, without a threshold file."""
-    predictions, outcomes = module.predictions, module.outcomes
-    assert predictions is not None
-    assert outcomes is not None
+def result_of(
+    predictions: Predictions, outcomes: Outcomes, scores: Mapping[str, float], scaling: Scaling
+) -> ScoreResult:
+    """The result of an evaluation, without a threshold file.
+
+    Args:
+        predictions, outcomes: of the same N questions, in the same order.
+        scores: of all, under the official scorers' names.
+        scaling: the threshold and temperature that were answered with.
+    """
     texts, best_texts, odds = {}, {}, {}
     references, n_best = [], {}
     for number, example, answer in predictions.rows():
@@ -194,7 +204,7 @@ def _result(module: QALightningModule, settings: AnswerSettings) -> ScoreResult:
         best_texts[answer.id] = predictions.best_text(number, example)
         references.append({"id": example["id"], "answers": example["answers"]})
         n_best[answer.id] = predictions.n_best(number, example)
-    metrics, threshold = module.scores, settings.null_score_diff_threshold
+    metrics, threshold = dict(scores), scaling.threshold
     if predictions.version_2:
         odds_of, exact, f1, has_answer = outcomes.decision
         metrics = squad_v2_metrics(exact, f1, has_answer, odds_of, threshold, np.isposinf(odds_of)) | metrics
@@ -207,5 +217,5 @@ def _result(module: QALightningModule, settings: AnswerSettings) -> ScoreResult:
         best_texts,
         odds,
         threshold,
-        fit_confidence(outcomes, predictions.version_2, settings.scaling),
+        fit_confidence(outcomes, predictions.version_2, scaling),
     )

@@ -74,6 +74,8 @@ def read_run(folder: Path) -> Run | str:
             return "the training run beside it did not come to its end"
         if record.get("weights") not in (None, weights_digest(folder if holds_weights(folder) else run / MODEL_FOLDER)):
             return "its weights are not those that the training run beside it wrote"
+        if not record["scores"]:
+            return "the training run beside it had no validation, so it measured no scores"
         recorded = {name.removeprefix("best/"): float(score) for name, score in record["scores"].items()}
         scores = {name: recorded[name] for name in METRICS} | recorded
         splits = record["data"]

@@ -11,15 +11,18 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from qa_lightning.caching import build_once
 from qa_lightning.data.answers import UNPLACED
 from qa_lightning.data.chunks import write_checked
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
+from qa_lightning.data.division import Fold, Groups, in_validation
 from qa_lightning.data.examples import (
     LEFT_OUT,
     NO_QUESTIONS,
@@ -29,7 +32,6 @@ from qa_lightning.data.examples import (
     OnBadRows,
     RowChanges,
     changed_lines,
-    in_validation,
     read_examples,
     write_examples,
 )
@@ -86,6 +88,8 @@ class PreparedSplit:
         answers: which answers of a question label its windows.
         texts_alone: the split is only scored, for which the texts of its answers are enough; see `read_examples`.
         workers: processes that prepare it; the files do not depend on it.
+        fold: the source is divided into folds, one of them for validation; its questions are then those of the split
+            "train", whatever else it has, and ``max_examples`` counts those of all folds. None if it is not.
     """
 
     split: Split
@@ -100,15 +104,25 @@ class PreparedSplit:
     answers: TrainAnswers = "first"
     texts_alone: bool = False
     workers: int = 1
+    fold: Fold | None = None
 
     @property
     def _part(self) -> Split:
         """The split to read from the source; a source that is divided here is read as a whole, as "train"."""
-        return "train" if self.divided else self.split
+        return "train" if self.divided or self.fold else self.split
+
+    @property
+    def whole(self) -> PreparedSplit:
+        """All questions, before they are divided into folds; itself, if they are not."""
+        return replace(self, split="train", fold=None) if self.fold else self
 
     @cached_property
     def examples_folder(self) -> Path:
         """The folder of the examples; its name is a key of the source and of all that selects examples."""
+        if self.fold:
+            whole = self.whole.examples_folder
+            parts = [_FORMAT, whole.name, self.split, *asdict(self.fold).values()]
+            return examples_folder(self.cache_dir, folder_key(parts)) if self.fold.holds_out else whole
         parts = [
             _FORMAT,
             source_fingerprint(self.source, self._part, self.reading),
@@ -156,6 +170,9 @@ class PreparedSplit:
         return rows, windows
 
     def _write_examples(self, folder: Path) -> None:
+        if self.fold:
+            self._write_fold(folder) if self.fold.holds_out else self.whole._write_examples(folder)
+            return
         log.info(f"{self.split}: reading {self.source} ...")
         seen, changes = _Seen(), RowChanges()
         column_lines: list[str] = []
@@ -181,6 +198,24 @@ class PreparedSplit:
         for name, lines in ((REPAIRED, changes.repaired), (LEFT_OUT, [*changes.skipped, *changes.left_out])):
             if lines:
                 (folder / name).write_text("".join(f"{visible(line)}\n" for line in lines), encoding="utf-8")
+
+    def _write_fold(self, folder: Path) -> None:
+        """Write the examples that are in the fold, or for training those that are not, in the order of the source."""
+        assert self.fold is not None
+        whole = self.whole
+        build_once(whole.examples_folder, whole._write_examples)
+        examples = open_examples(whole.examples_folder)
+        try:
+            held_out = self.fold.held_out(Groups.of(examples))
+        except InputError as error:
+            raise self._with_source(error, _Seen()) from None
+        rows = np.flatnonzero(held_out == (self.split == "validation"))
+        write_examples((examples[row] for row in rows.tolist()), folder / "examples.arrow")
+        chosen = examples.select(rows)["answers"]
+        unanswerable = sum(not answers["text"] for answers in chosen)
+        summary = json.loads((whole.examples_folder / "summary.json").read_text())
+        summary |= {"rows": len(rows), "unanswerable": unanswerable, "fold": asdict(self.fold)}
+        (folder / "summary.json").write_text(json.dumps(summary))
 
     def _write_rows(
         self, rows: Iterator[PlacedRow], path: Path, changes: RowChanges, wanted: Callable[[Example], bool]
@@ -313,7 +348,10 @@ def describe_split(prepared: PreparedSplit, how: str, again: bool = False) -> It
         f"average ({how})"
     )
     divided = rows.get("divided")
-    said = again and divided
+    fold = rows.get("fold")
+    said = again and (divided or fold)
+    if fold and not said:
+        yield f"{split}: fold {fold['number']} of {fold['count']} validates, the others train (seed {fold['seed']})"
     if divided and not said:
         yield (
             f"{split}: no validation data given, so the questions are split by context: "
@@ -323,9 +361,11 @@ def describe_split(prepared: PreparedSplit, how: str, again: bool = False) -> It
         yield f"{split}: {line}"
     names = (one.name for one in fields(RowChanges))
     changes = RowChanges(*(_where_it_is(prepared, rows, rows[name]) for name in names))
-    if said:
+    if said and fold:
+        changes = RowChanges()  # those of all folds together
+    elif said:
         changes.skipped.clear()
-    for line in changed_lines(changes, prepared.examples_folder):
+    for line in changed_lines(changes, prepared.whole.examples_folder):
         yield f"{split}: {line}"
     if cut := windows["cut_questions"]:
         were = "question was" if cut == 1 else "questions were"

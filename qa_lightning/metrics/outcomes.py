@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qa_lightning.arrays import Float64s
+from qa_lightning.data.division import article_of
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.squad import Scoring, answer_scores
@@ -114,7 +113,7 @@ def judge(predictions: Predictions, scoring: Scoring) -> Outcomes:
         exact[number], f1[number] = answer_scores(text, golds, scoring) if text else (0, 0.0)
         null_exact[number] = bool(answer_scores("", golds, scoring)[0])
         has_answer[number] = bool(golds)
-        name = _article(example)
+        name = article_of(example)
         article[number] = articles.setdefault(name, name)
     return Outcomes(
         predictions.index,
@@ -127,10 +126,3 @@ def judge(predictions: Predictions, scoring: Scoring) -> Outcomes:
         article,
         null_exact,
     )
-
-
-def _article(example: dict[str, Any]) -> str:
-    title = example.get("title")
-    if title:
-        return f"title {title}"
-    return blake2b(example["context"].encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()

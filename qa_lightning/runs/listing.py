@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,9 +18,9 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from qa_lightning.errors import one_line
-from qa_lightning.layout import CURVE_FILES, FLAGS, HPARAMS, RECORD
+from qa_lightning.layout import CURVE_FILES, FLAGS, HPARAMS, LOGS, RECORD, STUDY
 from qa_lightning.runs import SORTS
-from qa_lightning.runs.record import PastRun, is_run, past_run
+from qa_lightning.runs.record import PastRun, find_runs, is_run, past_run
 
 _CSV = "metrics.csv"  # of Lightning's CSVLogger
 _NO_SETTINGS = ("ckpt_path", "_instantiator", "trainer.default_root_dir", "trainer.logger", "cache_dir", "config")
@@ -52,6 +53,20 @@ class RunSummary:
     speed: float = math.nan
     memory: float = math.nan
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """The newest run of each fold and of the final model, if ``folder`` is a cross-validation's; else itself."""
+    if not (folder / STUDY).is_file():
+        return [folder]
+    logs = sorted(folder.glob(f"*/{LOGS}"), key=lambda logs: (_number_of(logs.parent.name), logs.parent.name))
+    return [runs[-1].folder for each in logs if (runs := find_runs(each))]
+
+
+def _number_of(name: str) -> float:
+    """The number at the end of a name; infinity for a name without one, which so comes last."""
+    found = re.search(r"\d+$", name)
+    return float(found[0]) if found else math.inf
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:

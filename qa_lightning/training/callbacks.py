@@ -233,6 +233,29 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
 
+class StopAfter(Callback):
+    """Ends training after some epochs, with the schedule of all of them: the learning rate falls as if it went on.
+
+    Args:
+        epochs: number of epochs to train.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further if the run resumes after the last one."""
+        self._check(trainer, trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop after the last one."""
+        self._check(trainer, trainer.current_epoch + 1)
+
+    def _check(self, trainer: Trainer, done: int) -> None:
+        if done >= self.epochs:
+            trainer.should_stop = True
+
+
 def default_callbacks(interactive: bool) -> list[Callback]:
     """The callbacks of every run.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from functools import cache
 from os import PathLike
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from qa_lightning.caching import default_cache_dir
 from qa_lightning.data.columns import Columns, ReadSettings
+from qa_lightning.data.division import Fold
 from qa_lightning.data.examples import SKIPPING, OnBadRows
 from qa_lightning.data.objects import GivenData, GivenRows, Source, Split, given_source
 from qa_lightning.data.sources import has_split, source_kind
@@ -87,7 +88,9 @@ class SquadDataModule(LightningDataModule):
         pad_to_multiple_of: pad batches to a multiple of this many tokens, but not beyond ``max_length``: on CPUs, odd
             lengths are slower, and each length that occurs takes memory.
         validation_fraction: the part of a file's contexts to validate on, if ``validation`` is not given.
-        max_train_examples: train only on this many questions, the first ones.
+        fold: in place of ``validation``: ``2/5`` validates on the second of five folds of ``dataset`` and trains on the
+            others; ``all`` trains on all of it and leaves nothing to validate on. See `Groups` for what stays together.
+        max_train_examples: train only on this many questions, the first ones; with ``fold``, divide only these.
         max_validation_examples: validate only on this many questions, the first ones.
         on_bad_rows: ``error`` stops and lists every bad row; ``skip`` leaves bad rows out and says how many;
             ``repair`` repairs wrong answer offsets where that is certain, says which, and stops at the bad rows that
@@ -120,6 +123,7 @@ class SquadDataModule(LightningDataModule):
         batching: Batching = "length",
         pad_to_multiple_of: int = 4,
         validation_fraction: float = 0.1,
+        fold: str | None = None,
         max_train_examples: int | None = None,
         max_validation_examples: int | None = None,
         on_bad_rows: OnBadRows = "error",
@@ -157,6 +161,7 @@ class SquadDataModule(LightningDataModule):
         self.batching = batching
         self.pad_to_multiple_of = pad_to_multiple_of
         self.validation_fraction = validation_fraction
+        self.fold = None if fold is None else Fold.of(fold, seed)
         self.limits = {"train": max_train_examples, "validation": max_validation_examples}
         self.on_bad_rows: OnBadRows = on_bad_rows
         self.texts_alone = False  # an evaluation sets it: the texts of answers are enough, whatever their offsets
@@ -198,6 +203,11 @@ class SquadDataModule(LightningDataModule):
         if self.finds_batch_size:
             return f"batch_size='auto', windows_per_step={self.windows_per_step}"
         return f"batch_size={self.batch_size}" if tokens is None else f"tokens_per_batch={tokens}"
+
+    @property
+    def trains_on_all(self) -> bool:
+        """Whether no question is held out to validate on; the validation split then holds those that train."""
+        return self.fold is not None and not self.fold.holds_out
 
     @property
     def finds_batch_size(self) -> bool:
@@ -263,7 +273,7 @@ class SquadDataModule(LightningDataModule):
             fresh = prepared.prepare()
             seconds = time.perf_counter() - started
             how = f"prepared in {seconds:.1f} s" if fresh else "prepared before, reused"
-            if split in self._described:
+            if split in self._described or (split == "validation" and self.trains_on_all):
                 continue
             again = bool(self._described)
             self._described.add(split)
@@ -314,10 +324,13 @@ class SquadDataModule(LightningDataModule):
         for split in self._splits():
             prepared = self.prepared(split)
             rows, windows = prepared.summaries()
+            held_out = self.validation_fraction if self._source(split)[1] else None
+            if self.fold is not None:
+                held_out = 1 / self.fold.count if self.fold.holds_out else None
             described[split] = {
                 "source": str(prepared.source),  # not where the rows lay when they were prepared: files are moved
                 "kind": source_kind(prepared.source),
-                "held_out": self.validation_fraction if split == "validation" and self._source(split)[1] else None,
+                "held_out": held_out if split == "validation" else None,
                 "fingerprint": self.fingerprint(split),
                 "features": prepared.features_folder.name,
                 "questions": rows["rows"],
@@ -331,8 +344,8 @@ class SquadDataModule(LightningDataModule):
         return self.prepared(split).examples_folder.name
 
     def splits(self) -> list[PreparedSplit]:
-        """The splits of this module; see `prepared`."""
-        return [self.prepared(split) for split in self._splits()]
+        """The splits of this module, with different questions; see `prepared`."""
+        return [self.prepared(split) for split in self._splits()[-1 if self.trains_on_all else 0 :]]
 
     def prepared(self, split: Split) -> PreparedSplit:
         """A split with its settings and the folders of its prepared data, whether or not they exist yet."""
@@ -341,7 +354,7 @@ class SquadDataModule(LightningDataModule):
             split,
             source,
             (self.validation_fraction, self.seed) if divided else None,
-            self.limits[split],
+            self.limits["train" if self.fold else split],
             self.on_bad_rows,
             self.reading,
             self.tokenizer,
@@ -350,6 +363,7 @@ class SquadDataModule(LightningDataModule):
             self.train_answers if split == "train" else "first",
             self.texts_alone,
             self.hparams["prepare_workers"] or usable_cores(),
+            self.fold,
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -509,7 +523,8 @@ class SquadDataModule(LightningDataModule):
             return self.validation, False
         if split == "validation" and self.validation is not None:
             return self.validation, False
-        return self.dataset, self.validation is None and not has_split(self.dataset, "validation", self.reading)
+        divided = self.fold is None and not has_split(self.dataset, "validation", self.reading)
+        return self.dataset, self.validation is None and divided
 
 
 def _not_set_up(loader: str, stage: str) -> str:
@@ -528,6 +543,7 @@ def data_problems(given: Mapping[str, Any]) -> list[str]:
     problems += ReadSettings(encoding=given["encoding"], answer_separator=given["answer_separator"] or None).problems()
     if given["dataset"] is None and given["validation"] is None:
         problems.append("neither --data.dataset nor --data.validation names any data; give one of them")
+    problems += _fold_problems(given)
     tokens, longest = given["tokens_per_batch"], given["max_length"]
     if isinstance(tokens, int) and isinstance(longest, int) and 1 <= tokens < longest:
         problems.append(
@@ -550,6 +566,20 @@ def data_problems(given: Mapping[str, Any]) -> list[str]:
         except InputError as error:
             problems += [f"--data.{name} {problem}" for problem in error.problems]
     return problems
+
+
+def _fold_problems(given: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(given["fold"], str):  # None, or refused for its type
+        return
+    try:
+        Fold.of(given["fold"], 0)
+    except InputError as error:
+        yield from error.problems
+    if given["dataset"] is None:
+        yield "--data.fold divides the questions of --data.dataset, which is not given; name it"
+    for name in ("validation", "max_validation_examples"):
+        if given[name] is not None:
+            yield f"--data.fold says which questions validate; leave --data.{name} out"
 
 
 def _column_problems(given: Any) -> list[str]:

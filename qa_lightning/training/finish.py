@@ -26,10 +26,11 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from safetensors import SafetensorError
 
+from qa_lightning.decoding.saved import write_spans
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError, one_line
 from qa_lightning.files import write_json
-from qa_lightning.layout import CONFIDENCE_FOLDER, MODEL_FOLDER, RECORD, REPORT
+from qa_lightning.layout import CONFIDENCE_FOLDER, FOLD_ANSWERS, MODEL_FOLDER, RECORD, REPORT
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
@@ -40,7 +41,7 @@ from qa_lightning.runs.record import mark_finished, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
 from qa_lightning.runs.throughput import peak_memory
 from qa_lightning.training.averages import BestWeights, MeanOfBest, load_weights, score_of, write_mean
-from qa_lightning.training.callbacks import BestCheckpoint, EpochLines, say_scores
+from qa_lightning.training.callbacks import BestCheckpoint, EpochLines, StopAfter, say_scores
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
 from qa_lightning.training.scored import scored_questions
@@ -86,6 +87,8 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule, k
     if scored:
         settings = _rate(trainer, module, data, settings, folder)
         _write_report(module, data, settings, folder)
+        if data.fold is not None:
+            _keep_answers(module, folder.parent / FOLD_ANSWERS)
         names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
         scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     elif trainer.limit_val_batches == 0:
@@ -323,6 +326,19 @@ def _write_report(module: QALightningModule, data: SquadDataModule, settings: An
         ErrorReport(scored).write(folder.parent / REPORT)
 
 
+def _keep_answers(module: QALightningModule, path: Path) -> None:
+    """Write the answers to the fold that was held out, which a cross-validation joins with those to the others."""
+    assert module.predictions is not None
+    ids = [answer.id for _, _, answer in module.predictions.rows()]
+    try:
+        write_spans(path, ids, module.predictions.spans)
+    except OSError as error:
+        raise InputError(
+            f"the answers to the fold could not be written to {relative(path)} ({error}); free some space, then resume "
+            "with the same flags and --ckpt_path last to write them"
+        ) from None
+
+
 def _draw(trainer: Trainer, found: Confidence, folder: Path) -> None:
     """Draw and write how far the model's scores can be trusted."""
     with _optional("figures about confidence"):
@@ -446,6 +462,8 @@ def why_it_ended(trainer: Trainer) -> str:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EarlyStopping) and callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
             return f"early stopping: {_early_stopping(callback)}"
+        if isinstance(callback, StopAfter) and callback.epochs <= loop.epoch_progress.current.processed:
+            return f"{counted(callback.epochs, 'epoch')} of {trainer.max_epochs}, as StopAfter was to"
         if isinstance(callback, Timer) and _is_up(callback):
             return f"--trainer.max_time {_days(callback._duration or 0)} is up"
     return "a callback asked to stop" if trainer.should_stop else "as planned"

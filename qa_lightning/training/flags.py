@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from qa_lightning.checks.refusals import callback_problems, refusal, trainer_problems, union_problem
+from qa_lightning.data.division import ALL
 from qa_lightning.distillation.teacher import lasting_teacher
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_file, write_problem
@@ -159,20 +160,8 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse bad flags, all at once; then choose the precision, if it is open, and where the run begins."""
-        trainer, model, data = self.config.trainer, self.config.model, self.config.data
-        problems = self._name_model() + data_problems(data) + model_problems(model) + trainer_problems(trainer)
-        if (trainer.max_epochs, trainer.max_steps) == (-1, -1) and model.warmup_ratio > 0:
-            problems.append(
-                f"--model.warmup_ratio {model.warmup_ratio} is a part of the steps, and --trainer.max_epochs -1 has no "
-                "number of them; pass --trainer.max_steps, or leave the ratio out"
-            )
-        if not self.config.save_every_minutes >= 0:
-            problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
-        if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
-            problems.append(f"--ema_decay is {self.config.ema_decay}; it must be between 0 and 1, 0.999 is usual")
-        if self.config.average_best is not None and self.config.average_best < 1:
-            problems.append(f"--average_best is {self.config.average_best}; it must be at least 1, 3 is usual")
-        if problems:
+        trainer = self.config.trainer
+        if problems := self.problems():
             raise InputError(problems)
         if trainer.precision is None:
             trainer.precision = default_precision(str(trainer.accelerator))
@@ -188,6 +177,27 @@ class TrainCLI(LightningCLI):
                 f"--ckpt_path last: that run is finished, with {counted(begun.epochs, 'epoch')}; to "
                 f"train it further, pass --trainer.max_epochs {begun.epochs + 1} or more"
             )
+
+    def problems(self) -> list[str]:
+        """A line for each flag that cannot work, before anything is loaded; names the model so that it lasts."""
+        trainer, model, data = self.config.trainer, self.config.model, self.config.data
+        problems = self._name_model() + data_problems(data) + model_problems(model) + trainer_problems(trainer)
+        if (trainer.max_epochs, trainer.max_steps) == (-1, -1) and model.warmup_ratio > 0:
+            problems.append(
+                f"--model.warmup_ratio {model.warmup_ratio} is a part of the steps, and --trainer.max_epochs -1 has no "
+                "number of them; pass --trainer.max_steps, or leave the ratio out"
+            )
+        if data.fold == ALL and trainer.limit_val_batches != 0:
+            problems.append(
+                f"--data.fold {ALL} leaves no questions to validate on; pass --trainer.limit_val_batches 0, too"
+            )
+        if not self.config.save_every_minutes >= 0:
+            problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
+        if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
+            problems.append(f"--ema_decay is {self.config.ema_decay}; it must be between 0 and 1, 0.999 is usual")
+        if self.config.average_best is not None and self.config.average_best < 1:
+            problems.append(f"--average_best is {self.config.average_best}; it must be at least 1, 3 is usual")
+        return problems
 
     def _name_model(self) -> list[str]:
         """Write the lasting names of model and teacher into the flags, for checkpoints, ``config.yaml``, ``run.json``.
@@ -279,6 +289,24 @@ class TrainCLI(LightningCLI):
                     "are wrong; pass --ema_decay instead, or --trainer.callbacks.use_buffers false"
                 )
         return problems
+
+
+class ParsedFlags(TrainCLI):
+    """The flags of a training run, parsed and checked, for a command that has other processes train with them.
+
+    Nothing is refused and nothing made here that takes the model.
+    """
+
+    def before_instantiate_classes(self) -> None:
+        """Leave the problems to `problems`, which the command shows together with its own."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+    def as_yaml(self) -> str:
+        """All flags, as ``--config`` reads them."""
+        text: str = self.parser.dump(self.config, skip_none=False)
+        return text
 
 
 def default_precision(accelerator: str) -> str:

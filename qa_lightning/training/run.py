@@ -44,7 +44,6 @@ from qa_lightning.wording import command, counted
 
 log = logging.getLogger("qa_lightning")
 
-_RESUMING = "with the same flags and --ckpt_path last"
 _SECONDS_TO_END = 20.0  # that the workers of a run which was killed take, at most, until they notice
 
 
@@ -320,16 +319,23 @@ class TrainingRun:
     def _tell_lost(self, known: str) -> None:
         print(f"error: {known}; {self._saved()}", file=sys.stderr, flush=True)
 
+    @property
+    def _resuming(self) -> str:
+        """How the run is resumed; that of a fold by the cross-validation that started it."""
+        if self._started_by is not None and self.data.fold is not None:
+            return "with the same command"
+        return "with the same flags and --ckpt_path last"
+
     def _saved(self) -> str:
         """What is saved, and how to resume from it, for a message."""
         folder = self.folder.path
         if self._kept_on:
-            return f"what is saved is on {self._kept_on}; resume {_RESUMING}"
+            return f"what is saved is on {self._kept_on}; resume {self._resuming}"
         if folder and last_start(folder / RECORD).get("finished"):
             return f"the run is finished, its model is in {relative(folder / MODEL_FOLDER)}"
         if self.last.path is None:
-            return "nothing is saved yet" + (f"; begin it again {_RESUMING}" if folder else "")
-        return f"step {self.last.step} is saved in {relative(self.last.path)}; resume {_RESUMING}"
+            return "nothing is saved yet" + (f"; begin it again {self._resuming}" if folder else "")
+        return f"step {self.last.step} is saved in {relative(self.last.path)}; resume {self._resuming}"
 
     def _announce(self) -> None:
         if not self.trainer.is_global_zero:

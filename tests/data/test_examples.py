@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict
 
-from qa_lightning.data.examples import in_validation, read_examples, write_examples
+from qa_lightning.data.division import in_validation
+from qa_lightning.data.examples import read_examples, write_examples
 from qa_lightning.data.sources import EMBEDDED_SIZES, has_split, read_rows, source_fingerprint, source_kind
 from qa_lightning.errors import InputError
 from tests.helpers.forms import CONTEXT, ROWS, as_json, as_lines, as_parquet, nested, read, row

@@ -25,7 +25,8 @@ import pytest
 from qa_lightning.caching import MANIFEST, build_once, damage, default_cache_dir
 from qa_lightning.checks.report import check_prepared
 from qa_lightning.data.columns import ReadSettings
-from qa_lightning.data.examples import in_validation, read_examples
+from qa_lightning.data.division import in_validation
+from qa_lightning.data.examples import read_examples
 from qa_lightning.data.objects import given_source
 from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError

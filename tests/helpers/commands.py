@@ -8,6 +8,7 @@ import yaml
 from qa_lightning.cli.ask import ask
 from qa_lightning.cli.check_data import check_data
 from qa_lightning.cli.console import quiet_libraries, run_command
+from qa_lightning.cli.crossval import crossval
 from qa_lightning.cli.evaluate import evaluate
 from qa_lightning.cli.export import export
 from qa_lightning.cli.main import run
@@ -17,6 +18,7 @@ from qa_lightning.cli.train import train
 __all__ = [
     "ask",
     "check_data",
+    "crossval",
     "evaluate",
     "export",
     "predict",

@@ -22,10 +22,10 @@ def compare(words: Sequence[str]) -> int:
     from rich.console import Console
 
     from qa_lightning.pages.runs import RunTable
-    from qa_lightning.runs.listing import read_runs, sorted_runs
+    from qa_lightning.runs.listing import read_runs, runs_of, sorted_runs
 
     quiet_libraries()
-    runs, problems = read_runs(Path(folder) for folder in options.runs)
+    runs, problems = read_runs(run for folder in options.runs for run in runs_of(Path(folder)))
     table = RunTable(sorted_runs(runs, options.sort), problems)
     if runs:
         console = Console()
@@ -41,7 +41,13 @@ def compare(words: Sequence[str]) -> int:
 
 def _options(words: Sequence[str]) -> Namespace:
     flags = Flags("compare", "Show runs side by side: scores, speed, memory, and the settings that differ.")
-    flags.add_argument("runs", type=str, nargs="+", metavar="RUN", help="folders of runs: lightning_logs/version_*")
+    flags.add_argument(
+        "runs",
+        type=str,
+        nargs="+",
+        metavar="RUN",
+        help="folders of runs, lightning_logs/version_*, or of cross-validations",
+    )
     flags.add_argument(
         "--sort",
         choices=list(SORTS),

@@ -1,0 +1,90 @@
+"""``crossval``: train and score a model on each fold of one file, and a final one on all of it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from qa_lightning.checks.refusals import lightning_refusals
+from qa_lightning.cli.console import quiet_libraries
+from qa_lightning.cli.train import with_config_files
+from qa_lightning.errors import InputError, naming_flags
+from qa_lightning.runs.signals import Stopped, StopSignals
+from qa_lightning.wording import command, usage_name
+
+CROSSVAL_HELP = """\
+usage: {usage} [--folds N] [--study DIR] [--parallel N] [FLAGS OF TRAIN]
+
+Cross-validate: train a model for each fold of your questions on the others, so that each question is answered by a
+model that has not seen it; then train a final model on all of them.
+
+  {crossval} --data.dataset questions.csv --folds 5
+
+Flags:
+  --folds N                    number of folds, of whole articles (by title) or contexts  [5]
+  --study DIR                  folder for all of it; a study that was stopped goes on in its folder  [crossval]
+  --parallel N                 folds to train at a time, each on GPUs of its own if there are any  [1]
+  --data.dataset FILE          the questions: CSV, Excel, JSON, Parquet ...
+  --seed_everything N          decides the folds, too  [42]
+  and all flags of `{train}` but those that name other data to validate on, or a run to resume
+
+What you get in the folder: crossval.json and predictions.json, nbest_predictions.json, report.html of the answers that
+each question got out of its fold; fold-N/ and final/ with usual runs. The final model's threshold and temperature are
+fitted to the out-of-fold answers.
+"""
+
+
+@naming_flags()
+@lightning_refusals()
+def crossval(words: Sequence[str]) -> int:
+    """Train and score each fold, then train the final model."""
+    if {"-h", "--help", "--help_all", "--help-all"} & set(words):
+        print(
+            CROSSVAL_HELP.format(usage=usage_name("crossval"), crossval=command("crossval"), train=command("train")),
+            end="",
+        )
+        return 0
+    own, rest = _own_flags(words)
+    signals = StopSignals()
+    signals.listen()
+    try:
+        from qa_lightning.crossval.run import CrossValidation
+        from qa_lightning.training.flags import ParsedFlags
+
+        quiet_libraries()
+        flags = ParsedFlags(list(with_config_files(rest)))
+        CrossValidation(flags, own.folds, own.study, own.parallel).run()
+    except Stopped as error:
+        kept = f"what is finished stays in {own.study}, and the same command goes on with the rest"
+        print(f"\nstopped by {error.stop.cause}: {kept}", flush=True)
+        return error.stop.status
+    finally:
+        signals.restore()
+    return 0
+
+
+class _OwnFlags(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message.removeprefix("argument "))
+
+
+def _own_flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags that ``train`` does not have, and the others.
+
+    Raises:
+        InputError: a value is not possible.
+    """
+    parser = _OwnFlags(add_help=False, allow_abbrev=False)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--study", type=Path, default=Path("crossval"))
+    own, rest = parser.parse_known_args(words)
+    problems = [f"--folds is {own.folds}; it must be at least 2"] if own.folds < 2 else []
+    if own.parallel < 1:
+        problems.append(f"--parallel is {own.parallel}; it must be at least 1")
+    if problems:
+        raise InputError(problems)
+    own.study = own.study.expanduser()
+    return own, rest

@@ -1,0 +1,1 @@
+"""Cross-validation: each question is answered by a model that did not see it; the command ``crossval``."""

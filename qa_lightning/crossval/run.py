@@ -1,0 +1,244 @@
+"""Runs a cross-validation: trains each fold, joins their answers, fits to these, and trains a final model on all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from qa_lightning.crossval.joined import Joined, join_folds
+from qa_lightning.crossval.processes import TrainJob, run_jobs, slots_for
+from qa_lightning.crossval.study import FINAL, Study
+from qa_lightning.data.division import ALL, Groups
+from qa_lightning.decoding.spans import Scaling
+from qa_lightning.errors import InputError, LostProcessError
+from qa_lightning.evaluation.result import write_result
+from qa_lightning.files import hold_folder, write_json
+from qa_lightning.layout import FOLD_ANSWERS, MODEL_FOLDER, REPORT, STUDY_FOLDS, STUDY_RESULT
+from qa_lightning.metrics.confidence import coverage_line, fitted_lines
+from qa_lightning.models.folder import save_settings
+from qa_lightning.models.loading import CONFIG
+from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings, Fitted
+from qa_lightning.pages.report import ErrorReport
+from qa_lightning.runs.record import PastRun
+from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.finish import relative
+from qa_lightning.training.flags import ParsedFlags
+from qa_lightning.wording import command, counted, visible
+
+log = logging.getLogger("qa_lightning")
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """A cross-validation with the flags of ``train``.
+
+    Args:
+        flags: parsed.
+        folds: number of folds.
+        folder: the study's; made if it is missing. What is there and finished is not trained again.
+        parallel: folds that are trained at a time.
+
+    Raises:
+        InputError: flags make no sense here, or cannot work; all problems together.
+    """
+
+    flags: ParsedFlags
+    folds: int
+    folder: Path
+    parallel: int = 1
+
+    def __post_init__(self) -> None:
+        if problems := [*_refusals(self.flags.config), *self.flags.problems()]:
+            raise InputError(problems)
+
+    @property
+    def study(self) -> Study:
+        """What is on disk."""
+        return Study(self.folder, self.folds)
+
+    def run(self) -> None:
+        """Train what is not finished, and write the results.
+
+        Raises:
+            InputError: the data cannot be divided, or the folder belongs to another study, or cannot be written.
+            LostProcessError: a fold failed.
+        """
+        slots = slots_for(self.parallel, self.flags.config.trainer)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held = hold_folder(self.folder)
+        except BlockingIOError:
+            raise InputError(f"--study {self.folder} is being trained by another process; wait for its end") from None
+        except OSError as error:
+            raise InputError(f"--study {self.folder} cannot be written ({error.strerror}); name another") from None
+        try:
+            data = self._prepare()
+            self._train(self.study.names, slots)
+            joined = self._join(data)
+            epochs = self._write_final_flags()
+            self._train([FINAL], slots[:1])
+            self._finish(data, joined, epochs)
+        except OSError as error:
+            raise InputError(f"--study {self.folder} cannot be written ({error.strerror or error})") from None
+        finally:
+            if held is not None:
+                os.close(held)
+
+    def _prepare(self) -> SquadDataModule:
+        """All questions, once they are known to be enough for the folds, and to be those of the study."""
+        given = self.flags.config.data.as_dict()
+        columns = given.pop("columns")
+        data = SquadDataModule(**given | {"fold": ALL, "columns": columns})
+        data.prepare_data()
+        data.setup("fit")
+        assert data.validation_set is not None
+        groups = Groups.of(data.validation_set.examples)
+        sizes = np.bincount(groups.folds(self.folds, data.seed))[1:]
+        log.info(
+            f"crossval:  {counted(len(groups.names), 'question')} about {counted(len(groups.sizes), groups.by)}, in "
+            f"{self.folds} folds of {sizes.min():,} to {sizes.max():,} questions; no {groups.by} is in two of them"
+        )
+        self.study.begin(data.fingerprint("train"), self.flags.as_yaml())
+        return data
+
+    def _train(self, names: Sequence[str], slots: Sequence[Mapping[str, str]]) -> None:
+        """Train the folds ``names`` that are not finished, or the final model.
+
+        Raises:
+            LostProcessError: one failed.
+        """
+        study = self.study
+        left = [name for name in names if not study.is_done(name)]
+        for name in names:
+            if name not in left:
+                log.info(f"{name}: finished before")
+        statuses = run_jobs([TrainJob(name, study.words(name)) for name in left], slots)
+        lost = [name for name in left if not study.is_done(name)]
+        if lost:
+            raise LostProcessError(_what_was_lost(names, lost, statuses))
+
+    def _runs(self) -> list[PastRun]:
+        return [run for name in self.study.names if (run := self.study.newest(name)) is not None]
+
+    def _join(self, data: SquadDataModule) -> Joined:
+        """Join, score and write the out-of-fold answers."""
+        model = self.flags.config.model
+        joined = join_folds(
+            data,
+            [run.folder / FOLD_ANSWERS for run in self._runs()],
+            f"{self.folds} folds of {model.model_name}",
+            Scaling(threshold=model.null_score_diff_threshold),
+            model.mixed_script,
+            model.max_answer_length,
+        )
+        assert joined.result.scored is not None
+        write_result(joined.result, self.folder)
+        write_json(self.folder / STUDY_FOLDS, dict(zip(joined.result.predictions, joined.fold.tolist(), strict=True)))
+        ErrorReport(joined.result.scored).write(self.folder / REPORT)
+        log.info("\nquestions of each fold, answered by the model that was trained on the others:")
+        for line in joined.lines():
+            log.info(line)
+        assert joined.result.confidence is not None
+        for line in fitted_lines(joined.result.confidence):
+            log.info(line)
+        log.info(coverage_line(joined.result.confidence.coverage))
+        return joined
+
+    def _write_final_flags(self) -> int | None:
+        """Write the flags of the final model; returns the epochs that it trains, None for all of the flags'."""
+        best = [_best_epoch(run) for run in self._runs()]
+        known = [epoch for epoch in best if epoch is not None]
+        epochs = math.ceil(median(known)) if len(known) == self.folds else None
+        flags = self.flags.config.trainer
+        told = ", ".join("?" if epoch is None else str(epoch) for epoch in best)
+        log.info(f"\nbest epochs of the folds: {told}")
+        if epochs is not None and epochs == flags.max_epochs:
+            epochs = None
+        left_out = self.study.write_final_flags(epochs)
+        if left_out:
+            log.info(f"without a validation, the final model is trained without {', '.join(left_out)}")
+        many = f"{counted(epochs, 'epoch')}, their median" if epochs else "as long as the flags say"
+        log.info(f"final model: trained on all questions, {many}")
+        return epochs
+
+    def _finish(self, data: SquadDataModule, joined: Joined, epochs: int | None) -> None:
+        """Write the fitted threshold and temperature into the final model, and all figures."""
+        run, found = self.study.newest(FINAL), joined.result.confidence
+        assert run is not None
+        assert found is not None
+        folder = run.folder / MODEL_FOLDER
+        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get(CONFIG_KEY)
+        settings = AnswerSettings.of_config(saved, str(folder / CONFIG), None)
+        fitted_to = f"out of {self.folds} folds of {data.fingerprint('train')}"
+        fitted = Fitted(found.scaling, joined.result.version_2, fitted_to, found.scores_at_precision)
+        save_settings(settings.fitted(fitted), folder)
+        runs = self._runs()
+        values = joined.as_json()
+        for own, one in zip(values["folds"], runs, strict=True):
+            own |= {"best_epoch": _best_epoch(one), "run": str(one.folder.relative_to(self.folder))}
+        values["final"] = {
+            "model": str(folder.relative_to(self.folder)),
+            "epochs": epochs or self.flags.config.trainer.max_epochs,
+            **asdict(found.scaling),
+            "fitted_to": fitted_to,
+        }
+        del values["final"]["temperatures"]
+        write_json(self.folder / STUDY_RESULT, values)
+        shown = relative(self.folder)
+        log.info(f"\nscores:      {shown / STUDY_RESULT}; report of errors: {shown / REPORT}")
+        log.info(f"final model: {relative(folder)}, with the threshold and temperature of the out-of-fold answers")
+        log.info(visible(f"compare:     {command('compare')} {shown}"))
+
+
+def _best_epoch(run: PastRun) -> int | None:
+    measured = run.starts[-1].get("measured") if run.starts else None
+    found = measured.get("best_epoch") if isinstance(measured, Mapping) else None
+    return found if isinstance(found, int) else None
+
+
+def _what_was_lost(names: Sequence[str], lost: Sequence[str], statuses: Mapping[str, int]) -> str:
+    """The message that some folds failed, and how the study goes on."""
+    failed = [name for name in lost if statuses.get(name)] or [name for name in lost if name in statuses]
+    status = statuses[failed[0]]
+    how = f"ended with status {status}; its own message is above" if status >= 0 else f"was killed by signal {-status}"
+    if -status == 9:
+        how += " (the system does so when memory runs out)"
+    done = [name for name in names if name not in lost]
+    stays = f". Finished and kept: {', '.join(done)}" if done else ""
+    return f"{', '.join(failed)} {how}{stays}. The same command goes on with what is left"
+
+
+def _refusals(config: Any) -> list[str]:
+    """A line for each flag of ``train`` that makes no sense in a cross-validation."""
+    data, trainer = config.data, config.trainer
+    folds = "the folds say which questions validate"
+    given = {
+        "--ckpt_path": (config.ckpt_path, None, "a study that was stopped goes on by itself, with the same --study"),
+        "--data.validation": (data.validation, None, folds),
+        "--data.fold": (data.fold, None, "each fold has its turn"),
+        "--data.max_validation_examples": (data.max_validation_examples, None, "each question is answered once"),
+        "--trainer.limit_val_batches": (trainer.limit_val_batches, 1.0, "each question is answered once"),
+        "--trainer.default_root_dir": (trainer.default_root_dir, None, "--study names the folder"),
+        "--trainer.fast_dev_run": (trainer.fast_dev_run or None, None, "it leaves no answers to join"),
+        "--trainer.overfit_batches": (trainer.overfit_batches or None, None, "it validates on what it trains on"),
+        "--trainer.num_nodes": (trainer.num_nodes, 1, "a study runs on one machine"),
+    }
+    problems = [
+        f"{flag} {value}: not in a cross-validation, where {why}; leave it out"
+        for flag, (value, usual, why) in given.items()
+        if value is not None and value != usual
+    ]
+    if data.dataset is None:
+        problems.append("--data.dataset names the questions; it is null")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        problems.append("a cross-validation starts its own processes: start it once, without torchrun")
+    return problems

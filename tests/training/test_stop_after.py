@@ -1,0 +1,43 @@
+"""Training that ends after some epochs of a longer schedule, and what `--data.fold all` needs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qa_lightning.errors import InputError
+from qa_lightning.runs.record import last_start
+from tests.helpers import commands
+from tests.helpers.data import make_rows, write_json
+from tests.helpers.training import train_flags
+
+STOP = ("--trainer.callbacks", "qa_lightning.training.callbacks.StopAfter", "--trainer.callbacks.epochs", "1")
+
+
+def flags(tmp_path, model: str, *more: str) -> list[str]:
+    usual = train_flags(tmp_path, model, write_json(tmp_path / "rows.json", make_rows(16)), "")
+    kept = [
+        word for pair in zip(usual[::2], usual[1::2], strict=True) if pair[0] != "--data.validation" for word in pair
+    ]
+    return [*kept, "--data.fold", "all", *more]
+
+
+def test_it_ends_early_on_the_schedule_of_all_epochs_and_trains_no_further(tmp_path, model_folder, capsys) -> None:
+    given = flags(tmp_path, model_folder, "--trainer.limit_val_batches", "0", *STOP)
+    assert commands.train(given) == 0
+    assert "training ended: 1 epoch of 3, as StopAfter was to" in capsys.readouterr().out
+    run = tmp_path / "lightning_logs" / "version_0"
+    record = last_start(run / "run.json")
+    assert record["data"]["train"]["questions"] == 16
+    last = run / "checkpoints" / "last.ckpt"
+    saved = torch.load(last, weights_only=True)
+    assert saved["global_step"] == 2
+    (group,) = {rate for rates in [saved["lr_schedulers"][0]["_last_lr"]] for rate in rates}
+    assert group == pytest.approx(2e-3 * 4 / 6)  # 2 of 6 steps are done
+    assert commands.train([*given, "--ckpt_path", str(last)]) == 0
+    assert "the weights after step 2 are written" in capsys.readouterr().out
+
+
+def test_with_nothing_held_out_a_validation_is_refused(tmp_path, model_folder) -> None:
+    with pytest.raises(InputError, match=r"--data.fold all leaves no questions.*pass --trainer.limit_val_batches 0"):
+        commands.train(flags(tmp_path, model_folder))
