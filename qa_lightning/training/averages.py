@@ -95,7 +95,7 @@ class _Mean(AveragedModel):
         self._begun: bool | None = None
         self._saved = {f"module.{name}" for name in module.state_dict()}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Of the weights, those that the module saves: with adapters, they and the head alone."""
         state = super().state_dict(*args, **kwargs)
         return {name: value for name, value in state.items() if name in self._saved or not name.startswith("module.")}
