@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def score_model(
             f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score the answers with "
             f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
         )
-    model, saved, settings = _loaded(name, thresholds, lengths or {})
+    ensemble, saved, settings = _loaded(name, thresholds, lengths or {})
     datamodule = SquadDataModule(
         dataset=None,
         validation=data,
@@ -93,9 +93,11 @@ def score_model(
         encoding=reading.encoding,
         answer_separator=reading.answer_separator or "",
     )
+    if ensemble is not None:
+        datamodule.tokenizer = ensemble.tokenizer
     fingerprint = datamodule.fingerprint("validation")  # as in training, where offsets matter
     datamodule.texts_alone = True
-    module = _validated(model_names(name)[0], model, datamodule, settings, mixed_script)
+    module = _validated(model_names(name)[0], ensemble and ensemble.model, datamodule, settings, mixed_script)
     assert module.predictions is not None
     if module.predictions.version_2 and not saved.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")
@@ -115,9 +117,17 @@ def score_model(
     return replace(result, threshold_file=threshold_file(fitted, name, data))
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """An ensemble, and the tokenizer that has what each of its models takes."""
+
+    model: Ensemble
+    tokenizer: Any
+
+
 def _loaded(
     name: str, thresholds: Path | None, lengths: Mapping[str, int]
-) -> tuple[Ensemble | None, AnswerSettings, AnswerSettings]:
+) -> tuple[_Loaded | None, AnswerSettings, AnswerSettings]:
     """An ensemble, None for one model; the settings that it was saved with, and those that it is asked with here.
 
     Raises:
@@ -129,7 +139,7 @@ def _loaded(
     settings = replace(saved.fitted(read_threshold_file(thresholds, name)) if thresholds else saved, **changed)
     if (positions := max_positions(model)) and settings.max_length > positions:
         raise InputError(f"--data.max_length {settings.max_length}: the model has {positions} positions")
-    return model if isinstance(model, Ensemble) else None, saved, settings
+    return _Loaded(model, tokenizer) if isinstance(model, Ensemble) else None, saved, settings
 
 
 class _EnsembleModule(QALightningModule):

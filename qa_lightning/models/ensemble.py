@@ -87,21 +87,22 @@ class Ensemble(nn.Module):
     ) -> None:
         super().__init__()
         self.models = list(models)
-        self.weights = nn.ModuleList(model for model in models if isinstance(model, nn.Module))
+        self.torch_models = nn.ModuleList(model for model in models if isinstance(model, nn.Module))
         self.settings = settings
         self.name_or_path = ",".join(names)
         self._takes_types = list(takes_types)
         self.config = deepcopy(models[0].config)
-        limits = {limit: model.config.max_position_embeddings for model in models if (limit := max_positions(model))}
-        if limits:
-            self.config.max_position_embeddings = min(limits) + max(every - limit for limit, every in limits.items())
+        limits = [(limit, model.config.max_position_embeddings) for model in models if (limit := max_positions(model))]
+        if limits:  # `max_positions` takes off again what some models do not use of theirs
+            unused = max(every - limit for limit, every in limits)
+            self.config.max_position_embeddings = min(limit for limit, _ in limits) + unused
         if any(hasattr(model.config, CONFIG_KEY) for model in models):
             setattr(self.config, CONFIG_KEY, {})  # the settings are those above
 
     @property
     def device(self) -> torch.device:
         """Where the models are."""
-        on_device: list[Any] = [*self.weights, *self.models]
+        on_device: list[Any] = [*self.torch_models, *self.models]
         found: torch.device = on_device[0].device
         return found
 

@@ -252,7 +252,7 @@ def lasting_names(name: str | PathLike[str] | Sequence[str | PathLike[str]]) -> 
             problems += error.problems
     joined = ",".join(found)
     if not problems and model_names(joined) != found:
-        problems.append(f"--model {joined}: a comma in a folder's name separates models here; rename the folder")
+        problems.append(f"--model {joined}: joined by commas, these names mean other models; rename their folders")
     if problems:
         raise InputError(problems)
     return joined

@@ -59,9 +59,11 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
         raise InputError([f"--threshold_file {path}: {problem}; {again}" for problem in problems])
     without = [one for one in model_names(model) if not holds_weights(weights_folder(one))]
     if without:
+        several = "pass the folders of the models that were exported"
+        alone = "an ONNX export keeps the threshold of the model that it was made from, so leave the flag out"
         raise InputError(
-            f"--threshold_file {path}: --model {without[0]} has no model.safetensors to compare with; an ONNX export "
-            "keeps the threshold of the model that it was made from, so leave the flag out"
+            f"--threshold_file {path}: --model {without[0]} has no model.safetensors to compare with; "
+            f"{alone if len(model_names(model)) == 1 else several}"
         )
     if _weights_of(model) != weights:
         raise InputError(

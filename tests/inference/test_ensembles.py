@@ -152,12 +152,17 @@ def test_documents_are_asked_as_by_one_model(models) -> None:
         both.ask("Where lives Ben ?", texts, precision=0.9)
 
 
-def test_a_model_without_token_types_answers_together_with_one_that_has_them(tmp_path, tokenizer, models) -> None:
+def without_types(folder: Path, tokenizer) -> str:
+    """A model whose tokenizer gives no token types."""
     inputs = ["input_ids", "attention_mask"]
     own = type(tokenizer)(
         vocab=tokenizer.get_vocab(), do_lower_case=True, model_max_length=512, model_input_names=inputs
     )
-    small = saved(tmp_path / "small", own, SETTINGS, 7)
+    return saved(folder, own, SETTINGS, 7)
+
+
+def test_a_model_without_token_types_answers_together_with_one_that_has_them(tmp_path, tokenizer, models) -> None:
+    small = without_types(tmp_path / "small", tokenizer)
     names = sorted([small, models["c"]])
     alone = [Reader.from_pretrained(name, device="cpu") for name in names]
     takes = [("token_type_ids" in one.tokenizer.model_input_names) for one in alone]
@@ -206,6 +211,13 @@ def test_evaluate_scores_the_same_model_twice_as_it_does_alone(models, data) -> 
     assert twice.confidence.scaling.threshold == pytest.approx(alone.confidence.scaling.threshold, abs=1e-9)
     np.testing.assert_allclose(twice.scored.judged.confidence, alone.scored.judged.confidence, rtol=0, atol=1e-9)
     assert twice.scored.outcomes.log_spans.shape == alone.scored.outcomes.log_spans.shape
+
+
+def test_evaluate_gives_token_types_to_models_that_take_them_in_any_order(tmp_path, tokenizer, models, data) -> None:
+    small = without_types(tmp_path / "small", tokenizer)
+    one, other = (score_model(",".join(names), data) for names in ([small, models["c"]], [models["c"], small]))
+    assert one.metrics == other.metrics
+    assert one.null_odds == other.null_odds
 
 
 def test_evaluate_fits_a_threshold_that_predict_takes(joined, models, data, tmp_path, capsys) -> None:
@@ -313,7 +325,7 @@ def test_a_folder_with_a_comma_in_its_name_is_one_model(models, tmp_path, monkey
     assert model_names(lasting_names([odd, models["b"]])) == [str(odd), models["b"]]
     (tmp_path / "a").symlink_to(models["a"])
     (tmp_path / "b").symlink_to(models["b"])
-    with pytest.raises(InputError, match="rename the folder"):
+    with pytest.raises(InputError, match="rename their folders"):
         lasting_names(["a", "b"])
 
 

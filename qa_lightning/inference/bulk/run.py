@@ -290,7 +290,7 @@ def model_fingerprint(name: str) -> str:
         InputError: the model does not exist.
     """
     if len(names := model_names(name)) > 1:
-        return " ".join(map(model_fingerprint, names))
+        return " ".join(sorted(map(model_fingerprint, names)))  # their order changes no answer
     folder = Path(resolve(name))
     if not folder.is_dir():
         with loading(name), quiet_transformers():
