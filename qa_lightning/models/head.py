@@ -12,6 +12,8 @@ The folder's ``config.json`` is that of the base model. So ``AutoModel.from_pret
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Hashable
 from functools import cache
 from typing import Any
 
@@ -41,7 +43,8 @@ class SpanHead:
                     module.is_causal = False
         setattr(self, self.base_model_prefix, encoder)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self._takes = _arguments(type(encoder))
+        kind: Any = type(encoder)
+        self._takes = _arguments(kind)
         self.post_init()  # type: ignore[attr-defined]
 
     def forward(
@@ -91,7 +94,8 @@ def head_class(config: Any) -> Any:
     Raises:
         KeyError: transformers has no base model of this kind.
     """
-    return _class_for(type(config))
+    kind: Any = type(config)
+    return _class_for(kind)
 
 
 def load(folder: str, **options: Any) -> Any:
@@ -106,7 +110,7 @@ def load(folder: str, **options: Any) -> Any:
 
 
 @cache
-def _class_for(config_class: Any) -> Any:
+def _class_for(config_class: Hashable) -> Any:
     encoder = base_class(config_class)
     parents = [parent for parent in encoder.__mro__[1:] if issubclass(parent, PreTrainedModel)]
     base = next(parent for parent in parents if parent.__name__.endswith("PreTrainedModel"))
@@ -125,9 +129,7 @@ def base_class(config_class: Any) -> Any:
 
 
 @cache
-def _arguments(encoder: type) -> frozenset[str]:
-    import inspect
-
+def _arguments(encoder: Hashable) -> frozenset[str]:
     return frozenset(inspect.signature(encoder.forward).parameters)  # type: ignore[attr-defined]
 
 

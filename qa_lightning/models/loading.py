@@ -56,9 +56,9 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, **hub: Any) -> An
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code, **hub)
     if not tokenizer.is_fast:
         raise slow_tokenizer(name, tokenizer)
-    if tokenizer.cls_token_id is None and (config := _config(name, hub)) is not None:
-        if not is_trained(config) and is_decoder(config):
-            prepare_tokenizer(tokenizer)
+    config = _config(name, hub) if tokenizer.cls_token_id is None else None
+    if config is not None and not is_trained(config) and is_decoder(config):
+        prepare_tokenizer(tokenizer)
     if _lacks_token_types(tokenizer) and (model := _planned_model(name, hub)) is not None:
         name_token_types(tokenizer, model)
     return tokenizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import math
 import pickle
 import shutil
@@ -13,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering
+from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_lightning import QALightningModule, Reader, SquadDataModule, pipeline
 from qa_lightning.errors import InputError
+from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.models import head
 from qa_lightning.models.computing.layers import layer_names
 from qa_lightning.models.folder import model_files
@@ -26,7 +26,7 @@ from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.training.steps.optim import layer_depths
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
-from tests.helpers.heads import DECODERS, ENCODERS, WITH_CLASS, save_base
+from tests.helpers.heads import DECODERS, ENCODERS, FEATURES, WITH_CLASS, decoders_tokenizer, save_base
 from tests.helpers.processes import finished
 from tests.helpers.training import QUIET, SMALL, train_flags
 
@@ -86,11 +86,11 @@ def test_a_model_trains_validates_is_saved_answers_and_goes_on(kind, bases, data
     assert not torch.equal(again.model.qa_outputs.weight, module.model.qa_outputs.weight)
 
 
-def test_a_run_says_whose_head_it_is_and_its_model_is_scored_and_published(bases, data, tmp_path, caplog) -> None:
-    with caplog.at_level(logging.INFO, logger="qa_lightning"):
-        assert commands.train(train_flags(tmp_path, bases["gemma3_text"], data, data)) == 0
-    assert "head:      this package's, as transformers has none for Gemma3TextModel" in caplog.text
-    assert "attention: in both directions" in caplog.text
+def test_a_run_says_whose_head_it_is_and_its_model_is_scored_and_published(bases, data, tmp_path, capsys) -> None:
+    assert commands.train(train_flags(tmp_path, bases["gemma3_text"], data, data)) == 0
+    said = capsys.readouterr().out
+    assert "head:      this package's, as transformers has none for Gemma3TextModel" in said
+    assert "attention: in both directions" in said
     (folder,) = tmp_path.glob("lightning_logs/*/model")
     assert json.loads((folder / "config.json").read_text())["is_causal"] is False
     assert commands.evaluate(["--model", str(folder), "--data", data]) == 0
@@ -108,7 +108,9 @@ def test_the_base_model_is_the_one_that_transformers_loads_before_and_after(kind
         expected = AutoModel.from_pretrained(bases[kind]).eval()(input_ids=ids).last_hidden_state
         torch.testing.assert_close(model.base_model(input_ids=ids).last_hidden_state, expected)
         model.save_pretrained(tmp_path)
-        torch.testing.assert_close(AutoModel.from_pretrained(tmp_path).eval()(input_ids=ids).last_hidden_state, expected)
+        torch.testing.assert_close(
+            AutoModel.from_pretrained(tmp_path).eval()(input_ids=ids).last_hidden_state, expected
+        )
     assert type(AutoConfig.from_pretrained(tmp_path)) is type(AutoConfig.from_pretrained(bases[kind]))
 
 
@@ -179,10 +181,10 @@ def first_changes(model, mask: bool) -> bool:
     """Whether the first token's logit depends on the last token."""
     rows = [torch.tensor([[5, 6, 7, last]]) for last in (8, 9)]
     with torch.inference_mode():
-        logits = [
-            model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids) if mask else None).start_logits for ids in rows
-        ]
-    return not torch.allclose(logits[0][0, 0], logits[1][0, 0], atol=1e-6)
+        masks = [torch.ones_like(ids) if mask else None for ids in rows]
+        outputs = [model.eval()(input_ids=ids, attention_mask=one) for ids, one in zip(rows, masks, strict=True)]
+    first, second = (output.start_logits[0, 0] for output in outputs)
+    return not torch.allclose(first, second, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [*DECODERS, *WITH_CLASS])
@@ -245,6 +247,68 @@ def test_what_cannot_have_a_head_is_refused_in_one_line(config, reason, tmp_path
     (problem,) = caught.value.problems
     assert "has no question answering head and can get none" in problem
     assert reason in problem
+
+
+FORMS = ("all", "no BOS", "no pad token", "EOS alone")
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_decoders_tokenizer_gets_a_last_token_that_stands_for_no_answer(form, side, tmp_path) -> None:
+    tokenizer = decoders_tokenizer(*FEATURES[form], side=side)
+    assert tokenizer.cls_token_id is tokenizer.sep_token_id is None
+    folder = save_base("phi3", tmp_path / "base", tokenizer)
+    load_tokenizer(folder).save_pretrained(tmp_path / "saved")
+    for given in (load_tokenizer(folder), AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        bos, eos, pad = FEATURES[form]
+        begin = [bos] if bos else []
+        ids = given("Who", "Anna")["input_ids"]
+        words = [given.tokenize(text) for text in ("Who", "Anna")]
+        assert given.convert_ids_to_tokens(ids) == [*begin, *words[0], eos, *begin, *words[1], eos]
+        assert (given.padding_side, given.cls_token, given.pad_token) == ("right", eos, pad or eos)
+        contexts, spans = ["Anna lives in Oslo. " * 20, "Anna"], [(0, 4), None]
+        batch = Windower(given, WindowSettings(40, 8, 12))(["Who lives in Oslo?"] * 2, contexts, spans)
+        ends = batch.windows["length"].cumsum()
+        assert len(ends) > 3
+        for window, end in zip(batch.windows, ends, strict=True):
+            assert window["cls"] == window["length"] - 1
+            assert batch.input_ids[end - 1] == given.eos_token_id
+            assert window["context_begin"] + window["context_length"] == window["cls"]
+        assert (batch.windows["start"][1:] == batch.windows["cls"][1:]).all()
+        assert batch.windows["start"][0] == batch.windows["context_begin"][0]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_without_special_tokens_a_token_of_the_question_stands_for_no_answer(side) -> None:
+    """As for a decoder that others have trained to answer questions: its tokenizer stays as it is."""
+    tokenizer = decoders_tokenizer(*FEATURES["no BOS"], side=side)
+    (window,) = Windower(tokenizer, WindowSettings(40, 8, 12))(["Who?"], ["Anna lives."], [None]).windows
+    context = range(window["context_begin"], window["context_begin"] + window["context_length"])
+    assert window["cls"] not in context
+    assert window["cls"] == (0 if side == "right" else window["length"] - 1) == window["start"]
+
+
+def test_the_tokenizer_of_a_decoder_that_can_answer_is_left_alone(bases, tmp_path) -> None:
+    model = load_model(bases["mistral"])
+    with quiet_transformers():
+        model.save_pretrained(tmp_path)
+    decoders_tokenizer(*FEATURES["all"], side="left").save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer.padding_side == "left"
+    assert tokenizer.cls_token is None
+
+
+def test_with_causal_attention_no_answer_is_read_where_all_was_seen(bases) -> None:
+    model, tokenizer = (
+        load_model(bases["gemma3_text"], bidirectional=False).eval(),
+        load_tokenizer(bases["gemma3_text"]),
+    )
+    with torch.inference_mode():
+        logits = [
+            model(**tokenizer("Who?", context, return_tensors="pt")).start_logits[0] for context in ("Anna.", "Anne.")
+        ]
+    assert torch.equal(logits[0][0], logits[1][0])  # the first token has seen nothing
+    assert not torch.equal(logits[0][-1], logits[1][-1])
 
 
 def test_a_base_model_that_is_to_answer_is_refused_for_its_untrained_head(bases) -> None:
