@@ -121,8 +121,8 @@ def load_pretrained(name: str, folder: str, config: Any, bidirectional: bool | N
         name: of the model, for messages.
         folder: what to load from.
         config: of the model; changed.
-        bidirectional: what the caller asks for; None: both directions for a decoder without a question answering head, if
-            transformers can turn it; as it was trained for one with a head.
+        bidirectional: what the caller asks for; None: both directions for a decoder without a question answering head,
+            if transformers can turn it; as it was trained for one with a head.
         **options: further arguments of ``from_pretrained``.
 
     Raises:
