@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from qa_lightning.errors import InputError
 from qa_lightning.features.windows import PairLayout, plain_tokenizer
-from qa_lightning.models import head
+from qa_lightning.models.computing import head
 from qa_lightning.models.load_errors import quiet_transformers
 
 log = logging.getLogger("qa_lightning")
