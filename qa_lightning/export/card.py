@@ -23,9 +23,11 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from qa_lightning.data.formats import file_format
 from qa_lightning.data.sources import source_kind
 from qa_lightning.errors import InputError
+from qa_lightning.features.windows import PairLayout, plain_tokenizer
 from qa_lightning.layout import FLAGS, MODEL_FOLDER, RECORD
 from qa_lightning.metrics.squad import script_rules
 from qa_lightning.models.folder import holds_weights, weights_digest
+from qa_lightning.models.heads import LOADER
 from qa_lightning.models.loading import CONFIG, load_tokenizer
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.models.tiny import TINY
@@ -113,6 +115,7 @@ def model_card(folder: Path, repo: str) -> ModelCard:
     )
     values: dict[str, Any] = _run_values(run) if isinstance(run, Run) else {"why_no_run": run}
     values |= {"repo": repo, "onnx": onnx, "settings": settings, "tokenizer": _tokenizer(folder), "example": EXAMPLE}
+    values["loader"] = LOADER.removesuffix(".py") if (folder / LOADER).is_file() and not onnx else None
     card: ModelCard = ModelCard.from_template(data, str(TEMPLATE), **values)
     return card
 
@@ -290,8 +293,11 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
         InputError: the tokenizer cannot be loaded.
     """
     tokenizer = load_tokenizer(str(folder))
+    context_first = tokenizer.padding_side == "left"
+    last = not context_first and PairLayout.of(plain_tokenizer(tokenizer)).ends_with(tokenizer.cls_token_id)
+    named = next((name for name in ("cls", "bos") if getattr(tokenizer, f"{name}_token_id") is not None), None)
     return {
-        "context_first": tokenizer.padding_side == "left",
-        "null": next((name for name in ("cls", "bos") if getattr(tokenizer, f"{name}_token_id") is not None), None),
+        "context_first": context_first,
+        "null": "last" if last else named,
         "pads": tokenizer.pad_token_id is not None,
     }

@@ -146,7 +146,7 @@ class Windower:
         self._context_first = tokenizer.padding_side == "left"
         self._settings = settings
         self._offsets = offsets
-        self._cls = self._layout.find(_null_token(tokenizer))
+        self._cls = self._layout.null(tokenizer)
 
     def __call__(
         self,
@@ -264,7 +264,10 @@ class Windower:
         windows["length"] = lengths.sum(1)
         windows["context_length"] = length
         windows["context_begin"] = np.where(length > 0, part_begin[:, context_part], 0)
-        windows["cls"] = 0 if self._cls is None else part_begin[:, self._cls[0]] + self._cls[1]
+        if self._cls is not None:
+            windows["cls"] = part_begin[:, self._cls[0]] + self._cls[1]
+        else:  # a token of the question
+            windows["cls"] = windows["length"] - 1 if self._context_first else 0
         flat = ragged(begins.ravel(), lengths.ravel())
         return windows, ids[flat], types[flat]
 
@@ -298,11 +301,17 @@ def _splits_special_tokens(tokenizer: Any) -> bool:
 def windowing_key(tokenizer: Any) -> list[Any]:
     """A key of all that decides how a tokenizer cuts windows; calls of the tokenizer do not change it."""
     splits = ["split special tokens"] if _splits_special_tokens(tokenizer) else []
-    return [plain_tokenizer(tokenizer).to_str(), tokenizer.padding_side, _null_token(tokenizer), *splits]
+    plain = plain_tokenizer(tokenizer)
+    if tokenizer.padding_side == "left" and PairLayout.of(plain).null(tokenizer) is None:
+        splits.append("null at the end")  # once it was at the begin
+    return [plain.to_str(), tokenizer.padding_side, _null_token(tokenizer), *splits]
 
 
 def _null_token(tokenizer: Any) -> int | None:
-    """The id of the token for "no answer": CLS, or else BOS; None if there is neither (then it is token 0)."""
+    """The id of the token for "no answer": CLS, or else BOS; None if there is neither.
+
+    Then it is a token of the question: the first token, or the last one where the context comes first.
+    """
     found: int | None = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     return found
 
@@ -343,12 +352,22 @@ class PairLayout:
         """How many special tokens a pair has."""
         return sum(map(len, self.special))
 
-    def find(self, token: int | None) -> tuple[int, int] | None:
-        """Part (0, 2 or 4) of the first special token that is ``token``, and its index there; None if there is none."""
+    def null(self, tokenizer: Any) -> tuple[int, int] | None:
+        """Part (0, 2 or 4) of the special token for "no answer", and its index there; None if there is none.
+
+        It is the last token of a pair if that is CLS, as for XLNet and decoders; else the first CLS or BOS.
+        """
+        token = _null_token(tokenizer)
+        if self.ends_with(tokenizer.cls_token_id):
+            return 4, len(self.special[2]) - 1
         for part, ids in enumerate(self.special):
             if token in ids:
                 return 2 * part, ids.index(token)
         return None
+
+    def ends_with(self, token: int | None) -> bool:
+        """Whether a pair's last token is the special token ``token``."""
+        return self.special[2][-1:] == [token]
 
 
 def cut(length: int, room: int, stride: int) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Saves a model folder, and lists its model files: the files that loading the model reads, and no others.
 
 Weights are safetensors, as transformers loads them, or an ONNX graph. Formats that can run code when they are loaded,
-such as pickles, are never listed.
+such as pickles, are never listed. `heads.LOADER` is for people who import it: nothing runs it by itself.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from qa_lightning.errors import DivergedError
 from qa_lightning.files import digest, new_folder, write_file
 from qa_lightning.layout import ADAPTER_FOLDER
 from qa_lightning.models.adapters import has_adapters, merged, save_adapters, with_weights
+from qa_lightning.models.heads import LOADER, has_own_head, write_loader
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.loading import CONFIG
 from qa_lightning.models.onnx import MODEL_FILE
@@ -43,7 +44,7 @@ def model_files(folder: Path) -> tuple[list[str], list[str]]:
     """The model files of a folder, without the model card, and their problems.
 
     Returns:
-        Names of the files, in the order of loading: config, weights, ONNX graph, tokenizer.
+        Names of the files, in the order of loading: config, weights, ONNX graph, tokenizer, loader.
         Problems of the files, one line each.
     """
     if not folder.is_dir():
@@ -63,7 +64,8 @@ def model_files(folder: Path) -> tuple[list[str], list[str]]:
         problems.append(
             f"{folder} holds no tokenizer (tokenizer.json); add it with tokenizer.save_pretrained({folder})"
         )
-    return [CONFIG, *weights, *graph, *(name for name in TOKENIZER if name in there)], problems
+    loader = [LOADER] if LOADER in there else []
+    return [CONFIG, *weights, *graph, *(name for name in TOKENIZER if name in there), *loader], problems
 
 
 def _weights(folder: Path, there: set[str]) -> tuple[list[str], list[str]]:
@@ -122,7 +124,8 @@ def save_model(
     """Write config, safetensors and tokenizer; ``config.json`` keeps ``settings`` under ``qa_lightning``.
 
     ``AutoModelForQuestionAnswering.from_pretrained(folder)`` loads it, with or without this package. Adapters are
-    merged into the weights, and written by themselves, with the head, as ``adapter/`` in the folder.
+    merged into the weights, and written by themselves, with the head, as ``adapter/`` in the folder. If
+    the head is this package's, the folder has `LOADER` instead, which needs transformers alone.
 
     Args:
         model: the model whose configuration is written.
@@ -153,6 +156,8 @@ def save_model(
             own = model.state_dict()
         with quiet_transformers():
             model.save_pretrained(part, state_dict=own)
+        if has_own_head(model):
+            write_loader(part)
         tokenizer.save_pretrained(part)
 
 

@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from qa_lightning.errors import InputError
 from qa_lightning.features.windows import slow_tokenizer
 from qa_lightning.layout import CHECKPOINT_FOLDER, LOGS, MODEL_FOLDER
+from qa_lightning.models.heads import (
+    answering_class,
+    has_own_head,
+    is_decoder,
+    is_trained,
+    load_pretrained,
+    planned,
+    prepare_tokenizer,
+)
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.tiny import TINY, tiny_folder
@@ -33,6 +42,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, **hub: Any) -> An
     question and context (huggingface/transformers#48128). If the model has weights for token types and the tokenizer's
     own template sets them, ``model_input_names`` gets ``token_type_ids``; saving the tokenizer keeps this.
 
+    The tokenizer of a decoder that has no question answering head yet is prepared for one: see `prepare_tokenizer`.
+
     Args:
         name: a name on the Hub, a folder, or ``tiny``.
         trust_remote_code: run code that comes with the tokenizer.
@@ -45,6 +56,9 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, **hub: Any) -> An
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code, **hub)
     if not tokenizer.is_fast:
         raise slow_tokenizer(name, tokenizer)
+    config = _config(name, hub) if tokenizer.cls_token_id is None else None
+    if config is not None and not is_trained(config) and is_decoder(config):
+        prepare_tokenizer(tokenizer)
     if _lacks_token_types(tokenizer) and (model := _planned_model(name, hub)) is not None:
         name_token_types(tokenizer, model)
     return tokenizer
@@ -70,10 +84,18 @@ def _lacks_token_types(tokenizer: Any) -> bool:
 def _planned_model(name: str, hub: Mapping[str, Any]) -> Any:
     """The model on the meta device, without weights; None if it cannot be created."""
     try:
-        with quiet_transformers(), torch.device("meta"):
-            config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False, **hub)
-            return AutoModelForQuestionAnswering.from_config(config, trust_remote_code=False)
-    except Exception:  # no model in the folder, or one that `load_model` rejects with a reason
+        config = _config(name, hub)
+        return None if config is None else planned(config, name)
+    except Exception:  # one that `load_model` rejects with a reason
+        return None
+
+
+def _config(name: str, hub: Mapping[str, Any]) -> Any:
+    """The configuration of a model; None if there is none, or one that `load_model` rejects with a reason."""
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(resolve(name), trust_remote_code=False, **hub)
+    except Exception:
         return None
 
 
@@ -85,7 +107,12 @@ def _reads_token_types(model: Any) -> bool:
     )
 
 
-def load_model(name: str, attn_implementation: str | None = None, attention_dropout: float | None = None) -> Any:
+def load_model(
+    name: str,
+    attn_implementation: str | None = None,
+    attention_dropout: float | None = None,
+    bidirectional: bool | None = None,
+) -> Any:
     """Load a model with a question answering head, in float32 and in training mode.
 
     By default transformers keeps the dtype of the checkpoint and sets eval mode: training would then be in half
@@ -95,22 +122,19 @@ def load_model(name: str, attn_implementation: str | None = None, attention_drop
         name: a name on the Hub, a folder, or ``tiny``.
         attn_implementation: ``sdpa``, ``flash_attention_2``, ``eager``; None leaves the choice to transformers.
         attention_dropout: dropout of attention weights, 0-1; None keeps the model's own.
+        bidirectional: for decoders; see `load_pretrained`.
 
     Raises:
-        InputError: the model cannot be loaded, has no question answering head, or does not support the attention
-            implementation or dropout here.
+        InputError: the model cannot be loaded, can have no question answering head, or does not support the attention
+            or dropout here.
     """
     with loading(name, attn_implementation), quiet_transformers():
         # trust_remote_code=False: transformers would otherwise ask on the terminal
         config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
         if attention_dropout is not None:
             _set_attention_dropout(config, attention_dropout, name)
-        model = AutoModelForQuestionAnswering.from_pretrained(
-            resolve(name),
-            config=config,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            attn_implementation=attn_implementation,
+        model = load_pretrained(
+            name, resolve(name), config, bidirectional, dtype=torch.float32, attn_implementation=attn_implementation
         )
     for module in model.modules():
         if "Sinusoidal" in type(module).__name__:  # a table of constants, which from_pretrained marks as trainable
@@ -180,7 +204,11 @@ def _separator_problem(model: Any, tokenizer: Any) -> str | None:
 def vocabulary_problem(model: Any, tokenizer: Any) -> str | None:
     """A message if the tokenizer has ids for which the loaded model has no embedding; else None."""
     known = getattr(model.config.get_text_config(), "vocab_size", None)
-    needed = max(tokenizer.get_vocab().values(), default=-1) + 1
+    vocabulary = tokenizer.get_vocab()
+    if has_own_head(model):  # which reads special tokens beyond it, such as Gemma 3's for images, as padding
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        vocabulary = {token: number for token, number in vocabulary.items() if number not in special}
+    needed = max(vocabulary.values(), default=-1) + 1
     if not isinstance(known, int) or needed <= known:
         return None
     return (
@@ -357,15 +385,21 @@ def load_answering_model(
             raise InputError(f"model {name!r} is an ONNX export, which takes no {', '.join(model_options)}")
         model = OnnxModel.load(resolve(name)).to(dtype=None if dtype == "auto" else dtype)
     else:
-        options = {**(hub or {}), **(model_options or {})}
-        model = _load_weights(name, dtype or torch.float32, trust_remote_code, use_safetensors, options)
+        model = _load_weights(
+            name, dtype or torch.float32, trust_remote_code, use_safetensors, hub or {}, model_options or {}
+        )
     if problem := tokenizer_problem(model, tokenizer):
         raise InputError(problem)
     return model.eval(), tokenizer
 
 
 def _load_weights(
-    name: str, dtype: torch.dtype | str, trust_remote_code: bool, use_safetensors: bool, options: Mapping[str, Any]
+    name: str,
+    dtype: torch.dtype | str,
+    trust_remote_code: bool,
+    use_safetensors: bool,
+    hub: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> Any:
     folder = Path(resolve(name)).expanduser()
     if use_safetensors and folder.is_dir() and not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
@@ -376,13 +410,17 @@ def _load_weights(
             "to qa_lightning.pipeline"
         )
     with loading(name), quiet_transformers():
-        model, found = AutoModelForQuestionAnswering.from_pretrained(
+        given = options.get("config")
+        config = given or AutoConfig.from_pretrained(resolve(name), trust_remote_code=trust_remote_code, **hub)
+        cls = answering_class(config, name)
+        model, found = cls.from_pretrained(
             resolve(name),
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             use_safetensors=use_safetensors or None,
             output_loading_info=True,
-            **options,
+            **hub,
+            **({"config": config, **options} if issubclass(cls, PreTrainedModel) else options),
         )
     missing = sorted(key for key in found["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
     if missing:

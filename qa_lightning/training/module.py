@@ -152,6 +152,8 @@ class QALightningModule(LightningModule):
             exceeds the best span's score by more than this.
         attn_implementation: ``sdpa``, ``flash_attention_2`` or ``eager``; None leaves the choice to transformers, and
             in training on a CPU to ``fast_dropout``.
+        bidirectional: for decoders: attention in both directions, or causal attention; None: in both directions, except
+            for a model that was trained to answer questions before; see `heads.load_pretrained`.
         mixed_script: how F1 counts answers in scripts without spaces, and Korean: ``mlqa`` (or true) each ideograph, as
             MLQA's scorer; ``kana`` each ideograph and kana; ``korquad`` each character, as KorQuAD's scorer.
         fast_dropout: in training on a CPU, draw dropout from 16 random bits a number, and use our own attention unless
@@ -185,6 +187,7 @@ class QALightningModule(LightningModule):
         n_best: int = 1,
         null_score_diff_threshold: float = 0.0,
         attn_implementation: str | None = None,
+        bidirectional: bool | None = None,
         mixed_script: bool | MixedScript = False,
         fast_dropout: bool = True,
         compile: bool = False,
@@ -209,7 +212,7 @@ class QALightningModule(LightningModule):
         self.threshold = null_score_diff_threshold
         self.temperature = 1.0
         self.temperatures_of_models: tuple[float, ...] = ()  # of an ensemble, which evaluate puts in ``model``'s place
-        self.model = load_model(model_name, attn_implementation, attention_dropout)
+        self.model = load_model(model_name, attn_implementation, attention_dropout, bidirectional)
         self.computing_weights = computing_weights(self.model)
         self._base: str | None = None  # see `base_digest`
         self._frozen = [] if freeze_layers is None else freeze_lowest(self.model, freeze_layers, model_name)
@@ -451,8 +454,15 @@ class QALightningModule(LightningModule):
         """Restore the seed of the steps and, without a data module that decides it, how the model is asked.
 
         Raises:
-            InputError: the checkpoint holds adapters for other weights than the model's, or such as peft cannot make.
+            InputError: the checkpoint is of a decoder, from before it could attend in both directions; or it holds
+                adapters for other weights than the model's, or such as peft cannot make.
         """
+        known = checkpoint.get("hyper_parameters", {})
+        if known and "bidirectional" not in known and getattr(self.model.config, "is_causal", None) is False:
+            raise InputError(
+                "the checkpoint is of a decoder that was trained by an older version, with causal attention and other "
+                "windows; train it anew, or go on from the model/ of its run with --model.model_name"
+            )
         if saved_adapters := checkpoint.get(ADAPTERS):
             self.model = with_adapters_of(self.model, saved_adapters, self._base, self.hparams["model_name"])
         self._seed, self._validated = checkpoint.get("step_seed"), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from qa_lightning.models.folder import save_model, weights_digest
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.settings import AnswerSettings
 from tests.helpers.families import FAMILIES, save
+from tests.helpers.heads import save_base
 from tests.helpers.hub import CONTEXT, QUESTION, REPO, blocks, card_of, run_json
 
 # The Hub's client uploads large files with a parameter that its HTTP library has deprecated.
@@ -204,6 +206,26 @@ def test_the_code_on_the_card_gives_the_readers_answer(tmp_path, name) -> None:
         answers.add(expected)
     assert "" in answers
     assert len(answers) > 1
+
+
+def test_the_code_on_the_card_loads_our_own_head(tmp_path, monkeypatch) -> None:
+    base = save_base("gemma3_text", tmp_path / "base")
+    model, tokenizer, folder = load_model(base), load_tokenizer(base), tmp_path / "model"
+    monkeypatch.setattr("huggingface_hub.snapshot_download", str)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "load_model", raising=False)
+    answers = []
+    for threshold in (1000.0, -1000.0):
+        settings = replace(SETTINGS, version_2=True, null_score_diff_threshold=threshold)
+        save_model(model, tokenizer, settings, folder, model.state_dict())
+        code = blocks(model_card(folder, REPO), folder, QUESTION, CONTEXT)[-1]
+        names: dict = {}
+        exec(compile(code, "card", "exec"), names)
+        assert sys.modules["load_model"].__file__ == str(folder / "load_model.py")
+        answers.append(names["answer"])
+        assert answers[-1] == Reader.load(str(folder)).answer([QUESTION], [CONTEXT])[0].text
+    assert answers[0]
+    assert not answers[1]
 
 
 def test_the_first_code_on_the_card_is_this_packages(trained) -> None:

@@ -17,12 +17,14 @@ from qa_lightning.errors import InputError
 from qa_lightning.export import onnx as onnx_export
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
 from qa_lightning.models.computing.loss import model_logits
+from qa_lightning.models.folder import save_model
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import FAMILIES, save
+from tests.helpers.heads import save_base
 from tests.helpers.models import small_config
 
 SETTINGS = AnswerSettings(max_length=64, doc_stride=16, max_question_length=16, max_answer_length=8)
@@ -430,3 +432,16 @@ def test_publishing_gets_the_folder(tmp_path, monkeypatch, copies, models, with_
     assert commands.export(flags) == 7
     assert sent == [(str(output) if with_export else str(models["bert"]), "user/name", True, with_export)]
     assert output.exists() == with_export
+
+
+@pytest.mark.parametrize("kind", ["eurobert", "gemma3_text"])
+def test_our_own_head_is_exported(kind, tmp_path) -> None:
+    base = save_base(kind, tmp_path / "base")
+    model = load_model(base)
+    sharp(model)
+    save_model(model, load_tokenizer(base), SETTINGS, tmp_path / "model", model.state_dict())
+    folder = onnx_export.export_onnx(str(tmp_path / "model"), data=write_json(tmp_path / "rows.json", ROWS[:6]))
+    questions, contexts = ([row[name] for row in ROWS[:6]] for name in ("question", "context"))
+    expected = Reader.load(str(tmp_path / "model")).answer(questions, contexts)
+    found = Reader.load(str(folder)).answer(questions, contexts)
+    assert [one.text for one in found] == [one.text for one in expected]

@@ -12,8 +12,8 @@ from transformers import (
     CanineConfig,
     CanineForQuestionAnswering,
     CanineTokenizer,
-    GPTBigCodeConfig,
-    GPTBigCodeForCausalLM,
+    ViTConfig,
+    ViTModel,
 )
 
 from qa_lightning import QALightningModule, Reader, SquadDataModule
@@ -225,18 +225,16 @@ def test_a_slow_tokenizer_is_refused_with_the_models_name_and_a_fix(tmp_path) ->
     assert "choose a model that has a fast tokenizer" in problem
 
 
-def test_a_model_whose_kind_has_no_head_is_refused_with_its_name_and_a_fix(tmp_path) -> None:
+def test_a_model_whose_kind_can_have_no_head_is_refused_with_its_name_and_a_fix(tmp_path) -> None:
     with quiet_transformers():
-        GPTBigCodeForCausalLM(GPTBigCodeConfig(vocab_size=400, n_embd=32, n_layer=1, n_head=2)).save_pretrained(
-            tmp_path
-        )
+        ViTModel(ViTConfig(**SIZES, image_size=32, patch_size=8)).save_pretrained(tmp_path)
     tokenizer_of("gpt2, no CLS").save_pretrained(tmp_path)
     for load in (Reader.load, load_model):
         with pytest.raises(InputError) as caught:
             load(str(tmp_path))
         (problem,) = caught.value.problems
         assert str(tmp_path) in problem
-        assert "has no question answering head; choose an encoder such as bert-base-cased" in problem
+        assert "has no question answering head and can get none, as it reads no texts; choose an encoder" in problem
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused_with_the_models_name_and_a_fix(saved, tmp_path) -> None:
