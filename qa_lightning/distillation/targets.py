@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa_lightning.arrays import Floats, Ints, ragged
+from qa_lightning.models.computing.loss import SOFT_TARGETS
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,14 @@ class SoftTargets:
         row = np.repeat(np.arange(len(feature)), count)
         padding = batch["attention_mask"].argmax(1)[row]  # tokens before the window, where a tokenizer pads on the left
         targets = {}
-        for name, logits, index in (("start", self.start, self.start_index), ("end", self.end, self.end_index)):
+        ends = ((self.start, self.start_index), (self.end, self.end_index))
+        for name, (logits, index) in zip(SOFT_TARGETS, ends, strict=True):
             weight = logits[flat].astype(np.float64)
             weight = np.exp((weight - np.maximum.reduceat(weight, first)[row]) / self.temperature)
             weight /= np.add.reduceat(weight, first)[row]
             at = row * shape[1] + (column if index is None else padding + index[flat])
             mass = np.bincount(at, weight, minlength=base.size).reshape(shape)
-            targets[f"teacher_{name}"] = (base + mass).astype(np.float32)
+            targets[name] = (base + mass).astype(np.float32)
         return targets
 
 

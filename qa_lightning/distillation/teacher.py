@@ -45,6 +45,8 @@ from qa_lightning.models.loading import (
 from qa_lightning.models.onnx import is_onnx_folder
 from qa_lightning.models.settings import CONFIG_KEY
 from qa_lightning.progress import loop_progress
+from qa_lightning.runs.failures import is_out_of_memory
+from qa_lightning.wording import counted
 
 # Of DistilBERT's distillation on SQuAD (Sanh et al., 2019; transformers' run_squad_w_distillation.py).
 TEMPERATURE = 2.0
@@ -150,17 +152,23 @@ class Teacher:
 
     def _write_logits(self, folder: Path) -> None:
         store = FeatureStore.open(self.windows_folder)
-        model = self._model(int(store.windows["length"].max()))
         count = store.windows["context_length"].astype(np.int64) + 1
         offset = count.cumsum() - count
         shape = int(count.sum())
         start, end = (np.memmap(folder / f"{name}.bin", np.float32, "w+", shape=shape) for name in ("start", "end"))
-        for feature, own_start, own_end in self._logits(model, store):
-            flat = ragged(offset[feature], count[feature])
-            start[flat], end[flat] = own_start, own_end
+        try:
+            for feature, own_start, own_end in self._logits(self._model(int(store.windows["length"].max())), store):
+                flat = ragged(offset[feature], count[feature])
+                start[flat], end[flat] = own_start, own_end
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            windows = counted(self.computing.batch_size, "window")
+            raise InputError(
+                f"--model.teacher {self.name}: out of memory with {windows} at a time; lower --data.eval_batch_size"
+            ) from None
         for written in (start, end):
             written.flush()
-        del model
         if self.computing.device.type == "cuda":
             torch.cuda.empty_cache()
 

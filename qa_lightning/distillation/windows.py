@@ -159,7 +159,8 @@ def write_paired(examples: Any, student: Any, teacher: Any, settings: WindowSett
         folder: exists and is empty. Besides the features, ``start_index.bin`` and ``end_index.bin`` come into it.
     """
     cutters = Windower(student, settings), whole_windower(teacher, settings)
-    with (folder / "start_index.bin").open("wb") as starts, (folder / "end_index.bin").open("wb") as ends:
+    starts_file, ends_file = (folder / f"{name}.bin" for name in INDICES)
+    with starts_file.open("wb") as starts, ends_file.open("wb") as ends:
 
         def batches() -> Iterator[FeatureBatch]:
             for first in range(0, len(examples), _EXAMPLES):

@@ -97,7 +97,7 @@ def score_model(
         datamodule.tokenizer = ensemble.tokenizer
     fingerprint = datamodule.fingerprint("validation")  # as in training, where offsets matter
     datamodule.texts_alone = True
-    module = _validated(model_names(name)[0], ensemble and ensemble.model, datamodule, settings, mixed_script)
+    module = _validated(model_names(name)[0], ensemble.model if ensemble else None, datamodule, settings, mixed_script)
     assert module.predictions is not None
     if module.predictions.version_2 and not saved.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")

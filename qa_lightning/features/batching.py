@@ -69,7 +69,7 @@ class PaddingCollator:
         max_length: upper limit of the rounded length in tokens: the longest possible feature; None for no limit.
         more: gives further arrays for a batch, such as a teacher's soft targets.
 
-    The batch holds int64 tensors:
+    The batch holds int64 tensors, and what ``more`` adds:
 
     - ``input_ids, attention_mask`` and, if the tokenizer's models take them, ``token_type_ids``: [B, T].
     - ``feature, start_positions, end_positions, cls, context_begin, context_length``: [B]; token indices count the

@@ -50,7 +50,7 @@ def _peft(flag: str) -> Any:
     try:
         import peft  # takes seconds
     except ImportError as error:
-        raise InputError(f'{flag} needs the package peft ({error}); run pip install "qa_lightning[lora]"') from None
+        raise InputError(f'{flag} needs the package peft ({error}); run pip install "qa-lightning[lora]"') from None
     return peft
 
 
@@ -253,8 +253,11 @@ def _wrapped(model: Any, configs: Mapping[str, Mapping[str, Any]]) -> Any:
 
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Any:
-    """A copy of a model on the CPU, with other weights: those that are not given stay its own."""
-    twin = copy.deepcopy(model).cpu()
+    """A copy of a model on the CPU, in float32, with other weights: those that are not given stay its own.
+
+    In float32, because adapters that are merged into weights of 16 bits are mostly rounded away.
+    """
+    twin = copy.deepcopy(model).cpu().float()
     twin.load_state_dict({**twin.state_dict(), **weights})
     return twin
 

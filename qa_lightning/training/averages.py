@@ -54,6 +54,7 @@ class RunningMean(WeightAveraging):
         """Make the mean, on the device that the model is going to be on."""
         if stage == "fit":
             self._average_model = _Mean(pl_module, self.decay, trainer.strategy.root_device)
+            self._latest_update_step = 0  # of an earlier fit; a resumed run's is restored afterwards
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swap mean and weights, in a fit."""
@@ -71,7 +72,10 @@ class RunningMean(WeightAveraging):
             return
         if "current_model_state" in checkpoint:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        elif trainer.is_global_zero:
+            return
+        assert self._average_model is not None
+        self._average_model.module.load_state_dict(pl_module.state_dict(), strict=False)  # for a validation before it
+        if trainer.is_global_zero:
             log.info("mean:      the checkpoint holds no running mean of the weights; one begins at the next step")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -109,8 +113,10 @@ class _Mean(AveragedModel):
         """Take in the weights of a step."""
         if self._begun is None:
             self._begun = bool(self.n_averaged > 0)  # waits for the device, once
-        own: list[Tensor] = list(self.module.parameters())
-        given: list[Tensor] = list(model.parameters())
+        both = zip(self.module.parameters(), model.parameters(), strict=True)
+        pairs = [(kept, weight) for kept, weight in both if weight.requires_grad]  # the others are their own mean
+        own: list[Tensor] = [kept for kept, _ in pairs]
+        given: list[Tensor] = [weight for _, weight in pairs]
         if self._begun:
             torch._foreach_lerp_(own, given, 1 - self.decay)
         else:
@@ -198,8 +204,11 @@ class BestWeights(Callback):
         """Remove the files."""
         for one in self.kept:
             one.path.unlink(missing_ok=True)
-        if self.kept and not any(self.kept[0].path.parent.iterdir()):
-            self.kept[0].path.parent.rmdir()
+        if self.kept:
+            folder = self.kept[0].path.parent
+            (folder / MEAN).unlink(missing_ok=True)  # there where its validation has failed
+            if not any(folder.iterdir()):
+                folder.rmdir()
         self.kept = []
 
 
@@ -315,7 +324,8 @@ def averaging_problems(trainer: Trainer, ema_decay: float | None, average_best: 
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     means = [one for one in callbacks if isinstance(one, WeightAveraging)]
-    own = [type(one).__name__ for one in means if not isinstance(one, RunningMean)]
+    # The last mean is that of the flag, if there is one.
+    own = [type(one).__name__ for one in (means if ema_decay is None else means[1:])]
     problems, flags = [], [f"--ema_decay {ema_decay}"] if ema_decay is not None else []
     flags += [f"--trainer.callbacks {name}" for name in own]
     if average_best is not None:

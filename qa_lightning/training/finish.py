@@ -201,7 +201,7 @@ def _weights(trainer: Trainer) -> tuple[str | None, dict[str, Any]]:
     path = trainer.strategy.broadcast(path)
     if path:
         return path, weights
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and trainer.limit_val_batches != 0:
         log.warning("there is no best checkpoint: the current weights are written instead")
     return None, trainer.strategy.lightning_module_state_dict()
 
@@ -463,7 +463,7 @@ def why_it_ended(trainer: Trainer) -> str:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
             return f"early stopping: {_early_stopping(callback)}"
         if isinstance(callback, StopAfter) and callback.epochs <= loop.epoch_progress.current.processed:
-            return f"{counted(callback.epochs, 'epoch')} of {trainer.max_epochs}, as StopAfter was to"
+            return f"{callback.epochs:,} of {trainer.max_epochs:,} epochs, the end that StopAfter sets"
         if isinstance(callback, Timer) and _is_up(callback):
             return f"--trainer.max_time {_days(callback._duration or 0)} is up"
     return "a callback asked to stop" if trainer.should_stop else "as planned"

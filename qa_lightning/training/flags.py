@@ -146,7 +146,7 @@ class TrainCLI(LightningCLI):
             type=int | None,
             default=None,
             help="When the run ends, average the weights of so many of its best checkpoints, by F1, and write the mean "
-            "as the model if it scores at least as the best one does. Keeps their weights on disk meanwhile; 3 is "
+            "as the model if it scores at least as well as the best one. Keeps their weights on disk meanwhile; 3 is "
             "usual.",
         )
         parser.add_argument(
@@ -197,6 +197,8 @@ class TrainCLI(LightningCLI):
             problems.append(f"--ema_decay is {self.config.ema_decay}; it must be between 0 and 1, 0.999 is usual")
         if self.config.average_best is not None and self.config.average_best < 1:
             problems.append(f"--average_best is {self.config.average_best}; it must be at least 1, 3 is usual")
+        if self.config.keep_averaged and self.config.average_best is None:
+            problems.append("--keep_averaged true keeps what --average_best averages; pass that too, or leave it out")
         return problems
 
     def _name_model(self) -> list[str]:

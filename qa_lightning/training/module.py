@@ -52,6 +52,7 @@ from qa_lightning.models.adapters import (
     base_digest,
     describe_adapters,
     has_adapters,
+    is_wrapped,
     leave_out_base,
     pass_token_types,
     with_adapters_of,
@@ -245,7 +246,8 @@ class QALightningModule(LightningModule):
     @property
     def backbone(self) -> torch.nn.Module:
         """The encoder below the head, which Lightning's ``BackboneFinetuning`` freezes and thaws."""
-        encoder = self.model.base_model
+        model = self.model.get_base_model() if is_wrapped(self.model) else self.model
+        encoder = model.base_model
         assert isinstance(encoder, torch.nn.Module)
         return encoder
 
@@ -292,9 +294,9 @@ class QALightningModule(LightningModule):
             if self.hparams["attn_implementation"] is None:
                 use_fast_attention(self.model)
         self._free_graphs()  # of a fit that ended with an exception
+        pass_token_types(self.model)
         if stage == "fit":
             self.losses.begin()  # before callbacks note where they begin
-            pass_token_types(self.model)
             if self._frozen:  # what Lightning warns of is meant to be
                 warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
             if problems := self.graph_problems(self.trainer) + partial_problems(self.trainer, self.hparams):
@@ -344,6 +346,11 @@ class QALightningModule(LightningModule):
                 f"teacher: {teacher.name}: logits of {windows} ({how}){mapped}; temperature "
                 f"{self.hparams['teacher_temperature']:g}, {self.hparams['teacher_weight']:.0%} of the loss"
             )
+
+    def teacher_key(self, data: SquadDataModule, trainer: Trainer) -> str | None:
+        """A key of the teacher's logits: of its weights, tokenizer and windows; None without a teacher."""
+        teacher = self._teacher(data, trainer)
+        return None if teacher is None else teacher.folder.name
 
     def _teacher(self, data: SquadDataModule, trainer: Trainer) -> Teacher | None:
         if self.hparams["teacher"] is None or data.dataset is None:

@@ -219,7 +219,7 @@ class TrainingRun:
         if self._peers is None:
             rank_zero_only(self._check_data)()  # so that bad data is one error
             return
-        described = None
+        described = teacher = None
         if self.trainer.local_rank == 0:  # the others of its host map the same files
             if self.trainer.is_global_zero:
                 self._check_data()
@@ -227,7 +227,8 @@ class TrainingRun:
                 self.data.prepare_data()
                 self.module.prepare_teacher(self.data, self.trainer)
             described = self.data.describe()
-        compare_data(self._peers, described)
+            teacher = self.module.teacher_key(self.data, self.trainer)
+        compare_data(self._peers, described, teacher)
 
     def _out_of_memory_problems(self, error: RuntimeError) -> list[str]:
         data, trainer = self.data, self.trainer

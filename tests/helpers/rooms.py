@@ -5,6 +5,6 @@ from __future__ import annotations
 ROOMS = (
     *("wording", "errors", "files", "caching", "arrays", "progress", "layout", "marking", "workers"),
     *("data.formats", "data", "features", "decoding", "documents", "metrics", "models.computing", "models"),
-    *("distillation", "checks", "runs", "runs.peers", "inference", "inference.bulk", "inference.cluster", "pages"),
+    *("checks", "runs", "runs.peers", "distillation", "inference", "inference.bulk", "inference.cluster", "pages"),
     *("pages.demo", "training.steps", "training", "evaluation", "export", "crossval", "cli", "cli.pages"),
 )

@@ -111,7 +111,7 @@ def test_without_peft_the_error_names_what_to_install(model_folder, monkeypatch)
         QALightningModule(model_folder, lora_rank=8)
     (problem,) = caught.value.problems
     assert problem.startswith("--model.lora_rank 8 needs the package peft (")
-    assert problem.endswith('; run pip install "qa_lightning[lora]"')
+    assert problem.endswith('; run pip install "qa-lightning[lora]"')
 
 
 @pytest.mark.parametrize(

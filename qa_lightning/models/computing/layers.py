@@ -12,6 +12,9 @@ from torch import nn
 _MOST_CASES = 32  # of one layer's code
 
 
+_WRAPPED = "base_model.model."  # before the names in a model that peft has wrapped
+
+
 def layer_names(model: nn.Module) -> list[str]:
     """The names of a model's layers, from the first to the last: the entries of its module lists.
 
@@ -29,18 +32,27 @@ def layer_names(model: nn.Module) -> list[str]:
 def layer_depths(model: nn.Module) -> dict[str, int]:
     """Name of each parameter -> its depth: 0 for embeddings, 1 to L for the L layers, L + 1 for the head.
 
-    In the encoder (transformers' ``base_model_prefix``), embedding tables have depth 0, and a parameter outside of
-    tables and layers has the depth of the one before it: the norm after a table that of the table. Everything outside
-    the encoder is the head.
+    In the encoder (transformers' ``base_model_prefix``), embedding tables have depth 0. Outside of tables and layers, a
+    norm has the depth of the parameter before it, that after a table the table's; the rest has that of the highest
+    layer before it. Everything outside the encoder is the head.
     """
     layers = [f"{name}." for name in layer_names(model)]
     encoder = f"{getattr(model, 'base_model_prefix', '')}."
-    tables = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    depths, below = {}, 0
+    modules = dict(model.named_modules())
+    depths: dict[str, int] = {}
+    below = highest = 0
     for name, _ in model.named_parameters():
-        is_table = name.rpartition(".")[0] in tables
-        below = 0 if is_table else next((d for d, layer in enumerate(layers, 1) if name.startswith(layer)), below)
-        depths[name] = below if name.startswith(encoder) else len(layers) + 1
+        module = modules[name.rpartition(".")[0]]
+        layer = next((depth for depth, layer in enumerate(layers, 1) if name.startswith(layer)), None)
+        if isinstance(module, nn.Embedding):
+            below = 0
+        elif layer is not None:
+            below = layer
+        elif "Norm" not in type(module).__name__:
+            below = highest
+        highest = max(highest, below)
+        within = name.removeprefix(_WRAPPED).startswith(encoder)
+        depths[name] = below if within else len(layers) + 1
     return depths
 
 

@@ -42,17 +42,23 @@ def compare_settings(peers: Peers, flags: Mapping[str, Any], model: Mapping[str,
     )
 
 
-def compare_data(peers: Peers, splits: Mapping[str, Mapping[str, Any]] | None) -> None:
-    """Refuse to go on where hosts have prepared other data.
+def compare_data(peers: Peers, splits: Mapping[str, Mapping[str, Any]] | None, teacher: str | None = None) -> None:
+    """Refuse to go on where hosts have prepared other data, or have another teacher.
 
     Args:
         peers: all processes of the run; each calls this.
         splits: see `SquadDataModule.describe`; None for a process that leaves that to another one of its host.
+        teacher: a key of the teacher's logits; None without a teacher.
 
     Raises:
         InputError: the data differ.
     """
-    peers.compare("data", None if splits is None else {"give all hosts the same data": described_data(splits)})
+    described = None
+    if splits is not None:
+        described = {"give all hosts the same data": described_data(splits)}
+        if teacher is not None:
+            described["give all hosts the same teacher"] = {"the teacher's logits": f"fingerprint {teacher[:8]}"}
+    peers.compare("data", described)
 
 
 def find_folder(peers: Peers, trainer: Trainer, folder: Path, checkpoint: Path | None) -> str | None:

@@ -91,6 +91,7 @@ class LimitedHeap(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note how large the process is without its heap."""
         if self._figures is not None:
+            self._give_back(0)  # what preparing the data has freed
             self._beside = max(0, resident_bytes() - self._in_use())
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:

@@ -24,8 +24,9 @@ def partial_lines(model: nn.Module, given: Mapping[str, Any]) -> list[str]:
     flags = [f"--model.{flag} {given[flag]}" for flag in _FLAGS if given.get(flag) is not None]
     if not flags:
         return []
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    lines = [f"trains: {trained:,} of the parameters ({', '.join(flags)})"]
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    trained, there = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    lines = [f"trains: {trained:,} of {there:,} parameters ({', '.join(flags)})"]
     if given.get("lora_rank") is not None and given["learning_rate"] < _LOW_RATE:
         lines.append(
             f"trains: adapters usually need --model.learning_rate 1e-4 to 5e-4, not {given['learning_rate']:g}"
