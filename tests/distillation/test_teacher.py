@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from transformers import AutoModelForQuestionAnswering, BertModel
 
 from qa_lightning import QALightningModule, SquadDataModule
+from qa_lightning.distillation import teacher as teacher_module
 from qa_lightning.distillation.targets import SoftTargets
 from qa_lightning.distillation.teacher import Computing, Teacher
 from qa_lightning.errors import InputError
@@ -36,6 +38,15 @@ CPU = Computing(torch.device("cpu"), "32-true", 8)
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> str:
     return write_json(tmp_path_factory.mktemp("data") / "train.json", mixed_rows(40, unanswerable=4, long=3))
+
+
+def test_memory_that_a_teacher_lacks_is_an_error_with_its_fix(data, teacher, monkeypatch) -> None:
+    def no_memory(*args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(teacher_module, "model_logits", no_memory)
+    with pytest.raises(InputError, match=r"out of memory with 8 windows at a time; lower --data.eval_batch_size"):
+        Teacher(teacher, data.prepared("train"), CPU).prepare()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering
 
 from qa_lightning import QALightningModule, Reader, pipeline
 from qa_lightning.errors import InputError
+from qa_lightning.models.computing.layers import layer_depths
 from tests.helpers.families import FAMILIES, save, tokenizer_of
 
 WITH_ADAPTERS = [family for family in FAMILIES if family != "xlnet"]
@@ -207,6 +209,28 @@ def test_a_module_with_a_wrapped_model_is_saved_merged_and_by_itself(tmp_path, p
     base = AutoModelForQuestionAnswering.from_pretrained(model_folder)
     alone = peft.PeftModel.from_pretrained(base, tmp_path / "saved" / "adapter")
     assert torch.equal(logits(alone), changed)
+
+
+def test_adapters_are_merged_in_float32_whatever_the_weights_are(tmp_path, peft, model_folder) -> None:
+    """In 16 bits, most of what adapters add is rounded away."""
+    module = QALightningModule(model_folder, lora_rank=2)
+    disturb(module.model)
+    module.to(torch.bfloat16)
+    wanted = logits(copy.deepcopy(module.model).float())
+    module.save(tmp_path / "saved")
+    merged = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    torch.testing.assert_close(logits(merged), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_of_a_wrapped_model_have_the_depths_that_they_have_without(peft, model_folder) -> None:
+    module = QALightningModule(model_folder)
+    alone = {**layer_depths(module.model)}
+    encoder = module.backbone
+    module.model = wrapped(peft, model_folder, None)
+    depths = layer_depths(module.model)
+    assert set(depths.values()) == set(alone.values())
+    assert {depths[name] for name in depths if ".layer.0." in name} == {1}
+    assert type(module.backbone) is type(encoder)
 
 
 def test_what_cannot_be_merged_is_one_error(tmp_path, peft, model_folder) -> None:

@@ -6,11 +6,13 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from safetensors.torch import load_file
 
 from qa_lightning import QALightningModule, SquadDataModule
@@ -32,6 +34,10 @@ WATCH = ("--trainer.callbacks+", "tests.helpers.step_weights.StepWeights")
 TWO = ("--trainer.devices", "2")
 OFTEN = ("--trainer.val_check_interval", "0.5")  # four validations in two epochs
 LIGHTNINGS = ("--trainer.callbacks+", "EMAWeightAveraging", "--trainer.callbacks.use_buffers", "false")
+OWN_MEAN = (
+    *("--trainer.callbacks+", "qa_lightning.training.averages.RunningMean"),
+    *("--trainer.callbacks.decay", "0.9"),
+)
 BEST = ("--average_best", "3", "--keep_averaged", "true")
 
 
@@ -170,6 +176,23 @@ def test_the_mean_is_made_where_the_model_is_going_to_be(model_folder) -> None:
     ]
 
 
+def test_a_mean_that_begins_in_mid_run_is_at_first_that_of_the_checkpoint(model_folder) -> None:
+    """A validation may come before the next step: it must not score the weights from before the checkpoint."""
+    mean, module = RunningMean(0.5), QALightningModule(model_folder)
+    fitting = SimpleNamespace(fn=TrainerFn.FITTING)
+    trainer: Any = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cpu")), state=fitting, is_global_zero=True
+    )
+    mean._latest_update_step = 7  # of an earlier fit
+    mean.setup(trainer, module, "fit")
+    assert mean._latest_update_step == 0
+    module.load_state_dict({name: value + 1 for name, value in module.state_dict().items()})  # as Lightning does before
+    mean.on_load_checkpoint(trainer, module, {"state_dict": {}})
+    trained = module.state_dict()
+    mean.on_validation_epoch_start(trainer, module)
+    assert all(torch.equal(value, trained[name]) for name, value in module.state_dict().items())
+
+
 def test_a_run_with_a_mean_resumes_with_one_and_one_without_begins_it(
     tmp_path, model_folder, data, monkeypatch, capsys
 ) -> None:
@@ -195,6 +218,11 @@ def test_a_run_with_a_mean_resumes_with_one_and_one_without_begins_it(
         ),
         (("--average_best", "2", "--trainer.limit_val_batches", "0"), "none with --trainer.limit_val_batches 0"),
         (("--ema_decay", "0.9", "--trainer.precision", "bf16-true"), "in 16 bits, .*; pass bf16-mixed"),
+        (
+            (*OWN_MEAN, "--trainer.precision", "bf16-true"),
+            "^--trainer.callbacks RunningMean: .* in 16 bits",
+        ),
+        (("--keep_averaged", "true"), "--keep_averaged true keeps what --average_best averages; pass that too"),
         (
             ("--ema_decay", "0.9", *LIGHTNINGS),
             "--ema_decay 0.9 and --trainer.callbacks EMAWeightAveraging both keep a mean",

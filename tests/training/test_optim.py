@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import BertForQuestionAnswering, get_linear_schedule_with_warmup
+from transformers import (
+    BertForQuestionAnswering,
+    DebertaV2Config,
+    DebertaV2ForQuestionAnswering,
+    get_linear_schedule_with_warmup,
+)
 
 from qa_lightning import QALightningModule
 from qa_lightning.models.computing.layers import layer_depths
@@ -66,6 +71,17 @@ def test_every_family_has_embeddings_layers_and_a_head(family) -> None:
     for number in range(layers):
         inside = [depth for depth, name in by_depth if f".{number}." in name and ("layer" in name or ".h." in name)]
         assert family == "albert" or set(inside) == {number + 1}
+
+
+def test_what_computes_after_a_layer_has_at_least_its_depth() -> None:
+    """DeBERTa's convolution is registered after its relative positions, a table, and computes after a layer."""
+    config = DebertaV2Config(
+        vocab_size=50, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        relative_attention=True, norm_rel_ebd="layer_norm", conv_kernel_size=3,
+    )  # fmt: skip
+    depths = layer_depths(DebertaV2ForQuestionAnswering(config))
+    assert {depth for name, depth in depths.items() if "encoder.conv." in name} == {2}
+    assert {depth for name, depth in depths.items() if "rel_embeddings" in name} == {0}
 
 
 def test_the_schedule_scales_every_layer_alike(model_folder) -> None:
