@@ -420,6 +420,13 @@ def test_configs_squad_v2_yaml_differs_in_the_dataset_alone(capsys) -> None:
     assert config == defaults
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_config_has_only_flags_that_there_are_and_keeps_its_values(path, capsys) -> None:
+    config = commands.printed_config(["--config", str(path)], capsys)
+    for group, values in yaml.safe_load(path.read_text()).items():
+        assert config[group] == values if not isinstance(values, dict) else config[group].items() >= values.items()
+
+
 def test_a_flag_overrides_a_config_file(capsys) -> None:
     quickstart = ["--config", str(ROOT / "configs" / "quickstart.yaml")]
     assert commands.printed_config(quickstart, capsys)["data"]["dataset"] == "synthetic"
