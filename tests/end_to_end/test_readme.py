@@ -94,6 +94,7 @@ def test_the_fault_table_names_tests_that_exist() -> None:
     assert all([*(ROOT / "tests").rglob(name)] for name in re.findall(r"`(\w+\.py)`", table))
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of peft
 def test_the_python_blocks_run(tmp_path, monkeypatch, model_folder, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [row | {"answer": row.pop("answers")["text"][0]} for row in make_rows(40)]
