@@ -12,9 +12,8 @@ from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.train import config_folder, with_config_files
 from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.runs.signals import Stopped, StopSignals
+from qa_lightning.sweep import PRUNERS
 from qa_lightning.wording import command, did_you_mean, one_of, usage_name
-
-PRUNERS = ("median", "halving", "none")
 
 SWEEP_HELP = """\
 usage: {usage} [--trials N] [--space FILE] [--study DIR] [--pruner P] [--parallel N] [FLAGS OF TRAIN]

@@ -48,7 +48,9 @@ class StartedJob:
         error: the last line of it that begins with ``error:``, without that; empty if there is none.
     """
 
-    def __init__(self, job: TrainJob, slot: int, environment: Mapping[str, str], ended: SimpleQueue[StartedJob]) -> None:
+    def __init__(
+        self, job: TrainJob, slot: int, environment: Mapping[str, str], ended: SimpleQueue[StartedJob]
+    ) -> None:
         self.job, self.slot, self.error = job, slot, ""
         self._process = Popen(
             [sys.executable, *_COMMAND, *job.words],

@@ -25,7 +25,7 @@ from qa_lightning.layout import MODEL_FOLDER, STUDY, STUDY_FLAGS, SWEEP_RESULT
 from qa_lightning.pages.runs import RunTable
 from qa_lightning.runs.listing import read_runs, runs_of, sorted_runs
 from qa_lightning.sweep.space import Choices, Space, flag_words, read_space
-from qa_lightning.sweep.study import Trial, Trials
+from qa_lightning.sweep.study import Trial, Trials, used
 from qa_lightning.sweep.trial import environment_of
 from qa_lightning.training.finish import relative
 from qa_lightning.training.flags import ParsedFlags
@@ -51,7 +51,7 @@ class Sweep:
         space_file: what varies.
         trials: number of trials of the study, of all processes and starts together.
         folder: the study's; made if it is missing.
-        pruner: one of `study.PRUNERS`.
+        pruner: one of `sweep.PRUNERS`.
         parallel: trials that this process runs at a time.
 
     Raises:
@@ -231,7 +231,9 @@ class Sweep:
         write_json(self.folder / SWEEP_RESULT, {"trials": found, "best": best | {"command": words}})
         many = [counted(sum(one["state"] == state for one in found), "trial") for state in ("complete", "pruned")]
         log.info(f"sweep:       {many[0]} complete, {many[1]} pruned, {len(failed)} failed")
-        log.info(f"best trial:  {best['trial']}, F1 {best['score']:.2f}; its model: {relative(self.folder / best['model'])}")
+        log.info(
+            f"best trial:  {best['trial']}, F1 {best['score']:.2f}; its model: {relative(self.folder / best['model'])}"
+        )
         log.info(visible(f"train again: {shlex.join(words)}"))
         log.info(visible(f"compare:     {command('compare')} {relative(self.folder)}"))
 
@@ -239,7 +241,7 @@ class Sweep:
         """A trial, for people and other tools."""
         folder = self._study.folder_of(frozen.number)
         state = {"FAIL": "failed"}.get(frozen.state.name, frozen.state.name.lower())
-        found = {"trial": folder.name, "state": state, "values": frozen.params, "score": frozen.value}
+        found = {"trial": folder.name, "state": state, "values": used(frozen.params), "score": frozen.value}
         found["f1_after_each_validation"] = [score for _, score in sorted(frozen.intermediate_values.items())]
         if state == "failed":
             found["failed"] = frozen.user_attrs.get("failed", "its process was killed before it began")

@@ -98,7 +98,7 @@ def read_space(path: Path, flags: ParsedFlags) -> Space:
         else:
             space[name] = found
     if not entries:
-        problems.append(f"--space {path} names no flag; write, say, `model.learning_rate: {{low: 1.0e-5, high: 1.0e-4}}`")
+        problems.append(f"--space {path} names no flag; write, say, `model.layer_decay: [0.8, 0.9, 1.0]`")
     if problems:
         raise InputError(problems)
     return space
@@ -146,8 +146,8 @@ def _dimension(name: str, value: Any, flags: ParsedFlags) -> Range | Choices | l
     if isinstance(value, list):
         return _choices(name, value, flags)
     return [
-        f"--{name}: {shown(value)} is one value; give a list, [{value}, ...], or a range, {{low: ..., high: ...}}; what "
-        "does not vary goes on the command line"
+        f"--{name}: {shown(value)} is one value; give a list, [{value}, ...], or a range, "
+        "{low: ..., high: ...}; what does not vary goes on the command line"
     ]
 
 
@@ -158,7 +158,7 @@ def _choices(name: str, values: Sequence[Any], flags: ParsedFlags) -> Choices | 
     parsed: list[Any] = []
     for value in values:
         if isinstance(value, (list, Mapping)):
-            problems.append(f"--{name}: {shown(value)} in a list; only numbers, texts, true, false and null may be there")
+            problems.append(f"--{name}: {shown(value)} is no number, text, true, false or null, as a list may have")
             continue
         read, found = flags.with_value(name, _word(value))
         problems += found
@@ -207,8 +207,9 @@ def _range_problems(
         problems.append(f"--{name}: low is {low}; with log: true it must be above 0")
     if step is None:
         return problems
+    kind = "whole number" if whole else "number"
     if isinstance(step, (str, bool)) or not step > 0 or (whole and not isinstance(step, int)):
-        problems.append(f"--{name}: step is {shown(given['step'])}; it must be a {'whole ' if whole else ''}number above 0")
+        problems.append(f"--{name}: step is {shown(given['step'])}; it must be a {kind} above 0")
     elif log:
         problems.append(f"--{name}: step and log: true do not go together; leave one out")
     elif step > high - low:

@@ -28,7 +28,6 @@ from qa_lightning.layout import LOGS, SWEEP_TRIALS
 from qa_lightning.runs.record import PastRun, find_runs
 from qa_lightning.sweep.space import Choices, Range, Space
 
-PRUNERS = ("median", "halving", "none")
 SILENT = 60.0  # seconds without a sign of life after which a process on another machine counts as gone
 _NAME = "sweep"  # of the study in the journal
 _OWNER = "owner.json"  # in a trial's folder while a process works on it
@@ -158,7 +157,7 @@ class Trials:
 
     Args:
         folder: of the study; it is there.
-        pruner: one of `PRUNERS`.
+        pruner: one of `sweep.PRUNERS`.
         seed: of the sampler; each trial is sampled with a seed of its own that this one decides, so that the search
             goes on as it would have after a stop, and two processes do not sample the same.
 
@@ -212,19 +211,19 @@ class Trials:
                 if not frozen.state.is_finished() and frozen.number not in own:
                     claimed = claim(self.folder_of(frozen.number))
                     if claimed is not None and set(frozen.params) == set(space):
-                        return Trial(frozen.number, frozen.params, claimed)
+                        return Trial(frozen.number, used(frozen.params), claimed)
                     if claimed is not None:  # its process was killed while it was sampled
                         self._study.tell(frozen.number, state=self._optuna.trial.TrialState.FAIL)
                         claimed.release()
             if len(trials) >= wanted:
                 return None
             number = len(trials)
-            seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+            seed = int(np.random.SeedSequence(self._seed).generate_state(number + 1)[-1])
             self._study.sampler = self._optuna.samplers.TPESampler(seed=seed)
             asked = self._study.ask({name: self._distribution(values) for name, values in space.items()})
             claimed = claim(self.folder_of(asked.number))
             assert claimed is not None
-            return Trial(asked.number, asked.params, claimed)
+            return Trial(asked.number, used(asked.params), claimed)
 
     def folder_of(self, number: int) -> Path:
         """The folder of a trial."""
@@ -288,8 +287,13 @@ class Trials:
             yield
 
 
+def used(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a trial trains with: those that were sampled, with four digits, which people can read."""
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in params.items()}
+
+
 def _mend(path: Path) -> None:
-    """Cut off a last line that a power failure or a full disk has left without its end: Optuna would read no further."""
+    """Cut off a last line that a power failure or a full disk left without its end: Optuna would read no further."""
     with path.open("rb+") as file:
         content = file.read()
         whole = content.rfind(b"\n") + 1

@@ -27,7 +27,7 @@ def environment_of(folder: Path, number: int, pruner: str) -> dict[str, str]:
     Args:
         folder: of the study.
         number: of the trial.
-        pruner: one of `study.PRUNERS`.
+        pruner: one of `sweep.PRUNERS`.
     """
     return {TRIAL: json.dumps({"folder": str(folder.resolve()), "number": number, "pruner": pruner})}
 
@@ -41,7 +41,7 @@ class AskStudy(Callback):
     Args:
         folder: of the study.
         number: of the trial.
-        pruner: one of `study.PRUNERS`.
+        pruner: one of `sweep.PRUNERS`.
         signals: those that stop the run.
     """
 
