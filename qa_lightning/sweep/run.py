@@ -154,9 +154,9 @@ class Sweep:
                     trial.claim.beat()
             with suppress(Empty):
                 one = ended.get(timeout=0.5)  # so that signals are handled meanwhile
-                trial, status = running.pop(one), one.wait()
+                self._settle(running[one], _reason(one.wait(), one.error))
+                del running[one]
                 free.append(one.slot)
-                self._settle(trial, _reason(status, one.error))
                 return
 
     def _next(self, running: dict[StartedJob, Trial]) -> Trial | None:

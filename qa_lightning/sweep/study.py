@@ -57,13 +57,13 @@ def pruner_of(name: str) -> Any:
     return pruners.NopPruner()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Claim:
     """A trial's folder that this process has for itself.
 
     Args:
         folder: of the trial.
-        handle: of its lock; None where the file system has none.
+        handle: of its lock; None where the file system has none, and once it is released.
     """
 
     folder: Path
@@ -80,6 +80,7 @@ class Claim:
             (self.folder / _OWNER).unlink(missing_ok=True)
         if self.handle is not None:
             os.close(self.handle)
+            self.handle = None
 
 
 def claim(folder: Path) -> Claim | None:
