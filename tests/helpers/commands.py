@@ -13,7 +13,7 @@ from qa_lightning.cli.evaluate import evaluate
 from qa_lightning.cli.export import export
 from qa_lightning.cli.main import run
 from qa_lightning.cli.predict import predict
-from qa_lightning.cli.sweep import sweep
+from qa_lightning.cli.studies.sweep import sweep
 from qa_lightning.cli.train import train
 
 __all__ = [
