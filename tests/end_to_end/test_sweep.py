@@ -17,7 +17,7 @@ from tests.helpers.training import train_flags
 
 pytest.importorskip("optuna")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 RUN = Path("lightning_logs") / "version_0"
 
@@ -32,7 +32,7 @@ def flags_for(folder: Path, model: str) -> list[str]:
     own = [pair for pair in zip(usual[::2], usual[1::2], strict=True) if pair[0] not in searched]
     return [
         *(word for pair in own for word in pair),
-        *("--trainer.max_epochs", "2", "--save_every_minutes", "0", "--seed_everything", "3"),
+        *("--trainer.max_epochs", "2", "--save_every_minutes", "0", "--seed_everything", "4"),
         *("--trials", "3", "--space", str(folder / "space.yaml"), "--pruner", "halving"),
         *("--trainer.callbacks", "tests.helpers.killing.KillOnce", "--trainer.callbacks.epoch", "0"),
         *("--trainer.callbacks.batch", "2", "--trainer.callbacks.marker", str(folder / "killed")),
