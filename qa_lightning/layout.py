@@ -23,10 +23,13 @@ HPARAMS = "hparams.yaml"  # that loggers write; a run with a Trainer in Python h
 FOLD_ANSWERS = "fold_answers.npz"  # of a run that held out a fold: the spans of its questions
 RECORD = "run.json"  # one entry per start: command, versions, seed, data; at the end the scores
 # In the folder of a cross-validation:
-STUDY = "study.json"  # folds and fingerprint of the questions
+STUDY = "study.json"  # folds and fingerprint of the questions; of a search, its space
 STUDY_FLAGS, FINAL_FLAGS = "flags.yaml", "final.yaml"  # those of train, for a fold and for the final model
 STUDY_RESULT = "crossval.json"  # scores of each fold, mean, spread and intervals
 STUDY_FOLDS = "folds.json"  # id -> fold that held the question out
+# In the folder of a search, beside STUDY and STUDY_FLAGS:
+SWEEP_TRIALS = "trials.log"  # Optuna's journal
+SWEEP_RESULT = "sweep.json"  # values and scores of all trials, and the best one
 CURVE_FILES = "events.out.tfevents.*"  # TensorBoard's
 
 

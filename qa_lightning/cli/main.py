@@ -29,6 +29,7 @@ COMMANDS = {
     "crossval": Command(
         "qa_lightning.cli.crossval:crossval", "train and score on each fold of one file, then train on all of it"
     ),
+    "sweep": Command("qa_lightning.cli.studies.sweep:sweep", "search for good values of flags of train"),
     "check-data": Command("qa_lightning.cli.check_data:check_data", "say what is wrong with data before training"),
     "evaluate": Command("qa_lightning.cli.evaluate:evaluate", "score a model, or a file of predictions"),
     "report": Command("qa_lightning.cli.pages.report:report", "write a page about a model's errors"),

@@ -78,13 +78,17 @@ def train(words: Sequence[str]) -> int:
         quiet_libraries()
         peers = join()
         with peers.telling() if peers is not None else nullcontext():  # from here on no process fails in silence
+            from qa_lightning.sweep.trial import study_asker
             from qa_lightning.training.flags import TrainCLI
             from qa_lightning.training.run import TrainingRun
 
             gc.enable()
             flags = list(with_config_files(words))
             launch = peers.launch.name if peers is not None and peers.launch is not None else None
-            return TrainingRun(TrainCLI(flags, launch), signals, peers).run()
+            run = TrainingRun(TrainCLI(flags, launch), signals, peers)
+            if (asker := study_asker(signals)) is not None:
+                run.trainer.callbacks.append(asker)  # type: ignore[attr-defined]
+            return run.run()
     except (InputError, LostProcessError):
         if peers is not None and peers.is_common and not peers.speaks:
             return 1  # another process on this host says it

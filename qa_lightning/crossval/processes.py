@@ -35,11 +35,23 @@ class TrainJob:
     words: Sequence[str]
 
 
-class _Started:
-    """A job that runs; a thread prints what it prints, until it ends."""
+class StartedJob:
+    """A job that runs; a thread prints what it prints, until it ends.
 
-    def __init__(self, job: TrainJob, slot: int, environment: Mapping[str, str], ended: SimpleQueue[_Started]) -> None:
-        self.job, self.slot = job, slot
+    Args:
+        job: to start.
+        slot: the number of its slot.
+        environment: what is added to this process's.
+        ended: where it puts itself when it has ended.
+
+    Attributes:
+        error: the last line of it that begins with ``error:``, without that; empty if there is none.
+    """
+
+    def __init__(
+        self, job: TrainJob, slot: int, environment: Mapping[str, str], ended: SimpleQueue[StartedJob]
+    ) -> None:
+        self.job, self.slot, self.error = job, slot, ""
         self._process = Popen(
             [sys.executable, *_COMMAND, *job.words],
             env={**os.environ, **_own_python(), **environment, STARTED_BY: str(os.getpid())},
@@ -54,10 +66,12 @@ class _Started:
         self._reader = threading.Thread(target=self._read, args=(ended,), daemon=True)
         self._reader.start()
 
-    def _read(self, ended: SimpleQueue[_Started]) -> None:
+    def _read(self, ended: SimpleQueue[StartedJob]) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             print(f"{self.job.name} | {line.rstrip()}", flush=True)
+            if line.startswith("error: "):
+                self.error = line.removeprefix("error: ").strip()
         self._process.wait()
         ended.put(self)
 
@@ -89,14 +103,14 @@ def run_jobs(jobs: Sequence[TrainJob], slots: Sequence[Mapping[str, str]]) -> di
         Name -> exit status of each job that was started; negative for the signal that killed it.
     """
     waiting, free = deque(jobs), list(range(len(slots)))[::-1]
-    running: set[_Started] = set()
-    ended: SimpleQueue[_Started] = SimpleQueue()
+    running: set[StartedJob] = set()
+    ended: SimpleQueue[StartedJob] = SimpleQueue()
     statuses: dict[str, int] = {}
     try:
         while running or (waiting and not any(statuses.values())):
             while waiting and free and not any(statuses.values()):
                 slot = free.pop()
-                running.add(_Started(waiting.popleft(), slot, slots[slot], ended))
+                running.add(StartedJob(waiting.popleft(), slot, slots[slot], ended))
             with suppress(Empty):
                 one = ended.get(timeout=0.5)  # so that signals are handled meanwhile
                 running.remove(one)

@@ -7,7 +7,7 @@ model. The same command goes on with what is not finished.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Study:
                 raise InputError(
                     f"--study {self.folder} cannot be read ({one_line(error)}); name another folder"
                 ) from None
-            if changed := [*_differences(before, now), *_changed_flags(given, yaml.safe_load(flags))]:
+            if changed := [*_differences(before, now), *changed_flags(given, yaml.safe_load(flags))]:
                 raise InputError(
                     f"--study {self.folder} was begun with other flags or data: {'; '.join(changed)}. Go on with those "
                     "that it was begun with, or name another folder"
@@ -133,10 +133,16 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         yield "the questions are not those that it was begun with, or are read in another way"
 
 
-def _changed_flags(before: Any, now: Any) -> Iterator[str]:
+def changed_flags(before: Any, now: Any, without_effect: Sequence[str] = _WITHOUT_EFFECT) -> Iterator[str]:
+    """A line for each flag that is not what it was.
+
+    Args:
+        before, now: as YAML has them.
+        without_effect: flags that may change.
+    """
     old, new = dict(_flat(before)), dict(_flat(now))
     for name in dict.fromkeys([*new, *old]):
-        if name not in _WITHOUT_EFFECT and old.get(name) != new.get(name):
+        if name not in without_effect and old.get(name) != new.get(name):
             yield f"--{name} was {_as_flag(old.get(name))}, is {_as_flag(new.get(name))}"
 
 

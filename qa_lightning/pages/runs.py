@@ -74,7 +74,7 @@ class RunTable:
             best[figure.name] = figure.best(known) if figure.best and len(set(known)) > 1 else None
         return [
             [
-                (run.name, False),
+                (f"{run.name} (pruned)" if run.pruned else run.name, False),
                 (run.model, False),
                 *((_written(figure, run), figure.value(run) == best[figure.name]) for figure in _FIGURES),
                 *((_setting(run, name), False) for name in self.settings),

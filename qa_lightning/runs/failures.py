@@ -28,6 +28,7 @@ from qa_lightning.errors import InputError, one_line
 from qa_lightning.features.defaults import BATCH_SIZE
 
 STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # the id of the first process, in the environment of those that it started
+TRIAL = "QA_LIGHTNING_TRIAL"  # in the environment of a run that is a trial of a search: which one, as JSON
 _END = b"."  # on a process's stdin: end
 
 

@@ -10,7 +10,7 @@ import csv
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ Curves = Mapping[str, Sequence[float]]  # name -> its values, in order of steps
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run that came to its end.
+    """One run that came to its end, or was pruned by a search.
 
     Attributes:
         name: of its folder, as it was given.
@@ -42,6 +42,7 @@ class RunSummary:
         speed: windows per second in training, over all devices.
         memory: GiB at most, of the first process.
         settings: flag -> value, without the groups ``model`` and ``data``.
+        pruned: whether a search pruned it; its scores are then those of its best validation so far.
     """
 
     name: str
@@ -53,10 +54,11 @@ class RunSummary:
     speed: float = math.nan
     memory: float = math.nan
     settings: Mapping[str, Any] = field(default_factory=dict)
+    pruned: bool = False
 
 
 def runs_of(folder: Path) -> list[Path]:
-    """The newest run of each fold and of the final model, if ``folder`` is a cross-validation's; else itself."""
+    """The newest run of each fold and the final model of a cross-validation, of each trial of a search; else itself."""
     if not (folder / STUDY).is_file():
         return [folder]
     logs = sorted(folder.glob(f"*/{LOGS}"), key=lambda logs: (_number_of(logs.parent.name), logs.parent.name))
@@ -115,11 +117,12 @@ def _read(folder: Path) -> RunSummary | str:
         return f"not a run of qa-lightning: its {HPARAMS} names no model"
     curves = _curves(folder)
     run = past_run(folder)
-    if not of_python and not run.finished:
+    if not of_python and not run.finished and not run.pruned:
         return _unfinished(run, curves)
     if not of_python and run.problem and not run.starts:
         return f"its {RECORD} {run.problem}"
-    return _summary(folder, settings, curves, dict(run.starts[-1]) if run.starts else {})
+    summary = _summary(folder, settings, curves, dict(run.starts[-1]) if run.starts else {})
+    return replace(summary, pruned=not run.finished) if run.pruned else summary
 
 
 def _unfinished(run: PastRun, curves: Curves) -> str:

@@ -195,6 +195,11 @@ class PastRun:
         return bool(self.starts) and isinstance(self.starts[-1].get("finished"), str)
 
     @property
+    def pruned(self) -> bool:
+        """Whether a search pruned it in its last start."""
+        return bool(self.starts) and isinstance(self.starts[-1].get("pruned"), Mapping)
+
+    @property
     def job(self) -> str | None:
         """The SLURM job of its last start, or what names that start by torchrun."""
         last = self.starts[-1] if self.starts else {}

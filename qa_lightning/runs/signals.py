@@ -23,10 +23,11 @@ class Stop(IntEnum):
     """The reason to stop; if processes got different signals, the highest value counts."""
 
     NO = 0
-    HANG_UP = 1
-    TERMINATE = 2
-    REQUEUE = 3
-    INTERRUPT = 4
+    PRUNE = 1
+    HANG_UP = 2
+    TERMINATE = 3
+    REQUEUE = 4
+    INTERRUPT = 5
 
     @property
     def status(self) -> int:
@@ -38,6 +39,7 @@ class Stop(IntEnum):
     def cause(self) -> str:
         """The reason, as messages name it."""
         causes = {
+            Stop.PRUNE: "its study, which prunes this trial",
             Stop.INTERRUPT: "Ctrl-C",
             Stop.REQUEUE: "SLURM (the job is requeued)",
             Stop.HANG_UP: "SIGHUP (its terminal is gone)",
@@ -107,6 +109,14 @@ class StopSignals:
         self._held = False
         if self._lent:
             self.restore()
+
+    def ask(self, stop: Stop) -> None:
+        """Request to stop, without a signal.
+
+        Raises:
+            Stopped: signals are not held, so that this is the point to stop at.
+        """
+        self._ask(stop)
 
     def check(self) -> None:
         """Stop if a request was recorded: while signals were held, or in code from which no exception can pass.

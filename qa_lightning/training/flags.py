@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -41,10 +43,13 @@ class TrainParser(LightningArgumentParser):
         """Print what is wrong with the flags, and end the process with status 2."""
         if not self.exit_on_error:  # a parser within, of one of several classes that a value may be of
             super().error(message, ex)
-        problem = union_problem(message) or flag_problem(message, self._option_string_actions)
-        problem = refusal(problem) if problem.startswith("--trainer.") else problem
-        print(f"error: {visible(problem, lines=True)}", file=sys.stderr)
+        print(f"error: {visible(self.problem(message), lines=True)}", file=sys.stderr)
         sys.exit(2)
+
+    def problem(self, message: str) -> str:
+        """A message of the parser, as this package says it."""
+        problem = union_problem(message) or flag_problem(message, self._option_string_actions)
+        return refusal(problem) if problem.startswith("--trainer.") else problem
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -309,6 +314,34 @@ class ParsedFlags(TrainCLI):
         """All flags, as ``--config`` reads them."""
         text: str = self.parser.dump(self.config, skip_none=False)
         return text
+
+    @property
+    def names(self) -> list[str]:
+        """The flags that take a value of their own, without dashes."""
+        actions = self.parser._option_string_actions
+        return [flag[2:] for flag, action in actions.items() if isinstance(action, ActionTypeHint) and flag[:2] == "--"]
+
+    def with_value(self, name: str, word: str) -> tuple[Any, list[str]]:
+        """What a flag is with another value, and a line for each problem that the value brings.
+
+        Args:
+            name: the flag, without dashes.
+            word: its value, as on the command line.
+        """
+        self.parser.exit_on_error = False
+        try:
+            value = self.parser.parse_args([f"--{name}={word}"])[name]
+        except ArgumentError as error:
+            return None, [self.parser.problem(str(error))]
+        finally:
+            self.parser.exit_on_error = True
+        before, config = self.problems(), self.config
+        try:
+            self.config = config.clone()
+            self.config[name] = value
+            return value, [problem for problem in self.problems() if problem not in before]
+        finally:
+            self.config = config
 
 
 def default_precision(accelerator: str) -> str:

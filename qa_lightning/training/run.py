@@ -22,6 +22,7 @@ from qa_lightning.pages.questions import N_BEST
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger, use_run_folder
 from qa_lightning.runs.failures import (
+    TRIAL,
     Launcher,
     connection_reason,
     explained_compiler_failure,
@@ -322,8 +323,8 @@ class TrainingRun:
 
     @property
     def _resuming(self) -> str:
-        """How the run is resumed; that of a fold by the cross-validation that started it."""
-        if self._started_by is not None and self.data.fold is not None:
+        """How the run is resumed; that of a fold or a trial by the command that started it."""
+        if self._started_by is not None and (self.data.fold is not None or TRIAL in os.environ):
             return "with the same command"
         return "with the same flags and --ckpt_path last"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 from pathlib import Path
@@ -16,7 +15,7 @@ from qa_lightning.errors import InputError, LostProcessError
 from qa_lightning.runs.record import last_start
 from tests.helpers import commands
 from tests.helpers.data import make_rows
-from tests.helpers.processes import Started
+from tests.helpers.processes import Forked
 from tests.helpers.training import train_flags
 
 ROWS = make_rows(40)
@@ -49,14 +48,6 @@ def flags_for(folder: Path, model: str) -> list[str]:
         *("--trainer.callbacks", "tests.helpers.killing.KillOnce", "--trainer.callbacks.epoch", "0"),
         *("--trainer.callbacks.batch", "2", "--trainer.callbacks.marker", str(folder / "killed")),
     ]
-
-
-class Forked(Started):
-    """The process of a fold, forked from one that has imported the libraries."""
-
-    def __init__(self, words, stdin, text, encoding, errors, **options) -> None:
-        super().__init__(words[1:], **options)
-        self.stdin = io.BytesIO()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from qa_lightning.cli.evaluate import evaluate
 from qa_lightning.cli.export import export
 from qa_lightning.cli.main import run
 from qa_lightning.cli.predict import predict
+from qa_lightning.cli.studies.sweep import sweep
 from qa_lightning.cli.train import train
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "quiet_libraries",
     "run",
     "run_command",
+    "sweep",
     "train",
 ]
 

@@ -15,12 +15,15 @@ class KillOnce(Callback):
     Args:
         marker: a file that it leaves then.
         epoch, batch: indices of the batch.
+        parent: kill the process that started it, too, and first.
     """
 
-    def __init__(self, marker: str, epoch: int, batch: int) -> None:
-        self.marker, self.at = Path(marker), (epoch, batch)
+    def __init__(self, marker: str, epoch: int, batch: int, parent: bool = False) -> None:
+        self.marker, self.at, self.parent = Path(marker), (epoch, batch), parent
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if self.at == (trainer.current_epoch, batch_idx) and not self.marker.exists():
             self.marker.touch()
+            if self.parent:
+                os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)

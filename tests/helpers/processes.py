@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -143,6 +144,17 @@ class Started:
             if file is not None:
                 file.close()
         self.wait()
+
+
+class Forked(Started):
+    """In place of the `Popen` with which commands start ``train``."""
+
+    def __init__(self, words, stdin, text, encoding, errors, **options) -> None:
+        super().__init__(words[1:], **options)
+        self.stdin = io.BytesIO()
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
 
 def _stream(wanted: int | None, number: int) -> tuple[IO[str] | None, int]:

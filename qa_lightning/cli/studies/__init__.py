@@ -1,0 +1,1 @@
+"""The commands that train more than one model."""

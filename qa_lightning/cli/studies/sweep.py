@@ -1,0 +1,103 @@
+"""``sweep``: search for good values of flags of ``train``, by Optuna."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from qa_lightning.checks.refusals import lightning_refusals
+from qa_lightning.cli.console import quiet_libraries
+from qa_lightning.cli.train import config_folder, with_config_files
+from qa_lightning.errors import InputError, naming_flags
+from qa_lightning.runs.signals import Stopped, StopSignals
+from qa_lightning.sweep import PRUNERS
+from qa_lightning.wording import command, did_you_mean, one_of, usage_name
+
+SWEEP_HELP = """\
+usage: {usage} [--trials N] [--space FILE] [--study DIR] [--pruner P] [--parallel N] [FLAGS OF TRAIN]
+
+Search for good values of flags: each trial trains with other values, and is stopped early if its F1 stays behind that
+of others. Needs pip install "qa_lightning[sweep]".
+
+  {sweep} --trials 20 --space space.yaml --data.dataset questions.csv
+
+Flags:
+  --trials N                   trials of the study, over all starts and processes  [20]
+  --space FILE                 the flags to vary and their values  [learning rate, layer decay, warmup, batch size]
+                                 model.learning_rate: {{low: 1.0e-5, high: 3.0e-4, log: true}}
+                                 model.layer_decay: [0.7, 0.8, 0.9, 1.0]
+                                 data.batch_size: {{low: 8, high: 32, step: 8}}
+  --study DIR                  folder for all of it; a study that was stopped goes on in its folder  [sweep]
+  --pruner P                   median: stop trials that are below the median of others after as many validations;
+                               halving: let a third of them go on after 1, 3, 9 ... validations; none  [median]
+  --parallel N                 trials to train at a time, each on GPUs of its own if there are any  [1]
+  --seed_everything N          decides which values are tried, too  [42]
+  and all flags of `{train}` but those that are varied, or resume a run
+
+What you get in the folder: trial-N/ with a usual run each, and sweep.json with values and scores of all trials. The
+same command, started again or on other machines that share the folder, works on the same study.
+"""
+
+
+@naming_flags()
+@lightning_refusals()
+def sweep(words: Sequence[str]) -> int:
+    """Run the trials, then show them and the best one."""
+    if {"-h", "--help", "--help_all", "--help-all"} & set(words):
+        print(
+            SWEEP_HELP.format(usage=usage_name("sweep"), sweep=command("sweep"), train=command("train")),
+            end="",
+        )
+        return 0
+    own, rest = _own_flags(words)
+    signals = StopSignals()
+    signals.listen()
+    try:
+        from qa_lightning.sweep.run import Sweep
+        from qa_lightning.sweep.study import load_optuna
+        from qa_lightning.training.flags import ParsedFlags
+
+        load_optuna()
+        quiet_libraries()
+        flags = ParsedFlags(list(with_config_files(rest)))
+        Sweep(flags, rest, own.space, own.trials, own.study, own.pruner, own.parallel).run()
+    except Stopped as error:
+        kept = f"what is finished stays in {own.study}, and the same command goes on with the rest"
+        print(f"\nstopped by {error.stop.cause}: {kept}", flush=True)
+        return error.stop.status
+    finally:
+        signals.restore()
+    return 0
+
+
+class _OwnFlags(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message.removeprefix("argument "))
+
+
+def _own_flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags that ``train`` does not have, and the others.
+
+    Raises:
+        InputError: a value is not possible; all of them together.
+    """
+    parser = _OwnFlags(add_help=False, allow_abbrev=False)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--pruner", default="median")
+    parser.add_argument("--space", type=Path, default=config_folder() / "spaces" / "default.yaml")
+    parser.add_argument("--study", type=Path, default=Path("sweep"))
+    own, rest = parser.parse_known_args(words)
+    problems = [
+        f"--{name} is {value}; it must be at least 1"
+        for name, value in (("trials", own.trials), ("parallel", own.parallel))
+        if value < 1
+    ]
+    if own.pruner not in PRUNERS:
+        problems.append(f"--pruner is {own.pruner!r}; it must be {one_of(PRUNERS)}{did_you_mean(own.pruner, PRUNERS)}")
+    if problems:
+        raise InputError(problems)
+    own.study, own.space = own.study.expanduser(), own.space.expanduser()
+    return own, rest

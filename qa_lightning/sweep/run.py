@@ -1,0 +1,293 @@
+"""Runs a search: begins trials as processes of ``train``, some at a time, notes how each ended, and shows them all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from qa_lightning.crossval.processes import StartedJob, TrainJob, slots_for
+from qa_lightning.crossval.study import changed_flags
+from qa_lightning.errors import InputError, one_line
+from qa_lightning.files import lock_file, write_file, write_json
+from qa_lightning.layout import MODEL_FOLDER, STUDY, STUDY_FLAGS, SWEEP_RESULT
+from qa_lightning.pages.runs import RunTable
+from qa_lightning.runs.listing import read_runs, runs_of, sorted_runs
+from qa_lightning.sweep.space import Choices, Space, flag_words, read_space
+from qa_lightning.sweep.study import Trial, Trials, used
+from qa_lightning.sweep.trial import environment_of
+from qa_lightning.training.finish import relative
+from qa_lightning.training.flags import ParsedFlags
+from qa_lightning.wording import command, command_words, counted, visible
+
+log = logging.getLogger("qa_lightning")
+
+HOPELESS = 3  # trials of this process that failed first; others would fail, too
+_LOOK_AGAIN = 5.0  # seconds between two looks for a trial whose process is gone, while others' trials run
+_WITHOUT_EFFECT = (
+    *("config", "save_every_minutes", "data.cache_dir", "data.prepare_workers"),
+    *("trainer.default_root_dir", "trainer.enable_progress_bar"),
+)
+
+
+@dataclass
+class Sweep:
+    """A search with the flags of ``train``, by this process; others may work on the same folder.
+
+    Args:
+        flags: parsed, of all trials.
+        given: the same as words, for the command that trains the best trial again.
+        space_file: what varies.
+        trials: number of trials of the study, of all processes and starts together.
+        folder: the study's; made if it is missing.
+        pruner: one of `sweep.PRUNERS`.
+        parallel: trials that this process runs at a time.
+
+    Raises:
+        InputError: flags or space make no sense, or cannot work; all problems together.
+    """
+
+    flags: ParsedFlags
+    given: Sequence[str]
+    space_file: Path
+    trials: int
+    folder: Path
+    pruner: str = "median"
+    parallel: int = 1
+    _began: list[Trial] = field(default_factory=list)
+    _failed: dict[str, str] = field(default_factory=dict)  # name -> why
+
+    def __post_init__(self) -> None:
+        problems = [*_refusals(self.flags.config), *self.flags.problems()]
+        try:
+            self.space: Space = read_space(self.space_file, self.flags)
+        except InputError as error:
+            problems += error.problems
+        else:
+            problems += [
+                f"--{name}: the search gives it its values; leave it out, or take it out of {self.space_file}"
+                for name in self.space
+                if any(word == f"--{name}" or word.startswith(f"--{name}=") for word in self.given)
+            ]
+        if problems:
+            raise InputError(problems)
+
+    def run(self) -> None:
+        """Run the trials that are left, and show and write the results of all.
+
+        Raises:
+            InputError: the folder belongs to another study, or cannot be written; or all trials failed.
+        """
+        slots = slots_for(self.parallel, self.flags.config.trainer)
+        try:
+            self._begin()
+            self._study = Trials(self.folder, self.pruner, int(self.flags.config.seed_everything))
+            self._run(slots)
+            self._tell()
+        except OSError as error:
+            raise InputError(f"--study {self.folder} cannot be written ({error.strerror or error})") from None
+
+    def _begin(self) -> None:
+        """Write down flags and space, or compare them with those of the study that is there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        now = {"space": {name: _described(values) for name, values in self.space.items()}}
+        flags = self.flags.as_yaml()
+        with lock_file(self.folder / ".sweep.lock"):
+            if not (self.folder / STUDY).is_file():
+                write_file(self.folder / STUDY_FLAGS, flags)
+                write_json(self.folder / STUDY, now)
+                return
+            try:
+                before = json.loads((self.folder / STUDY).read_text(encoding="utf-8"))
+                given = yaml.safe_load((self.folder / STUDY_FLAGS).read_text(encoding="utf-8"))
+            except (OSError, ValueError, yaml.YAMLError) as error:
+                raise InputError(f"--study {self.folder} cannot be read ({one_line(error)}); name another") from None
+        if not isinstance(before, dict) or "space" not in before:
+            raise InputError(f"--study {self.folder} is no search's, but another study's; name another folder")
+        changed = list(changed_flags(given, yaml.safe_load(flags), _WITHOUT_EFFECT))
+        if before["space"] != json.loads(json.dumps(now["space"])):
+            changed.insert(0, f"{self.space_file} is another space")
+        if changed:
+            raise InputError(
+                f"--study {self.folder} was begun with other flags: {'; '.join(changed)}. Go on with those that it was "
+                "begun with, or name another folder"
+            )
+
+    def _run(self, slots: Sequence[dict[str, str]]) -> None:
+        free, running = list(range(len(slots)))[::-1], dict[StartedJob, Trial]()
+        ended: SimpleQueue[StartedJob] = SimpleQueue()
+        try:
+            while True:
+                while free and (trial := self._next(running)) is not None:
+                    slot = free.pop()
+                    environment = slots[slot] | environment_of(self.folder, trial.number, self.pruner)
+                    running[StartedJob(self._job(trial), slot, environment, ended)] = trial
+                if not running and not self._study.unfinished:
+                    return
+                self._wait(free, running, ended)
+        finally:
+            for one in running:
+                one.stop()
+            for one, trial in running.items():
+                one.wait()
+                trial.claim.release()  # it stays unfinished, and whoever looks next for a trial goes on with it
+
+    def _wait(self, free: list[int], running: dict[StartedJob, Trial], ended: SimpleQueue[StartedJob]) -> None:
+        """Wait for the end of a trial, or until it is time to look for one whose process is gone."""
+        until = time.monotonic() + (_LOOK_AGAIN if free else math.inf)
+        beat = 0.0
+        while time.monotonic() < until:
+            if time.monotonic() - beat > _LOOK_AGAIN:
+                beat = time.monotonic()
+                for trial in running.values():
+                    trial.claim.beat()
+            with suppress(Empty):
+                one = ended.get(timeout=0.5)  # so that signals are handled meanwhile
+                self._settle(running[one], _reason(one.wait(), one.error))
+                del running[one]
+                free.append(one.slot)
+                return
+
+    def _next(self, running: dict[StartedJob, Trial]) -> Trial | None:
+        """The next trial to start; those that only had to be noted are noted."""
+        while not self._is_hopeless():
+            trial = self._study.next(self.space, self.trials, {one.number for one in running.values()})
+            if trial is None:
+                return None
+            run = trial.run
+            if run is None or not (run.finished or run.pruned):
+                self._began.append(trial)
+                again = "goes on" if run is not None else ", ".join(word[2:] for word in flag_words(trial.values))
+                log.info(f"{trial.name}: {again}")
+                return trial
+            self._settle(trial, "")
+        return None
+
+    def _is_hopeless(self) -> bool:
+        if len(self._failed) < HOPELESS or len(self._failed) < len(self._began):
+            return False
+        return all(frozen.value is None and not frozen.intermediate_values for frozen in self._study.all)
+
+    def _job(self, trial: Trial) -> TrainJob:
+        words = ["--config", str(self.folder / STUDY_FLAGS), *flag_words(trial.values)]
+        words += ["--trainer.default_root_dir", str(trial.claim.folder), "--trainer.enable_progress_bar", "false"]
+        return TrainJob(trial.name, [*words, "--ckpt_path", "last"] if trial.run is not None else words)
+
+    def _settle(self, trial: Trial, reason: str) -> None:
+        """Note how a trial ended.
+
+        Args:
+            trial: whose process has ended.
+            reason: why it failed, if it did.
+        """
+        run = trial.run
+        if run is not None and run.pruned:
+            self._study.pruned(trial)
+            log.info(f"{trial.name}: pruned")
+            return
+        scores = run.starts[-1].get("scores", {}) if run is not None and run.finished else {}
+        score = scores.get("best/best_f1", scores.get("best/f1"))
+        if isinstance(score, (int, float)) and math.isfinite(score):
+            self._study.complete(trial, float(score))
+            log.info(f"{trial.name}: F1 {score:.2f}")
+            return
+        self._failed[trial.name] = reason or "it left no score"
+        self._study.failed(trial, self._failed[trial.name])
+        log.info(f"{trial.name}: failed: {self._failed[trial.name]}")
+
+    def _tell(self) -> None:
+        """Show the table and the best trial, and write all into a file.
+
+        Raises:
+            InputError: no trial came to its end.
+        """
+        found = [self._as_json(frozen) for frozen in self._study.all]
+        runs, _ = read_runs(run for run in runs_of(self.folder) if run.parent.parent.name in _shown(found))
+        if runs:
+            from rich.console import Console
+
+            console = Console()
+            console.print(*RunTable(sorted_runs(runs, "f1")).rich_tables(console.width))
+        failed = [f"{one['trial']}: failed: {one['failed']}" for one in found if one["state"] == "failed"]
+        complete = [one for one in found if one["state"] == "complete"]
+        write_json(self.folder / SWEEP_RESULT, {"trials": found, "best": None})
+        if not complete:
+            raise InputError([f"no trial of {relative(self.folder)} came to its end:", *failed])
+        for line in failed:
+            print(visible(line))
+        best = max(complete, key=lambda one: one["score"])  # the first of equals
+        words = [*command_words("train"), *self.given, *flag_words(best["values"])]
+        write_json(self.folder / SWEEP_RESULT, {"trials": found, "best": best | {"command": words}})
+        many = [counted(sum(one["state"] == state for one in found), "trial") for state in ("complete", "pruned")]
+        log.info(f"sweep:       {many[0]} complete, {many[1]} pruned, {len(failed)} failed")
+        log.info(
+            f"best trial:  {best['trial']}, F1 {best['score']:.2f}; its model: {relative(self.folder / best['model'])}"
+        )
+        log.info(visible(f"train again: {shlex.join(words)}"))
+        log.info(visible(f"compare:     {command('compare')} {relative(self.folder)}"))
+
+    def _as_json(self, frozen: Any) -> dict[str, Any]:
+        """A trial, for people and other tools."""
+        folder = self._study.folder_of(frozen.number)
+        state = {"FAIL": "failed"}.get(frozen.state.name, frozen.state.name.lower())
+        found = {"trial": folder.name, "state": state, "values": used(frozen.params), "score": frozen.value}
+        found["f1_after_each_validation"] = [score for _, score in sorted(frozen.intermediate_values.items())]
+        if state == "failed":
+            found["failed"] = frozen.user_attrs.get("failed", "its process was killed before it began")
+        if state == "complete":
+            run = next(run for run in runs_of(self.folder) if run.parent.parent.name == folder.name)
+            found["model"] = str((run / MODEL_FOLDER).relative_to(self.folder))
+        return found
+
+
+def _shown(found: Sequence[dict[str, Any]]) -> set[str]:
+    return {one["trial"] for one in found if one["state"] in ("complete", "pruned")}
+
+
+def _described(values: Any) -> Any:
+    """The values of a flag, as JSON."""
+    if isinstance(values, Choices):
+        return list(values.values)
+    return {"low": values.low, "high": values.high, "step": values.step, "log": values.log}
+
+
+def _reason(status: int, error: str) -> str:
+    """Why a trial failed, in one line; empty for the status of success."""
+    if status == -9:
+        return "killed by signal 9 (the system does so when memory runs out)"
+    if status < 0:
+        return f"killed by signal {-status}"
+    return (error or f"status {status}; its own message is above") if status else ""
+
+
+def _refusals(config: Any) -> list[str]:
+    """A line for each flag of ``train`` that makes no sense in a search."""
+    trainer = config.trainer
+    given = {
+        "--ckpt_path": (config.ckpt_path, None, "a study that was stopped goes on by itself, with the same --study"),
+        "--trainer.default_root_dir": (trainer.default_root_dir, None, "--study names the folder"),
+        "--trainer.fast_dev_run": (trainer.fast_dev_run or None, None, "it leaves no scores"),
+        "--trainer.overfit_batches": (trainer.overfit_batches or None, None, "its scores are of questions it learned"),
+        "--trainer.num_nodes": (trainer.num_nodes, 1, "a trial runs on one machine; start the command on each of them"),
+    }
+    problems = [
+        f"{flag} {value}: not in a search, where {why}; leave it out"
+        for flag, (value, usual, why) in given.items()
+        if value is not None and value != usual
+    ]
+    if trainer.limit_val_batches == 0:
+        problems.append("--trainer.limit_val_batches 0: not in a search, which needs scores; leave it out")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        problems.append("a search starts its own processes: start it once on each machine, without torchrun")
+    return problems

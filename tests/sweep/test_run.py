@@ -1,0 +1,151 @@
+"""A search with a script in place of the trainings: failures, what is refused, what is shown and written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from qa_lightning.crossval import processes
+from qa_lightning.errors import InputError
+from tests.helpers import commands
+
+pytest.importorskip("optuna")
+
+# Leaves a record as a run does, or fails with the status that its batch size is.
+SCRIPT = """
+import json, os, pathlib, sys
+flags = dict(word[2:].split("=") for word in sys.argv if "=" in word)
+root = pathlib.Path(sys.argv[sys.argv.index("--trainer.default_root_dir") + 1])
+batch = int(flags["data.batch_size"])
+if batch == 9: os.kill(os.getpid(), 9)
+if batch < 9:
+    print("error: memory ran out", file=sys.stderr)
+    sys.exit(batch)
+run = root / "lightning_logs" / "version_0"
+run.mkdir(parents=True)
+(run / "config.yaml").write_text(f"save_every_minutes: 1\\ndata: {{batch_size: {batch}}}")
+start = {"started": "2026-01-01T00:00:00+00:00"}
+if batch == 13:
+    start |= {"pruned": {"validation": 1, "score": 3.0}}
+else:
+    start |= {"finished": "2026-01-01T00:01:00+00:00", "scores": {"best/f1": batch, "best/exact_match": 1.0}}
+(run / "run.json").write_text(json.dumps([start]))
+sys.exit(143 if batch == 13 else 0)
+"""
+
+
+@pytest.fixture
+def search(tmp_path, monkeypatch):
+    """Runs a search over some batch sizes; returns the exit status."""
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    monkeypatch.setattr(processes, "_COMMAND", ("-S", str(script)))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(sizes: list[int], *words: str) -> int:
+        (tmp_path / "space.yaml").write_text(f"data.batch_size: {sizes}\n")
+        usual = ("--data.dataset", "synthetic", "--model.model_name", "tiny", "--trainer.accelerator", "cpu")
+        given = (*usual, "--space", str(tmp_path / "space.yaml"), "--study", str(tmp_path / "study"))
+        return commands.sweep([*given, *words])
+
+    return run
+
+
+def result(tmp_path) -> dict:
+    return json.loads((tmp_path / "study" / "sweep.json").read_text(encoding="utf-8"))
+
+
+def test_failing_trials_are_a_line_each_and_pruned_ones_are_marked(search, tmp_path, capsys) -> None:
+    assert search([2, 9, 13, 20, 21], "--trials", "12", "--parallel", "2") == 0
+    found = result(tmp_path)
+    kinds = {(one["values"]["data.batch_size"], one["state"]) for one in found["trials"]}
+    assert kinds == {(2, "failed"), (9, "failed"), (13, "pruned"), (20, "complete"), (21, "complete")}
+    assert found["best"]["values"] == {"data.batch_size": 21}
+    out = capsys.readouterr().out
+    table = out[out.rindex(" run ") :]
+    for one in found["trials"]:
+        if one["state"] == "failed":
+            why = "memory ran out" if one["values"]["data.batch_size"] == 2 else "killed by signal 9 (the system does"
+            assert f"\n{one['trial']}: failed: {why}" in table
+    assert "(pruned)" in table
+    best = found["best"]
+    assert f"best trial:  {best['trial']}, F1 21.00; its model: {tmp_path / 'study' / best['model']}" in table
+    assert best["command"][-1] == "--data.batch_size=21"
+    assert "--model.model_name tiny --trainer.accelerator cpu --data.batch_size=21\n" in table
+
+
+def test_a_finished_study_runs_nothing_and_more_trials_go_on(search, tmp_path) -> None:
+    assert search([20, 21], "--trials", "2") == 0
+    first = result(tmp_path)["trials"]
+    assert search([20, 21], "--trials", "2") == 0
+    assert result(tmp_path)["trials"] == first
+    assert search([20, 21], "--trials", "4") == 0
+    assert result(tmp_path)["trials"][:2] == first
+    assert len(result(tmp_path)["trials"]) == 4
+
+
+def test_a_search_whose_trials_all_fail_ends_after_three(search, tmp_path) -> None:
+    with pytest.raises(InputError) as refused:
+        search([2, 3], "--trials", "20")
+    problems = refused.value.problems
+    assert problems[0].endswith("study came to its end:")
+    assert problems[1:] == [f"trial-{number}: failed: memory ran out" for number in range(3)]
+
+
+def test_other_flags_and_another_space_are_refused_with_both_values(search, tmp_path) -> None:
+    assert search([20, 21], "--trials", "1") == 0
+    with pytest.raises(InputError, match=r"--study .* was begun with other flags: --data.max_length was 384, is 128"):
+        search([20, 21], "--trials", "2", "--data.max_length", "128")
+    with pytest.raises(InputError, match=r"space.yaml is another space"):
+        search([20, 22], "--trials", "2")
+    assert len(result(tmp_path)["trials"]) == 1
+
+
+def test_flags_that_make_no_sense_are_refused_together(search, tmp_path) -> None:
+    with pytest.raises(InputError) as refused:
+        search(
+            [20, 21],
+            *("--ckpt_path", "last", "--data.batch_size", "8", "--trainer.default_root_dir", str(tmp_path)),
+            *("--trainer.limit_val_batches", "0", "--model.layer_decay", "2"),
+        )
+    problems = "\n".join(refused.value.problems)
+    for beginning in (
+        "--ckpt_path last: not in a search",
+        "--trainer.default_root_dir",
+        "--trainer.limit_val_batches 0: not in a search",
+        "--model.layer_decay is 2.0; it must be",
+        "--data.batch_size: the search gives it its values; leave it out",
+    ):
+        assert beginning in problems
+    assert not (tmp_path / "study").exists()
+    with pytest.raises(InputError, match=r"--trials is 0.*\n.*--parallel is 0.*\n--pruner is 'medain'.*mean median"):
+        search([20, 21], "--trials", "0", "--parallel", "0", "--pruner", "medain")
+
+
+def test_the_folder_of_a_cross_validation_is_refused(search, tmp_path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.json").write_text('{"folds": 5, "fingerprint": "abc"}')
+    (tmp_path / "study" / "flags.yaml").write_text("{}")
+    with pytest.raises(InputError, match="is no search's, but another study's; name another folder"):
+        search([20, 21])
+
+
+def test_a_trial_whose_end_was_not_noted_is_noted_and_not_run_again(search, tmp_path, monkeypatch) -> None:
+    from qa_lightning.sweep.run import Sweep
+
+    class KilledError(Exception):
+        pass
+
+    def killed(self, trial, reason) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sweep, "_settle", killed)
+        with pytest.raises(KilledError):
+            search([20, 21], "--trials", "1")
+    (record,) = (tmp_path / "study").glob("trial-0/lightning_logs/*/run.json")
+    before = record.stat().st_mtime_ns
+    assert search([20, 21], "--trials", "1") == 0
+    assert [one["state"] for one in result(tmp_path)["trials"]] == ["complete"]
+    assert record.stat().st_mtime_ns == before
