@@ -35,7 +35,17 @@ def outcomes_of(windows, exact=None, has_answer=None, articles: int = 10) -> Out
     right = (random.random(count) < 0.6) * has * 1.0 if exact is None else exact
     article = np.array([f"article {number % articles}" for number in range(count)], object)
     return Outcomes(
-        np.arange(count), right, right, has, spans.best_score, spans.null_score, spans.log_spans, article, ~has
+        np.arange(count),
+        right,
+        right,
+        has,
+        spans.best_score,
+        spans.null_score,
+        spans.log_spans,
+        article,
+        ~has,
+        spans.second_score,
+        np.ones(count, np.int64),
     )
 
 
@@ -63,6 +73,8 @@ def test_a_question_without_any_span_gets_no_answer_of_probability_1() -> None:
         np.full_like(outcomes.log_spans, -np.inf),
         outcomes.article,
         outcomes.null_exact,
+        np.full(3, -np.inf),
+        np.zeros(3, np.int64),
     )
     for version_2 in (False, True):
         judged = Judged(empty, Scaling(2.0), version_2)
@@ -222,17 +234,7 @@ def test_the_threshold_is_tuned_and_reported_on_the_other_articles() -> None:
     random = np.random.default_rng(5)
     outcomes = outcomes_of(random_windows(5, 2000, 2.0), articles=8)
     odds = np.where(outcomes.has_answer, random.normal(-6, 2, 2000), random.normal(0, 2, 2000))
-    outcomes = Outcomes(
-        outcomes.index,
-        outcomes.exact,
-        outcomes.f1,
-        outcomes.has_answer,
-        outcomes.best_score,
-        outcomes.best_score + odds,
-        outcomes.log_spans,
-        outcomes.article,
-        outcomes.null_exact,
-    )
+    outcomes = replace(outcomes, null_score=outcomes.best_score + odds)
     found = fit_confidence(outcomes, version_2=True)
     assert -5 < found.scaling.threshold < -1
     assert found.tuned.held_out_f1 > found.tuned.at_zero.f1 + 3
