@@ -48,7 +48,7 @@ def features(
         np.log(np.maximum(characters, 1)),
         np.clip(null_odds, -_FAR_SCORES, _FAR_SCORES),
     )
-    return np.stack(columns, axis=-1).astype(np.float64)
+    return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,9 @@ def bootstrap_statistics(
 ) -> list[Interval]:
     """Intervals of figures that are no means, such as an area under a curve; samples are those of `bootstrap`.
 
+    Samples have more chance gaps than the questions, so a sum of gaps such as a calibration error is higher in nearly all
+    of them; an interval that would not hold the value is extended to it.
+
     Args:
         statistics: gives the K figures, [S, K], of questions that count with weights, [S, N], whole numbers. Samples
             in which a figure is NaN do not count for its interval.
@@ -156,12 +159,12 @@ def bootstrap_statistics(
     whole = statistics(np.ones((1, count)))[0]
     group, drawn = _draws(number, seed)
     at_once = max(1, _WEIGHTS // count)  # samples
-    parts = [statistics(drawn[begin : begin + at_once, group] * 1.0) for begin in range(0, SAMPLES, at_once)]
+    parts = [statistics(drawn[begin : begin + at_once, group].astype(np.float64)) for begin in range(0, SAMPLES, at_once)]
     found = []
     for value, drawn_values in zip(whole.tolist(), np.concatenate(parts).T, strict=True):
-        known = drawn_values[~np.isnan(drawn_values)]
+        known = np.asarray(drawn_values[~np.isnan(drawn_values)], np.float64)
         low, high = _ends(known) if count > 1 and len(known) else (np.nan, np.nan)
-        found.append(Interval(value, float(low), float(high), count, unit, units))
+        found.append(Interval(value, min(float(low), value), max(float(high), value), count, unit, units))
     return found
 
 

@@ -114,7 +114,7 @@ class Confidence:
         after: answers under ``scaling``, on all questions.
         choices: the folds of the articles, each under the threshold that was fitted to the other folds, with the scores
             of the model's own temperature and calibrator (`OWN`); those of the temperature that was fitted to the other
-            folds (`TEMPERATURE`); and those of the calibrator that was, at the better one of the two (`CALIBRATOR`).
+            folds (`TEMPERATURE`); and those of the calibrator that was, at the model's own temperature (`CALIBRATOR`).
             What the questions do not determine is left out; empty if there is only one article.
         kept: which of them `scaling` is.
     """
@@ -131,11 +131,6 @@ class Confidence:
     def held_out(self) -> tuple[Judged, ...] | None:
         """The folds as they are scored with what is used; None if nothing can be held out."""
         return self.choices.get(self.kept)
-
-    @property
-    def uncalibrated(self) -> str:
-        """The better one of `OWN` and `TEMPERATURE`."""
-        return TEMPERATURE if self.kept == TEMPERATURE or self.scaling.temperature == self.fitted else OWN
 
     @property
     def reliability(self) -> tuple[Reliability, Reliability]:
@@ -266,8 +261,9 @@ def fit_confidence(
         else:
             choices[TEMPERATURE] = held_out(fits)
             if _helps(choices[TEMPERATURE], choices[OWN], seed):
-                bases, kept, scaling = fits, TEMPERATURE, Scaling(heat, threshold)
-        plain = replace(scaling, calibrator=None)
+                kept, scaling = TEMPERATURE, Scaling(heat, threshold)
+        # Always at the model's own temperature: a choice between the two would let a fold have a say in its own scores.
+        plain = Scaling(own.temperature, threshold)
         found = [
             fit_calibrator(one, replace(base, calibrator=None), version_2)
             for (one, _), base in zip(folds, bases, strict=True)
@@ -329,27 +325,30 @@ def fitted_lines(found: Confidence) -> Iterator[str]:
         yield f"{kept}; it is not fitted: {alone}"
         return
     how = f"each of {len(found.held_out)} folds of the articles scored with the fit to the others"
-    if TEMPERATURE not in found.choices:
+    score = {choice: f"{found.brier(choice):.4f}" for choice in found.choices}
+    if found.kept == CALIBRATOR:
+        fitted = f" and {score[TEMPERATURE]} at {found.fitted:.2f}, which was fitted" if TEMPERATURE in score else ""
         yield (
-            f"{kept}: Brier score {found.brier(OWN):.4f}; it is not fitted: that takes {MIN_FOR_TEMPERATURE} "
-            "questions outside of each fold of the articles, with right answers and wrong ones"
+            f"calibrator of scores: Brier score {score[CALIBRATOR]}, against {score[OWN]} without it at temperature "
+            f"{own:.2f}{fitted} ({how})"
         )
-    elif found.uncalibrated == TEMPERATURE:
-        yield f"{kept}: Brier score {found.brier(TEMPERATURE):.4f}, against {found.brier(OWN):.4f} at {own:.2f} ({how})"
+    elif TEMPERATURE not in score:
+        yield (
+            f"{kept}: Brier score {score[OWN]}; it is not fitted: that takes {MIN_FOR_TEMPERATURE} questions outside "
+            "of each fold of the articles, with right answers and wrong ones"
+        )
+    elif found.kept == TEMPERATURE:
+        yield f"{kept}: Brier score {score[TEMPERATURE]}, against {score[OWN]} at {own:.2f} ({how})"
     else:
         yield (
-            f"{kept}, as a fitted one does not clearly help: Brier score {found.brier(OWN):.4f}, against "
-            f"{found.brier(TEMPERATURE):.4f} if fitted, to {found.fitted:.2f} ({how})"
+            f"{kept}, as a fitted one does not clearly help: Brier score {score[OWN]}, against {score[TEMPERATURE]} "
+            f"if fitted, to {found.fitted:.2f} ({how})"
         )
-    if CALIBRATOR in found.choices:
-        with_it, without = found.brier(CALIBRATOR), found.brier(found.uncalibrated)
-        if found.kept == CALIBRATOR:
-            yield f"calibrator of scores: Brier score {with_it:.4f}, against {without:.4f} without it ({how})"
-        else:
-            yield (
-                f"no calibrator of scores, as one does not clearly help: Brier score {without:.4f}, against "
-                f"{with_it:.4f} with it ({how})"
-            )
+    if CALIBRATOR in score and found.kept != CALIBRATOR:
+        yield (
+            f"no calibrator of scores, as one does not clearly help: Brier score {score[found.kept]}, against "
+            f"{score[CALIBRATOR]} with it ({how})"
+        )
     yield _measures_line(found.measured[found.kept])
 
 

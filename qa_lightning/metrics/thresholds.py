@@ -219,7 +219,7 @@ def folds_by_article(groups: Sequence[str], folds: int, seed: int = 0) -> NDArra
 
 def split_by_article(groups: Sequence[str], seed: int = 0) -> NDArray[np.bool_]:
     """[N] whether each question is in the first of two halves that share no article; see `folds_by_article`."""
-    return folds_by_article(groups, 2, seed) == 0
+    return np.asarray(folds_by_article(groups, 2, seed) == 0)
 
 
 def tuned(
