@@ -25,7 +25,10 @@ def predict(words: Sequence[str]) -> int:
 
         quiet_libraries()
         asked = PredictSettings(
-            options.model, options.dtype or DTYPES[0], options.batch_size or EVAL_BATCH_SIZE, options.threshold_file,
+            options.model,
+            options.dtype or DTYPES[0],
+            options.batch_size or EVAL_BATCH_SIZE,
+            options.threshold_file,
             raw_scores=options.raw_scores,
         )
         reading, documents = reading_of(options), options.documents

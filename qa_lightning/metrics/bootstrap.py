@@ -159,7 +159,9 @@ def bootstrap_statistics(
     whole = statistics(np.ones((1, count)))[0]
     group, drawn = _draws(number, seed)
     at_once = max(1, _WEIGHTS // count)  # samples
-    parts = [statistics(drawn[begin : begin + at_once, group].astype(np.float64)) for begin in range(0, SAMPLES, at_once)]
+    parts = [
+        statistics(drawn[begin : begin + at_once, group].astype(np.float64)) for begin in range(0, SAMPLES, at_once)
+    ]
     found = []
     for value, drawn_values in zip(whole.tolist(), np.concatenate(parts).T, strict=True):
         known = np.asarray(drawn_values[~np.isnan(drawn_values)], np.float64)

@@ -81,7 +81,8 @@ def test_weights_are_the_same_after_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", [{"span": {}}, {"span": 1}, {"spans": MADE.as_json()["span"]}, {"span": MADE.as_json()["span"] | {"x": 1.0}}]
+    "broken",
+    [{"span": {}}, {"span": 1}, {"spans": MADE.as_json()["span"]}, {"span": MADE.as_json()["span"] | {"x": 1.0}}],
 )
 def test_what_is_no_calibrator_is_seen(broken) -> None:
     assert not is_calibrator(broken)

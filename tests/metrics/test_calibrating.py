@@ -50,7 +50,7 @@ def test_a_fit_is_the_minimum(seed: int) -> None:
 def test_a_fit_equals_that_of_scipy() -> None:
     optimize = pytest.importorskip("scipy.optimize")
     random = np.random.default_rng(1)
-    columns = random.normal(0, 2, (300, 4)) + [0, 3, 0, -1]
+    columns = random.normal([0, 3, 0, -1], 2, (300, 4))
     right = (random.random(300) < sigmoid(columns @ [0.8, -0.3, 0.1, 0.0])) * 1.0
     centre = np.array([1.0, 0.0, 0.0, 0.0])
     wanted = optimize.minimize(objective, np.zeros(5), (columns, right, centre, 10.0), "BFGS", tol=1e-10).x
