@@ -145,8 +145,8 @@ def bootstrap_statistics(
 ) -> list[Interval]:
     """Intervals of figures that are no means, such as an area under a curve; samples are those of `bootstrap`.
 
-    Samples have more chance gaps than the questions, so a sum of gaps such as a calibration error is higher in nearly all
-    of them; an interval that would not hold the value is extended to it.
+    A sum of gaps, such as a calibration error, is higher in most samples than over the questions, as drawing adds gaps
+    by chance. An interval that would not hold the value is extended to it.
 
     Args:
         statistics: gives the K figures, [S, K], of questions that count with weights, [S, N], whole numbers. Samples

@@ -80,9 +80,12 @@ def test_weights_are_the_same_after_json() -> None:
     assert Calibrator.of_json({}) is None
 
 
+GIVEN = MADE.as_json()["span"]
+
+
 @pytest.mark.parametrize(
     "broken",
-    [{"span": {}}, {"span": 1}, {"spans": MADE.as_json()["span"]}, {"span": MADE.as_json()["span"] | {"x": 1.0}}],
+    [{"span": {}}, {"span": 1}, {"spans": GIVEN}, {"span": GIVEN | {"x": 1.0}}, {"span": GIVEN | {"bias": np.nan}}],
 )
 def test_what_is_no_calibrator_is_seen(broken) -> None:
     assert not is_calibrator(broken)
