@@ -67,7 +67,7 @@ class Ranked(NamedTuple):
     score: float
 
 
-class Found(NamedTuple):
+class FoundInTexts(NamedTuple):
     """The answers to one question.
 
     Attributes:
@@ -110,7 +110,7 @@ class RankedExtracts:
         """Collect the logits, [B, T] each, of a batch of windows."""
         self._decoder.add_batch(batch, start.float(), end.float())
 
-    def answers(self) -> list[Found]:
+    def answers(self) -> list[FoundInTexts]:
         """Up to ``top_k`` spans, and "no answer", with their probabilities.
 
         Raises:
@@ -127,7 +127,7 @@ class RankedExtracts:
         begin = self._begin[extract]
         rows = zip(extract, spans.char_start - begin, spans.char_end - begin, spans.probability, strict=True)
         found = [Ranked(int(one), int(start), int(end), float(score)) for one, start, end, score in rows]
-        return [Found(found, float(spans.null_probability[0]), spans.best_span(0))]
+        return [FoundInTexts(found, float(spans.null_probability[0]), spans.best_span(0))]
 
     def windows(self) -> list[tuple[int, int, int]]:
         """Extract, start and end offset in it of what each window covers; windows without text are left out."""

@@ -13,7 +13,7 @@ from qa_lightning.metrics.calibrating import fit_calibrator, fit_logistic, outco
 from qa_lightning.metrics.confidence import CALIBRATOR, OWN, fit_confidence, fitted_lines
 from qa_lightning.metrics.outcomes import Outcomes
 from tests.helpers.decoding import random_windows
-from tests.metrics.test_confidence import outcomes_of
+from tests.helpers.outcomes import outcomes_of
 
 
 def objective(weights, columns, right, centre, penalty) -> float:

@@ -13,7 +13,7 @@ from qa_lightning import Reader, pipeline
 from qa_lightning.decoding.predictions import Predictions, Rows
 from qa_lightning.decoding.spans import Scaling, WindowLogits, decode_spans
 from qa_lightning.errors import InputError
-from qa_lightning.metrics.calibration import TEMPERATURES, reliability
+from qa_lightning.metrics.calibration import reliability
 from qa_lightning.metrics.confidence import MIN_ANSWERED, PRECISIONS, Judged, figures, fit_confidence, fitted_lines
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import Scoring
@@ -23,30 +23,7 @@ from qa_lightning.models.threshold_file import read_threshold_file
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.decoding import random_windows
-
-GRID = Scaling(temperatures=tuple(TEMPERATURES))
-
-
-def outcomes_of(windows, exact=None, has_answer=None, articles: int = 10) -> Outcomes:
-    spans = decode_spans(windows, 1, 30, GRID)
-    count = len(spans.count)
-    random = np.random.default_rng(0)
-    has = random.random(count) < 0.7 if has_answer is None else has_answer
-    right = (random.random(count) < 0.6) * has * 1.0 if exact is None else exact
-    article = np.array([f"article {number % articles}" for number in range(count)], object)
-    return Outcomes(
-        np.arange(count),
-        right,
-        right,
-        has,
-        spans.best_score,
-        spans.null_score,
-        spans.log_spans,
-        article,
-        ~has,
-        spans.second_score,
-        np.ones(count, np.int64),
-    )
+from tests.helpers.outcomes import GRID, outcomes_of
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 12.0])
