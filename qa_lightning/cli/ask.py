@@ -37,7 +37,8 @@ def ask(words: Sequence[str]) -> int:
     AskSettings(**given).check()
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what is logged is no JSON
         collection = Collection.read([Path(name) for name in options.files], options.on_bad or "error")
-        reader = Reader.from_pretrained(options.model, threshold_file=options.threshold_file)
+        thresholds, raw = options.threshold_file, options.raw_scores
+        reader = Reader.from_pretrained(options.model, threshold_file=thresholds, raw_scores=raw)
         answers = reader.ask(options.question, collection, **given)
     if options.json:
         text = json.dumps({"query": options.question, "answers": [answer.as_dict() for answer in answers]}, indent=1)
@@ -72,6 +73,7 @@ def _ask_options(words: Sequence[str]) -> Namespace:
     flags.add_argument(
         "--threshold_file", type=Path, metavar="FILE", help="threshold, temperature and precision from an evaluation"
     )
+    flags.add_raw_scores()
     flags.add_argument("--top_k", type=positive, metavar="N", help="answers, at most  [3]")
     flags.add_argument(
         "--candidates",

@@ -58,6 +58,12 @@ class Flags(ArgumentParser):  # type: ignore[misc]
             "--answer_separator", type=str, metavar="MARK", help="what stands between several answers in one cell"
         )
 
+    def add_raw_scores(self) -> None:
+        """Add the flag that turns a model's calibrator off."""
+        self.add_argument(
+            "--raw_scores", action="store_true", help="scores are the model's probabilities, without its calibrator"
+        )
+
     def add_mixed_script(self) -> None:
         """Add the flag that chooses how answers in other scripts are scored; `_script` parses it."""
         self.add_argument(

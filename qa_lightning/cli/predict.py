@@ -25,7 +25,11 @@ def predict(words: Sequence[str]) -> int:
 
         quiet_libraries()
         asked = PredictSettings(
-            options.model, options.dtype or DTYPES[0], options.batch_size or EVAL_BATCH_SIZE, options.threshold_file
+            options.model,
+            options.dtype or DTYPES[0],
+            options.batch_size or EVAL_BATCH_SIZE,
+            options.threshold_file,
+            raw_scores=options.raw_scores,
         )
         reading, documents = reading_of(options), options.documents
         overwrite = bool(options.overwrite)
@@ -42,7 +46,8 @@ def predict(words: Sequence[str]) -> int:
     from qa_lightning.inference.reader import Reader
 
     quiet_libraries()
-    reader = Reader.from_pretrained(options.model, threshold_file=options.threshold_file)
+    files, raw = options.threshold_file, options.raw_scores
+    reader = Reader.from_pretrained(options.model, threshold_file=files, raw_scores=raw)
     answer = reader.answer([options.question], [options.context])[0]
     if options.json:
         print(json.dumps(answer.as_json(reader.settings.version_2), ensure_ascii=False))
@@ -60,8 +65,9 @@ def _predict_options(words: Sequence[str]) -> Namespace:
         "--threshold_file",
         type=Path,
         metavar="FILE",
-        help="threshold and temperature from an evaluation",
+        help="threshold, temperature and calibrator from an evaluation",
     )
+    flags.add_raw_scores()
     one = flags.add_argument_group("one question")
     one.add_argument("--question", type=str, metavar="TEXT", help="what to ask")
     one.add_argument("--context", type=str, metavar="TEXT", help="the text that holds the answer")

@@ -192,6 +192,7 @@ class CrossValidation:
             "fitted_to": fitted_to,
         }
         del values["final"]["temperatures"]
+        values["final"]["calibrator"] = fitted.as_json()["calibrator"]
         write_json(self.folder / STUDY_RESULT, values)
         shown = relative(self.folder)
         log.info(f"\nscores:      {shown / STUDY_RESULT}; report of errors: {shown / REPORT}")

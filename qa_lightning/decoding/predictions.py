@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_lightning.arrays import Floats
+from qa_lightning.arrays import Float64s, Floats
+from qa_lightning.decoding.calibrator import Calibrator, rescaled
 from qa_lightning.decoding.spans import Spans
 from qa_lightning.marking import answer_card
 from qa_lightning.wording import visible
@@ -34,7 +35,8 @@ class Answer:
         id: the id of the example.
         text: the answer, exactly ``context[start:end]``; empty for "no answer".
         start, end: character offsets in the context, end exclusive; both 0 for "no answer".
-        score: probability, normalised over all spans of all windows and the null answer.
+        score: probability, normalised over all spans of all windows and the null answer; of a model with a calibrator,
+            the probability that the answer is right.
         null_odds: null score minus the best span's score; above the threshold the answer is "no answer".
         question, context: what was asked, for notebooks; not compared, and not part of any file.
     """
@@ -71,6 +73,7 @@ class Predictions:
         spans: the best spans of each of the N examples.
         version_2: whether "no answer" is a possible answer.
         threshold: the ``null_odds`` above which the answer is "no answer".
+        calibrator: gives the answers their scores; None if these are their probabilities.
     """
 
     examples: Any
@@ -78,6 +81,7 @@ class Predictions:
     spans: Spans
     version_2: bool
     threshold: float = 0.0
+    calibrator: Calibrator | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -122,30 +126,20 @@ class Predictions:
             numbers: which of the N examples to yield, and in which order; None for all, in dataset order.
         """
         wanted = range(len(self)) if numbers is None else numbers
-        null_odds = self.spans.null_score - self.spans.best_score
-        no_answer = self.spans.count == 0
-        if self.version_2:
-            no_answer |= null_odds > self.threshold
         for first in range(0, len(wanted), _ROWS):
             part = wanted[first : first + _ROWS]
             columns = self.examples[self.index[list(part)].tolist()]
             for row, number in enumerate(part):
                 example = {name: values[row] for name, values in columns.items()}
-                yield (
-                    number,
-                    example,
-                    self._answer(number, example, no_answer, null_odds, int(self._offset[number])),
-                )
+                yield number, example, self._answer(number, example)
 
-    def _answer(
-        self, number: int, example: dict[str, Any], no_answer: NDArray[np.bool_], null_odds: Floats, span: int
-    ) -> Answer:
-        odds, asked = float(null_odds[number]), (example.get("question", ""), example["context"])
-        if no_answer[number]:
-            return Answer(example["id"], "", 0, 0, float(self.spans.null_probability[number]), odds, *asked)
+    def _answer(self, number: int, example: dict[str, Any]) -> Answer:
+        odds, score, span = float(self._null_odds[number]), float(self._score[number]), int(self._offset[number])
+        asked = example.get("question", ""), example["context"]
+        if self._unanswered[number]:
+            return Answer(example["id"], "", 0, 0, score, odds, *asked)
         start, end = int(self.spans.char_start[span]), int(self.spans.char_end[span])
-        text = example["context"][start:end]
-        return Answer(example["id"], text, start, end, float(self.spans.probability[span]), odds, *asked)
+        return Answer(example["id"], example["context"][start:end], start, end, score, odds, *asked)
 
     def best_text(self, number: int, example: dict[str, Any]) -> str:
         """The text of the best span of example ``number``, also where "no answer" wins; empty without a valid span."""
@@ -187,7 +181,33 @@ class Predictions:
                 len(candidates),
             )
             candidates.insert(rank, null)
+        if self.calibrator is not None:
+            self._rescale(number, candidates)
         return candidates
+
+    def _rescale(self, number: int, candidates: list[dict[str, Any]]) -> None:
+        """Give the candidates of an example their calibrated probabilities."""
+        chosen = next(rank for rank, one in enumerate(candidates) if bool(one["text"]) != self._unanswered[number])
+        raw = np.array([one["probability"] for one in candidates])
+        top = int(np.argmax(raw))
+        # Under another threshold than that of the decoding, the chosen answer may not be the most probable.
+        found = rescaled(raw, chosen, float(self._score[number])) if raw[chosen] >= raw[top] else raw
+        for one, probability in zip(candidates, found.tolist(), strict=True):
+            one["probability"] = probability
+
+    @cached_property
+    def _null_odds(self) -> Floats:
+        return np.asarray(self.spans.null_score - self.spans.best_score)
+
+    @cached_property
+    def _unanswered(self) -> NDArray[np.bool_]:
+        """[N] whether the answer is "no answer"."""
+        without_span = self.spans.count == 0
+        return np.asarray(without_span | (self.version_2 & (self._null_odds > self.threshold)))
+
+    @cached_property
+    def _score(self) -> Float64s:
+        return self.spans.right(np.where(self._unanswered, -1, 0), self.calibrator)
 
     @cached_property
     def _offset(self) -> NDArray[np.int64]:

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa_lightning.arrays import Floats, Ints, begins_run, ragged
+from qa_lightning.decoding.calibrator import BestSpan, Calibrator, features
 from qa_lightning.decoding.pairs import MeanPairs, ModelPairs, Pairs
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 
@@ -70,6 +71,7 @@ class Spans:
         null_probability: [N] normalised in the same way.
         log_spans: [N, K] log of the sum of exp(score / T) over all spans, for each of the K temperatures T in
             ``Scaling.temperatures``.
+        second_score: [N] score of the second-best span, listed or not; -inf without one.
     """
 
     count: Ints
@@ -80,13 +82,14 @@ class Spans:
     null_score: NDArray[np.float64]
     null_probability: NDArray[np.float64]
     log_spans: NDArray[np.float64]
+    second_score: NDArray[np.float64]
 
     @classmethod
     def concatenate(cls, parts: Sequence[Spans]) -> Spans:
         """Join the spans of several sets of examples."""
         if not parts:
             nothing, none = np.zeros(0), np.zeros(0, np.int32)
-            return cls(none, none, none, nothing, nothing, nothing, nothing, np.zeros((0, 0)))
+            return cls(none, none, none, nothing, nothing, nothing, nothing, np.zeros((0, 0)), nothing)
         some = [part for part in parts if len(part.count)] or parts[:1]  # an empty part may have another K
         if len(some) == 1:
             return some[0]
@@ -105,6 +108,7 @@ class Spans:
             self.null_score[rows],
             self.null_probability[rows],
             self.log_spans[rows],
+            self.second_score[rows],
         )
 
     @property
@@ -121,6 +125,35 @@ class Spans:
         best[some] = self.score[self.offset[some]]
         return best
 
+    def right(self, chosen: Ints, calibrator: Calibrator | None) -> NDArray[np.float64]:
+        """[N] probability that an answer to each example is right: its own without a calibrator, or without any span.
+
+        Args:
+            chosen: [N] the answer's row among the spans of its example, from 0; -1 for "no answer".
+            calibrator: see `Scaling`.
+        """
+        is_null, some = chosen < 0, self.count > 0
+        span = np.where(some, self.offset + np.maximum(chosen, 0), 0)
+        if not some.any():
+            return self.null_probability.copy()
+        probability = np.where(is_null, self.null_probability, self.probability[span])
+        if calibrator is None:
+            return probability
+        best, score = self.best_score, np.where(some, self.score[span], -np.inf)
+        with np.errstate(invalid="ignore"):  # without any span; not used
+            margin = np.where(chosen > 0, score - best, best - self.second_score)
+            found = features(probability, margin, self.char_end[span] - self.char_start[span], self.null_score - score)
+        return np.where(some, calibrator.of(found, probability, is_null), probability)
+
+    def best_span(self, number: int) -> BestSpan | None:
+        """What a calibrator reads of the best span of example ``number``; None without a span."""
+        if not self.count[number]:
+            return None
+        row = int(self.offset[number])
+        best, second = float(self.score[row]), float(self.second_score[number])
+        length = int(self.char_end[row]) - int(self.char_start[row])
+        return BestSpan(best - second, length, float(self.null_score[number]) - best)
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -131,12 +164,15 @@ class Scaling:
         threshold: "no answer" is the more probable if the null score exceeds the best span's by more than this.
         temperatures: the K temperatures to compute ``Spans.log_spans`` for.
         of_models: of an ensemble, the temperature at which each model is normalised on its own; empty for one model.
+        calibrator: gives the best answer of a question its score; None if that is its probability. Spans keep their
+            probabilities: it is for whoever chooses among them and "no answer".
     """
 
     temperature: float = 1.0
     threshold: float = 0.0
     temperatures: tuple[float, ...] = ()
     of_models: tuple[float, ...] = ()
+    calibrator: Calibrator | None = None
 
 
 def decode_spans(
@@ -231,16 +267,21 @@ def _decode_chunk(
     some = log_total > -np.inf
     floor = np.full(examples, np.inf)
     floor[some] = scaling.temperature * (log_total[some] + np.log(min_probability)) - 1e-6
-    token, reach, score = _candidates(example, logits.char_start, pairs, examples, n_best, floor)
+    listed = max(n_best, 2)  # with the second-best span
+    token, reach, score = _candidates(example, logits.char_start, pairs, examples, listed, floor)
     probability = np.exp(score / scaling.temperature - log_total[example[token]])
     best = _best_distinct(
         example[token],
         logits.char_start[token],
         logits.char_end[token + reach],
         score,
-        n_best,
+        listed,
         probability >= min_probability,
     )
+    second_score = np.full(examples, -np.inf)
+    rank = _rank(example[token[best]])
+    second_score[example[token[best[rank == 1]]]] = score[best[rank == 1]]
+    best = best[(rank < n_best) | (probability[best] >= min_probability)]
     token, reach, score, probability = token[best], reach[best], score[best], probability[best]
     return Spans(
         count=np.bincount(example[token], minlength=examples).astype(np.int32),
@@ -251,6 +292,7 @@ def _decode_chunk(
         null_score=null,
         null_probability=np.exp(null_score - log_total),
         log_spans=pairs.log_sums(scaling.temperatures).T,
+        second_score=second_score,
     )
 
 
@@ -342,6 +384,10 @@ def _best_distinct(
         keep[rows] = begins_run(*(values[sorted_rows] for values in (example, char_start, char_end)))
         order = order[keep]
     order = order[np.lexsort((-score[order], example[order]))]
-    count = np.bincount(example[order])
-    rank = np.arange(len(order)) - np.repeat(count.cumsum() - count, count)
-    return order[(rank < n_best) | probable[order]]
+    return order[(_rank(example[order]) < n_best) | probable[order]]
+
+
+def _rank(example: Ints) -> NDArray[np.int64]:
+    """The position, from 0, of each span among those of its example; examples ascend."""
+    count = np.bincount(example)
+    return np.arange(len(example)) - np.repeat(count.cumsum() - count, count)

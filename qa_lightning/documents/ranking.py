@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qa_lightning.arrays import Ints
+from qa_lightning.decoding.calibrator import BestSpan
 from qa_lightning.decoding.decoder import Decoder
 from qa_lightning.decoding.pairs import mean_of
 from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, decode_spans
@@ -66,8 +67,22 @@ class Ranked(NamedTuple):
     score: float
 
 
+class FoundInTexts(NamedTuple):
+    """The answers to one question.
+
+    Attributes:
+        spans: best first.
+        null_probability: of "no answer".
+        best: what a calibrator reads of the best span; None without a span.
+    """
+
+    spans: list[Ranked]
+    null_probability: float
+    best: BestSpan | None
+
+
 class RankedExtracts:
-    """The answers to one question from several texts; an `engine.AnswerPolicy` whose only result is a pair.
+    """The answers to one question from several texts; an `engine.AnswerPolicy` with one result.
 
     Args:
         windower: cuts the windows.
@@ -95,8 +110,8 @@ class RankedExtracts:
         """Collect the logits, [B, T] each, of a batch of windows."""
         self._decoder.add_batch(batch, start.float(), end.float())
 
-    def answers(self) -> list[tuple[list[Ranked], float]]:
-        """One pair: up to ``top_k`` spans, best first, and the probability of "no answer".
+    def answers(self) -> list[FoundInTexts]:
+        """Up to ``top_k`` spans, and "no answer", with their probabilities.
 
         Raises:
             InputError: logits are not numbers.
@@ -112,7 +127,7 @@ class RankedExtracts:
         begin = self._begin[extract]
         rows = zip(extract, spans.char_start - begin, spans.char_end - begin, spans.probability, strict=True)
         found = [Ranked(int(one), int(start), int(end), float(score)) for one, start, end, score in rows]
-        return [(found, float(spans.null_probability[0]))]
+        return [FoundInTexts(found, float(spans.null_probability[0]), spans.best_span(0))]
 
     def windows(self) -> list[tuple[int, int, int]]:
         """Extract, start and end offset in it of what each window covers; windows without text are left out."""
@@ -232,4 +247,5 @@ def _only(spans: Spans, rows: NDArray[np.intp]) -> Spans:
         spans.null_score,
         spans.null_probability,
         spans.log_spans,
+        spans.second_score,
     )

@@ -185,6 +185,7 @@ def _validated(
     if ensemble is not None:
         module.model, module.temperatures_of_models = ensemble, settings.scaling.of_models
     module.temperature, module.temperatures = settings.temperature, tuple(TEMPERATURES)
+    module.calibrator = settings.scaling.calibrator
     trainer = Trainer(
         callbacks=[ValidationProgress()],
         devices=1,

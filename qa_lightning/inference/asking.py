@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from torch import Tensor
 
+from qa_lightning.decoding.calibrator import BestSpan, rescaled
 from qa_lightning.decoding.predictions import Answer
 from qa_lightning.documents.answers import DocumentAnswer
 from qa_lightning.documents.collection import Collection, Extract
@@ -94,15 +95,17 @@ class Reading:
 
     Attributes:
         question: what was asked.
-        answers: spans, best first; "no answer" is not among them.
+        answers: spans, best first, with their probabilities; "no answer" is not among them.
         null_probability: of "no answer", normalised together with the spans.
         windows: the part of a document that each window covers, in the order in which the model's input has them.
+        best: what a calibrator reads of the best span; None without a span.
     """
 
     question: str
     answers: list[DocumentAnswer]
     null_probability: float
     windows: list[Extract]
+    best: BestSpan | None
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,10 @@ class AskedModel:
         if self.settings.version_2 or not answers:
             rank = next((rank for rank, one in enumerate(answers) if one.score < found.null_probability), len(answers))
             answers.insert(rank, DocumentAnswer(found.question, "", found.null_probability))
+        if (calibrator := self.settings.scaling.calibrator) is not None and found.best is not None:
+            right = found.best.right(answers[0].score, answers[0].document is None, calibrator)
+            scores = rescaled([answer.score for answer in answers], 0, right).tolist()
+            answers = [replace(answer, score=score) for answer, score in zip(answers, scores, strict=True)]
         return [answer for answer in answers[: asked.top_k] if answer.score >= min_score]
 
     def read(self, question: Any, documents: Any, asked: AskSettings) -> Reading:
@@ -150,14 +157,14 @@ class AskedModel:
         ranking = Ranking(asked.top_k, float(asked.overlap), self.settings.max_answer_length, self.settings.scaling)
         policy = RankedExtracts(self.windower, question, texts, ranking, PassagePriors.of(extracts, asked.prior))
         batch_size = asked.batch_size or self.batch_size
-        (spans, null_probability), *_ = answer_all(policy, self.forward, self.collate, batch_size)
-        places = [extracts[one.extract].within(one.start, one.end) for one in spans]
+        (found,) = answer_all(policy, self.forward, self.collate, batch_size)
+        places = [extracts[one.extract].within(one.start, one.end) for one in found.spans]
         answers = [
             DocumentAnswer.at(question, one.score, collection, place.document, place.start, place.end)
-            for one, place in zip(spans, places, strict=True)
+            for one, place in zip(found.spans, places, strict=True)
         ]
         windows = [extracts[extract].within(start, end) for extract, start, end in policy.windows()]
-        return Reading(question, answers, null_probability, windows)
+        return Reading(question, answers, found.null_probability, windows, found.best)
 
     def answer_each(self, questions: Sequence[str], texts: Sequence[Sequence[str]], batch_size: int) -> list[Answer]:
         """The best answer to each question from its own texts, by the rule of `engine.BestAnswers`.

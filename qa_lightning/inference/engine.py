@@ -9,7 +9,8 @@ the answers. `answer_all` runs the model. There are three policies:
   every window and the null answer together, so scores of different windows compare, and those of one question sum to
   at most 1. With ``align_to_words`` an answer is a text: the probabilities of the spans that read alike are added up,
   if they are at least `MIN_ADDED` each, and the offsets are those of the likeliest span. So the answers of any
-  ``top_k`` are the first ones of a larger one. Without it an answer is a span, with its own score.
+  ``top_k`` are the first ones of a larger one. Without it an answer is a span, with its own score. A model with a
+  `Calibrator` gives the first answer its score, and the others theirs by `calibrator.rescaled`.
 * `v4.V4Answers`: the answers and scores of transformers 4.57.
 """
 
@@ -17,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 from torch import Tensor
 
+from qa_lightning.decoding.calibrator import rescaled
 from qa_lightning.decoding.decoder import BestSpans, Decoder
 from qa_lightning.decoding.predictions import Answer, Predictions, Rows
 from qa_lightning.decoding.spans import Spans, WindowLogits, decode_spans
@@ -119,7 +121,8 @@ class BestAnswers:
         """
         index, spans = _decoded(self._decoder, self.store)
         own = self._settings
-        predictions = Predictions(self._rows, index, spans, own.version_2, own.null_score_diff_threshold)
+        threshold, calibrator = own.null_score_diff_threshold, own.scaling.calibrator
+        predictions = Predictions(self._rows, index, spans, own.version_2, threshold, calibrator)
         return [answer for _, _, answer in predictions.rows()]
 
 
@@ -139,7 +142,7 @@ class RankedAnswers:
         self._encodings = questions.encodings
         self.store = questions.store
         self._decoder = Decoder(self.store, self._search)
-        self._listed: dict[int, list[AnswerDict]] = {}  # question -> its answers, where the search had to count them
+        self._listed: dict[int, list[_Listed]] = {}  # question -> its answers, where the search had to count them
 
     def add(self, batch: Batch, start: Tensor, end: Tensor) -> None:
         """See `AnswerPolicy`."""
@@ -152,13 +155,19 @@ class RankedAnswers:
             InputError: logits are not numbers.
         """
         index, spans = _decoded(self._decoder, self.store)
-        found = []
+        found: list[list[_Listed]] = []
         for number, question in enumerate(index.tolist()):
             answers = self._listed.pop(question, None) or self._distinct(spans, number, question)
             if self._settings.handle_impossible_answer or not answers:
                 _insert_null(answers, float(spans.null_probability[number]))
             found.append(answers[: self._settings.top_k])
-        return found
+        if (calibrator := self._settings.scaling.calibrator) is not None:
+            chosen = np.array([answers[0].row for answers in found], np.int64)
+            for answers, right in zip(found, spans.right(chosen, calibrator).tolist(), strict=True):
+                scores = rescaled([answer.values["score"] for answer in answers], 0, right)
+                for answer, score in zip(answers, scores.tolist(), strict=True):
+                    answer.values["score"] = score
+        return [[answer.values for answer in answers] for answers in found]
 
     def _search(self, index: NDArray[np.int64], windows: WindowLogits) -> Spans:
         """Decode enough spans of each question for ``top_k`` distinct answers, or all its spans if they have fewer.
@@ -192,17 +201,17 @@ class RankedAnswers:
         self._listed[question] = self._distinct(spans, number, question)
         return len(self._listed[question])
 
-    def _distinct(self, spans: Spans, number: int, question: int) -> list[AnswerDict]:
+    def _distinct(self, spans: Spans, number: int, question: int) -> list[_Listed]:
         """The distinct answers of example ``number`` of ``spans``, which is item ``question``, best first."""
         context = self._items[question]["context"]
         encoding = self._encodings[context]
-        answers: dict[str | tuple[int, int], AnswerDict] = {}
+        answers: dict[str | tuple[int, int], _Listed] = {}
         begins: dict[int, int] = {}  # many spans begin or end alike
         ends: dict[int, int] = {}
         begin = int(spans.offset[number])
         own = slice(begin, begin + int(spans.count[number]))
         listed = (values[own].tolist() for values in (spans.char_start, spans.char_end, spans.probability))
-        for start, end, score in zip(*listed, strict=True):
+        for row, (start, end, score) in enumerate(zip(*listed, strict=True)):
             key: str | tuple[int, int] = (start, end)
             if self._settings.align_to_words:
                 if start not in begins:
@@ -212,10 +221,16 @@ class RankedAnswers:
                 start, end = begins[start], ends[end]
                 key = context[start:end].lower()
             if key not in answers:
-                answers[key] = {"score": score, "start": start, "end": end, "answer": context[start:end]}
+                values = {"score": score, "start": start, "end": end, "answer": context[start:end]}
+                answers[key] = _Listed(row, values)
             elif score >= MIN_ADDED:
-                answers[key]["score"] += score
-        return sorted(answers.values(), key=lambda answer: -answer["score"])
+                answers[key].values["score"] += score
+        return sorted(answers.values(), key=lambda answer: -answer.values["score"])
+
+
+class _Listed(NamedTuple):
+    row: int  # of the likeliest span that reads so, among the question's; -1 for "no answer"
+    values: AnswerDict
 
 
 def _decoded(decoder: Decoder, store: FeatureStore) -> tuple[NDArray[np.int64], Spans]:
@@ -234,10 +249,10 @@ def _decoded(decoder: Decoder, store: FeatureStore) -> tuple[NDArray[np.int64], 
     return decoded.index, decoded.spans
 
 
-def _insert_null(answers: list[AnswerDict], score: float) -> None:
+def _insert_null(answers: list[_Listed], score: float) -> None:
     """Insert "no answer" by its score, after spans of the same score."""
-    rank = next((index for index, answer in enumerate(answers) if answer["score"] < score), len(answers))
-    answers.insert(rank, {"score": score, "start": 0, "end": 0, "answer": ""})
+    rank = next((index for index, answer in enumerate(answers) if answer.values["score"] < score), len(answers))
+    answers.insert(rank, _Listed(-1, {"score": score, "start": 0, "end": 0, "answer": ""}))
 
 
 def _of_examples(windows: WindowLogits, examples: NDArray[np.intp]) -> WindowLogits:

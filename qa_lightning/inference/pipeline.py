@@ -184,7 +184,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
                 and not widened to words.
 
                 A model saved by this package brings its own window lengths in place of these defaults, and its
-                threshold for "no answer" and its temperature.
+                threshold for "no answer", its temperature and its calibrator.
 
         Returns:
             For one question a dict ``score, start, end, answer``; with ``top_k`` above 1 a list of such dicts, at most
@@ -242,6 +242,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
                 null_score_diff_threshold=self.scaling.threshold,
                 temperature=self.scaling.temperature,
                 scores_at_precision=self.scores_at_precision,
+                calibrator=self.scaling.calibrator.as_json() if self.scaling.calibrator else {},
             ),
             partial(self._logits, params.forward),
             self._collate,
@@ -423,6 +424,7 @@ def pipeline(
     batch_size: int = 16,
     compat: Compat | None = None,
     threshold_file: str | Path | None = None,
+    raw_scores: bool = False,
     **settings: Any,
 ) -> QuestionAnsweringPipeline:
     """Load a model and its tokenizer as a question answering pipeline; takes what 4.57's ``pipeline`` took.
@@ -447,8 +449,9 @@ def pipeline(
         model_kwargs: for the model's ``from_pretrained``.
         pipeline_class: a subclass to build.
         batch_size, compat, **settings: see `QuestionAnsweringPipeline`.
-        threshold_file: written by ``qa-lightning evaluate --output_dir`` for this model: its threshold and
-            temperature.
+        threshold_file: written by ``qa-lightning evaluate --output_dir`` for this model: its threshold, temperature and
+            calibrator.
+        raw_scores: scores are probabilities, also if the model has a calibrator.
 
     Raises:
         InputError: the model cannot be loaded or has no trained question answering head, ``threshold_file`` belongs to
@@ -487,8 +490,9 @@ def pipeline(
     if threshold_file is not None:
         name = chosen if isinstance(chosen, str) else str(loaded.name_or_path)
         found = read_threshold_file(Path(threshold_file), name)
-        answers.scaling = replace(
-            answers.scaling, temperature=found.scaling.temperature, threshold=found.scaling.threshold
-        )
+        answers.scaling = replace(found.scaling, of_models=answers.scaling.of_models)
         answers.scores_at_precision = found.scores_at_precision
+    if raw_scores and answers.scaling.calibrator is not None:
+        answers.scaling = replace(answers.scaling, calibrator=None)
+        answers.scores_at_precision = {}  # calibrated ones
     return answers

@@ -53,6 +53,7 @@ class Reader:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         threshold_file: str | PathLike[str] | None = None,
+        raw_scores: bool = False,
     ) -> Reader:
         """Load a model and its tokenizer.
 
@@ -61,8 +62,9 @@ class Reader:
                 several, in a list or with commas between them, answer together (see `Ensemble`).
             device: None takes the first GPU, or the CPU if there is none.
             dtype: of weights and computation; None means float32.
-            threshold_file: written by ``qa-lightning evaluate --output_dir`` for this model: its threshold and
-                temperature.
+            threshold_file: written by ``qa-lightning evaluate --output_dir`` for this model: its threshold,
+                temperature and calibrator.
+            raw_scores: scores are probabilities, also if the model has a calibrator.
 
         Raises:
             InputError: the model cannot be loaded, has no question answering head or a tokenizer that does not fit;
@@ -72,11 +74,12 @@ class Reader:
         model, tokenizer = load_asked(name, dtype)
         found = read_threshold_file(Path(threshold_file), name) if threshold_file else None
         settings = settings_of(model, tokenizer)
+        settings = settings.fitted(found) if found else settings
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if model.device.type == "cuda":
             for one in models_of(model):
                 without_reads(one)
-        return cls(model, tokenizer, settings.fitted(found) if found else settings)
+        return cls(model, tokenizer, settings.raw() if raw_scores else settings)
 
     load = from_pretrained
 
@@ -87,7 +90,8 @@ class Reader:
             f"Reader({model_summary(self.model)};\n"
             f"  max_length={settings.max_length}, doc_stride={settings.doc_stride}, "
             f"max_answer_length={settings.max_answer_length}, version_2={settings.version_2}, "
-            f"null_score_diff_threshold={scaling.threshold:g}, temperature={scaling.temperature:g})"
+            f"null_score_diff_threshold={scaling.threshold:g}, temperature={scaling.temperature:g}, "
+            f"calibrated={scaling.calibrator is not None})"
         )
 
     def answer(

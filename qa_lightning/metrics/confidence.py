@@ -1,16 +1,17 @@
-"""Fits the threshold for "no answer" and the temperature to validation data, and measures what the fit gains.
+"""Fits the threshold for "no answer", the temperature and the calibrator to validation data, and measures their gains.
 
-The threshold decides between the best span and "no answer"; the temperature turns scores into probabilities. Both are
-fitted to all questions. Their gain is measured on questions that they were not fitted to: the articles are split into
-halves, and each half is scored with the threshold and temperature fitted to the other half. A fit that gains nothing
-there is not kept: the threshold is then 0, the temperature the model's own.
+The threshold decides between the best span and "no answer"; the temperature turns the model's scores into
+probabilities, and the calibrator these into the probability that an answer is right. All are fitted to all questions,
+and measured on questions that they were not fitted to. For the threshold the articles are split into halves (see
+`thresholds.tuned`). For the rest they are split into `FOLDS` folds, and the answers of each fold get the scores of what
+was fitted to the other folds. A fit that gains nothing there is not kept: the threshold is then 0, the temperature the
+model's own, and there is no calibrator.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 
 from qa_lightning.arrays import Float64s
 from qa_lightning.decoding.spans import Scaling
+from qa_lightning.metrics.bootstrap import Interval, paired_bootstrap
+from qa_lightning.metrics.calibrating import fit_calibrator, outcome_features
 from qa_lightning.metrics.calibration import (
     MIN_FOR_TEMPERATURE,
     TEMPERATURES,
@@ -31,24 +34,28 @@ from qa_lightning.metrics.calibration import (
     reliability,
     risk_coverage,
 )
+from qa_lightning.metrics.measures import measures
 from qa_lightning.metrics.outcomes import Outcomes
-from qa_lightning.metrics.thresholds import Tuned, split_by_article, tuned
+from qa_lightning.metrics.thresholds import Tuned, best_threshold, folds_by_article, tuned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PRECISION = 0.9  # reports say what share of the questions can be answered at this precision
 MIN_ANSWERED = 50  # questions at or above a score, for its precision to be known
+FOLDS = 5  # of the articles
+CLEARLY = 0.9  # a fit is kept that lowers the Brier score of held-out answers in this share of the bootstrap's samples
+OWN, TEMPERATURE, CALIBRATOR = "own", "temperature", "calibrator"  # what scores may be made with
 PRECISIONS = (*(percent / 100 for percent in range(50, 95, 5)), 0.95, 0.96, 0.97, 0.98, 0.99)  # saved with a model
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The answers to N questions under a threshold, and their confidence under a temperature.
+    """The answers to N questions under a threshold, and their confidence under a temperature and a calibrator.
 
     Args:
         outcomes: the scored questions.
-        scaling: threshold and temperature.
+        scaling: threshold, temperature and calibrator.
         version_2: whether "no answer" is a possible answer.
     """
 
@@ -79,10 +86,13 @@ class Judged:
 
     @cached_property
     def confidence(self) -> Float64s:
-        """[N] probability of the chosen answer, 0-1."""
-        temperature = self.scaling.temperature
-        total = self.log_total(self.outcomes.log_spans_at(temperature)[:, None], temperature)[:, 0]
-        return np.asarray(np.minimum(np.exp(self.chosen / temperature - total), 1.0))
+        """[N] score of the chosen answer, 0-1: its probability, unless there is a calibrator."""
+        outcomes, null = self.outcomes, self.unanswered
+        raw = np.where(null, outcomes.null_probability(self.scaling), outcomes.span_probability(self.scaling))
+        if self.scaling.calibrator is None:
+            return raw
+        found = self.scaling.calibrator.of(outcome_features(outcomes, raw), raw, null)
+        return np.where(np.isfinite(outcomes.best_score), found, raw)
 
 
 def fit_scaling(outcomes: Outcomes, threshold: float, version_2: bool) -> Scaling:
@@ -94,19 +104,19 @@ def fit_scaling(outcomes: Outcomes, threshold: float, version_2: bool) -> Scalin
 
 @dataclass(frozen=True)
 class Confidence:
-    """The threshold and temperature to use, and the answers before and after the fit.
+    """The threshold, temperature and calibrator to use, and the answers before and after the fit.
 
     Attributes:
-        scaling: threshold and temperature to use: the fitted ones, if they gain on held-out questions.
-        fitted: the temperature that was fitted; None if the questions, or those of a half, do not determine one.
+        scaling: to use: what was fitted, as far as it gains on held-out questions.
+        fitted: the temperature that was fitted; None if the questions, or those outside of a fold, determine none.
         tuned: how the threshold was chosen; None if every question has an answer.
-        before: answers under the model's own threshold and temperature.
+        before: answers under the model's own threshold, temperature and calibrator.
         after: answers under ``scaling``, on all questions.
-        held_out: the two halves of the articles, each under the fit to the other half; None if there is only one
-            article. A threshold or temperature that is not kept is not applied here either.
-        with_own: the same halves under the same thresholds and the model's own temperature.
-        fitted_error: expected calibration error, 0-1, of the halves if each has the temperature fitted to the other
-            half, kept or not; NaN if none was fitted.
+        choices: the folds of the articles, each under the threshold that was fitted to the other folds, with the scores
+            of the model's own temperature and calibrator (`OWN`); those of the temperature that was fitted to the other
+            folds (`TEMPERATURE`); and those of the calibrator that was, at the model's own temperature (`CALIBRATOR`).
+            What the questions do not determine is left out; empty if there is only one article.
+        kept: which of them `scaling` is.
     """
 
     scaling: Scaling
@@ -114,23 +124,39 @@ class Confidence:
     tuned: Tuned | None
     before: Judged
     after: Judged
-    held_out: tuple[Judged, Judged] | None
-    with_own: tuple[Judged, Judged] | None
-    fitted_error: float
+    choices: Mapping[str, tuple[Judged, ...]]
+    kept: str
+
+    @property
+    def held_out(self) -> tuple[Judged, ...] | None:
+        """The folds as they are scored with what is used; None if nothing can be held out."""
+        return self.choices.get(self.kept)
 
     @property
     def reliability(self) -> tuple[Reliability, Reliability]:
-        """Calibration with the model's own temperature and with the one to use, under the same thresholds.
+        """Calibration with the model's own scores and with those to use, under the same thresholds.
 
-        On held-out questions, if there are any. The two are equal if a fitted temperature is not kept.
+        On held-out questions, if there are any. The two are equal if no fit is kept.
         """
-        before = _columns(self.with_own or (self.before,))
+        before = _columns(self.choices.get(OWN) or (self.before,))
         return reliability(*before), reliability(*self.held_out_columns)
 
     @property
     def held_out_columns(self) -> tuple[Float64s, Float64s]:
         """[N] confidence and correctness after the fit, on held-out questions if there are any."""
         return _columns(self.held_out or (self.after,))
+
+    def brier(self, choice: str) -> float:
+        """Mean of (confidence - correct)^2 of the held-out questions under a choice, 0-1."""
+        return float(_losses(self.choices[choice]).mean())
+
+    @cached_property
+    def measured(self) -> Mapping[str, Mapping[str, Interval]]:
+        """The measures of each of ``choices``, on held-out questions; see `measures.measures`."""
+        return {
+            choice: measures(*_columns(parts), np.concatenate([part.outcomes.article for part in parts]))
+            for choice, parts in self.choices.items()
+        }
 
     @property
     def risk_coverage(self) -> RiskCoverage:
@@ -180,6 +206,12 @@ class Confidence:
             f"answered_at_{100 * PRECISION:.0f}_precision_before": 100 * self.coverage_before,
             f"answered_at_{100 * PRECISION:.0f}_precision_after": 100 * self.coverage,
             "held_out": self.held_out is not None,
+            "scores_from": self.kept,
+            "calibrator": self.scaling.calibrator.as_json() if self.scaling.calibrator else {},
+            "measures": {
+                choice: {name: _in_percent(interval) for name, interval in found.items()}
+                for choice, found in self.measured.items()
+            },
         }
         if self.tuned:
             figures |= {
@@ -197,45 +229,72 @@ def fit_confidence(
     own: Scaling = Scaling(),  # noqa: B008 - frozen
     seed: int = 0,
 ) -> Confidence:
-    """Fit threshold and temperature, and measure them on held-out halves; see the module.
+    """Fit threshold, temperature and calibrator, and measure them on held-out folds; see the module.
 
     Args:
         outcomes: the scored questions, with ``log_spans`` at `calibration.TEMPERATURES`.
         version_2: whether some questions have no answer; if not, the threshold stays 0.
-        own: the model's threshold and temperature before the fit. Its temperature is kept if a fitted one does not
-            lower the calibration error of held-out questions, or if nothing can be held out.
-        seed: another seed splits the articles into other halves.
+        own: the model's threshold, temperature and calibrator before the fit. Temperature and calibrator are kept if
+            fitted ones do not lower the Brier score of held-out answers, or if nothing can be held out.
+        seed: another seed splits the articles in other ways.
     """
-    first = split_by_article(outcomes.article.tolist(), seed)
-    tuning = tuned(*outcomes.decision, outcomes.article.tolist(), seed) if version_2 else None
+    articles = outcomes.article.tolist()
+    tuning = tuned(*outcomes.decision, articles, seed) if version_2 else None
     threshold = tuning.threshold if tuning else 0.0
-    fitted = fit_scaling(outcomes, threshold, version_2).temperature
-    temperature, held_out, with_own, error = own.temperature, None, None, math.nan
-    if first.any() and not first.all():
-        sides = [outcomes.take(side) for side in (first, ~first)]
-        # If the tuned threshold is not kept, neither are those of the halves: reports show the settings in use.
-        thresholds = [half[0].at_tuned.threshold for half in tuning.halves] if tuning and threshold else [0.0, 0.0]
-        fits = [fit_scaling(side, each, version_2) for side, each in zip(sides, thresholds, strict=True)]
-        kept = [Scaling(own.temperature, each) for each in thresholds]
-        held_out = with_own = Judged(sides[0], kept[1], version_2), Judged(sides[1], kept[0], version_2)
-        if 1.0 in (fitted, *(fit.temperature for fit in fits)):
-            fitted = 1.0  # the questions do not determine one
+    scaling = Scaling(own.temperature, threshold, calibrator=own.calibrator)
+    heat = fit_scaling(outcomes, threshold, version_2).temperature
+    fold = folds_by_article(articles, FOLDS, seed)
+    choices, kept = {}, OWN
+    if fold.any():
+        folds = [(outcomes.take(fold != each), outcomes.take(fold == each)) for each in range(fold.max() + 1)]
+        # If the tuned threshold is not kept, neither are those of the folds: reports show the settings in use.
+        thresholds = [best_threshold(*one.decision).threshold if threshold else 0.0 for one, _ in folds]
+
+        def held_out(fits: Sequence[Scaling]) -> tuple[Judged, ...]:
+            return tuple(Judged(side, fit, version_2) for (_, side), fit in zip(folds, fits, strict=True))
+
+        bases = [replace(scaling, threshold=each) for each in thresholds]
+        choices[OWN] = held_out(bases)
+        fits = [fit_scaling(one, each, version_2) for (one, _), each in zip(folds, thresholds, strict=True)]
+        if 1.0 in (heat, *(fit.temperature for fit in fits)):
+            heat = 1.0  # the questions do not determine one
         else:
-            with_fit = Judged(sides[0], fits[1], version_2), Judged(sides[1], fits[0], version_2)
-            error = reliability(*_columns(with_fit)).error
-            if error < reliability(*_columns(with_own)).error:
-                temperature, held_out = fitted, with_fit
-    scaling = Scaling(temperature, threshold)
+            choices[TEMPERATURE] = held_out(fits)
+            if _helps(choices[TEMPERATURE], choices[OWN], seed):
+                kept, scaling = TEMPERATURE, Scaling(heat, threshold)
+        # Always at the model's own temperature: a choice between the two would let a fold have a say in its own scores.
+        plain = Scaling(own.temperature, threshold)
+        found = [
+            fit_calibrator(one, replace(base, calibrator=None), version_2)
+            for (one, _), base in zip(folds, bases, strict=True)
+        ]
+        calibrator = fit_calibrator(outcomes, plain, version_2)
+        if calibrator is not None and None not in found:
+            fits = [replace(base, calibrator=each) for base, each in zip(bases, found, strict=True)]
+            choices[CALIBRATOR] = held_out(fits)
+            if _helps(choices[CALIBRATOR], choices[kept], seed):
+                kept, scaling = CALIBRATOR, replace(plain, calibrator=calibrator)
     return Confidence(
         scaling,
-        None if fitted == 1.0 else fitted,
+        None if heat == 1.0 else heat,
         tuning,
         Judged(outcomes, own, version_2),
         Judged(outcomes, scaling, version_2),
-        held_out,
-        with_own,
-        error,
+        choices,
+        kept,
     )
+
+
+def _helps(fitted: Sequence[Judged], before: Sequence[Judged], seed: int) -> bool:
+    """Whether a fit lowers the Brier score of the same answers, and clearly so; see `CLEARLY`."""
+    articles = np.concatenate([part.outcomes.article for part in before])
+    return paired_bootstrap(_losses(before), _losses(fitted), articles, seed).better >= CLEARLY
+
+
+def _losses(parts: Sequence[Judged]) -> Float64s:
+    """[N] (confidence - correct)^2."""
+    sure, right = _columns(parts)
+    return np.asarray((sure - right) ** 2)
 
 
 def _columns(parts: Sequence[Judged]) -> tuple[Float64s, Float64s]:
@@ -243,11 +302,17 @@ def _columns(parts: Sequence[Judged]) -> tuple[Float64s, Float64s]:
     return np.concatenate([part.confidence for part in parts]), np.concatenate([part.correct for part in parts])
 
 
+def _in_percent(interval: Interval) -> list[float | None]:
+    """Value, and lower and upper end of its interval, on 0-100; None where it is not known."""
+    values = interval.mean, interval.low, interval.high
+    return [100 * value if value == value else None for value in values]
+
+
 def fitted_lines(found: Confidence) -> Iterator[str]:
-    """Describe the fit in one or two lines: what is kept, what it gains on held-out questions, and why."""
-    how = "each half of the articles scored with the other half's fit"
+    """Describe the fit in some lines: what is kept, what it gains on held-out questions, and why; and measure it."""
     alone = "all questions are about one article, so that nothing can be held out to measure one"
     if found.tuned:
+        how = "each half of the articles scored with the other half's fit"
         name, at_zero, tuned = 'threshold {:.2f} for "no answer"', found.tuned.at_zero.f1, found.tuned.held_out_f1
         if found.held_out is None:
             yield f"{name.format(0)}: F1 {at_zero:.2f}; it is not tuned: {alone}"
@@ -256,21 +321,50 @@ def fitted_lines(found: Confidence) -> Iterator[str]:
         else:
             yield f"{name.format(0)}, as tuning does not help: F1 {at_zero:.2f}, against {tuned:.2f} if tuned ({how})"
     kept, own = f"temperature {found.scaling.temperature:.2f}", found.before.scaling.temperature
-    with_own, with_fit = 100 * found.reliability[0].error, 100 * found.fitted_error
     if found.held_out is None:
         yield f"{kept}; it is not fitted: {alone}"
-    elif found.fitted is None:
+        return
+    how = f"each of {len(found.held_out)} folds of the articles scored with the fit to the others"
+    score = {choice: f"{found.brier(choice):.4f}" for choice in found.choices}
+    if found.kept == CALIBRATOR:
+        fitted = f" and {score[TEMPERATURE]} at {found.fitted:.2f}, which was fitted" if TEMPERATURE in score else ""
         yield (
-            f"{kept}: expected calibration error {with_own:.1f}%; it is not fitted: that takes {MIN_FOR_TEMPERATURE} "
-            "questions in each half of the articles, with right answers and wrong ones"
+            f"calibrator of scores: Brier score {score[CALIBRATOR]}, against {score[OWN]} without it at temperature "
+            f"{own:.2f}{fitted} ({how})"
         )
-    elif with_fit < with_own:
-        yield f"{kept}: expected calibration error {with_fit:.1f}%, against {with_own:.1f}% at {own:.2f} ({how})"
+    elif TEMPERATURE not in score:
+        yield (
+            f"{kept}: Brier score {score[OWN]}; it is not fitted: that takes {MIN_FOR_TEMPERATURE} questions outside "
+            "of each fold of the articles, with right answers and wrong ones"
+        )
+    elif found.kept == TEMPERATURE:
+        yield f"{kept}: Brier score {score[TEMPERATURE]}, against {score[OWN]} at {own:.2f} ({how})"
     else:
         yield (
-            f"{kept}, as a fitted one does not help: expected calibration error {with_own:.1f}%, against "
-            f"{with_fit:.1f}% if fitted, to {found.fitted:.2f} ({how})"
+            f"{kept}, as a fitted one does not clearly help: Brier score {score[OWN]}, against {score[TEMPERATURE]} "
+            f"if fitted, to {found.fitted:.2f} ({how})"
         )
+    if CALIBRATOR in score and found.kept != CALIBRATOR:
+        yield (
+            f"no calibrator of scores, as one does not clearly help: Brier score {score[found.kept]}, against "
+            f"{score[CALIBRATOR]} with it ({how})"
+        )
+    yield _measures_line(found.measured[found.kept])
+
+
+def _measures_line(found: Mapping[str, Interval]) -> str:
+    """The measures that people ask for first, with their intervals."""
+    names = {
+        "expected calibration error": "expected_calibration_error",
+        "AUROC": "auroc",
+        f"answered at {100 * PRECISION:.0f}% precision": f"answered_at_{100 * PRECISION:.0f}_precision",
+    }
+    known = {name: found[key] for name, key in names.items() if found[key].mean == found[key].mean}
+    parts = [
+        f"{name} {100 * one.mean:.1f}%" + (f" ({100 * one.low:.1f} to {100 * one.high:.1f})" if one.is_known else "")
+        for name, one in known.items()
+    ]
+    return f"scores of held-out answers: {', '.join(parts)}"
 
 
 def coverage_line(share: float) -> str:
@@ -282,9 +376,11 @@ def figures(found: Confidence) -> dict[str, Figure]:
     """The figures by file name: reliability before and after the fit, precision and recall, risk and coverage."""
     from qa_lightning.metrics import plots  # matplotlib takes a second to import
 
-    (before, after), kept = found.reliability, found.scaling.temperature != found.before.scaling.temperature
+    (before, after), how = found.reliability, f"T = {found.scaling.temperature:.2f}"
+    if found.kept == CALIBRATOR:
+        how += ", calibrator"
     return {
-        "reliability": plots.reliability_diagram(before, after if kept else None, found.scaling.temperature),
+        "reliability": plots.reliability_diagram(before, None if found.kept == OWN else after, how),
         "precision_recall": plots.precision_recall_curves(found.precision_recall),
         "risk_coverage": plots.risk_coverage_curves(
             {"before": found.risk_coverage_before, "after": found.risk_coverage}, PRECISION

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qa_lightning.arrays import Float64s
 from qa_lightning.data.division import article_of
 from qa_lightning.decoding.predictions import Predictions
+from qa_lightning.decoding.spans import Scaling
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.squad import Scoring, answer_scores
 
@@ -28,6 +29,8 @@ class Outcomes:
         log_spans: [N, K] log of the sum of exp(score / T) over all spans, at K temperatures; see `spans.Spans`.
         article: [N] the title of the question's article or, without a title, a digest of the context.
         null_exact: [N] whether "no answer" is an exact match.
+        second_score: [N] score of the second-best span; -inf without one.
+        length: [N] characters of the best span; 0 without one.
     """
 
     index: NDArray[np.int64]
@@ -39,6 +42,8 @@ class Outcomes:
     log_spans: Float64s
     article: NDArray[np.object_]
     null_exact: NDArray[np.bool_]
+    second_score: Float64s
+    length: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -94,6 +99,20 @@ class Outcomes:
             between = excess @ np.array(weights)
         return np.where(np.isfinite(self.best_score), between + best / np.exp(at), -np.inf)
 
+    def log_total(self, scaling: Scaling) -> Float64s:
+        """[N] log of the sum of exp(score / T) over all spans and "no answer", whose score is less the threshold."""
+        null = (self.null_score - scaling.threshold) / scaling.temperature
+        return np.asarray(np.logaddexp(self.log_spans_at(scaling.temperature), null))
+
+    def span_probability(self, scaling: Scaling) -> Float64s:
+        """[N] probability of the best span, 0-1."""
+        return np.minimum(np.exp(self.best_score / scaling.temperature - self.log_total(scaling)), 1.0)
+
+    def null_probability(self, scaling: Scaling) -> Float64s:
+        """[N] probability of "no answer", 0-1."""
+        null = (self.null_score - scaling.threshold) / scaling.temperature
+        return np.minimum(np.exp(null - self.log_total(scaling)), 1.0)
+
 
 def judge(predictions: Predictions, scoring: Scoring) -> Outcomes:
     """Score the best spans of questions.
@@ -104,7 +123,7 @@ def judge(predictions: Predictions, scoring: Scoring) -> Outcomes:
     """
     spans, count = predictions.spans, len(predictions)
     exact, f1 = np.zeros(count), np.zeros(count)
-    has_answer, null_exact = np.zeros(count, bool), np.zeros(count, bool)
+    has_answer, null_exact, length = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
     article = np.empty(count, object)
     articles: dict[str, str] = {}  # equal names are one object, which many questions share
     for number, example, _ in predictions.rows():
@@ -113,6 +132,7 @@ def judge(predictions: Predictions, scoring: Scoring) -> Outcomes:
         exact[number], f1[number] = answer_scores(text, golds, scoring) if text else (0, 0.0)
         null_exact[number] = bool(answer_scores("", golds, scoring)[0])
         has_answer[number] = bool(golds)
+        length[number] = len(text)
         name = article_of(example)
         article[number] = articles.setdefault(name, name)
     return Outcomes(
@@ -125,4 +145,6 @@ def judge(predictions: Predictions, scoring: Scoring) -> Outcomes:
         spans.log_spans,
         article,
         null_exact,
+        spans.second_score,
+        length,
     )

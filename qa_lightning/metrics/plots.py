@@ -29,7 +29,7 @@ _LARGEST_POINT = 36.0  # of a bin, in square points
 _MAX_POINTS = 4000  # per curve; more are not visible
 
 
-def reliability_diagram(before: Reliability, after: Reliability | None = None, temperature: float = 1.0) -> Figure:
+def reliability_diagram(before: Reliability, after: Reliability | None = None, how: str = "") -> Figure:
     """Draw accuracy against confidence by bin, and below it the number of questions in each bin.
 
     The width of a bar and the size of its point grow with the number of questions in the bin, so that a handful of
@@ -37,10 +37,10 @@ def reliability_diagram(before: Reliability, after: Reliability | None = None, t
 
     Args:
         before: bins of the model's own probabilities.
-        after: bins of the probabilities at ``temperature``; None draws only ``before``.
-        temperature: for the title.
+        after: bins of the scores after a fit; None draws only ``before``.
+        how: what was fitted, for the title.
     """
-    parts = [("", before)] if after is None else [("before: ", before), (f"after (T = {temperature:.2f}): ", after)]
+    parts = [("", before)] if after is None else [("before: ", before), (f"after ({how}): ", after)]
     figure = Figure(figsize=(5.2 * len(parts) + 0.4, 6.2), dpi=120, layout="constrained")
     axes = figure.subplots(2, len(parts), sharex=True, sharey="row", squeeze=False, height_ratios=[4, 1])
     for column, (name, bins) in enumerate(parts):

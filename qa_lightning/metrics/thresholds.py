@@ -197,24 +197,29 @@ def _decision_columns(null_odds: ArrayLike, exact: ArrayLike, f1: ArrayLike, has
     return checked_columns(columns, ("exact", "f1", "has_answer"))
 
 
-def split_by_article(groups: Sequence[str], seed: int = 0) -> NDArray[np.bool_]:
-    """[N] whether each question is in the first of two halves that share no article.
+def folds_by_article(groups: Sequence[str], folds: int, seed: int = 0) -> NDArray[np.int64]:
+    """[N] the fold of each question, from 0; folds share no article.
 
-    Articles are sorted by a hash of their name, and each goes into the half with fewer questions so far. So the halves
+    Articles are sorted by a hash of their name, and each goes into the fold with the fewest questions so far. So folds
     depend only on the names, their numbers of questions and ``seed``, not on the order of the questions.
 
     Args:
         groups: [N] the title of each question's article or, without titles, its context.
-        seed: another seed gives other halves.
+        folds: how many; there are fewer if there are fewer articles.
+        seed: another seed gives other folds.
     """
     names, which, sizes = np.unique(np.array(groups, dtype=object), return_inverse=True, return_counts=True)
     digests = [blake2b(f"{seed}\n{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest() for name in names]
-    in_first = np.zeros(len(names), bool)
-    ahead = 0  # number of questions in the first half minus that in the second
+    fold_of, filled = np.zeros(len(names), np.int64), np.zeros(folds, np.int64)
     for name in sorted(range(len(names)), key=digests.__getitem__):
-        in_first[name] = ahead <= 0
-        ahead += int(sizes[name]) if in_first[name] else -int(sizes[name])
-    return in_first[which]
+        fold_of[name] = int(np.argmin(filled))
+        filled[fold_of[name]] += sizes[name]
+    return fold_of[which]
+
+
+def split_by_article(groups: Sequence[str], seed: int = 0) -> NDArray[np.bool_]:
+    """[N] whether each question is in the first of two halves that share no article; see `folds_by_article`."""
+    return np.asarray(folds_by_article(groups, 2, seed) == 0)
 
 
 def tuned(

@@ -10,6 +10,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from qa_lightning.decoding.calibrator import Calibrator, is_calibrator
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError, Rules
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
@@ -27,6 +28,7 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "bool": (bool, "true or false"),
     "str": (str, "a text"),
     "Mapping[str, float]": (Mapping, "an object of numbers"),
+    "Mapping[str, Mapping[str, float]]": (Mapping, "an object of weights"),
 }
 _RULES: Rules = {
     **WINDOW_RULES,
@@ -34,6 +36,7 @@ _RULES: Rules = {
     "null_score_diff_threshold": (math.isfinite, "must be finite"),
     "temperature": (lambda value: value > 0 and math.isfinite(value), "must be above 0 and finite, 1 changes nothing"),
     "scores_at_precision": (lambda curve: _is_curve(curve), "must give a score from 0 to 1 for precisions from 0 to 1"),
+    "calibrator": (is_calibrator, 'must give all weights of spans, and of "no answer", as this version fits them'),
 }
 
 
@@ -51,6 +54,8 @@ class AnswerSettings:
         fitted_to: fingerprint of the questions that threshold and temperature were fitted to, as in ``run.json``.
         scores_at_precision: for a precision such as ``0.9``, the lowest score at which that share of the answers was
             right on validation data; precisions that no score reached are left out. Empty if it is not known.
+        calibrator: weights that turn what is known of an answer into its score; see `Calibrator`. Without any, the
+            score is the probability.
     """
 
     max_length: int = MAX_LENGTH
@@ -62,6 +67,7 @@ class AnswerSettings:
     temperature: float = 1.0
     fitted_to: str = ""
     scores_at_precision: Mapping[str, float] = field(default_factory=dict, hash=False)
+    calibrator: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of_model(cls, model: Any, tokenizer: Any = None) -> AnswerSettings:
@@ -128,7 +134,7 @@ class AnswerSettings:
             )
 
     def fitted(self, found: Fitted) -> AnswerSettings:
-        """These settings with a fitted threshold and temperature."""
+        """These settings with a fitted threshold, temperature and calibrator."""
         return replace(
             self,
             version_2=self.version_2 or found.version_2,
@@ -136,7 +142,15 @@ class AnswerSettings:
             temperature=found.scaling.temperature,
             fitted_to=found.fingerprint,
             scores_at_precision=dict(found.scores_at_precision),
+            calibrator=found.scaling.calibrator.as_json() if found.scaling.calibrator else {},
         )
+
+    def raw(self) -> AnswerSettings:
+        """These settings without a calibrator: scores are probabilities.
+
+        The scores at precisions, which are calibrated ones, are left out with it.
+        """
+        return replace(self, calibrator={}, scores_at_precision={}) if self.calibrator else self
 
     def score_at(self, precision: float) -> float:
         """The lowest score at which at least this share of the answers, 0-1, was right on validation data.
@@ -149,7 +163,7 @@ class AnswerSettings:
         if not self.scores_at_precision:
             raise InputError(
                 f"--precision {precision:g} needs scores that were measured on validation data, and this model was "
-                "saved without any: pass --min_score, or a --threshold_file that "
+                "saved without any, or is asked for raw scores: pass --min_score, or a --threshold_file that "
                 f"`{command('evaluate')} --model MODEL --data FILE --output_dir DIR` writes"
             )
         known = {float(name): score for name, score in self.scores_at_precision.items()}
@@ -169,14 +183,14 @@ class AnswerSettings:
     @property
     def scaling(self) -> Scaling:
         """The settings for turning scores into probabilities."""
-        return Scaling(self.temperature, self.null_score_diff_threshold)
+        return Scaling(self.temperature, self.null_score_diff_threshold, calibrator=Calibrator.of_json(self.calibrator))
 
 
 class Fitted(NamedTuple):
-    """A threshold and temperature that were fitted to questions.
+    """A threshold, temperature and calibrator that were fitted to questions.
 
     Attributes:
-        scaling: threshold and temperature.
+        scaling: threshold, temperature and calibrator.
         version_2: whether some of the questions of the fit have no answer.
         fingerprint: fingerprint of these questions.
         scores_at_precision: as in `AnswerSettings`.
@@ -193,6 +207,7 @@ class Fitted(NamedTuple):
             "version_2": self.version_2,
             "null_score_diff_threshold": self.scaling.threshold,
             "temperature": self.scaling.temperature,
+            "calibrator": self.scaling.calibrator.as_json() if self.scaling.calibrator else {},
         }
 
 

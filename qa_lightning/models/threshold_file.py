@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from qa_lightning.decoding.calibrator import Calibrator
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
 from qa_lightning.models.folder import holds_weights, weights_digest
@@ -17,7 +18,7 @@ from qa_lightning.models.settings import Fitted, setting_problems
 from qa_lightning.wording import command
 
 THRESHOLD_FILE = "threshold.json"
-_CURVE = "scores_at_precision"
+_CURVE, _CALIBRATOR = "scores_at_precision", "calibrator"
 
 
 def threshold_file(fitted: Fitted, model: str, data: str) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         fitted = {name: content[name] for name in ("version_2", "null_score_diff_threshold", "temperature")}
-        fitted[_CURVE] = content.get(_CURVE, {})  # files of older versions have none
+        fitted |= {name: content.get(name, {}) for name in (_CURVE, _CALIBRATOR)}  # files of older versions have none
         made_for, weights, fingerprint = (str(content[name]) for name in ("model", "weights", "fingerprint"))
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
@@ -70,7 +71,9 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
             f"--threshold_file {path} was made for {made_for}, whose weights are not those of --model {model}; "
             f"make one with `{command('evaluate')} --model {model} --data FILE --output_dir DIR`"
         )
-    scaling = Scaling(float(fitted["temperature"]), float(fitted["null_score_diff_threshold"]))
+    calibrator = Calibrator.of_json(fitted[_CALIBRATOR])
+    threshold = float(fitted["null_score_diff_threshold"])
+    scaling = Scaling(float(fitted["temperature"]), threshold, calibrator=calibrator)
     return Fitted(scaling, fitted["version_2"], fingerprint, fitted[_CURVE])
 
 

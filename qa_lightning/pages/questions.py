@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from qa_lightning.arrays import Float64s
 from qa_lightning.checks.ceiling import LIMITS, ContextTokens
 from qa_lightning.checks.tokens import unknown_spans
 from qa_lightning.data.answers import UNPLACED
+from qa_lightning.decoding.calibrator import rescaled
 from qa_lightning.decoding.predictions import Predictions
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.features.store import FeatureStore
@@ -130,6 +131,8 @@ class Scored:
             kind = kind_of(right, has_answer, predicted, [span for span in placed if span], fits)
             confidence = float(self.judged.confidence[number])
             candidates = [self._candidate(number, one) for one in predictions.n_best(number, example)]
+            if self.scaling.calibrator is not None:
+                candidates = _rescaled(candidates, answer.text, confidence)
             agreed = agreement(texts, self.scoring) if kind is ErrorKind.BOUNDARY else 1.0
             yield ScoredQuestion(
                 number=number,
@@ -168,6 +171,13 @@ class Scored:
         score = found["score"] - (self.scaling.threshold if is_null else 0.0)
         probability = math.exp(min(score / self.scaling.temperature - float(self._log_total[number]), 0.0))
         return Candidate(found["text"], None if is_null else (found["start"], found["end"]), probability)
+
+
+def _rescaled(candidates: list[Candidate], answer: str, confidence: float) -> list[Candidate]:
+    """Candidates with the scores that a calibrator gives them, if that of the answer, empty for none, is as given."""
+    chosen = next(number for number, one in enumerate(candidates) if bool(one.text) == bool(answer))
+    scores = rescaled([one.probability for one in candidates], chosen, confidence).tolist()
+    return [replace(one, probability=score) for one, score in zip(candidates, scores, strict=True)]
 
 
 @dataclass(frozen=True)

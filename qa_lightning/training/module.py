@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
+from qa_lightning.decoding.calibrator import Calibrator
 from qa_lightning.decoding.decoder import BestSpans, Decoded, Decoder, LossSum
 from qa_lightning.decoding.predictions import Answer, Predictions
 from qa_lightning.decoding.sharing import Processes, all_at_first, own_share
@@ -212,6 +213,7 @@ class QALightningModule(LightningModule):
         self.n_best = n_best
         self.threshold = null_score_diff_threshold
         self.temperature = 1.0
+        self.calibrator: Calibrator | None = None  # of the scores in ``predictions``; evaluate sets it
         self.temperatures_of_models: tuple[float, ...] = ()  # of an ensemble, which evaluate puts in ``model``'s place
         self.model = load_model(model_name, attn_implementation, attention_dropout, bidirectional)
         self.computing_weights = computing_weights(self.model)
@@ -415,8 +417,9 @@ class QALightningModule(LightningModule):
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the model as it is now, as the train command writes a run's ``model/``: for transformers and `Reader`.
 
-        If ``trainer.validate`` has scored these weights, threshold and temperature are fitted to its answers, as at the
-        end of a run. After ``trainer.validate(module, data, ckpt_path="best")``, they are those of the best checkpoint.
+        If ``trainer.validate`` has scored these weights, threshold, temperature and calibrator are fitted to its
+        answers, as at the end of a run. After ``trainer.validate(module, data, ckpt_path="best")``, they are those of
+        the best checkpoint.
 
         Args:
             folder: the folder to write; an existing one is replaced.
@@ -639,7 +642,7 @@ class QALightningModule(LightningModule):
         dataset, processes = self._validation_set(), self._processes
         metric = self.metrics[int(dataset.version_2)]
         assert isinstance(metric, SquadMetric)
-        share = Predictions(dataset.examples, own.index, own.spans, dataset.version_2, self.threshold)
+        share = Predictions(dataset.examples, own.index, own.spans, dataset.version_2, self.threshold, self.calibrator)
         outcomes = judge(share, metric.scoring)
         exact, f1 = outcomes.scores(self.threshold, dataset.version_2)
         metric.update_scores(exact, f1, outcomes.has_answer)

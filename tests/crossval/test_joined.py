@@ -38,7 +38,7 @@ def answered(rows: list[dict]) -> Spans:
     score = number / 10
     log_spans = np.stack([score / temperature for temperature in TEMPERATURES], axis=1)
     null = np.where(number >= 10, score + 1, score - 1)
-    return Spans(np.ones(len(rows), np.int32), begin, begin + 5, score, score / 9, null, null / 9, log_spans)
+    return Spans(np.ones(len(rows), np.int32), begin, begin + 5, score, score / 9, null, null / 9, log_spans, score - 1)
 
 
 def write_folds(folder: Path, data: SquadDataModule, leave_out: str = "", twice: str = "") -> tuple[list[Path], dict]:

@@ -17,7 +17,7 @@ def spans() -> Spans:
     flat = np.array([5, 1, 3], np.int32)
     score = np.array([1 / 3, -2.0, 1e-9])
     null = np.array([0.1, np.inf, -np.inf])
-    return Spans(count, flat, flat + 2, score, score / 2, null, null / 2, np.arange(6).reshape(3, 2) / 7)
+    return Spans(count, flat, flat + 2, score, score / 2, null, null / 2, np.arange(6).reshape(3, 2) / 7, null - 3)
 
 
 def test_ids_and_spans_come_back_to_the_last_bit(tmp_path) -> None:

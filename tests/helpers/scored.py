@@ -101,6 +101,7 @@ def _spans(asked: list[Asked]) -> Spans:
         null,
         np.exp(null - total),
         log_spans,
+        np.array([one.found[1][1] if len(one.found) > 1 else -np.inf for one in asked]),
     )
 
 

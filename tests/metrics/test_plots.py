@@ -28,7 +28,7 @@ def test_bars_are_the_accuracy_of_bins_and_the_questions_in_them(answers):
     assert [bar.get_height() for bar in above.patches] == bins.accuracy.tolist()
     assert [bar.get_height() for bar in below.patches] == bins.count.tolist()
     assert above.get_title() == f"expected calibration error {100 * bins.error:.1f}%"
-    before, after, *_ = reliability_diagram(bins, reliability(*answers, 5), 1.5).axes
+    before, after, *_ = reliability_diagram(bins, reliability(*answers, 5), "T = 1.50").axes
     assert before.get_title().startswith("before: ")
     assert after.get_title().startswith("after (T = 1.50): ")
     assert len(after.patches) == 5
@@ -78,7 +78,7 @@ def test_no_questions_and_one_question_can_be_drawn(tmp_path):
     for count in (0, 1):
         sure, right = [0.5] * count, [1] * count
         figures = {
-            "reliability": reliability_diagram(reliability(sure, right), reliability(sure, right), 2.0),
+            "reliability": reliability_diagram(reliability(sure, right), reliability(sure, right), "T = 2"),
             "precision_recall": precision_recall_curves({"F1": precision_recall(sure, right, count)}),
             "risk_coverage": risk_coverage_curves({"model": risk_coverage(sure, right)}),
         }

@@ -83,6 +83,8 @@ def test_whatever_reads_a_bad_block_names_the_file_and_every_key(saved, reads) -
             {"scores_at_precision": {"high": 0.5}},
             "scores_at_precision is {'high': 0.5}; it must give a score",
         ),
+        ({"calibrator": {"span": {"bias": 0.1}}}, "calibrator is {'span': {'bias': 0.1}}; it must give all weights"),
+        ({"calibrator": 1}, "calibrator is 1; it must be an object of weights"),
         ({"temperature": INF}, "temperature is inf; it must be above 0"),
         ({"temperature": "1"}, "temperature is '1'; it must be a number"),
         ({"temperature": True}, "temperature is True; it must be a number"),

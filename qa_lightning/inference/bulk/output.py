@@ -27,6 +27,7 @@ _FLAGS = {
     "batch_size": "--batch_size",
     "dtype": "--dtype",
     "threshold_file": "--threshold_file",
+    "raw_scores": "--raw_scores",
     "columns": "--columns",
     "encoding": "--encoding",
     "answer_separator": "--answer_separator",

@@ -51,7 +51,7 @@ class AnswerRows:
             list or with commas between them, answer together.
         batch_size: windows per forward pass.
         dtype: number type of the computation: ``float32``, ``bfloat16`` or ``float16``.
-        threshold_file: see `reader.Reader.from_pretrained`.
+        threshold_file, raw_scores: see `reader.Reader.from_pretrained`.
         device: None takes the first GPU that a process sees, or the CPU if there is none.
         columns: names of columns that are not to be guessed, such as ``{"question": "q"}``; see `columns.Columns`.
         documents: file with the documents that rows name in ``document_ids``; see `several.read_document_file`.
@@ -81,6 +81,7 @@ class AnswerRows:
         batch_size: int = EVAL_BATCH_SIZE,
         dtype: str = DTYPES[0],
         threshold_file: str | PathLike[str] | None = None,
+        raw_scores: bool = False,
         device: str | None = None,
         columns: Mapping[str, str] | None = None,
         documents: str | PathLike[str] | None = None,
@@ -89,7 +90,7 @@ class AnswerRows:
             raise InputError(f"--dtype is {dtype!r}; it must be {one_of(DTYPES)}{did_you_mean(str(dtype), DTYPES)}")
         threshold = None if threshold_file is None else Path(threshold_file).absolute()
         name = ",".join(map(_everywhere, model_names(lasting_names(model))))
-        asked = PredictSettings(name, dtype, checked_batch_size(batch_size), threshold)
+        asked = PredictSettings(name, dtype, checked_batch_size(batch_size), threshold, raw_scores)
         self._asked = asked
         self._device = device
         self._reading = ReadSettings(_columns(columns or {}))

@@ -260,6 +260,7 @@ def record_of(asked: PredictSettings, rows: AskedRows, fingerprint: str, device:
             "batch_size": asked.batch_size,
             "dtype": asked.dtype,
             "threshold_file": fitted and fitted.as_json(),
+            "raw_scores": asked.raw_scores or None,
             "columns": {name: column for name, column in columns.items() if column is not None},
             "encoding": rows.reading.encoding,
             "answer_separator": rows.reading.answer_separator,

@@ -49,13 +49,14 @@ class PredictSettings:
         model: folder or name on the Hub; several, with commas between them, answer together.
         dtype: number type of the computation, by torch's name, such as ``bfloat16``.
         batch_size: windows per forward pass.
-        threshold_file: see `reader.Reader.from_pretrained`.
+        threshold_file, raw_scores: see `reader.Reader.from_pretrained`.
     """
 
     model: str
     dtype: str
     batch_size: int
     threshold_file: Path | None = None
+    raw_scores: bool = False
 
     @property
     def rows_together(self) -> int:
@@ -64,7 +65,8 @@ class PredictSettings:
 
     def load(self, device: str | None) -> Reader:
         """Load the model onto a device; None takes the first GPU, or the CPU if there is none."""
-        return Reader.from_pretrained(self.model, device, getattr(torch, self.dtype), self.threshold_file)
+        dtype = getattr(torch, self.dtype)
+        return Reader.from_pretrained(self.model, device, dtype, self.threshold_file, self.raw_scores)
 
     def answer(self, reader: Reader, questions: Sequence[Question]) -> bytes:
         """Answer questions: one JSON object per line, in order of ``questions``.

@@ -204,7 +204,11 @@ class _Job:
 
         asked, use = self.asked, Share.of(ray, devices)
         answers = AnswerRows(
-            asked.model, batch_size=asked.batch_size, dtype=asked.dtype, threshold_file=asked.threshold_file
+            asked.model,
+            batch_size=asked.batch_size,
+            dtype=asked.dtype,
+            threshold_file=asked.threshold_file,
+            raw_scores=asked.raw_scores,
         )
         log.info(f"answering {self.rows.source} on {use}, {counted(size, 'row')} at a time")
         with one_row_a_block(ray):

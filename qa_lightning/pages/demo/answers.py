@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qa_lightning.arrays import Float64s
+from qa_lightning.decoding.calibrator import BestSpan, rescaled
 from qa_lightning.documents.collection import Collection, Extract
 from qa_lightning.documents.sources import Document, read_documents
 from qa_lightning.errors import InputError
@@ -32,7 +34,7 @@ class AnswerSpan(NamedTuple):
         text: of the span.
         place: the part of a document that it is, by the document's index.
         where: document, and page or line, for people; empty if there is only the text of the box.
-        probability: at the model's own threshold.
+        probability: at the model's own threshold, without a calibrator.
     """
 
     text: str
@@ -48,10 +50,11 @@ class Asked:
     Attributes:
         question: what was asked.
         found: spans, best first.
-        null_probability: of "no answer", at the model's own threshold.
+        null_probability: of "no answer", at the model's own threshold, without a calibrator.
         windows: what each window covers.
         passages_left: passages that were not read, as they share too few words with the question.
         seconds: from the call to the answers.
+        best_span: what a calibrator reads of the best span; None without a span.
     """
 
     question: str
@@ -60,6 +63,7 @@ class Asked:
     windows: tuple[Extract, ...]
     passages_left: int
     seconds: float
+    best_span: BestSpan | None = None
 
 
 class AtThreshold(NamedTuple):
@@ -89,7 +93,8 @@ def at_threshold(asked: Asked, settings: AnswerSettings, threshold: float) -> At
 
     Returns:
         The same probabilities as if the windows were decoded at this threshold: a threshold multiplies the weight of
-        "no answer" by one factor (`decoding.spans`), so the model need not run again.
+        "no answer" by one factor (`decoding.spans`), so the model need not run again. If the model has a calibrator,
+        it turns them into scores; what they lack to 1 counts as that of other spans.
     """
     found = np.array([one.probability for one in asked.found])
     null = asked.null_probability
@@ -99,10 +104,24 @@ def at_threshold(asked: Asked, settings: AnswerSettings, threshold: float) -> At
         total = max(1 - null, found.sum()) + weight
         found, null = found / total, float(weight / total)
         best = 0 if len(found) and found[0] >= null else None
+        found, null = _calibrated(asked, settings, found, null)
     else:
+        found, null = _calibrated(asked, settings, found, null)
         best = 0 if len(found) and found[0] >= threshold else None
     rest = max(0.0, 1.0 - float(found.sum()) - (null if settings.version_2 else 0.0))
     return AtThreshold(found.tolist(), null, rest, best)
+
+
+def _calibrated(asked: Asked, settings: AnswerSettings, found: Float64s, null: float) -> tuple[Float64s, float]:
+    """The scores of the spans and of "no answer" if the model has a calibrator; else their probabilities."""
+    calibrator = settings.scaling.calibrator
+    if calibrator is None or asked.best_span is None or not len(found):
+        return found, null
+    is_null = settings.version_2 and null > found[0]
+    every = np.append(found, null)
+    best = len(found) if is_null else 0
+    scores = rescaled(every, best, asked.best_span.right(float(every[best]), is_null, calibrator))
+    return (scores[:-1], float(scores[-1])) if settings.version_2 else (scores[:-1], null)
 
 
 class Asker:
@@ -173,6 +192,7 @@ class Asker:
             tuple(reading.windows),
             max(0, collection.passage_count - settings.candidates),
             time.monotonic() - started,
+            reading.best,
         )
 
     def _timed(self, started: float) -> Callable[[Any], Any]:
