@@ -11,7 +11,7 @@ from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.train import with_config_files
 from qa_lightning.errors import InputError, naming_flags
-from qa_lightning.runs.signals import Stopped, StopSignals
+from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.wording import command, usage_name
 
 CROSSVAL_HELP = """\
@@ -57,6 +57,8 @@ def crossval(words: Sequence[str]) -> int:
         flags = ParsedFlags(list(with_config_files(rest)))
         CrossValidation(flags, own.folds, own.study, own.parallel).run()
     except Stopped as error:
+        if error.stop is Stop.REQUEUE:
+            requeue_job()
         kept = f"what is finished stays in {own.study}, and the same command goes on with the rest"
         print(f"\nstopped by {error.stop.cause}: {kept}", flush=True)
         return error.stop.status

@@ -6,9 +6,10 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from subprocess import PIPE, STDOUT, Popen
 from typing import Any
@@ -90,7 +91,9 @@ class StartedJob:
         return status
 
 
-def run_jobs(jobs: Sequence[TrainJob], slots: Sequence[Mapping[str, str]]) -> dict[str, int]:
+def run_jobs(
+    jobs: Sequence[TrainJob], slots: Sequence[Mapping[str, str]], is_done: Callable[[str], bool] = lambda _: False
+) -> dict[str, int]:
     """Run jobs, as many at a time as there are slots; after one has failed, no other is started.
 
     A signal to this process stops those that run, which save what they have first.
@@ -98,6 +101,8 @@ def run_jobs(jobs: Sequence[TrainJob], slots: Sequence[Mapping[str, str]]) -> di
     Args:
         jobs: in this order.
         slots: what is added to the environment of a job that runs in it.
+        is_done: whether the job of a name, which ended with a status other than 0, left all that it was to; it has
+            not failed then.
 
     Returns:
         Name -> exit status of each job that was started; negative for the signal that killed it.
@@ -106,16 +111,18 @@ def run_jobs(jobs: Sequence[TrainJob], slots: Sequence[Mapping[str, str]]) -> di
     running: set[StartedJob] = set()
     ended: SimpleQueue[StartedJob] = SimpleQueue()
     statuses: dict[str, int] = {}
+    failed = False
     try:
-        while running or (waiting and not any(statuses.values())):
-            while waiting and free and not any(statuses.values()):
+        while running or (waiting and not failed):
+            while waiting and free and not failed:
                 slot = free.pop()
                 running.add(StartedJob(waiting.popleft(), slot, slots[slot], ended))
             with suppress(Empty):
                 one = ended.get(timeout=0.5)  # so that signals are handled meanwhile
                 running.remove(one)
                 free.append(one.slot)
-                statuses[one.job.name] = one.wait()
+                statuses[one.job.name] = status = one.wait()
+                failed |= status != 0 and not is_done(one.job.name)
     finally:
         for one in running:
             one.stop()
@@ -163,8 +170,12 @@ def _gpus() -> list[str]:
 
 
 def _own_python() -> dict[str, str]:
-    """What lets another process import this package, from a checkout too, whatever is in the current folder."""
-    found = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
-    if (CHECKOUT / "pyproject.toml").is_file():
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
-    return found
+    """What lets another process import what this one can: this package, from a checkout too, before all else.
+
+    Modules in the current folder, such as that of a callback, are found where this process finds them (``python -m``).
+    """
+    here, given = str(Path.cwd()), os.environ.get("PYTHONPATH", "")
+    folders = [str(CHECKOUT)] if (CHECKOUT / "pyproject.toml").is_file() else []
+    folders += [here] if {"", here} & set(sys.path) else []
+    path = {"PYTHONPATH": os.pathsep.join([*folders, *filter(None, [given])])} if folders else {}
+    return {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", **path}

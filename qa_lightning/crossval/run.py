@@ -6,8 +6,9 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from qa_lightning.crossval.joined import Joined, join_folds
 from qa_lightning.crossval.processes import TrainJob, run_jobs, slots_for
 from qa_lightning.crossval.study import FINAL, Study
-from qa_lightning.data.division import ALL, Groups
+from qa_lightning.data.division import ALL, Fold, Groups
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError, LostProcessError
 from qa_lightning.evaluation.result import write_result
@@ -28,10 +29,11 @@ from qa_lightning.models.folder import save_settings
 from qa_lightning.models.loading import CONFIG
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings, Fitted
 from qa_lightning.pages.report import ErrorReport
+from qa_lightning.runs.peers.connection import launched_by
 from qa_lightning.runs.record import PastRun
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.finish import relative
-from qa_lightning.training.flags import ParsedFlags
+from qa_lightning.training.flags import ParsedFlags, default_precision
 from qa_lightning.wording import command, counted, visible
 
 log = logging.getLogger("qa_lightning")
@@ -59,6 +61,9 @@ class CrossValidation:
     def __post_init__(self) -> None:
         if problems := [*_refusals(self.flags.config), *self.flags.problems()]:
             raise InputError(problems)
+        trainer = self.flags.config.trainer
+        if trainer.precision is None:  # written down, so that a study which goes on elsewhere does not mix two
+            trainer.precision = default_precision(str(trainer.accelerator))
 
     @property
     def study(self) -> Study:
@@ -73,25 +78,37 @@ class CrossValidation:
             LostProcessError: a fold failed.
         """
         slots = slots_for(self.parallel, self.flags.config.trainer)
-        try:
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            held = hold_folder(self.folder)
-        except BlockingIOError:
-            raise InputError(f"--study {self.folder} is being trained by another process; wait for its end") from None
-        except OSError as error:
-            raise InputError(f"--study {self.folder} cannot be written ({error.strerror}); name another") from None
+            try:
+                held = hold_folder(self.folder)
+            except BlockingIOError:
+                raise InputError(
+                    f"--study {self.folder} is being trained by another process; wait for its end"
+                ) from None
         try:
             data = self._prepare()
             self._train(self.study.names, slots)
             joined = self._join(data)
-            epochs = self._write_final_flags()
-            self._train([FINAL], slots[:1])
-            self._finish(data, joined, epochs)
-        except OSError as error:
-            raise InputError(f"--study {self.folder} cannot be written ({error.strerror or error})") from None
+            with self._writing():
+                epochs = self._write_final_flags()
+            self._train([FINAL], slots_for(1, self.flags.config.trainer))
+            with self._writing():
+                self._finish(joined, epochs)
         finally:
             if held is not None:
                 os.close(held)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Within, a system error means that the study's folder cannot be written, and is raised as an `InputError`."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"--study {self.folder} cannot be written ({error.strerror or error}); free some space or make it "
+                "writable, or name another folder"
+            ) from None
 
     def _prepare(self) -> SquadDataModule:
         """All questions, once they are known to be enough for the folds, and to be those of the study."""
@@ -107,7 +124,12 @@ class CrossValidation:
             f"crossval:  {counted(len(groups.names), 'question')} about {counted(len(groups.sizes), groups.by)}, in "
             f"{self.folds} folds of {sizes.min():,} to {sizes.max():,} questions; no {groups.by} is in two of them"
         )
-        self.study.begin(data.fingerprint("train"), self.flags.as_yaml())
+        parts = [
+            replace(data.prepared("validation"), fold=Fold(number, self.folds, data.seed)).examples_folder.name
+            for number in range(1, 1 + self.folds)
+        ]
+        with self._writing():
+            self.study.begin(data.fingerprint("train"), parts, self.flags.as_yaml())
         return data
 
     def _train(self, names: Sequence[str], slots: Sequence[Mapping[str, str]]) -> None:
@@ -121,10 +143,13 @@ class CrossValidation:
         for name in names:
             if name not in left:
                 log.info(f"{name}: finished before")
-        statuses = run_jobs([TrainJob(name, study.words(name)) for name in left], slots)
+        statuses = run_jobs([TrainJob(name, study.words(name)) for name in left], slots, study.is_done)
         lost = [name for name in left if not study.is_done(name)]
+        for name, status in statuses.items():
+            if status and name not in lost:
+                log.warning(f"{name} ended with status {status}, for what is above, but left all that it was to")
         if lost:
-            raise LostProcessError(_what_was_lost(names, lost, statuses))
+            raise LostProcessError(_what_was_lost(study, names, lost, statuses))
 
     def _runs(self) -> list[PastRun]:
         return [run for name in self.study.names if (run := self.study.newest(name)) is not None]
@@ -141,9 +166,11 @@ class CrossValidation:
             model.max_answer_length,
         )
         assert joined.result.scored is not None
-        write_result(joined.result, self.folder)
-        write_json(self.folder / STUDY_FOLDS, dict(zip(joined.result.predictions, joined.fold.tolist(), strict=True)))
-        ErrorReport(joined.result.scored).write(self.folder / REPORT)
+        folds = dict(zip(joined.result.predictions, joined.fold.tolist(), strict=True))
+        with self._writing():
+            write_result(joined.result, self.folder)
+            write_json(self.folder / STUDY_FOLDS, folds)
+            ErrorReport(joined.result.scored).write(self.folder / REPORT)
         log.info("\nquestions of each fold, answered by the model that was trained on the others:")
         for line in joined.lines():
             log.info(line)
@@ -170,7 +197,7 @@ class CrossValidation:
         log.info(f"final model: trained on all questions, {many}")
         return epochs
 
-    def _finish(self, data: SquadDataModule, joined: Joined, epochs: int | None) -> None:
+    def _finish(self, joined: Joined, epochs: int | None) -> None:
         """Write the fitted threshold and temperature into the final model, and all figures."""
         run, found = self.study.newest(FINAL), joined.result.confidence
         assert run is not None
@@ -178,7 +205,7 @@ class CrossValidation:
         folder = run.folder / MODEL_FOLDER
         saved = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get(CONFIG_KEY)
         settings = AnswerSettings.of_config(saved, str(folder / CONFIG), None)
-        fitted_to = f"out of {self.folds} folds of {data.fingerprint('train')}"
+        fitted_to = f"out of {self.folds} folds of {self.study.fingerprint}"
         fitted = Fitted(found.scaling, joined.result.version_2, fitted_to, found.scores_at_precision)
         save_settings(settings.fitted(fitted), folder)
         runs = self._runs()
@@ -188,11 +215,11 @@ class CrossValidation:
         values["final"] = {
             "model": str(folder.relative_to(self.folder)),
             "epochs": epochs or self.flags.config.trainer.max_epochs,
-            **asdict(found.scaling),
+            "temperature": found.scaling.temperature,
+            "threshold": found.scaling.threshold,
+            "calibrator": fitted.as_json()["calibrator"],
             "fitted_to": fitted_to,
         }
-        del values["final"]["temperatures"]
-        values["final"]["calibrator"] = fitted.as_json()["calibrator"]
         write_json(self.folder / STUDY_RESULT, values)
         shown = relative(self.folder)
         log.info(f"\nscores:      {shown / STUDY_RESULT}; report of errors: {shown / REPORT}")
@@ -206,16 +233,46 @@ def _best_epoch(run: PastRun) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _what_was_lost(names: Sequence[str], lost: Sequence[str], statuses: Mapping[str, int]) -> str:
-    """The message that some folds failed, and how the study goes on."""
-    failed = [name for name in lost if statuses.get(name)] or [name for name in lost if name in statuses]
-    status = statuses[failed[0]]
-    how = f"ended with status {status}; its own message is above" if status >= 0 else f"was killed by signal {-status}"
-    if -status == 9:
-        how += " (the system does so when memory runs out)"
+def _what_was_lost(study: Study, names: Sequence[str], lost: Sequence[str], statuses: Mapping[str, int]) -> str:
+    """The message that some folds failed, each with its reason, and how the study goes on.
+
+    Args:
+        study: of which these are.
+        names: of all folds, or of the final model.
+        lost: those that are not done.
+        statuses: of those that were started.
+    """
+    reasons: dict[str, list[str]] = {}
+    for name in lost:
+        if name in statuses:
+            reasons.setdefault(_how_it_ended(statuses[name], study.has_other_questions(name)), []).append(name)
+    failed = "; ".join(f"{', '.join(of)} {how}" for how, of in reasons.items())
     done = [name for name in names if name not in lost]
     stays = f". Finished and kept: {', '.join(done)}" if done else ""
-    return f"{', '.join(failed)} {how}{stays}. The same command goes on with what is left"
+    return f"{failed}{stays}. The same command goes on with what is left"
+
+
+def _how_it_ended(status: int, changed: bool) -> str:
+    if status == 0 and changed:
+        return (
+            "trained on other questions than the study was begun with: their file was changed meanwhile. Put the "
+            "former one back, or name another folder with --study"
+        )
+    if status == 0:
+        return "left no answers to its questions; its own messages are above"
+    if status > 0:
+        return f"ended with status {status}; its own message is above"
+    why = " (the system does so when memory runs out)" if -status == 9 else ""
+    return f"was killed by signal {-status}{why}"
+
+
+def _is_one_of_several() -> bool:
+    """Whether torchrun or srun started this process, and others like it."""
+    try:
+        launcher = launched_by()
+    except RuntimeError:  # Lightning refuses `srun --ntasks`
+        return True
+    return launcher is not None and launcher.world_size() > 1
 
 
 def _refusals(config: Any) -> list[str]:
@@ -240,6 +297,6 @@ def _refusals(config: Any) -> list[str]:
     ]
     if data.dataset is None:
         problems.append("--data.dataset names the questions; it is null")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        problems.append("a cross-validation starts its own processes: start it once, without torchrun")
+    if _is_one_of_several():
+        problems.append("a cross-validation starts its own processes: start it once, without torchrun or srun")
     return problems

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.errors import InputError
 from qa_lightning.files import write_json
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fitted_lines
 from qa_lightning.models.threshold_file import THRESHOLD_FILE
@@ -72,19 +71,13 @@ def write_result(result: ScoreResult, folder: Path) -> list[str]:
     """Write the result's files and figures into ``folder``, which is made if it is missing; returns their names.
 
     Raises:
-        InputError: they cannot be written.
+        OSError: they cannot be written.
     """
     from qa_lightning.metrics import plots
 
     drawn: list[Path] = []
-    try:
-        for name, content in result.files.items():
-            write_json(folder / name, content)
-        if result.confidence:
-            drawn = plots.save(figures(result.confidence), folder)
-    except OSError as error:
-        raise InputError(
-            f"--output_dir {folder}: cannot be written ({error.strerror or error}); free some space, or name another "
-            "folder"
-        ) from None
+    for name, content in result.files.items():
+        write_json(folder / name, content)
+    if result.confidence:
+        drawn = plots.save(figures(result.confidence), folder)
     return sorted([*result.files, *(path.name for path in drawn)])

@@ -20,7 +20,7 @@ import yaml  # type: ignore[import-untyped]
 from qa_lightning.errors import one_line
 from qa_lightning.layout import CURVE_FILES, FLAGS, HPARAMS, LOGS, RECORD, STUDY
 from qa_lightning.runs import SORTS
-from qa_lightning.runs.record import PastRun, find_runs, is_run, past_run
+from qa_lightning.runs.record import PastRun, is_run, newest_run, past_run
 
 _CSV = "metrics.csv"  # of Lightning's CSVLogger
 _NO_SETTINGS = ("ckpt_path", "_instantiator", "trainer.default_root_dir", "trainer.logger", "cache_dir", "config")
@@ -62,7 +62,7 @@ def runs_of(folder: Path) -> list[Path]:
     if not (folder / STUDY).is_file():
         return [folder]
     logs = sorted(folder.glob(f"*/{LOGS}"), key=lambda logs: (_number_of(logs.parent.name), logs.parent.name))
-    return [runs[-1].folder for each in logs if (runs := find_runs(each))]
+    return [run.folder for each in logs if (run := newest_run(each)) is not None]
 
 
 def _number_of(name: str) -> float:

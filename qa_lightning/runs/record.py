@@ -253,6 +253,12 @@ def find_runs(logs: Path) -> list[PastRun]:
     return sorted(runs, key=lambda run: (when[run.folder], run.number))
 
 
+def newest_run(logs: Path) -> PastRun | None:
+    """The run in ``logs`` that started last; None without any."""
+    runs = find_runs(logs)
+    return runs[-1] if runs else None
+
+
 def past_run(folder: Path) -> PastRun:
     """What the record in a folder says."""
     starts, problem = _read(folder / RECORD)

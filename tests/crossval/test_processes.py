@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from qa_lightning.crossval import processes
@@ -62,6 +64,27 @@ def test_lines_have_the_name_of_their_fold_before_them(python, capsys) -> None:
 def test_after_a_failure_no_other_fold_begins(python, end, status) -> None:
     jobs = [TrainJob("fold-1", ["0"]), TrainJob("fold-2", [end]), TrainJob("fold-3", ["0"])]
     assert run_jobs(jobs, [{"SLOT": "a"}]) == {"fold-1": 0, "fold-2": status}
+
+
+def test_a_fold_that_left_all_it_was_to_has_not_failed_whatever_its_status(python) -> None:
+    jobs = [TrainJob("fold-1", ["1"]), TrainJob("fold-2", ["3"]), TrainJob("fold-3", ["0"])]
+    done = {"fold-1"}
+    assert run_jobs(jobs, [{"SLOT": "a"}], done.__contains__) == {"fold-1": 1, "fold-2": 3}
+
+
+def test_a_fold_finds_the_modules_that_the_command_finds(monkeypatch, tmp_path, capsys) -> None:
+    (tmp_path / "mine.py").write_text("print('found')\n")
+    (tmp_path / "qa_lightning.py").write_text("raise ImportError\n")
+    script = tmp_path / "job" / "script.py"
+    script.parent.mkdir()
+    script.write_text("import qa_lightning.errors, mine\n")
+    monkeypatch.setattr(processes, "_COMMAND", (str(script),))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in ("", str(tmp_path))])
+    assert run_jobs([TrainJob("fold-1", [])], [{}]) == {"fold-1": 1}
+    monkeypatch.syspath_prepend("")
+    assert run_jobs([TrainJob("fold-1", [])], [{}]) == {"fold-1": 0}
+    assert capsys.readouterr().out.endswith("fold-1 | found\n")
 
 
 def test_folds_that_run_beside_one_that_fails_come_to_their_end(python, capsys) -> None:

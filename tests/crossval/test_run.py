@@ -1,0 +1,154 @@
+"""The steps of a cross-validation, with stand-ins for its trainings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qa_lightning.cli import crossval as command
+from qa_lightning.crossval import run
+from qa_lightning.crossval.run import CrossValidation
+from qa_lightning.errors import InputError, LostProcessError
+from qa_lightning.runs.signals import Stop, Stopped
+from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.flags import ParsedFlags
+from tests.helpers.data import make_rows, write_json
+
+
+@pytest.fixture
+def flags(tmp_path, model_folder):
+    """Those of `train`, for twelve questions; others may be added."""
+    source = write_json(tmp_path / "rows.json", make_rows(12))
+    lengths = ["--data.max_length", "48", "--data.doc_stride", "12", "--data.max_question_length", "12"]
+    given = ["--data.dataset", source, "--model.model_name", model_folder, *lengths]
+    given += ["--data.cache_dir", str(tmp_path / "cache")]
+    return lambda *more: ParsedFlags([*given, *more])
+
+
+class Trainings:
+    """In place of processes: jobs that leave a finished run on the questions of their fold, as those now are.
+
+    Attributes:
+        statuses: name -> exit status; 0 for others.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model, self.statuses = model, {}
+
+    def __call__(self, jobs, slots, is_done) -> dict[str, int]:
+        for job in jobs:
+            words = dict(zip(job.words[::2], job.words[1::2], strict=True))
+            flags = yaml.safe_load(Path(words["--config"]).read_text())
+            lengths = {name: flags["data"][name] for name in ("max_length", "doc_stride", "max_question_length")}
+            given = {name: flags["data"][name] for name in ("dataset", "cache_dir")} | lengths
+            data = SquadDataModule(
+                **given, model_name=self.model, seed=flags["seed_everything"], fold=words["--data.fold"]
+            )
+            data.prepare_data()
+            folder = Path(words["--trainer.default_root_dir"]) / "lightning_logs" / "version_0"
+            folder.mkdir(parents=True)
+            record = [{"finished": "2026-01-01T00:00:00", "data": data.describe()}]
+            (folder / "run.json").write_text(json.dumps(record))
+            (folder / "fold_answers.npz").touch()
+        return {job.name: self.statuses.get(job.name, 0) for job in jobs}
+
+
+@pytest.fixture
+def trainings(monkeypatch, model_folder) -> Trainings:
+    made = Trainings(model_folder)
+    monkeypatch.setattr(run, "run_jobs", made)
+    return made
+
+
+def prepared(study: CrossValidation) -> CrossValidation:
+    study.folder.mkdir()
+    study._prepare()
+    return study
+
+
+def test_a_fold_that_fails_at_its_end_alone_does_not_stop_the_study(flags, trainings, tmp_path, caplog) -> None:
+    trainings.statuses["fold-1"] = 1
+    study = prepared(CrossValidation(flags(), 3, tmp_path / "study"))
+    study._train(study.study.names, [{}])
+    assert all(map(study.study.is_done, study.study.names))
+    assert "fold-1 ended with status 1, for what is above, but left all that it was to" in caplog.text
+
+
+def test_each_fold_that_failed_is_told_with_its_own_status(flags, tmp_path) -> None:
+    study = prepared(CrossValidation(flags(), 4, tmp_path / "study")).study
+    told = run._what_was_lost(study, study.names, ["fold-2", "fold-3", "fold-4"], {"fold-2": -9, "fold-3": 1})
+    assert told == (
+        "fold-2 was killed by signal 9 (the system does so when memory runs out); fold-3 ended with status 1; its own "
+        "message is above. Finished and kept: fold-1. The same command goes on with what is left"
+    )
+
+
+def test_a_file_that_is_changed_while_a_study_runs_is_noticed(flags, trainings, tmp_path) -> None:
+    study = prepared(CrossValidation(flags(), 3, tmp_path / "study"))
+    study._train(["fold-1"], [{}])
+    write_json(tmp_path / "rows.json", make_rows(12, unanswerable=1))
+    with pytest.raises(LostProcessError, match=r"fold-2, fold-3 trained on other questions .*kept: fold-1"):
+        study._train(study.study.names, [{}])
+
+
+def test_the_precision_is_written_down_for_other_machines(flags, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "default_precision", {"cpu": "bf16-mixed"}.get)
+    study = CrossValidation(flags("--trainer.accelerator", "cpu"), 3, tmp_path / "study")
+    assert yaml.safe_load(study.flags.as_yaml())["trainer"]["precision"] == "bf16-mixed"
+    given = CrossValidation(flags("--trainer.precision", "32-true"), 3, tmp_path / "study")
+    assert yaml.safe_load(given.flags.as_yaml())["trainer"]["precision"] == "32-true"
+
+
+SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "study"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "one", "RANK": "0"},
+        SRUN,
+        SRUN | {"SLURM_NTASKS_PER_NODE": "4"},
+    ],
+    ids=["torchrun", "srun --ntasks", "srun --ntasks-per-node"],
+)
+def test_a_study_that_is_started_several_times_is_refused(flags, tmp_path, monkeypatch, environment) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "")
+    CrossValidation(flags(), 3, tmp_path / "study")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="start it once, without torchrun or srun"):
+        CrossValidation(flags(), 3, tmp_path / "study")
+
+
+def test_only_what_is_written_is_said_not_to_be_writable(flags, tmp_path, monkeypatch) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(InputError, match=r"--study .*taken cannot be written"):
+        CrossValidation(flags(), 3, tmp_path / "taken").run()
+    study = CrossValidation(flags(), 3, tmp_path / "study")
+
+    def no_processes(*_):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(run, "run_jobs", no_processes)
+    with pytest.raises(OSError, match="no more processes"):
+        study.run()
+
+
+@pytest.mark.parametrize("stop", [Stop.REQUEUE, Stop.TERMINATE])
+def test_a_slurm_job_is_requeued_once_its_folds_have_saved(flags, monkeypatch, tmp_path, stop) -> None:
+    asked = []
+
+    class Stopping:
+        def __init__(self, *_):
+            pass
+
+        def run(self):
+            raise Stopped(stop)
+
+    monkeypatch.setattr(run, "CrossValidation", Stopping)
+    monkeypatch.setattr(command, "requeue_job", lambda: asked.append(True))
+    assert command.crossval(["--study", str(tmp_path / "study")]) == stop.status
+    assert asked == [True] * (stop is Stop.REQUEUE)
