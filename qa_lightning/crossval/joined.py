@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Joined:
         """[2] standard deviation of the folds' scores (by n - 1)."""
         return np.asarray(self.by_fold.std(axis=0, ddof=1))
 
-    @property
+    @cached_property
     def intervals(self) -> list[Interval]:
         """Exact match and F1 of all questions with their intervals; groups are drawn, the folds' models stay."""
         return bootstrap(self.values, self.groups.names)
@@ -161,14 +162,14 @@ def _in_order(ids: Sequence[str], files: Sequence[Path]) -> tuple[Spans, NDArray
     """The spans of the questions ``ids``, and the fold of each.
 
     Raises:
-        InputError: a file cannot be read, or a question has no answer, or two, or is not there.
+        InputError: a file cannot be read, or a question is missing, there twice or unknown.
     """
-    place = {name: row for row, name in enumerate(ids)}
+    row_of = {name: row for row, name in enumerate(ids)}
     parts, rows, fold = [], [], []
     for number, path in enumerate(files, 1):
         own, spans = read_spans(path)
         parts.append(spans)
-        rows += [place.get(name, -1) for name in own]
+        rows += [row_of.get(name, -1) for name in own]
         fold += [number] * len(own)
     if sorted(rows) != list(range(len(ids))):
         raise InputError(

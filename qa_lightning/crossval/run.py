@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -124,6 +125,8 @@ class CrossValidation:
             f"crossval:  {counted(len(groups.names), 'question')} about {counted(len(groups.sizes), groups.by)}, in "
             f"{self.folds} folds of {sizes.min():,} to {sizes.max():,} questions; no {groups.by} is in two of them"
         )
+        for line in self._notes(data.validation_set.examples["title"], groups):
+            log.warning(line)
         parts = [
             replace(data.prepared("validation"), fold=Fold(number, self.folds, data.seed)).examples_folder.name
             for number in range(1, 1 + self.folds)
@@ -131,6 +134,23 @@ class CrossValidation:
         with self._writing():
             self.study.begin(data.fingerprint("train"), parts, self.flags.as_yaml())
         return data
+
+    def _notes(self, titles: Sequence[str | None], groups: Groups) -> Iterator[str]:
+        """What about these questions and flags makes the scores others than they look."""
+        largest, size = Counter(groups.names.tolist()).most_common(1)[0]
+        if size * self.folds > len(groups.names) + self.folds:
+            own = Counter(title for title, name in zip(titles, groups.names, strict=True) if name == largest)
+            told = f" (title {own.most_common(1)[0][0]!r})" if groups.by == "article" else ""
+            fix = "; leave a title that names no article empty" if told else ""
+            yield (
+                f"note: one {groups.by}{told} has {size / len(groups.names):.0%} of the questions, so that the folds "
+                f"cannot be of equal size{fix}"
+            )
+        if (teacher := self.flags.config.model.teacher) is not None:
+            yield (
+                f"note: if --model.teacher {teacher} was trained on some of these questions, the folds learn their "
+                "answers from it, and the scores are too high"
+            )
 
     def _train(self, names: Sequence[str], slots: Sequence[Mapping[str, str]]) -> None:
         """Train the folds ``names`` that are not finished, or the final model.

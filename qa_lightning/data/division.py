@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,12 +34,16 @@ def in_validation(context: str, fraction: float, seed: int) -> bool:
 
 def article_of(example: Mapping[str, Any]) -> str:
     """The article of a question: by its title or, without one, by a digest of its context."""
-    title = example.get("title")
-    return f"title {title}" if title else _context_of(example)
+    return _named(example.get("title"), _context_of(example["context"]))
 
 
-def _context_of(example: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(example["context"].encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+def _named(title: str | None, context: str) -> str:
+    """The name of an article: its title, else what `_context_of` makes of its context."""
+    return f"title {title}" if title else context
+
+
+def _context_of(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -102,24 +107,21 @@ class Groups:
     @classmethod
     def of(cls, examples: Any) -> Groups:
         """The groups of a ``datasets.Dataset`` of examples; articles that share a context are one group."""
-        titles, contexts = examples["title"], map(_context_of, ({"context": text} for text in examples["context"]))
+        titles, contexts = examples["title"], list(map(_context_of, examples["context"]))
         if len(set(filter(None, titles))) < 2:
-            return cls(np.array(list(contexts), object), "context")
+            return cls(np.array(contexts, object), "context")
         # One context may be under two titles: the groups are what titles and contexts connect.
         known: dict[str, str] = {}  # title or context -> another one of its group; itself, if it names the group
-        pairs = [
-            (f"title {title}" if title else context, context) for title, context in zip(titles, contexts, strict=True)
-        ]
-        for one, other in pairs:
+        articles = list(map(_named, titles, contexts))
+        for one, other in zip(articles, contexts, strict=True):
             first, second = sorted((_root(known, one), _root(known, other)))
             known[second] = first
-        return cls(np.array([_root(known, one) for one, _ in pairs], object), "article")
+        return cls(np.array([_root(known, one) for one in articles], object), "article")
 
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Group -> number of its questions."""
-        names, counts = np.unique(self.names.astype(str), return_counts=True)
-        return dict(zip(names.tolist(), counts.tolist(), strict=True))
+        return dict(Counter(self.names.tolist()))
 
     def folds(self, count: int, seed: int) -> NDArray[np.int64]:
         """[N] the fold of each question, from 1: whole groups, with about as many questions in each fold.

@@ -101,7 +101,7 @@ def score_model(
     assert module.predictions is not None
     if module.predictions.version_2 and not saved.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")
-    fitted_here = fingerprint == settings.fitted_to
+    fitted_here = settings.is_fitted_to(fingerprint)
     if fitted_here:
         log.info(
             f"note: threshold and temperature were fitted to {data} itself, so the scores, the coverage and the "

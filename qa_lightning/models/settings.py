@@ -51,7 +51,8 @@ class AnswerSettings:
         null_score_diff_threshold: the answer is "no answer" if the null score exceeds the best span's by more than
             this.
         temperature: divides the scores before they become probabilities.
-        fitted_to: fingerprint of the questions that threshold and temperature were fitted to, as in ``run.json``.
+        fitted_to: fingerprint of the questions that threshold and temperature were fitted to, as in ``run.json``; for
+            answers out of fold, ``out of 5 folds of`` the fingerprint of all of them.
         scores_at_precision: for a precision such as ``0.9``, the lowest score at which that share of the answers was
             right on validation data; precisions that no score reached are left out. Empty if it is not known.
         calibrator: weights that turn what is known of an answer into its score; see `Calibrator`. Without any, the
@@ -151,6 +152,10 @@ class AnswerSettings:
         The scores at precisions, which are calibrated ones, are left out with it.
         """
         return replace(self, calibrator={}, scores_at_precision={}) if self.calibrator else self
+
+    def is_fitted_to(self, fingerprint: str) -> bool:
+        """Whether threshold and temperature were fitted to questions with this fingerprint, out of fold or not."""
+        return self.fitted_to.rpartition(" ")[2] == fingerprint
 
     def score_at(self, precision: float) -> float:
         """The lowest score at which at least this share of the answers, 0-1, was right on validation data.

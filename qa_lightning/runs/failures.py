@@ -27,7 +27,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.features.defaults import BATCH_SIZE
 
-STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # the id of the first process, in the environment of those that it started
+STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # in the environment of a process: the id of the one that started it
 TRIAL = "QA_LIGHTNING_TRIAL"  # in the environment of a run that is a trial of a search: which one, as JSON
 _END = b"."  # on a process's stdin: end
 
@@ -150,7 +150,9 @@ class Launcher(_SubprocessScriptLauncher):
 
 
 def end_with_parent() -> None:
-    """End this process when the first one, a `Launcher`, says so on stdin, or some seconds after that one has ended.
+    """End this process when the one that started it says so on stdin, or some seconds after that one has ended.
+
+    That is the run's first process, a `Launcher`, or a command that has several runs trained.
 
     A signal alone would not do: while this process waits for an answer from the others, Python does not handle any.
     """

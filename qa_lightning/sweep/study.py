@@ -25,7 +25,7 @@ import numpy as np
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.files import hold_folder, lock_file, write_json
 from qa_lightning.layout import LOGS, SWEEP_TRIALS
-from qa_lightning.runs.record import PastRun, find_runs
+from qa_lightning.runs.record import PastRun, newest_run
 from qa_lightning.sweep.space import Choices, Range, Space
 
 SILENT = 60.0  # seconds without a sign of life after which a process on another machine counts as gone
@@ -149,8 +149,7 @@ class Trial:
     @property
     def run(self) -> PastRun | None:
         """Its run, the newest if there are several; None before it began."""
-        runs = find_runs(self.claim.folder / LOGS)
-        return runs[-1] if runs else None
+        return newest_run(self.claim.folder / LOGS)
 
 
 class Trials:

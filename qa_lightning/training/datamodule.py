@@ -298,10 +298,11 @@ class SquadDataModule(LightningDataModule):
 
     def _read_questions(self) -> QuestionSet:
         source, divided = self._source("validation")
-        if divided:
+        if divided or self.fold is not None:
+            by, without = ("context", "") if self.fold is None else ("fold", ", without --data.fold")
             raise InputError(
-                f"{source} is divided by context for training, so there are no questions of its own to predict; "
-                "pass what to answer as --data.validation, and --data.dataset null"
+                f"{source} is divided by {by} for training, so there are no questions of its own to predict; "
+                f"pass what to answer as --data.validation, and --data.dataset null{without}"
             )
         questions: list[Item] = []
         problems: list[str] = []

@@ -50,12 +50,22 @@ from qa_lightning.wording import command_words, counted, visible
 log = logging.getLogger("qa_lightning")
 
 
-def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule, keep_averaged: bool = False) -> None:
+RESUMING = "with the same flags and --ckpt_path last"
+
+
+def finish(
+    trainer: Trainer,
+    module: QALightningModule,
+    data: SquadDataModule,
+    keep_averaged: bool = False,
+    resuming: str = RESUMING,
+) -> None:
     """Write the model; then validate it and, on the first process, write its confidence and the run's scores.
 
     Args:
         trainer, module, data: of the run.
         keep_averaged: leave the weights that ``--average_best`` averaged.
+        resuming: how the run is resumed, for messages.
 
     Raises:
         InputError: the model cannot be written.
@@ -74,11 +84,11 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule, k
     settings = module.answer_settings
     folder = run / MODEL_FOLDER if run is not None and first else None
     if folder is not None:
-        _save(module, data, settings, folder, weights)
+        _save(module, data, settings, folder, weights, resuming)
     mean = _mean(trainer, module, data, best)
     taken = mean is not None and mean.taken
     if mean is not None and taken and folder is not None:
-        _save(module, data, settings, folder, load_weights(mean.path))
+        _save(module, data, settings, folder, load_weights(mean.path), resuming)
     scored = taken or _is_scored(trainer, module, data, best, weights)
     del weights
     if folder is None:
@@ -88,7 +98,7 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule, k
         settings = _rate(trainer, module, data, settings, folder)
         _write_report(module, data, settings, folder)
         if data.fold is not None:
-            _keep_answers(module, folder.parent / FOLD_ANSWERS)
+            _keep_answers(module, folder.parent / FOLD_ANSWERS, resuming)
         names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
         scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
     elif trainer.limit_val_batches == 0:
@@ -109,14 +119,19 @@ def finish(trainer: Trainer, module: QALightningModule, data: SquadDataModule, k
 
 
 def _save(
-    module: QALightningModule, data: SquadDataModule, settings: AnswerSettings, folder: Path, weights: dict[str, Any]
+    module: QALightningModule,
+    data: SquadDataModule,
+    settings: AnswerSettings,
+    folder: Path,
+    weights: dict[str, Any],
+    resuming: str,
 ) -> None:
     try:
         save_model(module.model, data.tokenizer, settings, folder, weights, "model.")
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"the model could not be written to {relative(folder)} ({error}); free some space or make the folder "
-            "writable, then resume with the same flags and --ckpt_path last to write it"
+            f"writable, then resume {resuming} to write it"
         ) from None
 
 
@@ -321,12 +336,12 @@ def _write_report(module: QALightningModule, data: SquadDataModule, settings: An
         from qa_lightning.pages.report import ErrorReport
 
         source = str(data.prepared("validation").source)
-        fitted = settings.fitted_to == data.fingerprint("validation")
+        fitted = settings.is_fitted_to(data.fingerprint("validation"))
         scored = scored_questions(str(relative(folder)), source, module, data, settings, fitted)
         ErrorReport(scored).write(folder.parent / REPORT)
 
 
-def _keep_answers(module: QALightningModule, path: Path) -> None:
+def _keep_answers(module: QALightningModule, path: Path, resuming: str) -> None:
     """Write the answers to the fold that was held out, which a cross-validation joins with those to the others."""
     assert module.predictions is not None
     ids = [answer.id for _, _, answer in module.predictions.rows()]
@@ -335,7 +350,7 @@ def _keep_answers(module: QALightningModule, path: Path) -> None:
     except OSError as error:
         raise InputError(
             f"the answers to the fold could not be written to {relative(path)} ({error}); free some space, then resume "
-            "with the same flags and --ckpt_path last to write them"
+            f"{resuming} to write them"
         ) from None
 
 
@@ -422,8 +437,13 @@ class Ending:
 
 
 @contextmanager
-def surviving_the_end(trainer: Trainer) -> Iterator[Ending]:
-    """Go on after an error that comes when training is over, such as that of a callback at the end of the fit."""
+def surviving_the_end(trainer: Trainer, resuming: str = RESUMING) -> Iterator[Ending]:
+    """Go on after an error that comes when training is over, such as that of a callback at the end of the fit.
+
+    Args:
+        trainer: fits.
+        resuming: how the run is resumed, for messages.
+    """
     ending = Ending()
     try:
         yield ending
@@ -433,7 +453,7 @@ def surviving_the_end(trainer: Trainer) -> Iterator[Ending]:
         if trainer.global_step == 0 or not trainer.fit_loop.done:
             raise
         if trainer.world_size > 1:  # the others may wait for this one, or it for them
-            log.warning("all was trained before this fault: --ckpt_path last writes the model")
+            log.warning(f"all was trained before this fault: resume {resuming} to write the model")
             raise
         reason = one_line(error)
         log.warning(

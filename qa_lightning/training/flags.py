@@ -80,7 +80,8 @@ class TrainCLI(LightningCLI):
     Attributes:
         beginning: where the run begins; of the first process alone, the others learn of it from `TrainingRun`.
         folder: the callback that knows the run's own folder, once that is claimed.
-        started_by: the id of the run's first process, in those that it started; None elsewhere.
+        started_by: the id of the process of ours that started this one, the run's first or a cross-validation; else
+            None.
 
     Raises:
         InputError: the flags cannot work, or cannot with this model.

@@ -36,7 +36,7 @@ from qa_lightning.runs.peers.processes import Peers
 from qa_lightning.runs.record import append_run, claim_folder, describe_start, last_start, release_folder
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.training.callbacks import RunRecord
-from qa_lightning.training.finish import finish, only_validating, relative, surviving_the_end
+from qa_lightning.training.finish import RESUMING, finish, only_validating, relative, surviving_the_end
 from qa_lightning.training.flags import TrainCLI
 from qa_lightning.training.module import LOGGED
 from qa_lightning.training.steps.heap import LimitedHeap, allocator, keep_freed_memory
@@ -121,10 +121,13 @@ class TrainingRun:
                     with only_validating(self.trainer):
                         self.trainer.validate(self.module, datamodule=self.data, verbose=False)
                     self.signals.check()
-                with surviving_the_end(self.trainer) as ending, explained_restore_failure(begun.checkpoint):
+                with (
+                    surviving_the_end(self.trainer, self._resuming) as ending,
+                    explained_restore_failure(begun.checkpoint),
+                ):
                     self.trainer.fit(self.module, datamodule=self.data, ckpt_path=begun.checkpoint, weights_only=True)
                 self.signals.check()
-                finish(self.trainer, self.module, self.data, self.config.keep_averaged)
+                finish(self.trainer, self.module, self.data, self.config.keep_averaged, self._resuming)
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._saved()}") from None
         except ValueError as error:
@@ -326,7 +329,7 @@ class TrainingRun:
         """How the run is resumed; that of a fold or a trial by the command that started it."""
         if self._started_by is not None and (self.data.fold is not None or TRIAL in os.environ):
             return "with the same command"
-        return "with the same flags and --ckpt_path last"
+        return RESUMING
 
     def _saved(self) -> str:
         """What is saved, and how to resume from it, for a message."""

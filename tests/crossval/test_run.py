@@ -137,6 +137,17 @@ def test_only_what_is_written_is_said_not_to_be_writable(flags, tmp_path, monkey
         study.run()
 
 
+def test_what_makes_the_scores_others_than_they_look_is_said(flags, tmp_path, caplog, model_folder) -> None:
+    prepared(CrossValidation(flags(), 3, tmp_path / "even"))
+    assert "note:" not in caplog.text
+    titles = [*["N/A"] * 9, "a", "b", "c"]
+    rows = [row | {"title": title} for row, title in zip(make_rows(12), titles, strict=True)]
+    write_json(tmp_path / "rows.json", rows)
+    prepared(CrossValidation(flags("--model.teacher", model_folder), 3, tmp_path / "uneven"))
+    assert "one article (title 'N/A') has 75% of the questions" in caplog.text
+    assert f"if --model.teacher {model_folder} was trained on some of these questions" in caplog.text
+
+
 @pytest.mark.parametrize("stop", [Stop.REQUEUE, Stop.TERMINATE])
 def test_a_slurm_job_is_requeued_once_its_folds_have_saved(flags, monkeypatch, tmp_path, stop) -> None:
     asked = []

@@ -60,6 +60,11 @@ def test_articles_that_share_a_context_are_one_group() -> None:
     assert len(set(names)) == 4
 
 
+def test_names_that_differ_in_their_last_character_alone_are_two() -> None:
+    rows = [("a", "1"), ("a\0", "2"), ("b", "3")]
+    assert len(set(Groups.of(dataset(rows)).folds(3, 0))) == 3
+
+
 def test_one_title_for_all_tells_no_articles_apart() -> None:
     groups = Groups.of(dataset([("the book", f"text {number}") for number in range(6)]))
     assert (groups.by, len(groups.sizes)) == ("context", 6)

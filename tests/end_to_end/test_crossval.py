@@ -137,7 +137,7 @@ def test_the_figures_are_the_official_scorers(studies) -> None:
     assert found["interval"] == {"level": 0.95, "resampled": "contexts", "units": 40}
 
 
-def test_the_final_model_saw_all_questions_and_has_what_was_fitted_out_of_fold(studies) -> None:
+def test_the_final_model_saw_all_questions_and_has_what_was_fitted_out_of_fold(studies, capsys) -> None:
     _, whole = studies
     run, found = whole / "final" / RUN, read(whole / "crossval.json")["final"]
     record = last_start(run / "run.json")
@@ -153,6 +153,8 @@ def test_the_final_model_saw_all_questions_and_has_what_was_fitted_out_of_fold(s
     assert found["epochs"] == 1
     page = (whole / "report.html").read_text(encoding="utf-8")
     assert "2 folds of" in page
+    assert commands.evaluate(["--model", str(run / "model"), "--data", str(whole.parent / "questions.csv")]) == 0
+    assert "were fitted to" in capsys.readouterr().out
 
 
 def test_a_finished_study_trains_nothing_again(studies, model_folder, capsys, monkeypatch) -> None:

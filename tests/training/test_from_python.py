@@ -176,6 +176,9 @@ def test_predict_refuses_bad_questions_or_leaves_them_out(module, model_folder) 
     assert [len(answers) for answers in Trainer(**QUIET).predict(module, few)] == [2]  # as many as are validated on
     with pytest.raises(InputError, match="divided by context for training"):
         Trainer(**QUIET).predict(module, SquadDataModule(make_rows(5), None, model_folder, **SMALL))
+    for fold in ("1/2", "all"):
+        with pytest.raises(InputError, match="divided by fold for training"):
+            Trainer(**QUIET).predict(module, SquadDataModule(make_rows(5), None, model_folder, fold=fold, **SMALL))
     with pytest.raises(InputError, match=r"trainer\.predict needs the questions of a SquadDataModule"):
         Trainer(**QUIET).predict(module, torch.utils.data.DataLoader([1]))
 
