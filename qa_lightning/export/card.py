@@ -24,7 +24,7 @@ from qa_lightning.data.formats import file_format
 from qa_lightning.data.sources import source_kind
 from qa_lightning.errors import InputError
 from qa_lightning.features.windows import PairLayout, plain_tokenizer
-from qa_lightning.layout import FLAGS, MODEL_FOLDER, RECORD
+from qa_lightning.layout import FLAGS, MODEL_FOLDER, RECORD, STUDY_RESULT
 from qa_lightning.metrics.squad import script_rules
 from qa_lightning.models.folder import holds_weights, weights_digest
 from qa_lightning.models.heads import LOADER
@@ -45,8 +45,10 @@ class Run:
 
     Attributes:
         record: the last entry of ``run.json``; see `record.describe_run`.
-        train, validation: the data; see `SquadDataModule.describe`.
-        scores: by the names of `METRICS`, 0-100; and ``best_f1``, if some question has no answer.
+        train, validation: the data; see `SquadDataModule.describe`. ``validation`` is empty if all questions trained.
+        scores: by the names of `METRICS`, 0-100; and ``best_f1``, if some question has no answer. Empty without a
+            validation.
+        out_of_fold: of the final model of a cross-validation, what that found; see `Joined.as_json`. Empty for others.
         model, data, trainer: flags, from ``config.yaml``.
         ema_decay: the flag ``--ema_decay``; None without a running mean of the weights.
     """
@@ -55,6 +57,7 @@ class Run:
     train: Mapping[str, Any]
     validation: Mapping[str, Any]
     scores: Mapping[str, float]
+    out_of_fold: Mapping[str, Any]
     model: Mapping[str, Any]
     data: Mapping[str, Any]
     trainer: Mapping[str, Any]
@@ -76,16 +79,30 @@ def read_run(folder: Path) -> Run | str:
             return "the training run beside it did not come to its end"
         if record.get("weights") not in (None, weights_digest(folder if holds_weights(folder) else run / MODEL_FOLDER)):
             return "its weights are not those that the training run beside it wrote"
-        if not record["scores"]:
-            return "the training run beside it had no validation, so it measured no scores"
         recorded = {name.removeprefix("best/"): float(score) for name, score in record["scores"].items()}
-        scores = {name: recorded[name] for name in METRICS} | recorded
+        scores = {name: recorded[name] for name in METRICS} | recorded if recorded else {}
         splits = record["data"]
         model, data, trainer = (config[name] for name in ("model", "data", "trainer"))
         decay = config.get("ema_decay")
-        return Run(record, splits["train"], splits["validation"], scores, model, data, trainer, decay)
+        validation = splits["validation"] if scores else splits.get("validation", {})
+        out_of_fold = {} if scores else _out_of_fold(folder)
+        return Run(record, splits["train"], validation, scores, out_of_fold, model, data, trainer, decay)
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
         return f"the record of the training run beside it cannot be read ({type(error).__name__})"
+
+
+def _out_of_fold(folder: Path) -> Mapping[str, Any]:
+    """What the cross-validation found that ended with the model in ``folder``; empty if it is of none.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: it cannot be read.
+    """
+    model = folder.resolve().with_name(MODEL_FOLDER)
+    study = next(iter(model.parents[3:4]), None)  # above final/lightning_logs/version_N
+    if study is None or not (study / STUDY_RESULT).is_file():
+        return {}
+    found: Mapping[str, Any] = json.loads((study / STUDY_RESULT).read_text(encoding="utf-8"))
+    return found if study / found["final"]["model"] == model else {}
 
 
 def model_card(folder: Path, repo: str) -> ModelCard:
@@ -95,7 +112,7 @@ def model_card(folder: Path, repo: str) -> ModelCard:
         InputError: the config or the tokenizer cannot be read.
     """
     run, onnx = read_run(folder), not holds_weights(folder)
-    measured = run if isinstance(run, Run) and not onnx else None  # the scores are those of the PyTorch model
+    measured = run if isinstance(run, Run) and run.scores and not onnx else None  # those of the PyTorch model
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         saved, positions = config.get(CONFIG_KEY), config.get("max_position_embeddings")
@@ -174,7 +191,7 @@ def _last_part(path: str) -> str:
 
 
 def _hub_datasets(run: Run) -> list[str] | None:
-    names = [split["source"] for split in (run.train, run.validation) if _kind(split) == "hub"]
+    names = [split["source"] for split in (run.train, run.validation) if split and _kind(split) == "hub"]
     return list(dict.fromkeys(names)) or None
 
 
@@ -202,9 +219,10 @@ def _run_values(run: Run) -> dict[str, Any]:
         "why_no_run": None,
         "base_model": _base(run),
         "train": _data(run.train),
-        "validation": _data(run.validation),
+        "validation": _data(run.validation) if run.scores else None,
         "scores": run.scores,
-        "scored": _scored(run),
+        "scored": _scored(run) if run.scores else None,
+        "out_of_fold": run.out_of_fold,
         "training": _training(run),
         "average": _averaged_steps(run),
     }

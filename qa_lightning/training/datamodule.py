@@ -320,9 +320,12 @@ class SquadDataModule(LightningDataModule):
         return QuestionSet(questions, self.tokenizer, self.settings, self.eval_batch_size)
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Source, fingerprint, and numbers of questions and windows of each prepared split, for ``run.json``."""
+        """Source, fingerprint, and numbers of questions and windows of each prepared split, for ``run.json``.
+
+        If all questions train, there is no validation split.
+        """
         described: dict[str, dict[str, Any]] = {}
-        for split in self._splits():
+        for split in self._splits()[: 1 if self.trains_on_all else None]:
             prepared = self.prepared(split)
             rows, windows = prepared.summaries()
             held_out = self.validation_fraction if self._source(split)[1] else None

@@ -79,6 +79,7 @@ def test_answers_that_are_missing_or_there_twice_are_an_error(data, tmp_path, fa
 
 
 def test_folds_of_the_data_module_share_no_context_and_leave_nothing_out(data, model_folder) -> None:
+    assert data.describe().keys() == {"train"}
     seen: list[str] = []
     for number in (1, 2, 3):
         lengths = {name: data.hparams[name] for name in ("max_length", "doc_stride", "max_question_length")}

@@ -183,6 +183,39 @@ def test_a_model_without_a_run_that_measured_it_gets_a_card_without_results(
     assert "## Training" not in card.text
 
 
+def test_a_model_that_was_trained_on_all_questions_tells_how_and_what_its_cross_validation_found(
+    trained, tmp_path
+) -> None:
+    version = Path(shutil.copytree(trained.parent, tmp_path / "final" / "lightning_logs" / "version_0"))
+    data = {"train": run_json(trained)["data"]["train"]}
+    rewrite(version / "run.json", {"weights": weights_digest(version / "model"), "scores": {}, "data": data})
+    card = model_card(version / "model", REPO)
+    assert "There are no scores: the training run had no validation." in card.text
+    found = {
+        "folds": [{"questions": 700}, {"questions": 800}],
+        "all_questions": {
+            "exact_match": {"score": 70.126, "low": 65.14, "high": 75.06},
+            "f1": {"score": 80.0, "low": None, "high": None},
+        },
+        "interval": {"level": 0.95},
+        "final": {"model": "final/lightning_logs/version_0/model"},
+    }
+    (tmp_path / "crossval.json").write_text(json.dumps(found))
+    after = model_card(version / "model", REPO)
+    for line in (
+        "answered by one of 2 models",
+        "| out-of-fold answers to 1,500 questions | score | 95% interval |",
+        "| EM | 70.13 | 65.1 to 75.1 |",
+        "| F1 | 80.00 |  |",
+    ):
+        assert line in after.text
+    for one in (card, after):
+        assert "| training data | `train.json`: 40 questions |" in one.text
+        assert one.data.eval_results is None
+    (tmp_path / "crossval.json").write_text(json.dumps(found | {"final": {"model": "elsewhere"}}))
+    assert "out-of-fold" not in model_card(version / "model", REPO).text
+
+
 def rewrite(path: Path, changes: dict) -> None:
     record = json.loads(path.read_text())[-1] | changes
     path.write_text(json.dumps([{name: value for name, value in record.items() if value is not None}]))

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch import Callback
 from safetensors.torch import load_file
 
 from qa_lightning import Reader
+from qa_lightning.errors import InputError
 from qa_lightning.evaluation.model import score_model
 from qa_lightning.metrics import plots
 from qa_lightning.models.settings import AnswerSettings
@@ -228,6 +230,17 @@ def test_a_callback_that_fails_when_all_is_trained_costs_no_model(case) -> None:
     assert case.why == "--trainer.max_epochs 2 reached"
     assert BEST in case.said
     assert case.finished["scores"]["best/f1"] >= 0
+
+
+def test_a_fold_is_resumed_by_the_command_that_started_it(monkeypatch, tmp_path, caplog) -> None:
+    ended = SimpleNamespace(global_step=1, fit_loop=SimpleNamespace(done=True), world_size=2)
+    with pytest.raises(ValueError, match="late"), finishing.surviving_the_end(ended, "with the same command"):
+        raise ValueError("late")
+    assert "resume with the same command to write the model" in caplog.text
+    module = SimpleNamespace(predictions=SimpleNamespace(rows=lambda: [], spans=None))
+    monkeypatch.setattr(finishing, "write_spans", disk_is_full)
+    with pytest.raises(InputError, match="then resume with the same command to write them"):
+        finishing._keep_answers(module, tmp_path / "answers.npz", "with the same command")
 
 
 def test_a_callback_that_fails_before_that_keeps_its_traceback(case, monkeypatch) -> None:
