@@ -146,8 +146,8 @@ def slots_for(parallel: int, trainer: Mapping[str, Any]) -> list[dict[str, str]]
     devices = str(trainer["devices"])
     if not devices.isdigit() or devices == "0":
         raise InputError(
-            f"--parallel {parallel} gives each fold devices of its own, and --trainer.devices {trainer['devices']} "
-            "names some, or all; pass their number for one fold, such as 1"
+            f"--parallel {parallel} gives each run devices of its own, and --trainer.devices {trainer['devices']} "
+            "names some, or all; pass their number for one run, such as 1"
         )
     gpus = [] if trainer["accelerator"] == "cpu" else _gpus()
     each = int(devices)

@@ -241,7 +241,8 @@ def fit_confidence(
     articles = outcomes.article.tolist()
     tuning = tuned(*outcomes.decision, articles, seed) if version_2 else None
     threshold = tuning.threshold if tuning else 0.0
-    scaling = Scaling(own.temperature, threshold, calibrator=own.calibrator)
+    # A calibrator belongs to its threshold, which its features depend on.
+    scaling = Scaling(own.temperature, threshold, calibrator=own.calibrator if threshold == own.threshold else None)
     heat = fit_scaling(outcomes, threshold, version_2).temperature
     fold = folds_by_article(articles, FOLDS, seed)
     choices, kept = {}, OWN
@@ -321,6 +322,7 @@ def fitted_lines(found: Confidence) -> Iterator[str]:
         else:
             yield f"{name.format(0)}, as tuning does not help: F1 {at_zero:.2f}, against {tuned:.2f} if tuned ({how})"
     kept, own = f"temperature {found.scaling.temperature:.2f}", found.before.scaling.temperature
+    has_own = found.before.scaling.calibrator is not None
     if found.held_out is None:
         yield f"{kept}; it is not fitted: {alone}"
         return
@@ -328,9 +330,9 @@ def fitted_lines(found: Confidence) -> Iterator[str]:
     score = {choice: f"{found.brier(choice):.4f}" for choice in found.choices}
     if found.kept == CALIBRATOR:
         fitted = f" and {score[TEMPERATURE]} at {found.fitted:.2f}, which was fitted" if TEMPERATURE in score else ""
+        before = "the model's own" if has_own else f"none at temperature {own:.2f}"
         yield (
-            f"calibrator of scores: Brier score {score[CALIBRATOR]}, against {score[OWN]} without it at temperature "
-            f"{own:.2f}{fitted} ({how})"
+            f"calibrator of scores: Brier score {score[CALIBRATOR]}, against {score[OWN]} with {before}{fitted} ({how})"
         )
     elif TEMPERATURE not in score:
         yield (
@@ -345,9 +347,11 @@ def fitted_lines(found: Confidence) -> Iterator[str]:
             f"if fitted, to {found.fitted:.2f} ({how})"
         )
     if CALIBRATOR in score and found.kept != CALIBRATOR:
+        stays = found.scaling.calibrator is not None
+        which = "the model's own calibrator stays, as a new one" if stays else "no calibrator of scores, as one"
         yield (
-            f"no calibrator of scores, as one does not clearly help: Brier score {score[found.kept]}, against "
-            f"{score[CALIBRATOR]} with it ({how})"
+            f"{which} does not clearly help: Brier score {score[found.kept]}, against {score[CALIBRATOR]} with it "
+            f"({how})"
         )
     yield _measures_line(found.measured[found.kept])
 
@@ -377,7 +381,7 @@ def figures(found: Confidence) -> dict[str, Figure]:
     from qa_lightning.metrics import plots  # matplotlib takes a second to import
 
     (before, after), how = found.reliability, f"T = {found.scaling.temperature:.2f}"
-    if found.kept == CALIBRATOR:
+    if found.scaling.calibrator is not None:
         how += ", calibrator"
     return {
         "reliability": plots.reliability_diagram(before, None if found.kept == OWN else after, how),

@@ -6,6 +6,7 @@ after the other, so activations are in memory for one model at a time, and the w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ _TOKENIZER: Mapping[str, Callable[[Any], Any]] = {
     "padding token": lambda tokenizer: (tokenizer.pad_token_id, tokenizer.pad_token_type_id),
     _RULES: windowing_key,
 }
+
+log = logging.getLogger("qa_lightning")
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,8 @@ def load_asked(
         raise InputError(problems)
     # Sums depend on the order in their last digits; answers shall not depend on that of the names.
     models, tokenizers, settings = zip(*(loaded[one] for one in sorted(names)), strict=True)
+    if any(one.calibrator for one in settings):
+        log.info("ensemble: scores are probabilities, without the models' calibrators, each of which is of one model")
     takes_types = ["token_type_ids" in one.model_input_names for one in tokenizers]
     ensemble = Ensemble(names, models, takes_types, EnsembleSettings.of_each(settings))
     return ensemble.eval(), tokenizers[takes_types.index(True) if any(takes_types) else 0]

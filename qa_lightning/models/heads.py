@@ -191,7 +191,9 @@ def _around(text: Any, name: str, folder: str, config: Any, options: dict[str, A
     cls = answering_class(text, name)
     make = cls.from_config if cls is AutoModelForQuestionAnswering else cls._from_config
     model = make(part.config, dtype=options.get("dtype"), attn_implementation=options.get("attn_implementation"))
-    model.base_model.load_state_dict(part.state_dict())
+    weights = part.state_dict()
+    own = model.base_model.state_dict()
+    model.base_model.load_state_dict({key: weights[key] for key in weights if key in own or "pooler." not in key})
     model.name_or_path = model.config._name_or_path = folder
     return model
 
@@ -225,12 +227,17 @@ def _sees_ahead(model: Any) -> bool:
 def _vectors(model: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
     """[B, T, H] what the base model returns, in eval mode."""
     encoder, training = model.base_model, model.training
+    chosen = str(getattr(model.config, "_attn_implementation", None))
+    if chosen.startswith("flash"):  # it needs a GPU, where the model is not yet
+        model.set_attn_implementation("sdpa")
     encoder.eval()
     try:
         with torch.inference_mode():
             found: Tensor = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     finally:
         encoder.train(training)
+        if chosen.startswith("flash"):
+            model.set_attn_implementation(chosen)
     return found
 
 

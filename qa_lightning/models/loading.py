@@ -147,9 +147,10 @@ def load_model(
 
 def _set_attention_dropout(config: Any, value: float, name: str) -> None:
     for known in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop"):
-        if hasattr(config, known):
-            setattr(config, known, value)
-            return
+        for part in (config, config.get_text_config()):  # a model of texts and images has it in its text part
+            if hasattr(part, known):
+                setattr(part, known, value)
+                return
     raise InputError(
         f"--model.attention_dropout {value}: {type(config).__name__} of {name!r} has no separate dropout of attention; "
         "leave the flag out"

@@ -133,7 +133,7 @@ class Sweep:
                     slot = free.pop()
                     environment = slots[slot] | environment_of(self.folder, trial.number, self.pruner)
                     running[StartedJob(self._job(trial), slot, environment, ended)] = trial
-                if not running and not self._study.unfinished:
+                if not running and (self._is_hopeless() or not self._study.unfinished):
                     return
                 self._wait(free, running, ended)
         finally:
@@ -175,7 +175,7 @@ class Sweep:
         return None
 
     def _is_hopeless(self) -> bool:
-        if len(self._failed) < HOPELESS or len(self._failed) < len(self._began):
+        if len(self._failed) < HOPELESS:
             return False
         return all(frozen.value is None and not frozen.intermediate_values for frozen in self._study.all)
 
@@ -231,9 +231,8 @@ class Sweep:
         write_json(self.folder / SWEEP_RESULT, {"trials": found, "best": best | {"command": words}})
         many = [counted(sum(one["state"] == state for one in found), "trial") for state in ("complete", "pruned")]
         log.info(f"sweep:       {many[0]} complete, {many[1]} pruned, {len(failed)} failed")
-        log.info(
-            f"best trial:  {best['trial']}, F1 {best['score']:.2f}; its model: {relative(self.folder / best['model'])}"
-        )
+        where = f"its model: {relative(self.folder / best['model'])}" if best["model"] else "its folder was removed"
+        log.info(f"best trial:  {best['trial']}, F1 {best['score']:.2f}; {where}")
         log.info(visible(f"train again: {shlex.join(words)}"))
         log.info(visible(f"compare:     {command('compare')} {relative(self.folder)}"))
 
@@ -241,13 +240,14 @@ class Sweep:
         """A trial, for people and other tools."""
         folder = self._study.folder_of(frozen.number)
         state = {"FAIL": "failed"}.get(frozen.state.name, frozen.state.name.lower())
-        found = {"trial": folder.name, "state": state, "values": used(frozen.params), "score": frozen.value}
+        values = used(frozen.params, frozen.distributions)
+        found = {"trial": folder.name, "state": state, "values": values, "score": frozen.value}
         found["f1_after_each_validation"] = [score for _, score in sorted(frozen.intermediate_values.items())]
         if state == "failed":
             found["failed"] = frozen.user_attrs.get("failed", "its process was killed before it began")
         if state == "complete":
-            run = next(run for run in runs_of(self.folder) if run.parent.parent.name == folder.name)
-            found["model"] = str((run / MODEL_FOLDER).relative_to(self.folder))
+            runs = [run for run in runs_of(self.folder) if run.parent.parent.name == folder.name]
+            found["model"] = str((runs[0] / MODEL_FOLDER).relative_to(self.folder)) if runs else None
         return found
 
 

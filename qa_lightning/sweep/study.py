@@ -42,7 +42,7 @@ def load_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise InputError(f'sweep needs the package optuna ({error}); run pip install "qa_lightning[sweep]"') from None
+        raise InputError(f'sweep needs the package optuna ({error}); run pip install "qa-lightning[sweep]"') from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -211,7 +211,7 @@ class Trials:
                 if not frozen.state.is_finished() and frozen.number not in own:
                     claimed = claim(self.folder_of(frozen.number))
                     if claimed is not None and set(frozen.params) == set(space):
-                        return Trial(frozen.number, used(frozen.params), claimed)
+                        return Trial(frozen.number, used(frozen.params, frozen.distributions), claimed)
                     if claimed is not None:  # its process was killed while it was sampled
                         self._study.tell(frozen.number, state=self._optuna.trial.TrialState.FAIL)
                         claimed.release()
@@ -223,7 +223,7 @@ class Trials:
             asked = self._study.ask({name: self._distribution(values) for name, values in space.items()})
             claimed = claim(self.folder_of(asked.number))
             assert claimed is not None
-            return Trial(asked.number, used(asked.params), claimed)
+            return Trial(asked.number, used(asked.params, asked.distributions), claimed)
 
     def folder_of(self, number: int) -> Path:
         """The folder of a trial."""
@@ -287,9 +287,20 @@ class Trials:
             yield
 
 
-def used(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that a trial trains with: those that were sampled, with four digits, which people can read."""
-    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in params.items()}
+def used(params: Mapping[str, Any], distributions: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a trial trains with: those of lists as they are, others with four digits, which people can read.
+
+    Args:
+        params: name -> value that was sampled.
+        distributions: name -> Optuna's distribution that it is from.
+    """
+    return {name: _short(value, distributions[name]) for name, value in params.items()}
+
+
+def _short(value: Any, distribution: Any) -> Any:
+    if not isinstance(value, float) or not hasattr(distribution, "high"):
+        return value
+    return min(max(float(f"{value:.4g}"), distribution.low), distribution.high)
 
 
 def _mend(path: Path) -> None:

@@ -12,5 +12,5 @@ from tests.helpers import commands
 
 def test_without_optuna_the_error_names_the_extra(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(InputError, match=r'sweep needs the package optuna .*; run pip install "qa_lightning\[sweep\]"'):
+    with pytest.raises(InputError, match=r'sweep needs the package optuna .*; run pip install "qa-lightning\[sweep\]"'):
         commands.sweep(["--trials", "1"])

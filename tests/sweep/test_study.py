@@ -157,10 +157,10 @@ def test_a_journal_that_is_none_is_one_error(tmp_path) -> None:
         Trials(tmp_path)
 
 
-def test_values_have_four_digits() -> None:
-    assert used({"a": 0.00013989345882427963, "b": 16, "c": None, "d": 0.30000000000000004}) == {
-        "a": 0.0001399,
-        "b": 16,
-        "c": None,
-        "d": 0.3,
-    }
+def test_values_of_ranges_have_four_digits_within_their_ends_and_those_of_lists_stay() -> None:
+    kinds = pytest.importorskip("optuna").distributions
+    sampled = {"a": 0.00013989345882427963, "b": 16, "c": None, "d": 0.99995, "e": 0.123456}
+    ranges = {"a": kinds.FloatDistribution(1e-5, 1e-3, log=True), "b": kinds.IntDistribution(8, 32)}
+    ranges |= {"c": kinds.CategoricalDistribution([None, 1]), "d": kinds.CategoricalDistribution([0.999, 0.99995])}
+    ranges |= {"e": kinds.FloatDistribution(0.1, 0.123456)}
+    assert used(sampled, ranges) == {"a": 0.0001399, "b": 16, "c": None, "d": 0.99995, "e": 0.123456}

@@ -11,7 +11,7 @@ from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.train import config_folder, with_config_files
 from qa_lightning.errors import InputError, naming_flags
-from qa_lightning.runs.signals import Stopped, StopSignals
+from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.sweep import PRUNERS
 from qa_lightning.wording import command, did_you_mean, one_of, usage_name
 
@@ -19,7 +19,7 @@ SWEEP_HELP = """\
 usage: {usage} [--trials N] [--space FILE] [--study DIR] [--pruner P] [--parallel N] [FLAGS OF TRAIN]
 
 Search for good values of flags: each trial trains with other values, and is stopped early if its F1 stays behind that
-of others. Needs pip install "qa_lightning[sweep]".
+of others. Needs pip install "qa-lightning[sweep]".
 
   {sweep} --trials 20 --space space.yaml --data.dataset questions.csv
 
@@ -64,6 +64,8 @@ def sweep(words: Sequence[str]) -> int:
         flags = ParsedFlags(list(with_config_files(rest)))
         Sweep(flags, rest, own.space, own.trials, own.study, own.pruner, own.parallel).run()
     except Stopped as error:
+        if error.stop is Stop.REQUEUE:
+            requeue_job()
         kept = f"what is finished stays in {own.study}, and the same command goes on with the rest"
         print(f"\nstopped by {error.stop.cause}: {kept}", flush=True)
         return error.stop.status
