@@ -411,8 +411,10 @@ def _load_weights(
             "to qa_lightning.pipeline"
         )
     with loading(name), quiet_transformers():
-        given = options.get("config")
-        config = given or AutoConfig.from_pretrained(resolve(name), trust_remote_code=trust_remote_code, **hub)
+        config = options.get("config")
+        if config is None or isinstance(config, (str, PathLike)):  # a name or a folder, of another model's
+            source = resolve(name) if config is None else config
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
         cls = answering_class(config, name)
         model, found = cls.from_pretrained(
             resolve(name),

@@ -34,7 +34,7 @@ def test_each_fold_has_gpus_of_its_own_while_there_are_enough(monkeypatch) -> No
     with pytest.raises(InputError, match=r"--trainer.devices 5: there are 4 GPUs here"):
         gpus(2, 5)
     for named in ("auto", "[0]", -1):
-        with pytest.raises(InputError, match=r"--parallel 2 gives each fold devices of its own"):
+        with pytest.raises(InputError, match=r"--parallel 2 gives each run devices of its own"):
             gpus(2, named)
 
 

@@ -64,7 +64,9 @@ def assert_equal_to_brute_force(
         weights = {place: mean**power for place, mean in best.items()}
         null_weight = null**power * math.exp(-scaling.threshold / scaling.temperature)
         total = math.fsum(mean**power for mean in means) + null_weight
-        ordered = sorted(weights, key=lambda place: (-round(best[place], 12), place))
+        # Equal to 9 digits, however small.
+        digits = {place: round(math.log(mean), 9) if mean else -math.inf for place, mean in best.items()}
+        ordered = sorted(weights, key=lambda place: (-digits[place], place))
         wanted = [place for rank, place in enumerate(ordered) if rank < n_best or weights[place] / total >= least]
         listed = list(zip(found.char_start[own].tolist(), found.char_end[own].tolist(), strict=True))
         assert listed == wanted

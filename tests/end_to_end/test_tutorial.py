@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qa_lightning.cli.train import with_config_files
 from tests.helpers import commands
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import environment, finished
@@ -54,8 +55,8 @@ def test_from_a_table_of_ten_questions_to_an_answered_one(tmp_path) -> None:
 
 
 def test_the_flags_for_little_data_are_understood(capsys) -> None:
-    (words,) = (shlex.split(block) for language, block in BLOCKS if language == "bash" and "layer_decay" in block)
-    assert commands.printed_config(words[2:], capsys)["model"]["layer_decay"] == 0.8
+    (words,) = (shlex.split(block) for language, block in BLOCKS if language == "bash" and "small_data" in block)
+    assert commands.printed_config(with_config_files(words[2:]), capsys)["model"]["layer_decay"] == 0.8
 
 
 def test_the_formats_and_names_that_it_lists_are_those_of_the_code() -> None:

@@ -87,7 +87,7 @@ def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel) -> 
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "qa_lightning").rglob("*") if path.is_file()}
     package = {name for name in package if "__pycache__" not in name}
     assert names == package | {AT_START} | {
-        f"qa_lightning/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")
+        f"qa_lightning/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")
     }
 
 

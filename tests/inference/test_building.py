@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 from transformers.utils import direct_transformers_import
 
 from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
@@ -206,9 +206,7 @@ def test_where_files_come_from_holds_for_the_tokenizer_too(model_folder, monkeyp
 
         return from_pretrained
 
-    for auto in (
-        building.load_tokenizer.__globals__[name] for name in ("AutoTokenizer", "AutoModelForQuestionAnswering")
-    ):
+    for auto in (AutoTokenizer, AutoModelForQuestionAnswering):
         monkeypatch.setattr(auto, "from_pretrained", noting(auto.from_pretrained))
     places = {"revision": "v2", "token": "secret", "local_files_only": True}
     pipeline(model_folder, **places, model_kwargs={"cache_dir": "/tmp"})

@@ -30,7 +30,7 @@ assert keep_freed_memory()
 limit = LimitedHeap(float(sys.argv[1]))
 limit.on_train_start(None, None)
 kept = []
-for step, size in enumerate((2_000_000, 2_500_000)):
+for step, size in enumerate((3_000_000, 4_000_000)):
     blocks = []
     for _ in range(200):
         blocks.append(torch.ones(size, dtype=torch.uint8))
