@@ -27,7 +27,7 @@ from qa_lightning.runs.throughput import resident_bytes
 from qa_lightning.training.steps.heap import LimitedHeap, keep_freed_memory
 
 assert keep_freed_memory()
-limit = LimitedHeap(float(sys.argv[1]))
+limit = LimitedHeap(float(sys.argv[1]), small=int(sys.argv[2]))
 limit.on_train_start(None, None)
 kept = []
 for step, size in enumerate((3_000_000, 4_000_000)):
@@ -44,9 +44,9 @@ print(resident_bytes() // 2**20, limit.needed // 2**20, limit.times)
 
 @pytest.mark.skipif(not COUNTS, reason="needs glibc 2.33 or newer")
 def test_a_process_stays_near_what_its_steps_need() -> None:
-    def run(most: float) -> list[int]:
+    def run(most: float, small: int = 0) -> list[int]:
         done = subprocess.run(
-            [sys.executable, "-c", STEPS, str(most)], capture_output=True, text=True, check=True, cwd=ROOT
+            [sys.executable, "-c", STEPS, str(most), str(small)], capture_output=True, text=True, check=True, cwd=ROOT
         )
         return [int(figure) for figure in done.stdout.split()]
 
@@ -56,11 +56,12 @@ def test_a_process_stays_near_what_its_steps_need() -> None:
     limited, needed, times = run(1.2)
     assert times == 1
     assert limited <= 1.2 * needed
+    assert run(1.2, small=8 << 30)[2] == 0
 
 
 def test_nothing_is_done_where_the_system_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: SimpleNamespace())
-    limit, none = LimitedHeap(0.0), SimpleNamespace()
+    limit, none = LimitedHeap(0.0, 0), SimpleNamespace()
     arguments: list[Any] = [none, none]
     limit.on_train_start(*arguments)
     limit.on_before_backward(*arguments, none)

@@ -3,8 +3,8 @@
 glibc gives large blocks back to the system as soon as they are free, and each step of a training then spends a tenth of
 its time or more on fetching the same pages again. Kept, they fall to pieces instead: steps have many lengths, and small
 blocks that live on lie between the large ones, so that free memory cannot be used again and the process grows from step
-to step. `LimitedHeap` therefore gives all free pages back whenever the process is `_MOST` times as large as its steps
-need.
+to step. `LimitedHeap` therefore gives all free pages back whenever a process is `_MOST` times as large as its steps
+need, and not a small one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from qa_lightning.runs.throughput import resident_bytes
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _MALLOC = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: -1, _TOP_PAD: 128 << 20}  # -1: nothing is trimmed
 _ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
+_SMALL = 2 << 30  # bytes: a process that is smaller gives nothing back, as fetching pages again costs time
 _MOST = 1.2  # how many times as large as what is in use at most, within a step, a process may be between two steps
 
 
@@ -68,11 +69,12 @@ class LimitedHeap(Callback):
 
     Args:
         most: how many times that a process may be as large.
+        small: bytes that a process may have in any case.
     """
 
-    def __init__(self, most: float = _MOST) -> None:
+    def __init__(self, most: float = _MOST, small: int = _SMALL) -> None:
         super().__init__()
-        self._most = most
+        self._most, self._small = most, small
         libc = ctypes.CDLL(None)
         self._figures: Callable[[], _Figures] | None = getattr(libc, "mallinfo2", None)
         if self._figures is not None:
@@ -103,6 +105,6 @@ class LimitedHeap(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Give memory back, if there is too much of it."""
-        if self._figures is not None and resident_bytes() > self._most * self.needed:
+        if self._figures is not None and resident_bytes() > max(self._small, self._most * self.needed):
             self._give_back(0)
             self.times += 1
