@@ -26,7 +26,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _MALLOC = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: -1, _TOP_PAD: 128 << 20}  # -1: nothing is trimmed
 _ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 _SMALL = 2 << 30  # bytes: a process that is smaller gives nothing back, as fetching pages again costs time
-_MOST = 1.2  # how many times as large as what is in use at most, within a step, a process may be between two steps
+_MOST = 1.5  # how many times as large as what is in use at most, within a step, a process may be between two steps
 
 
 def keep_freed_memory() -> bool:
