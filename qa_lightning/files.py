@@ -32,6 +32,20 @@ from qa_lightning.errors import InputError
 _BLOCK = 1 << 20  # bytes read at a time
 
 
+@contextmanager
+def explained_writes(what: str, fix: str) -> Iterator[None]:
+    """Within, something is written; a system error then is an `InputError` that says what cannot be written.
+
+    Args:
+        what: a flag and its value.
+        fix: ends the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what} cannot be written ({error.strerror or error}); {fix}") from None
+
+
 def write_file(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
     """Write or replace a file, atomically and durably; its folder is created if it is missing.
 

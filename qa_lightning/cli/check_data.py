@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags, reading_of
-from qa_lightning.errors import InputError, naming_flags
+from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.wording import visible
 
@@ -22,7 +22,7 @@ def check_data(words: Sequence[str]) -> int:
 
     from qa_lightning.checks import report as reports
     from qa_lightning.features.windows import WindowSettings
-    from qa_lightning.files import write_json
+    from qa_lightning.files import explained_writes, write_json
     from qa_lightning.models.loading import load_tokenizer
 
     quiet_libraries()
@@ -38,13 +38,8 @@ def check_data(words: Sequence[str]) -> int:
     )
     reports.print_report(report, Console())
     if options.json:
-        try:
+        with explained_writes(f"--json {options.json}:", "free some space, or name another file"):
             write_json(options.json, report.as_json())
-        except OSError as error:
-            raise InputError(
-                f"--json {options.json}: cannot be written ({error.strerror or error}); free some space, or name "
-                "another file"
-            ) from None
         print(visible(f"written to {options.json}"))
     return 1 if report.errors else 0
 

@@ -9,7 +9,8 @@ from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import DATA_HELP, MODELS_HELP, Flags, positive, reading_of
-from qa_lightning.errors import InputError, naming_flags
+from qa_lightning.errors import naming_flags
+from qa_lightning.files import explained_writes
 from qa_lightning.wording import visible
 
 _LENGTHS = {
@@ -42,13 +43,8 @@ def evaluate(words: Sequence[str]) -> int:
     for line in result.lines:
         print(visible(line))
     if options.output_dir:
-        try:
+        with explained_writes(f"--output_dir {options.output_dir}:", "free some space, or name another folder"):
             written = write_result(result, options.output_dir)
-        except OSError as error:
-            raise InputError(
-                f"--output_dir {options.output_dir}: cannot be written ({error.strerror or error}); free some space, "
-                "or name another folder"
-            ) from None
         print(visible(f"written to {options.output_dir}: {', '.join(written)}"))
     return compare_with_official(result) if options.official else 0
 

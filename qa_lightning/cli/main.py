@@ -27,7 +27,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("qa_lightning.cli.train:train", "fine-tune a model and score it every epoch"),
     "crossval": Command(
-        "qa_lightning.cli.crossval:crossval", "train and score on each fold of one file, then train on all of it"
+        "qa_lightning.cli.studies.crossval:crossval",
+        "train and score on each fold of one file, then train on all of it",
     ),
     "sweep": Command("qa_lightning.cli.studies.sweep:sweep", "search for good values of flags of train"),
     "check-data": Command("qa_lightning.cli.check_data:check_data", "say what is wrong with data before training"),

@@ -8,7 +8,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from qa_lightning.crossval.joined import Joined, join_folds
-from qa_lightning.crossval.processes import TrainJob, run_jobs, slots_for
 from qa_lightning.crossval.study import FINAL, Study
 from qa_lightning.data.division import ALL, Fold, Groups
 from qa_lightning.decoding.spans import Scaling
@@ -30,8 +28,9 @@ from qa_lightning.models.folder import save_settings
 from qa_lightning.models.loading import CONFIG
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings, Fitted
 from qa_lightning.pages.report import ErrorReport
-from qa_lightning.runs.peers.connection import launched_by
 from qa_lightning.runs.record import PastRun
+from qa_lightning.studies.flags import refused_flags, study_writes
+from qa_lightning.studies.processes import TrainJob, run_jobs, slots_for
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.finish import relative
 from qa_lightning.training.flags import ParsedFlags, default_precision
@@ -79,7 +78,7 @@ class CrossValidation:
             LostProcessError: a fold failed.
         """
         slots = slots_for(self.parallel, self.flags.config.trainer)
-        with self._writing():
+        with study_writes(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 held = hold_folder(self.folder)
@@ -91,25 +90,14 @@ class CrossValidation:
             data = self._prepare()
             self._train(self.study.names, slots)
             joined = self._join(data)
-            with self._writing():
+            with study_writes(self.folder):
                 epochs = self._write_final_flags()
             self._train([FINAL], slots_for(1, self.flags.config.trainer))
-            with self._writing():
+            with study_writes(self.folder):
                 self._finish(joined, epochs)
         finally:
             if held is not None:
                 os.close(held)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Within, a system error means that the study's folder cannot be written, and is raised as an `InputError`."""
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"--study {self.folder} cannot be written ({error.strerror or error}); free some space or make it "
-                "writable, or name another folder"
-            ) from None
 
     def _prepare(self) -> SquadDataModule:
         """All questions, once they are known to be enough for the folds, and to be those of the study."""
@@ -131,7 +119,7 @@ class CrossValidation:
             replace(data.prepared("validation"), fold=Fold(number, self.folds, data.seed)).examples_folder.name
             for number in range(1, 1 + self.folds)
         ]
-        with self._writing():
+        with study_writes(self.folder):
             self.study.begin(data.fingerprint("train"), parts, self.flags.as_yaml())
         return data
 
@@ -187,7 +175,7 @@ class CrossValidation:
         )
         assert joined.result.scored is not None
         folds = dict(zip(joined.result.predictions, joined.fold.tolist(), strict=True))
-        with self._writing():
+        with study_writes(self.folder):
             write_result(joined.result, self.folder)
             write_json(self.folder / STUDY_FOLDS, folds)
             ErrorReport(joined.result.scored).write(self.folder / REPORT)
@@ -286,37 +274,20 @@ def _how_it_ended(status: int, changed: bool) -> str:
     return f"was killed by signal {-status}{why}"
 
 
-def _is_one_of_several() -> bool:
-    """Whether torchrun or srun started this process, and others like it."""
-    try:
-        launcher = launched_by()
-    except RuntimeError:  # Lightning refuses `srun --ntasks`
-        return True
-    return launcher is not None and launcher.world_size() > 1
-
-
 def _refusals(config: Any) -> list[str]:
     """A line for each flag of ``train`` that makes no sense in a cross-validation."""
     data, trainer = config.data, config.trainer
     folds = "the folds say which questions validate"
-    given = {
-        "--ckpt_path": (config.ckpt_path, None, "a study that was stopped goes on by itself, with the same --study"),
+    others = {
         "--data.validation": (data.validation, None, folds),
         "--data.fold": (data.fold, None, "each fold has its turn"),
         "--data.max_validation_examples": (data.max_validation_examples, None, "each question is answered once"),
         "--trainer.limit_val_batches": (trainer.limit_val_batches, 1.0, "each question is answered once"),
-        "--trainer.default_root_dir": (trainer.default_root_dir, None, "--study names the folder"),
         "--trainer.fast_dev_run": (trainer.fast_dev_run or None, None, "it leaves no answers to join"),
         "--trainer.overfit_batches": (trainer.overfit_batches or None, None, "it validates on what it trains on"),
         "--trainer.num_nodes": (trainer.num_nodes, 1, "a study runs on one machine"),
     }
-    problems = [
-        f"{flag} {value}: not in a cross-validation, where {why}; leave it out"
-        for flag, (value, usual, why) in given.items()
-        if value is not None and value != usual
-    ]
+    problems = refused_flags(config, "a cross-validation", others)
     if data.dataset is None:
         problems.append("--data.dataset names the questions; it is null")
-    if _is_one_of_several():
-        problems.append("a cross-validation starts its own processes: start it once, without torchrun or srun")
     return problems

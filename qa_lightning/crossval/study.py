@@ -19,18 +19,10 @@ from qa_lightning.errors import InputError, one_line
 from qa_lightning.files import write_file, write_json
 from qa_lightning.layout import FINAL_FLAGS, FLAGS, FOLD_ANSWERS, LOGS, STUDY, STUDY_FLAGS
 from qa_lightning.runs.record import PastRun, newest_run
+from qa_lightning.studies.flags import changed_flags
 
 FINAL = "final"  # the folder of the run on all data
-# Flags that change nothing in what is trained. The questions are told by their fingerprint, wherever their file lies.
-_WITHOUT_EFFECT = (
-    "config",
-    "save_every_minutes",
-    "data.dataset",
-    "data.cache_dir",
-    "data.prepare_workers",
-    "trainer.default_root_dir",
-    "trainer.enable_progress_bar",
-)
+_TOLD = ("data.dataset",)  # by a fingerprint of the questions, wherever their file lies
 _STOPPER = "qa_lightning.training.callbacks.StopAfter"
 
 
@@ -77,7 +69,7 @@ class Study:
                 raise InputError(
                     f"--study {self.folder} cannot be read ({one_line(error)}); name another folder"
                 ) from None
-            if changed := [*_differences(before, now), *changed_flags(given, yaml.safe_load(flags))]:
+            if changed := [*_differences(before, now), *changed_flags(given, yaml.safe_load(flags), but=_TOLD)]:
                 raise InputError(
                     f"--study {self.folder} was begun with other flags or data: {'; '.join(changed)}. Go on with those "
                     "that it was begun with, or name another folder"
@@ -198,28 +190,3 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         yield f"--folds was {before.get('folds')}, is {now['folds']}"
     elif before.get("fingerprint") != now["fingerprint"]:
         yield "the questions are not those that it was begun with, or are read in another way"
-
-
-def changed_flags(before: Any, now: Any, without_effect: Sequence[str] = _WITHOUT_EFFECT) -> Iterator[str]:
-    """A line for each flag that is not what it was.
-
-    Args:
-        before, now: as YAML has them.
-        without_effect: flags that may change.
-    """
-    old, new = dict(_flat(before)), dict(_flat(now))
-    for name in dict.fromkeys([*new, *old]):
-        if name not in without_effect and old.get(name) != new.get(name):
-            yield f"--{name} was {_as_flag(old.get(name))}, is {_as_flag(new.get(name))}"
-
-
-def _as_flag(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _flat(values: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items() if isinstance(values, Mapping) else ():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value

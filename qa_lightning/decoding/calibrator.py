@@ -133,13 +133,17 @@ def rescaled(probabilities: Sequence[float] | Float64s, best: int, right: float)
     best answer loses, so do all others: the sum is then below 1, and what it lacks is the probability of an answer that
     is not listed, or that none is right.
 
+    If another answer is more probable, as can be under another threshold than that of the decoding, all stay raw.
+
     Args:
         probabilities: [n] raw, 0-1, with a sum of at most 1.
-        best: index of the best answer, which is at least as probable as each other one.
+        best: index of the best answer.
         right: the probability that it is right, 0-1.
     """
     raw = np.asarray(probabilities, np.float64)
     own = raw[best]
+    if own < raw.max():
+        return raw.copy()
     if right <= own:
         found = raw / own * right if own > 0 else raw.copy()  # the ratio first: rounding then keeps the order
     else:

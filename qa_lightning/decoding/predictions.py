@@ -188,10 +188,7 @@ class Predictions:
     def _rescale(self, number: int, candidates: list[dict[str, Any]]) -> None:
         """Give the candidates of an example their calibrated probabilities."""
         chosen = next(rank for rank, one in enumerate(candidates) if bool(one["text"]) != self._unanswered[number])
-        raw = np.array([one["probability"] for one in candidates])
-        top = int(np.argmax(raw))
-        # Under another threshold than that of the decoding, the chosen answer may not be the most probable.
-        found = rescaled(raw, chosen, float(self._score[number])) if raw[chosen] >= raw[top] else raw
+        found = rescaled([one["probability"] for one in candidates], chosen, float(self._score[number]))
         for one, probability in zip(candidates, found.tolist(), strict=True):
             one["probability"] = probability
 

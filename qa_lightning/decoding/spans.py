@@ -174,6 +174,11 @@ class Scaling:
     of_models: tuple[float, ...] = ()
     calibrator: Calibrator | None = None
 
+    @property
+    def calibrator_as_json(self) -> dict[str, dict[str, float]]:
+        """See `Calibrator.as_json`; empty without one."""
+        return self.calibrator.as_json() if self.calibrator is not None else {}
+
 
 def decode_spans(
     logits: WindowLogits,

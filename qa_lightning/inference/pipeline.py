@@ -242,7 +242,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
                 null_score_diff_threshold=self.scaling.threshold,
                 temperature=self.scaling.temperature,
                 scores_at_precision=self.scores_at_precision,
-                calibrator=self.scaling.calibrator.as_json() if self.scaling.calibrator else {},
+                calibrator=self.scaling.calibrator_as_json,
             ),
             partial(self._logits, params.forward),
             self._collate,

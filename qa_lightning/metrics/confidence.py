@@ -207,7 +207,7 @@ class Confidence:
             f"answered_at_{100 * PRECISION:.0f}_precision_after": 100 * self.coverage,
             "held_out": self.held_out is not None,
             "scores_from": self.kept,
-            "calibrator": self.scaling.calibrator.as_json() if self.scaling.calibrator else {},
+            "calibrator": self.scaling.calibrator_as_json,
             "measures": {
                 choice: {name: _in_percent(interval) for name, interval in found.items()}
                 for choice, found in self.measured.items()

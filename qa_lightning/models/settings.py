@@ -143,7 +143,7 @@ class AnswerSettings:
             temperature=found.scaling.temperature,
             fitted_to=found.fingerprint,
             scores_at_precision=dict(found.scores_at_precision),
-            calibrator=found.scaling.calibrator.as_json() if found.scaling.calibrator else {},
+            calibrator=found.scaling.calibrator_as_json,
         )
 
     def raw(self) -> AnswerSettings:
@@ -212,7 +212,7 @@ class Fitted(NamedTuple):
             "version_2": self.version_2,
             "null_score_diff_threshold": self.scaling.threshold,
             "temperature": self.scaling.temperature,
-            "calibrator": self.scaling.calibrator.as_json() if self.scaling.calibrator else {},
+            "calibrator": self.scaling.calibrator_as_json,
         }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -17,13 +16,13 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from qa_lightning.crossval.processes import StartedJob, TrainJob, slots_for
-from qa_lightning.crossval.study import changed_flags
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.files import lock_file, write_file, write_json
 from qa_lightning.layout import MODEL_FOLDER, STUDY, STUDY_FLAGS, SWEEP_RESULT
 from qa_lightning.pages.runs import RunTable
 from qa_lightning.runs.listing import read_runs, runs_of, sorted_runs
+from qa_lightning.studies.flags import changed_flags, refused_flags, study_writes
+from qa_lightning.studies.processes import StartedJob, TrainJob, slots_for
 from qa_lightning.sweep.space import Choices, Space, flag_words, read_space
 from qa_lightning.sweep.study import Trial, Trials, used
 from qa_lightning.sweep.trial import environment_of
@@ -35,10 +34,6 @@ log = logging.getLogger("qa_lightning")
 
 HOPELESS = 3  # trials of this process that failed first; others would fail, too
 _LOOK_AGAIN = 5.0  # seconds between two looks for a trial whose process is gone, while others' trials run
-_WITHOUT_EFFECT = (
-    *("config", "save_every_minutes", "data.cache_dir", "data.prepare_workers"),
-    *("trainer.default_root_dir", "trainer.enable_progress_bar"),
-)
 
 
 @dataclass
@@ -90,13 +85,11 @@ class Sweep:
             InputError: the folder belongs to another study, or cannot be written; or all trials failed.
         """
         slots = slots_for(self.parallel, self.flags.config.trainer)
-        try:
+        with study_writes(self.folder):
             self._begin()
             self._study = Trials(self.folder, self.pruner, int(self.flags.config.seed_everything))
-            self._run(slots)
-            self._tell()
-        except OSError as error:
-            raise InputError(f"--study {self.folder} cannot be written ({error.strerror or error})") from None
+        self._run(slots)
+        self._tell()
 
     def _begin(self) -> None:
         """Write down flags and space, or compare them with those of the study that is there."""
@@ -115,7 +108,7 @@ class Sweep:
                 raise InputError(f"--study {self.folder} cannot be read ({one_line(error)}); name another") from None
         if not isinstance(before, dict) or "space" not in before:
             raise InputError(f"--study {self.folder} is no search's, but another study's; name another folder")
-        changed = list(changed_flags(given, yaml.safe_load(flags), _WITHOUT_EFFECT))
+        changed = list(changed_flags(given, yaml.safe_load(flags)))
         if before["space"] != json.loads(json.dumps(now["space"])):
             changed.insert(0, f"{self.space_file} is another space")
         if changed:
@@ -221,20 +214,24 @@ class Sweep:
             console.print(*RunTable(sorted_runs(runs, "f1")).rich_tables(console.width))
         failed = [f"{one['trial']}: failed: {one['failed']}" for one in found if one["state"] == "failed"]
         complete = [one for one in found if one["state"] == "complete"]
-        write_json(self.folder / SWEEP_RESULT, {"trials": found, "best": None})
+        self._write({"trials": found, "best": None})
         if not complete:
             raise InputError([f"no trial of {relative(self.folder)} came to its end:", *failed])
         for line in failed:
             print(visible(line))
         best = max(complete, key=lambda one: one["score"])  # the first of equals
         words = [*command_words("train"), *self.given, *flag_words(best["values"])]
-        write_json(self.folder / SWEEP_RESULT, {"trials": found, "best": best | {"command": words}})
+        self._write({"trials": found, "best": best | {"command": words}})
         many = [counted(sum(one["state"] == state for one in found), "trial") for state in ("complete", "pruned")]
         log.info(f"sweep:       {many[0]} complete, {many[1]} pruned, {len(failed)} failed")
         where = f"its model: {relative(self.folder / best['model'])}" if best["model"] else "its folder was removed"
         log.info(f"best trial:  {best['trial']}, F1 {best['score']:.2f}; {where}")
         log.info(visible(f"train again: {shlex.join(words)}"))
         log.info(visible(f"compare:     {command('compare')} {relative(self.folder)}"))
+
+    def _write(self, result: dict[str, Any]) -> None:
+        with study_writes(self.folder):
+            write_json(self.folder / SWEEP_RESULT, result)
 
     def _as_json(self, frozen: Any) -> dict[str, Any]:
         """A trial, for people and other tools."""
@@ -274,20 +271,12 @@ def _reason(status: int, error: str) -> str:
 def _refusals(config: Any) -> list[str]:
     """A line for each flag of ``train`` that makes no sense in a search."""
     trainer = config.trainer
-    given = {
-        "--ckpt_path": (config.ckpt_path, None, "a study that was stopped goes on by itself, with the same --study"),
-        "--trainer.default_root_dir": (trainer.default_root_dir, None, "--study names the folder"),
+    others = {
         "--trainer.fast_dev_run": (trainer.fast_dev_run or None, None, "it leaves no scores"),
         "--trainer.overfit_batches": (trainer.overfit_batches or None, None, "its scores are of questions it learned"),
         "--trainer.num_nodes": (trainer.num_nodes, 1, "a trial runs on one machine; start the command on each of them"),
     }
-    problems = [
-        f"{flag} {value}: not in a search, where {why}; leave it out"
-        for flag, (value, usual, why) in given.items()
-        if value is not None and value != usual
-    ]
+    problems = refused_flags(config, "a search", others)
     if trainer.limit_val_batches == 0:
         problems.append("--trainer.limit_val_batches 0: not in a search, which needs scores; leave it out")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        problems.append("a search starts its own processes: start it once on each machine, without torchrun")
     return problems

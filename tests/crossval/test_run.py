@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qa_lightning.cli import crossval as command
+from qa_lightning.cli.studies import running
+from qa_lightning.cli.studies.crossval import crossval
 from qa_lightning.crossval import run
 from qa_lightning.crossval.run import CrossValidation
 from qa_lightning.errors import InputError, LostProcessError
@@ -160,6 +161,6 @@ def test_a_slurm_job_is_requeued_once_its_folds_have_saved(flags, monkeypatch, t
             raise Stopped(stop)
 
     monkeypatch.setattr(run, "CrossValidation", Stopping)
-    monkeypatch.setattr(command, "requeue_job", lambda: asked.append(True))
-    assert command.crossval(["--study", str(tmp_path / "study")]) == stop.status
+    monkeypatch.setattr(running, "requeue_job", lambda: asked.append(True))
+    assert crossval(["--study", str(tmp_path / "study")]) == stop.status
     assert asked == [True] * (stop is Stop.REQUEUE)

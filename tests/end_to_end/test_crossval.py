@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from torchmetrics.functional.text import squad
 
-from qa_lightning.crossval import processes
 from qa_lightning.errors import InputError, LostProcessError
 from qa_lightning.runs.record import last_start
+from qa_lightning.studies import processes
 from tests.helpers import commands
 from tests.helpers.data import make_rows
 from tests.helpers.processes import Forked

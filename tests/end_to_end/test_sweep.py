@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qa_lightning.crossval import processes
 from qa_lightning.runs.record import last_start
+from qa_lightning.studies import processes
 from tests.helpers import commands
 from tests.helpers.data import make_rows
 from tests.helpers.paths import ROOT

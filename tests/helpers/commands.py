@@ -8,11 +8,11 @@ import yaml
 from qa_lightning.cli.ask import ask
 from qa_lightning.cli.check_data import check_data
 from qa_lightning.cli.console import quiet_libraries, run_command
-from qa_lightning.cli.crossval import crossval
 from qa_lightning.cli.evaluate import evaluate
 from qa_lightning.cli.export import export
 from qa_lightning.cli.main import run
 from qa_lightning.cli.predict import predict
+from qa_lightning.cli.studies.crossval import crossval
 from qa_lightning.cli.studies.sweep import sweep
 from qa_lightning.cli.train import train
 

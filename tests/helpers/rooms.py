@@ -6,6 +6,6 @@ ROOMS = (
     *("wording", "errors", "files", "caching", "arrays", "progress", "layout", "marking", "workers"),
     *("data.formats", "data", "features", "decoding", "documents", "metrics", "models.computing", "models"),
     *("checks", "runs", "runs.peers", "distillation", "inference", "inference.bulk", "inference.cluster", "pages"),
-    *("pages.demo", "training.steps", "training", "evaluation", "export", "crossval", "sweep", "cli"),
-    *("cli.pages", "cli.studies"),
+    *("pages.demo", "training.steps", "training", "evaluation", "export", "studies", "crossval", "sweep"),
+    *("cli", "cli.pages", "cli.studies"),
 )

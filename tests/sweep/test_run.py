@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from qa_lightning.crossval import processes
 from qa_lightning.errors import InputError
+from qa_lightning.studies import processes
 from tests.helpers import commands
 
 pytest.importorskip("optuna")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from qa_lightning.cli.flags import Flags
-from qa_lightning.errors import InputError
-from qa_lightning.files import write_problem
+from qa_lightning.files import explained_writes, write_problem
 
 
 def check_output(flags: Flags, output: Path | None) -> None:
@@ -23,16 +21,6 @@ def check_output(flags: Flags, output: Path | None) -> None:
         flags.error(f"--output {output}: is in a folder {problem}; name another file")
 
 
-@contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """Within, a page is written.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        fix = "free some space, or name another file"
-        raise InputError(f"--output {output}: cannot be written ({reason}); {fix}") from None
+def writing(output: Path) -> AbstractContextManager[None]:
+    """Within, a page is written; see `explained_writes`."""
+    return explained_writes(f"--output {output}:", "free some space, or name another file")

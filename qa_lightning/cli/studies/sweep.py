@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
+from qa_lightning.cli.studies.running import OwnFlags, run_study
 from qa_lightning.cli.train import config_folder, with_config_files
 from qa_lightning.errors import InputError, naming_flags
-from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.sweep import PRUNERS
 from qa_lightning.wording import command, did_you_mean, one_of, usage_name
 
@@ -52,9 +51,8 @@ def sweep(words: Sequence[str]) -> int:
         )
         return 0
     own, rest = _own_flags(words)
-    signals = StopSignals()
-    signals.listen()
-    try:
+
+    def run() -> None:
         from qa_lightning.sweep.run import Sweep
         from qa_lightning.sweep.study import load_optuna
         from qa_lightning.training.flags import ParsedFlags
@@ -63,20 +61,8 @@ def sweep(words: Sequence[str]) -> int:
         quiet_libraries()
         flags = ParsedFlags(list(with_config_files(rest)))
         Sweep(flags, rest, own.space, own.trials, own.study, own.pruner, own.parallel).run()
-    except Stopped as error:
-        if error.stop is Stop.REQUEUE:
-            requeue_job()
-        kept = f"what is finished stays in {own.study}, and the same command goes on with the rest"
-        print(f"\nstopped by {error.stop.cause}: {kept}", flush=True)
-        return error.stop.status
-    finally:
-        signals.restore()
-    return 0
 
-
-class _OwnFlags(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message.removeprefix("argument "))
+    return run_study(own.study, run)
 
 
 def _own_flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -85,7 +71,7 @@ def _own_flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     Raises:
         InputError: a value is not possible; all of them together.
     """
-    parser = _OwnFlags(add_help=False, allow_abbrev=False)
+    parser = OwnFlags()
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--pruner", default="median")

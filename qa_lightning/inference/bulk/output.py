@@ -12,14 +12,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from heapq import merge
 from pathlib import Path
 from typing import Any
 
 from qa_lightning.data.sources import source_files
 from qa_lightning.errors import InputError
-from qa_lightning.files import append, lock, write_json
+from qa_lightning.files import append, explained_writes, lock, write_json
 
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
 _FIX = "pass --overwrite to start over, or another --output"
@@ -186,15 +186,8 @@ class AnswerFiles:
             for path in (self.output, self.errors, self.record):
                 path.unlink(missing_ok=True)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"--output {self.output} cannot be written ({error.strerror or error}); free some space, or make its "
-                "folder writable"
-            ) from None
+    def _writing(self) -> AbstractContextManager[None]:
+        return explained_writes(f"--output {self.output}", "free some space, or make its folder writable")
 
 
 def checked_record(content: bytes, record: object, output: object, made_with: Mapping[str, Any]) -> dict[str, Any]:

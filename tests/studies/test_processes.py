@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from qa_lightning.crossval import processes
-from qa_lightning.crossval.processes import TrainJob, run_jobs, slots_for
 from qa_lightning.errors import InputError
+from qa_lightning.studies import processes
+from qa_lightning.studies.processes import TrainJob, run_jobs, slots_for
 
 CPU = {"devices": 1, "accelerator": "cpu"}
 

@@ -1,0 +1,80 @@
+"""Flags of ``train`` in a study: which make no sense there, and which have changed since it began."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from qa_lightning.files import explained_writes
+from qa_lightning.runs.peers.connection import launched_by
+
+# What a flag does not change about the runs of a study.
+_WITHOUT_EFFECT = (
+    *("config", "save_every_minutes", "data.cache_dir", "data.prepare_workers"),
+    *("trainer.default_root_dir", "trainer.enable_progress_bar"),
+)
+
+
+def refused_flags(config: Any, kind: str, others: Mapping[str, tuple[Any, Any, str]]) -> list[str]:
+    """A line for each flag of ``train`` that makes no sense in a study.
+
+    Args:
+        config: flag -> value.
+        kind: what the study is called, such as ``a search``.
+        others: flag of this kind of study -> its value, the value that is none, and why it makes no sense.
+    """
+    given = {
+        "--ckpt_path": (config.ckpt_path, None, "a study that was stopped goes on by itself, with the same --study"),
+        "--trainer.default_root_dir": (config.trainer.default_root_dir, None, "--study names the folder"),
+        **others,
+    }
+    problems = [
+        f"{flag} {value}: not in {kind}, where {why}; leave it out"
+        for flag, (value, usual, why) in given.items()
+        if value is not None and value != usual
+    ]
+    if _is_one_of_several():
+        problems.append(f"{kind} starts its own processes: start it once, without torchrun or srun")
+    return problems
+
+
+def _is_one_of_several() -> bool:
+    """Whether torchrun or srun started this process, and others like it."""
+    try:
+        launcher = launched_by()
+    except RuntimeError:  # Lightning refuses `srun --ntasks`
+        return True
+    return launcher is not None and launcher.world_size() > 1
+
+
+def changed_flags(before: Any, now: Any, *, but: Sequence[str] = ()) -> Iterator[str]:
+    """A line for each flag that is not what it was; those that change nothing about the runs may change.
+
+    Args:
+        before, now: as YAML has them.
+        but: further flags that may change.
+    """
+    old, new = dict(_flat(before)), dict(_flat(now))
+    for name in dict.fromkeys([*new, *old]):
+        if name not in (*_WITHOUT_EFFECT, *but) and old.get(name) != new.get(name):
+            yield f"--{name} was {_as_flag(old.get(name))}, is {_as_flag(new.get(name))}"
+
+
+def _as_flag(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _flat(values: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+def study_writes(folder: Path) -> AbstractContextManager[None]:
+    """Within, a system error means that the study's folder cannot be written; see `explained_writes`."""
+    return explained_writes(f"--study {folder}", "free some space or make it writable, or name another folder")
