@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -91,6 +92,31 @@ def test_a_search_whose_trials_all_fail_ends_after_three(search, tmp_path) -> No
     problems = refused.value.problems
     assert problems[0].endswith("study came to its end:")
     assert problems[1:] == [f"trial-{number}: failed: memory ran out" for number in range(3)]
+
+
+def test_it_ends_so_with_several_at_a_time_too(search, tmp_path) -> None:
+    with pytest.raises(InputError, match="came to its end"):
+        search([2, 3], "--trials", "20", "--parallel", "2")
+    assert 3 <= len(result(tmp_path)["trials"]) <= 5
+
+
+def test_a_trial_whose_folder_was_removed_keeps_its_score(search, tmp_path, capsys) -> None:
+    assert search([20, 21], "--trials", "1") == 0
+    before = result(tmp_path)["best"]
+    shutil.rmtree(tmp_path / "study" / "trial-0")
+    assert search([20, 21], "--trials", "1") == 0
+    assert result(tmp_path)["best"] == before | {"model": None}
+    assert f"best trial:  trial-0, F1 {before['score']:.2f}; its folder was removed" in capsys.readouterr().out
+
+
+def test_a_search_under_torchrun_is_refused(search, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert search([20, 21], "--trials", "1") == 0
+    torchrun = {"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}
+    for name, value in {**torchrun, "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="a search starts its own processes: start it once, without torchrun"):
+        search([20, 21], "--trials", "2")
 
 
 def test_other_flags_and_another_space_are_refused_with_both_values(search, tmp_path) -> None:
