@@ -201,7 +201,7 @@ class CrossValidation:
         left_out = self.study.write_final_flags(epochs)
         if left_out:
             log.info(f"without a validation, the final model is trained without {', '.join(left_out)}")
-        many = f"{counted(epochs, 'epoch')}, their median" if epochs else "as long as the flags say"
+        many = f"{counted(epochs, 'epoch')}, their median" if epochs else "as many epochs as the flags say"
         log.info(f"final model: trained on all questions, {many}")
         return epochs
 

@@ -42,7 +42,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
 from qa_lightning.progress import loop_progress, tracked
-from qa_lightning.wording import counted, visible
+from qa_lightning.wording import command, counted, visible
 from qa_lightning.workers import LostWorkerError, forked
 
 log = logging.getLogger("qa_lightning")
@@ -260,7 +260,7 @@ class PreparedSplit:
             f"{self.source} is too small to be split into training and validation: it has {counted(rows, 'row')} with "
             f"{found}, all of which went to {other} (--data.validation_fraction {fraction:g}, seed {seed}). A split by "
             f"context needs at least 2 contexts, and {needed} to be safe; name validation data with --data.validation "
-            "FILE, or add rows about other contexts"
+            f"FILE, choose another --data.validation_fraction, or train on all rows with `{command('crossval')}`"
         )
 
     def _write_features(self, folder: Path) -> None:

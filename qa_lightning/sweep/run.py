@@ -26,6 +26,7 @@ from qa_lightning.studies.processes import StartedJob, TrainJob, slots_for
 from qa_lightning.sweep.space import Choices, Space, flag_words, read_space
 from qa_lightning.sweep.study import Trial, Trials, used
 from qa_lightning.sweep.trial import environment_of
+from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.finish import relative
 from qa_lightning.training.flags import ParsedFlags
 from qa_lightning.wording import command, command_words, counted, visible
@@ -33,6 +34,8 @@ from qa_lightning.wording import command, command_words, counted, visible
 log = logging.getLogger("qa_lightning")
 
 HOPELESS = 3  # trials of this process that failed first; others would fail, too
+# Flags that do not change how data are prepared.
+_BATCHES = tuple(f"data.{name}" for name in ("batch_size", "eval_batch_size", "batching", "tokens_per_batch"))
 _LOOK_AGAIN = 5.0  # seconds between two looks for a trial whose process is gone, while others' trials run
 
 
@@ -85,11 +88,25 @@ class Sweep:
             InputError: the folder belongs to another study, or cannot be written; or all trials failed.
         """
         slots = slots_for(self.parallel, self.flags.config.trainer)
+        if not (self.folder / STUDY).is_file():
+            self._prepare()
         with study_writes(self.folder):
             self._begin()
             self._study = Trials(self.folder, self.pruner, int(self.flags.config.seed_everything))
         self._run(slots)
         self._tell()
+
+    def _prepare(self) -> None:
+        """Prepare the data, so that what is wrong with it is one error before any trial, if all trials have the same.
+
+        Raises:
+            InputError: the data are bad, or do not go together with the lengths of windows.
+        """
+        if any(name.startswith("data.") and name not in _BATCHES for name in self.space):
+            return
+        given = self.flags.config.data.as_dict()
+        columns = given.pop("columns")
+        SquadDataModule(**given, columns=columns).prepare_data()
 
     def _begin(self) -> None:
         """Write down flags and space, or compare them with those of the study that is there."""

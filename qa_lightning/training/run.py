@@ -253,6 +253,7 @@ class TrainingRun:
         self.data.prepare_data()
         self.data.setup("fit")
         self._check_monitors()
+        self._note_unanswerable()
         lines = list(
             short_lines(
                 check_prepared(self.data.splits(), self.module.max_answer_length, self.config.model.mixed_script)
@@ -271,6 +272,15 @@ class TrainingRun:
             callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
             if problems := monitor_problems(callbacks, LOGGED, self.trainer.limit_val_batches != 0):
                 raise InputError([f"{problem} (the others need questions without an answer)" for problem in problems])
+
+    def _note_unanswerable(self) -> None:
+        """Say so if questions without an answer are trained on, and there are none to validate on."""
+        train, validation = self.data.train_set, self.data.validation_set
+        if train is not None and validation is not None and train.version_2 and not validation.version_2:
+            log.info(
+                "note: some training questions have no answer, and none to validate on: the model is scored and "
+                "written as one that always answers; name validation data with such questions, too (--data.validation)"
+            )
 
     def _stopped(self, stop: Stop, alone: bool = False) -> int:
         """Say what stopped the run and how it goes on; returns the status that schedulers and shells expect.

@@ -214,6 +214,16 @@ def test_the_reader_answers_many_questions_as_one_by_one(run) -> None:
         reader.answer(["Who?", " "], ["Ben.", "Ben."])
 
 
+def test_questions_without_an_answer_that_nothing_validates_are_said(tmp_path, model_folder, capsys) -> None:
+    train = write_json(tmp_path / "train.json", make_rows(12, unanswerable=3))
+    validation = write_json(tmp_path / "validation.json", make_rows(8))
+    note = "note: some training questions have no answer, and none to validate on"
+    for source, said in ((train, True), (validation, False)):
+        flags = train_flags(tmp_path, model_folder, source, validation)
+        assert commands.train([*flags, "--trainer.max_steps", "1"]) == 0
+        assert (note in capsys.readouterr().out) is said
+
+
 def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, model_folder, capsys) -> None:
     data = write_json(tmp_path / "v2.json", make_rows(240, unanswerable=80))
     assert commands.train([*train_flags(tmp_path, model_folder, data, data), "--trainer.max_epochs", "1"]) == 0

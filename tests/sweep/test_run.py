@@ -119,6 +119,15 @@ def test_a_search_under_torchrun_is_refused(search, monkeypatch) -> None:
         search([20, 21], "--trials", "2")
 
 
+def test_lengths_and_data_that_cannot_work_are_an_error_before_any_trial(search, tmp_path) -> None:
+    """The same command, corrected, is not refused then."""
+    lengths = ("--data.max_length", "64", "--data.max_question_length", "64")
+    with pytest.raises(InputError, match=r"must be smaller than the room for context, -3 tokens"):
+        search([20, 21], "--trials", "1", "--data.doc_stride", "16", *lengths)
+    assert not (tmp_path / "study").exists()
+    assert search([20, 21], "--trials", "1") == 0
+
+
 def test_other_flags_and_another_space_are_refused_with_both_values(search, tmp_path) -> None:
     assert search([20, 21], "--trials", "1") == 0
     with pytest.raises(InputError, match=r"--study .* was begun with other flags: --data.max_length was 384, is 128"):

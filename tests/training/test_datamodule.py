@@ -342,6 +342,7 @@ def test_a_file_that_is_too_small_to_split_says_what_is_needed(tmp_path, model_f
     assert str(caught.value).startswith(f"{path} is too small to be split into training and validation: it has {found}")
     assert "at least 2 contexts, and 299 to be safe" in str(caught.value)
     assert "--data.validation FILE" in str(caught.value)
+    assert "choose another --data.validation_fraction, or train on all rows with" in str(caught.value)
     with pytest.raises(InputError, match="all of which went to validation"):
         prepared(path, None, model_folder, validation_fraction=0.99)
 
