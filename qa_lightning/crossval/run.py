@@ -19,6 +19,7 @@ from qa_lightning.crossval.joined import Joined, join_folds
 from qa_lightning.crossval.study import FINAL, Study
 from qa_lightning.data.division import ALL, Fold, Groups
 from qa_lightning.decoding.spans import Scaling
+from qa_lightning.distillation.teacher import teacher_digest
 from qa_lightning.errors import InputError, LostProcessError
 from qa_lightning.evaluation.result import write_result
 from qa_lightning.files import hold_folder, write_json
@@ -120,7 +121,8 @@ class CrossValidation:
             for number in range(1, 1 + self.folds)
         ]
         with study_writes(self.folder):
-            self.study.begin(data.fingerprint("train"), parts, self.flags.as_yaml())
+            teacher = teacher_digest(self.flags.config.model.teacher)
+            self.study.begin(data.fingerprint("train"), parts, self.flags.as_yaml(), teacher)
         return data
 
     def _notes(self, titles: Sequence[str | None], groups: Groups) -> Iterator[str]:

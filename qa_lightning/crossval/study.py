@@ -43,19 +43,20 @@ class Study:
         """The names of the folds' folders."""
         return [f"fold-{number}" for number in range(1, self.folds + 1)]
 
-    def begin(self, fingerprint: str, held_out: Sequence[str], flags: str) -> None:
+    def begin(self, fingerprint: str, held_out: Sequence[str], flags: str, teacher: str | None = None) -> None:
         """Write down flags and data, or compare them with those of the study that is there.
 
         Args:
             fingerprint: of the questions.
             held_out: fingerprints of the questions of each fold.
             flags: of ``train``, as YAML.
+            teacher: a digest of the teacher, if there is one.
 
         Raises:
             InputError: the study that is there has others, or cannot be read; or there are runs of an unknown one.
             OSError: nothing can be written.
         """
-        now = {"folds": self.folds, "fingerprint": fingerprint, "held_out": list(held_out)}
+        now = {"folds": self.folds, "fingerprint": fingerprint, "held_out": list(held_out), "teacher": teacher}
         if not (self.folder / STUDY).is_file() and (found := [one for one in (*self.names, FINAL) if self.newest(one)]):
             raise InputError(
                 f"--study {self.folder} holds runs ({', '.join(found)}) and no {STUDY}, which tells their flags and "
@@ -190,3 +191,5 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         yield f"--folds was {before.get('folds')}, is {now['folds']}"
     elif before.get("fingerprint") != now["fingerprint"]:
         yield "the questions are not those that it was begun with, or are read in another way"
+    if before.get("teacher") != now["teacher"]:
+        yield "the teacher's weights are not those that it was begun with"

@@ -44,6 +44,7 @@ from qa_lightning.models.loading import (
 )
 from qa_lightning.models.onnx import is_onnx_folder
 from qa_lightning.models.settings import CONFIG_KEY
+from qa_lightning.models.tiny import TINY
 from qa_lightning.progress import loop_progress
 from qa_lightning.runs.failures import is_out_of_memory
 from qa_lightning.wording import counted
@@ -224,6 +225,11 @@ def lasting_teacher(name: str | PathLike[str] | None) -> str | None:
         raise InputError([problem.replace("--model ", "--model.teacher ", 1) for problem in error.problems]) from None
 
 
+def teacher_digest(name: str | None) -> str | None:
+    """A digest of a teacher's weights and architecture; None without one."""
+    return None if name is None else folder_key(_model_key(name))
+
+
 def teacher_problems(given: Mapping[str, Any]) -> list[str]:
     """A line for each thing that is wrong with a teacher's name, or with its flags where there is none.
 
@@ -238,6 +244,8 @@ def teacher_problems(given: Mapping[str, Any]) -> list[str]:
             for flag, value in usual.items()
             if given[flag] != value
         ]
+    if name == TINY:
+        return [f"--model.teacher {TINY} is not trained; pass the folder of a trained model, or of a run"]
     if isinstance(name, str) and is_onnx_folder(name):
         return [f"--model.teacher {name} is an ONNX export; pass the folder of the model that was exported"]
     return []

@@ -79,6 +79,11 @@ def add_lora(model: Any, lora: Lora, name: str, frozen_layers: int = 0) -> None:
             f"{flag}: adapters are added to linear layers of attention, and {name} ({type(model).__name__}) has none"
             f"{where}; leave it out"
         )
+    widest = min(min(model.get_submodule(path).weight.shape) for path in targets)
+    if lora.rank > widest:
+        raise InputError(
+            f"{flag}: layers of {name} that get adapters have {widest} inputs or outputs; pass at most that, 8 is usual"
+        )
     config = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,

@@ -269,6 +269,8 @@ def lasting_names(name: str | PathLike[str] | Sequence[str | PathLike[str]]) -> 
         given: list[str | PathLike[str]] = [*model_names(name)]
     else:
         given = [name] if isinstance(name, PathLike) else list(name)
+    if len(given) > 1 and "" in given:
+        raise InputError("the list of models has an empty name; leave it out")
     wrong = [one for one in given if not isinstance(one, (str, PathLike))]
     if wrong or not given:
         what = f"holds an object of type {type(wrong[0]).__name__}" if wrong else "is empty"
@@ -315,8 +317,8 @@ def resolve(name: str) -> str:
     if (path / _ADAPTER_CONFIG).is_file():
         above = f"; {path.parent} holds the model with them" if (path.parent / CONFIG).is_file() else ""
         raise InputError(
-            f"--model {name} holds adapters alone{above}. To merge them into a model, load that and run "
-            "peft.PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(FOLDER)"
+            f"--model {name} holds adapters alone{above}. To merge them into the model that they were trained on, load "
+            "that and run peft.PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(FOLDER)"
         )
     run = path.parent if path.name == CHECKPOINT_FOLDER else path
     if (run / MODEL_FOLDER / CONFIG).is_file():

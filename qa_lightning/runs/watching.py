@@ -53,7 +53,7 @@ class RunPlan(Callback):
         for callback in callbacks:
             if isinstance(callback, LastCheckpoint):
                 parts.append(f"{LAST} every {callback.minutes:g} minutes and after each validation")
-            elif isinstance(callback, ModelCheckpoint) and callback.monitor:
+            elif isinstance(callback, ModelCheckpoint) and callback.monitor and trainer.limit_val_batches != 0:
                 parts.append(f"{callback.filename}.ckpt by the best {callback.monitor}")
         return ", ".join([*parts, f"{MODEL_FOLDER}/ at the end"])
 

@@ -99,6 +99,7 @@ LOGGED_WITH_UNANSWERABLE = (
     "val/null_score_diff_threshold",
     *(f"val/{kind}_{name}" for kind in ("HasAns", "NoAns") for name in ("exact", "f1")),
 )
+_TEACHER = "teacher_logits"  # in checkpoints: a key of the teacher's logits
 _NO_WINDOWS = (
     "--model.teacher needs the training windows of a SquadDataModule: trainer.fit(module, SquadDataModule(...))"
 )
@@ -242,6 +243,7 @@ class QALightningModule(LightningModule):
         self._validated: Outcomes | None = None  # of ``trainer.validate``, and the fingerprint of its questions
         self._fingerprint = ""
         self._seed: int | None = None
+        self._teacher_key: str | None = None  # of the teacher's logits in this fit
         self._taught: str | None = None  # the folder of the teacher's logits that a line has told of
         self.wrong: NDArray[np.int64] = np.zeros(0, np.int64)
 
@@ -312,6 +314,7 @@ class QALightningModule(LightningModule):
             raise InputError(problems)
         if stage == "fit":
             teacher = self._teacher(data, self.trainer)
+            self._teacher_key = None if teacher is None else teacher.folder.name
             data.soft_targets = None if teacher is None else teacher.targets(self.hparams["teacher_temperature"])
         if stage == "fit" and self.hparams["cuda_graphs"]:
             data.pad_to_multiple_of = math.lcm(data.pad_to_multiple_of, LENGTHS_APART)
@@ -456,6 +459,8 @@ class QALightningModule(LightningModule):
         """Keep the seed of the steps, and how the model is asked."""
         self.check_losses()
         checkpoint["step_seed"] = self._seed
+        if self._teacher_key is not None:
+            checkpoint[_TEACHER] = self._teacher_key
         checkpoint["answer_settings"] = asdict(self.answer_settings)
         if has_adapters(self.model):
             checkpoint[ADAPTERS] = describe_adapters(self.model, self._base)
@@ -464,9 +469,14 @@ class QALightningModule(LightningModule):
         """Restore the seed of the steps and, without a data module that decides it, how the model is asked.
 
         Raises:
-            InputError: the checkpoint is of a decoder, from before it could attend in both directions; or it holds
-                adapters for other weights than the model's, or such as peft cannot make.
+            InputError: the checkpoint is of a decoder, from before it could attend in both directions; it holds
+                adapters for other weights than the model's, or such as peft cannot make; or it had another teacher.
         """
+        if self._teacher_key is not None and checkpoint.get(_TEACHER, self._teacher_key) != self._teacher_key:
+            raise InputError(
+                f"--model.teacher {self.hparams['teacher']}: its weights or tokenizer, the windows or the precision are "
+                "not those that the run was trained with before; resume with those, or begin a new run"
+            )
         known = checkpoint.get("hyper_parameters", {})
         if known and "bidirectional" not in known and getattr(self.model.config, "is_causal", None) is False:
             raise InputError(

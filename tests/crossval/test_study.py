@@ -74,6 +74,15 @@ def test_other_flags_are_one_refusal_that_names_them_all(tmp_path) -> None:
     assert yaml.safe_load((study.folder / "flags.yaml").read_text()) == FLAGS
 
 
+def test_a_teacher_that_has_changed_is_refused(tmp_path) -> None:
+    study = Study(tmp_path / "taught", 3)
+    study.folder.mkdir()
+    study.begin("abc", PARTS, yaml.safe_dump(FLAGS), "one")
+    study.begin("abc", PARTS, yaml.safe_dump(FLAGS), "one")
+    with pytest.raises(InputError, match="the teacher's weights are not those that it was begun with"):
+        study.begin("abc", PARTS, yaml.safe_dump(FLAGS), "another")
+
+
 def test_a_run_is_done_when_it_left_its_answers_and_resumed_when_it_was_stopped(tmp_path) -> None:
     study = begun(tmp_path)
     leave_run(study, "fold-1")

@@ -260,6 +260,20 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     assert differences(*runs) == []
 
 
+def test_a_teacher_that_has_changed_is_refused_when_a_run_is_resumed(
+    tmp_path, model_folder, rows, make_teacher, monkeypatch
+) -> None:
+    """Its name is the same, and logits of the new weights may be there from another run."""
+    folder = Path(shutil.copytree(make_teacher(small_tokenizer()), tmp_path / "teacher"))
+    given = [*train_flags(tmp_path, model_folder, rows, rows), "--model.teacher", str(folder)]
+    crash(monkeypatch, Crash("batch", 1, 3), given)
+    other = make_teacher(small_tokenizer(), hidden_dropout_prob=0.2)
+    for file in Path(other).iterdir():
+        shutil.copy(file, folder)
+    with pytest.raises(InputError, match=r"--model.teacher .*: its weights or tokenizer, .* trained with before"):
+        commands.train([*given, "--ckpt_path", "last"])
+
+
 def test_a_run_tells_of_its_teacher(tmp_path, model_folder, rows, teacher, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(teacher, tmp_path / "lightning_logs" / "version_0" / "model")

@@ -343,6 +343,11 @@ def test_a_comma_without_a_name_is_refused(name) -> None:
         model_names(name)
 
 
+def test_an_empty_name_in_a_list_is_refused(models) -> None:
+    with pytest.raises(InputError, match="the list of models has an empty name; leave it out"):
+        lasting_names([models["a"], ""])
+
+
 def test_runs_and_last_are_resolved_each(models, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for number in (0, 1):

@@ -129,6 +129,12 @@ def test_numbers_that_are_none_are_refused(model_folder, given, words) -> None:
         QALightningModule(model_folder, **given)
 
 
+def test_a_rank_above_the_size_of_a_layer_is_refused(model_folder, peft) -> None:
+    with pytest.raises(InputError, match=r"--model.lora_rank 33: layers of .* have 32 inputs or outputs; pass at most"):
+        QALightningModule(model_folder, lora_rank=33)
+    assert QALightningModule(model_folder, lora_rank=32)
+
+
 def test_states_are_loaded_strictly(model_folder, peft) -> None:
     module = QALightningModule(model_folder, lora_rank=2)
     state = {name: torch.full_like(value, 0.5) for name, value in module.state_dict().items()}

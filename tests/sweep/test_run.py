@@ -128,6 +128,12 @@ def test_lengths_and_data_that_cannot_work_are_an_error_before_any_trial(search,
     assert search([20, 21], "--trials", "1") == 0
 
 
+def test_a_study_that_is_a_file_is_one_error(search, tmp_path) -> None:
+    (tmp_path / "study").write_text("")
+    with pytest.raises(InputError, match=r"--study .*study is a file; name a folder"):
+        search([20, 21], "--trials", "1")
+
+
 def test_other_flags_and_another_space_are_refused_with_both_values(search, tmp_path) -> None:
     assert search([20, 21], "--trials", "1") == 0
     with pytest.raises(InputError, match=r"--study .* was begun with other flags: --data.max_length was 384, is 128"):

@@ -18,8 +18,8 @@ from qa_lightning.training.steps.heap import LimitedHeap
 ROOT = Path(__file__).parents[2]
 COUNTS = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mallinfo2")
 
-# Two steps. Between the blocks of the first one lie small ones that stay, so that no free block has room for one of the
-# second step. Prints the size of the process after them, and what the steps needed, in MB.
+# Two steps. Between the blocks of the first one lie others that stay, too large for gaps that imports have left, so that
+# no free block has room for one of the second step. Prints the size of the process after them, and what the steps needed, in MB.
 STEPS = """
 import sys
 import torch
@@ -34,7 +34,7 @@ for step, size in enumerate((3_000_000, 4_000_000)):
     blocks = []
     for _ in range(200):
         blocks.append(torch.ones(size, dtype=torch.uint8))
-        kept.append(torch.ones(2_000, dtype=torch.uint8))
+        kept.append(torch.ones(100_000, dtype=torch.uint8))
     limit.on_before_backward(None, None, None)
     del blocks
     limit.on_train_batch_end(None, None, None, None, step)

@@ -28,7 +28,12 @@ def run_study(folder: Path, run: Callable[[], None]) -> int:
     Args:
         folder: the study's.
         run: does it; signals count from before its imports on.
+
+    Raises:
+        InputError: the folder is a file.
     """
+    if folder.is_file():
+        raise InputError(f"--study {folder} is a file; name a folder")
     signals = StopSignals()
     signals.listen()
     try:
