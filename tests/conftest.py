@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +27,12 @@ from tests.helpers.paths import SHARED
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+MEMORY = Path("/dev/shm")  # a folder in memory, on Linux
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
+    # Runs wait for the disk whenever they save, as they must: in tests, that is a third of the time.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

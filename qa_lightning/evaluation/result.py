@@ -79,5 +79,5 @@ def write_result(result: ScoreResult, folder: Path) -> list[str]:
     for name, content in result.files.items():
         write_json(folder / name, content)
     if result.confidence:
-        drawn = plots.save(figures(result.confidence), folder)
+        drawn = plots.save(plots.draw(figures(result.confidence)), folder)
     return sorted([*result.files, *(path.name for path in drawn)])

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from qa_lightning.arrays import Float64s
 from qa_lightning.errors import InputError
@@ -24,6 +27,7 @@ from qa_lightning.metrics.calibration import PrecisionRecall, Reliability, RiskC
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", "-.", ":")
 _GREY = "#767676"
+_DPI = 120
 _MIN_SHARE = 0.05  # of the largest bin's width and point, so that each bin can be seen
 _LARGEST_POINT = 36.0  # of a bin, in square points
 _MAX_POINTS = 4000  # per curve; more are not visible
@@ -41,7 +45,7 @@ def reliability_diagram(before: Reliability, after: Reliability | None = None, h
         how: what was fitted, for the title.
     """
     parts = [("", before)] if after is None else [("before: ", before), (f"after ({how}): ", after)]
-    figure = Figure(figsize=(5.2 * len(parts) + 0.4, 6.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(5.2 * len(parts) + 0.4, 6.2), dpi=_DPI, layout="constrained")
     axes = figure.subplots(2, len(parts), sharex=True, sharey="row", squeeze=False, height_ratios=[4, 1])
     for column, (name, bins) in enumerate(parts):
         _bars(axes[0, column], axes[1, column], bins, _COLOURS[column])
@@ -131,7 +135,7 @@ def risk_coverage_curves(curves: Mapping[str, RiskCoverage], precision: float | 
 
 
 def _one_axis() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 5.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(6.4, 5.6), dpi=_DPI, layout="constrained")
     axis = figure.subplots()
     _plain(axis)
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -151,15 +155,28 @@ def _thinned(x: Float64s, y: Float64s) -> tuple[Float64s, Float64s]:
     return x[some], y[some]
 
 
-def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write each figure to ``folder`` as ``name.png``; equal figures give equal bytes.
+def draw(figures: Mapping[str, Figure]) -> dict[str, NDArray[np.uint8]]:
+    """Draw each figure: [height, width, 4] in red, green, blue and opacity.
+
+    Drawing takes most of the time, laying out texts above all; so a picture is drawn once for files and loggers.
+    """
+    pictures: dict[str, NDArray[np.uint8]] = {}
+    for name, figure in figures.items():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pictures[name] = np.array(canvas.buffer_rgba())
+    return pictures
+
+
+def save(pictures: Mapping[str, NDArray[np.uint8]], folder: Path) -> list[Path]:
+    """Write each picture of `draw` to ``folder`` as ``name.png``; equal pictures give equal bytes.
 
     Args:
-        figures: name -> figure.
+        pictures: name -> picture.
         folder: the folder to write to; it is created if it is missing.
 
     Returns:
-        The files, in the order of ``figures``.
+        The files, in the order of ``pictures``.
 
     Raises:
         InputError: the folder cannot be created or written to.
@@ -167,9 +184,9 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     files = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
+        for name, picture in pictures.items():
             files.append(folder / f"{name}.png")
-            write_file(files[-1], partial(figure.savefig, format="png", metadata={"Software": None}))
+            write_file(files[-1], partial(imsave, arr=picture, format="png", metadata={"Software": None}, dpi=_DPI))
     except OSError as error:
         raise InputError(f"{folder}: figures cannot be written ({error}); name another folder") from None
     return files

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from numpy.typing import NDArray
 
 from qa_lightning.layout import CURVE_FILES
 from qa_lightning.wording import program_words
@@ -129,16 +131,16 @@ def log_table(
         logger.log_table(tag, list(header), [list(row) for row in rows], step=step)
 
 
-def log_figures(logger: Logger, group: str, figures: Mapping[str, Any], step: int) -> None:
-    """Add figures of matplotlib at ``step``, if the logger can show them; see `log_table`."""
-    for name, figure in figures.items():
+def log_figures(logger: Logger, group: str, figures: Mapping[str, NDArray[np.uint8]], step: int) -> None:
+    """Add figures, as `plots.draw` has drawn them, at ``step``, if the logger can show them; see `log_table`."""
+    for name, picture in figures.items():
         tag = f"{group}/{name}"
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(tag, figure, step, close=False)
+            logger.experiment.add_image(tag, picture, step, dataformats="HWC")
         elif isinstance(logger, MLFlowLogger):
-            logger.experiment.log_figure(logger.run_id, figure, f"{tag}.png")
+            logger.experiment.log_image(logger.run_id, picture, f"{tag}.png")
         elif isinstance(logger, WandbLogger):
-            logger.log_image(tag, [figure], step=step)
+            logger.log_image(tag, [picture], step=step)
 
 
 def log_result(

@@ -361,7 +361,7 @@ def _draw(trainer: Trainer, found: Confidence, folder: Path) -> None:
     with _optional("figures"):
         from qa_lightning.metrics import plots  # matplotlib takes a second to import
 
-        drawn = figures(found)
+        drawn = plots.draw(figures(found))
         plots.save(drawn, folder)
         for logger in trainer.loggers:
             log_figures(logger, "val_confidence", drawn, last_step(trainer))

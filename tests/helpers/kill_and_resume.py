@@ -43,10 +43,12 @@ OF_A_MEAN = ("current_model_state", "averaging_state")  # of a run with --ema_de
 MEASURED = ("features_per_second", "tokens_per_second", "utilization")  # differ from run to run
 
 
-def command(folder: Path, model: str, devices: int, accumulate: int, accelerator: str = "cpu") -> list[str]:
+def command(
+    folder: Path, model: str, devices: int, accumulate: int, accelerator: str = "cpu", questions: int = 700
+) -> list[str]:
     """The command of a run of a few seconds: 4 epochs with validation, and checkpoints within epochs; its data too."""
-    write_json(folder / "train.json", make_rows(700, unanswerable=30, long=10))
-    write_json(folder / "validation.json", make_rows(300, long=10))
+    write_json(folder / "train.json", make_rows(questions, unanswerable=30, long=10))
+    write_json(folder / "validation.json", make_rows(questions * 3 // 7, long=10))
     return [
         *(str(TRAIN), "--data.dataset", str(folder / "train.json")),
         *("--data.validation", str(folder / "validation.json"), "--model.model_name", model),

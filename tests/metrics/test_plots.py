@@ -8,7 +8,7 @@ import pytest
 
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.calibration import precision_recall, reliability, risk_coverage
-from qa_lightning.metrics.plots import precision_recall_curves, reliability_diagram, risk_coverage_curves, save
+from qa_lightning.metrics.plots import draw, precision_recall_curves, reliability_diagram, risk_coverage_curves, save
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +82,12 @@ def test_no_questions_and_one_question_can_be_drawn(tmp_path):
             "precision_recall": precision_recall_curves({"F1": precision_recall(sure, right, count)}),
             "risk_coverage": risk_coverage_curves({"model": risk_coverage(sure, right)}),
         }
-        assert len(save(figures, tmp_path)) == 3
+        assert len(save(draw(figures), tmp_path)) == 3
 
 
 def test_files_are_png_and_the_same_each_time(tmp_path, answers):
     files = [
-        save({"risk": risk_coverage_curves({"model": risk_coverage(*answers)})}, tmp_path / name / "deep")[0]
+        save(draw({"risk": risk_coverage_curves({"model": risk_coverage(*answers)})}), tmp_path / name / "deep")[0]
         for name in ("one", "two")
     ]
     assert files[0].name == "risk.png"

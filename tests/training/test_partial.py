@@ -244,12 +244,11 @@ def test_dropout_of_adapters_is_fast_too(model_folder, data) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [LORA, FROZEN])
-def test_two_devices_that_are_killed_end_as_whole_ones(tmp_path, model_folder, monkeypatch, capsys, flags) -> None:
-    needs_peft(flags)
+def test_two_devices_that_are_killed_end_as_whole_ones(tmp_path, model_folder, monkeypatch, capsys) -> None:
+    needs_peft()
     monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path / "cache"))
     random.seed(5)
-    status = compare([*command(tmp_path, model_folder, 2, accumulate=1), *flags], tmp_path, kills=1)
+    status = compare([*command(tmp_path, model_folder, 2, accumulate=1, questions=240), *BOTH], tmp_path, kills=1)
     assert status == 0, capsys.readouterr().out
 
 
