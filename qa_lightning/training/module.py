@@ -474,8 +474,8 @@ class QALightningModule(LightningModule):
         """
         if self._teacher_key is not None and checkpoint.get(_TEACHER, self._teacher_key) != self._teacher_key:
             raise InputError(
-                f"--model.teacher {self.hparams['teacher']}: its weights or tokenizer, the windows or the precision are "
-                "not those that the run was trained with before; resume with those, or begin a new run"
+                f"--model.teacher {self.hparams['teacher']}: its weights or tokenizer, the windows or the precision "
+                "are not those that the run was trained with before; resume with those, or begin a new run"
             )
         known = checkpoint.get("hyper_parameters", {})
         if known and "bidirectional" not in known and getattr(self.model.config, "is_causal", None) is False:

@@ -22,7 +22,7 @@ from tests.helpers.families import FAMILIES
 from tests.helpers.models import small_config
 
 # Kinds of layers: encoder and decoder; the first, which has no norm, and the rest; ALBERT's layer, which holds a list.
-KINDS = {"bart": 2, "modernbert, many layers": 2, "modernbert": 2, "albert": 2}
+KINDS = {"bart": 2, "modernbert, many layers": 2, "albert": 2}
 LAYERS = 9  # more than torch.compile makes of one function before it gives up
 
 
@@ -53,7 +53,10 @@ MODELS = {
     "modernbert, many layers": _modernbert,
     "bart": _bart,
     "llama": _llama,
-    **{name: (lambda one=one: one.model(one.tokenizer())) for name, one in FAMILIES.items()},
+    **{
+        name: (lambda one=FAMILIES[name]: one.model(one.tokenizer()))
+        for name in ("distilbert", "roberta", "xlnet", "albert", "deberta-v3", "gpt2, no CLS")
+    },
 }
 
 

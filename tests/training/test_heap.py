@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +12,8 @@ import pytest
 from qa_lightning.runs.throughput import resident_bytes
 from qa_lightning.training.steps import heap
 from qa_lightning.training.steps.heap import LimitedHeap
+from tests.helpers.processes import finished
 
-ROOT = Path(__file__).parents[2]
 COUNTS = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mallinfo2")
 
 # Two steps. Between the blocks of the first one lie others that stay, too large for gaps that imports have left, so that
@@ -43,11 +41,13 @@ print(resident_bytes() // 2**20, limit.needed // 2**20, limit.times)
 
 
 @pytest.mark.skipif(not COUNTS, reason="needs glibc 2.33 or newer")
-def test_a_process_stays_near_what_its_steps_need() -> None:
+def test_a_process_stays_near_what_its_steps_need(tmp_path) -> None:
+    steps = tmp_path / "steps.py"
+    steps.write_text(STEPS)
+
     def run(most: float, small: int = 0) -> list[int]:
-        done = subprocess.run(
-            [sys.executable, "-c", STEPS, str(most), str(small)], capture_output=True, text=True, check=True, cwd=ROOT
-        )
+        done = finished([steps, str(most), str(small)])
+        assert done.returncode == 0, done.stderr
         return [int(figure) for figure in done.stdout.split()]
 
     grown, needed, times = run(1000)

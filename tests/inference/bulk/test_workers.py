@@ -157,7 +157,7 @@ def test_chunks_come_back_in_order_and_at_most_two_a_process_are_in_flight(monke
 
 @pytest.mark.slow
 def test_the_script_killed_or_interrupted_on_two_devices_leaves_no_process_and_goes_on(tmp_path, model_folder, ask):
-    source = write(tmp_path / "q.jsonl", as_lines([bare(row) for row in make_rows(2000)]))
+    source = write(tmp_path / "q.jsonl", as_lines([bare(row) for row in make_rows(800)]))
     assert ask(source, tmp_path / "whole.jsonl", batch_size=2) == 0
     output = tmp_path / "a.jsonl"
     words = [sys.executable, str(SCRIPT), "--model", model_folder, "--input", str(source), "--output", str(output)]
