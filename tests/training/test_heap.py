@@ -16,8 +16,9 @@ from tests.helpers.processes import finished
 
 COUNTS = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mallinfo2")
 
-# Two steps. Between the blocks of the first one lie others that stay, too large for gaps that imports have left, so that
-# no free block has room for one of the second step. Prints the size of the process after them, and what the steps needed, in MB.
+# Two steps. Between the blocks of the first one lie others that stay, too large for gaps that imports have left, so
+# that no free block has room for one of the second step. Prints the size of the process after them, and what the steps
+# needed, in MB.
 STEPS = """
 import sys
 import torch
@@ -30,7 +31,7 @@ limit.on_train_start(None, None)
 kept = []
 for step, size in enumerate((3_000_000, 4_000_000)):
     blocks = []
-    for _ in range(200):
+    for _ in range(120):
         blocks.append(torch.ones(size, dtype=torch.uint8))
         kept.append(torch.ones(100_000, dtype=torch.uint8))
     limit.on_before_backward(None, None, None)
