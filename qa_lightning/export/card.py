@@ -271,11 +271,20 @@ def _training(run: Run) -> dict[str, Any]:
         "max_length": data["max_length"],
         "doc_stride": data["doc_stride"],
         "max_question_length": data["max_question_length"],
+        "no_answer": _kept_without_answer(data),
         "precision": record.get("precision"),
         "devices": record["devices"],
         "seed": record.get("seed"),
         "versions": ", ".join(f"{name} {number}" for name, number in (record.get("versions") or {}).items()),
     }
+
+
+def _kept_without_answer(data: Mapping[str, Any]) -> str:
+    """Which windows without an answer were trained on; empty if all were."""
+    share = data.get("keep_no_answer", 1.0)  # older runs have none
+    if share == 1:
+        return ""
+    return f"{100 * share:g}% of them in each epoch, drawn anew" if share else "left out"
 
 
 def _adapters(model: Mapping[str, Any]) -> str | None:

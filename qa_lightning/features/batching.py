@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from qa_lightning.arrays import Ints
+from qa_lightning.features.epochs import EpochWindows
 from qa_lightning.features.store import FeatureStore
 
 Batching = Literal["length", "random"]
@@ -134,7 +135,7 @@ def _gold(features: Sequence[dict[str, Any]], windows: NDArray[np.void], shift: 
 
 
 class TrainingSampler(DistributedSampler[int]):
-    """Yields every feature once per epoch, in an order that depends only on ``seed`` and the epoch.
+    """Yields every feature of an epoch once, in an order that depends only on ``seed`` and the epoch.
 
     For an optimizer step the W processes together take a group of ``batch_size * W * accumulated`` features; a process
     takes every W-th feature of it. So one process with batch size ``2 * B``, two with ``B``, and one that accumulates
@@ -149,8 +150,10 @@ class TrainingSampler(DistributedSampler[int]):
         rank: index of this process.
         seed: decides the order together with the epoch.
         accumulated: batches per optimizer step.
+        chosen: the features of each epoch; None: all.
 
     Attributes:
+        per_epoch: features of an epoch, over all processes, without repeated ones.
         start: (epoch, batches): in that epoch, this many batches are already done and are left out.
     """
 
@@ -165,8 +168,11 @@ class TrainingSampler(DistributedSampler[int]):
         rank: int = 0,
         seed: int = 0,
         accumulated: int = 1,
+        chosen: EpochWindows | None = None,
     ) -> None:
         self.lengths = np.asarray(lengths)
+        self.chosen = chosen
+        self.per_epoch = len(self.lengths) if chosen is None else chosen.count
         self.batch_size = batch_size
         self.group = batch_size * num_replicas * accumulated
         self.batching = batching
@@ -177,11 +183,14 @@ class TrainingSampler(DistributedSampler[int]):
         self.start = (0, 0)
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.num_replicas)
+        return -(-self.per_epoch // self.num_replicas)
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng([self.seed, self.epoch])
-        order = random.permutation(len(self.lengths))
+        order = random.permutation(self.per_epoch)
+        if self.per_epoch < len(self.lengths):
+            assert self.chosen is not None
+            order = self.chosen.of_epoch(self.seed, self.epoch)[order]
         if self.batching == "length":
             order = self._group_by_length(order, random)
         missing = -len(order) % self.num_replicas
@@ -203,7 +212,7 @@ class TrainingSampler(DistributedSampler[int]):
             batch: index of this process's batch in the epoch.
         """
         step = batch * self.batch_size * self.num_replicas // self.group
-        features = min(self.group, len(self.lengths) - step * self.group)
+        features = min(self.group, self.per_epoch - step * self.group)
         return self.group / self.batch_size / features
 
     def repeats(self, batch: int) -> int:
@@ -213,7 +222,7 @@ class TrainingSampler(DistributedSampler[int]):
             batch: index of this process's batch in the epoch.
         """
         last = -(-len(self) // self.batch_size) - 1
-        return int(batch == last and (len(self) - 1) * self.num_replicas + self.rank >= len(self.lengths))
+        return int(batch == last and (len(self) - 1) * self.num_replicas + self.rank >= self.per_epoch)
 
     def _group_by_length(self, order: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
         together = self.group * self.groups_sorted_together

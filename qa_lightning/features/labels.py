@@ -123,3 +123,9 @@ def label_windows(
         windows[name][labelled] = tokens[first_pair]
     several = np.repeat(count > 1, count)
     return held.window[several], labels[0][several], labels[1][several]
+
+
+def hold_answers(windows: NDArray[np.void]) -> NDArray[np.bool_]:
+    """[W] whether each window holds an answer that it is trained on, whichever that is: see `label_windows`."""
+    found: NDArray[np.bool_] = (windows["start"] != windows["cls"]) | (windows["end"] != windows["cls"])
+    return found

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
+from qa_lightning.features.batching import TrainingSampler
 from qa_lightning.layout import LAST, MODEL_FOLDER
 from qa_lightning.models.computing.loss import StepLosses
 from qa_lightning.progress import Pace, duration, loop_progress
@@ -36,7 +37,7 @@ class RunPlan(Callback):
         steps = trainer.estimated_stepping_batches  # may communicate too
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         train_set, validation_set = (getattr(data, f"{name}_set", None) for name in ("train", "validation"))
-        windows = f"{counted(len(train_set), 'window')} in " if train_set is not None else ""
+        windows = f"{_windows_ahead(trainer, len(train_set))} in " if train_set is not None else ""
         done = f", {trainer.global_step:,} of them done" if trainer.global_step else ""
         is_known = math.isfinite(steps)
         steps_in_all = f"{int(steps):,} steps of the optimizer in all{done}" if is_known else "no end is set"
@@ -338,6 +339,13 @@ def step_losses(pl_module: LightningModule) -> StepLosses:
     """The losses that a `QALightningModule` keeps."""
     losses: StepLosses = pl_module.losses  # type: ignore[assignment]
     return losses
+
+
+def _windows_ahead(trainer: Trainer, count: int) -> str:
+    """How many of ``count`` training windows an epoch takes, in words."""
+    sampler = getattr(trainer.train_dataloader, "sampler", None)
+    taken = sampler.per_epoch if isinstance(sampler, TrainingSampler) else count
+    return counted(count, "window") if taken == count else f"{taken:,} of {counted(count, 'window')}"
 
 
 def _when_validated(trainer: Trainer) -> str:

@@ -35,7 +35,9 @@ log = logging.getLogger("qa_lightning")
 
 HOPELESS = 3  # trials of this process that failed first; others would fail, too
 # Flags that do not change how data are prepared.
-_BATCHES = tuple(f"data.{name}" for name in ("batch_size", "eval_batch_size", "batching", "tokens_per_batch"))
+_BATCHES = tuple(
+    f"data.{name}" for name in ("batch_size", "eval_batch_size", "batching", "tokens_per_batch", "keep_no_answer")
+)
 _LOOK_AGAIN = 5.0  # seconds between two looks for a trial whose process is gone, while others' trials run
 
 

@@ -34,6 +34,9 @@ from qa_lightning.features.batching import (
 )
 from qa_lightning.features.cache import PreparedSplit, TrainAnswers, describe_split
 from qa_lightning.features.defaults import BATCH_SIZE, DOC_STRIDE, EVAL_BATCH_SIZE, MAX_LENGTH, MAX_QUESTION_LENGTH
+from qa_lightning.features.epochs import EpochWindows
+from qa_lightning.features.labels import hold_answers
+from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.token_batches import TokenSampler
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.inference.arguments import Item
@@ -60,6 +63,7 @@ _RULES: Rules = {
     "max_train_examples": _COUNT,
     "max_validation_examples": _COUNT,
     "validation_fraction": (lambda part: 0 < part < 1, "must be between 0 and 1"),
+    "keep_no_answer": (lambda share: 0 <= share <= 1, "must be at least 0 and at most 1"),
 }
 
 
@@ -101,6 +105,9 @@ class SquadDataModule(LightningDataModule):
             a cell holds one answer.
         train_answers: ``first`` trains each question on its first answer; ``all`` on all annotators' answers: on the
             total probability of those in a window (marginal likelihood).
+        keep_no_answer: the part of the training windows without an answer that an epoch trains on, 0 to 1, drawn anew
+            for each epoch; those with an answer are trained on in every epoch. Below 1 for long contexts, most of
+            whose windows hold no answer; with questions that have none, leave it at 1.
         seed: decides the order of batches and the split by context.
         num_workers: processes that load data; 0 loads in the main process, which is enough for mapped files.
         prepare_workers: processes that prepare data: read, check, tokenize. None: as many as there are cores that this
@@ -131,6 +138,7 @@ class SquadDataModule(LightningDataModule):
         encoding: str | None = None,
         answer_separator: str = "",
         train_answers: TrainAnswers = "first",
+        keep_no_answer: float = 1.0,
         seed: int = 42,
         num_workers: int = 0,
         prepare_workers: int | None = None,
@@ -166,6 +174,7 @@ class SquadDataModule(LightningDataModule):
         self.on_bad_rows: OnBadRows = on_bad_rows
         self.texts_alone = False  # an evaluation sets it: the texts of answers are enough, whatever their offsets
         self.train_answers: TrainAnswers = train_answers
+        self.keep_no_answer = keep_no_answer
         self.seed = seed
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
@@ -176,6 +185,7 @@ class SquadDataModule(LightningDataModule):
         self.train_set: FeatureDataset | None = None
         self.validation_set: FeatureDataset | None = None
         self.question_set: QuestionSet | None = None
+        self._chosen: EpochWindows | None = None  # the training windows of each epoch; None: all
         self._described: set[Split] = set()
         self._start = (0, 0)  # where training resumes: epoch, and its batches that are done
 
@@ -201,8 +211,10 @@ class SquadDataModule(LightningDataModule):
     def _batch_setting(self) -> str:
         tokens = self.tokens_per_batch
         if self.finds_batch_size:
-            return f"batch_size='auto', windows_per_step={self.windows_per_step}"
-        return f"batch_size={self.batch_size}" if tokens is None else f"tokens_per_batch={tokens}"
+            found = f"batch_size='auto', windows_per_step={self.windows_per_step}"
+        else:
+            found = f"batch_size={self.batch_size}" if tokens is None else f"tokens_per_batch={tokens}"
+        return found if self.keep_no_answer == 1 else f"{found}, keep_no_answer={self.keep_no_answer:g}"
 
     @property
     def trains_on_all(self) -> bool:
@@ -279,6 +291,8 @@ class SquadDataModule(LightningDataModule):
             self._described.add(split)
             for line in describe_split(prepared, how, again):
                 log.info(worded(line))
+            if split == "train" and (chosen := self._choose(prepared.open()[0])) is not None:
+                log.info(worded(f"{split}: {chosen.described(prepared.summaries()[0]['unanswerable'])}"))
 
     def setup(self, stage: str) -> None:
         """Memory-map the files of `prepare_data`; the training split only for ``stage="fit"``.
@@ -294,7 +308,25 @@ class SquadDataModule(LightningDataModule):
                 raise InputError(problems)
         if "train" in self._splits() and stage == "fit":
             self.train_set = FeatureDataset(*self.prepared("train").open())
+            self._chosen = self._choose(self.train_set.store)
         self.validation_set = FeatureDataset(*self.prepared("validation").open())
+
+    def _choose(self, store: FeatureStore) -> EpochWindows | None:
+        """The training windows of each epoch, if some are left out; None takes all.
+
+        Raises:
+            InputError: none are left.
+        """
+        if self.keep_no_answer == 1:
+            return None
+        chosen = EpochWindows(hold_answers(store.windows), self.keep_no_answer)
+        if not chosen.count:
+            raise InputError(
+                f"--data.keep_no_answer {self.keep_no_answer:g} leaves nothing to train on: none of the "
+                f"{counted(len(store), 'window')} of {self.dataset} holds an answer; leave it out, or name data with "
+                "answers"
+            )
+        return chosen
 
     def _read_questions(self) -> QuestionSet:
         source, divided = self._source("validation")
@@ -377,12 +409,13 @@ class SquadDataModule(LightningDataModule):
         if self.train_set is None:
             raise InputError(_not_set_up("train_dataloader", "fit"))
         if self.finds_batch_size:
-            self._auto.settle(self.trainer, self.train_set, self._collator(self.soft_targets))
+            per_epoch = len(self.train_set) if self._chosen is None else self._chosen.count
+            self._auto.settle(self.trainer, self.train_set, self._collator(self.soft_targets), per_epoch)
         lengths = self.train_set.store.windows["length"]
         shares = (*self._world(), self.seed, self.accumulated)
         sampler: TrainingSampler
         if self.tokens_per_batch is None:
-            sampler = TrainingSampler(lengths, self.batch_size, self.batching, *shares)
+            sampler = TrainingSampler(lengths, self.batch_size, self.batching, *shares, self._chosen)
         else:
             padding = self.pad_to_multiple_of, self.settings.max_length
             sampler = TokenSampler(lengths, self.tokens_per_batch, *padding, *shares)
@@ -447,6 +480,7 @@ class SquadDataModule(LightningDataModule):
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         epoch, batches, order = (state_dict[name] for name in ("epoch", "batches", "order"))
+        order = {"--data.keep_no_answer": 1.0, **order}  # older checkpoints are of runs on all windows
         present = self._order()
         if self.finds_batch_size:
             order, present = self._auto.resume(order, present)
@@ -470,6 +504,7 @@ class SquadDataModule(LightningDataModule):
         return {
             "training data": self.prepared("train").features_folder.name,
             "--data.train_answers": self.train_answers,  # missing in older checkpoints
+            "--data.keep_no_answer": self.keep_no_answer,
             "--data.batch_size": self.batch_size,
             "--data.tokens_per_batch": self.tokens_per_batch,
             "--data.batching": self.batching,
@@ -563,6 +598,12 @@ def data_problems(given: Mapping[str, Any]) -> list[str]:
         )
     if tokens is not None and given["batching"] == "random":
         problems.append("--data.tokens_per_batch needs windows of similar length; leave --data.batching random out")
+    share = given["keep_no_answer"]
+    if tokens is not None and isinstance(share, int | float) and 0 <= share < 1:
+        problems.append(
+            f"--data.keep_no_answer {share:g} does not go together with --data.tokens_per_batch: each epoch takes "
+            "other windows, so the number of its batches would not be known; pass --data.batch_size N in its place"
+        )
     for name in ("dataset", "validation"):
         try:
             if given[name] is not None:

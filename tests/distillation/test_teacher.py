@@ -214,7 +214,7 @@ def test_a_student_learns_what_its_teacher_says(tmp_path, model_folder, rows, te
     [
         ({"accumulate_grad_batches": 2}, {"tokens_per_batch": 200}),
         ({}, {"batch_size": "auto", "windows_per_step": 12}),
-        ({}, {"train_answers": "all", "batching": "random"}),
+        ({}, {"train_answers": "all", "batching": "random", "keep_no_answer": 0.5}),
         ({"precision": "bf16-mixed"}, {"num_workers": 1}),
     ],
 )

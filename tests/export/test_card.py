@@ -119,6 +119,12 @@ def test_the_step_is_told_where_memory_decided_the_batch_size(trained, tmp_path)
     assert "| learning rate |" in card.text
 
 
+def test_windows_without_an_answer_that_were_left_out_are_told(trained, tmp_path) -> None:
+    for share, words in ((0.02, "2% of them in each epoch, drawn anew"), (0.0, "left out")):
+        card = changed_run(trained, tmp_path / str(share), {}, data={"keep_no_answer": share})
+        assert f"| windows without an answer | {words} |" in card.text
+
+
 def test_what_makes_scores_others_than_they_look_is_said(trained, tmp_path) -> None:
     flags = {"validation": None, "validation_fraction": 0.25, "max_validation_examples": 12, "on_bad_rows": "skip"}
     splits = run_json(trained)["data"]

@@ -92,13 +92,16 @@ class AutoBatchSize:
                 self.size = size
         return _in_steps(order, step), _in_steps(now, step_now)
 
-    def settle(self, trainer: Trainer | None, windows: FeatureDataset, collate: PaddingCollator) -> None:
+    def settle(
+        self, trainer: Trainer | None, windows: FeatureDataset, collate: PaddingCollator, per_epoch: int
+    ) -> None:
         """Find the size when a fit begins, unless a checkpoint has told it; from then on the Trainer counts in passes.
 
         Args:
             trainer: the one that begins to fit.
             windows: what it trains on.
             collate: makes batches of them.
+            per_epoch: how many of them an epoch takes.
 
         Raises:
             InputError: there is no Trainer, it or its model stands in the way, or not even one window fits.
@@ -108,7 +111,7 @@ class AutoBatchSize:
         if trainer is None:
             raise InputError("--data.batch_size auto: the size is found when a Trainer begins to fit; pass a number")
         step, devices = self.step_size(trainer.world_size), trainer.world_size
-        steps = -(-len(windows) // step)
+        steps = -(-per_epoch // step)
         problems = self.problems(trainer, trainer.lightning_module)  # again: hooks have had their turn since `setup`
         if problems := problems + _interval_problems(trainer, steps):
             raise InputError(problems)
