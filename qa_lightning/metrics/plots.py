@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -163,9 +164,14 @@ def draw(figures: Mapping[str, Figure]) -> dict[str, NDArray[np.uint8]]:
     pictures: dict[str, NDArray[np.uint8]] = {}
     for name, figure in figures.items():
         canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        pictures[name] = np.array(canvas.buffer_rgba())
+        canvas.draw()  # type: ignore[no-untyped-call]
+        pictures[name] = np.array(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     return pictures
+
+
+def _write_png(picture: NDArray[np.uint8], file: IO[bytes]) -> None:
+    """Without the version of matplotlib, so that equal pictures are equal files."""
+    imsave(file, picture, format="png", metadata={"Software": None}, dpi=_DPI)  # type: ignore[arg-type, dict-item]
 
 
 def save(pictures: Mapping[str, NDArray[np.uint8]], folder: Path) -> list[Path]:
@@ -186,7 +192,7 @@ def save(pictures: Mapping[str, NDArray[np.uint8]], folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():
             files.append(folder / f"{name}.png")
-            write_file(files[-1], partial(imsave, arr=picture, format="png", metadata={"Software": None}, dpi=_DPI))
+            write_file(files[-1], partial(_write_png, picture))
     except OSError as error:
         raise InputError(f"{folder}: figures cannot be written ({error}); name another folder") from None
     return files
