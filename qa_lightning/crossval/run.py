@@ -187,7 +187,7 @@ class CrossValidation:
         assert joined.result.confidence is not None
         for line in fitted_lines(joined.result.confidence):
             log.info(line)
-        log.info(coverage_line(joined.result.confidence.coverage))
+        log.info(coverage_line(joined.result.confidence))
         return joined
 
     def _write_final_flags(self) -> int | None:

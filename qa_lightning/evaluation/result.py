@@ -52,7 +52,7 @@ class ScoreResult:
         if found is None:
             return []
         return [
-            coverage_line(found.coverage_before),
+            coverage_line(found, fitted=False),
             *(f"fit to this data: {line}" for line in fitted_lines(found)),
         ]
 

@@ -358,22 +358,25 @@ def fitted_lines(found: Confidence) -> Iterator[str]:
 
 def _measures_line(found: Mapping[str, Interval]) -> str:
     """The measures that people ask for first, with their intervals."""
-    names = {
-        "expected calibration error": "expected_calibration_error",
-        "AUROC": "auroc",
-        f"answered at {100 * PRECISION:.0f}% precision": f"answered_at_{100 * PRECISION:.0f}_precision",
-    }
+    names = {"expected calibration error": "expected_calibration_error", "AUROC": "auroc"}
     known = {name: found[key] for name, key in names.items() if found[key].mean == found[key].mean}
-    parts = [
-        f"{name} {100 * one.mean:.1f}%" + (f" ({100 * one.low:.1f} to {100 * one.high:.1f})" if one.is_known else "")
-        for name, one in known.items()
-    ]
+    parts = [f"{name} {100 * one.mean:.1f}%{_ends(one)}" for name, one in known.items()]
     return f"scores of held-out answers: {', '.join(parts)}"
 
 
-def coverage_line(share: float) -> str:
-    """Say what share of the questions, 0-1, the model answers at `PRECISION`."""
-    return f"At {100 * PRECISION:.0f}% precision this model answers {100 * share:.1f}% of the questions"
+def _ends(found: Interval) -> str:
+    """The ends of an interval, in percent, in brackets; nothing if they are unknown, or equal."""
+    low, high = (f"{100 * end:.1f}" for end in (found.low, found.high))
+    return f" ({low} to {high})" if found.is_known and low != high else ""
+
+
+def coverage_line(found: Confidence, fitted: bool = True) -> str:
+    """Say what share of the questions the model answers at `PRECISION`, after the fit or before it."""
+    share, choice = (found.coverage, found.kept) if fitted else (found.coverage_before, OWN)
+    percent = f"{100 * PRECISION:.0f}"
+    interval = found.measured[choice][f"answered_at_{percent}_precision"] if choice in found.measured else None
+    ends = "" if interval is None else _ends(interval)
+    return f"At {percent}% precision this model answers {100 * share:.1f}% of the questions{ends}"
 
 
 def figures(found: Confidence) -> dict[str, Figure]:

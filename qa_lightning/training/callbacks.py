@@ -168,7 +168,7 @@ def say_scores(trainer: Trainer, whose: str) -> None:
 
 def _scores(trainer: Trainer, stage: str) -> str:
     values = {name.removeprefix(f"{stage}/"): float(value) for name, value in trainer.callback_metrics.items()}
-    f1 = f"{values['f1']:.2f}" + (f" (best {values['best_f1']:.2f})" if "best_f1" in values else "")
+    f1 = f"{values['f1']:.2f}" + (f" ({values['best_f1']:.2f} at the best threshold)" if "best_f1" in values else "")
     return f"EM {values['exact_match']:>6.2f}  F1 {f1:>6}  {stage} loss {values['loss']:.2f}"
 
 

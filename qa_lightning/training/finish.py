@@ -324,7 +324,7 @@ def _rate(
         fitted = Fitted(found.scaling, settings.version_2, data.fingerprint("validation"), found.scores_at_precision)
         save_settings(settings.fitted(fitted), folder)
         settings = settings.fitted(fitted)
-        for line in (*fitted_lines(found), coverage_line(found.coverage)):
+        for line in (*fitted_lines(found), coverage_line(found)):
             log.info(line)
         _draw(trainer, found, folder.parent / CONFIDENCE_FOLDER)
     return settings

@@ -289,7 +289,8 @@ def test_the_best_checkpoint_of_version_2_data_is_that_of_the_best_threshold(tmp
     assert max(point.value for point in best) > best[0].value
     saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert saved["global_step"] == max(best, key=lambda point: point.value).step + 1
-    epochs = re.findall(r"^epoch \d/6 +EM +50.00  F1 50.00 \(best ([\d.]+)\)", capsys.readouterr().out, re.MULTILINE)
+    line = r"^epoch \d/6 +EM +50.00  F1 50.00 \(([\d.]+) at the best threshold\)"
+    epochs = re.findall(line, capsys.readouterr().out, re.MULTILINE)
     assert [float(f1) for f1 in epochs] == pytest.approx([point.value for point in best], abs=0.006)
 
 

@@ -14,7 +14,15 @@ from qa_lightning.decoding.predictions import Predictions, Rows
 from qa_lightning.decoding.spans import Scaling, WindowLogits, decode_spans
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.calibration import reliability
-from qa_lightning.metrics.confidence import MIN_ANSWERED, PRECISIONS, Judged, figures, fit_confidence, fitted_lines
+from qa_lightning.metrics.confidence import (
+    MIN_ANSWERED,
+    PRECISIONS,
+    Judged,
+    coverage_line,
+    figures,
+    fit_confidence,
+    fitted_lines,
+)
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import Scoring
 from qa_lightning.metrics.thresholds import best_threshold, split_by_article
@@ -147,6 +155,12 @@ def test_a_temperature_mends_the_calibration_of_questions_that_it_was_not_fitted
         f"{found.brier('own'):.4f} at 1.00 (each of 5 folds"
     )
     assert f"expected calibration error {100 * after.error:.1f}% (" in measured
+    for fitted, choice in ((True, found.kept), (False, "own")):
+        share = found.measured[choice]["answered_at_90_precision"]
+        assert coverage_line(found, fitted) == (
+            f"At 90% precision this model answers {100 * share.mean:.1f}% of the questions "
+            f"({100 * share.low:.1f} to {100 * share.high:.1f})"
+        )
 
 
 @pytest.mark.parametrize("own", [1.0, 1.3])
@@ -232,6 +246,7 @@ def test_the_threshold_is_tuned_and_reported_on_the_other_articles() -> None:
     assert single.scaling.threshold == 0.0
     line, _ = fitted_lines(single)
     assert "is not tuned: all questions are about one article" in line
+    assert coverage_line(single).endswith("% of the questions")  # nothing is held out to measure more
 
 
 def test_a_threshold_that_does_not_help_is_neither_kept_nor_measured_with() -> None:

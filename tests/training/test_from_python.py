@@ -66,7 +66,7 @@ def test_a_fit_prints_the_scores_of_each_validation(module, data, capsys, bar) -
     trainer.fit(module, data)
     lines = epoch_lines(capsys.readouterr().out)
     assert [line[:9] for line in lines] == ["epoch 1/2", "epoch 2/2"]
-    assert f"EM {module.scores['exact']:>6.2f}  F1 {module.scores['f1']:.2f} (best " in lines[-1]
+    assert f"EM {module.scores['exact']:>6.2f}  F1 {module.scores['f1']:.2f} (" in lines[-1]
     trainer.fit_loop.max_epochs = 3
     trainer.fit(module, data)  # a notebook's cell that is run again
     assert [line[:9] for line in epoch_lines(capsys.readouterr().out)] == ["epoch 3/3"]
@@ -87,7 +87,8 @@ def test_validation_alone_and_test_print_a_line_unless_told_not_to(module, data,
     trainer = Trainer(**QUIET)
     validated = trainer.validate(module, data)[0]
     scores = (
-        f"EM {validated['val/exact_match']:>6.2f}  F1 {validated['val/f1']:.2f} (best {validated['val/best_f1']:.2f})"
+        f"EM {validated['val/exact_match']:>6.2f}  F1 {validated['val/f1']:.2f} "
+        f"({validated['val/best_f1']:.2f} at the best threshold)"
     )
     assert f"before training {scores}" in capsys.readouterr().out
     tested = trainer.test(module, data)[0]
