@@ -483,7 +483,7 @@ def why_it_ended(trainer: Trainer) -> str:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
             return f"early stopping: {_early_stopping(callback)}"
         if isinstance(callback, StopAfter) and callback.epochs <= loop.epoch_progress.current.processed:
-            return f"{callback.epochs:,} of {trainer.max_epochs:,} epochs, the end that StopAfter sets"
+            return f"{callback.epochs:,} of {trainer.max_epochs:,} epochs, as many as it was to train"
         if isinstance(callback, Timer) and _is_up(callback):
             return f"--trainer.max_time {_days(callback._duration or 0)} is up"
     return "a callback asked to stop" if trainer.should_stop else "as planned"

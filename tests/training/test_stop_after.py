@@ -25,7 +25,7 @@ def flags(tmp_path, model: str, *more: str) -> list[str]:
 def test_it_ends_early_on_the_schedule_of_all_epochs_and_trains_no_further(tmp_path, model_folder, capsys) -> None:
     given = flags(tmp_path, model_folder, "--trainer.limit_val_batches", "0", *STOP)
     assert commands.train(given) == 0
-    assert "training ended: 1 of 3 epochs, the end that StopAfter sets" in capsys.readouterr().out
+    assert "training ended: 1 of 3 epochs, as many as it was to train" in capsys.readouterr().out
     run = tmp_path / "lightning_logs" / "version_0"
     record = last_start(run / "run.json")
     assert record["data"]["train"]["questions"] == 16
