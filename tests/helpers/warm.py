@@ -26,7 +26,15 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from qa_lightning.evaluation import model  # noqa: F401 - what scripts need
+# What scripts need, also what they import late.
+import datasets.arrow_dataset  # noqa: F401
+import pandas  # noqa: F401
+import torch.utils.tensorboard  # noqa: F401
+
+from qa_lightning.checks.languages import language_of_each
+from qa_lightning.evaluation import model  # noqa: F401
+from qa_lightning.metrics import plots  # noqa: F401
+from qa_lightning.pages.report import ErrorReport  # noqa: F401
 from qa_lightning.runs import failures
 from qa_lightning.training import flags, run  # noqa: F401
 from tests.helpers import families, training  # noqa: F401
@@ -139,6 +147,7 @@ def with_spare(request: dict) -> dict | None:
 
 
 def main() -> None:
+    language_of_each(["A text, as the model of languages takes a second to load."])
     request = requested(socket.socket(fileno=int(sys.argv[1])))
     if request is not None and request.get("spare"):
         request = with_spare(request)
