@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -70,6 +71,25 @@ def one_line(error: object, limit: int = 200, first: bool = False) -> str:
     """
     text = str(error).strip()
     return " ".join((text.partition("\n")[0] if first else text).split())[:limit] or type(error).__name__
+
+
+def import_extra(module: str, what: str, extra: str) -> Any:
+    """Import a package that only a part of the users has.
+
+    Args:
+        module: its name.
+        what: a flag, or whatever needs it, for the message.
+        extra: the extra of this package that installs it.
+
+    Raises:
+        InputError: it cannot be imported.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f'{what} needs the package {module} ({one_line(error)}); run pip install "qa-lightning[{extra}]"'
+        ) from None
 
 
 class DivergedError(RuntimeError):

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from qa_lightning.errors import InputError, one_line
+from qa_lightning.errors import InputError, import_extra, one_line
 from qa_lightning.models.computing.layers import layer_depths, layer_names
 
 _CONFIGS, _BASE = "configs", "base"  # keys in a checkpoint
@@ -46,14 +46,6 @@ class Lora:
     dropout: float
 
 
-def _peft(flag: str) -> Any:
-    try:
-        import peft  # takes seconds
-    except ImportError as error:
-        raise InputError(f'{flag} needs the package peft ({error}); run pip install "qa-lightning[lora]"') from None
-    return peft
-
-
 def add_lora(model: Any, lora: Lora, name: str, frozen_layers: int = 0) -> None:
     """Add adapters to a model, in place; then these and the head train, and nothing else does.
 
@@ -70,7 +62,7 @@ def add_lora(model: Any, lora: Lora, name: str, frozen_layers: int = 0) -> None:
         InputError: peft is missing, or the model has no such layers.
     """
     flag = f"--model.lora_rank {lora.rank}"
-    peft = _peft(flag)
+    peft = import_extra("peft", flag, "lora")
     head = {path: weight for path, weight in _head(model, flag, name).items() if weight.requires_grad}
     targets = _targets(model, frozen_layers)
     if not targets:
@@ -237,7 +229,7 @@ def with_adapters_of(model: Any, saved: Mapping[str, Any], base: str | None, nam
 
 
 def _wrapped(model: Any, configs: Mapping[str, Mapping[str, Any]]) -> Any:
-    peft = _peft("the checkpoint holds a model that peft has wrapped, and loading it")
+    peft = import_extra("peft", "the checkpoint holds a model that peft has wrapped, and loading it", "lora")
     wrapped = None
     try:
         for name, values in configs.items():

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from qa_lightning.errors import InputError, one_line
+from qa_lightning.errors import InputError, import_extra, one_line
 from qa_lightning.models.computing.loss import MODEL_INPUTS
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.wording import command
@@ -38,11 +38,7 @@ def runtime() -> Any:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(f"ONNX models need ONNX Runtime ({error}); pip install qa-lightning[onnx]") from None
-    return onnxruntime
+    return import_extra("onnxruntime", "an ONNX model", "onnx")
 
 
 class OnnxModel:

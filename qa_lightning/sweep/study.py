@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from qa_lightning.errors import InputError, one_line
+from qa_lightning.errors import InputError, import_extra, one_line
 from qa_lightning.files import hold_folder, lock_file, write_json
 from qa_lightning.layout import LOGS, SWEEP_TRIALS
 from qa_lightning.runs.record import PastRun, newest_run
@@ -39,10 +39,7 @@ def load_optuna() -> Any:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise InputError(f'sweep needs the package optuna ({error}); run pip install "qa-lightning[sweep]"') from None
+    optuna = import_extra("optuna", "sweep", "sweep")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from qa_lightning.errors import InputError, one_line
+from qa_lightning.errors import InputError, import_extra, one_line
 from qa_lightning.wording import counted
 
 _PATIENCE = 10.0  # seconds
@@ -49,11 +49,8 @@ def connected(address: str | None) -> Iterator[Any]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise InputError(f'--engine ray needs Ray ({one_line(error)}): pip install "qa-lightning[ray]"') from None
+    ray = import_extra("ray", "--engine ray", "ray")
+    import_extra("ray.data", "--engine ray", "ray")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
         yield ray

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import import_extra
 
 
 def require_gradio() -> None:
@@ -18,10 +18,7 @@ def require_gradio() -> None:
     Raises:
         InputError: it is not.
     """
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise InputError('the page needs Gradio: `pip install "qa-lightning[demo]"`') from None
+    import_extra("gradio", "demo", "demo")
 
 
 @contextmanager

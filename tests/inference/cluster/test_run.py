@@ -337,7 +337,8 @@ def test_without_ray_one_line_says_what_to_install(source, tmp_path, ask, monkey
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError) as caught:
         ask(source, tmp_path / "answers", "--engine", "ray")
-    assert re.fullmatch(r'--engine ray needs Ray \(.*\): pip install "qa-lightning\[ray\]"', str(caught.value))
+    said = r'--engine ray needs the package ray \(.*\); run pip install "qa-lightning\[ray\]"'
+    assert re.fullmatch(said, str(caught.value))
     assert not (tmp_path / "answers").exists()
 
 
