@@ -30,7 +30,7 @@ def test_from_a_table_of_ten_questions_to_an_answered_one(tmp_path) -> None:
     (table,) = (block for language, block in BLOCKS if language == "csv")
     (tmp_path / "questions.csv").write_text(table, encoding="utf-8")
     check, train, ask, _ = (block.strip() for language, block in BLOCKS if language == "bash")
-    report, answer = (block for language, block in BLOCKS if language == "text")
+    report, answer, *_ = (block for language, block in BLOCKS if language == "text")
 
     checked = run(f"{check} --json report.json", tmp_path)
     assert checked.returncode == 1, checked.stderr
