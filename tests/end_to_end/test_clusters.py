@@ -1,5 +1,6 @@
-"""The code of docs/clusters.md works, with two processes where it wants more; what needs Ray, Spark or Dask is skipped
-where they are not installed, as in CI."""
+"""The code of docs/clusters.md works, and the search with Ray of docs/sweep.md, with two processes where it wants more.
+
+What needs Ray, Spark or Dask is skipped where they are not installed, as in CI."""
 
 from __future__ import annotations
 
@@ -18,12 +19,13 @@ from tests.helpers.data import make_rows
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import finished
 
-PAGE = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.S)
+PAGES = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("clusters.md", "sweep.md")]
+PAGE = PAGES[0]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w+)\n(.*?)```", page, flags=re.S)]
 
 
 def block(word: str, language: str = "python") -> str:
-    """The block of the page with a word in it."""
+    """The block of the pages with a word in it."""
     (found,) = (text for kind, text in BLOCKS if kind == language and word in text)
     return found
 
@@ -146,4 +148,28 @@ def test_ray_trains(here, model_folder, cluster) -> None:
     code = code.replace('"questions.parquet"', repr(str(here / "questions.parquet")))
     code = code.replace('"my-model"', repr(str(here / "my-model")))
     exec(code, {})
+    assert Reader.load("my-model").answer(["Who?"], ["Anna lives in Rome."])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_ray_searches_and_goes_on(here, model_folder, cluster) -> None:
+    """Each trial fails after one epoch; the same program goes on with the second one, from the checkpoint."""
+    pd.DataFrame(make_rows(24)).to_parquet("questions.parquet")
+    Path("my-model").unlink()
+    code = small(block("ray import tune").replace(", **bare", ""), model_folder)
+    code = code.replace('"cpu": 4, "gpu": 1', '"cpu": 1')
+    code = code.replace('FOLDER, SEARCH = "/shared"', f"FOLDER, SEARCH = {str(here)!r}")
+    assert "num_samples=20" in code
+    code = code.replace("num_samples=20", "num_samples=2")
+    fails = code.replace("\n\n\ntrial =", "\n    raise RuntimeError('the power fails')\n\n\ntrial =")
+    names: dict = {}
+    exec(fails, names)
+    assert [result.metrics["training_iteration"] for result in names["results"]] == [1, 1]
+    assert names["results"].num_errors >= 1  # the other one may be pruned
+    exec(code.replace("max_epochs=1", "max_epochs=2"), names)
+    assert not names["results"].errors
+    assert max(result.metrics["training_iteration"] for result in names["results"]) == 2
+    assert all(set(result.config) == {"learning_rate", "layer_decay"} for result in names["results"])
+    assert names["best"].metrics["f1"] == max(result.metrics["f1"] for result in names["results"])
     assert Reader.load("my-model").answer(["Who?"], ["Anna lives in Rome."])

@@ -203,7 +203,8 @@ def test_a_killed_driver_goes_on_and_says_only_its_own_lines(tmp_path, model_fol
     output = tmp_path / "answers"
     words = [sys.executable, "-m", "qa_lightning", "predict", "--model", model_folder, "--input", str(source)]
     words += ["--output", str(output), "--batch_size", "4", "--engine", "ray", "--ray_address", "local"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    given = os.environ.get("PYTHONPATH", "")  # Ray may be in a folder of its own
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), given])}
     first = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
     while len(list(output.glob("rows-*"))) < 5:
         assert first.poll() is None
