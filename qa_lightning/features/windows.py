@@ -38,6 +38,8 @@ WINDOW = np.dtype(
     ]
 )
 
+_PLAIN = '{"version":"1.0","truncation":null,"padding":null,'  # how the JSON of a plain tokenizer begins
+
 WINDOW_RULES: Rules = {
     "max_length": (lambda length: length >= 1, "must be at least 1"),
     "doc_stride": (lambda stride: stride >= 0, "must be at least 0"),
@@ -301,10 +303,15 @@ def _splits_special_tokens(tokenizer: Any) -> bool:
 def windowing_key(tokenizer: Any) -> list[Any]:
     """A key of all that decides how a tokenizer cuts windows; calls of the tokenizer do not change it."""
     splits = ["split special tokens"] if _splits_special_tokens(tokenizer) else []
-    plain = plain_tokenizer(tokenizer)
-    if tokenizer.padding_side == "left" and PairLayout.of(plain).null(tokenizer) is None:
+    if tokenizer.padding_side == "left" and PairLayout.of(plain_tokenizer(tokenizer)).null(tokenizer) is None:
         splits.append("null at the end")  # once it was at the begin
-    return [plain.to_str(), tokenizer.padding_side, _null_token(tokenizer), *splits]
+    return [_plain_text(tokenizer), tokenizer.padding_side, _null_token(tokenizer), *splits]
+
+
+def _plain_text(tokenizer: Any) -> str:
+    """The JSON of `plain_tokenizer`; a vocabulary of 262,144 tokens is read again, for seconds, only if it must be."""
+    text: str = tokenizer.backend_tokenizer.to_str()
+    return text if text.startswith(_PLAIN) else plain_tokenizer(tokenizer).to_str()
 
 
 def _null_token(tokenizer: Any) -> int | None:

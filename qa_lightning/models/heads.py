@@ -34,8 +34,8 @@ LOADER = "load_model.py"  # the copy of `head` in a model's folder
 
 
 def has_own_head(model: Any) -> bool:
-    """Whether a model has this package's head."""
-    return isinstance(model, head.SpanHead)
+    """Whether a model has this package's head, in PyTorch or exported."""
+    return isinstance(model, head.SpanHead) or head.ARCHITECTURE in (getattr(model.config, "architectures", None) or ())
 
 
 def write_loader(folder: Path) -> None:

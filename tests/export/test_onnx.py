@@ -428,12 +428,18 @@ def test_publishing_gets_the_folder(tmp_path, monkeypatch, copies, models, with_
 
 @pytest.mark.parametrize("kind", ["eurobert", "gemma3_text"])
 def test_our_own_head_is_exported(kind, tmp_path) -> None:
+    """Also with a special token that the model has no embedding for, as Gemma 3's tokenizer has one for images."""
     base = save_base(kind, tmp_path / "base")
+    tokenizer = load_tokenizer(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(base)
     model = load_model(base)
+    assert tokenizer.convert_tokens_to_ids("<image>") >= model.config.vocab_size
     sharp(model)
     save_model(model, load_tokenizer(base), SETTINGS, tmp_path / "model", model.state_dict())
     folder = onnx_export.export_onnx(str(tmp_path / "model"), data=write_json(tmp_path / "rows.json", ROWS[:6]))
     questions, contexts = ([row[name] for row in ROWS[:6]] for name in ("question", "context"))
+    contexts[0] = f"<image> {contexts[0]}"
     expected = Reader.load(str(tmp_path / "model")).answer(questions, contexts)
     found = Reader.load(str(folder)).answer(questions, contexts)
     assert [one.text for one in found] == [one.text for one in expected]

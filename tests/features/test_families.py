@@ -295,6 +295,14 @@ def test_special_tokens_in_texts_are_text_if_the_tokenizer_says_so(name, tmp_pat
     assert windowing_key(tokenizer) != windowing_key(splitting)
 
 
+def test_the_key_of_a_tokenizer_that_neither_truncates_nor_pads_reads_no_vocabulary(monkeypatch) -> None:
+    """One of 262,144 tokens takes seconds, and a run asks for its key a dozen times."""
+    expected = windowing_key(twin_of("bert cased"))
+    tokenizer = FAMILIES["bert cased"].tokenizer()
+    monkeypatch.setattr("qa_lightning.features.windows.Tokenizer", None)
+    assert windowing_key(tokenizer) == expected
+
+
 def test_the_token_for_no_answer_is_part_of_the_key() -> None:
     """A tokenizer's own files name it beside its tokenizer.json, and windows hold where it stands."""
     one, other = (FAMILIES["bert cased"].tokenizer() for _ in range(2))

@@ -38,6 +38,18 @@ FEATURES = {
     "no pad token": ("<bos>", "<eos>", None),
     "EOS alone": (None, "<eos>", None),
 }
+# Loads a folder, its first argument, where this package is not, and saves the logits of a question to the second one.
+LOADS = """import sys
+sys.modules["qa_lightning"] = None  # importing it fails
+import torch
+from transformers import AutoTokenizer
+sys.path.insert(0, sys.argv[1])
+from load_model import load
+model, tokenizer = load(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
+with torch.inference_mode():
+    output = model(**tokenizer("Who lives in Oslo?", "Anna lives in Oslo.", return_tensors="pt"))
+torch.save((output.start_logits, output.end_logits), sys.argv[2])
+"""
 
 
 def decoders_tokenizer(bos: str | None, eos: str | None, pad: str | None, side: str = "right") -> Any:

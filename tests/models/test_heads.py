@@ -26,22 +26,11 @@ from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.training.steps.optim import layer_depths
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
-from tests.helpers.heads import DECODERS, ENCODERS, FEATURES, WITH_CLASS, decoders_tokenizer, save_base
+from tests.helpers.heads import DECODERS, ENCODERS, FEATURES, LOADS, WITH_CLASS, decoders_tokenizer, save_base
 from tests.helpers.processes import finished
 from tests.helpers.training import QUIET, SMALL, train_flags
 
 OURS = [*ENCODERS, *DECODERS]
-LOADS = """import sys
-sys.modules["qa_lightning"] = None  # importing it fails
-import torch
-from transformers import AutoTokenizer
-sys.path.insert(0, sys.argv[1])
-from load_model import load
-model, tokenizer = load(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
-with torch.inference_mode():
-    output = model(**tokenizer("Who lives in Oslo?", "Anna lives in Oslo.", return_tensors="pt"))
-torch.save((output.start_logits, output.end_logits), sys.argv[2])
-"""
 
 
 @pytest.fixture(scope="module")
