@@ -1,4 +1,4 @@
-"""Decoders with the tokenizers of their makers, whole: trained, validated, asked, exported, loaded without this package.
+"""Decoders with their makers' tokenizers, whole: trained, validated, asked, exported, loaded without this package.
 
 Their tokenizers are in packages of npm; without these, which CONTRIBUTING.md names, the tests are skipped.
 """
