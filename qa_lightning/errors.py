@@ -10,9 +10,10 @@ from importlib import import_module
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from qa_lightning.wording import did_you_mean, one_of, visible
+from qa_lightning.wording import did_you_mean, one_of, shown, visible
 
 Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
+MOST = 2**32 - 1  # of a whole number that a flag takes: libraries count in 32 or 64 bits, and seeds are as large
 
 # A command in backticks; or a flag as messages write it, with its value if the next word can only be a value.
 _FLAG = re.compile(
@@ -162,7 +163,7 @@ def _argument(found: re.Match[str]) -> str:
 def broken_rules(
     given: Mapping[str, Any], rules: Rules, prefix: str, kinds: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """One line for each value that is of another type than its argument, or breaks its rule.
+    """One line for each value that is of another type than its argument, or breaks its rule, or is above `MOST`.
 
     Args:
         given: name -> value; no rule is for None.
@@ -181,7 +182,14 @@ def broken_rules(
             problems.append(f"--{prefix}.{name} is {value!r:.80}{_what_type(value, kinds[name])}")
         elif name in rules and not rules[name][0](value):
             problems.append(f"--{prefix}.{name} is {value!r}; it {rules[name][1]}")
+        elif is_too_large(value) and float not in _kinds_in(kinds.get(name)):
+            problems.append(f"--{prefix}.{name} is {shown(value)}; it must be at most {MOST}")
     return problems
+
+
+def is_too_large(value: Any) -> bool:
+    """Whether a whole number is above `MOST`; no other value is too large."""
+    return isinstance(value, int) and value > MOST
 
 
 _WORDS = {int: ("a whole number",), float: ("a number",), bool: ("True", "False"), str: ("a text",)}

@@ -168,15 +168,16 @@ def flag_problem(message: str, flags: Iterable[str]) -> str:
         return ", ".join(f"--{name}" if f"--{name}" in known else name for name in names) + ": required"
     message = re.sub(r'^Parser key "([^"]+)":\s*', r"--\1: ", message)
     message = re.sub(r"^argument (?=--)", "", message)
-    message = re.sub(r"Expected a (.+?)\. Got value: ", r"expected \1, got ", message)
     union = re.fullmatch(
-        r"(--\S+: )Does not validate against any of the Union subtypes\s+Subtypes: \[(.*)\]\n\s+Errors:\n"
-        r"(?:\s+- Expected a [^\n]*\n)*\s+Given value type: [^\n]*\n\s+Given value: (.*)",
+        r"(--\S+: )Does not validate against any of the Union subtypes\s+Subtypes: \[([^\n]*)\]\n\s+Errors:\n"
+        r"(?:\s+- Expected [^\n]*\n(?:(?!\s*- |\s*Given value type: )[^\n]*\n)*)*"  # a value may have several lines
+        r"\s+Given value type: [^\n]*\n\s+Given value: (.*)",
         message,
         re.DOTALL,
     )
     if union:
         message = f"{union[1]}expected {union[2]}, got {union[3]}"
+    message = re.sub(r"Expected a (.+?)\. Got value: ", r"expected \1, got ", message)
     message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "").replace("NoneType", "null")
     return _choice_problem(message) or message
 

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from qa_lightning.errors import InputError
 
+MOST_PROCESSES = 1024  # that a flag may ask for on one machine
 Key = TypeVar("Key")
 Job = TypeVar("Job")
 Reply = TypeVar("Reply")

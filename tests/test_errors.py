@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from qa_lightning import QALightningModule, SquadDataModule
-from qa_lightning.errors import InputError, naming_flags, one_line, worded
+from qa_lightning.errors import InputError, argument_kinds, naming_flags, one_line, worded
+from qa_lightning.inference.asking import AskSettings
+from qa_lightning.inference.bulk.workers import choose_devices
+from qa_lightning.inference.settings import checked_batch_size, checked_settings
+from qa_lightning.models.settings import AnswerSettings
 from tests.helpers import commands
 
 
@@ -53,6 +59,46 @@ def test_a_command_is_told_about_flags_of_model_and_data_at_once(model_folder) -
         commands.train([*flags, "--data.batch_size", "0", "--model.warmup_ratio", "2", "--model.layer_decay", "0"])
     names = [problem.split()[0] for problem in raised.value.problems]
     assert names == ["--data.batch_size", "--data.dataset", "--model.warmup_ratio", "--model.layer_decay"]
+
+
+def test_a_number_that_fits_nowhere_is_refused_for_every_flag_that_takes_whole_ones(model_folder) -> None:
+    huge, most = 10**20, "it must be at most 4294967295"
+    expected, words = set(), ["--data.dataset", "synthetic", "--model.model_name", model_folder]
+    for group, cls in (("data", SquadDataModule), ("model", QALightningModule)):
+        for name, kind in argument_kinds(cls.__init__).items():
+            if "workers" not in name and (kind is int or int in get_args(kind)):
+                expected.add(f"--{group}.{name}")
+    expected |= {f"--trainer.{name}" for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "num_nodes")}
+    expected = expected - {"--data.seed"} | {"--average_best"}  # the seed is that of --seed_everything
+    assert {"--data.batch_size", "--data.max_length", "--model.n_best", "--model.max_answer_length"} < expected
+    with pytest.raises(InputError) as raised:
+        commands.train([*words, *(f"{flag}={huge}" for flag in expected)])
+    assert expected == {problem.split()[0] for problem in raised.value.problems if most in problem}
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (
+            lambda: SquadDataModule("synthetic", batch_size=10**5000),
+            "batch_size is a int too large to show; it must be",
+        ),
+        (
+            lambda: SquadDataModule("synthetic", num_workers=2000, prepare_workers=0),
+            "num_workers is 2000; .* 1024\n.*to 1024",
+        ),
+        (lambda: SquadDataModule("synthetic", seed=-1), "seed is -1; it must not be negative"),
+        (lambda: choose_devices(2000), "devices is 2000; it must be at most 1024"),
+        (lambda: checked_batch_size(2**32), "batch_size is 4294967296; pass at most 4294967295"),
+        (lambda: checked_settings({"top_k": 2**32}), "top_k is 4294967296; pass at most 4294967295"),
+        (lambda: AskSettings(top_k=2**32).check(), "top_k is 4294967296; pass at most 4294967295"),
+        (lambda: AnswerSettings.of_config({"max_length": 2**32}, "f", None), "max_length is 4294967296; it must be"),
+        (lambda: commands.crossval(["--folds", str(2**32)]), "--folds is 4294967296; it must be at most 4294967295"),
+    ],
+)
+def test_others_refuse_it_too(call, problem) -> None:
+    with pytest.raises(InputError, match=problem):
+        call()
 
 
 def test_a_command_without_groups_names_its_own_flags(tmp_path) -> None:

@@ -17,10 +17,15 @@ from typing import Any
 
 from qa_lightning.errors import DivergedError, InputError, Rules, broken_rules
 from qa_lightning.wording import did_you_mean
+from qa_lightning.workers import MOST_PROCESSES
 
 
 def _share(value: Any) -> bool:
     return not isinstance(value, (int, float)) or (value >= 0 and (isinstance(value, int) or value <= 1))
+
+
+def _fits_a_machine(devices: Any) -> bool:
+    return not str(devices).isdigit() or int(devices) <= MOST_PROCESSES
 
 
 _SHARE = (_share, "must be a number of batches, or a part of them, from 0.0 to 1.0")
@@ -38,6 +43,7 @@ _RULES: Rules = {
     "log_every_n_steps": (lambda count: count >= 0, "must not be negative; 0 logs no steps"),
     "num_sanity_val_steps": (lambda count: count >= -1, "must not be negative; -1 takes all"),
     "num_nodes": (lambda count: count >= 1, "must be at least 1"),
+    "devices": (_fits_a_machine, f"must be at most {MOST_PROCESSES}, those of one machine"),
     "limit_train_batches": _SHARE,
     "limit_val_batches": _SHARE,
     "overfit_batches": _SHARE,
@@ -195,7 +201,11 @@ def union_problem(message: str) -> str | None:
     if listed is None:
         return None
     reasons = [" ".join(part.split()) for part in re.split(r"(?m)^\s*- (?=[A-Z`'\"])", listed[1]) if part.strip()]
-    telling = [reason for reason in reasons if not reason.startswith(("Expected a", "Not a valid subclass", "a class"))]
+    telling = [
+        reason
+        for reason in reasons
+        if not reason.startswith(("Expected a", "Expected <", "Not a valid subclass", "a class"))
+    ]
     flag = f"--{key[1]}" if key else ""
     if telling:
         return _class_problem(telling[0], flag)

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from jsonargparse import ArgumentParser, Namespace
 
-from qa_lightning.wording import flag_problem, usage_name, visible
+from qa_lightning.errors import MOST, is_too_large
+from qa_lightning.wording import flag_problem, shown, usage_name, visible
 
 if TYPE_CHECKING:
     from qa_lightning.data.columns import ReadSettings
@@ -162,13 +163,15 @@ def _script(text: Any) -> str | None:
 
 
 def positive(text: Any) -> int:
-    """Parse a whole number of at least 1, for ``type=`` of a flag."""
+    """Parse a whole number from 1 to `MOST`, for ``type=`` of a flag."""
     try:
         number = int(str(text))  # a file can give a number that is not whole, which int() would cut
     except ValueError:
         raise _ValueError(f"{text} is not a whole number") from None
     if number < 1:
         raise _ValueError(f"{number} is less than 1")
+    if is_too_large(number):
+        raise _ValueError(f"{shown(number)} is more than {MOST}")
     return number
 
 

@@ -65,6 +65,8 @@ class CrossValidation:
         trainer = self.flags.config.trainer
         if trainer.precision is None:  # written down, so that a study which goes on elsewhere does not mix two
             trainer.precision = default_precision(str(trainer.accelerator))
+        if problems := self.flags.misfits():
+            raise InputError(problems)
 
     @property
     def study(self) -> Study:

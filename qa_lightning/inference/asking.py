@@ -17,11 +17,12 @@ from qa_lightning.documents.answers import DocumentAnswer
 from qa_lightning.documents.collection import Collection, Extract
 from qa_lightning.documents.ranking import PassagePriors, RankedExtracts, Ranking, joined_windows
 from qa_lightning.documents.sources import OnBad, unaskable
-from qa_lightning.errors import InputError
+from qa_lightning.errors import MOST, InputError, is_too_large
 from qa_lightning.features.batching import Batch, PaddingCollator
 from qa_lightning.features.windows import Windower
 from qa_lightning.inference.engine import BestAnswers, answer_all
 from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.wording import shown
 
 log = logging.getLogger("qa_lightning")
 
@@ -74,6 +75,8 @@ class AskSettings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 problems.append(f"--{name} is {value!r}; pass a whole number of at least 1")
+            elif is_too_large(value):
+                problems.append(f"--{name} is {shown(value)}; pass at most {MOST}")
         for name in ("overlap", "min_score", "precision"):
             value = getattr(self, name)
             is_switch = isinstance(value, bool)

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from transformers.utils import PaddingStrategy
 
 from qa_lightning.decoding.spans import Scaling
-from qa_lightning.errors import InputError
+from qa_lightning.errors import MOST, InputError, is_too_large
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.wording import shown
 
 _MIN = {"top_k": 1, "max_answer_len": 1, "doc_stride": 0, "max_seq_len": 1, "max_question_len": 1}
 _SWITCHES = ("handle_impossible_answer", "align_to_words")
@@ -87,15 +88,19 @@ def checked_settings(settings: Mapping[str, Any], lenient: bool = False, any_nam
             problems.append(f"{name} is {value!r}, of type {type(value).__name__}; pass an int")
         elif value < minimum:
             problems.append(f"{name} parameter should be >= {minimum} (got {value})")
+        elif is_too_large(value):
+            problems.append(f"{name} is {shown(value)}; pass at most {MOST}")
     if problems:
         raise InputError(problems)
     return given
 
 
 def checked_batch_size(value: Any) -> int:
-    """The batch size; raises `InputError` unless it is an int of at least 1."""
+    """The batch size; raises `InputError` unless it is an int of at least 1 and at most `MOST`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"batch_size is {value!r}; pass an int of at least 1")
+    if is_too_large(value):
+        raise InputError(f"batch_size is {shown(value)}; pass at most {MOST}")
     return value
 
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from qa_lightning.decoding.calibrator import Calibrator, is_calibrator
 from qa_lightning.decoding.spans import Scaling
-from qa_lightning.errors import InputError, Rules
+from qa_lightning.errors import MOST, InputError, Rules, is_too_large
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.windows import WINDOW_RULES, WindowSettings
 from qa_lightning.models.loading import CONFIG, max_positions
-from qa_lightning.wording import command, did_you_mean, package_version
+from qa_lightning.wording import command, did_you_mean, package_version, shown
 
 log = logging.getLogger("qa_lightning")
 
@@ -232,6 +232,8 @@ def setting_problems(given: Mapping[str, Any]) -> list[str]:
             problems.append(f"{one.name} is {value!r}; it must be {words}")
         elif not holds(value):
             problems.append(f"{one.name} is {value}; it {rule}")
+        elif kind is int and is_too_large(value):
+            problems.append(f"{one.name} is {shown(value)}; it must be at most {MOST}")
     return problems
 
 

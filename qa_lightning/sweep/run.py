@@ -23,7 +23,7 @@ from qa_lightning.pages.runs import RunTable
 from qa_lightning.runs.listing import read_runs, runs_of, sorted_runs
 from qa_lightning.studies.flags import changed_flags, refused_flags, study_writes
 from qa_lightning.studies.processes import StartedJob, TrainJob, slots_for
-from qa_lightning.sweep.space import Choices, Space, flag_words, read_space
+from qa_lightning.sweep.space import Choices, Space, flag_words, read_space, space_misfits
 from qa_lightning.sweep.study import Trial, Trials, used
 from qa_lightning.sweep.trial import environment_of
 from qa_lightning.training.datamodule import SquadDataModule
@@ -80,7 +80,7 @@ class Sweep:
                 for name in self.space
                 if any(word == f"--{name}" or word.startswith(f"--{name}=") for word in self.given)
             ]
-        if problems:
+        if problems := problems or self.flags.misfits() or space_misfits(self.space_file, self.space, self.flags):
             raise InputError(problems)
 
     def run(self) -> None:

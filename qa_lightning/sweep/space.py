@@ -104,6 +104,22 @@ def read_space(path: Path, flags: ParsedFlags) -> Space:
     return space
 
 
+def space_misfits(path: Path, space: Space, flags: ParsedFlags) -> list[str]:
+    """A line for each value that does not go together with the flags of all trials.
+
+    Args:
+        path: of the space, for messages.
+        space: as it was read.
+        flags: of the trials, without those that are searched.
+    """
+    problems = []
+    for name, values in space.items():
+        for value in values.values if isinstance(values, Choices) else (values.low, values.high):
+            where = f"--space {path}: --{name} {_word(value)}: "
+            problems += [where + problem for problem in flags.misfits_with(name, value)]
+    return problems
+
+
 def flag_words(values: Mapping[str, Any]) -> list[str]:
     """The flags of ``train`` that give a trial its values."""
     return [f"--{name}={_word(value)}" for name, value in values.items()]

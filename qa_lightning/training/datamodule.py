@@ -46,7 +46,7 @@ from qa_lightning.models.loading import lasting_name, load_tokenizer
 from qa_lightning.progress import print_log
 from qa_lightning.training.steps.batch_size import AutoBatchSize
 from qa_lightning.wording import counted, did_you_mean
-from qa_lightning.workers import usable_cores
+from qa_lightning.workers import MOST_PROCESSES, usable_cores
 
 log = logging.getLogger("qa_lightning")
 
@@ -59,11 +59,13 @@ _RULES: Rules = {
     "tokens_per_batch": _COUNT,
     "eval_batch_size": _COUNT,
     "pad_to_multiple_of": _COUNT,
-    "prepare_workers": _COUNT,
+    "num_workers": (lambda count: 0 <= count <= MOST_PROCESSES, f"must be from 0 to {MOST_PROCESSES}"),
+    "prepare_workers": (lambda count: 1 <= count <= MOST_PROCESSES, f"must be from 1 to {MOST_PROCESSES}"),
     "max_train_examples": _COUNT,
     "max_validation_examples": _COUNT,
     "validation_fraction": (lambda part: 0 < part < 1, "must be between 0 and 1"),
     "keep_no_answer": (lambda share: 0 <= share <= 1, "must be at least 0 and at most 1"),
+    "seed": (lambda seed: seed >= 0, "must not be negative"),
 }
 
 

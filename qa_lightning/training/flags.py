@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,10 +18,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, WeightAver
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from qa_lightning.checks.refusals import callback_problems, refusal, trainer_problems, union_problem
+from qa_lightning.checks.refusals import (
+    callback_problems,
+    lightning_refusals,
+    refusal,
+    trainer_problems,
+    union_problem,
+)
 from qa_lightning.data.division import ALL
 from qa_lightning.distillation.teacher import lasting_teacher
-from qa_lightning.errors import InputError
+from qa_lightning.errors import MOST, InputError, is_too_large, one_line
 from qa_lightning.files import write_file, write_problem
 from qa_lightning.layout import LOGS
 from qa_lightning.models.loading import lasting_name
@@ -30,8 +39,10 @@ from qa_lightning.runs.resume import Beginning, find_beginning
 from qa_lightning.runs.signals import first_process, slurm_job
 from qa_lightning.training.averages import BestWeights, RunningMean, averaging_problems
 from qa_lightning.training.callbacks import default_callbacks
-from qa_lightning.training.datamodule import SquadDataModule, data_problems
+from qa_lightning.training.datamodule import AUTO, SquadDataModule, data_problems
 from qa_lightning.training.module import LOGGED, LOGGED_WITH_UNANSWERABLE, QALightningModule, model_problems
+from qa_lightning.training.steps.batch_size import AutoBatchSize
+from qa_lightning.training.steps.graphs import graph_problems, shape_problems
 from qa_lightning.training.steps.partial import partial_problems
 from qa_lightning.wording import counted, flag_problem, usage_name, visible
 
@@ -203,6 +214,8 @@ class TrainCLI(LightningCLI):
             problems.append(f"--ema_decay is {self.config.ema_decay}; it must be between 0 and 1, 0.999 is usual")
         if self.config.average_best is not None and self.config.average_best < 1:
             problems.append(f"--average_best is {self.config.average_best}; it must be at least 1, 3 is usual")
+        if is_too_large(self.config.average_best):
+            problems.append(f"--average_best is {self.config.average_best}; it must be at most {MOST}, 3 is usual")
         if self.config.keep_averaged and self.config.average_best is None:
             problems.append("--keep_averaged true keeps what --average_best averages; pass that too, or leave it out")
         return problems
@@ -252,7 +265,8 @@ class TrainCLI(LightningCLI):
     def _default_callbacks(self) -> list[Callback]:
         """Those of every run that go with the flags; without a bar lines in place of it."""
         chosen = self.config_init.trainer.callbacks or []
-        has_bar = any(isinstance(callback, ProgressBar) for callback in chosen)
+        listed = chosen if isinstance(chosen, list) else [chosen]
+        has_bar = any(isinstance(callback, ProgressBar) for callback in listed)
         callbacks = default_callbacks(interactive=bool(self.config.trainer.enable_progress_bar))
         without: tuple[type[Callback], ...] = (ProgressBar,) if has_bar else ()
         if self.config.trainer.enable_checkpointing is False:
@@ -272,19 +286,22 @@ class TrainCLI(LightningCLI):
 
     def _misfits(self) -> list[str]:
         """A line for each reason why the loaded model cannot be trained with these flags."""
-        problems: list[str] = self.model.misfits(self.datamodule) + self.model.graph_problems(self.trainer)
-        problems += partial_problems(self.trainer, self.model.hparams)
-        problems += self.datamodule.batch_problems(self.trainer, self.model)
+        problems: list[str] = self.model.misfits(self.datamodule)
+        return problems + self.datamodule.batch_problems(self.trainer, self.model) + self._trainer_misfits(self.trainer)
+
+    def _trainer_misfits(self, trainer: Trainer) -> list[str]:
+        """A line for each reason why a Trainer of these flags cannot train with them, whatever the model."""
+        problems = graph_problems(trainer, self.config.model) + partial_problems(trainer, self.config.model)
         problems += callback_problems(
-            self.trainer.callbacks,  # type: ignore[attr-defined]
+            trainer.callbacks,  # type: ignore[attr-defined]
             (*LOGGED, *LOGGED_WITH_UNANSWERABLE),
-            self.trainer.limit_val_batches != 0,
-            self.trainer.world_size,
-            self.trainer.accumulate_grad_batches,
-            len(self.trainer.loggers),
+            trainer.limit_val_batches != 0,
+            trainer.world_size,
+            trainer.accumulate_grad_batches,
+            len(trainer.loggers),
         )
-        problems += averaging_problems(self.trainer, self.config.ema_decay, self._averaged)
-        averages = [one for one in self.trainer.callbacks if isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
+        problems += averaging_problems(trainer, self.config.ema_decay, self._averaged)
+        averages = [one for one in trainer.callbacks if isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
         if self.beginning.averaged and not averages:
             problems.append(
                 f"--ckpt_path: {self.beginning.checkpoint} holds a running mean of the weights beside them; pass the "
@@ -311,6 +328,43 @@ class ParsedFlags(TrainCLI):
     def instantiate_classes(self) -> None:
         """Make nothing."""
 
+    def misfits(self) -> list[str]:
+        """A line for each reason why there can be no Trainer of these flags, or why it cannot train with them.
+
+        It is for flags that `problems` finds nothing wrong with. What depends on the model shows when it is loaded.
+        Loggers are left out, as some begin an experiment when they are made.
+        """
+        config = self.config.clone()
+        if config.trainer.logger is not False:
+            config.trainer.logger = None
+        try:
+            with lightning_refusals(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what each run says anyway
+                self.config_init = self.parser.instantiate_classes(config, instantiate_groups=False)
+                trainer = self.instantiate_trainer()
+        except InputError as error:
+            return error.problems
+        finds_batch_size = config.data.batch_size == AUTO
+        problems = shape_problems(config.model, finds_batch_size) + self._trainer_misfits(trainer)
+        if finds_batch_size:
+            problems += AutoBatchSize(config.data.windows_per_step).problems(trainer, None)
+        return problems
+
+    def misfits_with(self, name: str, value: Any) -> list[str]:
+        """The `misfits` where a flag, without dashes, has another value."""
+        with self._given(name, value):
+            return self.misfits()
+
+    @contextmanager
+    def _given(self, name: str, value: Any) -> Iterator[None]:
+        config = self.config
+        try:
+            self.config = config.clone()
+            self.config[name] = value
+            yield
+        finally:
+            self.config = config
+
     def as_yaml(self) -> str:
         """All flags, as ``--config`` reads them."""
         text: str = self.parser.dump(self.config, skip_none=False)
@@ -318,9 +372,10 @@ class ParsedFlags(TrainCLI):
 
     @property
     def names(self) -> list[str]:
-        """The flags that take a value of their own, without dashes."""
+        """The flags that take a value of their own, without dashes; ``callbacks+`` adds to those of another."""
         actions = self.parser._option_string_actions
-        return [flag[2:] for flag, action in actions.items() if isinstance(action, ActionTypeHint) and flag[:2] == "--"]
+        hints = [flag for flag, action in actions.items() if isinstance(action, ActionTypeHint)]
+        return [flag[2:] for flag in hints if flag.startswith("--") and not flag.endswith("+")]
 
     def with_value(self, name: str, word: str) -> tuple[Any, list[str]]:
         """What a flag is with another value, and a line for each problem that the value brings.
@@ -333,16 +388,13 @@ class ParsedFlags(TrainCLI):
         try:
             value = self.parser.parse_args([f"--{name}={word}"])[name]
         except ArgumentError as error:
-            return None, [self.parser.problem(str(error))]
+            problem = one_line(self.parser.problem(str(error)), 300)
+            return None, [problem if name in problem else f"--{name}: {problem}"]
         finally:
             self.parser.exit_on_error = True
-        before, config = self.problems(), self.config
-        try:
-            self.config = config.clone()
-            self.config[name] = value
+        before = self.problems()
+        with self._given(name, value):
             return value, [problem for problem in self.problems() if problem not in before]
-        finally:
-            self.config = config
 
 
 def default_precision(accelerator: str) -> str:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BaseFinetuning, ProgressBar
-from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -80,7 +80,7 @@ from qa_lightning.runs.throughput import computing_weights
 from qa_lightning.runs.watching import StepLines
 from qa_lightning.training.callbacks import EpochLines
 from qa_lightning.training.datamodule import SquadDataModule
-from qa_lightning.training.steps.graphs import LENGTHS_APART, StepGraphs
+from qa_lightning.training.steps.graphs import LENGTHS_APART, StepGraphs, graph_problems, shape_problems
 from qa_lightning.training.steps.optim import LinearSchedule, build_optimizer
 from qa_lightning.training.steps.partial import partial_problems
 from qa_lightning.wording import counted
@@ -303,7 +303,7 @@ class QALightningModule(LightningModule):
             self.losses.begin()  # before callbacks note where they begin
             if self._frozen:  # what Lightning warns of is meant to be
                 warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
-            if problems := self.graph_problems(self.trainer) + partial_problems(self.trainer, self.hparams):
+            if problems := graph_problems(self.trainer, self.hparams) + partial_problems(self.trainer, self.hparams):
                 raise InputError(problems)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SquadDataModule):
@@ -363,23 +363,6 @@ class QALightningModule(LightningModule):
         computing = Computing(trainer.strategy.root_device, str(trainer.precision), data.eval_batch_size)
         return Teacher(self.hparams["teacher"], data.prepared("train"), computing)
 
-    def graph_problems(self, trainer: Trainer) -> list[str]:
-        """A line for each reason why CUDA graphs, if they are asked for, cannot hold the steps of a Trainer."""
-        if not self.hparams["cuda_graphs"]:
-            return []
-        problems = []
-        if (kind := trainer.strategy.root_device.type) != "cuda":
-            problems.append(f"it needs a CUDA GPU, and this run is on the device {kind!r}")
-        if not isinstance(trainer.strategy, SingleDeviceStrategy):
-            problems.append("it trains on one device, without a --trainer.strategy for several")
-        if str(trainer.precision).startswith("16"):
-            problems.append(f"it cannot scale losses, as --trainer.precision {trainer.precision} does; use bf16-mixed")
-        if any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            problems.append("it cannot take in weights that a callback thaws in mid-run")
-        if self.hparams["compile"]:
-            problems.append("it does not go together with --model.compile true")
-        return [f"--model.cuda_graphs true: {problem}; leave it out" for problem in problems]
-
     def misfits(self, data: SquadDataModule) -> list[str]:
         """A line for each reason why the model cannot read the windows of ``data``."""
         problems = []
@@ -391,11 +374,7 @@ class QALightningModule(LightningModule):
             )
         if not problems and (problem := tokenizer_problem(self.model, data.tokenizer)):
             problems.append(f"--model.model_name: {problem}")
-        if self.hparams["cuda_graphs"] and data.finds_batch_size:
-            problems.append(
-                "--model.cuda_graphs true keeps memory for each shape of batch, which --data.batch_size auto cannot "
-                "foresee; leave one out"
-            )
+        problems += shape_problems(self.hparams, data.finds_batch_size)
         length, limit = data.settings.max_length, max_positions(self.model)
         if limit and length > limit:
             problems.append(

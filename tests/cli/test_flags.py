@@ -122,6 +122,7 @@ def refused(capsys, words: list[str], made: Flags | None = None) -> list[str]:
         (["--data.x", "1", "--data", "d"], "there is no flag --data.x; did you mean --data?"),
         (["--zzzzzz"], "there is no flag --zzzzzz"),
         (["--batch_size", "0"], "--batch_size: 0 is less than 1"),
+        (["--batch_size", "9" * 20], f"--batch_size: {'9' * 20} is more than 4294967295"),
         (["--batch-size", "x"], "--batch_size: x is not a whole number"),
         (["--batch_size", "2.5"], "--batch_size: 2.5 is not a whole number"),
         (["--max_f1_drop", "x"], "--max_f1_drop: x is not a number"),

@@ -103,6 +103,20 @@ def test_the_precision_is_written_down_for_other_machines(flags, tmp_path, monke
     assert yaml.safe_load(given.flags.as_yaml())["trainer"]["precision"] == "32-true"
 
 
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (("--ema_decay", "0.9", "--average_best", "3"), "--average_best 3 averages weights, as --ema_decay 0.9 does"),
+        (("--trainer.callbacks", "LearningRateMonitor", "--trainer.logger", "false"), "LearningRateMonitor writes to"),
+        (("--data.batch_size", "auto", "--trainer.accumulate_grad_batches", "2"), "it accumulates as memory needs it"),
+    ],
+)
+def test_flags_that_exclude_each_other_are_refused_before_the_study_begins(flags, tmp_path, given, problem) -> None:
+    with pytest.raises(InputError, match=problem) as refused:
+        CrossValidation(flags("--trainer.accelerator", "cpu", *given), 3, tmp_path / "study")
+    assert len(refused.value.problems) == 1
+
+
 SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "study"}
 
 

@@ -164,6 +164,13 @@ def test_flags_that_make_no_sense_are_refused_together(search, tmp_path) -> None
         search([20, 21], "--trials", "0", "--parallel", "0", "--pruner", "medain")
 
 
+def test_flags_that_exclude_each_other_are_refused_before_the_study_begins(search, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"--average_best 3 averages weights, as --ema_decay 0\.9 does"):
+        search([20, 21], "--ema_decay", "0.9", "--average_best", "3")
+    assert not (tmp_path / "study").exists()
+    assert search([20, 21], "--trials", "1", "--average_best", "3") == 0
+
+
 def test_the_folder_of_a_cross_validation_is_refused(search, tmp_path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "study.json").write_text('{"folds": 5, "fingerprint": "abc"}')

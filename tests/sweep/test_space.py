@@ -6,7 +6,7 @@ import pytest
 
 from qa_lightning.cli.train import config_folder
 from qa_lightning.errors import InputError
-from qa_lightning.sweep.space import Choices, Range, flag_words, read_space
+from qa_lightning.sweep.space import Choices, Range, flag_words, read_space, space_misfits
 
 
 def read(tmp_path, flags, text: str):
@@ -97,6 +97,15 @@ def test_all_problems_are_shown_together_with_their_lines(tmp_path, flags) -> No
         ("data.batch_size: [8]", "line 1: --data.batch_size: a list needs at least 2 values"),
         ("data.batch_size: [8, 8]", "line 1: --data.batch_size: 8 is there twice"),
         ("data.batch_size: [8, eight]", "line 1: --data.batch_size is 'eight'; it must be a whole number or auto"),
+        ("data.batch_size: [true, 8]", "line 1: --data.batch_size is 'true'; it must be a whole number or auto"),
+        (
+            "model.lora_rank: [8, 99999999999999999999]",
+            "line 1: --model.lora_rank is 99999999999999999999; it must be at",
+        ),
+        (
+            "trainer.callbacks+: [a, b]",
+            "line 1: there is no flag --trainer.callbacks+; did you mean trainer.callbacks?",
+        ),
         ("data.batch_size: [8, [16]]", "line 1: --data.batch_size: [16] is no number, text"),
         ("data.batch_size: [8, 16]\ndata.batch_size: [4, 8]", "line 2: --data.batch_size is there twice"),
         ("data.batch_size: {low: 8}", "line 1: --data.batch_size: a range needs high"),
@@ -113,6 +122,17 @@ def test_all_problems_are_shown_together_with_their_lines(tmp_path, flags) -> No
 def test_each_mistake_is_one_line(tmp_path, flags, text, problem) -> None:
     (found,) = problems_of(tmp_path, flags, text)
     assert found.startswith(problem)
+
+
+def test_values_that_do_not_go_with_the_flags_are_a_line_each(tmp_path, flags) -> None:
+    text = (
+        "model.cuda_graphs: [false, true]\ntrainer.strategy: [auto, fsdp]\nmodel.layer_decay: {low: 0.7, high: 1.0}\n"
+    )
+    path = tmp_path / "space.yaml"
+    graphs, fsdp = space_misfits(path, read(tmp_path, flags, text), flags)
+    assert graphs.startswith(f"--space {path}: --model.cuda_graphs true: --model.cuda_graphs true: it needs a CUDA GPU")
+    assert fsdp.startswith(f"--space {path}: --trainer.strategy fsdp: ")
+    assert flags.misfits() == []
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path, flags) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.studies.running import OwnFlags, run_study
+from qa_lightning.cli.studies.running import OwnFlags, count_problems, run_study
 from qa_lightning.cli.train import with_config_files
 from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.wording import command, usage_name
@@ -70,10 +70,7 @@ def _own_flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--study", type=Path, default=Path("crossval"))
     own, rest = parser.parse_known_args(words)
-    problems = [f"--folds is {own.folds}; it must be at least 2"] if own.folds < 2 else []
-    if own.parallel < 1:
-        problems.append(f"--parallel is {own.parallel}; it must be at least 1")
-    if problems:
+    if problems := count_problems(own, folds=2, parallel=1):
         raise InputError(problems)
     own.study = own.study.expanduser()
     return own, rest

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import MOST, InputError, is_too_large
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 
 
@@ -20,6 +20,23 @@ class OwnFlags(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong as an `InputError`."""
         raise InputError(message.removeprefix("argument "))
+
+
+def count_problems(own: argparse.Namespace, **least: int) -> list[str]:
+    """A line for each number of a study's own flags that is too small or too large.
+
+    Args:
+        own: parsed.
+        **least: name -> the smallest number that the flag takes.
+    """
+    problems = []
+    for name, smallest in least.items():
+        value = getattr(own, name)
+        if value < smallest:
+            problems.append(f"--{name} is {value}; it must be at least {smallest}")
+        elif is_too_large(value):
+            problems.append(f"--{name} is {value}; it must be at most {MOST}")
+    return problems
 
 
 def run_study(folder: Path, run: Callable[[], None]) -> int:

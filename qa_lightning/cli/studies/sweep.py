@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.studies.running import OwnFlags, run_study
+from qa_lightning.cli.studies.running import OwnFlags, count_problems, run_study
 from qa_lightning.cli.train import config_folder, with_config_files
 from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.sweep import PRUNERS
@@ -78,11 +78,7 @@ def _own_flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--space", type=Path, default=config_folder() / "spaces" / "default.yaml")
     parser.add_argument("--study", type=Path, default=Path("sweep"))
     own, rest = parser.parse_known_args(words)
-    problems = [
-        f"--{name} is {value}; it must be at least 1"
-        for name, value in (("trials", own.trials), ("parallel", own.parallel))
-        if value < 1
-    ]
+    problems = count_problems(own, trials=1, parallel=1)
     if own.pruner not in PRUNERS:
         problems.append(f"--pruner is {own.pruner!r}; it must be {one_of(PRUNERS)}{did_you_mean(own.pruner, PRUNERS)}")
     if problems:

@@ -26,7 +26,7 @@ from qa_lightning.inference.bulk.several import SeveralTexts
 from qa_lightning.inference.reader import Reader
 from qa_lightning.runs.failures import is_out_of_memory
 from qa_lightning.wording import counted
-from qa_lightning.workers import Key, Worker, do_jobs, working
+from qa_lightning.workers import MOST_PROCESSES, Key, Worker, do_jobs, working
 
 Chunks = Iterable[tuple[Key, Sequence[Question]]]
 _CHARACTERS_TOGETHER = 1 << 22  # total length of contexts cut into windows at once: some hundred MB of tokens
@@ -144,8 +144,10 @@ def choose_devices(count: int) -> list[str]:
     """The devices for ``--devices N``: N GPUs or, without a GPU, the CPU N times (one process each).
 
     Raises:
-        InputError: there are GPUs, but fewer than ``count``.
+        InputError: there are GPUs, but fewer than ``count``; or that is more than a machine has.
     """
+    if count > MOST_PROCESSES:
+        raise InputError(f"--devices is {count}; it must be at most {MOST_PROCESSES}, those of one machine")
     if not torch.cuda.is_available():
         return ["cpu"] * count
     found = torch.cuda.device_count()

@@ -11,6 +11,7 @@ Limits: the trial is of training. A validation whose `eval_batch_size` is too la
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -158,7 +159,8 @@ class AutoBatchSize:
 
 def divisors(count: int) -> list[int]:
     """The numbers of windows into which a step of ``count`` can be divided evenly, rising."""
-    return [size for size in range(1, count + 1) if count % size == 0]
+    low = [size for size in range(1, math.isqrt(count) + 1) if count % size == 0]
+    return sorted({*low, *(count // size for size in low)})
 
 
 def _in_steps(order: Mapping[str, Any], step: int | None) -> dict[str, Any]:

@@ -13,8 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from qa_lightning.errors import InputError, one_line
@@ -24,6 +28,44 @@ LENGTHS_APART = 16  # tokens: at most 24 lengths up to 384
 _MOST_GRAPHS = 64  # shapes beyond these are computed without a graph
 
 _Inputs = dict[str, Tensor]
+
+
+def graph_problems(trainer: Trainer, given: Mapping[str, Any]) -> list[str]:
+    """A line for each reason why CUDA graphs, if they are asked for, cannot hold the steps of a Trainer.
+
+    Args:
+        trainer: which fits.
+        given: arguments of the module.
+    """
+    if not given["cuda_graphs"]:
+        return []
+    problems = []
+    if (kind := trainer.strategy.root_device.type) != "cuda":
+        problems.append(f"it needs a CUDA GPU, and this run is on the device {kind!r}")
+    if not isinstance(trainer.strategy, SingleDeviceStrategy):
+        problems.append("it trains on one device, without a --trainer.strategy for several")
+    if str(trainer.precision).startswith("16"):
+        problems.append(f"it cannot scale losses, as --trainer.precision {trainer.precision} does; use bf16-mixed")
+    if any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        problems.append("it cannot take in weights that a callback thaws in mid-run")
+    if given["compile"]:
+        problems.append("it does not go together with --model.compile true")
+    return [f"--model.cuda_graphs true: {problem}; leave it out" for problem in problems]
+
+
+def shape_problems(given: Mapping[str, Any], finds_batch_size: bool) -> list[str]:
+    """A line if CUDA graphs cannot foresee the shapes of batches.
+
+    Args:
+        given: arguments of the module.
+        finds_batch_size: whether memory decides how many windows a batch has.
+    """
+    if not (given["cuda_graphs"] and finds_batch_size):
+        return []
+    return [
+        "--model.cuda_graphs true keeps memory for each shape of batch, which --data.batch_size auto cannot foresee; "
+        "leave one out"
+    ]
 
 
 @dataclass(frozen=True)
