@@ -287,7 +287,8 @@ class TrainCLI(LightningCLI):
     def _misfits(self) -> list[str]:
         """A line for each reason why the loaded model cannot be trained with these flags."""
         problems: list[str] = self.model.misfits(self.datamodule)
-        return problems + self.datamodule.batch_problems(self.trainer, self.model) + self._trainer_misfits(self.trainer)
+        problems += self.datamodule.batch_problems(self.trainer, self.model)
+        return problems + self._trainer_misfits(self.trainer)
 
     def _trainer_misfits(self, trainer: Trainer) -> list[str]:
         """A line for each reason why a Trainer of these flags cannot train with them, whatever the model."""
