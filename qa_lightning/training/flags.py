@@ -44,7 +44,7 @@ from qa_lightning.training.module import LOGGED, LOGGED_WITH_UNANSWERABLE, QALig
 from qa_lightning.training.steps.batch_size import AutoBatchSize
 from qa_lightning.training.steps.graphs import graph_problems, shape_problems
 from qa_lightning.training.steps.partial import partial_problems
-from qa_lightning.wording import counted, flag_problem, usage_name, visible
+from qa_lightning.wording import counted, flag_problem, shown, usage_name, visible
 
 
 class TrainParser(LightningArgumentParser):
@@ -212,11 +212,12 @@ class TrainCLI(LightningCLI):
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
         if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
             problems.append(f"--ema_decay is {self.config.ema_decay}; it must be between 0 and 1, 0.999 is usual")
-        if self.config.average_best is not None and self.config.average_best < 1:
-            problems.append(f"--average_best is {self.config.average_best}; it must be at least 1, 3 is usual")
-        if is_too_large(self.config.average_best):
-            problems.append(f"--average_best is {self.config.average_best}; it must be at most {MOST}, 3 is usual")
-        if self.config.keep_averaged and self.config.average_best is None:
+        best = self.config.average_best
+        if best is not None and best < 1:
+            problems.append(f"--average_best is {best}; it must be at least 1, 3 is usual")
+        if is_too_large(best):
+            problems.append(f"--average_best is {shown(best)}; it must be at most {MOST}, 3 is usual")
+        if self.config.keep_averaged and best is None:
             problems.append("--keep_averaged true keeps what --average_best averages; pass that too, or leave it out")
         return problems
 

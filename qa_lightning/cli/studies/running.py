@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from qa_lightning.errors import MOST, InputError, is_too_large
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
+from qa_lightning.wording import shown
 
 
 class OwnFlags(argparse.ArgumentParser):
@@ -35,7 +36,7 @@ def count_problems(own: argparse.Namespace, **least: int) -> list[str]:
         if value < smallest:
             problems.append(f"--{name} is {value}; it must be at least {smallest}")
         elif is_too_large(value):
-            problems.append(f"--{name} is {value}; it must be at most {MOST}")
+            problems.append(f"--{name} is {shown(value)}; it must be at most {MOST}")
     return problems
 
 
