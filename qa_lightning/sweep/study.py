@@ -206,12 +206,9 @@ class Trials:
             trials = self.all
             for frozen in trials:
                 if not frozen.state.is_finished() and frozen.number not in own:
-                    claimed = claim(self.folder_of(frozen.number))
-                    if claimed is not None and set(frozen.params) == set(space):
-                        return Trial(frozen.number, used(frozen.params, frozen.distributions), claimed)
-                    if claimed is not None:  # its process was killed while it was sampled
-                        self._study.tell(frozen.number, state=self._optuna.trial.TrialState.FAIL)
-                        claimed.release()
+                    taken = self._take_over(frozen.number, space)
+                    if taken is not None:
+                        return taken
             if len(trials) >= wanted:
                 return None
             number = len(trials)
@@ -221,6 +218,20 @@ class Trials:
             claimed = claim(self.folder_of(asked.number))
             assert claimed is not None
             return Trial(asked.number, used(asked.params, asked.distributions), claimed)
+
+    def _take_over(self, number: int, space: Space) -> Trial | None:
+        """A trial whose process is gone; None if it is not, or if the trial can not or need not be gone on with."""
+        claimed = claim(self.folder_of(number))
+        if claimed is None:
+            return None
+        frozen = self.storage.get_trial(self._id(number))  # only now: its process may just have finished it
+        if not frozen.state.is_finished():
+            if set(frozen.params) == set(space):
+                return Trial(number, used(frozen.params, frozen.distributions), claimed)
+            # its process was killed while it was sampled
+            self._study.tell(number, state=self._optuna.trial.TrialState.FAIL)
+        claimed.release()
+        return None
 
     def folder_of(self, number: int) -> Path:
         """The folder of a trial."""

@@ -87,6 +87,23 @@ def test_a_trial_is_taken_over_when_its_process_is_gone_and_not_before(tmp_path)
     assert (trial.number, trial.values) == (0, values)
 
 
+def test_a_trial_that_ends_while_another_process_looks_for_one_is_not_run_again(tmp_path, monkeypatch) -> None:
+    theirs = Trials(tmp_path)
+    trial = theirs.next(SPACE, 2, set())
+    assert trial is not None
+
+    def end_first(folder):
+        if trial.claim.handle is not None:
+            theirs.complete(trial, 1.0)
+        return claim(folder)
+
+    monkeypatch.setattr(study, "claim", end_first)
+    found = Trials(tmp_path).next(SPACE, 2, set())
+    assert found is not None
+    assert found.number == 1
+    assert not (tmp_path / "trial-0" / "owner.json").exists()
+
+
 def test_a_process_of_another_machine_is_gone_when_it_is_silent(tmp_path) -> None:
     folder = tmp_path / "trial-0"
     folder.mkdir()
