@@ -17,6 +17,7 @@ LAST_CHECKPOINT = f"{CHECKPOINT_FOLDER}/{LAST}"
 KEPT_WEIGHTS = "best_weights"  # those of the best validations, alone, for --average_best; removed when the run ends
 MEAN = "mean.ckpt"  # in that folder: their mean, while it is validated
 CONFIDENCE_FOLDER = "confidence"  # figures and numbers about threshold, temperature and calibration
+CONFIDENCE = "confidence.json"  # the numbers
 REPORT = "report.html"  # of the model's errors on the validation data; all questions are in a .jsonl file beside it
 FLAGS = "config.yaml"  # every flag of the run
 HPARAMS = "hparams.yaml"  # that loggers write; a run with a Trainer in Python has no FLAGS

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from qa_lightning.files import write_json
-from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fitted_lines
+from qa_lightning.layout import CONFIDENCE
+from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fitted_lines, measures_line
 from qa_lightning.models.threshold_file import THRESHOLD_FILE
 from qa_lightning.pages.questions import Scored
 
@@ -53,6 +54,7 @@ class ScoreResult:
             return []
         return [
             coverage_line(found, fitted=False),
+            measures_line("scores", found.measured_before),
             *(f"fit to this data: {line}" for line in fitted_lines(found)),
         ]
 
@@ -64,6 +66,8 @@ class ScoreResult:
             # a context without a token has infinite odds, which JSON cannot write
             files["null_odds.json"] = {key: min(odds, MAX_ODDS) for key, odds in self.null_odds.items()}
         more = {"nbest_predictions.json": self.n_best, THRESHOLD_FILE: self.threshold_file}
+        if self.confidence:
+            more[CONFIDENCE] = self.confidence.as_json()
         return files | {name: content for name, content in more.items() if content}
 
 

@@ -151,6 +151,11 @@ class Confidence:
         return float(_losses(self.choices[choice]).mean())
 
     @cached_property
+    def measured_before(self) -> Mapping[str, Interval]:
+        """The measures of the model's answers and scores as they came, before any fit."""
+        return measures(self.before.confidence, self.before.correct, self.before.outcomes.article)
+
+    @cached_property
     def measured(self) -> Mapping[str, Mapping[str, Interval]]:
         """The measures of each of ``choices``, on held-out questions; see `measures.measures`."""
         return {
@@ -208,10 +213,8 @@ class Confidence:
             "held_out": self.held_out is not None,
             "scores_from": self.kept,
             "calibrator": self.scaling.calibrator_as_json,
-            "measures": {
-                choice: {name: _in_percent(interval) for name, interval in found.items()}
-                for choice, found in self.measured.items()
-            },
+            "measures_before": _as_json(self.measured_before),
+            "measures": {choice: _as_json(found) for choice, found in self.measured.items()},
         }
         if self.tuned:
             figures |= {
@@ -303,10 +306,10 @@ def _columns(parts: Sequence[Judged]) -> tuple[Float64s, Float64s]:
     return np.concatenate([part.confidence for part in parts]), np.concatenate([part.correct for part in parts])
 
 
-def _in_percent(interval: Interval) -> list[float | None]:
-    """Value, and lower and upper end of its interval, on 0-100; None where it is not known."""
-    values = interval.mean, interval.low, interval.high
-    return [100 * value if value == value else None for value in values]
+def _as_json(found: Mapping[str, Interval]) -> dict[str, list[float | None]]:
+    """Value of each measure, and lower and upper end of its interval, on 0-100; None where it is not known."""
+    each = {name: (interval.mean, interval.low, interval.high) for name, interval in found.items()}
+    return {name: [100 * value if value == value else None for value in values] for name, values in each.items()}
 
 
 def fitted_lines(found: Confidence) -> Iterator[str]:
@@ -353,15 +356,15 @@ def fitted_lines(found: Confidence) -> Iterator[str]:
             f"{which} does not clearly help: Brier score {score[found.kept]}, against {score[CALIBRATOR]} with it "
             f"({how})"
         )
-    yield _measures_line(found.measured[found.kept])
+    yield measures_line("scores of held-out answers", found.measured[found.kept])
 
 
-def _measures_line(found: Mapping[str, Interval]) -> str:
-    """The measures that people ask for first, with their intervals."""
+def measures_line(what: str, found: Mapping[str, Interval]) -> str:
+    """The measures of some scores that people ask for first, with their intervals."""
     names = {"expected calibration error": "expected_calibration_error", "AUROC": "auroc"}
     known = {name: found[key] for name, key in names.items() if found[key].mean == found[key].mean}
     parts = [f"{name} {100 * one.mean:.1f}%{_ends(one)}" for name, one in known.items()]
-    return f"scores of held-out answers: {', '.join(parts)}"
+    return f"{what}: {', '.join(parts)}"
 
 
 def _ends(found: Interval) -> str:
@@ -372,10 +375,12 @@ def _ends(found: Interval) -> str:
 
 def coverage_line(found: Confidence, fitted: bool = True) -> str:
     """Say what share of the questions the model answers at `PRECISION`, after the fit or before it."""
-    share, choice = (found.coverage, found.kept) if fitted else (found.coverage_before, OWN)
     percent = f"{100 * PRECISION:.0f}"
-    interval = found.measured[choice][f"answered_at_{percent}_precision"] if choice in found.measured else None
-    ends = "" if interval is None else _ends(interval)
+    if fitted:
+        share, measured = found.coverage, found.measured.get(found.kept)
+    else:
+        share, measured = found.coverage_before, found.measured_before
+    ends = "" if measured is None else _ends(measured[f"answered_at_{percent}_precision"])
     return f"At {percent}% precision this model answers {100 * share:.1f}% of the questions{ends}"
 
 

@@ -30,7 +30,7 @@ from qa_lightning.decoding.saved import write_spans
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError, one_line
 from qa_lightning.files import write_json
-from qa_lightning.layout import CONFIDENCE_FOLDER, FOLD_ANSWERS, MODEL_FOLDER, RECORD, REPORT
+from qa_lightning.layout import CONFIDENCE, CONFIDENCE_FOLDER, FOLD_ANSWERS, MODEL_FOLDER, RECORD, REPORT
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import save_model, save_settings, weights_digest
@@ -357,7 +357,7 @@ def _keep_answers(module: QALightningModule, path: Path, resuming: str) -> None:
 def _draw(trainer: Trainer, found: Confidence, folder: Path) -> None:
     """Draw and write how far the model's scores can be trusted."""
     with _optional("figures about confidence"):
-        write_json(folder / "confidence.json", found.as_json())
+        write_json(folder / CONFIDENCE, found.as_json())
     with _optional("figures"):
         from qa_lightning.metrics import plots  # matplotlib takes a second to import
 

@@ -155,8 +155,8 @@ def test_a_temperature_mends_the_calibration_of_questions_that_it_was_not_fitted
         f"{found.brier('own'):.4f} at 1.00 (each of 5 folds"
     )
     assert f"expected calibration error {100 * after.error:.1f}% (" in measured
-    for fitted, choice in ((True, found.kept), (False, "own")):
-        share = found.measured[choice]["answered_at_90_precision"]
+    for fitted, measured_by in ((True, found.measured[found.kept]), (False, found.measured_before)):
+        share = measured_by["answered_at_90_precision"]
         assert coverage_line(found, fitted) == (
             f"At 90% precision this model answers {100 * share.mean:.1f}% of the questions "
             f"({100 * share.low:.1f} to {100 * share.high:.1f})"
@@ -275,6 +275,9 @@ def test_a_threshold_that_does_not_help_is_neither_kept_nor_measured_with() -> N
     )
 
 
+NO_ANSWER: dict = {"text": [], "answer_start": []}
+
+
 @pytest.fixture(scope="module")
 def evaluated(model_folder, tmp_path_factory):
     """A small model, evaluated on questions; some of them have no answer."""
@@ -288,6 +291,7 @@ def test_evaluation_leaves_every_file_and_figure(evaluated) -> None:
     _, _, folder = evaluated
     assert {path.name for path in folder.iterdir()} == {
         *("metrics.json", "predictions.json", "nbest_predictions.json", "null_odds.json", "threshold.json"),
+        "confidence.json",
         *("reliability.png", "precision_recall.png", "risk_coverage.png"),
     }
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -296,6 +300,26 @@ def test_evaluation_leaves_every_file_and_figure(evaluated) -> None:
     predictions = json.loads((folder / "predictions.json").read_text())
     assert set(odds) == set(predictions)
     assert all((odds[key] > 0) == (not text) for key, text in predictions.items())
+
+
+def test_evaluation_measures_the_scores_that_it_writes(evaluated, tmp_path) -> None:
+    model, data, before = evaluated
+    rows = json.loads(Path(data).read_text())["data"]
+    predicted = json.loads((before / "predictions.json").read_text())
+    for row in rows[::2]:  # these are right
+        text = predicted[row["id"]]
+        row["answers"] = {"text": [text], "answer_start": [row["context"].index(text)]} if text else NO_ANSWER
+    now = write_json(tmp_path / "data.json", rows)
+    assert commands.evaluate(["--model", model, "--data", now, "--output-dir", str(tmp_path / "out")]) == 0
+    best = json.loads((tmp_path / "out" / "nbest_predictions.json").read_text())
+    score = np.array([best[row["id"]][0]["probability"] for row in rows])
+    right = np.array([best[row["id"]][0]["text"] in (row["answers"]["text"] or [""]) for row in rows], float)
+    assert 0 < right.sum() < len(right)
+    bins = np.minimum((score * 15).astype(int), 14)
+    error = sum(abs((score - right)[bins == one].sum()) for one in range(15)) / len(score)
+    found = json.loads((tmp_path / "out" / "confidence.json").read_text())["measures_before"]
+    assert found["expected_calibration_error"][0] == pytest.approx(100 * error, abs=1e-3)
+    assert found["brier"][0] == pytest.approx(100 * ((score - right) ** 2).mean(), abs=1e-3)
 
 
 def test_a_predictions_file_with_null_odds_gets_the_models_own_metrics(evaluated, tmp_path, capsys) -> None:
