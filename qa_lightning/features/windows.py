@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -38,7 +39,6 @@ WINDOW = np.dtype(
     ]
 )
 
-_PLAIN = '{"version":"1.0","truncation":null,"padding":null,'  # how the JSON of a plain tokenizer begins
 
 WINDOW_RULES: Rules = {
     "max_length": (lambda length: length >= 1, "must be at least 1"),
@@ -288,9 +288,7 @@ def plain_tokenizer(tokenizer: Any) -> Tokenizer:
     All three are state of the backend: any call of the tokenizer changes it, and many models' tokenizer.json sets the
     first two.
     """
-    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    plain.no_padding()
-    plain.no_truncation()
+    plain = _plain(tokenizer.backend_tokenizer.to_str())
     plain.encode_special_tokens = _splits_special_tokens(tokenizer)  # which its JSON does not say
     return plain
 
@@ -309,9 +307,25 @@ def windowing_key(tokenizer: Any) -> list[Any]:
 
 
 def _plain_text(tokenizer: Any) -> str:
-    """The JSON of `plain_tokenizer`; a vocabulary of 262,144 tokens is read again, for seconds, only if it must be."""
-    text: str = tokenizer.backend_tokenizer.to_str()
-    return text if text.startswith(_PLAIN) else plain_tokenizer(tokenizer).to_str()
+    """The JSON of `plain_tokenizer`."""
+    return _read_again(tokenizer.backend_tokenizer.to_str())
+
+
+@lru_cache(maxsize=2)  # a vocabulary of 262,144 tokens takes seconds to read
+def _read_again(text: str) -> str:
+    """The JSON of a tokenizer that neither truncates nor pads.
+
+    It is read and written again in any case: the scores of a Unigram model are rounded by that, and a tokenizer has one
+    key, whether or not it truncates at the moment.
+    """
+    return _plain(text).to_str()
+
+
+def _plain(text: str) -> Tokenizer:
+    plain = Tokenizer.from_str(text)
+    plain.no_padding()
+    plain.no_truncation()
+    return plain
 
 
 def _null_token(tokenizer: Any) -> int | None:
