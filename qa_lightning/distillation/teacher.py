@@ -115,7 +115,7 @@ class Teacher:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder of its logits; its name is a key of all that they depend on."""
+        """The folder of its logits."""
         parts = [
             _FORMAT,
             self.windows_folder.name,
@@ -124,6 +124,11 @@ class Teacher:
             str(self.computing.dtype),
         ]
         return self.split.cache_dir / "teacher_logits" / folder_key(parts)
+
+    @property
+    def key(self) -> str:
+        """A key of all that its logits depend on, for checkpoints and other hosts."""
+        return self.folder.name
 
     def prepare(self, thorough: bool = True) -> bool:
         """Compute the logits, if they are missing or damaged; returns whether they were.

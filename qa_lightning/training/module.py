@@ -314,7 +314,7 @@ class QALightningModule(LightningModule):
             raise InputError(problems)
         if stage == "fit":
             teacher = self._teacher(data, self.trainer)
-            self._teacher_key = None if teacher is None else teacher.folder.name
+            self._teacher_key = None if teacher is None else teacher.key
             data.soft_targets = None if teacher is None else teacher.targets(self.hparams["teacher_temperature"])
         if stage == "fit" and self.hparams["cuda_graphs"]:
             data.pad_to_multiple_of = math.lcm(data.pad_to_multiple_of, LENGTHS_APART)
@@ -355,7 +355,7 @@ class QALightningModule(LightningModule):
     def teacher_key(self, data: SquadDataModule, trainer: Trainer) -> str | None:
         """A key of the teacher's logits: of its weights, tokenizer and windows; None without a teacher."""
         teacher = self._teacher(data, trainer)
-        return None if teacher is None else teacher.folder.name
+        return None if teacher is None else teacher.key
 
     def _teacher(self, data: SquadDataModule, trainer: Trainer) -> Teacher | None:
         if self.hparams["teacher"] is None or data.dataset is None:
@@ -438,8 +438,7 @@ class QALightningModule(LightningModule):
         """Keep the seed of the steps, and how the model is asked."""
         self.check_losses()
         checkpoint["step_seed"] = self._seed
-        if self._teacher_key is not None:
-            checkpoint[_TEACHER] = self._teacher_key
+        checkpoint[_TEACHER] = self._teacher_key
         checkpoint["answer_settings"] = asdict(self.answer_settings)
         if has_adapters(self.model):
             checkpoint[ADAPTERS] = describe_adapters(self.model, self._base)
@@ -451,11 +450,9 @@ class QALightningModule(LightningModule):
             InputError: the checkpoint is of a decoder, from before it could attend in both directions; it holds
                 adapters for other weights than the model's, or such as peft cannot make; or it had another teacher.
         """
-        if self._teacher_key is not None and checkpoint.get(_TEACHER, self._teacher_key) != self._teacher_key:
-            raise InputError(
-                f"--model.teacher {self.hparams['teacher']}: its weights or tokenizer, the windows or the precision "
-                "are not those that the run was trained with before; resume with those, or begin a new run"
-            )
+        is_resumed = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if is_resumed and (problem := self._other_teacher(checkpoint)):
+            raise InputError(problem)
         known = checkpoint.get("hyper_parameters", {})
         if known and "bidirectional" not in known and getattr(self.model.config, "is_causal", None) is False:
             raise InputError(
@@ -469,6 +466,21 @@ class QALightningModule(LightningModule):
         if self.windows is None and saved is not None:
             settings = AnswerSettings.of_config(saved, "the checkpoint", max_positions(self.model))
             self.windows, self.version_2 = settings.windows, settings.version_2
+
+    def _other_teacher(self, checkpoint: Mapping[str, Any]) -> str | None:
+        """What is wrong if the run that a checkpoint is of had another teacher, or only one of the two has one."""
+        before = checkpoint.get(_TEACHER, self._teacher_key)  # older ones of runs without a teacher lack it
+        if before == self._teacher_key:
+            return None
+        if self._teacher_key is None:
+            return "the run was trained with a teacher before; pass its --model.teacher, or begin a new run"
+        name = f"--model.teacher {self.hparams['teacher']}"
+        if before is None:
+            return f"{name}: the run was trained without a teacher before; leave it out, or begin a new run"
+        return (
+            f"{name}: its weights or tokenizer, the windows or the precision are not those that the run was trained "
+            "with before; resume with those, or begin a new run"
+        )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout for this batch, whatever was drawn before."""

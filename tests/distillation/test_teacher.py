@@ -274,6 +274,31 @@ def test_a_teacher_that_has_changed_is_refused_when_a_run_is_resumed(
         commands.train([*given, "--ckpt_path", "last"])
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_teacher_that_is_left_out_or_new_is_refused_when_a_run_is_resumed(
+    tmp_path, model_folder, rows, teacher, first, monkeypatch
+) -> None:
+    without = train_flags(tmp_path, model_folder, rows, rows)
+    given = [*without, "--model.teacher", teacher]
+    before, now = (given, without) if first else (without, given)
+    crash(monkeypatch, Crash("batch", 1, 3), before)
+    wanted = r"with a teacher before; pass its --model.teacher" if first else r"--model.teacher .* without a teacher"
+    with pytest.raises(InputError, match=wanted):
+        commands.train([*now, "--ckpt_path", "last"])
+
+
+def test_weights_of_a_run_with_another_teacher_can_be_validated(tmp_path, model_folder, rows, make_teacher) -> None:
+    data = SquadDataModule(rows, rows, model_folder, cache_dir=str(tmp_path), **SMALL)
+    modules = []
+    for change in (0.1, 0.2):
+        name = make_teacher(small_tokenizer(), hidden_dropout_prob=change)
+        modules.append(QALightningModule(model_folder, teacher=name))
+        trainer = Trainer(max_steps=1, limit_val_batches=0, **QUIET)
+        trainer.fit(modules[-1], data)
+        trainer.save_checkpoint(tmp_path / f"{change}.ckpt")
+    Trainer(**QUIET).validate(modules[0], data, str(tmp_path / "0.2.ckpt"), verbose=False)
+
+
 def test_a_run_tells_of_its_teacher(tmp_path, model_folder, rows, teacher, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(teacher, tmp_path / "lightning_logs" / "version_0" / "model")
