@@ -127,7 +127,10 @@ class _Watch(Callback):
         return (self._windows - windows) / max(self._training_seconds() - seconds, 1e-9)
 
     def _left(self, trainer: Trainer) -> tuple[float | None, float | None]:
-        """Seconds until the end of the epoch and of the run, validations included; None if it is not known."""
+        """Seconds until the end of the epoch and of the run, validations included.
+
+        None if it is not known, or if the run ends before its epoch does.
+        """
         batch = self._training_seconds() / max(self._batches, 1)
         validation = self._seconds_validating
         if validation is None:  # an estimate: a window takes a third of the time that it takes in training
@@ -145,7 +148,8 @@ class _Watch(Callback):
             return epoch, None
         batches = max((steps - trainer.global_step) * trainer.accumulate_grad_batches, 0)
         validations = _validations(trainer, done, done + batches) + 1  # of the best checkpoint at the end, at most
-        return epoch, batches * batch + validation * validations
+        ends_first = batches < in_epoch - done  # by --trainer.max_steps
+        return None if ends_first else epoch, batches * batch + validation * validations
 
 
 class StepLines(_Watch):

@@ -30,7 +30,7 @@ from tests.helpers.training import add_callbacks, train_flags
 
 LINE = re.compile(
     r"step (?P<step>\d+) of (?P<steps>\d+)  epoch (?P<epoch>\d)/3 (?P<share>[\d.]+)%  loss (?P<loss>[\d.]+)  "
-    r"learning rate (?P<rate>\S+)  (?P<speed>[\d,.]+) windows/s  left: epoch (?P<epoch_left>[\d:]+), "
+    r"learning rate (?P<rate>\S+)  (?P<speed>[\d,.]+) windows/s  left: (?:epoch (?P<epoch_left>[\d:]+), )?"
     r"run (?P<run_left>[\d:]+)  [\d.]+ GiB of memory"
 )
 
@@ -59,10 +59,17 @@ def test_lines_say_step_epoch_loss_rate_speed_time_left_and_memory(flags, tmp_pa
     assert [(line["step"], line["steps"], line["epoch"]) for line in said] == [
         (str(step + 1), "24", str(1 + step // 8)) for step in range(24)
     ]
+    assert all(line["epoch_left"] for line in said)
     assert [line["share"] for line in said[:8]] == [f"{100 * batch / 8:.1f}" for batch in range(1, 9)]
     version = tmp_path / "lightning_logs" / "version_0"
     for name, tag, digits in (("loss", "train/loss", "{:.3f}"), ("rate", "train/learning_rate", "{:.2e}")):
         assert [line[name] for line in said] == [digits.format(value) for _, value in curve(version, tag)]
+
+
+def test_lines_of_the_epoch_in_which_a_run_ends_do_not_say_when_the_epoch_would(flags, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "MIN_SECONDS", 0.0)
+    assert commands.train([*flags, "--trainer.max_steps", "11"]) == 0
+    assert [bool(line["epoch_left"]) for line in lines_of(capsys.readouterr().out)] == [True] * 8 + [False] * 3
 
 
 def test_a_line_tells_the_mean_loss_since_the_one_before(flags, tmp_path, monkeypatch, capsys) -> None:
