@@ -88,9 +88,12 @@ def import_extra(module: str, what: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise InputError(
-            f'{what} needs the package {module} ({one_line(error)}); run pip install "qa-lightning[{extra}]"'
-        ) from None
+        raise InputError(f"{what} needs the package {module} ({one_line(error)}); run {install_extra(extra)}") from None
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs an extra of this package; quoted, as zsh would take the brackets for a pattern."""
+    return f'pip install "qa-lightning[{extra}]"'
 
 
 class DivergedError(RuntimeError):
@@ -179,9 +182,9 @@ def broken_rules(
             if name in given and name in kinds and NoneType not in _kinds_in(kinds[name]):
                 problems.append(f"--{prefix}.{name} is None; it must be {_in_words(kinds[name])}")
         elif name in kinds and not _is_of(value, kinds[name]):
-            problems.append(f"--{prefix}.{name} is {value!r:.80}{_what_type(value, kinds[name])}")
+            problems.append(f"--{prefix}.{name} is {shown(value, 80)}{_what_type(value, kinds[name])}")
         elif name in rules and not rules[name][0](value):
-            problems.append(f"--{prefix}.{name} is {value!r}; it {rules[name][1]}")
+            problems.append(f"--{prefix}.{name} is {shown(value)}; it {rules[name][1]}")
         elif is_too_large(value) and float not in _kinds_in(kinds.get(name)):
             problems.append(f"--{prefix}.{name} is {shown(value)}; it must be at most {MOST}")
     return problems

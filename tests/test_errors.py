@@ -87,6 +87,8 @@ def test_a_number_that_fits_nowhere_is_refused_for_every_flag_that_takes_whole_o
             lambda: SquadDataModule("synthetic", num_workers=2000, prepare_workers=0),
             "num_workers is 2000; .* 1024\n.*to 1024",
         ),
+        (lambda: SquadDataModule("synthetic", num_workers=10**5000), "num_workers is a int too large to show; it must"),
+        (lambda: SquadDataModule("synthetic", max_length=str(10**4000)), r"max_length is '1000+\.\.\., a text; it must"),
         (lambda: SquadDataModule("synthetic", seed=-1), "seed is -1; it must not be negative"),
         (lambda: choose_devices(2000), "devices is 2000; it must be at most 1024"),
         (lambda: checked_batch_size(2**32), "batch_size is 4294967296; pass at most 4294967295"),
@@ -94,11 +96,24 @@ def test_a_number_that_fits_nowhere_is_refused_for_every_flag_that_takes_whole_o
         (lambda: AskSettings(top_k=2**32).check(), "top_k is 4294967296; pass at most 4294967295"),
         (lambda: AnswerSettings.of_config({"max_length": 2**32}, "f", None), "max_length is 4294967296; it must be"),
         (lambda: commands.crossval(["--folds", str(2**32)]), "--folds is 4294967296; it must be at most 4294967295"),
+        (lambda: commands.crossval(["--parallel", "1025"]), "--parallel is 1025; it must be at most 1024"),
     ],
 )
 def test_others_refuse_it_too(call, problem) -> None:
     with pytest.raises(InputError, match=problem):
         call()
+
+
+@pytest.mark.parametrize(("seed", "problem"), [(-1, "must not be negative"), (2**32, "must be at most 4294967295")])
+@pytest.mark.parametrize("command", [commands.train, commands.crossval])
+def test_a_seed_that_numpy_cannot_take_is_told_with_all_else(command, seed, problem, model_folder, tmp_path) -> None:
+    words = ["--data.dataset", "synthetic", "--model.model_name", model_folder, "--data.batch_size", "0"]
+    words += ["--study", str(tmp_path / "study")] if command is commands.crossval else []
+    with pytest.raises(InputError) as raised:
+        command([*words, "--seed_everything", str(seed)])
+    problems = [one for one in raised.value.problems if not one.startswith("--data.batch_size is 0; it must be")]
+    assert problems == [f"--seed_everything is {seed}; it {problem}"]
+    assert len(raised.value.problems) == 2
 
 
 def test_a_command_without_groups_names_its_own_flags(tmp_path) -> None:

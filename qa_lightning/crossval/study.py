@@ -19,7 +19,7 @@ from qa_lightning.errors import InputError, one_line
 from qa_lightning.files import write_file, write_json
 from qa_lightning.layout import FINAL_FLAGS, FLAGS, FOLD_ANSWERS, LOGS, STUDY, STUDY_FLAGS
 from qa_lightning.runs.record import PastRun, newest_run
-from qa_lightning.studies.flags import changed_flags
+from qa_lightning.studies.flags import changed_flags, changed_inputs
 
 FINAL = "final"  # the folder of the run on all data
 _TOLD = ("data.dataset",)  # by a fingerprint of the questions, wherever their file lies
@@ -189,7 +189,5 @@ def _arguments(callback: Any) -> Mapping[str, Any]:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     if before.get("folds") != now["folds"]:
         yield f"--folds was {before.get('folds')}, is {now['folds']}"
-    elif before.get("fingerprint") != now["fingerprint"]:
-        yield "the questions are not those that it was begun with, or are read in another way"
-    if before.get("teacher") != now["teacher"]:
-        yield "the teacher's weights are not those that it was begun with"
+        before = {**before, "fingerprint": now["fingerprint"]}  # others, with other folds
+    yield from changed_inputs(before, now)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.documents.markup import html_text, pdf_text
-from qa_lightning.errors import InputError, one_line
+from qa_lightning.errors import InputError, install_extra, one_line
 
 log = logging.getLogger("qa_lightning")
 
@@ -29,7 +29,6 @@ DOCUMENT_SUFFIXES = (*TEXT_SUFFIXES, *HTML_SUFFIXES, ".pdf")
 MAX_FILE = 1 << 28  # bytes
 _TEXT_KEYS = ("text", "content")
 _KEYS = (*_TEXT_KEYS, "id", "meta")
-_EXTRA = 'pip install "qa-lightning[documents]"'
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ def _of_file(path: Path, problems: list[str]) -> Iterator[Document]:
         if problem := unaskable(text):
             raise ValueError(problem)
     except ImportError:
-        problems.append(f"{path}: reading PDF files needs pypdf: `{_EXTRA}`")
+        problems.append(f"{path}: reading PDF files needs pypdf: `{install_extra('documents')}`")
     except UnicodeDecodeError as error:
         problems.append(f"{path}: is not {error.encoding} (byte {error.start:,}); save it as UTF-8")
     except ValueError as error:

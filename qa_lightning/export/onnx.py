@@ -27,7 +27,7 @@ from torch import Tensor
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import Example, RowChanges, changed_lines, read_examples
 from qa_lightning.data.sources import EMBEDDED, read_rows
-from qa_lightning.errors import InputError, one_line
+from qa_lightning.errors import InputError, install_extra, one_line
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
 from qa_lightning.files import new_folder
 from qa_lightning.models.computing.loss import MODEL_INPUTS, model_logits
@@ -81,7 +81,7 @@ def export_onnx(
         raise InputError(f"--quantize {quantize} needs --data FILE: questions with answers, to measure the loss of F1")
     runtime()
     if missing := [library for library in ("onnx", "onnxscript") if find_spec(library) is None]:
-        raise InputError(f"--format onnx needs {' and '.join(missing)}; run pip install qa-lightning[onnx]")
+        raise InputError(f"--format onnx needs {' and '.join(missing)}; run {install_extra('onnx')}")
     folder = output.expanduser() if output else default_output(name, quantize)
     _check_output(folder, name, overwrite)
     rows = _read(data or EMBEDDED, reading, max_examples if quantize else min(max_examples or _CHECKED, _CHECKED))

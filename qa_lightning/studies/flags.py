@@ -1,4 +1,4 @@
-"""Flags of ``train`` in a study: which make no sense there, and which have changed since it began."""
+"""Flags of ``train`` in a study: which make no sense there, and which have changed, with the data, since it began."""
 
 from __future__ import annotations
 
@@ -61,6 +61,18 @@ def changed_flags(before: Any, now: Any, *, but: Sequence[str] = ()) -> Iterator
     for name in dict.fromkeys([*new, *old]):
         if name not in (*_WITHOUT_EFFECT, *but) and old.get(name) != new.get(name):
             yield f"--{name} was {_as_flag(old.get(name))}, is {_as_flag(new.get(name))}"
+
+
+def changed_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """A line for the questions, and for a teacher, if they are not those that a study was begun with.
+
+    Args:
+        before, now: ``fingerprint`` of the questions, and ``teacher``, a digest of its weights.
+    """
+    if before.get("fingerprint", now["fingerprint"]) != now["fingerprint"]:  # older studies lack one
+        yield "the questions are not those that it was begun with, or are read in another way"
+    if before.get("teacher", now["teacher"]) != now["teacher"]:
+        yield "the teacher's weights are not those that it was begun with"
 
 
 def _as_flag(value: Any) -> str:

@@ -7,7 +7,7 @@ import logging
 import math
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from qa_lightning.distillation.teacher import teacher_digest
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.files import lock_file, write_file, write_json
 from qa_lightning.layout import MODEL_FOLDER, STUDY, STUDY_FLAGS, SWEEP_RESULT
 from qa_lightning.pages.runs import RunTable
 from qa_lightning.runs.listing import read_runs, runs_of, sorted_runs
-from qa_lightning.studies.flags import changed_flags, refused_flags, study_writes
+from qa_lightning.studies.flags import changed_flags, changed_inputs, refused_flags, study_writes
 from qa_lightning.studies.processes import StartedJob, TrainJob, slots_for
 from qa_lightning.sweep.space import Choices, Space, flag_words, read_space, space_misfits
 from qa_lightning.sweep.study import Trial, Trials, used
@@ -90,50 +91,63 @@ class Sweep:
             InputError: the folder belongs to another study, or cannot be written; or all trials failed.
         """
         slots = slots_for(self.parallel, self.flags.config.trainer)
-        if not (self.folder / STUDY).is_file():
-            self._prepare()
+        space = {"space": {name: _described(values) for name, values in self.space.items()}}
+        self._compare(space)  # before data are prepared with other flags
+        now = space | self._prepare()
         with study_writes(self.folder):
-            self._begin()
+            self._begin(now)
             self._study = Trials(self.folder, self.pruner, int(self.flags.config.seed_everything))
         self._run(slots)
         self._tell()
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> dict[str, Any]:
         """Prepare the data, so that what is wrong with it is one error before any trial, if all trials have the same.
+
+        Returns:
+            What tells the questions and the teacher; see `changed_inputs`.
 
         Raises:
             InputError: the data are bad, or do not go together with the lengths of windows.
         """
-        if any(name.startswith("data.") and name not in _BATCHES for name in self.space):
-            return
-        given = self.flags.config.data.as_dict()
-        columns = given.pop("columns")
-        SquadDataModule(**given, columns=columns).prepare_data()
+        fingerprint = None
+        if not any(name.startswith("data.") and name not in _BATCHES for name in self.space):
+            given = self.flags.config.data.as_dict()
+            columns = given.pop("columns")
+            data = SquadDataModule(**given, columns=columns)
+            data.prepare_data()
+            fingerprint = [data.fingerprint("train"), data.fingerprint("validation")]
+        return {"fingerprint": fingerprint, "teacher": teacher_digest(self.flags.config.model.teacher)}
 
-    def _begin(self) -> None:
-        """Write down flags and space, or compare them with those of the study that is there."""
+    def _begin(self, now: Mapping[str, Any]) -> None:
+        """Write down flags, space and what tells the data, or compare them with those of the study that is there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        now = {"space": {name: _described(values) for name, values in self.space.items()}}
-        flags = self.flags.as_yaml()
         with lock_file(self.folder / ".sweep.lock"):
             if not (self.folder / STUDY).is_file():
-                write_file(self.folder / STUDY_FLAGS, flags)
+                write_file(self.folder / STUDY_FLAGS, self.flags.as_yaml())
                 write_json(self.folder / STUDY, now)
                 return
-            try:
-                before = json.loads((self.folder / STUDY).read_text(encoding="utf-8"))
-                given = yaml.safe_load((self.folder / STUDY_FLAGS).read_text(encoding="utf-8"))
-            except (OSError, ValueError, yaml.YAMLError) as error:
-                raise InputError(f"--study {self.folder} cannot be read ({one_line(error)}); name another") from None
+        self._compare(now)
+
+    def _compare(self, now: Mapping[str, Any]) -> None:
+        """Refuse a folder whose study has other flags, another space, or, where they are known, other data."""
+        if not (self.folder / STUDY).is_file():
+            return
+        try:
+            before = json.loads((self.folder / STUDY).read_text(encoding="utf-8"))
+            given = yaml.safe_load((self.folder / STUDY_FLAGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise InputError(f"--study {self.folder} cannot be read ({one_line(error)}); name another") from None
         if not isinstance(before, dict) or "space" not in before:
             raise InputError(f"--study {self.folder} is no search's, but another study's; name another folder")
-        changed = list(changed_flags(given, yaml.safe_load(flags)))
+        changed = list(changed_flags(given, yaml.safe_load(self.flags.as_yaml())))
         if before["space"] != json.loads(json.dumps(now["space"])):
             changed.insert(0, f"{self.space_file} is another space")
+        if "fingerprint" in now:
+            changed += changed_inputs(before, now)
         if changed:
             raise InputError(
-                f"--study {self.folder} was begun with other flags: {'; '.join(changed)}. Go on with those that it was "
-                "begun with, or name another folder"
+                f"--study {self.folder} was begun with other flags or data: {'; '.join(changed)}. Go on with those "
+                "that it was begun with, or name another folder"
             )
 
     def _run(self, slots: Sequence[dict[str, str]]) -> None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -177,6 +178,8 @@ def _choices(name: str, values: Sequence[Any], flags: ParsedFlags) -> Choices | 
             problems.append(f"--{name}: {shown(value)} is no number, text, true, false or null, as a list may have")
             continue
         read, found = flags.with_value(name, _word(value))
+        if not found and not isinstance(read, (bool, int, float, str, NoneType)):
+            return [f"--{name}: a search gives it no values, as it takes objects; name one on the command line"]
         problems += found
         if not found and read in parsed:
             problems.append(f"--{name}: {_word(value)} is there twice")

@@ -175,6 +175,11 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("model.model_name", "data.model_name")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
+    def _set_seed(self) -> None:
+        """Seed, unless NumPy cannot take the seed: `problems` says that, together with all else that is wrong."""
+        if 0 <= int(self.config.seed_everything) <= MOST:
+            super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Refuse bad flags, all at once; then choose the precision, if it is open, and where the run begins."""
         trainer = self.config.trainer
@@ -199,6 +204,7 @@ class TrainCLI(LightningCLI):
         """A line for each flag that cannot work, before anything is loaded; names the model so that it lasts."""
         trainer, model, data = self.config.trainer, self.config.model, self.config.data
         problems = self._name_model() + data_problems(data) + model_problems(model) + trainer_problems(trainer)
+        problems = [problem.replace("--data.seed ", "--seed_everything ", 1) for problem in problems]  # linked
         if (trainer.max_epochs, trainer.max_steps) == (-1, -1) and model.warmup_ratio > 0:
             problems.append(
                 f"--model.warmup_ratio {model.warmup_ratio} is a part of the steps, and --trainer.max_epochs -1 has no "
@@ -339,6 +345,8 @@ class ParsedFlags(TrainCLI):
         config = self.config.clone()
         if config.trainer.logger is not False:
             config.trainer.logger = None
+        if config.trainer.precision is None:
+            config.trainer.precision = default_precision(str(config.trainer.accelerator))
         try:
             with lightning_refusals(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what each run says anyway

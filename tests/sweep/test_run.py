@@ -6,10 +6,12 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from qa_lightning.errors import InputError
 from qa_lightning.studies import processes
 from tests.helpers import commands
+from tests.helpers.data import make_rows, write_json
 
 pytest.importorskip("optuna")
 
@@ -136,11 +138,29 @@ def test_a_study_that_is_a_file_is_one_error(search, tmp_path) -> None:
 
 def test_other_flags_and_another_space_are_refused_with_both_values(search, tmp_path) -> None:
     assert search([20, 21], "--trials", "1") == 0
-    with pytest.raises(InputError, match=r"--study .* was begun with other flags: --data.max_length was 384, is 128"):
+    with pytest.raises(InputError, match=r"was begun with other flags or data: --data.max_length was 384, is 128"):
         search([20, 21], "--trials", "2", "--data.max_length", "128")
     with pytest.raises(InputError, match=r"space.yaml is another space"):
         search([20, 22], "--trials", "2")
     assert len(result(tmp_path)["trials"]) == 1
+
+
+def test_other_questions_and_another_teacher_under_their_names_are_refused(search, tmp_path, model_folder) -> None:
+    data = tmp_path / "data.json"
+    teacher = shutil.copytree(model_folder, tmp_path / "teacher")
+    write_json(data, make_rows(20))
+    words = ("--data.dataset", str(data), "--data.validation", str(data), "--model.teacher", str(teacher))
+    assert search([20, 21], "--trials", "1", *words) == 0
+    assert search([20, 21], "--trials", "2", *words) == 0
+    write_json(data, make_rows(21))
+    with pytest.raises(InputError, match=r"begun with other flags or data: the questions are not those that it was"):
+        search([20, 21], "--trials", "3", *words)
+    write_json(data, make_rows(20))
+    weights = load_file(teacher / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, teacher / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"begun with other flags or data: the teacher's weights are not those that"):
+        search([20, 21], "--trials", "3", *words)
+    assert len(result(tmp_path)["trials"]) == 2
 
 
 def test_flags_that_make_no_sense_are_refused_together(search, tmp_path) -> None:

@@ -106,6 +106,10 @@ def test_all_problems_are_shown_together_with_their_lines(tmp_path, flags) -> No
             "trainer.callbacks+: [a, b]",
             "line 1: there is no flag --trainer.callbacks+; did you mean trainer.callbacks?",
         ),
+        (
+            "trainer.callbacks: [LearningRateMonitor, RichProgressBar]",
+            "line 1: --trainer.callbacks: a search gives it no values, as it takes objects",
+        ),
         ("data.batch_size: [8, [16]]", "line 1: --data.batch_size: [16] is no number, text"),
         ("data.batch_size: [8, 16]\ndata.batch_size: [4, 8]", "line 2: --data.batch_size is there twice"),
         ("data.batch_size: {low: 8}", "line 1: --data.batch_size: a range needs high"),

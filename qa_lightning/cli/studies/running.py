@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from qa_lightning.errors import MOST, InputError, is_too_large
+from qa_lightning.errors import MOST, InputError
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.wording import shown
+from qa_lightning.workers import MOST_PROCESSES
 
 
 class OwnFlags(argparse.ArgumentParser):
@@ -33,10 +34,11 @@ def count_problems(own: argparse.Namespace, **least: int) -> list[str]:
     problems = []
     for name, smallest in least.items():
         value = getattr(own, name)
+        most = MOST_PROCESSES if name == "parallel" else MOST
         if value < smallest:
-            problems.append(f"--{name} is {value}; it must be at least {smallest}")
-        elif is_too_large(value):
-            problems.append(f"--{name} is {shown(value)}; it must be at most {MOST}")
+            problems.append(f"--{name} is {shown(value)}; it must be at least {smallest}")
+        elif value > most:
+            problems.append(f"--{name} is {shown(value)}; it must be at most {most}")
     return problems
 
 

@@ -20,7 +20,7 @@ from qa_lightning.data.formats.limits import MAX_ROW, read_whole, refuse_workboo
 from qa_lightning.data.formats.rows import PlacedRow, Remark
 from qa_lightning.data.formats.tables import header_names, lone_title
 from qa_lightning.data.formats.texts import is_packed, opened
-from qa_lightning.errors import InputError, one_line
+from qa_lightning.errors import InputError, install_extra, one_line
 from qa_lightning.wording import listed
 
 _MAX_ROWS = 1_048_576  # of a sheet, in Excel
@@ -34,9 +34,7 @@ def read_workbook(path: Path) -> Iterator[PlacedRow]:
         InputError: openpyxl is missing, the file is no workbook or goes beyond the limits, or it has no rows.
     """
     if find_spec("openpyxl") is None:
-        raise InputError(
-            f"{path}: reading it needs openpyxl; run pip install qa-lightning[excel], or save it as CSV UTF-8"
-        )
+        raise InputError(f"{path}: reading it needs openpyxl; run {install_extra('excel')}, or save it as CSV UTF-8")
     with opened(path) as file:
         source: IO[bytes] = io.BytesIO(read_whole(file, path, packed=True)) if is_packed(path) else file
         try:
