@@ -15,6 +15,7 @@ CLAIMS: dict[str, str] = {
     "dropout from 16 random bits a number, against PyTorch's": "training-dropout",
     "training on one GPU, without data: what there is time for in `--minutes`, the most important first": "gpu-h200",
     "minutes of training until F1 60": "time-to-quality",
+    "F1 by minutes of training, by recipe": "recipes",
     "padding in the batches of an epoch": "padding",
     "a validation epoch, against its forward passes": "validation",
     "questions to windows on disk": "windowing",
@@ -455,6 +456,53 @@ def onnx(results: Results) -> str:
     return markdown(header, rows)
 
 
+RECIPES = {  # name in `bench_recipes.py` -> what a person calls it
+    "plain": "`fast_cpu`, with the model's dropout of attention",
+    "fast-cpu": "`fast_cpu`",
+    "lora": "`fast_cpu`, LoRA of rank 8 (`--model.lora_rank 8 --model.learning_rate 5e-4`)",
+    "freeze-3": "`fast_cpu`, three layers frozen (`--model.freeze_layers 3`)",
+    "small-data": "`small_data`",
+    "taught": "`small_data`, taught by the MPNet below",
+    "large": "`small_data_base`",
+    "v2-small-data": "`small_data`, 4 epochs",
+    "v2-large": "`small_data_base`",
+}
+
+
+def recipes(results: Results) -> str:
+    """What each recipe brings, in which time, on the articles it was chosen by and on others."""
+    result = results["recipes"]
+
+    def interval(variant: str, figure: str) -> str:
+        value, low, high = (number(one, decimals=1) for one in result.each(variant, figure)[0])
+        return f"{value}% ({low} to {high})"
+
+    rows = []
+    for variant in result.variants:
+        version, model = result.text(variant, "version"), result.text(variant, "model")
+        rows.append(
+            [
+                f"{RECIPES[variant]}",
+                f"{model}, v{version}",
+                number(result.median(variant, "minutes"), decimals=0),
+                f"{number(result.median(variant, 'em'), 4)} / {number(result.median(variant, 'f1'), 4)}",
+                f"{number(result.median(variant, 'third_em'), 4)} / {number(result.median(variant, 'third_f1'), 4)}",
+                interval(variant, "third_ece"),
+                interval(variant, "third_at_90"),
+            ]
+        )
+    header = [
+        "recipe",
+        "model, SQuAD",
+        "minutes",
+        "EM / F1, validation articles",
+        "EM / F1, other articles",
+        "calibration error there",
+        "answered at 90% precision there",
+    ]
+    return markdown(header, rows)
+
+
 def commands(results: Results) -> str:
     """Each claim with its command; it is no table of figures, so nothing stands below it."""
     others = Results(results.folder)
@@ -471,6 +519,7 @@ TABLES: dict[str, Table] = {
     "speed": speed,
     "trainer": trainer,
     "dropout": dropout,
+    "recipes": recipes,
     "recall": recall,
     "documents-scores": lambda results: answers_of_documents(results, "documents-scores"),
     "documents-weak": lambda results: answers_of_documents(results, "documents-weak"),

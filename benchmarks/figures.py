@@ -104,6 +104,10 @@ class Result:
             raise InputError(f"{_shown(self.path)}: the {figure} of each run of {variant} is not known")
         return list(known["each"])
 
+    def text(self, variant: str, figure: str) -> str:
+        """A word that is the same in every run of a variant."""
+        return str(self._checked(variant, figure)["each"][0])
+
     def spread(self, variant: str, figure: str) -> tuple[Decimal, Decimal]:
         """The least and the greatest of a figure."""
         known = self._checked(variant, figure)

@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,11 @@ def _choice_problem(message: str) -> str | None:
     value = value.strip("'")
     shown = value if value == "None" or "a text" in choices else repr(value)
     return f"{flag} is {shown}; it must be {one_of(choices)}{did_you_mean(value, names)}"
+
+
+def wrong_choice(flag: str, value: Any, choices: Sequence[str]) -> str:
+    """The message for a value that is none of some words."""
+    return f"{flag} is {shown(value)}; it must be {one_of(choices)}{did_you_mean(str(value), choices)}"
 
 
 def one_of(choices: Iterable[str]) -> str:

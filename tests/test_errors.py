@@ -88,7 +88,10 @@ def test_a_number_that_fits_nowhere_is_refused_for_every_flag_that_takes_whole_o
             "num_workers is 2000; .* 1024\n.*to 1024",
         ),
         (lambda: SquadDataModule("synthetic", num_workers=10**5000), "num_workers is a int too large to show; it must"),
-        (lambda: SquadDataModule("synthetic", max_length=str(10**4000)), r"max_length is '1000+\.\.\., a text; it must"),
+        (
+            lambda: SquadDataModule("synthetic", max_length=str(10**4000)),
+            r"max_length is '1000+\.\.\., a text; it must",
+        ),
         (lambda: SquadDataModule("synthetic", seed=-1), "seed is -1; it must not be negative"),
         (lambda: choose_devices(2000), "devices is 2000; it must be at most 1024"),
         (lambda: checked_batch_size(2**32), "batch_size is 4294967296; pass at most 4294967295"),

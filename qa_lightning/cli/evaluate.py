@@ -37,7 +37,8 @@ def evaluate(words: Sequence[str]) -> int:
         result = score_file(options.predictions, options.data, *asked, options.null_odds)
     else:
         lengths = {name: options[name] for name in _LENGTHS if options[name] is not None}
-        result = score_model(options.model, options.data, options.batch_size, *asked, options.threshold_file, lengths)
+        how = (options.threshold_file, lengths, options.dtype)
+        result = score_model(options.model, options.data, options.batch_size, *asked, *how)
     for name, value in result.metrics.items():
         print(f"{name:<14} {value:,}" if name.endswith("total") else f"{name:<14} {value:.4f}")
     for line in result.lines:

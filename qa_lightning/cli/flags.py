@@ -80,10 +80,11 @@ class Flags(ArgumentParser):  # type: ignore[misc]
 
     def add_evaluation(self) -> None:
         """Add the flags of the commands that score a model on data: by which rules, how much at a time."""
-        from qa_lightning.features.defaults import EVAL_BATCH_SIZE
+        from qa_lightning.features.defaults import DTYPES, EVAL_BATCH_SIZE
 
         self.add_mixed_script()
         self.add_argument("--batch_size", type=positive, default=EVAL_BATCH_SIZE, metavar="N", help="windows per step")
+        self.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="number type that the model computes in")
         self.add_argument("--max_examples", type=positive, metavar="N", help="score only the first N questions")
         self.add_argument(
             "--on_bad_rows",

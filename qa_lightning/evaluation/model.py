@@ -19,7 +19,7 @@ from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation.result import ScoreResult
 from qa_lightning.features.batching import Batch
-from qa_lightning.features.defaults import EVAL_BATCH_SIZE
+from qa_lightning.features.defaults import DTYPES, EVAL_BATCH_SIZE
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import fit_confidence
 from qa_lightning.metrics.outcomes import Outcomes
@@ -36,10 +36,11 @@ from qa_lightning.runs.watching import ValidationProgress
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QALightningModule
 from qa_lightning.training.scored import scored_questions
-from qa_lightning.wording import command
+from qa_lightning.wording import command, wrong_choice
 
 log = logging.getLogger("qa_lightning")
 
+_PRECISION: Mapping[str, Any] = {"float32": "32-true", "bfloat16": "bf16-true", "float16": "16-true"}  # Lightning's
 _N_BEST = 20  # candidates of a question in nbest_predictions.json, as the official scripts write them
 
 
@@ -53,6 +54,7 @@ def score_model(
     on_bad_rows: OnBadRows = "error",
     thresholds: Path | None = None,
     lengths: Mapping[str, int] | None = None,
+    dtype: str = DTYPES[0],
 ) -> ScoreResult:
     """Answer the questions of ``data`` as a validation in training does, and score the answers.
 
@@ -68,11 +70,14 @@ def score_model(
         thresholds: a file with threshold and temperature, which replace the model's own.
         lengths: ``max_length``, ``doc_stride``, ``max_question_length`` or ``max_answer_length`` -> tokens, in place of
             the model's own.
+        dtype: one of `DTYPES`, the number type that the model computes in; losses and scores have float32 or more.
 
     Raises:
         InputError: the model is an ONNX export, or the model, the data or ``thresholds`` cannot be read; or several
             models do not read the same windows.
     """
+    if dtype not in DTYPES:
+        raise InputError(wrong_choice("--dtype", dtype, DTYPES))
     name = lasting_names(name)
     if exports := [one for one in model_names(name) if is_onnx_folder(one)]:
         raise InputError(
@@ -97,7 +102,9 @@ def score_model(
         datamodule.tokenizer = ensemble.tokenizer
     fingerprint = datamodule.fingerprint("validation")  # as in training, where offsets matter
     datamodule.texts_alone = True
-    module = _validated(model_names(name)[0], ensemble.model if ensemble else None, datamodule, settings, mixed_script)
+    module = _validated(
+        model_names(name)[0], ensemble.model if ensemble else None, datamodule, settings, mixed_script, dtype
+    )
     assert module.predictions is not None
     if module.predictions.version_2 and not saved.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")
@@ -166,13 +173,14 @@ def _validated(
     datamodule: SquadDataModule,
     settings: AnswerSettings,
     mixed_script: bool | MixedScript,
+    dtype: str,
 ) -> QALightningModule:
     """Validate a model; its module then holds predictions, outcomes and scores.
 
     Args:
         name: of the model, or of the first one of ``ensemble``.
         ensemble: answers in its place, unless it is None.
-        datamodule, settings, mixed_script: see `score_model`.
+        datamodule, settings, mixed_script, dtype: see `score_model`.
     """
     kind = QALightningModule if ensemble is None else _EnsembleModule
     module = kind(
@@ -189,6 +197,7 @@ def _validated(
     trainer = Trainer(
         callbacks=[ValidationProgress()],
         devices=1,
+        precision=_PRECISION[dtype],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

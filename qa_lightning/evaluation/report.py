@@ -8,7 +8,7 @@ from os import PathLike, fspath
 from qa_lightning.data.columns import ReadSettings
 from qa_lightning.data.examples import OnBadRows
 from qa_lightning.evaluation.model import score_model
-from qa_lightning.features.defaults import EVAL_BATCH_SIZE
+from qa_lightning.features.defaults import DTYPES, EVAL_BATCH_SIZE
 from qa_lightning.metrics.squad import MixedScript
 from qa_lightning.pages.questions import Scored
 from qa_lightning.pages.report import ErrorReport
@@ -25,6 +25,7 @@ def report_on(
     mixed_script: bool | MixedScript = False,
     reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
     on_bad_rows: OnBadRows = "error",
+    dtype: str = DTYPES[0],
 ) -> ErrorReport:
     """Answer the questions of ``data``, score the answers as ``evaluate`` does, and report the errors.
 
@@ -34,7 +35,7 @@ def report_on(
         model: folder of a trained model, or its name on the Hub.
         data: file or dataset with answers.
         against: another model, which answers the same questions.
-        batch_size, max_examples, mixed_script, reading, on_bad_rows: see `model.score_model`.
+        batch_size, max_examples, mixed_script, reading, on_bad_rows, dtype: see `model.score_model`.
 
     Raises:
         InputError: a model or the data cannot be read, or a model is an ONNX export.
@@ -42,7 +43,7 @@ def report_on(
 
     def scored(name: str) -> Scored:
         given = (batch_size, max_examples, mixed_script, reading, on_bad_rows)
-        found = score_model(name, str(fspath(data)), *given).scored
+        found = score_model(name, str(fspath(data)), *given, dtype=dtype).scored
         assert found is not None
         return found
 

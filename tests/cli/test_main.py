@@ -104,7 +104,7 @@ def test_training_help_waits_for_the_libraries_only_where_all_flags_are_listed(m
     assert out.endswith("\nEvery flag, in full: qa-lightning train --help_all\n")
     assert out.startswith("Fine-tune a question answering model")
     assert "\n  qa-lightning train --config quickstart\n" in out
-    assert "fast_cpu, gpu, quickstart, small_data, squad, squad_v2" in out
+    assert "fast_cpu, gpu, quickstart, small_data, small_data_base, squad, squad_v2" in out
     monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / "train.py")])
     monkeypatch.setattr(shutil, "which", lambda name: str(Path(sys.executable).with_name(name)))
     assert train(["-h"]) == 0
@@ -150,5 +150,8 @@ def test_an_unknown_config_lists_the_shipped_ones_and_says_where_it_looked(tmp_p
         train(["--config", given])
     text = str(raised.value)
     assert text.startswith(f"--config {given}: no such file in {tmp_path}, ")
-    assert f"fast_cpu, gpu, quickstart, small_data, squad, squad_v2, which lie in {ROOT / 'configs'}" in text
+    assert (
+        f"fast_cpu, gpu, quickstart, small_data, small_data_base, squad, squad_v2, which lie in {ROOT / 'configs'}"
+        in text
+    )
     assert text.endswith("; did you mean quickstart?") == (given != "nothing")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from transformers import BertModel
 
@@ -596,3 +597,14 @@ def test_a_model_without_a_trained_head_is_not_scored(tmp_path, tokenizer) -> No
     data = write_json(tmp_path / "data.json", make_rows(3))
     with pytest.raises(InputError, match="no trained question answering head"):
         score_model(str(folder), data)
+
+
+def test_a_model_is_scored_in_half_precision_if_asked(model_folder, tmp_path) -> None:
+    data = write_json(tmp_path / "data.json", make_rows(24, long=2))
+    exact, half = (score_model(model_folder, data, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    scores = [np.array([answers[0]["probability"] for answers in result.n_best.values()]) for result in (exact, half)]
+    assert not np.array_equal(*scores)
+    np.testing.assert_allclose(*scores, atol=0.02)
+    assert half.metrics["f1"] == pytest.approx(score_model(model_folder, data, 7, dtype="bfloat16").metrics["f1"])
+    with pytest.raises(InputError, match="--dtype is 'half'; it must be one of float32, bfloat16 or float16"):
+        score_model(model_folder, data, dtype="half")

@@ -35,6 +35,7 @@ def report(words: Sequence[str]) -> int:
         options.mixed_script or False,
         reading_of(options),
         options.on_bad_rows,
+        options.dtype,
     )
     for line in found.lines:
         print(visible(line))

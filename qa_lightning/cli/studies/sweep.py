@@ -12,7 +12,7 @@ from qa_lightning.cli.studies.running import OwnFlags, count_problems, run_study
 from qa_lightning.cli.train import config_folder, with_config_files
 from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.sweep import PRUNERS
-from qa_lightning.wording import command, did_you_mean, one_of, usage_name
+from qa_lightning.wording import command, usage_name, wrong_choice
 
 SWEEP_HELP = """\
 usage: {usage} [--trials N] [--space FILE] [--study DIR] [--pruner P] [--parallel N] [FLAGS OF TRAIN]
@@ -80,7 +80,7 @@ def _own_flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     own, rest = parser.parse_known_args(words)
     problems = count_problems(own, trials=1, parallel=1)
     if own.pruner not in PRUNERS:
-        problems.append(f"--pruner is {own.pruner!r}; it must be {one_of(PRUNERS)}{did_you_mean(own.pruner, PRUNERS)}")
+        problems.append(wrong_choice("--pruner", own.pruner, PRUNERS))
     if problems:
         raise InputError(problems)
     own.study, own.space = own.study.expanduser(), own.space.expanduser()

@@ -28,7 +28,7 @@ from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.inference.reader import Reader
 from qa_lightning.inference.settings import checked_batch_size
 from qa_lightning.models.loading import lasting_names, model_names
-from qa_lightning.wording import did_you_mean, one_of, shown
+from qa_lightning.wording import did_you_mean, shown, wrong_choice
 
 ROW = "row"  # a column that is handed through
 _MAX_MODELS = 4  # that a process keeps; the one used longest ago goes first
@@ -87,7 +87,7 @@ class AnswerRows:
         documents: str | PathLike[str] | None = None,
     ) -> None:
         if dtype not in DTYPES:
-            raise InputError(f"--dtype is {dtype!r}; it must be {one_of(DTYPES)}{did_you_mean(str(dtype), DTYPES)}")
+            raise InputError(wrong_choice("--dtype", dtype, DTYPES))
         threshold = None if threshold_file is None else Path(threshold_file).absolute()
         name = ",".join(map(_everywhere, model_names(lasting_names(model))))
         asked = PredictSettings(name, dtype, checked_batch_size(batch_size), threshold, raw_scores)

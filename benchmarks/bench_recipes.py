@@ -1,0 +1,200 @@
+"""F1 by minutes of training, for recipes of a small model, of a larger one, and of one that learns from the other.
+
+    python benchmarks/bench_recipes.py --data FOLDER --small MODEL --large MODEL --runs FOLDER
+
+``--data`` is a folder with the training and validation articles of SQuAD v1.1 and v2.0 (`FILES`). Each recipe is a run
+of ``qa-lightning train`` from the command line; its minutes are those from the start of the process to its end,
+validations and report included. Every eighth training article, by title, is left out of training. This third part, by
+which no flag was chosen, is scored when the run has ended, with the threshold and calibrator that it fitted to
+the validation articles.
+
+A run stays in ``--runs``: a later command with the same recipe reads its figures there, and goes on with one that was
+stopped (its minutes are those of its starts together).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import harness
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from qa_lightning.files import write_json
+from qa_lightning.layout import CONFIDENCE, CONFIDENCE_FOLDER, LOGS
+from qa_lightning.runs.record import PastRun, newest_run
+
+MEASURES = {  # name here -> name in confidence.json; each is a value with the ends of its interval
+    "ece": "expected_calibration_error",
+    "auroc": "auroc",
+    "at_90": "answered_at_90_precision",
+}
+WORDS = (
+    "version",
+    "model",
+    "flags",
+    "f1_by_minute",
+    *(f"{part}{name}" for part in ("", "third_") for name in MEASURES),
+)
+FILES = {  # version -> articles for training and validation
+    "1.1": ("train-40-articles.json", "validation-8-articles.json"),
+    "2.0": ("train-v2-articles.json", "validation-v2-articles.json"),
+}
+BF16 = ["--trainer.precision", "bf16-mixed"]
+SMALL = ["--config", "small_data", "--model.attention_dropout", "0", *BF16]
+LARGE = ["--config", "small_data_base", "--model.attention_dropout", "0", *BF16]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run.
+
+    Args:
+        flags: of ``qa-lightning train``.
+        version: of SQuAD.
+        large: whether the large model is trained, not the small one.
+        teacher: the recipe whose run teaches; it is trained first.
+    """
+
+    flags: Sequence[str]
+    version: str = "1.1"
+    large: bool = False
+    teacher: str | None = None
+
+
+RECIPES: dict[str, Recipe] = {
+    "plain": Recipe(["--config", "fast_cpu", "--model.attention_dropout", "0.1"]),
+    "fast-cpu": Recipe(["--config", "fast_cpu"]),
+    "lora": Recipe(["--config", "fast_cpu", "--model.lora_rank", "8", "--model.learning_rate", "5e-4"]),
+    "freeze-3": Recipe(["--config", "fast_cpu", "--model.freeze_layers", "3"]),
+    "small-data": Recipe(SMALL),
+    "large": Recipe([*LARGE, "--trainer.max_steps", "1400"], large=True),
+    "taught": Recipe([*SMALL, "--model.teacher_weight", "0.7"], teacher="large"),
+    "v2-small-data": Recipe([*SMALL, "--trainer.max_epochs", "4"], "2.0"),
+    "v2-large": Recipe([*LARGE, "--trainer.max_steps", "1400"], "2.0", large=True),
+}
+
+
+def main() -> None:
+    """Run the recipes of ``--only`` and print their figures."""
+    parser = harness.parser_of(__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the articles")
+    parser.add_argument("--small", required=True, help="a small pretrained encoder, such as MiniLM")
+    parser.add_argument("--large", required=True, help="a larger one, such as MPNet")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--only", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="run only these")
+    parser.add_argument("--seed", type=int, default=42)
+    options = parser.parse_args()
+    print(f"{__doc__.splitlines()[0]}\n{harness.machine()}", flush=True)
+    record = harness.Record(options.output)
+    for name in options.only:
+        figures = measured(name, options)
+        record.add(name, figures)
+        numbers = {key: value for key, value in figures.items() if key not in WORDS}
+        print(f"{name}: {harness.shown(numbers)}", flush=True)
+
+
+def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a recipe, which is run unless it has been."""
+    recipe = RECIPES[name]
+    train, validation, third = articles(recipe.version, options)
+    flags = [*recipe.flags, "--data.dataset", str(train), "--data.validation", str(validation)]
+    flags += ["--model.model_name", options.large if recipe.large else options.small]
+    if recipe.teacher:
+        measured(recipe.teacher, options)
+        flags += ["--model.teacher", str(run_of(recipe.teacher, options).folder)]
+    folder = options.runs / f"{name}-{options.seed}"
+    run = newest_run(folder / LOGS)
+    if run is None or not run.finished:
+        words = [*flags, "--seed_everything", str(options.seed), "--trainer.default_root_dir", str(folder)]
+        ours("train", *words, *(["--ckpt_path", "last"] if run is not None else []))
+    run = run_of(name, options)
+    unseen = folder / "third"
+    if not (unseen / CONFIDENCE).exists():
+        words = ["--model", str(run.folder), "--data", str(third), "--output_dir", str(unseen)]
+        ours("evaluate", *words, "--dtype", "bfloat16")  # as the run validates
+    scores = json.loads((unseen / "metrics.json").read_text())
+    measures = json.loads((unseen / CONFIDENCE).read_text())["measures_before"]
+    minutes = sum(_minutes(start["started"], start["finished"]) for start in run.starts if "finished" in start)
+    return {
+        "version": recipe.version,
+        "model": "MPNet" if recipe.large else "MiniLM",
+        "minutes": minutes,
+        "seed": options.seed,
+        "flags": shlex.join(recipe.flags),
+        **validated(run),
+        "third_em": scores.get("exact_match", scores.get("exact")),
+        "third_f1": scores["f1"],
+        **{f"third_{short}": measures[long] for short, long in MEASURES.items()},
+        "peak_rss_mb": run.starts[-1]["measured"]["peak_memory_bytes"] / 2**20,
+        "f1_by_minute": f1_by_minute(run),
+    }
+
+
+def validated(run: PastRun) -> dict[str, Any]:
+    """The scores on the validation articles: on v2.0 under thresholds of other articles."""
+    found = json.loads((run.folder / CONFIDENCE_FOLDER / CONFIDENCE).read_text())
+    scores = run.starts[-1]["scores"]
+    measures = found["measures"][found["scores_from"]]
+    return {
+        "em": found.get("exact_held_out", scores["best/exact_match"]),
+        "f1": found.get("f1_held_out", scores["best/f1"]),
+        **{short: measures[long] for short, long in MEASURES.items()},
+    }
+
+
+def f1_by_minute(run: PastRun) -> list[list[float]]:
+    """Minutes since the start, and F1, of each validation, from the run's curves; on v2.0 under the best threshold."""
+    curves = EventAccumulator(str(run.folder))
+    curves.Reload()
+    known = curves.Tags()["scalars"]
+    tag = next((tag for tag in ("val/best_f1", "val/f1") if tag in known), None)
+    began = datetime.fromisoformat(run.starts[0]["started"]).timestamp()
+    return [[(point.wall_time - began) / 60, point.value] for point in curves.Scalars(tag)] if tag else []
+
+
+def articles(version: str, options: argparse.Namespace) -> list[Path]:
+    """The files of the articles for training, for validation, and of the third part."""
+    names = FILES[version]
+    rows = json.loads((options.data / names[0]).read_text(encoding="utf-8"))
+    titles = sorted(article["title"] for article in rows["data"])
+    third = set(titles[3::8])
+    parts = {"train": [], "third": []}
+    for article in rows["data"]:
+        parts["third" if article["title"] in third else "train"].append(article)
+    paths = {part: options.runs / f"v{version}-{part}.json" for part in parts}
+    for part, path in paths.items():
+        write_json(path, {"version": version, "data": parts[part]})
+    return [paths["train"], options.data / names[1], paths["third"]]
+
+
+def run_of(name: str, options: argparse.Namespace) -> PastRun:
+    """The run of a recipe, which has ended."""
+    folder = options.runs / f"{name}-{options.seed}"
+    run = newest_run(folder / LOGS)
+    if run is None or not run.finished:
+        sys.exit(f"error: {name}: the run in {folder} has not ended")
+    return run
+
+
+def ours(*words: str) -> None:
+    """Run ``qa-lightning`` with these words; its output goes to this one's."""
+    ended = subprocess.run([sys.executable, "-m", "qa_lightning", *words], check=False)
+    if ended.returncode:
+        sys.exit(f"error: qa-lightning {words[0]} exited with status {ended.returncode}")
+
+
+def _minutes(begin: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds() / 60
+
+
+if __name__ == "__main__":
+    main()
