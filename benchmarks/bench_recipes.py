@@ -44,9 +44,9 @@ WORDS = (
     "f1_by_minute",
     *(f"{part}{name}" for part in ("", "third_") for name in MEASURES),
 )
-FILES = {  # version -> articles for training and validation
-    "1.1": ("train-40-articles.json", "validation-8-articles.json"),
-    "2.0": ("train-v2-articles.json", "validation-v2-articles.json"),
+FILES = {  # version -> articles for training, for validation, and all of them with the answers of all annotators
+    "1.1": ("train-40-articles.json", "validation-8-articles.json", "dev-v1.1.json"),
+    "2.0": ("train-v2-articles.json", "validation-v2-articles.json", "dev-v2.0.json"),
 }
 BF16 = ["--trainer.precision", "bf16-mixed"]
 SMALL = ["--config", "small_data", "--model.attention_dropout", "0", *BF16]
@@ -77,7 +77,7 @@ RECIPES: dict[str, Recipe] = {
     "freeze-3": Recipe(["--config", "fast_cpu", "--model.freeze_layers", "3"]),
     "small-data": Recipe(SMALL),
     "large": Recipe([*LARGE, "--trainer.max_steps", "1400"], large=True),
-    "taught": Recipe([*SMALL, "--model.teacher_weight", "0.7"], teacher="large"),
+    "taught": Recipe([*SMALL, "--trainer.max_epochs", "2", "--model.teacher_weight", "0.7"], teacher="large"),
     "v2-small-data": Recipe([*SMALL, "--trainer.max_epochs", "4"], "2.0"),
     "v2-large": Recipe([*LARGE, "--trainer.max_steps", "1400"], "2.0", large=True),
 }
@@ -164,16 +164,20 @@ def f1_by_minute(run: PastRun) -> list[list[float]]:
 def articles(version: str, options: argparse.Namespace) -> list[Path]:
     """The files of the articles for training, for validation, and of the third part."""
     names = FILES[version]
-    rows = json.loads((options.data / names[0]).read_text(encoding="utf-8"))
-    titles = sorted(article["title"] for article in rows["data"])
-    third = set(titles[3::8])
-    parts = {"train": [], "third": []}
-    for article in rows["data"]:
-        parts["third" if article["title"] in third else "train"].append(article)
+    training, everything = (_articles(options.data / name) for name in (names[0], names[2]))
+    third = set(sorted(training)[3::8])
+    parts = {
+        "train": [article for title, article in training.items() if title not in third],
+        "third": [article for title, article in everything.items() if title in third],
+    }
     paths = {part: options.runs / f"v{version}-{part}.json" for part in parts}
     for part, path in paths.items():
         write_json(path, {"version": version, "data": parts[part]})
     return [paths["train"], options.data / names[1], paths["third"]]
+
+
+def _articles(path: Path) -> dict[str, Any]:
+    return {article["title"]: article for article in json.loads(path.read_text(encoding="utf-8"))["data"]}
 
 
 def run_of(name: str, options: argparse.Namespace) -> PastRun:

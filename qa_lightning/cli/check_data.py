@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import Flags, reading_of
+from qa_lightning.cli.flags import Flags, positive, reading_of
 from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.wording import visible
@@ -57,8 +57,8 @@ def _check_options(words: Sequence[str]) -> Namespace:
         "--model", type=str, metavar="NAME", help="name or folder; its tokenizer shows what is cut, lost or unknown"
     )
     flags.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
+    flags.add_argument("--rows", type=positive, default=5, metavar="N", help="rows to list per finding")
     for name, default, help in (
-        ("rows", 5, "rows to list per finding"),
         ("max_length", MAX_LENGTH, "tokens per window, question included"),
         ("doc_stride", DOC_STRIDE, "tokens of context that two neighbouring windows share"),
         ("max_question_length", MAX_QUESTION_LENGTH, "longest question, in tokens; longer ones are cut"),

@@ -252,3 +252,9 @@ def test_training_refuses_in_one_line_too(capsys, words: list[str], line: str) -
 def test_the_columns_are_those_of_the_data() -> None:
     assert flags.COLUMN_NAMES == COLUMNS == tuple(field.name for field in fields(Columns))
     assert {name.split(".")[0] for name in READING} == {field.name for field in fields(ReadSettings)}
+
+
+def test_check_data_lists_at_least_one_row(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        commands.check_data(["questions.csv", "--rows", "-1"])
+    assert (ended.value.code, capsys.readouterr().err) == (2, "error: --rows: -1 is less than 1\n")

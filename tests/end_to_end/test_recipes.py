@@ -55,7 +55,7 @@ def test_recipes_are_run_once_and_scored_on_articles_that_they_were_not_trained_
     bench, tmp_path, model_folder, monkeypatch, capsys
 ) -> None:
     for version, names in bench.recipes.FILES.items():
-        for name, count in zip(names, (16, 6), strict=True):
+        for name, count in zip(names, (16, 6, 16), strict=True):
             content = articles(count, 9 if version == "2.0" else 0)
             (tmp_path / name).write_text(json.dumps(content))
     output = tmp_path / "recipes.json"
