@@ -20,13 +20,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PEERS = {"1.1": 66.71, "2.0": 51.16}  # F1 of Hugging Face's Trainer 4.57 with MiniLM; its minutes are not known
 
 
-def drawn(result: Result) -> Figure:
-    """One axis for each version of SQuAD; a line goes through the validations of a run and ends at its end."""
+def drawn(result: Result, before: Result) -> Figure:
+    """One axis for each version of SQuAD; a line goes through the validations of a run and ends at its end.
+
+    Args:
+        result: of `bench_recipes.py`.
+        before: of runs before there was that script; a variant is its version, and what it is.
+    """
     versions = sorted({result.text(variant, "version") for variant in result.variants})
     figure = Figure(figsize=(5.5 * len(versions), 4.2), layout="constrained")
     for version, axis in zip(versions, figure.subplots(1, len(versions), squeeze=False)[0], strict=True):
         axis.axhline(PEERS[version], color="0.5", linestyle="--", linewidth=1)
-        axis.annotate("Hugging Face's Trainer, MiniLM", (0.01, PEERS[version]), ("axes fraction", "data"), va="bottom")
+        across = axis.get_yaxis_transform()  # x as a part of the axis
+        axis.text(
+            0.02, PEERS[version], "Hugging Face's Trainer, MiniLM", transform=across, va="bottom", fontsize="small"
+        )
         for variant in result.variants:
             if result.text(variant, "version") != version:
                 continue
@@ -35,8 +43,12 @@ def drawn(result: Result) -> Figure:
             marker = "s" if result.text(variant, "model") == "MPNet" else "o"
             label = f"{result.text(variant, 'model')}: {RECIPES[variant].split(' (')[0].replace('`', '')}"
             axis.plot(*zip(*((float(x), float(y)) for x, y in points), strict=True), marker=marker, label=label)
+        for variant in before.variants:
+            if variant.startswith(f"{version} "):
+                end = (float(before.median(variant, figure)) for figure in ("minutes", "f1"))
+                axis.plot(*end, "o", fillstyle="none", label=variant.removeprefix(f"{version} "))
         axis.set(title=f"SQuAD v{version}", xlabel="minutes, from start to report", xlim=(0, None))
-        axis.legend(loc="lower right", fontsize="small")
+        axis.legend(loc="best", fontsize="small")
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("F1 on the validation articles")
     return figure
@@ -45,11 +57,12 @@ def drawn(result: Result) -> Figure:
 def main() -> None:
     """Write the figure."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "recipes.json")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the figures")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "recipes.png")
     options = parser.parse_args()
     try:
-        drawn(Result.read(options.results)).savefig(options.output, dpi=120)
+        now, before = (Result.read(options.results / f"{name}.json") for name in ("recipes", "recipes-before"))
+        drawn(now, before).savefig(options.output, dpi=120)
     except InputError as error:
         sys.exit(f"error: {error}")
 

@@ -94,10 +94,12 @@ def test_recipes_are_run_once_and_scored_on_articles_that_they_were_not_trained_
     )[0]["teacher"]["name"].endswith("model")
     assert other["third_ece"][1] <= other["third_ece"][0] <= other["third_ece"][2] + 1e-9
 
-    drawn = bench.plot.drawn(bench.figures.Result.read(output))
+    before = bench.figures.Result.read(ROOT / "benchmarks" / "results" / "recipes-before.json")
+    drawn = bench.plot.drawn(bench.figures.Result.read(output), before)
+    drawn.savefig(tmp_path / "recipes.png")
     assert [axis.get_title() for axis in drawn.axes] == ["SQuAD v1.1", "SQuAD v2.0"]
     for run, axis in zip(first, drawn.axes, strict=True):
-        line = axis.get_lines()[-1]
+        line = axis.get_lines()[1]
         assert list(line.get_xdata())[-1] == pytest.approx(run["minutes"])
         assert list(line.get_ydata())[-1] == pytest.approx(run["f1"])
         assert len(line.get_xdata()) == 3
