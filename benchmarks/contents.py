@@ -464,9 +464,9 @@ RECIPES = {  # name in `bench_recipes.py` -> what a person calls it
     "freeze-3": "`fast_cpu`, three layers frozen (`--model.freeze_layers 3`)",
     "small-data": "`small_data`",
     "taught": "`small_data`, 2 epochs, with the MPNet above as teacher",
-    "large": "`small_data_base`",
+    "large": "`small_data_base`, 1,400 steps",
     "v2-small-data": "`small_data`, 4 epochs",
-    "v2-large": "`small_data_base`",
+    "v2-large": "`small_data_base`, 1,400 steps",
 }
 
 

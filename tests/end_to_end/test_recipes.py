@@ -113,5 +113,5 @@ def test_the_page_has_a_row_for_each_recipe(bench, tmp_path) -> None:
     head = {"command": "c", "machine": "m", "versions": {}, "date": "2026-01-01"}
     (tmp_path / "recipes.json").write_text(json.dumps({**head, "runs": [run]}))
     (row,) = contents.recipes(bench.figures.Results(tmp_path)).splitlines()[2:]
-    assert row.startswith("| `small_data_base` | MPNet, v1.1 | 19 | 60.0 / 72.58 | 61.5 / 73.25 | ")
+    assert row.startswith("| `small_data_base`, 1,400 steps | MPNet, v1.1 | 19 | 60.0 / 72.58 | 61.5 / 73.25 | ")
     assert row.endswith("| 3.3% (2.8 to 7.0) | 12.0% (4.6 to 24.8) |")
