@@ -51,13 +51,9 @@ class Case:
 
     shape: str
     batch: int
+    warm_up: int  # steps that are not timed
     steps: int
     folder: Path
-
-    @property
-    def warm_up(self) -> int:
-        """Steps that are not timed: most lengths should have come twice."""
-        return max(20, min(80, 3000 // self.batch))
 
     @property
     def counted(self) -> int:
@@ -342,6 +338,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="only these variants")
     parser.add_argument("--shapes", nargs="+", choices=list(material.SHAPES), help="only these shapes")
     parser.add_argument("--batches", nargs="+", type=int, help="only these batch sizes")
+    parser.add_argument(
+        "--warm-up", type=int, help="steps before them; None: 20 to 80, so that most lengths have come twice"
+    )
     parser.add_argument("--steps", type=int, help="timed steps of each; None: more for small batches")
     parser.add_argument(
         "--epochs", nargs="*", default=["128-graphs"], help="the whole run, such as 64 64-compiled 64-graphs"
@@ -383,7 +382,8 @@ def measure(options: argparse.Namespace) -> None:
                     continue
                 _begin()
                 counted = options.steps or max(20, min(60, 3200 // batch))
-                case = Case(shape, batch, counted, _model_folder(Path(scratch), shape))
+                warm_up = options.warm_up or max(20, min(80, 3000 // batch))
+                case = Case(shape, batch, warm_up, counted, _model_folder(Path(scratch), shape))
                 figures = _tried(VARIANTS[variant], case, peak)
                 steps.append({"variant": variant, "shape": shape, "batch": batch, **figures})
                 record.add(f"{variant} {shape} {batch}", figures)

@@ -22,6 +22,7 @@ from qa_lightning.errors import naming_flags
 from tests.helpers.disk import DiskCalls
 from tests.helpers.models import small_config, small_tokenizer
 from tests.helpers.paths import SHARED
+from tests.helpers.pictures import empty_pictures
 
 # Under nohup, or in the background of a shell, these are ignored, and so they would be in what the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,10 +36,45 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+# A long file that began last would keep one worker busy alone; these take the most time, the longest first.
+LONGEST = (
+    *("runs/test_resume", "end_to_end/test_quickstart", "training/test_averages", "end_to_end/test_benchmarks"),
+    *("runs/test_lost", "end_to_end/test_kills", "training/test_partial", "runs/test_signals", "runs/test_folders"),
+    *("features/test_cache", "end_to_end/test_processes", "pages/test_demo", "models/test_layers"),
+    "end_to_end/test_train",
+)
+# Files that look at figures; in the others, and in what they fork, pictures are empty.
+DRAWING = ("metrics/test_plots", "metrics/test_confidence", "runs/test_curves", "end_to_end/test_train")
+
+
+def place_of(path: Path) -> str:
+    """A test file as its folder and its name, without the suffix."""
+    return "/".join(path.with_suffix("").parts[-2:])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the order of files: pytest-xdist would put those with many tests first, which are not the long ones."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with many slow tests first: a long file that began last would keep one worker busy alone."""
+    """Put the longest files first, then those with many slow tests."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    places = {path: place_of(path) for path in {item.path for item in items}}
+    rank = {path: LONGEST.index(place) if place in LONGEST else len(LONGEST) for path, place in places.items()}
+    items.sort(key=lambda item: (rank[item.path], -slow[item.path]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _empty_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Draw nothing, but write and log pictures as ever."""
+    if place_of(request.path) in DRAWING:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qa_lightning.metrics.plots.draw", empty_pictures)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

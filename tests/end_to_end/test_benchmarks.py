@@ -92,7 +92,10 @@ def test_the_top_20_peer_finds_a_clear_answer(peers, tokenizer) -> None:
         ("windowing", [], ["encode_batch", "ours-validation"]),
         (
             "training",
-            ["--batch-size", "2", "--peer-batch-size", "2", "--peer-steps", "1", "--warmup-steps", "1"],
+            [
+                *("--shape", "tiny", "--batch-size", "2", "--peer-batch-size", "2"),
+                *("--peer-steps", "1", "--warmup-steps", "1"),
+            ],
             ["padded-384", "ours-float32"],
         ),
     ],
@@ -157,7 +160,7 @@ def test_the_benchmark_of_documents_measures_recall_and_answers(tmp_path, model_
 def test_the_benchmark_of_a_gpu_measures_steps_and_a_whole_run(tmp_path) -> None:
     """On a CPU, to see that it runs; its figures need a GPU."""
     output = tmp_path / "gpu.json"
-    flags = ["--shapes", "tiny", "--only", "ours", "course", "--batches", "4", "--steps", "2"]
+    flags = ["--shapes", "tiny", "--only", "ours", "course", "--batches", "4", "--warm-up", "4", "--steps", "2"]
     flags += ["--epochs", "8", "--windows", "128", "--output", str(output)]
     ended = finished([FOLDER / "bench_gpu.py", *flags])
     assert ended.returncode == 0, ended.stderr

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ import torch
 from qa_lightning import SquadDataModule
 from tests.helpers.data import make_rows, mixed_rows, write_json
 from tests.helpers.paths import ROOT
-from tests.helpers.processes import TRAIN, environment, finished
+from tests.helpers.processes import TRAIN, finished
 
 SCRIPT = ROOT / "tests" / "helpers" / "several_processes.py"
 
@@ -34,14 +32,16 @@ def run(folder: Path, devices: int, scenario: str, **options) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rows", "limit"),
+    ("rows", "limit", "numbers"),
     [
-        ({"count": 23, "unanswerable": 5, "long": 4}, 1.0),  # a prime number of examples, and many windows
-        ({"count": 2}, 1.0),  # fewer examples than processes
-        ({"count": 23, "long": 3}, 0.6),  # only some windows are seen, and not all windows of some examples
+        ({"count": 23, "unanswerable": 5, "long": 4}, 1.0, (2, 3)),  # a prime number of examples, and many windows
+        ({"count": 2}, 1.0, (3,)),  # fewer examples than processes
+        ({"count": 23, "long": 3}, 0.6, (2,)),  # only some windows are seen, and not all windows of some examples
     ],
 )
-def test_any_number_of_processes_gives_the_same_predictions_and_scores(tmp_path, model_folder, rows, limit) -> None:
+def test_any_number_of_processes_gives_the_same_predictions_and_scores(
+    tmp_path, model_folder, rows, limit, numbers
+) -> None:
     path = write_json(tmp_path / "validation.json", mixed_rows(**rows))
     common = {
         "train": path,
@@ -58,7 +58,7 @@ def test_any_number_of_processes_gives_the_same_predictions_and_scores(tmp_path,
         assert len(ids) == rows["count"]
     else:
         assert len(ids) < rows["count"]
-    for devices in (2, 3):
+    for devices in numbers:
         first, *others = run(tmp_path / str(devices), devices, "validate", **common)
         assert first == single  # answers, offsets and scores of all kinds, to the last digit
         for seen in others:
@@ -68,41 +68,46 @@ def test_any_number_of_processes_gives_the_same_predictions_and_scores(tmp_path,
         assert sum(len(seen["judged"]) for seen in others) <= len(ids)
 
 
-@pytest.mark.slow
-def test_two_processes_with_half_the_batch_train_as_one_does(tmp_path, model_folder) -> None:
-    """Also: several processes run a sanity check before the first step, and log the same values."""
-    train = write_json(tmp_path / "train.json", make_rows(40, unanswerable=6, long=3))
-    validation = write_json(tmp_path / "validation.json", make_rows(13, long=2))
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, model_folder) -> tuple[dict, dict, Path]:
+    """A fit by one process in steps of 8 windows: its options, what it saw, and its folder."""
+    root = tmp_path_factory.mktemp("alone")
     common = {
-        "train": train,
-        "validation": validation,
+        "train": write_json(root / "train.json", make_rows(40, unanswerable=6, long=3)),
+        "validation": write_json(root / "validation.json", make_rows(13, long=2)),
         "model": model_folder,
-        "cache": str(tmp_path / "cache"),
+        "cache": str(root / "cache"),
         "batch_size": 8,
     }
-    single = run(tmp_path / "1", 1, "fit", **common)[0]
+    return common, run(root / "1", 1, "fit", **common)[0], root / "1"
+
+
+def assert_close(*folders: Path) -> None:
+    """The weights that two fits ended with."""
+    one, other = (torch.load(folder / "weights.pt", weights_only=True) for folder in folders)
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=0.02, atol=5e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_the_batch_train_as_one_does(tmp_path, alone) -> None:
+    """Also: several processes run a sanity check before the first step, and log the same values."""
+    common, single, folder = alone
     first, second = run(tmp_path / "2", 2, "fit", **common)
     assert first["scores"] == second["scores"]
     assert len(single["losses"]) == len(first["losses"]) > 10
     assert first["losses"] == pytest.approx(single["losses"], rel=2e-3)
-    weights = [torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in "12"]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=0.02, atol=5e-3)
+    assert_close(folder, tmp_path / "2")
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_windows_that_fit_in_both(tmp_path, model_folder) -> None:
-    """One has room for 2 windows, the other for 7; a step has 16, eight of each."""
-    data = write_json(tmp_path / "train.json", make_rows(40, unanswerable=6, long=3))
-    common = {"train": data, "validation": data, "model": model_folder, "cache": str(tmp_path / "cache")}
-    common |= {"batch_size": 16}
-    single = run(tmp_path / "1", 1, "fit", **common)[0]
-    for seen in run(tmp_path / "2", 2, "fit", rooms=[7, 2], **common):
-        assert (seen["batch_size"], seen["accumulated"]) == (2, 4)
+def test_two_processes_take_the_windows_that_fit_in_both(tmp_path, alone) -> None:
+    """One has room for 1 window, the other for 3; a step has 8, four of each."""
+    common, single, folder = alone
+    for seen in run(tmp_path / "2", 2, "fit", rooms=[3, 1], **common):
+        assert (seen["batch_size"], seen["accumulated"]) == (1, 4)
         assert seen["scores"].keys() == single["scores"].keys()
-    weights = [torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in "12"]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=0.02, atol=5e-3)
+    assert_close(folder, tmp_path / "2")
 
 
 @pytest.mark.slow
@@ -122,15 +127,7 @@ def test_bad_data_is_one_error_on_two_processes(tmp_path, model_folder) -> None:
     data = write_json(tmp_path / "data.json", [make_rows(1)[0] | {"question": " "}])
     words = ["--data.dataset", data, "--model.model_name", model_folder, "--trainer.accelerator", "cpu"]
     words += ["--trainer.devices", "2", "--data.max_length", "48", "--data.doc_stride", "12"]
-    ended = subprocess.run(
-        [sys.executable, str(TRAIN), *words, "--data.max_question_length", "12"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-        cwd=tmp_path,
-        timeout=100,
-    )
+    ended = finished([TRAIN, *words, "--data.max_question_length", "12"], cwd=tmp_path, timeout=100)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.count("question is empty") == 1

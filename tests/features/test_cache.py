@@ -6,7 +6,6 @@ import json
 import logging
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
 import sqlite3
@@ -37,6 +36,7 @@ from tests.helpers.damage import damages, inflict, remove
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.models import small_tokenizer
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import environment, finished
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -300,27 +300,23 @@ def test_a_group_that_shares_a_folder_adds_to_each_others_cache(shared) -> None:
 # --- nowhere to write ---
 
 
-STRANGER = """import pwd, sys
-def unknown(user): raise KeyError(user)
-pwd.getpwuid = unknown
-from qa_lightning.cli.main import main
-main()
-"""  # whose number stands in no list of users, as in many containers
+STRANGER = ROOT / "tests" / "helpers" / "stranger.py"
 
 
-def command(*words: str, limit: int | None = None, **environment: str | None):
-    """Run a command as its own process; files cannot grow beyond ``limit`` bytes, as on a disk that is full."""
-    own = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **environment}
-    return subprocess.run(
-        [sys.executable, "-c", STRANGER, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        cwd=own["HERE"],
-        preexec_fn=None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        env={name: value for name, value in own.items() if value is not None},
-    )
+def command(here: Path, *words: str, new: bool = False, **changed: str | None) -> subprocess.CompletedProcess[str]:
+    """Run a command as its own process in the folder ``here``.
+
+    Args:
+        here: the folder.
+        words: the command.
+        new: start a new Python: its libraries read this environment when they are imported.
+        changed: variables of the environment; None takes one away.
+    """
+    own = {name: value for name, value in {**environment(), **changed}.items() if value is not None}
+    if not new:
+        return finished([STRANGER, *words], cwd=here, env=own)
+    started = [sys.executable, STRANGER, *words]
+    return subprocess.run(started, cwd=here, env=own, capture_output=True, text=True, check=False, timeout=300)
 
 
 def assert_one_line(ended, *parts: str) -> None:
@@ -339,11 +335,11 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing_half_made(tmp_path,
     here.mkdir()
     name = model_folder if model == "a folder" else model
     ended = command(
+        here,
         *("train", "--data.dataset", path, "--data.validation", path, "--model.model_name", name),
         *("--data.max_length", "48", "--data.doc_stride", "12", "--data.max_question_length", "12"),
         *("--trainer.accelerator", "cpu"),
-        limit=limit,
-        HERE=str(here),
+        MAX_FILE_BYTES=str(limit),
         QA_LIGHTNING_CACHE=str(cache),
     )
     assert_one_line(ended, f"error: {cache}", "File too large", "free some space there", "QA_LIGHTNING_CACHE")
@@ -355,9 +351,10 @@ def test_without_a_home_one_line_says_what_to_set(tmp_path, model_folder) -> Non
     here = tmp_path / "here"
     here.mkdir()
     words = ("evaluate", "--model", model_folder, "--data", write_json(tmp_path / "rows.json", make_rows(5)))
-    unset = {"HERE": str(here), "QA_LIGHTNING_CACHE": None, "XDG_CACHE_HOME": None}
-    assert_one_line(command(*words, HOME=None, **unset), "let QA_LIGHTNING_CACHE, or HOME, name a folder")
-    ended = command(*words, HOME="/proc/nowhere", **unset)
+    unset = {"QA_LIGHTNING_CACHE": None, "XDG_CACHE_HOME": None}
+    ended = command(here, *words, new=True, HOME=None, **unset)
+    assert_one_line(ended, "let QA_LIGHTNING_CACHE, or HOME, name a folder")
+    ended = command(here, *words, HOME="/proc/nowhere", **unset)
     assert_one_line(ended, "error: /proc/nowhere/.cache/qa_lightning/", " cannot be made (", "QA_LIGHTNING_CACHE")
     assert not list(here.iterdir())
 
@@ -366,7 +363,7 @@ def test_without_a_home_one_line_says_what_to_set(tmp_path, model_folder) -> Non
 def test_a_full_folder_of_temporary_files_is_one_line(tmp_path) -> None:
     path = write_json(tmp_path / "rows.json", make_rows(50))
     (tmp_path / "temporary").mkdir()
-    ended = command("check-data", path, limit=3000, HERE=str(tmp_path), TMPDIR=str(tmp_path / "temporary"))
+    ended = command(tmp_path, "check-data", path, MAX_FILE_BYTES="3000", TMPDIR=str(tmp_path / "temporary"))
     assert_one_line(ended, f"temporary files cannot be written in {tmp_path / 'temporary'} (File too large); free")
     assert not list((tmp_path / "temporary").iterdir())
 

@@ -124,6 +124,8 @@ if __name__ == "__main__":
     tell_ends()
     options, flags = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
     moment, what, rank = (*options, "0")[:3]
+    if moment == "loading":
+        Launcher.seconds = 1.0  # if another one is lost then, the first notices nothing by itself, and waits for that
     if os.environ.get("LOCAL_RANK", "0") == rank:
         MOMENTS[moment](happening(what))
     run_command(lambda: call("train", flags))

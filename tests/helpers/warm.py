@@ -3,8 +3,9 @@
 python -m tests.helpers.warm HANDLE
 
 A new Python spends some six seconds on imports before it trains; a fork of this one spends none. All else is as in a
-new one: a script runs as ``__main__`` with the words, environment, folder and streams that it is given, and ends as
-Python ends. HANDLE is the socket on which requests come; when it is closed, this process ends.
+new one, but that figures are empty pictures: a script runs as ``__main__`` with the words, environment, folder and
+streams that it is given, and ends as Python ends. HANDLE is the socket on which requests come; when it is closed, this
+process ends.
 
 A run on two devices starts its second process itself. It then gets one that was forked before its script began, and is
 as new as its own was.
@@ -33,11 +34,12 @@ import torch.utils.tensorboard  # noqa: F401
 
 from qa_lightning.checks.languages import language_of_each
 from qa_lightning.evaluation import model  # noqa: F401
-from qa_lightning.metrics import plots  # noqa: F401
+from qa_lightning.metrics import plots
 from qa_lightning.pages.report import ErrorReport  # noqa: F401
 from qa_lightning.runs import failures
 from qa_lightning.training import flags, run  # noqa: F401
 from tests.helpers import families, training  # noqa: F401
+from tests.helpers.pictures import empty_pictures
 
 NUMBER = struct.Struct("i")  # a process id, then an exit status
 
@@ -147,6 +149,7 @@ def with_spare(request: dict) -> dict | None:
 
 
 def main() -> None:
+    plots.draw = empty_pictures
     language_of_each(["A text, as the model of languages takes a second to load."])
     request = requested(socket.socket(fileno=int(sys.argv[1])))
     if request is not None and request.get("spare"):

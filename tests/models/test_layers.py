@@ -23,6 +23,7 @@ from tests.helpers.models import small_config
 
 # Kinds of layers: encoder and decoder; the first, which has no norm, and the rest; ALBERT's layer, which holds a list.
 KINDS = {"bart": 2, "modernbert, many layers": 2, "albert": 2}
+WITHOUT_GRADIENTS = ("bert, many layers", "bart", "albert")  # one of each kind
 LAYERS = 9  # more than torch.compile makes of one function before it gives up
 
 
@@ -78,11 +79,12 @@ def test_layers_that_are_alike_are_compiled_once_for_all_sizes(name: str) -> Non
         (after.start_logits.sum() + after.end_logits.sum()).backward()
     kinds = KINDS.get(name, 1)
     assert graphs.frame_count == kinds
-    for batch in (batches[0], batches[0][:1]):  # as in validation; and one window, which torch.compile sets apart
-        with torch.no_grad():
-            model(input_ids=batch, attention_mask=torch.ones_like(batch))
-    model(input_ids=batches[1][:1], attention_mask=torch.ones_like(batches[1][:1]))
-    assert graphs.frame_count <= 4 * kinds
+    if name in WITHOUT_GRADIENTS:
+        for batch in (batches[0], batches[0][:1]):  # as in validation; and one window, which torch.compile sets apart
+            with torch.no_grad():
+                model(input_ids=batch, attention_mask=torch.ones_like(batch))
+        model(input_ids=batches[1][:1], attention_mask=torch.ones_like(batches[1][:1]))
+        assert graphs.frame_count <= 4 * kinds
     assert model.state_dict().keys() == names
     assert model.config.to_dict() == config
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
-from tests.helpers.processes import AT_A_MOMENT, environment, finished, short_run
+from tests.helpers.processes import AT_A_MOMENT, finished, short_run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -90,12 +89,22 @@ def test_a_signal_while_the_model_is_loaded_leaves_no_run(tmp_path, model_folder
     assert not list(tmp_path.glob("lightning_logs/*"))
 
 
+# What nohup does, and then the script that follows.
+NOHUP = """
+import runpy, signal, sys
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.slow
 def test_a_hang_up_that_nohup_ignores_stays_ignored(tmp_path, model_folder, data) -> None:
-    command = ["nohup", sys.executable, AT_A_MOMENT, "training_step", "SIGHUP", "--"]
+    """`test_console` has one under nohup itself."""
+    (tmp_path / "nohup.py").write_text(NOHUP)
     flags = short_run(tmp_path, model_folder, data)
-    given = {"capture_output": True, "text": True, "check": False, "env": environment()}
-    ended = subprocess.run([*command, *flags], **given)
+    ended = finished([tmp_path / "nohup.py", AT_A_MOMENT, "training_step", "SIGHUP", "--", *flags])
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "epoch 2/2" in ended.stdout
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +41,7 @@ OWN_MEAN = (
     *("--trainer.callbacks.decay", "0.9"),
 )
 BEST = ("--average_best", "3", "--keep_averaged", "true")
+SAID = "said.txt"
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +55,12 @@ def flags(root: Path, model: str, data: str, *more: str) -> list[str]:
     return [*train_flags(root, model, data, data), "--trainer.max_epochs", "2", *more]
 
 
-def whole_and_stopped(root: Path, model: str, data: str, *more: str) -> None:
-    """Train on two processes, in ``whole``; and in ``stopped``, with a stop within the second epoch."""
-    stop = [["--trainer.callbacks.stop_at", "13"], ["--ckpt_path", "last"]]
-    for name, starts in (("whole", [[]]), ("stopped", stop)):
-        for start in starts:
-            ended = finished([TRAIN, *flags(root / name, model, data, *TWO, *more), *WATCH, *start])
-            assert ended.returncode == (143 if start is stop[0] else 0), ended.stderr[-3000:]
+def train_on_two(root: Path, model: str, data: str, *more: str, stopped: bool = False) -> None:
+    """Train on two processes; stopped: within the second epoch, and then resume."""
+    stop, go_on = ["--trainer.callbacks.stop_at", "13"], ["--ckpt_path", "last"]
+    for start in (stop, go_on) if stopped else ([],):
+        ended = finished([TRAIN, *flags(root, model, data, *TWO, *more), *WATCH, *start])
+        assert ended.returncode == (143 if start is stop else 0), ended.stderr[-3000:]
 
 
 def run_of(root: Path) -> Path:
@@ -85,7 +87,8 @@ def test_two_processes_validate_and_save_the_mean_of_their_steps_also_after_a_st
     """A stop within an epoch; both processes hold the same mean, and the model is that of the best checkpoint."""
     batches = ("--data.batch_size", "2", "--trainer.accumulate_grad_batches", "2", *OFTEN)
     given = [*batches, "--ema_decay", str(DECAY), "--save_every_minutes", "60"]
-    whole_and_stopped(tmp_path, model_folder, data, *given)
+    train_on_two(tmp_path / "whole", model_folder, data, *given)
+    train_on_two(tmp_path / "stopped", model_folder, data, *given, stopped=True)
     (steps, validated), other = (seen(tmp_path / "whole", rank) for rank in (0, 1))
     means = running_mean(steps)
     assert [*steps] == [*range(1, len(steps) + 1)]
@@ -258,15 +261,18 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-@pytest.mark.parametrize(("score", "taken"), [(100.5, True), (-1.0, False), (None, None)])
+@pytest.mark.parametrize(("score", "taken"), [(101.0, True), (-1.0, False), (None, None)])
 def test_the_mean_of_the_best_is_the_model_if_it_scores_as_well(
-    tmp_path, model_folder, data, monkeypatch, capsys, score, taken
+    tmp_path, model_folder, data, whole, monkeypatch, capsys, score, taken
 ) -> None:
     """By F1 under the best threshold, where some questions have no answer; a score of None is the mean's own."""
-    if score is not None:
-        monkeypatch.setattr(finishing, "score_of", lambda trainer: score)
-    assert commands.train(flags(tmp_path, model_folder, data, *OFTEN, *BEST)) == 0
-    run, said = run_of(tmp_path), capsys.readouterr().out
+    if score == 101.0:
+        run, said = whole, (whole / SAID).read_text()
+    else:
+        if score is not None:
+            monkeypatch.setattr(finishing, "score_of", lambda trainer: score)
+        assert commands.train(flags(tmp_path, model_folder, data, *OFTEN, *BEST)) == 0
+        run, said = run_of(tmp_path), capsys.readouterr().out
     found = kept(run)
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     scores = {step: one["score"] for step, one in found.items()}
@@ -339,11 +345,12 @@ def test_a_run_that_was_cut_off_ends_with_the_same_mean(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, model_folder, data) -> Path:
-    """A run that was not stopped, with the mean as its model."""
+    """A run that was not stopped, with the mean as its model; what it printed stands in its file `SAID`."""
     root = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
         patch.setattr(finishing, "score_of", lambda trainer: 101.0)
         assert commands.train(flags(root, model_folder, data, *OFTEN, *BEST)) == 0
+    (run_of(root) / SAID).write_text(said.getvalue())
     return run_of(root)
 
 
@@ -410,17 +417,16 @@ def test_the_earlier_of_equal_scores_is_kept_and_the_rest_is_removed(tmp_path) -
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_two_processes_write_the_mean_of_the_best_also_after_a_stop(tmp_path, model_folder, data) -> None:
+def test_two_processes_write_the_mean_of_the_best(tmp_path, model_folder, data) -> None:
     """Each validates the same weights: those of the mean, and, where that is worse, those of the best checkpoint."""
     given = [*OFTEN, *BEST, "--data.batch_size", "4", "--save_every_minutes", "60"]
-    whole_and_stopped(tmp_path, model_folder, data, *given)
-    run = run_of(tmp_path / "whole")
-    assert differences(run, run_of(tmp_path / "stopped")) == []
+    train_on_two(tmp_path, model_folder, data, *given)
+    run = run_of(tmp_path)
     found, average = kept(run), json.loads((run / "run.json").read_text())[-1]["average_best"]
     assert average["steps"] == [*found]
     states = [one["state_dict"] for one in found.values()]
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert_same(model_of(run), mean_by_hand(states, best) if average["taken"] else best)
-    steps, _ = seen(tmp_path / "whole", 1)  # what the first process kept is what the other one had
+    steps, _ = seen(tmp_path, 1)  # what the first process kept is what the other one had
     for step, one in found.items():
         assert torch.equal(flat(one["state_dict"]), steps[step])

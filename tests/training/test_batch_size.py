@@ -31,7 +31,8 @@ from tests.helpers.training import (
 )
 
 AUTO = {**SMALL, "batch_size": "auto"}
-RUN = ("--data.batch_size", "auto", "--save_every_minutes", "0", "--trainer.max_epochs", "2")
+RUN = ("--data.batch_size", "auto", "--trainer.max_epochs", "2")
+SAVING = ("--save_every_minutes", "0")  # after every step
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,7 @@ def test_a_run_that_is_resumed_goes_on_with_the_size_that_it_began_with(
     room(2)
     whole, cut = (train_flags(tmp_path / name, model_folder, data, data) for name in ("whole", "cut"))
     assert commands.train([*whole, *RUN]) == 0
-    crash(monkeypatch, Crash(hook, epoch, batch), [*cut, *RUN])
+    crash(monkeypatch, Crash(hook, epoch, batch), [*cut, *RUN, *SAVING])
     room(math.inf)
     capsys.readouterr()
     assert commands.train([*cut, *RUN, "--ckpt_path", "last"]) == 0
@@ -179,11 +180,11 @@ def test_a_step_of_other_windows_is_refused_within_an_epoch_and_tried_anew_betwe
 ) -> None:
     room(2)
     given = [*train_flags(tmp_path, model_folder, data, data), *RUN]
-    crash(monkeypatch, Crash("batch", 0, 10), given)
+    crash(monkeypatch, Crash("batch", 0, 10), [*given, *SAVING])
     other = ["--ckpt_path", "last", "--data.windows_per_step", "4"]
     with pytest.raises(InputError, match=r"batches are different now \(windows per step was 8, is 4\)"):
         commands.train([*given, *other])
-    crash(monkeypatch, Crash("batch", 1, 0), [*given, "--ckpt_path", "last"])
+    crash(monkeypatch, Crash("batch", 1, 0), [*given, *SAVING, "--ckpt_path", "last"])
     room(4)
     assert commands.train([*given, *other]) == 0
     assert "4 windows in one pass, 1 pass per step of 4 windows; the whole step fits into" in capsys.readouterr().out

@@ -52,7 +52,7 @@ def data(tmp_path_factory) -> tuple[str, str]:
 
 def arguments(root: Path, model: str, data: tuple[str, str], *more: str) -> list[str]:
     given = [*train_flags(root, model, *data), "--trainer.max_epochs", "2", "--data.eval_batch_size", "16"]
-    return [*given, "--model.learning_rate", "1e-2", "--save_every_minutes", "0", *more]
+    return [*given, "--model.learning_rate", "1e-2", *more]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
 ) -> None:
     expected = whole(*flags)
     given = arguments(tmp_path, model_folder, data, *flags)
-    crash(monkeypatch, Crash(hook, epoch, batch), given)
+    crash(monkeypatch, Crash(hook, epoch, batch), [*given, "--save_every_minutes", "0"])
     assert commands.train([*given, "--ckpt_path", "last"]) == 0
     assert differences(expected, tmp_path / "lightning_logs" / "version_0") == []
 
@@ -248,7 +248,8 @@ def test_two_devices_that_are_killed_end_as_whole_ones(tmp_path, model_folder, m
     needs_peft()
     monkeypatch.setenv("QA_LIGHTNING_CACHE", str(tmp_path / "cache"))
     random.seed(5)
-    status = compare([*command(tmp_path, model_folder, 2, accumulate=1, questions=240), *BOTH], tmp_path, kills=1)
+    words = [*command(tmp_path, model_folder, 2, accumulate=1, questions=240), *BOTH, "--trainer.max_epochs", "2"]
+    status = compare(words, tmp_path, kills=1)
     assert status == 0, capsys.readouterr().out
 
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.helpers.bulk import BARE, BATCH, bare, write, written
 from tests.helpers.data import make_rows
 from tests.helpers.forms import as_lines
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import Started
 
 SCRIPT = ROOT / "scripts" / "predict.py"
 
@@ -160,18 +160,11 @@ def test_the_script_killed_or_interrupted_on_two_devices_leaves_no_process_and_g
     source = write(tmp_path / "q.jsonl", as_lines([bare(row) for row in make_rows(800)]))
     assert ask(source, tmp_path / "whole.jsonl", batch_size=2) == 0
     output = tmp_path / "a.jsonl"
-    words = [sys.executable, str(SCRIPT), "--model", model_folder, "--input", str(source), "--output", str(output)]
+    words = [SCRIPT, "--model", model_folder, "--input", source, "--output", output]
     words += ["--batch-size", "2", "--devices", "2"]
     for number in (signal.SIGKILL, signal.SIGINT):
         before = output.stat().st_size if output.exists() else 0
-        process = subprocess.Popen(
-            words,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-        )
+        process = Started(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         while not output.exists() or output.stat().st_size <= before:
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.005)
