@@ -122,7 +122,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
         words = ["--model", str(run.folder), "--data", str(third), "--output_dir", str(unseen)]
         ours("evaluate", *words, "--dtype", "bfloat16")  # as the run validates
     scores = json.loads((unseen / "metrics.json").read_text())
-    measures = json.loads((unseen / CONFIDENCE).read_text())["measures_before"]
+    measures = json.loads((unseen / CONFIDENCE).read_text())["measures_as_given"]
     minutes = sum(_minutes(start["started"], start["finished"]) for start in run.starts if "finished" in start)
     return {
         "version": recipe.version,

@@ -475,12 +475,12 @@ def recipes(results: Results) -> str:
     result = results["recipes"]
 
     def interval(variant: str, figure: str) -> str:
-        value, low, high = (number(one, decimals=1) for one in result.each(variant, figure)[0])
+        value, low, high = (number(one, decimals=1) for one in result.value(variant, figure))
         return f"{value}% ({low} to {high})"
 
     rows = []
     for variant in result.variants:
-        version, model = result.text(variant, "version"), result.text(variant, "model")
+        version, model = result.value(variant, "version"), result.value(variant, "model")
         rows.append(
             [
                 f"{RECIPES[variant]}",

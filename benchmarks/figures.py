@@ -104,9 +104,9 @@ class Result:
             raise InputError(f"{_shown(self.path)}: the {figure} of each run of {variant} is not known")
         return list(known["each"])
 
-    def text(self, variant: str, figure: str) -> str:
-        """A word that is the same in every run of a variant."""
-        return str(self._checked(variant, figure)["each"][0])
+    def value(self, variant: str, figure: str) -> Any:
+        """A figure of the first run of a variant as it stands, such as a word or a list."""
+        return self._checked(variant, figure)["each"][0]
 
     def spread(self, variant: str, figure: str) -> tuple[Decimal, Decimal]:
         """The least and the greatest of a figure."""

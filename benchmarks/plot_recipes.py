@@ -27,7 +27,7 @@ def drawn(result: Result, before: Result) -> Figure:
         result: of `bench_recipes.py`.
         before: of runs before there was that script; a variant is its version, and what it is.
     """
-    versions = sorted({result.text(variant, "version") for variant in result.variants})
+    versions = sorted({result.value(variant, "version") for variant in result.variants})
     figure = Figure(figsize=(5.5 * len(versions), 4.2), layout="constrained")
     for version, axis in zip(versions, figure.subplots(1, len(versions), squeeze=False)[0], strict=True):
         axis.axhline(PEERS[version], color="0.5", linestyle="--", linewidth=1)
@@ -36,17 +36,17 @@ def drawn(result: Result, before: Result) -> Figure:
             0.02, PEERS[version], "Hugging Face's Trainer, MiniLM", transform=across, va="bottom", fontsize="small"
         )
         for variant in result.variants:
-            if result.text(variant, "version") != version:
+            if result.value(variant, "version") != version:
                 continue
             end = (result.median(variant, "minutes"), result.median(variant, "f1"))
-            points = [*result.each(variant, "f1_by_minute")[0], end]
-            marker = "s" if result.text(variant, "model") == "MPNet" else "o"
-            label = f"{result.text(variant, 'model')}: {RECIPES[variant].split(' (')[0].replace('`', '')}"
+            points = [*result.value(variant, "f1_by_minute"), end]
+            marker = "s" if result.value(variant, "model") == "MPNet" else "o"
+            label = f"{result.value(variant, 'model')}: {RECIPES[variant].split(' (')[0].replace('`', '')}"
             axis.plot(*zip(*((float(x), float(y)) for x, y in points), strict=True), marker=marker, label=label)
         for variant in before.variants:
             if variant.startswith(f"{version} "):
-                end = (float(before.median(variant, figure)) for figure in ("minutes", "f1"))
-                axis.plot(*end, "o", fillstyle="none", label=variant.removeprefix(f"{version} "))
+                minutes, f1 = (float(before.median(variant, figure)) for figure in ("minutes", "f1"))
+                axis.plot(minutes, f1, "o", fillstyle="none", label=variant.removeprefix(f"{version} "))
         axis.set(title=f"SQuAD v{version}", xlabel="minutes, from start to report", xlim=(0, None))
         axis.legend(loc="best", fontsize="small")
         axis.grid(alpha=0.3)

@@ -47,7 +47,7 @@ Flags that people use:
   --model.compile true             on a GPU: compile the model first: slower to start, faster from then on
   --config NAME_OR_FILE            flags from a file: a run's lightning_logs/version_N/config.yaml, or one that comes
                                    with the package: {configs}
-  --ckpt_path last                 resume the newest run, with the flags that it had; or the path of a checkpoint
+  --ckpt_path last                 resume the newest run: pass its flags, too; or the path of a checkpoint
   --save_every_minutes N           minutes of training that a crash may cost  [15]
   --seed_everything N              [42]
 

@@ -54,7 +54,7 @@ class ScoreResult:
             return []
         return [
             coverage_line(found, fitted=False),
-            measures_line("scores", found.measured_before),
+            measures_line("scores as the model gives them", found.as_given),
             *(f"fit to this data: {line}" for line in fitted_lines(found)),
         ]
 

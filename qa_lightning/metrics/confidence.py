@@ -151,8 +151,8 @@ class Confidence:
         return float(_losses(self.choices[choice]).mean())
 
     @cached_property
-    def measured_before(self) -> Mapping[str, Interval]:
-        """The measures of the model's answers and scores as they came, before any fit."""
+    def as_given(self) -> Mapping[str, Interval]:
+        """The measures of the model's answers and scores as it gives them, under its own threshold."""
         return measures(self.before.confidence, self.before.correct, self.before.outcomes.article)
 
     @cached_property
@@ -213,7 +213,7 @@ class Confidence:
             "held_out": self.held_out is not None,
             "scores_from": self.kept,
             "calibrator": self.scaling.calibrator_as_json,
-            "measures_before": _as_json(self.measured_before),
+            "measures_as_given": _as_json(self.as_given),
             "measures": {choice: _as_json(found) for choice, found in self.measured.items()},
         }
         if self.tuned:
@@ -379,7 +379,7 @@ def coverage_line(found: Confidence, fitted: bool = True) -> str:
     if fitted:
         share, measured = found.coverage, found.measured.get(found.kept)
     else:
-        share, measured = found.coverage_before, found.measured_before
+        share, measured = found.coverage_before, found.as_given
     ends = "" if measured is None else _ends(measured[f"answered_at_{percent}_precision"])
     return f"At {percent}% precision this model answers {100 * share:.1f}% of the questions{ends}"
 

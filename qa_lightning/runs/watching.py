@@ -34,7 +34,7 @@ class RunPlan(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the lines."""
         folder = run_folder(trainer)  # may communicate: every process must call it
-        steps = trainer.estimated_stepping_batches  # may communicate too
+        steps = planned_steps(trainer)  # may communicate too
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         train_set, validation_set = (getattr(data, f"{name}_set", None) for name in ("train", "validation"))
         windows = f"{_windows_ahead(trainer, len(train_set))} in " if train_set is not None else ""
@@ -53,7 +53,8 @@ class RunPlan(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
             if isinstance(callback, LastCheckpoint):
-                parts.append(f"{LAST} every {callback.minutes:g} minutes and after each validation")
+                then = "validation" if trainer.limit_val_batches != 0 else "epoch"
+                parts.append(f"{LAST} every {callback.minutes:g} minutes and after each {then}")
             elif isinstance(callback, ModelCheckpoint) and callback.monitor and trainer.limit_val_batches != 0:
                 parts.append(f"{callback.filename}.ckpt by the best {callback.monitor}")
         return ", ".join([*parts, f"{MODEL_FOLDER}/ at the end"])
@@ -73,6 +74,7 @@ class _Watch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting."""
         self._losses = step_losses(pl_module)
+        self._steps = planned_steps(trainer)
         self._batches = self._windows = 0
         self._seconds = 0.0  # of training, up to the last validation
         self._began: float | None = None  # start of training since then; None during a validation
@@ -143,7 +145,7 @@ class _Watch(Callback):
         if not math.isfinite(in_epoch):
             return None, None
         epoch = (in_epoch - done) * batch + validation * _validations(trainer, done, in_epoch)
-        steps = trainer.estimated_stepping_batches
+        steps = self._steps
         if not math.isfinite(steps):
             return epoch, None
         batches = max((steps - trainer.global_step) * trainer.accumulate_grad_batches, 0)
@@ -174,7 +176,7 @@ class StepLines(_Watch):
             self._forget()
 
     def _line(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int) -> str:
-        steps, in_epoch = trainer.estimated_stepping_batches, trainer.num_training_batches
+        steps, in_epoch = self._steps, trainer.num_training_batches
         of_steps = f" of {int(steps):,}" if math.isfinite(steps) else ""
         share = f" {(batch_idx + 1) / in_epoch:.1%}" if math.isfinite(in_epoch) else ""
         times = zip(("epoch", "run"), self._left(trainer), strict=True)
@@ -331,6 +333,21 @@ class ValidationProgress(Callback):
 def learning_rate(trainer: Trainer) -> float:
     """The highest current learning rate of the optimizer's groups: the head's, if lower layers learn more slowly."""
     return max((group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups), default=0.0)
+
+
+def planned_steps(trainer: Trainer) -> float:
+    """Steps of the optimizer of the whole run, at its start; infinite if no end is set. It may communicate.
+
+    Lightning counts as if the epochs that are done had been as long as those to come. A run that is resumed between two
+    epochs may have other batches: then it is the steps that were made, and those of the epochs that are left.
+    """
+    steps = float(trainer.estimated_stepping_batches)
+    epoch: Any = trainer.fit_loop.epoch_progress.current
+    within = epoch.ready > epoch.processed
+    if within or trainer.max_steps != -1 or not trainer.max_epochs or not math.isfinite(steps):
+        return steps
+    left = max(trainer.max_epochs - epoch.processed, 0)
+    return float(trainer.global_step + left * (steps // trainer.max_epochs))
 
 
 def _epoch(trainer: Trainer) -> str:

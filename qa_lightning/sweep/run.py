@@ -91,7 +91,7 @@ class Sweep:
             InputError: the folder belongs to another study, or cannot be written; or all trials failed.
         """
         slots = slots_for(self.parallel, self.flags.config.trainer)
-        space = {"space": {name: _described(values) for name, values in self.space.items()}}
+        space = {"space": {name: _described(values) for name, values in self.space.items()}, "pruner": self.pruner}
         self._compare(space)  # before data are prepared with other flags
         now = space | self._prepare()
         with study_writes(self.folder):
@@ -141,7 +141,10 @@ class Sweep:
             raise InputError(f"--study {self.folder} is no search's, but another study's; name another folder")
         changed = list(changed_flags(given, yaml.safe_load(self.flags.as_yaml())))
         if before["space"] != json.loads(json.dumps(now["space"])):
-            changed.insert(0, f"{self.space_file} is another space")
+            names = f"{', '.join(before['space'])}" if isinstance(before["space"], dict) else "others"
+            changed.insert(0, f"--space {self.space_file} is another space; that of the study has values of {names}")
+        if before.get("pruner", self.pruner) != self.pruner:
+            changed.insert(0, f"--pruner was {before['pruner']}, is {self.pruner}")
         if "fingerprint" in now:
             changed += changed_inputs(before, now)
         if changed:

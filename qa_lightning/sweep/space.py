@@ -233,6 +233,8 @@ def _range_problems(
         problems.append(f"--{name}: step and log: true do not go together; leave one out")
     elif step > high - low:
         problems.append(f"--{name}: step is {step}, more than from low {low} to high {high}")
+    elif abs((high - low) / step - round((high - low) / step)) > 1e-6:
+        problems.append(f"--{name}: steps of {step} from low {low} do not end at high {high}; change one of the three")
     return problems
 
 

@@ -101,7 +101,7 @@ def finish(
             _keep_answers(module, folder.parent / FOLD_ANSWERS, resuming)
         names = [name for name in ("exact_match", "f1", "best_f1") if f"val/{name}" in trainer.callback_metrics]
         scores = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in names}
-    elif trainer.limit_val_batches == 0:
+    elif trainer.limit_val_batches == 0 and not data.trains_on_all:  # a cross-validation has scored the others
         log.info("--trainer.limit_val_batches 0: no validation, so no scores and no fitted threshold or temperature")
     _record(trainer, module, data, folder, best, scores, mean)
     _remove_averaged(trainer, mean, keep_averaged)

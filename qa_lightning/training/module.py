@@ -77,7 +77,7 @@ from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.progress import print_log
 from qa_lightning.runs.throughput import computing_weights
-from qa_lightning.runs.watching import StepLines
+from qa_lightning.runs.watching import StepLines, planned_steps
 from qa_lightning.training.callbacks import EpochLines
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.steps.graphs import LENGTHS_APART, StepGraphs, graph_problems, shape_problems
@@ -431,8 +431,8 @@ class QALightningModule(LightningModule):
         if self._seed is None:
             self._seed = torch.initial_seed()
         schedule = self.lr_schedulers()
-        if isinstance(schedule, LinearSchedule):  # a finder of batch sizes has changed how many there are
-            schedule.total_steps = self.trainer.estimated_stepping_batches
+        if isinstance(schedule, LinearSchedule):  # a finder of batch sizes, or a resume, changes how many there are
+            schedule.plan(planned_steps(self.trainer))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed of the steps, and how the model is asked."""
@@ -472,14 +472,15 @@ class QALightningModule(LightningModule):
         before = checkpoint.get(_TEACHER, self._teacher_key)  # older ones of runs without a teacher lack it
         if before == self._teacher_key:
             return None
+        its = checkpoint.get("hyper_parameters", {}).get("teacher")
         if self._teacher_key is None:
-            return "the run was trained with a teacher before; pass its --model.teacher, or begin a new run"
+            return f"the run was trained with a teacher before; pass --model.teacher {its}, or begin a new run"
         name = f"--model.teacher {self.hparams['teacher']}"
         if before is None:
             return f"{name}: the run was trained without a teacher before; leave it out, or begin a new run"
         return (
             f"{name}: its weights or tokenizer, the windows or the precision are not those that the run was trained "
-            "with before; resume with those, or begin a new run"
+            f"with before (--model.teacher {its}); resume with those, or begin a new run"
         )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -155,7 +155,7 @@ def test_a_temperature_mends_the_calibration_of_questions_that_it_was_not_fitted
         f"{found.brier('own'):.4f} at 1.00 (each of 5 folds"
     )
     assert f"expected calibration error {100 * after.error:.1f}% (" in measured
-    for fitted, measured_by in ((True, found.measured[found.kept]), (False, found.measured_before)):
+    for fitted, measured_by in ((True, found.measured[found.kept]), (False, found.as_given)):
         share = measured_by["answered_at_90_precision"]
         assert coverage_line(found, fitted) == (
             f"At 90% precision this model answers {100 * share.mean:.1f}% of the questions "
@@ -317,7 +317,7 @@ def test_evaluation_measures_the_scores_that_it_writes(evaluated, tmp_path) -> N
     assert 0 < right.sum() < len(right)
     bins = np.minimum((score * 15).astype(int), 14)
     error = sum(abs((score - right)[bins == one].sum()) for one in range(15)) / len(score)
-    found = json.loads((tmp_path / "out" / "confidence.json").read_text())["measures_before"]
+    found = json.loads((tmp_path / "out" / "confidence.json").read_text())["measures_as_given"]
     assert found["expected_calibration_error"][0] == pytest.approx(100 * error, abs=1e-3)
     assert found["brier"][0] == pytest.approx(100 * ((score - right) ** 2).mean(), abs=1e-3)
 

@@ -140,8 +140,12 @@ def test_other_flags_and_another_space_are_refused_with_both_values(search, tmp_
     assert search([20, 21], "--trials", "1") == 0
     with pytest.raises(InputError, match=r"was begun with other flags or data: --data.max_length was 384, is 128"):
         search([20, 21], "--trials", "2", "--data.max_length", "128")
-    with pytest.raises(InputError, match=r"space.yaml is another space"):
+    with pytest.raises(
+        InputError, match=r"space.yaml is another space; that of the study has values of data.batch_size"
+    ):
         search([20, 22], "--trials", "2")
+    with pytest.raises(InputError, match=r"--pruner was median, is none"):
+        search([20, 21], "--trials", "2", "--pruner", "none")
     assert len(result(tmp_path)["trials"]) == 1
 
 

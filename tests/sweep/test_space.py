@@ -114,6 +114,7 @@ def test_all_problems_are_shown_together_with_their_lines(tmp_path, flags) -> No
         ("data.batch_size: [8, 16]\ndata.batch_size: [4, 8]", "line 2: --data.batch_size is there twice"),
         ("data.batch_size: {low: 8}", "line 1: --data.batch_size: a range needs high"),
         ("data.batch_size: {low: 8, high: 16, step: 9}", "line 1: --data.batch_size: step is 9, more than"),
+        ("data.batch_size: {low: 8, high: 14, step: 4}", "line 1: --data.batch_size: steps of 4 from low 8 do not end"),
         ("data.batch_size: {low: 8, high: 16, step: 2, log: true}", "line 1: --data.batch_size: step and log: true"),
         (
             "data.batch_size: {low: 8, high: 16, log: 1}",

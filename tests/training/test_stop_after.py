@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from qa_lightning.errors import InputError
 from qa_lightning.runs.record import last_start
@@ -36,6 +37,22 @@ def test_it_ends_early_on_the_schedule_of_all_epochs_and_trains_no_further(tmp_p
     assert group == pytest.approx(2e-3 * 4 / 6)  # 2 of 6 steps are done
     assert commands.train([*given, "--ckpt_path", str(last)]) == 0
     assert "the weights after step 2 are written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(16, 4 + 1), (8, 4 + 2), (2, 4 + 8)])
+def test_a_finished_run_that_is_trained_further_on_other_batches_still_learns(
+    tmp_path, model_folder, capsys, batch, steps
+) -> None:
+    data = write_json(tmp_path / "rows.json", make_rows(16))
+    given = [*train_flags(tmp_path, model_folder, data, data), "--trainer.log_every_n_steps", "1"]
+    assert commands.train([*given, "--data.batch_size", "8", "--trainer.max_epochs", "2"]) == 0
+    capsys.readouterr()
+    further = ["--ckpt_path", "last", "--trainer.max_epochs", "3", "--data.batch_size", str(batch)]
+    assert commands.train([*given, *further]) == 0
+    assert f"{steps} steps of the optimizer in all, 4 of them done" in capsys.readouterr().out
+    events = EventAccumulator(str(tmp_path / "lightning_logs" / "version_1"), size_guidance={"scalars": 0}).Reload()
+    rates = [point.value for point in events.Scalars("train/learning_rate")]
+    assert rates == pytest.approx([2e-3 * (steps - step) / steps for step in range(4, steps)])
 
 
 def test_with_nothing_held_out_a_validation_is_refused(tmp_path, model_folder) -> None:

@@ -64,7 +64,7 @@ class LinearSchedule(LRScheduler):
 
     Args:
         optimizer: whose rates it sets.
-        total_steps: steps of the whole run; it may be set anew. Infinite, the rate does not fall.
+        total_steps: steps of the whole run; see `plan`. Infinite, the rate does not fall.
         warmup_ratio: 0-1; of no effect where the steps are infinite.
     """
 
@@ -77,6 +77,14 @@ class LinearSchedule(LRScheduler):
         return {
             name: value for name, value in super().state_dict().items() if name not in ("total_steps", "warmup_ratio")
         }
+
+    def plan(self, total_steps: float) -> None:
+        """Have so many steps in the whole run, from the next step on: one that goes on had the rate 0 at its end."""
+        self.total_steps = total_steps
+        part = self.part(self.last_epoch)
+        for place, (group, highest) in enumerate(zip(self.optimizer.param_groups, self.base_lrs, strict=False)):
+            if group["lr"] == self._last_lr[place]:  # others were changed from outside
+                group["lr"] = self._last_lr[place] = highest * part
 
     def part(self, step: int) -> float:
         """What part of its highest value the rate is at, 0-1, after ``step`` steps."""
