@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from functools import cache
 
 import pandas as pd
@@ -19,6 +17,7 @@ from qa_lightning.cli.main import COMMANDS as COMMANDS_THAT_EXIST
 from tests.helpers import commands
 from tests.helpers.data import make_rows
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import finished
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
@@ -38,8 +37,10 @@ def commands_of(page: str) -> list[list[str]]:
 @cache
 def run_help(command: str) -> str:
     """All flags of ``qa-lightning COMMAND``, with their help."""
-    words = [sys.executable, "-m", "qa_lightning", command, "--help_all" if command == "train" else "--help"]
-    return subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    words = ["-m", "qa_lightning", command, "--help_all" if command == "train" else "--help"]
+    ended = finished(words, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 COMMANDS = commands_of(README)

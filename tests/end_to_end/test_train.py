@@ -253,7 +253,8 @@ def test_version_2_data_trains_and_exports_a_model_that_may_say_no(tmp_path, mod
 
 def test_averaged_weights_are_what_is_validated_and_written(tmp_path, model_folder) -> None:
     data = write_json(tmp_path / "train.json", make_rows(40))
-    assert commands.train([*train_flags(tmp_path, model_folder, data, data), *AVERAGED]) == 0
+    given = [*train_flags(tmp_path, model_folder, data, data), *AVERAGED, "--trainer.max_epochs", "1"]
+    assert commands.train(given) == 0
     folder = tmp_path / "lightning_logs" / "version_0"
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     for name, weight in load_file(folder / "model" / "model.safetensors").items():
@@ -467,7 +468,8 @@ def test_compiled_runs_export_plain_names(tmp_path, model_folder, monkeypatch) -
     torch._dynamo.reset()
     monkeypatch.setattr("qa_lightning.training.module.COMPILER", "eager")
     train = write_json(tmp_path / "train.json", make_rows(40, long=4))
-    assert commands.train([*train_flags(tmp_path, model_folder, train, train), "--model.compile", "true"]) == 0
+    given = [*train_flags(tmp_path, model_folder, train, train), "--model.compile", "true", "--trainer.max_epochs", "1"]
+    assert commands.train(given) == 0
     folder = tmp_path / "lightning_logs" / "version_0"
     assert (
         load_file(folder / "model" / "model.safetensors").keys()

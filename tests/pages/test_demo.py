@@ -1,7 +1,7 @@
 """The page to ask in, in a real browser over a live server.
 
 Every test also fails on a request to another host, an error of a script, or a dialog. Pages take a second to load, so
-eight are opened once, each with connections and storage of its own, and most tests use the first.
+four are opened once, each with connections and storage of its own, and most tests use the first.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def address(tmp_path_factory, asker) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def opened(browser, address) -> Iterator[list[tuple[Asking, Watched]]]:
-    contexts = [browser.new_context(viewport={"width": WIDE, "height": 1000}) for _ in range(8)]
+    contexts = [browser.new_context(viewport={"width": WIDE, "height": 1000}) for _ in range(4)]
     found = []
     for context in contexts:
         page = context.new_page()
@@ -131,8 +131,8 @@ def cleared(opened: list[tuple[Asking, Watched]]) -> Iterator[list[Asking]]:
 
 
 @pytest.fixture
-def eight(opened) -> Iterator[list[Asking]]:
-    """The pages of eight people."""
+def four(opened) -> Iterator[list[Asking]]:
+    """The pages of four people."""
     yield from cleared(opened)
 
 
@@ -317,11 +317,11 @@ def test_a_context_of_a_megabyte_is_answered(one) -> None:
     assert one.problem == "There are 1,000,017 characters; at most 1,000,000 are read at a time."
 
 
-def test_eight_at_once_get_their_own_answers(eight) -> None:
-    names = ["Anna", "Ben", "Carl", "Dora"] * 2
-    for number, (one, name) in enumerate(zip(eight, names, strict=True)):
+def test_four_at_once_get_their_own_answers(four) -> None:
+    names = ["Anna", "Ben", "Carl", "Dora"]
+    for number, (one, name) in enumerate(zip(four, names, strict=True)):
         one.send("Who is it?", f"Text {number}: it is {name}.")
-    for number, (one, name) in enumerate(zip(eight, names, strict=True)):
+    for number, (one, name) in enumerate(zip(four, names, strict=True)):
         one.wait()
         assert one.answer == name
         assert one.page.inner_text(".qa-body") == f"Text {number}: it is {name}."
@@ -403,8 +403,7 @@ READ = (
 READ_TOO = ("#qa-tools h2", "#qa-new", "#qa-threshold label span", "#qa-question input")
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [NARROW, WIDE])
+@pytest.mark.parametrize(("width", "dark"), [(NARROW, True), (WIDE, False)], ids=["narrow, dark", "wide, light"])
 def test_it_fits_and_can_be_read(open_page, address, width, dark) -> None:
     one = Asking(open_page(address, width=width, dark=dark, allowed=(address,)))
     one.page.wait_for_function("document.activeElement.matches('#qa-question input')")
