@@ -486,12 +486,18 @@ def recipes(results: Results) -> str:
                 f"{RECIPES[variant]}",
                 f"{model}, v{version}",
                 number(result.median(variant, "minutes"), decimals=0),
-                f"{number(result.median(variant, 'em'), 4)} / {number(result.median(variant, 'f1'), 4)}",
+                em_f1(result, variant, 4),
                 f"{number(result.median(variant, 'third_em'), 4)} / {number(result.median(variant, 'third_f1'), 4)}",
                 interval(variant, "third_ece"),
                 interval(variant, "third_at_90"),
             ]
         )
+    before = results["recipes-before"]
+    for variant in before.variants:
+        version, model, recipe = variant.split(maxsplit=2)
+        minutes = number(before.median(variant, "minutes"), decimals=0)
+        named = [f"before, on more articles: {recipe}", f"{model.removesuffix(':')}, v{version}"]
+        rows.append([*named, minutes, em_f1(before, variant, 4), "", "", ""])
     header = [
         "recipe",
         "model, SQuAD",

@@ -45,8 +45,8 @@ Flags that people use:
   --average_best N                 write the mean of the N best checkpoints, if it scores as well as the best  [none]
   --model.teacher FOLDER           learn from a trained model, too: from its probabilities at each token  [none]
   --model.compile true             on a GPU: compile the model first: slower to start, faster from then on
-  --config NAME_OR_FILE            flags from a file: a run's lightning_logs/version_N/config.yaml, or one that comes
-                                   with the package: {configs}
+  --config NAME_OR_FILE            flags from a file, such as a run's lightning_logs/version_N/config.yaml; by name:
+                                   {configs}
   --ckpt_path last                 resume the newest run: pass its flags, too; or the path of a checkpoint
   --save_every_minutes N           minutes of training that a crash may cost  [15]
   --seed_everything N              [42]

@@ -246,7 +246,9 @@ def test_cells_to_the_right_of_the_header_are_not_read_and_a_line_says_so(tmp_pa
 def test_a_workbook_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
     path = write(tmp_path, "q.xlsx", as_workbook(ROWS))
     monkeypatch.setattr(workbooks, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"q\.xlsx: reading it needs openpyxl; run pip install qa-lightning\[excel\]"):
+    with pytest.raises(
+        InputError, match=r'q\.xlsx: reading it needs openpyxl; run pip install "qa-lightning\[excel\]"'
+    ):
         read(path)
 
 
