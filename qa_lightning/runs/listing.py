@@ -58,7 +58,12 @@ class RunSummary:
 
 
 def runs_of(folder: Path) -> list[Path]:
-    """The newest run of each fold and the final model of a cross-validation, of each trial of a search; else itself."""
+    """The newest run of each fold and the final model of a cross-validation, of each trial of a search; else itself.
+
+    ``last``, if there is no such folder, is the newest run in ``lightning_logs``.
+    """
+    if folder == Path("last") and not folder.exists() and (newest := newest_run(Path(LOGS))) is not None:
+        return [newest.folder]
     if not (folder / STUDY).is_file():
         return [folder]
     logs = sorted(folder.glob(f"*/{LOGS}"), key=lambda logs: (_number_of(logs.parent.name), logs.parent.name))

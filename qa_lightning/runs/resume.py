@@ -38,6 +38,7 @@ class Beginning:
         model_name: name of the trained model; None if it is not known.
         averaged: whether the checkpoint's weights are a running mean; those that are trained are beside them.
         arguments: name -> value of the module's arguments that decide what of the model trains.
+        epoch: index of the epoch in which the checkpoint was written.
     """
 
     checkpoint: Path | None = None
@@ -49,6 +50,7 @@ class Beginning:
     model_name: str | None = None
     averaged: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    epoch: int = 0
 
     def misfit(self, model_name: str, weights: Mapping[str, torch.Tensor]) -> str | None:
         """Why the checkpoint belongs to another model, and the fix; None if it fits.
@@ -210,6 +212,7 @@ def read_beginning(path: Path) -> Beginning | str:
         name if isinstance(name, str) else None,
         _TRAINED in checkpoint,
         {part: arguments[part] for part in _PARTS if part in arguments},
+        checkpoint.get("epoch", 0),
     )
 
 

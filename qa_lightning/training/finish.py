@@ -8,7 +8,6 @@ If a part fails after the weights are written, that part alone is missing, and a
 from __future__ import annotations
 
 import logging
-import math
 import shlex
 import traceback
 from collections.abc import Iterator
@@ -165,11 +164,9 @@ def _measured(trainer: Trainer, best: str | None) -> dict[str, float]:
     """What the run measured of itself, for its record; without what is not known."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     begun = read_beginning(Path(best)) if best else None
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    steps = trainer.num_training_batches / data.accumulated  # in an epoch; infinite where nobody knows
-    step = begun.step if isinstance(begun, Beginning) and math.isfinite(steps) else 0
+    epoch = begun.epoch + 1 if isinstance(begun, Beginning) and begun.step else 0
     measured = {
-        "best_epoch": math.ceil(step / math.ceil(steps)) if step else 0,
+        "best_epoch": epoch,
         "windows_per_second": sum(one.windows_per_second for one in callbacks if isinstance(one, EpochLines)),
         "peak_memory_bytes": peak_memory(trainer.strategy.root_device),
     }

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from qa_lightning.runs import SORTS
-from qa_lightning.runs.listing import RunSummary, differing, read_runs, sorted_runs
+from qa_lightning.runs.listing import RunSummary, differing, read_runs, runs_of, sorted_runs
 
 CONFIG = {
     "seed_everything": 42,
@@ -139,3 +139,15 @@ def test_settings_differ_if_runs_that_have_them_differ() -> None:
     settings = ({"rate": 1e-3, "seed": 1, "new": 5}, {"rate": 2e-3, "seed": 1}, {"rate": 1e-3, "seed": 1})
     assert differing([RunSummary(str(number), "m", settings=one) for number, one in enumerate(settings)]) == ["rate"]
     assert differing([]) == []
+
+
+def test_last_is_the_newest_run_of_the_folder_of_runs(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert runs_of(Path("last")) == [Path("last")]
+    for name in ("version_0", "version_1"):
+        folder = tmp_path / "lightning_logs" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text("[]")
+    assert [folder.name for folder in runs_of(Path("last"))] == ["version_1"]
+    (tmp_path / "last").mkdir()
+    assert runs_of(Path("last")) == [Path("last")]

@@ -50,7 +50,10 @@ def test_a_finished_run_that_is_trained_further_on_other_batches_still_learns(
     further = ["--ckpt_path", "last", "--trainer.max_epochs", "3", "--data.batch_size", str(batch)]
     assert commands.train([*given, *further]) == 0
     assert f"{steps} steps of the optimizer in all, 4 of them done" in capsys.readouterr().out
-    events = EventAccumulator(str(tmp_path / "lightning_logs" / "version_1"), size_guidance={"scalars": 0}).Reload()
+    run = tmp_path / "lightning_logs" / "version_1"
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert last_start(run / "run.json")["measured"]["best_epoch"] == best["epoch"] + 1 <= 3
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     rates = [point.value for point in events.Scalars("train/learning_rate")]
     assert rates == pytest.approx([2e-3 * (steps - step) / steps for step in range(4, steps)])
 

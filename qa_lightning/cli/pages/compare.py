@@ -46,7 +46,7 @@ def _options(words: Sequence[str]) -> Namespace:
         type=str,
         nargs="+",
         metavar="RUN",
-        help="folders of runs, lightning_logs/version_*, or of cross-validations",
+        help="folders of runs, lightning_logs/version_*, or of cross-validations; `last` is the newest run",
     )
     flags.add_argument(
         "--sort",
