@@ -28,7 +28,7 @@ def drawn(result: Result, before: Result) -> Figure:
         before: of runs before there was that script; a variant is its version, and what it is.
     """
     versions = sorted({result.value(variant, "version") for variant in result.variants})
-    figure = Figure(figsize=(5.5 * len(versions), 4.2), layout="constrained")
+    figure = Figure(figsize=(5.5 * len(versions), 5.6), layout="constrained")
     for version, axis in zip(versions, figure.subplots(1, len(versions), squeeze=False)[0], strict=True):
         axis.axhline(PEERS[version], color="0.5", linestyle="--", linewidth=1)
         across = axis.get_yaxis_transform()  # x as a part of the axis
@@ -48,7 +48,7 @@ def drawn(result: Result, before: Result) -> Figure:
                 minutes, f1 = (float(before.median(variant, figure)) for figure in ("minutes", "f1"))
                 axis.plot(minutes, f1, "o", fillstyle="none", label=variant.removeprefix(f"{version} "))
         axis.set(title=f"SQuAD v{version}", xlabel="minutes, from start to report", xlim=(0, None))
-        axis.legend(loc="best", fontsize="small")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize="small")  # below, off the lines
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("F1 on the validation articles")
     return figure
