@@ -8,8 +8,8 @@ validations and report included. Every eighth training article, by title, is lef
 which no flag was chosen, is scored when the run has ended, with the threshold and calibrator that it fitted to
 the validation articles.
 
-A run stays in ``--runs``: a later command with the same recipe reads its figures there, and goes on with one that was
-stopped (its minutes are those of its starts together).
+A run stays in ``--runs``: a later command with the same recipe reads its figures there. One that was stopped is begun
+anew, so that its minutes are known.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     run = newest_run(folder / LOGS)
     if run is None or not run.finished:
         words = [*flags, "--seed_everything", str(options.seed), "--trainer.default_root_dir", str(folder)]
-        ours("train", *words, *(["--ckpt_path", "last"] if run is not None else []))
+        ours("train", *words)
     run = run_of(name, options)
     unseen = folder / "third"
     if not (unseen / CONFIDENCE).exists():
@@ -123,18 +123,19 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
         ours("evaluate", *words, "--dtype", "bfloat16")  # as the run validates
     scores = json.loads((unseen / "metrics.json").read_text())
     measures = json.loads((unseen / CONFIDENCE).read_text())["measures_as_given"]
-    minutes = sum(_minutes(start["started"], start["finished"]) for start in run.starts if "finished" in start)
+    (start,) = run.starts
+    began, ended = (datetime.fromisoformat(start[name]) for name in ("started", "finished"))
     return {
         "version": recipe.version,
         "model": "MPNet" if recipe.large else "MiniLM",
-        "minutes": minutes,
+        "minutes": (ended - began).total_seconds() / 60,
         "seed": options.seed,
         "flags": shlex.join(recipe.flags),
         **validated(run),
         "third_em": scores.get("exact_match", scores.get("exact")),
         "third_f1": scores["f1"],
         **{f"third_{short}": measures[long] for short, long in MEASURES.items()},
-        "peak_rss_mb": run.starts[-1]["measured"]["peak_memory_bytes"] / 2**20,
+        "peak_rss_mb": start["measured"]["peak_memory_bytes"] / 2**20,
         "f1_by_minute": f1_by_minute(run),
     }
 
@@ -194,10 +195,6 @@ def ours(*words: str) -> None:
     ended = subprocess.run([sys.executable, "-m", "qa_lightning", *words], check=False)
     if ended.returncode:
         sys.exit(f"error: qa-lightning {words[0]} exited with status {ended.returncode}")
-
-
-def _minutes(begin: str, end: str) -> float:
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds() / 60
 
 
 if __name__ == "__main__":

@@ -220,7 +220,7 @@ class Trials:
             return Trial(asked.number, used(asked.params, asked.distributions), claimed)
 
     def _take_over(self, number: int, space: Space) -> Trial | None:
-        """A trial whose process is gone; None if it is not, or if the trial can not or need not be gone on with."""
+        """A trial whose process is gone; None if it is not, or if the trial cannot or need not be gone on with."""
         claimed = claim(self.folder_of(number))
         if claimed is None:
             return None
