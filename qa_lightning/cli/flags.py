@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 DATA_HELP = "file (SQuAD JSON, JSON lines, CSV, Excel, Parquet), files, or dataset on the Hub"
 MODEL_HELP = "folder of a run or of a model, `last` for the newest run, or a name on the Hub"
 MODELS_HELP = f"{MODEL_HELP}; several, as A,B,C, answer together"
-COLUMN_NAMES = ("id", "question", "context", "answers", "answer_text", "answer_start", "answer_end", "is_impossible")
+COLUMN_NAMES = (
+    *("id", "question", "context", "answers", "answer_text", "answer_start", "answer_end"),
+    *("is_impossible", "title"),
+)
 READING = (*(f"columns.{name}" for name in COLUMN_NAMES), "encoding", "answer_separator")  # the flags of `add_reading`
 
 

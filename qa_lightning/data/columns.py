@@ -30,6 +30,7 @@ SYNONYMS = {
     ),
     "answer_end": ("answer_end", "end", "answers_end", "end_char"),
     "is_impossible": ("is_impossible", "impossible", "unanswerable"),
+    "title": ("title", "article_title", "document_title", "doc_title", "page_title"),
 }
 _APART = ("answer_text", "answer_start", "answer_end")  # the columns that together replace "answers"
 _BARE = {synonym.replace("_", "") for synonyms in SYNONYMS.values() for synonym in synonyms}
@@ -53,6 +54,7 @@ class Columns:
         answer_end: column of the offset after the answer's last character; with ``answer_start`` it gives the answer,
             if no column has its text.
         is_impossible: column that says whether the question has no answer.
+        title: column of the article's title; folds and splits keep the questions of an article together.
     """
 
     id: str | None = None
@@ -63,6 +65,7 @@ class Columns:
     answer_start: str | None = None
     answer_end: str | None = None
     is_impossible: str | None = None
+    title: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,10 @@ class MadeId(str):
 
 
 def with_usual_columns(
-    rows: Iterable[PlacedRow], reading: ReadSettings, log_line: Callable[[str], None] = lambda line: None
+    rows: Iterable[PlacedRow],
+    reading: ReadSettings,
+    log_line: Callable[[str], None] = lambda line: None,
+    only_asked: bool = False,
 ) -> Iterator[PlacedRow]:
     """Give rows the usual columns: rename, parse and complete them.
 
@@ -111,12 +117,13 @@ def with_usual_columns(
         log_line: is called once with each line that says how the data is read: for each distinct choice of columns that
             is not the usual one, which names differ, whether ids are made, and whether offsets are searched for; and
             the remarks of the files' readers.
+        only_asked: the rows need no answers, and no id where others have one; answers that are there stay.
 
     Raises:
         InputError: no row has the columns, or none among the first 100. A row without them among rows that have them
             becomes a `BrokenRow` instead.
     """
-    choices = _Choices(reading.columns)
+    choices = _Choices(reading.columns, only_asked)
     logged: set[str] = set()
     broken: list[PlacedRow] = []  # rows before the first one that has the columns
 
@@ -160,10 +167,11 @@ class _Choices:
 
     Args:
         columns: the names that a person gave.
+        only_asked: see `with_usual_columns`.
     """
 
-    def __init__(self, columns: Columns) -> None:
-        self._columns = columns
+    def __init__(self, columns: Columns, only_asked: bool) -> None:
+        self._columns, self._only_asked = columns, only_asked
         self._names: dict[tuple[str, ...], dict[str, str]] = {}
         self._problems: dict[tuple[str, ...], list[str]] = {}
         self._with_ids = False
@@ -177,8 +185,8 @@ class _Choices:
         """Usual name -> column of a row; None if it does not have the columns, see `problems`."""
         there = tuple(row)
         if there not in self._names and there not in self._problems:
-            names, problems = _choice(there, self._columns)
-            if not problems and self._with_ids and "id" not in names:
+            names, problems = _choice(there, self._columns, self._only_asked)
+            if not problems and self._with_ids and "id" not in names and not self._only_asked:
                 problems = [f"{_PLACE}: no column 'id', which other rows have; it has {listed(there)}"]
             if problems:
                 self._problems[there] = problems
@@ -209,13 +217,13 @@ def choose_columns(place: str, there: Iterable[str], columns: Columns) -> dict[s
         InputError: a given name is not there, names contradict each other, a needed column is missing, or two columns
             fit one name; it lists all of these problems.
     """
-    names, problems = _choice(tuple(there), columns)
+    names, problems = _choice(tuple(there), columns, only_asked=False)
     if problems:
         raise InputError([problem.replace(_PLACE, place) for problem in problems])
     return names
 
 
-def _choice(there: tuple[str, ...], columns: Columns) -> tuple[dict[str, str], list[str]]:
+def _choice(there: tuple[str, ...], columns: Columns, only_asked: bool) -> tuple[dict[str, str], list[str]]:
     """What `choose_columns` returns, and the problems, with `_PLACE` for the row's place."""
     has = listed(there) or "none"
     names = {name: given for name, given in asdict(columns).items() if given is not None}
@@ -233,11 +241,12 @@ def _choice(there: tuple[str, ...], columns: Columns) -> tuple[dict[str, str], l
         problems.append(
             "--data.columns.answers: leave it out, or leave out --data.columns.answer_text, answer_start, answer_end"
         )
-    unsure = _guess(there, names, problems, apart)
+    unsure = _guess(there, names, problems, apart, only_asked)
     known = names.keys() | unsure
     missing = [name for name in ("question", "context") if name not in known]
     lacks_text = apart and not {"answer_text", "answer_end"} & known
-    lacks_answers = not apart and not ({"answers", "answer_text", "is_impossible"} & known or "answer_end" in known)
+    found = known & {"answers", "answer_text", "answer_end", "is_impossible"}
+    lacks_answers = not (apart or found or only_asked)
     if lacks_text:
         problems.append(
             f"--data.columns.answer_start {names['answer_start']}: give --data.columns.answer_text NAME too"
@@ -250,11 +259,14 @@ def _choice(there: tuple[str, ...], columns: Columns) -> tuple[dict[str, str], l
     else:
         lacking = [*missing, *(["answers"] if lacks_answers else [])]
         free = every - set(names.values())
-        problems += [_missing_column(name, has, free, len(lacking)) for name in lacking]
+        needed = "a question and a context" if only_asked else "a question, a context and answers"
+        problems += [_missing_column(name, has, free, len(lacking), needed) for name in lacking]
     return names, problems
 
 
-def _guess(there: tuple[str, ...], names: dict[str, str], problems: list[str], apart: bool) -> set[str]:
+def _guess(
+    there: tuple[str, ...], names: dict[str, str], problems: list[str], apart: bool, only_asked: bool
+) -> set[str]:
     """Add the names that were not given to ``names``, and a problem where two columns fit one.
 
     Returns:
@@ -280,7 +292,8 @@ def _guess(there: tuple[str, ...], names: dict[str, str], problems: list[str], a
         elif found:
             unsure.add(name)
             either = " or ".join(map(repr, found))
-            problems.append(f"{_PLACE}: {name} could be {either}; say which with --data.columns.{name}")
+            if not (only_asked and name in (*_APART, "is_impossible")):
+                problems.append(f"{_PLACE}: {name} could be {either}; say which with --data.columns.{name}")
     if "answer_end" in names and "answer_start" not in names and "answer_end" not in unsure:
         del names["answer_end"]  # it says nothing alone
     return unsure
@@ -290,11 +303,11 @@ def _has_text(names: Mapping[str, str], unsure: set[str]) -> bool:
     return bool({"answers", "answer_text"} & (names.keys() | unsure))
 
 
-def _missing_column(name: str, has: str, free: set[str], lacking: int) -> str:
+def _missing_column(name: str, has: str, free: set[str], lacking: int, needed: str) -> str:
     """A problem with the fix: the flag that names the column, where there are enough columns that it could be."""
     what = f"{_PLACE}: no column {name!r}; it has {has}"
     if len(free) < lacking:
-        return f"{what}; a row needs a question, a context and answers, each in a column of its own"
+        return f"{what}; a row needs {needed}, each in a column of its own"
     what += f". Say which it is with --data.columns.{name} NAME"
     text = ", or with --data.columns.answer_text NAME if it holds the answer's text alone"
     return what + text if name == "answers" else what
@@ -320,8 +333,6 @@ def usual_row(row: Mapping[str, Any], names: Mapping[str, str], separator: str |
         usual.pop(name, None)
     if "id" not in names:
         usual["id"] = made_id(usual)
-    if "title" in row and "title" not in names.values():
-        usual["title"] = row["title"]
     return usual
 
 

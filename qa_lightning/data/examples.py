@@ -118,6 +118,8 @@ def check_row(
         return CheckedRow(problems=problems)
     example = Example(id=str(row["id"]), question=row["question"], context=row["context"], answers=answers.good)
     title = row.get("title")
+    if isinstance(title, int):  # a table's number of an article
+        title = str(title)
     if isinstance(title, str) and not has_surrogates(title):
         example["title"] = title
     return CheckedRow(example, [], answers.problems, answers.repaired, answers.unplaced)

@@ -129,7 +129,6 @@ def read_rows(
     source: Source,
     split: Split,
     reading: ReadSettings = ReadSettings(),  # noqa: B008 - frozen
-    keep_broken: bool = False,
 ) -> Iterator[PlacedRow]:
     """Stream the raw rows of ``source``, each with its place.
 
@@ -137,7 +136,6 @@ def read_rows(
         source: what to read.
         split: which split; most files have none and ignore it.
         reading: in which encoding files are.
-        keep_broken: see `formats.read_file`.
 
     Raises:
         InputError: the source cannot be found or read. Bad rows are not checked here but in `examples.check_row`.
@@ -149,9 +147,7 @@ def read_rows(
         rows = synthetic.generate_examples(split, EMBEDDED_SIZES[split])
         return ((f"synthetic row {number}", row) for number, row in enumerate(rows, 1))
     if kind == "files":
-        return chain.from_iterable(
-            read_file(file, keep_broken, reading.encoding, split) for file in source_files(source)
-        )
+        return chain.from_iterable(read_file(file, reading.encoding, split) for file in source_files(source))
     dataset = _saved_split(source, split) if kind == "folder" else _hub_split(source, split)
     rows = rows_of_dataset(dataset, f"{source} [{split}]")
     return ((f"{source} [{split}] row {number}", row) for number, row in enumerate(rows, 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from qa_lightning.checks.bad_rows import ROW_FINDINGS, short_hash
@@ -40,7 +42,16 @@ def test_each_kind_is_found_counted_and_shown_with_place_and_id(tmp_path, kind) 
 
 
 def test_kinds_of_rows_are_all_tried() -> None:
-    assert set(CASES) | {"leakage", "same_row", "fields"} == set(ROW_FINDINGS)
+    assert set(CASES) | {"leakage", "same_row", "fields", "line"} == set(ROW_FINDINGS)
+
+
+def test_lines_that_are_no_objects_stand_beside_other_findings(tmp_path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(["{", json.dumps(row(0)), "7", json.dumps(row(1, question=""))]))
+    report = check_source(str(path))
+    assert found(report) == {"line": 2, "empty": 1}
+    (finding,) = (one for one in report.findings if one.kind == "line")
+    assert [one["place"] for one in finding.rows] == [f"{path} line 1", f"{path} line 3"]
 
 
 def test_a_row_of_a_table_with_too_many_fields_is_called_so(tmp_path) -> None:

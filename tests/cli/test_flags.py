@@ -15,7 +15,7 @@ from qa_lightning.data.columns import Columns, ReadSettings
 from qa_lightning.errors import InputError
 from tests.helpers import commands
 
-COLUMNS = ("id", "question", "context", "answers", "answer_text", "answer_start", "answer_end", "is_impossible")
+COLUMNS = tuple(field.name for field in fields(Columns))
 
 
 def example() -> Flags:

@@ -235,6 +235,39 @@ def test_a_row_of_other_columns_is_read_by_its_own():
     assert told == []
 
 
+def test_the_title_has_a_column_that_can_be_named_and_is_guessed():
+    rows, told = usual({**row(), "Article Title": "Ada"})
+    assert rows[0][1]["title"] == "Ada"
+    assert told == ["columns: title from 'Article Title'"]
+    rows, _ = usual({**row(), "Titel": "Ada", "title": "x"}, columns=Columns(title="Titel"))
+    assert rows[0][1]["title"] == "Ada"
+    with pytest.raises(InputError, match=r"--data\.columns\.title Titel: row 1 has no such column"):
+        usual(row(), columns=Columns(title="Titel"))
+    rows, _ = usual({**row(), "title": "the question's"}, columns=Columns(question="title"))
+    assert (rows[0][1]["question"], rows[0][1].get("title")) == ("the question's", None)
+
+
+def test_a_table_that_numbers_its_articles_is_divided_by_them(tmp_path):
+    rows = [{**row(id=str(number)), "title": number // 2} for number in range(4)]
+    path = write(tmp_path, "q.jsonl", as_lines(rows))
+    assert [example["title"] for example in read(path, titles=True)] == ["0", "0", "1", "1"]
+
+
+def test_rows_that_are_only_asked_need_no_answers_and_ids_only_where_they_are():
+    bare = {"question": "Who?", "context": "Ada."}
+    rows = [bare | {"qid": "a"}, bare, bare | {"answer": "x", "answers_text": "y"}]
+    placed = ((f"row {number}", item) for number, item in enumerate(rows, 1))
+    found = [item for _, item in with_usual_columns(placed, ReadSettings(), only_asked=True)]
+    assert [type(item) for item in found] == [dict] * 3
+    assert [item["id"] for item in found] == ["a", made_id(bare), made_id(bare)]
+    with pytest.raises(InputError) as caught:
+        list(with_usual_columns([("row 1", {"question": "Who?"})], ReadSettings(), only_asked=True))
+    (problem,) = caught.value.problems
+    assert problem.startswith(
+        "row 1: no column 'context'; it has 'question'; a row needs a question and a context, each"
+    )
+
+
 def test_a_row_that_lacks_columns_is_a_bad_row_among_others():
     rows, told = usual(row(), {"id": "q2", "question": "Who?"}, row(id="q3"))
     assert [isinstance(item, BrokenRow) for _, item in rows] == [False, True, False]

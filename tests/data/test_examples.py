@@ -253,13 +253,33 @@ def test_all_problems_of_a_file_are_collected_in_one_error(tmp_path):
 
 
 @pytest.mark.parametrize(("on_bad_rows", "count"), [("error", 3), ("repair", 3), ("skip", 1)])
-def test_problems_before_the_place_where_a_file_breaks_off_are_said_too(tmp_path, on_bad_rows, count):
-    path = tmp_path / "questions.jsonl"
-    path.write_bytes(as_lines([row(question=""), ROWS[0], row(id=None)]) + b'\n{"id"')
+def test_problems_before_the_place_where_a_file_breaks_off_are_said_too(on_bad_rows, count):
+    def rows():
+        yield from enumerate([row(question=""), ROWS[0], row(id=None)])
+        raise InputError("q.json: it breaks off")
+
+    placed = ((f"row {number}", item) for number, item in rows())
     with pytest.raises(InputError) as caught:
-        read(path, on_bad_rows)
-    assert "line 4: not one JSON object" in caught.value.problems[0]
+        list(read_examples(placed, on_bad_rows))
+    assert caught.value.problems[0] == "q.json: it breaks off"
     assert len(caught.value.problems) == count
+
+
+def test_a_line_that_is_no_json_object_is_a_bad_row_like_any_other(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(b"\n".join([as_lines([row(question="")]), b'{"id": 1,', as_lines([ROWS[0]]), b"[1]", b"\xff"]))
+    with pytest.raises(InputError) as caught:
+        read(path)
+    first, *others = caught.value.problems
+    assert first.startswith("4 problems in the data")
+    for number, (problem, words) in zip(
+        (1, 2, 4, 5),
+        zip(others, ("question is empty", "not one JSON object", "[1] is not", "0xff"), strict=True),
+        strict=True,
+    ):
+        assert problem.startswith(f"{path} line {number}")
+        assert words in problem
+    assert read(path, "skip")[0] == [ROWS[0]]
 
 
 def test_rows_that_are_alike_and_have_no_id_are_told_so(tmp_path):

@@ -3,7 +3,8 @@
 A file's ending, without a last ``.gz``, gives its format. A ``.json`` file, a workbook's texts, and Parquet and Arrow
 files in ``.gz`` are read into memory whole; all others are streamed, a row at a time. How long a row may be, and how
 much a packed file may hold, says `limits`. A damaged file, or one whose content is not what its ending says, is an
-`InputError`. A row of a table with too many or too few fields becomes a `BrokenRow`, and reading continues.
+`InputError`. A row of a table with too many or too few fields, or a line that is no JSON object, becomes a `BrokenRow`,
+and reading continues.
 
 Other rooms import from here, and from `limits` what bounds sources that are not files.
 """
@@ -55,15 +56,11 @@ def file_format(path: Path) -> str:
     return name.suffix.lower()
 
 
-def read_file(
-    path: Path, keep_broken: bool = False, encoding: str | None = None, split: str = "train"
-) -> Iterator[PlacedRow]:
+def read_file(path: Path, encoding: str | None = None, split: str = "train") -> Iterator[PlacedRow]:
     """Stream the rows of a file; a file of an unknown ending is read as JSON lines.
 
     Args:
         path: the file.
-        keep_broken: give a broken line of JSON lines as a `BrokenRow` and read on, as for tables; otherwise it is an
-            error of the file.
         encoding: of text files, if it is not UTF-8.
         split: which one to read, if the file holds several.
 
@@ -75,10 +72,10 @@ def read_file(
         return read_parquet(path)
     if kind == ".arrow":
         return read_arrow(path)
-    return read_workbook(path) if kind == ".xlsx" else _read_text(path, kind, keep_broken, encoding, split)
+    return read_workbook(path) if kind == ".xlsx" else _read_text(path, kind, encoding, split)
 
 
-def _read_text(path: Path, kind: str, keep_broken: bool, encoding: str | None, split: str) -> Iterator[PlacedRow]:
+def _read_text(path: Path, kind: str, encoding: str | None, split: str) -> Iterator[PlacedRow]:
     if marked := marked_encoding(path):
         yield str(path), Remark(f"read as {marked}, as its byte-order mark says")
     if kind == ".json":
@@ -86,7 +83,7 @@ def _read_text(path: Path, kind: str, keep_broken: bool, encoding: str | None, s
     elif kind in (".csv", ".tsv"):
         yield from read_table(path, kind, encoding)
     else:
-        yield from read_json_lines(path, encoding, keep_broken)
+        yield from read_json_lines(path, encoding)
 
 
 def file_splits(path: Path, encoding: str | None = None) -> list[str]:

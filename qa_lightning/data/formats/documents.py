@@ -78,13 +78,12 @@ def _decoded(path: Path, content: bytearray) -> str:
         raise InputError(f"{path}: {wrong_byte(content, error)}") from None
 
 
-def read_json_lines(path: Path, encoding: str | None, keep_broken: bool) -> Iterator[PlacedRow]:
-    """Stream the rows of JSON lines.
+def read_json_lines(path: Path, encoding: str | None) -> Iterator[PlacedRow]:
+    """Stream the rows of JSON lines; a line that is not one JSON object becomes a `BrokenRow`.
 
     Args:
         path: the file.
         encoding: of the file, if it is not UTF-8.
-        keep_broken: a broken line becomes a `BrokenRow`; otherwise it is an error of the file.
     """
     with opened_text(path, encoding) as (file, _):
         record = 0
@@ -93,35 +92,30 @@ def read_json_lines(path: Path, encoding: str | None, keep_broken: bool) -> Iter
                 continue
             record += 1
             place = f"{path} line {number}" + (f" (record {record})" if record != number else "")
-            try:
-                item = _object(place, line)
-            except InputError as error:
-                if not keep_broken:
-                    raise
-                yield place, BrokenRow("text", error.problems)
-                continue
-            yield from rows_of_item(place, item, titled=False)
+            item = _object(place, line)
+            if isinstance(item, BrokenRow):
+                yield place, item
+            else:
+                yield from rows_of_item(place, item, titled=False)
 
 
 def _object(place: str, line: bytes) -> dict[str, Any]:
-    """Parse a line of JSON lines.
+    """Parse a line of JSON lines; a `BrokenRow` unless it is one JSON object in UTF-8.
 
     Args:
         place: of the row, for messages.
         line: bytes in UTF-8.
-
-    Raises:
-        InputError: the line is not one JSON object in UTF-8.
     """
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise InputError(f"{place}: {wrong_byte(line, error)}") from None
+        return BrokenRow("text", [f"{place}: {wrong_byte(line, error)}"])
     except (ValueError, RecursionError) as error:
-        raise InputError(
+        problem = (
             f"{place}: not one JSON object ({error}); each line must hold a whole object; if the whole file is one "
             "JSON text, name it .json"
-        ) from None
+        )
+        return BrokenRow("line", [problem])
     if not isinstance(row, dict):
-        raise InputError(f"{place}: {shown(row)} is not a JSON object with {', '.join(COLUMNS)}")
+        return BrokenRow("line", [f"{place}: {shown(row)} is not a JSON object with {', '.join(COLUMNS)}"])
     return row

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qa_lightning.data.columns import Columns, ReadSettings, choose_columns, made_id, with_usual_columns
+from qa_lightning.data.columns import ReadSettings, made_id, with_usual_columns
 from qa_lightning.data.examples import check_row
 from qa_lightning.data.formats import BrokenRow, PlacedRow, Remark
 from qa_lightning.data.objects import Source
 from qa_lightning.data.sources import count_rows, read_rows
-from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk.several import with_joined_contexts
 
 
@@ -73,7 +72,7 @@ def read_questions(
     Raises:
         InputError: the source cannot be read, or its question or context column is not known.
     """
-    rows = read_rows(source, "validation", reading, keep_broken=True)
+    rows = read_rows(source, "validation", reading)
     yield from questions_of(rows, reading, log_line, lambda number: number >= first, documents)
 
 
@@ -96,7 +95,7 @@ def questions_of(
         InputError: the question or context column is not known.
     """
     read = with_joined_contexts(rows, documents)
-    usual = with_usual_columns(_completed(read, reading.columns), reading, log_line)
+    usual = with_usual_columns(read, reading, log_line, only_asked=True)
     for at, (place, row) in enumerate(usual, number):
         if wanted(at):
             yield _question(at, place, row)
@@ -111,46 +110,8 @@ def count_questions(source: Source, reading: ReadSettings) -> int:
     quick = count_rows(source, "validation")
     if quick is not None:
         return quick
-    rows = read_rows(source, "validation", reading, keep_broken=True)
+    rows = read_rows(source, "validation", reading)
     return sum(not isinstance(row, Remark) for _, row in rows)
-
-
-def _completed(rows: Iterable[PlacedRow], columns: Columns) -> Iterator[PlacedRow]:
-    """Add empty columns that `with_usual_columns` requires and answering does not need: answers, and an id per row.
-
-    Existing answers stay, because made ids depend on them, here as in scoring.
-    """
-    missing: dict[tuple[str, ...], list[str]] = {}
-    id_column: str | None = None
-    for place, row in rows:
-        if isinstance(row, (BrokenRow, Remark)):
-            yield place, row
-            continue
-        present = tuple(row)
-        if present not in missing:
-            missing[present], named = _missing(place, list(present), columns, id_column)
-            id_column = id_column or named
-        yield place, row | dict.fromkeys(missing[present])
-
-
-def _missing(place: str, present: list[str], columns: Columns, id_column: str | None) -> tuple[list[str], str | None]:
-    """The columns to add to a row, and the name of its id column (None: it has none).
-
-    Args:
-        place: of the row, for messages.
-        present: the row's columns.
-        columns: names that the caller gave.
-        id_column: the id column of earlier rows, if they had one.
-    """
-    trials = [[], ["answers"], *([[id_column], [id_column, "answers"]] if id_column else [])]
-    for added in trials:
-        try:
-            names = choose_columns(place, [*present, *added], columns)
-        except InputError:
-            continue
-        if "id" in names or id_column is None:
-            return added, names.get("id")
-    return ["answers"], None  # question or context is unknown: `with_usual_columns` raises
 
 
 def _question(number: int, place: str, row: dict[str, Any]) -> Question | BadRow:

@@ -137,7 +137,7 @@ def row_counts(file: str, encoding: str | None) -> list[int]:
     path = _opened(file)
     if _is_parquet(file):
         return parquet_groups(path)
-    rows = read_file(path, True, encoding, "validation")
+    rows = read_file(path, encoding, "validation")
     return [sum(not isinstance(row, Remark) for _, row in rows)]
 
 
@@ -176,7 +176,7 @@ def read_part(part: Part, encoding: str | None) -> Iterator[PlacedRow]:
     path = _opened(part.file)
     if part.group is not None:
         return read_parquet(path, part.group, part.before)
-    return read_file(path, True, encoding, "validation")
+    return read_file(path, encoding, "validation")
 
 
 def read_pieces(
