@@ -91,32 +91,33 @@ def main() -> None:
     parser.add_argument("--large", required=True, help="a larger one, such as MPNet")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--only", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="run only these")
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42], help="run each recipe with these seeds")
     options = parser.parse_args()
     print(f"{__doc__.splitlines()[0]}\n{harness.machine()}", flush=True)
     record = harness.Record(options.output)
-    for name in options.only:
-        figures = measured(name, options)
-        record.add(name, figures)
-        numbers = {key: value for key, value in figures.items() if key not in WORDS}
-        print(f"{name}: {harness.shown(numbers)}", flush=True)
+    for number, seed in enumerate(options.seeds, 1):
+        for name in options.only:
+            figures = measured(name, seed, options)
+            record.add(name, figures, number)
+            numbers = {key: value for key, value in figures.items() if key not in WORDS}
+            print(f"{name}: {harness.shown(numbers)}", flush=True)
 
 
-def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The figures of a recipe, which is run unless it has been."""
+def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a recipe with a seed, which is run unless it has been."""
     recipe = RECIPES[name]
     train, validation, third = articles(recipe.version, options)
     flags = [*recipe.flags, "--data.dataset", str(train), "--data.validation", str(validation)]
     flags += ["--model.model_name", options.large if recipe.large else options.small]
     if recipe.teacher:
-        measured(recipe.teacher, options)
-        flags += ["--model.teacher", str(run_of(recipe.teacher, options).folder)]
-    folder = options.runs / f"{name}-{options.seed}"
+        measured(recipe.teacher, seed, options)
+        flags += ["--model.teacher", str(run_of(recipe.teacher, seed, options).folder)]
+    folder = options.runs / f"{name}-{seed}"
     run = newest_run(folder / LOGS)
     if run is None or not run.finished:
-        words = [*flags, "--seed_everything", str(options.seed), "--trainer.default_root_dir", str(folder)]
+        words = [*flags, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
         ours("train", *words)
-    run = run_of(name, options)
+    run = run_of(name, seed, options)
     unseen = folder / "third"
     if not (unseen / CONFIDENCE).exists():
         words = ["--model", str(run.folder), "--data", str(third), "--output_dir", str(unseen)]
@@ -129,7 +130,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "version": recipe.version,
         "model": "MPNet" if recipe.large else "MiniLM",
         "minutes": (ended - began).total_seconds() / 60,
-        "seed": options.seed,
+        "seed": seed,
         "flags": shlex.join(recipe.flags),
         **validated(run),
         "third_em": scores.get("exact_match", scores.get("exact")),
@@ -181,9 +182,9 @@ def _articles(path: Path) -> dict[str, Any]:
     return {article["title"]: article for article in json.loads(path.read_text(encoding="utf-8"))["data"]}
 
 
-def run_of(name: str, options: argparse.Namespace) -> PastRun:
-    """The run of a recipe, which has ended."""
-    folder = options.runs / f"{name}-{options.seed}"
+def run_of(name: str, seed: int, options: argparse.Namespace) -> PastRun:
+    """The run of a recipe with a seed, which has ended."""
+    folder = options.runs / f"{name}-{seed}"
     run = newest_run(folder / LOGS)
     if run is None or not run.finished:
         sys.exit(f"error: {name}: the run in {folder} has not ended")

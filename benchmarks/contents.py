@@ -69,7 +69,7 @@ def figures(results: Results) -> str:
 
     def trained(variant: str, what: str, usual: str) -> list[str]:
         ratio = training.ratio(variant, "padded-384", "features_per_second", True)
-        return [what, usual, rate(training, variant, "features_per_second", "features/s"), ratio_text(ratio)]
+        return [what, usual, rate(training, variant, "features_per_second", "windows/s"), ratio_text(ratio)]
 
     def until(variant: str) -> str:
         f1, features = (quality.median(variant, figure) for figure in ("f1", "features"))
@@ -90,7 +90,7 @@ def figures(results: Results) -> str:
     def cut_ratio(variant: str, baseline: str) -> str:
         return ratio_text(windowing.ratio(variant, baseline, "seconds"))
 
-    usual_training = rate(training, "padded-384", "features_per_second", "features/s")
+    usual_training = rate(training, "padded-384", "features_per_second", "windows/s")
     usual_asked = rate(asked, "4.57", "questions_per_second", "questions/s")
     ours, theirs = "ours-training", "ours-validation"
     rows = [
@@ -243,7 +243,7 @@ def dropout(results: Results) -> str:
     """Training steps on a CPU with PyTorch's dropout and with our own."""
     suffixes = {"float32": "float32", "bf16-mixed": "bf16"}
     pairs = {what: (f"ours-pytorch-dropout-{suffix}", f"ours-{suffix}") for what, suffix in suffixes.items()}
-    rows = steps(results["training-dropout"], pairs, "features_per_second", "features/s")
+    rows = steps(results["training-dropout"], pairs, "features_per_second", "windows/s")
     return markdown(["MiniLM-L6 shape, batch 8", "PyTorch's dropout", "fast dropout", "ratio"], rows)
 
 

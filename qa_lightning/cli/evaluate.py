@@ -83,6 +83,8 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
 
 def _evaluate_problems(options: Namespace) -> list[str]:
     """A line for each pair of flags that do not go together."""
+    from qa_lightning.features.defaults import DTYPES, EVAL_BATCH_SIZE
+
     problems = []
     if (options.model is None) == (options.predictions is None):
         problems.append("give either --model or --predictions, to say what to score")
@@ -90,8 +92,9 @@ def _evaluate_problems(options: Namespace) -> list[str]:
         problems.append("--official compares with the SQuAD scorer, which knows no --mixed_script")
     if options.null_odds and not options.predictions:
         problems.append("--null_odds goes with --predictions; a model computes its own")
-    if options.predictions and (given := [f"--{name}" for name in _LENGTHS if options[name] is not None]):
-        problems.append(f"{', '.join(given)}: only for --model; answers in a file are not cut into windows")
+    usual = {"batch_size": EVAL_BATCH_SIZE, "dtype": DTYPES[0], **dict.fromkeys(_LENGTHS)}
+    if options.predictions and (given := [f"--{name}" for name, value in usual.items() if options[name] != value]):
+        problems.append(f"{', '.join(given)}: only for --model; --predictions runs no model")
     if options.threshold_file and not options.model:
         problems.append("--threshold_file goes with --model, whose threshold it replaces")
     return problems

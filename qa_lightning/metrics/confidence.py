@@ -147,8 +147,8 @@ class Confidence:
         return _columns(self.held_out or (self.after,))
 
     def brier(self, choice: str) -> float:
-        """Mean of (confidence - correct)^2 of the held-out questions under a choice, 0-1."""
-        return float(_losses(self.choices[choice]).mean())
+        """100 times the mean of (confidence - correct)^2 of the held-out questions under a choice."""
+        return 100 * float(_losses(self.choices[choice]).mean())
 
     @cached_property
     def as_given(self) -> Mapping[str, Interval]:
@@ -330,7 +330,7 @@ def fitted_lines(found: Confidence) -> Iterator[str]:
         yield f"{kept}; it is not fitted: {alone}"
         return
     how = f"each of {len(found.held_out)} folds of the articles scored with the fit to the others"
-    score = {choice: f"{found.brier(choice):.4f}" for choice in found.choices}
+    score = {choice: f"{found.brier(choice):.2f}" for choice in found.choices}
     if found.kept == CALIBRATOR:
         fitted = f" and {score[TEMPERATURE]} at {found.fitted:.2f}, which was fitted" if TEMPERATURE in score else ""
         before = "the model's own" if has_own else f"none at temperature {own:.2f}"

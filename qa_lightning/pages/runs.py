@@ -33,9 +33,11 @@ class _Figure:
     best: Callable[[Sequence[float]], float] | None = None  # which of some values is the best; None: none is
 
 
+_BEST_F1 = _Figure("best F1", lambda run: run.best_f1, "{:.2f}", max)  # shown where some questions have no answer
 _FIGURES = (
     _Figure("EM", lambda run: run.exact, "{:.2f}", max),
     _Figure("F1", lambda run: run.f1, "{:.2f}", max),
+    _BEST_F1,
     _Figure("best epoch", lambda run: run.best_epoch, "{:.0f}"),
     _Figure("minutes", lambda run: run.minutes, "{:,.1f}", min),
     _Figure("windows/s", lambda run: run.speed, "{:,.1f}", max),
@@ -58,7 +60,13 @@ class RunTable:
     @property
     def header(self) -> list[str]:
         """The names of the columns."""
-        return ["run", "model", *(figure.name for figure in _FIGURES), *self.settings]
+        return ["run", "model", *(figure.name for figure in self.figures), *self.settings]
+
+    @property
+    def figures(self) -> list[_Figure]:
+        """The columns of numbers."""
+        with_best = any(not math.isnan(run.best_f1) for run in self.runs)
+        return [figure for figure in _FIGURES if with_best or figure is not _BEST_F1]
 
     @property
     def settings(self) -> list[str]:
@@ -68,15 +76,15 @@ class RunTable:
     @property
     def rows(self) -> list[list[tuple[str, bool]]]:
         """Each run's cells, for people, and whether a figure is the best of its column."""
-        best = {}
-        for figure in _FIGURES:
+        best, figures = {}, self.figures
+        for figure in figures:
             known = [value for run in self.runs if not math.isnan(value := figure.value(run))]
             best[figure.name] = figure.best(known) if figure.best and len(set(known)) > 1 else None
         return [
             [
                 (f"{run.name} (pruned)" if run.pruned else run.name, False),
                 (run.model, False),
-                *((_written(figure, run), figure.value(run) == best[figure.name]) for figure in _FIGURES),
+                *((_written(figure, run), figure.value(run) == best[figure.name]) for figure in figures),
                 *((_setting(run, name), False) for name in self.settings),
             ]
             for run in self.runs
@@ -90,7 +98,7 @@ class RunTable:
         from rich.console import Console
 
         header = [(name, False) for name in self.header]
-        upright = _rich_table([header, *self.rows], range(2, 2 + len(_FIGURES)))
+        upright = _rich_table([header, *self.rows], range(2, 2 + len(self.figures)))
         if Console(width=_ENDLESS).measure(upright).maximum <= width:
             return [upright]
         names = min(max(map(len, self.header)), width // 3)
@@ -100,7 +108,7 @@ class RunTable:
 
     def html(self) -> str:
         """The page."""
-        return make_page("runs", {"table": self, "figures": len(_FIGURES)})
+        return make_page("runs", {"table": self, "figures": len(self.figures)})
 
     def write(self, path: str | PathLike[str]) -> None:
         """Write the page.

@@ -26,6 +26,8 @@ _CSV = "metrics.csv"  # of Lightning's CSVLogger
 _NO_SETTINGS = ("ckpt_path", "_instantiator", "trainer.default_root_dir", "trainer.logger", "cache_dir", "config")
 _SPEED, _VALIDATIONS = "train/features_per_second", ("val/best_f1", "val/f1", "val/exact_match")
 
+_LAST = Path("last")  # the newest run
+
 Curves = Mapping[str, Sequence[float]]  # name -> its values, in order of steps
 
 
@@ -43,6 +45,7 @@ class RunSummary:
         memory: GiB at most, of the first process.
         settings: flag -> value, without the groups ``model`` and ``data``.
         pruned: whether a search pruned it; its scores are then those of its best validation so far.
+        best_f1: F1 at the best threshold; NaN if every question has an answer.
     """
 
     name: str
@@ -55,6 +58,12 @@ class RunSummary:
     memory: float = math.nan
     settings: Mapping[str, Any] = field(default_factory=dict)
     pruned: bool = False
+    best_f1: float = math.nan
+
+    @property
+    def judged(self) -> float:
+        """What its best checkpoint was chosen by: F1, at the best threshold if some questions have no answer."""
+        return self.f1 if math.isnan(self.best_f1) else self.best_f1
 
 
 def runs_of(folder: Path) -> list[Path]:
@@ -62,7 +71,7 @@ def runs_of(folder: Path) -> list[Path]:
 
     ``last``, if there is no such folder, is the newest run in ``lightning_logs``.
     """
-    if folder == Path("last") and not folder.exists() and (newest := newest_run(Path(LOGS))) is not None:
+    if folder == _LAST and not folder.exists() and (newest := newest_run(Path(LOGS))) is not None:
         return [newest.folder]
     if not (folder / STUDY).is_file():
         return [folder]
@@ -109,6 +118,8 @@ def differing(runs: Sequence[RunSummary]) -> list[str]:
 
 def _read(folder: Path) -> RunSummary | str:
     """The run in a folder, or why there is none to show."""
+    if folder == _LAST and not folder.exists():
+        return f"there is no run in {LOGS} here; name the folder of one"
     if not folder.is_dir():
         return "it is a file; name the folders of runs" if folder.exists() else "there is no such folder"
     of_python = not is_run(folder) and (folder / HPARAMS).is_file()
@@ -158,6 +169,7 @@ def _summary(folder: Path, settings: Mapping[str, Any], curves: Curves, start: M
         _number(measured.get("windows_per_second"), sum(speeds) / len(speeds) if speeds else math.nan),
         _number(measured.get("peak_memory_bytes")) / 2**30,
         settings,
+        best_f1=_number(scores.get("best/best_f1"), of_curve("val/best_f1")),
     )
 
 

@@ -1,4 +1,4 @@
-"""Measures the speed of a run: features/s, real tokens/s, share of padding and, if the peak is known, utilization.
+"""Measures the speed of a run: windows/s, real tokens/s, share of padding and, if the peak is known, utilization.
 
 Only real tokens count as work. Padding is work done for nothing: it lowers utilization.
 """
@@ -61,7 +61,7 @@ class Throughput:
     def __str__(self) -> str:
         figures = self.metrics
         line = (
-            f"{figures['train/features_per_second']:,.0f} features/s  "
+            f"{figures['train/features_per_second']:,.0f} windows/s  "
             f"{figures['train/tokens_per_second']:,.0f} tokens/s  {figures['train/padding_share']:.1%} padding"
         )
         return line + (f"  {figures['train/utilization']:.0%} of peak" if self.peak_flops else "")

@@ -77,7 +77,7 @@ def test_one_line_an_epoch_and_how_to_go_on_are_printed(run) -> None:
     epochs = [line for line in lines if line.startswith("epoch ")]
     assert len(epochs) == 3
     for epoch, line in enumerate(epochs, 1):
-        speed = rf"{number} features/s  {number} tokens/s  [\d.]+% padding"
+        speed = rf"{number} windows/s  {number} tokens/s  [\d.]+% padding"
         assert re.fullmatch(rf"epoch {epoch}/3 +{scores}  train loss {number}  {speed}  \d+:\d\d", line), line
     assert any("60 questions" in line and "windows" in line for line in lines)
     assert any("1 device x 8 windows x 1 accumulated = 8 windows per step" in line for line in lines)

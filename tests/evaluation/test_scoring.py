@@ -350,11 +350,11 @@ def test_rows_that_cannot_be_scored_are_left_out_with_the_flag_that_the_error_na
         assert "left out 1 bad row, the first: " in out
 
 
-def test_lengths_go_with_a_model(files, capsys):
+def test_what_a_model_is_run_with_goes_with_a_model(files, capsys):
     with pytest.raises(SystemExit):
-        evaluate(*files(), "--doc_stride", 3, "--max_length", 9)
+        evaluate(*files(), "--doc_stride", 3, "--max_length", 9, "--dtype", "bfloat16", "--batch_size", 7)
     assert capsys.readouterr().err == (
-        "error: --max_length, --doc_stride: only for --model; answers in a file are not cut into windows\n"
+        "error: --batch_size, --dtype, --max_length, --doc_stride: only for --model; --predictions runs no model\n"
     )
 
 

@@ -151,8 +151,8 @@ def test_a_temperature_mends_the_calibration_of_questions_that_it_was_not_fitted
     assert record["held_out"]
     line, *_, measured = fitted_lines(found)
     assert line.startswith(
-        f"temperature {found.scaling.temperature:.2f}: Brier score {found.brier('temperature'):.4f}, against "
-        f"{found.brier('own'):.4f} at 1.00 (each of 5 folds"
+        f"temperature {found.scaling.temperature:.2f}: Brier score {found.brier('temperature'):.2f}, against "
+        f"{found.brier('own'):.2f} at 1.00 (each of 5 folds"
     )
     assert f"expected calibration error {100 * after.error:.1f}% (" in measured
     for fitted, measured_by in ((True, found.measured[found.kept]), (False, found.as_given)):
@@ -174,12 +174,12 @@ def test_a_temperature_that_does_not_help_held_out_questions_is_not_kept(own: fl
     assert found.as_json()["temperature"] == own
     line, without, _ = fitted_lines(found)
     assert line.startswith(
-        f"temperature {own:.2f}, as a fitted one does not clearly help: Brier score {found.brier('own'):.4f}, "
-        f"against {found.brier('temperature'):.4f} if fitted, to {found.fitted:.2f} (each of 5 folds"
+        f"temperature {own:.2f}, as a fitted one does not clearly help: Brier score {found.brier('own'):.2f}, "
+        f"against {found.brier('temperature'):.2f} if fitted, to {found.fitted:.2f} (each of 5 folds"
     )
     assert without.startswith(
-        f"no calibrator of scores, as one does not clearly help: Brier score {found.brier('own'):.4f}, "
-        f"against {found.brier('calibrator'):.4f} with it (each of 5 folds"
+        f"no calibrator of scores, as one does not clearly help: Brier score {found.brier('own'):.2f}, "
+        f"against {found.brier('calibrator'):.2f} with it (each of 5 folds"
     )
     assert len(figures(found)["reliability"].axes) == 2  # one diagram: there is no after
 

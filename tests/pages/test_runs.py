@@ -11,7 +11,7 @@ from rich.console import Console
 
 from qa_lightning.cli.main import call
 from qa_lightning.pages.runs import RunTable
-from qa_lightning.runs.listing import RunSummary
+from qa_lightning.runs.listing import RunSummary, sorted_runs
 from tests.helpers.browser import NARROW, WIDE
 from tests.helpers.payloads import PAYLOADS
 
@@ -29,6 +29,16 @@ def test_the_table_has_figures_and_the_settings_that_differ() -> None:
         *(("30.0", False), ("110.0", False), ("3.0", False), ("2e-05", False)),
     ]
     assert [text for text, _ in table.rows[1]][2:] == ["81.00", "88.00", "3", "–", "–", "–", "5e-05"]
+
+
+def test_questions_without_an_answer_add_f1_at_the_best_threshold_which_runs_are_sorted_by() -> None:
+    runs = [RunSummary("a", "bert", 50.0, 60.0, best_f1=61.0), RunSummary("b", "bert", 40.0, 45.0, best_f1=70.0)]
+    table = RunTable(sorted_runs(runs, "f1"))
+    assert table.header[2:5] == ["EM", "F1", "best F1"]
+    assert [[text for text, _ in row][:5] for row in table.rows] == [
+        ["b", "bert", "40.00", "45.00", "70.00"],
+        ["a", "bert", "50.00", "60.00", "61.00"],
+    ]
 
 
 def test_in_a_terminal_control_characters_and_markup_are_shown() -> None:

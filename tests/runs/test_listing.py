@@ -144,6 +144,7 @@ def test_settings_differ_if_runs_that_have_them_differ() -> None:
 def test_last_is_the_newest_run_of_the_folder_of_runs(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert runs_of(Path("last")) == [Path("last")]
+    assert read_runs([Path("last")])[1] == ["last: there is no run in lightning_logs here; name the folder of one"]
     for name in ("version_0", "version_1"):
         folder = tmp_path / "lightning_logs" / name
         folder.mkdir(parents=True)

@@ -39,12 +39,12 @@ def test_figures_are_rates_of_real_work() -> None:
             "train/utilization": 0.25,
         }
     )
-    assert str(stretch) == "5 features/s  450 tokens/s  10.0% padding  25% of peak"
+    assert str(stretch) == "5 windows/s  450 tokens/s  10.0% padding  25% of peak"
     other = Throughput(features=30, tokens=300, padded_tokens=300, seconds=6)
     both = Throughput.total([stretch, other])
     assert (both.features, both.tokens, both.padded_tokens, both.seconds) == (40, 1200, 1300, 8)
     assert "train/utilization" not in both.metrics  # the peak is not known
-    assert str(both) == "5 features/s  150 tokens/s  7.7% padding"
+    assert str(both) == "5 windows/s  150 tokens/s  7.7% padding"
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])

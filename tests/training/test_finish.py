@@ -315,7 +315,7 @@ def test_a_run_records_its_best_epoch_speed_and_memory(case) -> None:
     measured = case.finished["measured"]
     epochs = [float(score) for score in re.findall(r"^epoch \d/2 +EM +[\d.]+  F1 +([\d.]+)", case.said, re.MULTILINE)]
     assert measured["best_epoch"] == 1 + epochs.index(max(epochs))
-    speeds = [float(speed.replace(",", "")) for speed in re.findall(r"([\d,]+) features/s", case.said)]
+    speeds = [float(speed.replace(",", "")) for speed in re.findall(r"([\d,]+) windows/s", case.said)]
     assert min(speeds) - 1 <= measured["windows_per_second"] <= max(speeds) + 1
     assert 2**26 < measured["peak_memory_bytes"] < 2**36
 
