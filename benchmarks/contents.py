@@ -16,6 +16,7 @@ CLAIMS: dict[str, str] = {
     "training on one GPU, without data: what there is time for in `--minutes`, the most important first": "gpu-h200",
     "minutes of training until F1 60": "time-to-quality",
     "F1 by minutes of training, by recipe": "recipes",
+    "the same, with other seeds": "recipes-seeds",
     "the same, before": "recipes-before",
     "padding in the batches of an epoch": "padding",
     "a validation epoch, against its forward passes": "validation",
@@ -472,7 +473,19 @@ RECIPES = {  # name in `bench_recipes.py` -> what a person calls it
 
 def recipes(results: Results) -> str:
     """What each recipe brings, in which time, on the articles it was chosen by and on others."""
-    result = results["recipes"]
+    result, seeds = results["recipes"], results["recipes-seeds"]
+
+    def scores(variant: str, part: str) -> str:
+        """EM and F1: of one seed, or the means of several, and from which to which F1 goes."""
+        both = [
+            [*result.each(variant, name), *(seeds.each(variant, name) if seeds.has(variant, name) else ())]
+            for name in (f"{part}em", f"{part}f1")
+        ]
+        shown = " / ".join(number(sum(each) / len(each), 4) for each in both)
+        if len(both[1]) == 1:
+            return shown
+        low, high = (number(end(both[1]), 4) for end in (min, max))
+        return f"{shown} ({len(both[1])} seeds, F1 {low} to {high})"
 
     def interval(variant: str, figure: str) -> str:
         value, low, high = (number(one, decimals=1) for one in result.value(variant, figure))
@@ -486,8 +499,8 @@ def recipes(results: Results) -> str:
                 f"{RECIPES[variant]}",
                 f"{model}, v{version}",
                 number(result.median(variant, "minutes"), decimals=0),
-                em_f1(result, variant, 4),
-                f"{number(result.median(variant, 'third_em'), 4)} / {number(result.median(variant, 'third_f1'), 4)}",
+                scores(variant, ""),
+                scores(variant, "third_"),
                 interval(variant, "third_ece"),
                 interval(variant, "third_at_90"),
             ]

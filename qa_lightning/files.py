@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import tempfile
 import time
@@ -30,6 +31,8 @@ from filelock import FileLock, Timeout
 from qa_lightning.errors import InputError
 
 _BLOCK = 1 << 20  # bytes read at a time
+_WRITER = re.compile(r"([0-9a-f]{8})-([0-9]+)\.[^.]*\.part")  # what `_new_part` adds to a name
+_SILENT = 600.0  # seconds without a write after which a process of another machine counts as killed
 
 
 @contextmanager
@@ -58,11 +61,9 @@ def write_file(path: Path, content: str | bytes | Callable[[IO[bytes]], object])
             change.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for part in path.parent.glob(f".{_escaped(path.name)}.*.part"):  # left by a killed process
-        part.unlink(missing_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    part = Path(name)
+    handle, part = _new_part(path)
     try:
+        _remove_left_parts(path, part)
         with os.fdopen(handle, "wb") as file:
             if callable(content):
                 content(file)
@@ -85,9 +86,8 @@ def share_file(source: Path, path: Path) -> bool:
     Returns:
         Whether it has the name now; False where the file system has no such links, and nothing has changed.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, part = _new_part(path)
     os.close(handle)
-    part = Path(name)
     try:
         part.unlink()
         os.link(source, part)
@@ -97,6 +97,40 @@ def share_file(source: Path, path: Path) -> bool:
         return False
     finally:
         part.unlink(missing_ok=True)
+    return True
+
+
+def _new_part(path: Path) -> tuple[int, Path]:
+    """A new file beside ``path``, open, whose name tells which process of which machine writes it."""
+    host = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{host}-{os.getpid()}.", suffix=".part")
+    return handle, Path(name)
+
+
+def _remove_left_parts(path: Path, own: Path) -> None:
+    """Remove what killed processes have left of ``path``; a process of another machine counts as killed after a while.
+
+    Args:
+        path: the file that they wrote.
+        own: the part of this process, which was written last.
+    """
+    host, now = own.name.removeprefix(f".{path.name}.").partition("-")[0], own.stat().st_mtime
+    for part in path.parent.glob(f".{_escaped(path.name)}.*.part"):
+        with suppress(OSError):
+            found = _WRITER.fullmatch(part.name.removeprefix(f".{path.name}."))
+            here = found is not None and found[1] == host
+            if not lives(int(found[2])) if here and found else now - part.stat().st_mtime > _SILENT:
+                part.unlink()
+
+
+def lives(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (OSError, OverflowError):
+        return False
     return True
 
 

@@ -70,6 +70,8 @@ class Study:
                 raise InputError(
                     f"--study {self.folder} cannot be read ({one_line(error)}); name another folder"
                 ) from None
+            if "folds" not in before:
+                raise InputError(f"--study {self.folder} is another study's, such as a search's; name another folder")
             if changed := [*_differences(before, now), *changed_flags(given, yaml.safe_load(flags), but=_TOLD)]:
                 raise InputError(
                     f"--study {self.folder} was begun with other flags or data: {'; '.join(changed)}. Go on with those "
@@ -151,7 +153,7 @@ class Study:
             kept.append({"class_path": _STOPPER, "init_args": {"epochs": epochs}})
         flags["trainer"]["callbacks"], flags["validate_first"] = kept, False
         without = ["--average_best"] if flags.get("average_best") else []
-        flags["average_best"] = None  # best by a validation
+        flags["average_best"], flags["keep_averaged"] = None, False  # best by a validation
         write_file(self.folder / FINAL_FLAGS, yaml.safe_dump(flags, sort_keys=False))
         return without + [str(one["class_path"]).rpartition(".")[2] for one in callbacks if one not in kept]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qa_lightning.data.cells import answer_between, answers_of, truth
+from qa_lightning.data.cells import answer_between, answers_of, truth, whole_number
 from qa_lightning.data.formats import BrokenRow, PlacedRow, Remark, encoding_problem, reads_like_data
 from qa_lightning.errors import InputError
 from qa_lightning.wording import listed
@@ -331,6 +331,9 @@ def usual_row(row: Mapping[str, Any], names: Mapping[str, str], separator: str |
         usual["is_impossible"] = truth(usual["is_impossible"])
     for name in _APART:
         usual.pop(name, None)
+    for name in ("id", "title"):
+        if isinstance(usual.get(name), float):  # what pandas makes of numbers, if one of them is missing
+            usual[name] = whole_number(usual[name])
     if "id" not in names:
         usual["id"] = made_id(usual)
     return usual

@@ -18,7 +18,16 @@ import pyarrow.parquet as pq
 
 from qa_lightning.data import synthetic
 from qa_lightning.data.columns import ReadSettings
-from qa_lightning.data.formats import JSON_LINES, SUFFIXES, PlacedRow, file_format, file_splits, no_split, read_file
+from qa_lightning.data.formats import (
+    JSON_LINES,
+    SUFFIXES,
+    PlacedRow,
+    file_format,
+    file_splits,
+    is_one_row,
+    no_split,
+    read_file,
+)
 from qa_lightning.data.formats.limits import lines_of, refuse_packed_arrow
 from qa_lightning.data.objects import GivenRows, Source, Split, rows_of_dataset
 from qa_lightning.errors import InputError, one_line
@@ -54,13 +63,10 @@ def source_kind(source: Source) -> Kind:
         return "embedded"
     if not source.strip():
         raise InputError("'' names nothing; give a file, a folder or the name of a dataset on the Hub")
-    try:
-        path = Path(source).expanduser()
-        is_folder = path.is_dir()
-        files = source_files(source)
-        missing = [] if files else [part for part in _parts(source) if not source_files(part)]
-    except (RuntimeError, OSError, ValueError) as error:  # an unknown ~user, a name that is too long, a bad pattern
-        raise InputError(f"{source}: not a usable path ({error})") from None
+    files = source_files(source)
+    missing = [] if files else [part for part in _parts(source) if not source_files(part)]
+    path = Path(source).expanduser()
+    is_folder = path.is_dir()
     if files:
         problems = [_format_problem(file) for file in files if file_format(file) not in SUFFIXES]
         if problems:
@@ -85,17 +91,25 @@ def source_files(source: str) -> list[Path]:
     """The files that ``source`` names, as one path, a pattern or a list with commas.
 
     Empty if there is no such file, or if one part of a list has none.
+
+    Raises:
+        InputError: it cannot be a path.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
-        return [path]
-    if "," in source:
-        parts = [source_files(part) for part in _parts(source)]
-        return list(chain.from_iterable(parts)) if all(parts) else []
-    if any(mark in source for mark in "*?["):
-        base = Path(path.anchor or ".")
-        return sorted(file for file in base.glob(str(path.relative_to(path.anchor))) if file.is_file())
-    return []
+    try:
+        path = Path(source).expanduser()
+        if path.is_file():
+            return [path]
+        if "," not in source:
+            return _matching(path) if any(mark in source for mark in "*?[") else []
+    except (RuntimeError, OSError, ValueError) as error:  # an unknown ~user, a name that is too long, a bad pattern
+        raise InputError(f"{source}: not a usable path ({error})") from None
+    parts = [source_files(part) for part in _parts(source)]
+    return list(chain.from_iterable(parts)) if all(parts) else []
+
+
+def _matching(pattern: Path) -> list[Path]:
+    base = Path(pattern.anchor or ".")
+    return sorted(file for file in base.glob(str(pattern.relative_to(pattern.anchor))) if file.is_file())
 
 
 def _parts(source: str) -> list[str]:
@@ -156,6 +170,8 @@ def read_rows(
 def count_rows(source: Source, split: Split) -> int | None:
     """The number of rows of a source, if counting them is quick; None for CSV, SQuAD JSON and what is packed.
 
+    JSON lines are taken to hold as many rows each as the first one; if that has several, counting is not quick.
+
     Args:
         source: what `read_rows` takes.
         split: which split; files ignore it.
@@ -180,7 +196,11 @@ def _count_rows_of_file(path: Path) -> int | None:
             return int(pq.read_metadata(path).num_rows)
         if path.suffix.lower() in JSON_LINES and path.stat().st_size <= _MAX_COUNTED_BYTES:
             with path.open("rb") as file:
-                return sum(1 for line in lines_of(file, path) if line.strip())
+                lines = (line for line in lines_of(file, path) if line.strip())
+                first = next(lines, None)
+                if first is not None and not is_one_row(first):  # such as a context with its questions
+                    return None
+                return sum(1 for _ in lines) + (first is not None)
     except (pa.ArrowException, OSError, ValueError):  # reading the rows reports what is wrong
         pass
     return None

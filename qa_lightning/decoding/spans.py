@@ -142,7 +142,8 @@ class Spans:
         best, score = self.best_score, np.where(some, self.score[span], -np.inf)
         with np.errstate(invalid="ignore"):  # without any span; not used
             margin = np.where(chosen > 0, score - best, best - self.second_score)
-            found = features(probability, margin, self.char_end[span] - self.char_start[span], self.null_score - score)
+            odds, length = self.null_score - score, self.char_end[span] - self.char_start[span]
+            found = features(probability, margin, length, odds, calibrator.leads(odds, is_null))
         return np.where(some, calibrator.of(found, probability, is_null), probability)
 
     def best_span(self, number: int) -> BestSpan | None:

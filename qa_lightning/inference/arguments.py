@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from qa_lightning.data.answers import has_surrogates
 
@@ -95,7 +95,8 @@ class _Checked:
 
     def __iter__(self) -> Iterator[Entry]:
         # By index, because a dataset need not say by an IndexError where it ends.
-        items = self.items if self.length is None else (self.items[index] for index in range(self.length))
+        by_index = self.length is not None and not isinstance(self.items, IterableDataset)
+        items = (self.items[index] for index in range(self.length or 0)) if by_index else self.items
         for item in items:
             yield {name: item[name] for name in ("question", "context")} if self.v4 else checked_entry(item)
 

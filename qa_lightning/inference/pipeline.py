@@ -118,6 +118,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         self._usual = replace(settings_there, max_answer_length=V4_ANSWER_LENGTH)
         self.scaling = settings_there.scaling
         self.scores_at_precision = self._saved.scores_at_precision if self._saved else {}
+        self.fitted_version_2 = False  # whether a threshold file was fitted to questions without an answer, too
         self._positions = max_positions(model)
         self._windowers = Windowers(tokenizer)
         self._v4_windower = V4Windower()
@@ -237,7 +238,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
             self._windowers.of(windows),
             replace(
                 saved,
-                version_2=given.get(_IMPOSSIBLE, saved.version_2),
+                version_2=given.get(_IMPOSSIBLE, saved.version_2 or self.fitted_version_2),
                 max_answer_length=given.get("max_answer_len", saved.max_answer_length),
                 null_score_diff_threshold=self.scaling.threshold,
                 temperature=self.scaling.temperature,
@@ -489,7 +490,8 @@ def pipeline(
     )
     if threshold_file is not None:
         name = chosen if isinstance(chosen, str) else str(loaded.name_or_path)
-        found = read_threshold_file(Path(threshold_file), name)
+        found = read_threshold_file(Path(threshold_file), name, loading.hub.get("revision"))
+        answers.fitted_version_2 = found.version_2
         answers.scaling = replace(found.scaling, of_models=answers.scaling.of_models)
         answers.scores_at_precision = found.scores_at_precision
     if raw_scores and answers.scaling.calibrator is not None:

@@ -2,7 +2,8 @@
 
 The penalty keeps weights that few questions determine near those that change nothing: 1 for the log odds of the
 answer's probability, 0 for the rest (a calibrator of log odds alone is Platt's scaling). Both regressions learn from
-every question: the one for spans from its best span, also where "no answer" wins, the other from "no answer".
+every question: the one for spans from its best span, also where "no answer" wins, the other from "no answer". The
+feature `leads` tells the two cases apart: answers that win are right more or less often than their odds alone say.
 
 Source: Kamath et al., 2020 (features of extractive answers predict which are right).
 """
@@ -19,7 +20,8 @@ from qa_lightning.metrics.calibration import MIN_FOR_TEMPERATURE, checked_column
 from qa_lightning.metrics.outcomes import Outcomes
 
 PENALTY = 10.0  # a weight that is one standard deviation away from its centre costs as much as 5 nats of likelihood
-_UNCHANGED = (1.0, *(0.0 for _ in FEATURES[1:]))  # weights that leave a probability as it is, with a bias of 0
+# With questions that have no answer, the other features made scores of other articles worse (docs/unanswerable.md).
+WITH_UNANSWERABLE = ("log_odds", "leads")
 _STEPS = 50  # of Newton's method, which needs about 6
 
 
@@ -71,26 +73,47 @@ def fit_logistic(columns: ArrayLike, right: ArrayLike, centre: ArrayLike, penalt
     return np.append(weights[0] - slopes @ mean, slopes)
 
 
-def outcome_features(outcomes: Outcomes, probability: Float64s) -> NDArray[np.float64]:
-    """[N, F] features of the best span of each question, or of "no answer", by whose probability is given."""
+def outcome_features(outcomes: Outcomes, probability: Float64s, leads: ArrayLike) -> NDArray[np.float64]:
+    """[N, F] `features` of the best span of each question, or of "no answer", by whose probability is given.
+
+    Args:
+        outcomes: the scored questions.
+        probability: [N] of the span, or of "no answer".
+        leads: [N] whether it wins; see `Calibrator.leads`.
+    """
     with np.errstate(invalid="ignore"):  # without any span, -inf - -inf
         margin = outcomes.best_score - outcomes.second_score
     some = np.isfinite(outcomes.best_score)
-    return features(probability, np.where(some, margin, 0.0), outcomes.length, outcomes.null_odds)
+    return features(probability, np.where(some, margin, 0.0), outcomes.length, outcomes.null_odds, leads)
 
 
 def fit_calibrator(outcomes: Outcomes, scaling: Scaling, version_2: bool) -> Calibrator | None:
     """Fit a calibrator to the answers of N questions; None where they do not determine one for spans.
 
     It takes `MIN_FOR_TEMPERATURE` questions, with right answers and wrong ones; for "no answer", with and without one.
+
+    Args:
+        outcomes: the scored questions.
+        scaling: under which they are answered, without a calibrator.
+        version_2: whether "no answer" is a possible answer; all but `WITH_UNANSWERABLE` have the weight 0 then.
     """
+    names = WITH_UNANSWERABLE if version_2 else FEATURES
     rows = outcomes.take(np.isfinite(outcomes.best_score))
-    kinds = [(rows.exact, rows.span_probability(scaling)), (rows.null_exact, rows.null_probability(scaling))]
+    null_wins = rows.unanswered(scaling.threshold, version_2)
+    kinds = [
+        (rows.exact, rows.span_probability(scaling), ~null_wins),
+        (rows.null_exact, rows.null_probability(scaling), null_wins),
+    ]
+    used = [FEATURES.index(name) for name in names]
+    centre = [1.0 if name == "log_odds" else 0.0 for name in names]  # these leave a probability as it is
     fits: list[tuple[float, ...] | None] = []
-    for right, probability in kinds[: 1 + version_2]:
+    for right, probability, leads in kinds[: 1 + version_2]:
         if len(rows) < MIN_FOR_TEMPERATURE or right.min() == right.max():
             fits.append(None)
         else:
-            found = outcome_features(rows, probability)
-            fits.append(tuple(fit_logistic(found, right, _UNCHANGED).tolist()))
-    return Calibrator(*fits) if fits[0] else None
+            found = outcome_features(rows, probability, leads)
+            weights = np.zeros(1 + len(FEATURES))
+            weights[[0, *(1 + each for each in used)]] = fit_logistic(found[:, used], right, centre)
+            fits.append(tuple(weights.tolist()))
+    spans, nulls = [*fits, None][:2]
+    return Calibrator(spans, nulls, scaling.threshold) if spans else None

@@ -91,7 +91,8 @@ class Judged:
         raw = np.where(null, outcomes.null_probability(self.scaling), outcomes.span_probability(self.scaling))
         if self.scaling.calibrator is None:
             return raw
-        found = self.scaling.calibrator.of(outcome_features(outcomes, raw), raw, null)
+        calibrator = self.scaling.calibrator
+        found = calibrator.of(outcome_features(outcomes, raw, calibrator.leads(outcomes.null_odds, null)), raw, null)
         return np.where(np.isfinite(outcomes.best_score), found, raw)
 
 

@@ -39,8 +39,13 @@ def threshold_file(fitted: Fitted, model: str, data: str) -> dict[str, Any]:
     }
 
 
-def read_threshold_file(path: Path, model: str) -> Fitted:
+def read_threshold_file(path: Path, model: str, revision: str | None = None) -> Fitted:
     """Read threshold and temperature, if they were fitted for ``model``.
+
+    Args:
+        path: of the file.
+        model: name or folder of the model, or of several that answer together.
+        revision: of a model on the Hub.
 
     Raises:
         InputError: the file is missing, is not a threshold file, or belongs to another model.
@@ -58,7 +63,7 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
     if problems := setting_problems(fitted):
         again = f"write the file again with `{command('evaluate')}`"
         raise InputError([f"--threshold_file {path}: {problem}; {again}" for problem in problems])
-    without = [one for one in model_names(model) if not holds_weights(weights_folder(one))]
+    without = [one for one in model_names(model) if not holds_weights(weights_folder(one, revision))]
     if without:
         several = "pass the folders of the models that were exported"
         alone = "an ONNX export keeps the threshold of the model that it was made from, so leave the flag out"
@@ -66,7 +71,7 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
             f"--threshold_file {path}: --model {without[0]} has no model.safetensors to compare with; "
             f"{alone if len(model_names(model)) == 1 else several}"
         )
-    if _weights_of(model) != weights:
+    if _weights_of(model, revision) != weights:
         raise InputError(
             f"--threshold_file {path} was made for {made_for}, whose weights are not those of --model {model}; "
             f"make one with `{command('evaluate')} --model {model} --data FILE --output_dir DIR`"
@@ -77,15 +82,15 @@ def read_threshold_file(path: Path, model: str) -> Fitted:
     return Fitted(scaling, fitted["version_2"], fingerprint, fitted[_CURVE])
 
 
-def _weights_of(model: str) -> str:
+def _weights_of(model: str, revision: str | None = None) -> str:
     """A digest of the weights of a model, or of several in any order."""
-    digests = sorted(weights_digest(weights_folder(one)) for one in model_names(model))
+    digests = sorted(weights_digest(weights_folder(one, revision)) for one in model_names(model))
     return digests[0] if len(digests) == 1 else sha256(" ".join(digests).encode()).hexdigest()
 
 
-def weights_folder(model: str) -> Path:
+def weights_folder(model: str, revision: str | None = None) -> Path:
     """The folder with the files of a model: its own, or the one in the Hub's cache."""
     folder = Path(resolve(model)).expanduser()
     if folder.is_dir():
         return folder
-    return Path(snapshot_download(model, allow_patterns=["config.json", "*.safetensors"]))
+    return Path(snapshot_download(model, revision=revision, allow_patterns=["config.json", "*.safetensors"]))

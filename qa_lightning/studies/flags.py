@@ -34,7 +34,7 @@ def refused_flags(config: Any, kind: str, others: Mapping[str, tuple[Any, Any, s
     problems = [
         f"{flag} {value}: not in {kind}, where {why}; leave it out"
         for flag, (value, usual, why) in given.items()
-        if value is not None and value != usual
+        if value is not None and (value != usual or type(value) is not type(usual))  # 1 batch is not 1.0, all of them
     ]
     if _is_one_of_several():
         problems.append(f"{kind} starts its own processes: start it once, without torchrun or srun")
@@ -69,7 +69,7 @@ def changed_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterato
     Args:
         before, now: ``fingerprint`` of the questions, and ``teacher``, a digest of its weights.
     """
-    if before.get("fingerprint", now["fingerprint"]) != now["fingerprint"]:  # older studies lack one
+    if before.get("fingerprint") not in (None, now["fingerprint"]):  # older studies lack one
         yield "the questions are not those that it was begun with, or are read in another way"
     if before.get("teacher", now["teacher"]) != now["teacher"]:
         yield "the teacher's weights are not those that it was begun with"

@@ -92,7 +92,7 @@ class StartedJob:
 
 
 def run_jobs(
-    jobs: Sequence[TrainJob], slots: Sequence[Mapping[str, str]], is_done: Callable[[str], bool] = lambda _: False
+    jobs: Sequence[TrainJob], slots: Sequence[Mapping[str, str]], is_done: Callable[[str], bool] | None = None
 ) -> dict[str, int]:
     """Run jobs, as many at a time as there are slots; after one has failed, no other is started.
 
@@ -101,8 +101,8 @@ def run_jobs(
     Args:
         jobs: in this order.
         slots: what is added to the environment of a job that runs in it.
-        is_done: whether the job of a name, which ended with a status other than 0, left all that it was to; it has
-            not failed then.
+        is_done: whether the job of a name, which ended, left all that it was to; it has failed if not, whatever its
+            status. None goes by the status.
 
     Returns:
         Name -> exit status of each job that was started; negative for the signal that killed it.
@@ -122,7 +122,7 @@ def run_jobs(
                 running.remove(one)
                 free.append(one.slot)
                 statuses[one.job.name] = status = one.wait()
-                failed |= status != 0 and not is_done(one.job.name)
+                failed |= status != 0 if is_done is None else not is_done(one.job.name)
     finally:
         for one in running:
             one.stop()

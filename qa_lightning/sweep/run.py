@@ -16,20 +16,21 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from qa_lightning.data.division import ALL
 from qa_lightning.distillation.teacher import teacher_digest
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.files import lock_file, write_file, write_json
-from qa_lightning.layout import MODEL_FOLDER, STUDY, STUDY_FLAGS, SWEEP_RESULT
+from qa_lightning.layout import LOGS, MODEL_FOLDER, STUDY, STUDY_FLAGS, SWEEP_RESULT, SWEEP_TRIALS
 from qa_lightning.pages.runs import RunTable
 from qa_lightning.runs.listing import read_runs, runs_of, sorted_runs
 from qa_lightning.studies.flags import changed_flags, changed_inputs, refused_flags, study_writes
 from qa_lightning.studies.processes import StartedJob, TrainJob, slots_for
-from qa_lightning.sweep.space import Choices, Space, flag_words, read_space, space_misfits
+from qa_lightning.sweep.space import Choices, Space, flag_words, length_misfits, read_space, space_misfits
 from qa_lightning.sweep.study import Trial, Trials, used
 from qa_lightning.sweep.trial import environment_of
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.finish import relative
-from qa_lightning.training.flags import ParsedFlags
+from qa_lightning.training.flags import ParsedFlags, default_precision
 from qa_lightning.wording import command, command_words, counted, visible
 
 log = logging.getLogger("qa_lightning")
@@ -39,6 +40,7 @@ HOPELESS = 3  # trials of this process that failed first; others would fail, too
 _BATCHES = tuple(
     f"data.{name}" for name in ("batch_size", "eval_batch_size", "batching", "tokens_per_batch", "keep_no_answer")
 )
+_OF_THIS_START = ("save_every_minutes", "data.cache_dir", "data.prepare_workers")  # may differ from the first start's
 _LOOK_AGAIN = 5.0  # seconds between two looks for a trial whose process is gone, while others' trials run
 
 
@@ -71,6 +73,9 @@ class Sweep:
 
     def __post_init__(self) -> None:
         problems = [*_refusals(self.flags.config), *self.flags.problems()]
+        trainer = self.flags.config.trainer
+        if trainer.precision is None:  # written down, so that processes on other machines compute in the same one
+            trainer.precision = default_precision(str(trainer.accelerator))
         try:
             self.space: Space = read_space(self.space_file, self.flags)
         except InputError as error:
@@ -109,13 +114,14 @@ class Sweep:
         Raises:
             InputError: the data are bad, or do not go together with the lengths of windows.
         """
-        fingerprint = None
+        given = self.flags.config.data.as_dict()
+        columns = given.pop("columns")
+        data = SquadDataModule(**given, columns=columns)
+        if problems := length_misfits(self.space_file, self.space, data):
+            raise InputError(problems)
         if not any(name.startswith("data.") and name not in _BATCHES for name in self.space):
-            given = self.flags.config.data.as_dict()
-            columns = given.pop("columns")
-            data = SquadDataModule(**given, columns=columns)
             data.prepare_data()
-            fingerprint = [data.fingerprint("train"), data.fingerprint("validation")]
+        fingerprint = [data.fingerprint("train"), data.fingerprint("validation")]
         return {"fingerprint": fingerprint, "teacher": teacher_digest(self.flags.config.model.teacher)}
 
     def _begin(self, now: Mapping[str, Any]) -> None:
@@ -123,10 +129,21 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         with lock_file(self.folder / ".sweep.lock"):
             if not (self.folder / STUDY).is_file():
+                self._refuse_runs(STUDY)
                 write_file(self.folder / STUDY_FLAGS, self.flags.as_yaml())
                 write_json(self.folder / STUDY, now)
                 return
+            if not (self.folder / SWEEP_TRIALS).is_file():
+                self._refuse_runs(SWEEP_TRIALS)
         self._compare(now)
+
+    def _refuse_runs(self, missing: str) -> None:
+        """Refuse a folder with trials of which it is not known what they were trained with."""
+        if found := sorted(logs.parent.name for logs in self.folder.glob(f"trial-*/{LOGS}")):
+            raise InputError(
+                f"--study {self.folder} holds runs ({', '.join(found)}) and no {missing}, which tells their values; "
+                "name another folder, or remove them"
+            )
 
     def _compare(self, now: Mapping[str, Any]) -> None:
         """Refuse a folder whose study has other flags, another space, or, where they are known, other data."""
@@ -183,7 +200,8 @@ class Sweep:
                     trial.claim.beat()
             with suppress(Empty):
                 one = ended.get(timeout=0.5)  # so that signals are handled meanwhile
-                self._settle(running[one], _reason(one.wait(), one.error))
+                with study_writes(self.folder):
+                    self._settle(running[one], _reason(one.wait(), one.error))
                 del running[one]
                 free.append(one.slot)
                 return
@@ -191,7 +209,8 @@ class Sweep:
     def _next(self, running: dict[StartedJob, Trial]) -> Trial | None:
         """The next trial to start; those that only had to be noted are noted."""
         while not self._is_hopeless():
-            trial = self._study.next(self.space, self.trials, {one.number for one in running.values()})
+            with study_writes(self.folder):
+                trial = self._study.next(self.space, self.trials, {one.number for one in running.values()})
             if trial is None:
                 return None
             run = trial.run
@@ -200,7 +219,8 @@ class Sweep:
                 again = "goes on" if run is not None else ", ".join(word[2:] for word in flag_words(trial.values))
                 log.info(f"{trial.name}: {again}")
                 return trial
-            self._settle(trial, "")
+            with study_writes(self.folder):
+                self._settle(trial, "")
         return None
 
     def _is_hopeless(self) -> bool:
@@ -209,7 +229,8 @@ class Sweep:
         return all(frozen.value is None and not frozen.intermediate_values for frozen in self._study.all)
 
     def _job(self, trial: Trial) -> TrainJob:
-        words = ["--config", str(self.folder / STUDY_FLAGS), *flag_words(trial.values)]
+        own = {name: value for name in _OF_THIS_START if (value := self.flags.config[name]) is not None}
+        words = ["--config", str(self.folder / STUDY_FLAGS), *flag_words(own), *flag_words(trial.values)]
         words += ["--trainer.default_root_dir", str(trial.claim.folder), "--trainer.enable_progress_bar", "false"]
         return TrainJob(trial.name, [*words, "--ckpt_path", "last"] if trial.run is not None else words)
 
@@ -313,6 +334,8 @@ def _refusals(config: Any) -> list[str]:
         "--trainer.num_nodes": (trainer.num_nodes, 1, "a trial runs on one machine; start the command on each of them"),
     }
     problems = refused_flags(config, "a search", others)
+    if config.data.fold == ALL:
+        problems.append(f"--data.fold {ALL}: not in a search, which needs questions to validate on; leave it out")
     if trainer.limit_val_batches == 0:
         problems.append("--trainer.limit_val_batches 0: not in a search, which needs scores; leave it out")
     return problems

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from qa_lightning.errors import InputError, one_line
+from qa_lightning.features.windows import Windower
+from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.flags import ParsedFlags
 from qa_lightning.wording import did_you_mean, shown
 
@@ -88,6 +90,8 @@ def read_space(path: Path, flags: ParsedFlags) -> Space:
             found: Range | Choices | list[str] = [f"--{name} is there twice"]
         elif name in _FIXED:
             found = [f"--{name} cannot be searched: {_FIXED[name]}"]
+        elif name == "data.max_train_examples" and flags.config.data.fold is not None:
+            found = [f"--{name} cannot be searched beside --data.fold: {_OTHER_QUESTIONS}"]
         elif name not in known:
             within = next((f"{name}.{inner}" for inner in _inner(value) if f"{name}.{inner}" in known), None)
             fix = f"; did you mean {within}: ...?" if within else did_you_mean(name, known)
@@ -115,10 +119,37 @@ def space_misfits(path: Path, space: Space, flags: ParsedFlags) -> list[str]:
     """
     problems = []
     for name, values in space.items():
-        for value in values.values if isinstance(values, Choices) else (values.low, values.high):
+        for value in _ends(values):
             where = f"--space {path}: --{name} {_word(value)}: "
             problems += [where + problem for problem in flags.misfits_with(name, value)]
     return problems
+
+
+def length_misfits(path: Path, space: Space, data: SquadDataModule) -> list[str]:
+    """A line for each length of windows that leaves no room for the context, whatever else a trial has.
+
+    Args:
+        path: of the space, for messages.
+        space: as it was read.
+        data: with the flags of all trials.
+    """
+    lengths = asdict(data.settings)
+    searched = {name: _ends(space[f"data.{name}"]) for name in lengths if f"data.{name}" in space}
+    # Beside other lengths that are searched, a value has the most room that these can leave it.
+    roomiest = {name: max(ends) if name == "max_length" else min(ends) for name, ends in searched.items()}
+    problems = []
+    for name, ends in searched.items():
+        for value in ends:
+            try:
+                Windower(data.tokenizer, replace(data.settings, **{**roomiest, name: value}))
+            except InputError as error:
+                where = f"--space {path}: --data.{name} {value}: "
+                problems += [where + problem for problem in error.problems]
+    return problems
+
+
+def _ends(values: Range | Choices) -> Sequence[Any]:
+    return values.values if isinstance(values, Choices) else (values.low, values.high)
 
 
 def flag_words(values: Mapping[str, Any]) -> list[str]:

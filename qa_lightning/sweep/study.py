@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from qa_lightning.errors import InputError, import_extra, one_line
-from qa_lightning.files import hold_folder, lock_file, write_json
+from qa_lightning.files import hold_folder, lives, lock_file, write_json
 from qa_lightning.layout import LOGS, SWEEP_TRIALS
 from qa_lightning.runs.record import PastRun, newest_run
 from qa_lightning.sweep.space import Choices, Range, Space
@@ -111,17 +111,9 @@ def _is_owned(folder: Path, locked: bool) -> bool:
     except (OSError, ValueError):
         return False
     if owner.get("host") == socket.gethostname():
-        return not locked and _lives(owner.get("process"))
+        return not locked and isinstance(owner.get("process"), int) and lives(owner["process"])
     with tempfile.NamedTemporaryFile(dir=folder) as now:  # by the clock that has set the other time
         return os.fstat(now.fileno()).st_mtime - touched < SILENT
-
-
-def _lives(process: Any) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (OSError, TypeError, ValueError):
-        return False
-    return True
 
 
 @dataclass(frozen=True)

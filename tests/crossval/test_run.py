@@ -106,6 +106,7 @@ def test_the_precision_is_written_down_for_other_machines(flags, tmp_path, monke
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
+        (("--trainer.limit_val_batches", "1"), "--trainer.limit_val_batches 1: not in a cross-validation, where each"),
         (("--ema_decay", "0.9", "--average_best", "3"), "--average_best 3 averages weights, as --ema_decay 0.9 does"),
         (("--trainer.callbacks", "LearningRateMonitor", "--trainer.logger", "false"), "LearningRateMonitor writes to"),
         (("--data.batch_size", "auto", "--trainer.accumulate_grad_batches", "2"), "it accumulates as memory needs it"),

@@ -125,6 +125,13 @@ def test_runs_without_the_file_that_tells_of_what_study_they_are_are_refused(tmp
         begun(tmp_path)
 
 
+def test_the_folder_of_a_search_is_refused_as_such(tmp_path) -> None:
+    study = begun(tmp_path)
+    (study.folder / "study.json").write_text('{"space": {}, "pruner": "median"}')
+    with pytest.raises(InputError, match=r"study is another study's, such as a search's; name another folder"):
+        begun(tmp_path)
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_final_model_that_trained_another_number_of_epochs_is_trained_anew(tmp_path, finished) -> None:
     study = begun(tmp_path)
@@ -167,6 +174,7 @@ def test_compare_takes_the_folder_and_shows_its_runs(tmp_path) -> None:
 
 def test_the_final_model_averages_no_best_checkpoints_for_it_has_none(tmp_path) -> None:
     study = Study(tmp_path / "study", 3)
-    study.begin("abc", PARTS, yaml.safe_dump(FLAGS | {"average_best": 3}))
+    study.begin("abc", PARTS, yaml.safe_dump(FLAGS | {"average_best": 3, "keep_averaged": True}))
     assert study.write_final_flags(None) == ["--average_best"]
-    assert yaml.safe_load((study.folder / "final.yaml").read_text())["average_best"] is None
+    flags = yaml.safe_load((study.folder / "final.yaml").read_text())
+    assert (flags["average_best"], flags["keep_averaged"]) == (None, False)

@@ -13,7 +13,7 @@ from qa_lightning.decoding.predictions import Predictions, Rows
 from qa_lightning.decoding.spans import decode_spans
 from tests.helpers.decoding import random_windows
 
-MADE = Calibrator((0.3, 0.7, 0.1, -0.2, -0.05), (-0.5, 1.2, 0.0, 0.1, 0.3))
+MADE = Calibrator((0.3, 0.7, 0.1, -0.2, -0.05, 0.2), (-0.5, 1.2, 0.0, 0.1, 0.3, -0.4), 0.5)
 
 
 def cases(random: np.random.Generator):
@@ -49,22 +49,22 @@ def test_the_order_stays_and_the_sum_is_at_most_1_whatever_the_best_answer_gets(
 
 
 def test_a_calibrator_that_changes_nothing_gives_probabilities_and_rescales_to_them() -> None:
-    unchanged = Calibrator((0.0, 1.0, 0.0, 0.0, 0.0))
+    unchanged = Calibrator((0.0, 1.0, 0.0, 0.0, 0.0, 0.0))
     raw = np.array([0.002, 0.2, 0.5, 0.998])
-    found = features(raw, 3.0, 5, -2.0)
+    found = features(raw, 3.0, 5, -2.0, 1.0)
     np.testing.assert_allclose(unchanged.of(found, raw, np.zeros(4, bool)), raw, atol=1e-12)
     np.testing.assert_allclose(rescaled([0.5, 0.3, 0.1], 0, 0.5), [0.5, 0.3, 0.1], atol=1e-15)
 
 
 def test_features_are_finite_whatever_an_answer_is() -> None:
-    found = features([0.0, 1.0, 0.5], [np.inf, -np.inf, 0.0], [0, 1, 10**6], [np.inf, -np.inf, 0.0])
+    found = features([0.0, 1.0, 0.5], [np.inf, -np.inf, 0.0], [0, 1, 10**6], [np.inf, -np.inf, 0.0], 1)
     assert np.isfinite(found).all()
     assert found.shape == (3, len(FEATURES))
 
 
 def test_a_kind_without_weights_keeps_its_probabilities() -> None:
     raw, null = np.array([0.4, 0.6]), np.array([False, True])
-    found = replace(MADE, no_answer=None).of(features(raw, 1.0, 5, 0.0), raw, null)
+    found = replace(MADE, no_answer=None).of(features(raw, 1.0, 5, 0.0, 1.0), raw, null)
     assert found[1] == 0.6
     assert found[0] != 0.4
 
@@ -73,11 +73,30 @@ def test_weights_are_the_same_after_json() -> None:
     random = np.random.default_rng(1)
     for no_answer in (True, False):
         weights = [tuple(random.normal(size=1 + len(FEATURES)).tolist()) for _ in range(2)]
-        made = Calibrator(weights[0], weights[1] if no_answer else None)
+        made = Calibrator(weights[0], weights[1], float(random.normal())) if no_answer else Calibrator(weights[0])
         saved = json.loads(json.dumps(made.as_json()))
         assert is_calibrator(saved)
         assert Calibrator.of_json(saved) == made
     assert Calibrator.of_json({}) is None
+
+
+def test_one_of_an_older_version_does_as_it_did() -> None:
+    weights = {"bias": 0.3, "log_odds": 0.7, "margin": 0.1, "log_length": -0.2, "null_odds": -0.05}
+    saved = {"span": weights, "no_answer": weights}
+    assert is_calibrator(saved)
+    found = Calibrator.of_json(saved)
+    assert found == Calibrator((*weights.values(), 0.0), (*weights.values(), 0.0))
+
+
+def test_an_answer_leads_on_its_side_of_the_threshold_and_always_without_a_rival() -> None:
+    odds, null = np.array([-3.0, 0.4, 0.6, 7.0] * 2), np.array([False] * 4 + [True] * 4)
+    assert MADE.leads(odds, null).tolist() == [1, 1, 0, 0, 0, 0, 1, 1]
+    assert Calibrator(MADE.span).leads(odds, null).tolist() == [1] * 8
+    raw = np.full(8, 0.4)
+    plain = replace(MADE, span=(*MADE.span[:-1], 0.0), no_answer=(*MADE.no_answer[:-1], 0.0))
+    found = features(raw, 1.0, 5, odds, MADE.leads(odds, null))
+    of = [np.log(one / (1 - one)) for one in (made.of(found, raw, null) for made in (MADE, plain))]
+    np.testing.assert_allclose(of[0] - of[1], [0.2, 0.2, 0, 0, 0, 0, -0.4, -0.4], atol=1e-12)
 
 
 GIVEN = MADE.as_json()["span"]

@@ -112,6 +112,8 @@ def test_the_page_has_a_row_for_each_recipe(bench, tmp_path) -> None:
     run |= {"third_em": 61.5, "third_f1": 73.25, "third_ece": [3.31, 2.8, 7.04], "third_at_90": [12.0, 4.6, 24.8]}
     head = {"command": "c", "machine": "m", "versions": {}, "date": "2026-01-01"}
     (tmp_path / "recipes.json").write_text(json.dumps({**head, "runs": [run]}))
+    other = {"variant": "large", "round": 1, "em": 62.0, "f1": 73.1, "third_em": 60.5, "third_f1": 73.0}
+    (tmp_path / "recipes-seeds.json").write_text(json.dumps({**head, "runs": [other]}))
     earlier = {
         "transcribed": "t",
         "figures": {"2.0 MiniLM: small_data, 4 epochs": {"minutes": 52, "em": 51.5, "f1": 54.55}},
@@ -119,5 +121,8 @@ def test_the_page_has_a_row_for_each_recipe(bench, tmp_path) -> None:
     (tmp_path / "recipes-before.json").write_text(json.dumps({**head, **earlier}))
     row, last = contents.recipes(bench.figures.Results(tmp_path)).splitlines()[2:]
     assert last == "| before, on more articles: small_data, 4 epochs | MiniLM, v2.0 | 52 | 51.5 / 54.55 | | | |"
-    assert row.startswith("| `small_data_base`, 1,400 steps | MPNet, v1.1 | 19 | 60.0 / 72.58 | 61.5 / 73.25 | ")
+    assert row.startswith(
+        "| `small_data_base`, 1,400 steps | MPNet, v1.1 | 19 | 61.0 / 72.84 (2 seeds, F1 72.58 to 73.1) | "
+    )
+    assert "| 61.0 / 73.13 (2 seeds, F1 73.0 to 73.25) | " in row
     assert row.endswith("| 3.3% (2.8 to 7.0) | 12.0% (4.6 to 24.8) |")

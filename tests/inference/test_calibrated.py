@@ -24,7 +24,7 @@ from tests.helpers import commands
 
 QUESTION = "Who lives in Rome ?"
 TEXTS = ["Anna lives in Rome . Ben is a baker in Oslo .", "Carl works in Rome. " * 30, "the city of Paris", "Dora"]
-MADE = Calibrator((-0.31, 0.71, 0.13, -0.23, 0.05), (0.4, 1.1, 0.02, 0.1, 1 / 3))
+MADE = Calibrator((-0.31, 0.71, 0.13, -0.23, 0.05, 0.2), (0.4, 1.1, 0.02, 0.1, 1 / 3, -0.4), 0.5)
 SETTINGS = AnswerSettings(48, 12, 12, 6, temperature=0.7, scores_at_precision={"0.9": 0.4})
 
 

@@ -135,6 +135,31 @@ def fold_mates(outcomes: Outcomes, own: np.ndarray) -> np.ndarray:
     return np.isin(outcomes.index, mates)
 
 
+def test_answers_that_win_have_a_bias_of_their_own() -> None:
+    """Spans and "no answer" are right more often where they win than their probability says, and less where not."""
+    windows = random_windows(6, 3000, 3.0)
+    spans = decode_spans(windows, 1, 30)
+    threshold = float(np.median(spans.null_score - spans.best_score))
+    scaling = Scaling(threshold=threshold)
+    nulls = decode_spans(windows, 1, 30, scaling).null_probability
+    wins = spans.null_score - spans.best_score > threshold
+    none = np.random.default_rng(7).random(3000) < np.where(wins, 0.75, 0.3)
+    right = (np.random.default_rng(8).random(3000) < np.where(wins, 0.2, 0.7)) * ~none * 1.0
+    outcomes = outcomes_of(windows, right, has_answer=~none)
+    found = fit_calibrator(outcomes, scaling, version_2=True)
+    for kind, weights in found.as_json().items():
+        assert weights["leads"] > 1, kind
+        assert weights["margin"] == weights["log_length"] == weights["null_odds"] == 0
+    assert found.threshold == threshold
+    is_null = wins.copy()
+    probability = np.where(is_null, nulls, decode_spans(windows, 1, 30, scaling).probability)
+    leads = found.leads(outcomes.null_odds, is_null)
+    assert leads.all()
+    scores = found.of(outcome_features(outcomes, probability, leads), probability, is_null)
+    assert scores[is_null].mean() == pytest.approx(none[is_null].mean(), abs=0.02)
+    assert scores[~is_null].mean() == pytest.approx(right[~is_null].mean(), abs=0.02)
+
+
 def test_no_answer_has_weights_of_its_own() -> None:
     """Spans are right as their probability says; "no answer" is right half as often as its probability says."""
     windows = random_windows(6, 3000, 3.0)
@@ -146,14 +171,16 @@ def test_no_answer_has_weights_of_its_own() -> None:
     right = (random.random(3000) < 0.6) * ~none * 1.0
     outcomes = outcomes_of(windows, right, has_answer=~none)
     found = fit_calibrator(outcomes, scaling, version_2=True)
-    scores = found.of(outcome_features(outcomes, probability), probability, np.ones(3000, bool))
+    every = np.ones(3000, bool)
+    leads = found.leads(outcomes.null_odds, every)
+    scores = found.of(outcome_features(outcomes, probability, leads), probability, every)
     assert probability.mean() > 1.8 * none.mean()
     assert scores.mean() == pytest.approx(none.mean(), rel=0.01)
     assert found.span != found.no_answer
     assert fit_calibrator(outcomes, Scaling(), version_2=False).no_answer is None
     assert fit_calibrator(outcomes.take(slice(49)), Scaling(), version_2=True) is None  # too few
     assert fit_calibrator(replace(outcomes, exact=np.zeros(3000)), Scaling(), version_2=True) is None
-    assert set(found.as_json()["no_answer"]) == {"bias", *FEATURES}
+    assert set(found.as_json()["no_answer"]) == {"bias", "threshold", *FEATURES}
 
 
 def test_the_fit_is_the_same_in_any_order_of_the_questions() -> None:

@@ -72,6 +72,11 @@ def test_a_fold_that_left_all_it_was_to_has_not_failed_whatever_its_status(pytho
     assert run_jobs(jobs, [{"SLOT": "a"}], done.__contains__) == {"fold-1": 1, "fold-2": 3}
 
 
+def test_a_fold_that_left_nothing_has_failed_also_with_status_0(python) -> None:
+    jobs = [TrainJob("fold-1", ["0"]), TrainJob("fold-2", ["0"])]
+    assert run_jobs(jobs, [{"SLOT": "a"}], lambda name: False) == {"fold-1": 0}
+
+
 def test_a_fold_finds_the_modules_that_the_command_finds(monkeypatch, tmp_path, capsys) -> None:
     (tmp_path / "mine.py").write_text("print('found')\n")
     (tmp_path / "qa_lightning.py").write_text("raise ImportError\n")

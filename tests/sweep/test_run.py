@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 
@@ -10,6 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from qa_lightning.errors import InputError
 from qa_lightning.studies import processes
+from qa_lightning.studies.processes import StartedJob
+from qa_lightning.sweep import study as study_module
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 
@@ -46,8 +49,8 @@ def search(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "_COMMAND", ("-S", str(script)))
     monkeypatch.setenv("COLUMNS", "200")
 
-    def run(sizes: list[int], *words: str) -> int:
-        (tmp_path / "space.yaml").write_text(f"data.batch_size: {sizes}\n")
+    def run(sizes: list[int], *words: str, more: str = "") -> int:
+        (tmp_path / "space.yaml").write_text(f"data.batch_size: {sizes}\n{more}\n")
         usual = ("--data.dataset", "synthetic", "--model.model_name", "tiny", "--trainer.accelerator", "cpu")
         given = (*usual, "--space", str(tmp_path / "space.yaml"), "--study", str(tmp_path / "study"))
         return commands.sweep([*given, *words])
@@ -167,18 +170,69 @@ def test_other_questions_and_another_teacher_under_their_names_are_refused(searc
     assert len(result(tmp_path)["trials"]) == 2
 
 
+def test_other_questions_are_refused_also_where_lengths_are_searched(search, tmp_path) -> None:
+    data = tmp_path / "data.json"
+    write_json(data, make_rows(20))
+    words = ("--data.dataset", str(data), "--data.validation", str(data))
+    assert search([20, 21], "--trials", "1", *words, more="data.max_length: [128, 384]\ndata.doc_stride: [16, 32]") == 0
+    write_json(data, make_rows(21))
+    with pytest.raises(InputError, match=r"begun with other flags or data: the questions are not those that it was"):
+        search([20, 21], "--trials", "2", *words, more="data.max_length: [128, 384]\ndata.doc_stride: [16, 32]")
+
+
+def test_lengths_that_leave_no_room_for_the_context_are_refused_before_any_trial(search, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"--data.max_length 128: --data.doc_stride 128 must be smaller than the room"):
+        search([20], more="data.max_length: [128, 384]")
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("missing", ["study.json", "trials.log"])
+def test_trials_of_unknown_values_are_refused(search, tmp_path, missing) -> None:
+    assert search([20, 21], "--trials", "1") == 0
+    (tmp_path / "study" / missing).unlink()
+    with pytest.raises(InputError, match=rf"study holds runs \(trial-0\) and no {missing}, which tells their values"):
+        search([20, 21], "--trials", "1")
+
+
+def test_where_and_how_often_things_are_written_may_change(search, tmp_path, monkeypatch) -> None:
+    asked = []
+    started = StartedJob.__init__
+
+    def noting(self, job, *rest) -> None:
+        asked.append(job.words)
+        started(self, job, *rest)
+
+    monkeypatch.setattr(StartedJob, "__init__", noting)
+    assert search([20, 21], "--trials", "1") == 0
+    assert (
+        search([20, 21], "--trials", "2", "--data.cache_dir", str(tmp_path / "big"), "--save_every_minutes", "7") == 0
+    )
+    assert f"--data.cache_dir={tmp_path / 'big'}" in asked[1]
+    assert "--save_every_minutes=7.0" in asked[1]
+
+
+def test_a_full_disk_is_one_line(search, tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(study_module, "claim", full)
+    with pytest.raises(InputError, match=r"--study .*study cannot be written \(No space left on device\); free some"):
+        search([20, 21], "--trials", "1")
+
+
 def test_flags_that_make_no_sense_are_refused_together(search, tmp_path) -> None:
     with pytest.raises(InputError) as refused:
         search(
             [20, 21],
             *("--ckpt_path", "last", "--data.batch_size", "8", "--trainer.default_root_dir", str(tmp_path)),
-            *("--trainer.limit_val_batches", "0", "--model.layer_decay", "2"),
+            *("--trainer.limit_val_batches", "0", "--model.layer_decay", "2", "--data.fold", "all"),
         )
     problems = "\n".join(refused.value.problems)
     for beginning in (
         "--ckpt_path last: not in a search",
         "--trainer.default_root_dir",
         "--trainer.limit_val_batches 0: not in a search",
+        "--data.fold all: not in a search",
         "--model.layer_decay is 2.0; it must be",
         "--data.batch_size: the search gives it its values; leave it out",
     ):

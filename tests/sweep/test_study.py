@@ -126,7 +126,7 @@ def test_without_locks_a_living_process_of_this_machine_keeps_its_trial(tmp_path
     first = claim(tmp_path / "trial-0")
     assert first is not None
     assert claim(tmp_path / "trial-0") is None
-    monkeypatch.setattr(study, "_lives", lambda process: False)
+    monkeypatch.setattr(study, "lives", lambda process: False)
     assert claim(tmp_path / "trial-0") is not None
 
 

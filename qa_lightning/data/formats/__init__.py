@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qa_lightning.data.formats.binary import parquet_groups, read_arrow, read_parquet
-from qa_lightning.data.formats.documents import document_splits, read_document, read_json_lines
+from qa_lightning.data.formats.documents import document_splits, is_one_row, read_document, read_json_lines
 from qa_lightning.data.formats.layouts import table_rows
 from qa_lightning.data.formats.remote import filesystem_of, is_address, remote_files
 from qa_lightning.data.formats.rows import COLUMNS, BrokenRow, PlacedRow, Remark, no_split, refuse_repeated
@@ -35,6 +35,7 @@ __all__ = [
     "file_splits",
     "filesystem_of",
     "is_address",
+    "is_one_row",
     "no_split",
     "opened_text",
     "parquet_groups",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,17 @@ def read_json_lines(path: Path, encoding: str | None) -> Iterator[PlacedRow]:
                 yield place, item
             else:
                 yield from rows_of_item(place, item, titled=False)
+
+
+def is_one_row(line: bytes) -> bool:
+    """Whether a line of JSON lines is one row, and not several, or none; a line that cannot be read is a bad row."""
+    item = _object("", line)
+    if isinstance(item, BrokenRow):
+        return True
+    try:
+        return len(list(islice(rows_of_item("", item, titled=False), 2))) == 1
+    except InputError:
+        return True
 
 
 def _object(place: str, line: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from heapq import merge
 from pathlib import Path
@@ -75,25 +75,38 @@ class AnswerFiles:
                 )
             yield
 
-    def refuse_input(self, source: str) -> None:
-        """Raise `InputError` if one of the three files is among the input files of ``source``."""
-        read = {path.resolve() for path in source_files(source)}
-        for path in (self.output, self.errors, self.record):
-            if path.resolve() in read:
-                raise InputError(f"--output {self.output}: {path} is part of --input {source}; name another file")
+    def refuse_input(self, read: Mapping[str, str]) -> None:
+        """Raise `InputError` if one of the three files is among those that are read.
 
-    def begin(self, made_with: Mapping[str, Any], overwrite: bool) -> None:
+        Args:
+            read: flag -> files, as `sources.source_files` takes them.
+        """
+        for flag, source in read.items():
+            there = {path.resolve() for path in source_files(source)}
+            for path in (self.output, self.errors, self.record):
+                if path.resolve() in there:
+                    raise InputError(f"--output {self.output}: {path} is part of {flag} {source}; name another file")
+
+    def refuse_model(self, folders: Sequence[Path]) -> None:
+        """Raise `InputError` if the output is in the folder of a model, whose fingerprint it would change."""
+        for folder in folders:
+            if self.output.resolve().parent == folder.resolve():
+                raise InputError(f"--output {self.output} is in the folder of --model; name a file outside of it")
+
+    def check_free(self, overwrite: bool) -> None:
+        """Raise `InputError` if ``output`` has content but no record, unless ``overwrite``: somebody else wrote it."""
+        if not overwrite and self.has_answers() and not self.record.exists():
+            raise not_ours(self.output, self.record.name)
+
+    def begin(self, made_with: Mapping[str, Any]) -> None:
         """Write empty files and a record of an unfinished run, in place of what is there.
 
         Args:
             made_with: the record: model, input and settings.
-            overwrite: replace the files even if no run of this command wrote them.
 
         Raises:
-            InputError: ``output`` has content but no record and ``overwrite`` is False, or it cannot be written.
+            InputError: they cannot be written.
         """
-        if not overwrite and self.has_answers() and not self.record.exists():
-            raise not_ours(self.output, self.record.name)
         with self._writing():
             self.output.unlink(missing_ok=True)
             self.errors.unlink(missing_ok=True)
@@ -118,9 +131,13 @@ class AnswerFiles:
         return checked_record(content, self.record, self.output, made_with)
 
     def is_finished(self, record: Mapping[str, Any]) -> bool:
-        """Whether the record says that the run finished, and both files still have the sizes recorded then."""
+        """Whether the record says that the run finished, and the answers still have the size recorded then."""
         finished = record["finished"]
-        return bool(finished) and finished["bytes"] == [_size(self.output), _size(self.errors)]
+        return bool(finished) and finished["bytes"][0] == _size(self.output)
+
+    def lacks_errors(self, record: Mapping[str, Any]) -> bool:
+        """Whether the list of bad rows is not what a finished run wrote: somebody removed or changed it."""
+        return bool(record["finished"]["bytes"][1] != _size(self.errors))
 
     def cut_to_whole_chunks(self, rows_together: int, first: int = 1) -> tuple[int, int]:
         """Truncate both files after the last whole chunk.

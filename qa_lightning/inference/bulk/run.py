@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -68,7 +68,7 @@ class AskedRows:
 
     def read(self, span: RowSpan, done: int) -> Iterator[Question | BadRow]:
         """Stream the rows of a span, without its first ``done`` ones."""
-        documents = None if self.documents is None else read_document_file(self.documents)
+        documents = None if self.documents is None else read_document_file(self.documents, self.reading.encoding)
         first = span.first + done
         rows = read_questions(self.source, self.reading, log.info, first, documents)
         return rows if span.to_the_end or span.last is None else islice(rows, max(span.last + 1 - first, 0))
@@ -150,25 +150,37 @@ def answer_file(
     chosen = choose_devices(devices)
     rows = AskedRows(source, reading, documents, shard)
     files = AnswerFiles(output)
-    files.refuse_input(source)
+    read = {"--input": source}
+    read |= {"--documents": documents} if documents else {}
+    read |= {"--threshold_file": str(asked.threshold_file)} if asked.threshold_file else {}
+    files.refuse_input(read)
+    files.refuse_model([folder for name in model_names(asked.model) if (folder := Path(resolve(name))).is_dir()])
     with files.locked():
         made_with = record_of(asked, rows, source_fingerprint(source, "validation", reading), device_name(chosen[0]))
         done = bad = 0
-        if overwrite or not files.has_answers() or not files.record.exists():
+        begins = overwrite or not files.has_answers() or not files.record.exists()
+        if begins:
+            files.check_free(overwrite)
             span = rows.span(asked.rows_together)
-            files.begin(made_with, overwrite)
         else:
             record = files.recorded(made_with)
             if files.is_finished(record):
                 log.info(f"{output} is finished, {answered(record['finished'])}; --overwrite starts over")
+                if files.lacks_errors(record):
+                    log.info(f"note: {files.errors} is not what that run wrote; its answers stay as they are")
                 return 0
             span = rows.span(asked.rows_together)
             done, bad = files.cut_to_whole_chunks(asked.rows_together, span.first)
             log.info(f"resuming {output} after row {span.first - 1 + done:,}" + note(record, made_with))
         counts, earlier = Counts(done, bad), Counts(done, bad)
+
+        def begin() -> None:
+            if begins:
+                files.begin(made_with)
+                files.refuse_input(read)  # again: a pattern may now match the new output files
+
         try:
-            files.refuse_input(source)  # again: a pattern may now match the new output files
-            seconds = _answer_rest(asked, rows, span, chosen, files, counts)
+            seconds = _answer_rest(asked, rows, span, chosen, files, counts, begin)
             if counts.bad < counts.rows or not counts.rows:
                 files.finish(made_with, counts.as_json())
         except (InputError, KeyboardInterrupt) as error:
@@ -200,22 +212,36 @@ def what_is_kept(rows: int, output: Path | str) -> str:
 
 
 def _answer_rest(
-    asked: PredictSettings, rows: AskedRows, span: RowSpan, devices: Sequence[str], files: AnswerFiles, counts: Counts
+    asked: PredictSettings,
+    rows: AskedRows,
+    span: RowSpan,
+    devices: Sequence[str],
+    files: AnswerFiles,
+    counts: Counts,
+    begin: Callable[[], None],
 ) -> float:
-    """Answer the remaining rows and write them, chunk by chunk; returns the seconds without loading the model."""
+    """Answer the remaining rows and write them, chunk by chunk; returns the seconds without loading the model.
+
+    ``begin`` is called before the first chunk is written, when rows and model are known to be usable.
+    """
     rest = rows.read(span, counts.rows)
     first = list(islice(rest, 1))  # so that unknown columns are an error before a model is loaded
     if not first and not counts.rows and rows.shard is None:
         raise rows.no_rows()
     started = time.perf_counter()
-    if first:
+    if not first:
+        begin()
+    else:
         with answering(asked, devices) as answers:
             where = ", ".join(devices) if len(set(devices)) == len(devices) else f"{len(devices)} x {devices[0]}"
             which = f"shard {rows.shard} of {rows.source}" if rows.shard else rows.source
             log.info(f"answering {which} on {where}, {counted(asked.rows_together, 'row')} at a time")
             with loop_progress(span.rows, done=counts.rows) as progress:
                 started = time.perf_counter()
-                for chunk, lines in answers(_chunks(chain(first, rest), asked.rows_together)):
+                answered_chunks = answers(_chunks(chain(first, rest), asked.rows_together))
+                for number, (chunk, lines) in enumerate(answered_chunks):
+                    if number == 0:
+                        begin()
                     files.append(lines, chunk.errors)
                     counts.add(chunk.rows, len(chunk.bad))
                     progress.update(chunk.rows)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from qa_lightning.data.columns import SYNONYMS
+from qa_lightning.data.columns import SYNONYMS, ReadSettings
 from qa_lightning.data.formats import BrokenRow, PlacedRow
 from qa_lightning.data.sources import read_rows
 from qa_lightning.documents.sources import unaskable
@@ -45,15 +45,32 @@ class SeveralTexts(str):
         return self.names[number], offset - begins[number]
 
 
-def read_document_file(source: str) -> dict[str, str]:
+def read_document_file(source: str, encoding: str | None = None) -> dict[str, str]:
     """Read a file of documents: id -> text. Rows have ``id`` and ``text``, in any format of questions.
+
+    Args:
+        source: what `sources.read_rows` takes.
+        encoding: of a text file, if it is not UTF-8.
 
     Raises:
         InputError: it cannot be read, or rows lack a usable id or text, or repeat an id; all of them are listed.
     """
+    problems: list[str] = []
+    for tried in dict.fromkeys((None, encoding)):  # what is UTF-8 is read as such: the flag may be meant for questions
+        try:
+            documents, problems = _documents(source, tried)
+        except InputError as error:
+            problems = error.problems
+        if not problems:
+            return documents
+    raise InputError([f"--documents {problem}" for problem in problems])
+
+
+def _documents(source: str, encoding: str | None) -> tuple[dict[str, str], list[str]]:
+    """Documents of a file by their ids, and what is wrong with its rows."""
     documents: dict[str, str] = {}
     problems = []
-    for place, row in read_rows(source, "validation"):
+    for place, row in read_rows(source, "validation", ReadSettings(encoding=encoding)):
         if isinstance(row, BrokenRow):
             problems += row.problems
             continue
@@ -68,9 +85,7 @@ def read_document_file(source: str) -> dict[str, str]:
             problems.append(f"{place}: document {name} is there twice; give each its own id")
         else:
             documents[str(name)] = text
-    if problems:
-        raise InputError([f"--documents {problem}" for problem in problems])
-    return documents
+    return documents, problems
 
 
 def with_joined_contexts(rows: Iterable[PlacedRow], documents: Mapping[str, str] | None) -> Iterator[PlacedRow]:
@@ -102,12 +117,12 @@ def with_joined_contexts(rows: Iterable[PlacedRow], documents: Mapping[str, str]
 
 
 def _without_empty(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without the empty ones of the columns for contexts, if another holds something: tables have all columns."""
+    """A row without the empty ones of the columns for contexts: a table has them all. One of them always stays."""
     there = [name for name in ("context", CONTEXTS, DOCUMENT_IDS) if name in row]
-    empty = [name for name in there if row[name] is None]
-    if not empty or len(empty) == len(there):
-        return row
-    return {name: value for name, value in row.items() if name not in empty}
+    empty = [name for name in there if row[name] is None or (isinstance(row[name], str) and not row[name].strip())]
+    if len(empty) == len(there):
+        del empty[:1]
+    return {name: value for name, value in row.items() if name not in empty} if empty else row
 
 
 def _of_contexts(given: Any) -> SeveralTexts | str:

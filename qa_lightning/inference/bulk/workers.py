@@ -66,7 +66,15 @@ class PredictSettings:
     def load(self, device: str | None) -> Reader:
         """Load the model onto a device; None takes the first GPU, or the CPU if there is none."""
         dtype = getattr(torch, self.dtype)
-        return Reader.from_pretrained(self.model, device, dtype, self.threshold_file, self.raw_scores)
+        try:
+            return Reader.from_pretrained(self.model, device, dtype, self.threshold_file, self.raw_scores)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            fixes = [*(["--dtype bfloat16"] if self.dtype == "float32" else []), "a device with more free memory"]
+            where = "memory" if device in (None, "cpu") else f"memory of {device}"
+            problem = f"--model {self.model} does not fit into the {where}; what helps: {' or '.join(fixes)}"
+            raise OutOfMemoryError(problem) from None
 
     def answer(self, reader: Reader, questions: Sequence[Question]) -> bytes:
         """Answer questions: one JSON object per line, in order of ``questions``.

@@ -117,9 +117,11 @@ class Share:
         """The part of a cluster that so many actors use.
 
         Raises:
-            InputError: the cluster has GPUs, but fewer than actors.
+            InputError: the cluster has GPUs, but fewer than actors; or it has no machine with a CPU.
         """
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        if not nodes:
+            raise InputError("--engine ray: the cluster has no machine with a CPU for tasks; start one that has, first")
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         actors = actors or gpus or len(nodes)
         if gpus and actors > gpus:

@@ -86,11 +86,11 @@ def answer_on_ray(
         with folder.locked():
             made_with = record_of(asked, rows, input_fingerprint(files), device_of(ray))
             record = None if overwrite else folder.recorded(made_with)
-            if record and record["finished"]:
-                log.info(f"{folder.name} is finished, {answered(record['finished'])}; --overwrite starts over")
-                return 0
             made_with["rows"] = record["rows"] if record else _count_rows(ray, files, rows.reading)
             job = _Job(asked, rows, folder, parts_of(files, made_with["rows"]))
+            if record and record["finished"] and len(folder.done(job.pieces)) == len(job.pieces):
+                log.info(f"{folder.name} is finished, {answered(record['finished'])}; --overwrite starts over")
+                return 0
             if not job.parts:
                 raise rows.no_rows()
             if record is None:
@@ -143,6 +143,11 @@ class _Job:
         """The rows of a piece."""
         return rows_of_piece(sum(part.rows for part in self.parts), self.asked.rows_together)
 
+    @property
+    def pieces(self) -> dict[int, int]:
+        """First row -> last row of each piece."""
+        return {first: last for part in self.parts for first, last in ranges(part, self.size)}
+
     def run(self, ray: Any, devices: int | None, made_with: dict[str, Any], resumed: str | None) -> int:
         """Answer the pieces that are not written; see `answer_on_ray`.
 
@@ -152,7 +157,7 @@ class _Job:
             made_with: the record.
             resumed: what has changed since the run began that is resumed, perhaps nothing; None for a new run.
         """
-        pieces = {first: last for part in self.parts for first, last in ranges(part, self.size)}
+        pieces = self.pieces
         done = self.folder.done(pieces)
         counts = Counts(sum(pieces[first] - first + 1 for first in done), sum(done.values()))
         earlier = Counts(counts.rows, counts.bad)
@@ -186,7 +191,8 @@ class _Job:
 
     def _results(self, ray: Any, devices: int | None, done: frozenset[int]) -> Iterator[dict[str, Any]]:
         """Answer all pieces but those that are done; yields what `_Answering` returns of each."""
-        documents = None if self.rows.documents is None else read_document_file(self.rows.documents)
+        named, encoding = self.rows.documents, self.rows.reading.encoding
+        documents = None if named is None else read_document_file(named, encoding)
         before = first_usual(self.parts, self.rows.reading, log.info, documents)
         given = None if documents is None else ray.put(documents)
         own = [part for part in self.parts if any(first not in done for first, _ in ranges(part, self.size))]

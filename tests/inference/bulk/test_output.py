@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import stat
 from collections.abc import Sequence
@@ -103,7 +104,7 @@ def test_a_run_that_was_cut_off_anywhere_ends_as_one_that_was_not(
     files = answer_files.AnswerFiles(output)
     asked = PredictSettings(model_folder, "float32", BATCH)
     fingerprint = source_fingerprint(str(source), "validation")
-    files.begin(answering.record_of(asked, AskedRows(str(source)), fingerprint, "CPU"), overwrite=False)
+    files.begin(answering.record_of(asked, AskedRows(str(source)), fingerprint, "CPU"))
     output.write_bytes(cut_at(whole["answers"], *answers))
     files.errors.write_bytes(cut_at(whole["errors"], *errors))
     assert ask(source, output) == 0
@@ -148,7 +149,7 @@ def test_what_was_not_written_to_the_disk_is_written_again(torn, source, whole, 
     files = answer_files.AnswerFiles(output)
     asked = PredictSettings(model_folder, "float32", BATCH)
     fingerprint = source_fingerprint(str(source), "validation")
-    files.begin(answering.record_of(asked, AskedRows(str(source)), fingerprint, "CPU"), overwrite=False)
+    files.begin(answering.record_of(asked, AskedRows(str(source)), fingerprint, "CPU"))
     output.write_bytes(cut_at(whole["answers"], 31) + torn)
     files.errors.write_bytes(cut_at(whole["errors"], 1))
     assert ask(source, output) == 0
@@ -172,6 +173,46 @@ def test_a_finished_output_is_left_alone_and_one_that_lost_its_end_gets_it_again
     assert output.read_bytes() == content
     assert ask(source, output, "--overwrite") == 0
     assert written(output) == whole
+
+
+def test_a_finished_output_whose_list_of_bad_rows_is_gone_stays_as_it_is(source, whole, ask, tmp_path, capsys):
+    output = tmp_path / "answers.jsonl"
+    assert ask(source, output) == 0
+    (tmp_path / "answers.jsonl.errors.jsonl").unlink()
+    assert ask(source, output) == 0
+    assert output.read_bytes() == whole["answers"]
+    assert "answers.jsonl.errors.jsonl is not what that run wrote; its answers stay" in capsys.readouterr().out
+
+
+def test_starting_over_removes_nothing_before_rows_and_model_are_known_to_work(source, whole, ask, tmp_path):
+    output = tmp_path / "answers.jsonl"
+    assert ask(source, output) == 0
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for words in (["--columns.question", "qq"], ["--model", empty], ["--shard", "1/99999"]):
+        if words[0] != "--shard":
+            with pytest.raises(InputError):
+                ask(source, output, "--overwrite", *words)
+            assert written(output) == whole
+    assert ask(source, output) == 0
+    assert ask(source, output, "--overwrite", "--shard", "99999/99999") == 0
+    assert output.read_bytes() == b""
+
+
+def test_nothing_that_is_read_is_written(source, ask, tmp_path, model_folder):
+    documents = write(tmp_path / "docs.jsonl", as_lines([{"id": "1", "text": "Anna lives in Rome."}]))
+    with pytest.raises(InputError, match=r"docs.jsonl is part of --documents"):
+        ask(source, documents, "--documents", documents, "--overwrite")
+    assert documents.read_bytes()
+    copy = shutil.copytree(model_folder, tmp_path / "model")
+    with pytest.raises(InputError, match=r"is in the folder of --model; name a file outside of it"):
+        ask(source, copy / "answers.jsonl", "--model", copy)
+
+
+@pytest.mark.parametrize("name", ["./**.jsonl", "~nobody-of-this-name/q.jsonl", "x" * 300 + ".jsonl"])
+def test_a_path_that_cannot_be_one_is_one_line(name, ask, tmp_path):
+    with pytest.raises(InputError, match=r"not a usable path|no such file|no file matches"):
+        ask(name, tmp_path / "answers.jsonl")
 
 
 def test_a_run_killed_at_any_durable_write_ends_as_one_that_was_not(source, whole, ask, tmp_path):

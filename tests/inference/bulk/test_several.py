@@ -60,6 +60,31 @@ def test_rows_name_documents_of_a_second_file(ask, model_folder, tmp_path, form)
     assert (line["start"], line["end"]) == (best["start"], best["end"])
 
 
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_a_table_leaves_the_other_columns_of_contexts_empty(ask, tmp_path, empty) -> None:
+    several = {"contexts": json.dumps(TEXTS), "context": empty, "document_ids": empty}
+    rows = [
+        {"id": "1", "question": QUESTION} | several,
+        {"id": "2", "question": QUESTION, "contexts": empty, "context": TEXTS[1], "document_ids": empty},
+        {"id": "3", "question": QUESTION, "contexts": empty, "context": empty, "document_ids": empty},
+    ]
+    assert ask(write(tmp_path / "q.csv", as_table(rows)), tmp_path / "a.jsonl") == 0
+    assert [line["row"] for line in lines_of(tmp_path / "a.jsonl")] == [1, 2]
+    (error,) = lines_of(tmp_path / "a.jsonl.errors.jsonl")
+    assert "context" in error["problem"]
+    assert "keep one" not in error["problem"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
+def test_documents_may_have_the_encoding_of_the_questions_or_utf_8(tmp_path, encoding) -> None:
+    path = tmp_path / "d.csv"
+    path.write_bytes("id,text\n1,Zo\u00eb lives in K\u00f6ln.\n".encode(encoding))
+    assert read_document_file(str(path), "cp1252") == {"1": "Zo\u00eb lives in K\u00f6ln."}
+    if encoding == "cp1252":
+        with pytest.raises(InputError, match=r"--documents .*not UTF-8"):
+            read_document_file(str(path))
+
+
 def test_rows_that_cannot_be_asked_are_listed_with_the_reason(ask, tmp_path) -> None:
     rows = [
         {"question": QUESTION, "contexts": TEXTS},

@@ -52,8 +52,7 @@ def test_rows_that_must_be_read_to_be_counted_are(ask, tmp_path):
     assert [line["row"] for line in lines_of(outputs[1])] == list(range(17, 41))
 
 
-def test_lines_that_hold_several_rows_are_not_lost(ask, tmp_path):
-    """Such lines are counted as one row each, so the last shard gets what is left."""
+def test_lines_that_hold_several_rows_are_divided_by_rows(ask, tmp_path):
     paragraphs = [{"context": row["context"], "qas": [{"id": row["id"], "question": row["question"]}]} for row in ROWS]
     articles = [{"title": "t", "paragraphs": paragraphs[begin : begin + 3]} for begin in range(0, 60, 3)]
     source = write(tmp_path / "q.jsonl", as_lines(articles))
@@ -62,7 +61,7 @@ def test_lines_that_hold_several_rows_are_not_lost(ask, tmp_path):
     for number, output in enumerate(outputs, 1):
         assert ask(source, output, "--shard", f"{number}/2") == 0
     assert joined(outputs) == written(tmp_path / "whole.jsonl")
-    assert len(lines_of(outputs[0])) == 16
+    assert [len(lines_of(output)) for output in outputs] == [32, 28]
 
 
 @pytest.mark.parametrize(("begun", "after"), [(0, 16), (14, 16), (15, 32), (20, 32)])  # row 21 is a bad one
