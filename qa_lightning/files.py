@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from qa_lightning.errors import InputError
 
 _BLOCK = 1 << 20  # bytes read at a time
-_WRITER = re.compile(r"([0-9a-f]{8})-([0-9]+)\.[^.]*\.part")  # what `_new_part` adds to a name
+_WRITER = re.compile(r"([0-9a-f]{8})-([0-9]+)\.")  # what `_part_prefix` adds to a name
 _SILENT = 600.0  # seconds without a write after which a process of another machine counts as killed
 
 
@@ -61,9 +61,10 @@ def write_file(path: Path, content: str | bytes | Callable[[IO[bytes]], object])
             change.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in _left_parts(path):
+        _remove(left)
     handle, part = _new_part(path)
     try:
-        _remove_left_parts(path, part)
         with os.fdopen(handle, "wb") as file:
             if callable(content):
                 content(file)
@@ -101,26 +102,38 @@ def share_file(source: Path, path: Path) -> bool:
 
 
 def _new_part(path: Path) -> tuple[int, Path]:
-    """A new file beside ``path``, open, whose name tells which process of which machine writes it."""
-    host = f"{zlib.crc32(socket.gethostname().encode()):08x}"
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{host}-{os.getpid()}.", suffix=".part")
+    """A new file beside ``path``, open."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_part_prefix(path), suffix=".part")
     return handle, Path(name)
 
 
-def _remove_left_parts(path: Path, own: Path) -> None:
-    """Remove what killed processes have left of ``path``; a process of another machine counts as killed after a while.
+def _part_prefix(path: Path) -> str:
+    """How the name of a part of ``path`` begins, which tells which process of which machine writes it."""
+    return f".{path.name}.{_host()}-{os.getpid()}."
 
-    Args:
-        path: the file that they wrote.
-        own: the part of this process, which was written last.
-    """
-    host, now = own.name.removeprefix(f".{path.name}.").partition("-")[0], own.stat().st_mtime
-    for part in path.parent.glob(f".{_escaped(path.name)}.*.part"):
-        with suppress(OSError):
-            found = _WRITER.fullmatch(part.name.removeprefix(f".{path.name}."))
-            here = found is not None and found[1] == host
-            if not lives(int(found[2])) if here and found else now - part.stat().st_mtime > _SILENT:
-                part.unlink()
+
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _left_parts(path: Path) -> list[Path]:
+    """The parts of ``path`` that killed processes have left; those that living ones write are not among them."""
+    parts = sorted(path.parent.glob(f".{_escaped(path.name)}.*.part"))
+    return [part for part in parts if _is_left(part, part.name.removeprefix(f".{path.name}."))]
+
+
+def _is_left(part: Path, rest: str) -> bool:
+    """Whether the process that wrote a part was killed; one of another machine counts as killed after a while."""
+    writer = _WRITER.match(rest)
+    if writer is not None and writer[1] == _host():
+        return not lives(int(writer[2]))
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=part.parent, prefix=".now."
+        ) as now:  # by their own clock
+            return os.fstat(now.fileno()).st_mtime - part.stat().st_mtime > _SILENT
+    except OSError:
+        return False
 
 
 def lives(process: int) -> bool:
@@ -158,11 +171,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         OSError: the folder cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for remains in sorted(folder.parent.glob(f".{_escaped(folder.name)}.*.part")):  # left by a killed process
+    for remains in _left_parts(folder):
         if remains.name.endswith(".old.part") and not folder.exists():  # killed between the two renames below
             remains.replace(folder)
         _remove(remains)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_part_prefix(folder), suffix=".part"))
     old = part.with_name(f"{part.name[: -len('.part')]}.old.part")
     try:
         yield part

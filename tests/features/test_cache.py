@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -506,13 +508,11 @@ def in_validation_of(part: tuple[float, int], example: dict) -> bool:
 
 def test_any_number_of_processes_finds_the_same_faults_in_the_same_order(tmp_path, small_chunks) -> None:
     write_json(tmp_path / "rows.json", bad_rows())
-    lines = (tmp_path / "broken.jsonl").open("w", encoding="utf-8")
-    with lines:
-        lines.writelines(json.dumps(row) + "\n" for row in bad_rows()[:40])
-    with (tmp_path / "broken.jsonl").open("ab") as file:
-        file.write(b"\xff\xfe\n")
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in bad_rows()[:40])
+    noise = random.Random(0).randbytes(1 << 20).hex().encode()
+    (tmp_path / "broken.jsonl.gz").write_bytes(gzip.compress(lines + b"\xff\xfe\n" + noise)[:-200_000])
     found: dict[str, list[list[str]]] = {}
-    for name in ("rows.json", "broken.jsonl"):
+    for name in ("rows.json", "broken.jsonl.gz"):
         for workers in (1, 3):
             made = split(tmp_path, source=str(tmp_path / name), on_bad_rows="error", workers=workers)
             with pytest.raises(InputError) as caught:
@@ -522,7 +522,7 @@ def test_any_number_of_processes_finds_the_same_faults_in_the_same_order(tmp_pat
         with pytest.raises(InputError) as one_by_one:
             list(read_examples(read_rows(str(tmp_path / name), "validation"), "error"))
         assert found[name][0][1:] == one_by_one.value.problems[1:]
-    assert len(found["broken.jsonl"][0]) == 9  # where the file breaks off, and the problems before
+    assert len(found["broken.jsonl.gz"][0]) == 10  # where the file breaks off, and the problems before
     assert len(found["rows.json"][0]) == 12  # a line that says how many, and the problems
 
 

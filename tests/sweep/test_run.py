@@ -182,7 +182,7 @@ def test_other_questions_are_refused_also_where_lengths_are_searched(search, tmp
 
 def test_lengths_that_leave_no_room_for_the_context_are_refused_before_any_trial(search, tmp_path) -> None:
     with pytest.raises(InputError, match=r"--data.max_length 128: --data.doc_stride 128 must be smaller than the room"):
-        search([20], more="data.max_length: [128, 384]")
+        search([20, 21], more="data.max_length: [128, 384]")
     assert not (tmp_path / "study").exists()
 
 

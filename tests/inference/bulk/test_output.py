@@ -189,14 +189,12 @@ def test_starting_over_removes_nothing_before_rows_and_model_are_known_to_work(s
     assert ask(source, output) == 0
     empty = tmp_path / "empty"
     empty.mkdir()
-    for words in (["--columns.question", "qq"], ["--model", empty], ["--shard", "1/99999"]):
-        if words[0] != "--shard":
-            with pytest.raises(InputError):
-                ask(source, output, "--overwrite", *words)
-            assert written(output) == whole
-    assert ask(source, output) == 0
-    assert ask(source, output, "--overwrite", "--shard", "99999/99999") == 0
-    assert output.read_bytes() == b""
+    for words in (["--columns.question", "qq"], ["--model", empty]):
+        with pytest.raises(InputError):
+            ask(source, output, "--overwrite", *words)
+        assert written(output) == whole
+    assert ask(source, output, "--overwrite", "--batch_size", "2") == 0
+    assert len(lines_of(output)) == len(whole["answers"].splitlines())
 
 
 def test_nothing_that_is_read_is_written(source, ask, tmp_path, model_folder):

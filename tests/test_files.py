@@ -1,0 +1,70 @@
+"""Files that are written whole or not at all, also by several processes at once and after a kill."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qa_lightning import files
+from qa_lightning.files import lives, new_folder, write_file
+
+
+def _write(path: Path, content: bytes, times: int) -> None:
+    for _ in range(times):
+        write_file(path, content)
+
+
+def test_processes_that_write_the_same_file_leave_one_of_their_contents(tmp_path) -> None:
+    """A part that a living process writes is not taken for one that a killed process left."""
+    path, contents = tmp_path / "a.json", [letter * 50_000 for letter in (b"a", b"b")]
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write, args=(path, content, 150)) for content in contents]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join()
+    assert [one.exitcode for one in writers] == [0, 0]
+    assert path.read_bytes() in contents
+    assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
+
+
+def dead_process() -> int:
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path, folder) -> None:
+    path = tmp_path / "model"
+    dead, alive = (
+        tmp_path / f".model.{files._host()}-{process}.abc.part" for process in (dead_process(), os.getppid())
+    )
+    far, long_ago, older = (tmp_path / f".model.{name}.part" for name in ("01234567-1.abc", "01234567-2.abc", "abc"))
+    for part in (dead, alive, far, long_ago, older):
+        part.mkdir() if folder else part.touch()
+    before = time.time() - 700
+    for part in (long_ago, older):
+        os.utime(part, (before, before))
+    if folder:
+        with new_folder(path) as part:
+            (part / "a").touch()
+    else:
+        write_file(path, "a")
+    assert {one for one in tmp_path.iterdir() if one != path} == {alive, far}
+
+
+def test_a_process_of_somebody_else_lives(monkeypatch) -> None:
+    def refused(process: int, signal: int) -> None:
+        raise PermissionError
+
+    assert lives(os.getpid())
+    assert not lives(dead_process())
+    monkeypatch.setattr(os, "kill", refused)
+    assert lives(1)
