@@ -128,9 +128,7 @@ def _is_left(part: Path, rest: str) -> bool:
     if writer is not None and writer[1] == _host():
         return not lives(int(writer[2]))
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=part.parent, prefix=".now."
-        ) as now:  # by their own clock
+        with tempfile.NamedTemporaryFile(dir=part.parent, prefix=".now.") as now:  # by their own clock
             return os.fstat(now.fileno()).st_mtime - part.stat().st_mtime > _SILENT
     except OSError:
         return False

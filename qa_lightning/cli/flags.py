@@ -103,6 +103,9 @@ class Flags(ArgumentParser):  # type: ignore[misc]
         flags = [found[0] for word in given if (found := re.match(r"--[A-Za-z][\w.-]*(?==|$)", word))]
         # Checked before parsing: the parser can miss an unknown flag below a known one, such as --data.x beside --data.
         if unknown := [flag for flag in flags if flag not in self._option_string_actions]:
+            bare = [action.dest for action in self._actions if not action.option_strings]
+            if unknown[0].removeprefix("--").split(".")[-1] in ("data", "dataset") and "data" in bare:
+                self.error(f"the data are named without a flag: {self.prog} FILE")
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return self.parse_args(own)
 

@@ -31,6 +31,13 @@ def example() -> Flags:
     return made
 
 
+@pytest.mark.parametrize("flag", ["--data", "--dataset", "--data.dataset"])
+def test_data_that_are_named_without_a_flag_are_told_so(flag, capsys) -> None:
+    with pytest.raises(SystemExit):
+        check_data.check_data([flag, "questions.csv"])
+    assert capsys.readouterr().err.endswith("check-data FILE\n")
+
+
 @pytest.mark.parametrize(
     "words",
     [
