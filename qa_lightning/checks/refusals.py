@@ -79,7 +79,7 @@ def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
 
 
 def callback_problems(
-    callbacks: Iterable[Any], logged: Collection[str], validates: bool, devices: int, accumulate: int, loggers: int
+    callbacks: Iterable[Any], logged: Collection[str], validates: bool, devices: int, loggers: int
 ) -> list[str]:
     """What is wrong with callbacks, before data is prepared.
 
@@ -88,7 +88,6 @@ def callback_problems(
         logged: names of all that the module may log.
         validates: whether there is validation; without it nothing named ``val/...`` is logged.
         devices: number of processes.
-        accumulate: batches per step of the optimizer.
         loggers: number of loggers.
     """
     from lightning.pytorch.callbacks import (
@@ -108,8 +107,11 @@ def callback_problems(
             problems.append(f"{flag} writes to a logger, and there is none; leave it out, or --trainer.logger false")
         if isinstance(callback, BatchSizeFinder) and devices > 1:
             problems.append(f"{flag} works on one device; find the size with --trainer.devices 1 first")
-        if isinstance(callback, GradientAccumulationScheduler) and accumulate != 1:
-            problems.append(f"{flag} sets what --trainer.accumulate_grad_batches {accumulate} does; leave one out")
+        if isinstance(callback, GradientAccumulationScheduler):
+            problems.append(
+                f"{flag} changes how many batches a step has, which the learning rate and a resume count on; pass "
+                "--trainer.accumulate_grad_batches instead"
+            )
     return problems
 
 

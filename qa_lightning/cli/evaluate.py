@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import DATA_HELP, MODELS_HELP, Flags, positive, reading_of
 from qa_lightning.errors import naming_flags
-from qa_lightning.files import explained_writes
+from qa_lightning.files import explained_writes, write_problem
 from qa_lightning.wording import visible
 
 _LENGTHS = {
@@ -97,4 +97,20 @@ def _evaluate_problems(options: Namespace) -> list[str]:
         problems.append(f"{', '.join(given)}: only for --model; --predictions runs no model")
     if options.threshold_file and not options.model:
         problems.append("--threshold_file goes with --model, whose threshold it replaces")
-    return problems
+    return problems + (_output_problems(options) if options.output_dir else [])
+
+
+def _output_problems(options: Namespace) -> list[str]:
+    """A line for each reason why nothing can be written into ``--output_dir``, or why it would replace what is read."""
+    from qa_lightning.evaluation.result import FILES
+
+    folder: Path = options.output_dir
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())  # it is made at the end
+    if problem := write_problem(there):
+        return [f"--output_dir {folder}: is a folder {problem}; name another one"]
+    read = {f"--{name}": options[name] for name in ("predictions", "data", "null_odds", "threshold_file")}
+    return [
+        f"--output_dir {folder}: {path.name} in it is what {flag} reads, and would be replaced; name another folder"
+        for flag, path in ((flag, Path(name)) for flag, name in read.items() if name is not None)
+        if path.name in FILES and path.resolve().parent == folder.resolve()
+    ]

@@ -20,6 +20,18 @@ _BLOCKS = frozenset(
 )
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _HEAD = 4096  # bytes in which an encoding is named
+# What browsers read where a page names another encoding (the WHATWG's Encoding Standard): supersets, mostly.
+_READ_AS = {
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1", "l1", "ascii", "us-ascii"), "cp1252"),
+    **dict.fromkeys(("iso-8859-9", "latin5"), "cp1254"),
+    **dict.fromkeys(("iso-8859-11", "tis-620"), "cp874"),
+    **dict.fromkeys(("gb2312", "gbk", "x-gbk"), "gb18030"),
+    **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis"), "cp932"),
+    **dict.fromkeys(("euc-kr", "ks_c_5601-1987", "ksc5601"), "cp949"),
+    **dict.fromkeys(("big5", "big5-hkscs", "x-x-big5"), "big5hkscs"),
+    **dict.fromkeys(("utf-16", "utf-16le", "utf-16be"), "utf-8"),  # the name could be read, so it is not in these
+}
+_FEW = 100  # beginnings of tags and comments without an end, which the parser takes quadratic time for
 
 
 def html_text(content: bytes) -> str:
@@ -29,15 +41,28 @@ def html_text(content: bytes) -> str:
         ValueError: it names an unknown encoding, or is not in the one that it names (UTF-8 if none).
     """
     found = None if content.startswith(b"\xef\xbb\xbf") else _CHARSET.search(content[:_HEAD])
-    encoding = found[1].decode("ascii") if found else "utf-8-sig"
+    named = found[1].decode("ascii") if found else "utf-8-sig"
+    encoding = _READ_AS.get(named.lower(), named)
     try:
         page = content.decode(encoding)
     except LookupError:
-        raise ValueError(f"names the unknown encoding {encoding}") from None
+        raise ValueError(f"names the unknown encoding {named}") from None
+    except UnicodeDecodeError:
+        if encoding != "cp1252":
+            raise
+        page = content.decode("latin-1")  # the five bytes that have no character there
     parser = _PageParser()
-    parser.feed(page)
+    parser.feed(_without_endless(page))
     parser.close()
     return parser.text()
+
+
+def _without_endless(page: str) -> str:
+    """A page whose tags and comments end, mostly: where many do not, their beginnings become text."""
+    for begin, end in (("<!--", "-->"), ("<", ">")):
+        if page.count(begin) > 2 * page.count(end) + _FEW:
+            page = re.sub(rf"{begin}(?![^<>]*>)", "&lt;", page) if begin == "<" else page.replace(begin, "&lt;!--")
+    return page
 
 
 class _PageParser(HTMLParser):

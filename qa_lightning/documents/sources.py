@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qa_lightning.data.answers import has_surrogates
-from qa_lightning.documents.markup import html_text, pdf_text
+from qa_lightning.documents.markup import PAGE_END, html_text, pdf_text
 from qa_lightning.errors import InputError, install_extra, one_line
+from qa_lightning.wording import counted
 
 log = logging.getLogger("qa_lightning")
 
@@ -141,7 +143,7 @@ def _files(path: Path, problems: list[str]) -> list[Path]:
         if path.is_file():
             return [path]
         if path.is_dir():
-            inside = [one for one in sorted(path.rglob("*")) if one.is_file() and not _is_hidden(one, path)]
+            inside = _inside(path, problems)
             known = [one for one in inside if one.suffix.lower() in DOCUMENT_SUFFIXES]
             if len(known) < len(inside):
                 others = sorted({one.suffix or one.name for one in inside} - {one.suffix for one in known})
@@ -150,6 +152,11 @@ def _files(path: Path, problems: list[str]) -> list[Path]:
             if not known:
                 problems.append(f"{path}: has no files that end with {', '.join(DOCUMENT_SUFFIXES)}")
             return known
+        if path.exists():  # a pipe, such as standard input
+            return [path]
+        if path.is_symlink():
+            problems.append(f"{path}: is a link to something that is not there")
+            return []
         matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 - also of absolute paths
     except (OSError, RuntimeError) as error:  # the latter: an unknown ~user
         problems.append(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
@@ -159,8 +166,26 @@ def _files(path: Path, problems: list[str]) -> list[Path]:
     return [file for match in matches for file in ([match] if match.is_file() else _files(match, problems))]
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _inside(folder: Path, problems: list[str]) -> list[Path]:
+    """The files in a folder and those below, also behind links, in order; without hidden ones."""
+    found, seen = [], set()
+
+    def refused(error: OSError) -> None:
+        problems.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+    for name, below, names in os.walk(folder, followlinks=True, onerror=refused):
+        real = os.path.realpath(name)
+        if real in seen:  # a link to a folder above, or to one that was read
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(one for one in below if not one.startswith("."))
+        for path in (Path(name, one) for one in names if not one.startswith(".")):
+            if path.is_file():
+                found.append(path)
+            elif path.is_symlink():
+                problems.append(f"{path}: is a link to something that is not there")
+    return sorted(found)
 
 
 def _of_file(path: Path, problems: list[str]) -> Iterator[Document]:
@@ -170,7 +195,11 @@ def _of_file(path: Path, problems: list[str]) -> Iterator[Document]:
     try:
         if (size := path.stat().st_size) > MAX_FILE:
             raise ValueError(f"has {size:,} bytes, more than {MAX_FILE:,}; split it")
-        text = read(path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+        if len(content) > MAX_FILE:  # of a pipe
+            raise ValueError(f"has more than {MAX_FILE:,} bytes; split it")
+        text = read(content)
         if problem := unaskable(text):
             raise ValueError(problem)
     except ImportError:
@@ -182,6 +211,11 @@ def _of_file(path: Path, problems: list[str]) -> Iterator[Document]:
     except OSError as error:
         problems.append(f"{path}: cannot be read ({error.strerror or error})")
     else:
+        if read is pdf_text and (empty := sum(not page.strip() for page in text.split(PAGE_END))):
+            pages = counted(text.count(PAGE_END) + 1, "page")
+            log.warning(
+                f"{path}: {empty:,} of {pages} without text, perhaps pictures; recognise their text first (OCR)"
+            )
         yield Document(str(path), text, {}, path, has_lines=read is _plain)
 
 

@@ -15,6 +15,13 @@ from qa_lightning.pages.questions import Scored
 MAX_ODDS = 1e30  # in files, for infinity
 
 
+_METRICS, _PREDICTIONS, _NULL_ODDS, _N_BEST = (
+    *("metrics.json", "predictions.json", "null_odds.json"),
+    "nbest_predictions.json",
+)
+FILES = (_METRICS, _PREDICTIONS, _NULL_ODDS, _N_BEST, THRESHOLD_FILE, CONFIDENCE)  # of an evaluation, besides figures
+
+
 @dataclass(frozen=True)
 class ScoreResult:
     """The result of an evaluation.
@@ -61,11 +68,11 @@ class ScoreResult:
     @property
     def files(self) -> dict[str, Any]:
         """File name -> content, under the names that other tools read."""
-        files: dict[str, Any] = {"metrics.json": self.metrics, "predictions.json": self.predictions}
+        files: dict[str, Any] = {_METRICS: self.metrics, _PREDICTIONS: self.predictions}
         if self.version_2 and self.n_best:
             # a context without a token has infinite odds, which JSON cannot write
-            files["null_odds.json"] = {key: min(odds, MAX_ODDS) for key, odds in self.null_odds.items()}
-        more = {"nbest_predictions.json": self.n_best, THRESHOLD_FILE: self.threshold_file}
+            files[_NULL_ODDS] = {key: min(odds, MAX_ODDS) for key, odds in self.null_odds.items()}
+        more = {_N_BEST: self.n_best, THRESHOLD_FILE: self.threshold_file}
         if self.confidence:
             more[CONFIDENCE] = self.confidence.as_json()
         return files | {name: content for name, content in more.items() if content}

@@ -146,6 +146,8 @@ def _upload(repo: str, added: Sequence[CommitOperationAdd], private: bool) -> st
                 f"private in {constants.ENDPOINT}/{repo}/settings"
             )
         names = [one.rfilename for one in info.siblings or []]
+        if problem := _loaded_instead(names, [one.path_in_repo for one in added]):
+            raise InputError(f"--push_to_hub {repo}: {problem}")
         deleted = _outdated(names, [one.path_in_repo for one in added])
         if deleted:
             log.info(f"deletes in the repository: {', '.join(deleted)}")
@@ -157,6 +159,17 @@ def _upload(repo: str, added: Sequence[CommitOperationAdd], private: bool) -> st
                 parent_commit=info.sha,
             )
         )
+
+
+def _loaded_instead(present: Sequence[str], added: Sequence[str]) -> str | None:
+    """What is wrong if a repository has PyTorch weights, which are loaded where an ONNX model is beside them."""
+    weights = [name for name in present if "/" not in name and name.endswith((".safetensors", ".bin"))]
+    if ONNX[0] not in added or not weights or any(name in added for name in weights):
+        return None
+    return (
+        f"it has {', '.join(weights[:3])}, which would be loaded in place of the ONNX model; nothing was sent. Choose "
+        "another name, or delete these files there"
+    )
 
 
 def _outdated(present: Sequence[str], added: Sequence[str]) -> list[str]:

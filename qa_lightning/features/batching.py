@@ -258,7 +258,9 @@ class EvaluationSampler(DistributedSampler[int]):
         batch_size: features per batch and process.
         num_replicas: number of processes.
         rank: index of this process.
-        max_batches: take at most this many batches, the first ones, over all processes; None takes all.
+        max_batches: take at most this many batches, over all processes; None takes all.
+        examples: [F] the example of each feature, with ``max_batches``: whole examples are taken then, as far as they
+            fit, always the same ones, drawn from all.
     """
 
     def __init__(
@@ -268,8 +270,11 @@ class EvaluationSampler(DistributedSampler[int]):
         num_replicas: int = 1,
         rank: int = 0,
         max_batches: int | None = None,
+        examples: NDArray[np.integer[Any]] | None = None,
     ) -> None:
         order = longest_first(lengths)
+        if max_batches is not None and examples is not None:
+            order = order[_whole_examples(examples, max_batches * batch_size)[order]]
         batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)][:max_batches]
         rounds = -(-len(batches) // num_replicas)
         numbers = [(turn * num_replicas + rank) for turn in range(rounds)]
@@ -285,6 +290,21 @@ class EvaluationSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         for begin in range(0, len(self.order), _INDICES_AT_ONCE):
             yield from self.order[begin : begin + _INDICES_AT_ONCE].tolist()
+
+
+def _whole_examples(examples: NDArray[np.integer[Any]], features: int) -> NDArray[np.bool_]:
+    """[F] whether to take each feature, for whole examples with at most so many features together, if there are such.
+
+    Args:
+        examples: [F] the example of each feature.
+        features: the most features.
+    """
+    _, of, count = np.unique(examples, return_inverse=True, return_counts=True)
+    drawn = np.random.default_rng(0).permutation(len(count))
+    fits = count[drawn].cumsum() <= features
+    taken = np.zeros(len(count), bool)
+    taken[drawn[fits] if fits.any() else np.argmin(count)] = True
+    return np.asarray(taken[of])
 
 
 def longest_first(lengths: NDArray[np.integer[Any]]) -> NDArray[np.intp]:

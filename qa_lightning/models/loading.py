@@ -307,12 +307,16 @@ def resolve(name: str) -> str:
             f"--model {name} names {len(names)} models, and this takes one; several can answer together in predict, "
             "ask, demo, evaluate and report"
         )
-    path = Path(name).expanduser() if name.startswith("~") else Path(name)
-    if path.is_file():
+    try:
+        path = Path(name).expanduser() if name.startswith("~") else Path(name)
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (RuntimeError, OSError, ValueError) as error:  # an unknown ~user, a name that is too long, a closed folder
+        raise InputError(f"--model {name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if is_file:
         raise InputError(_file_problem(name, path))
-    if name == _LAST and not path.is_dir():
+    if name == _LAST and not is_folder:
         return _newest_model()
-    if not path.is_dir() or (path / CONFIG).is_file():
+    if not is_folder or (path / CONFIG).is_file():
         return str(path) if name.startswith("~") else name
     if (path / _ADAPTER_CONFIG).is_file():
         above = f"; {path.parent} holds the model with them" if (path.parent / CONFIG).is_file() else ""

@@ -57,7 +57,7 @@ def describe_start(seed: int, resumed_from: str | None, launch: str | None = Non
     """
     return {
         "started": _now(),
-        "command": [program_name(), *sys.argv[1:]],
+        "command": this_command(),
         "resumed_from": resumed_from,
         "slurm_job": slurm_job(),
         "launch": launch,
@@ -207,10 +207,21 @@ class PastRun:
         return next((job for job in jobs if isinstance(job, str)), None)
 
     @property
+    def command(self) -> list[str] | None:
+        """The words of its last start; None if they are not known."""
+        given = self.starts[-1].get("command") if self.starts else None
+        return list(map(str, given)) if isinstance(given, list) else None
+
+    @property
     def resumed_from(self) -> Path | None:
         """The checkpoint from which the last start resumed."""
         given = self.starts[-1].get("resumed_from") if self.starts else None
         return Path(given) if isinstance(given, str) else None
+
+
+def this_command() -> list[str]:
+    """The words that started this process, as the record has them."""
+    return [program_name(), *sys.argv[1:]]
 
 
 def claim_folder(logs: Path) -> Path:

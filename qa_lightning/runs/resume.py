@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.layout import BEST_CHECKPOINT, LAST_CHECKPOINT
 from qa_lightning.runs.curves import curve_files
-from qa_lightning.runs.record import PastRun, find_runs
+from qa_lightning.runs.record import PastRun, find_runs, this_command
 
 log = logging.getLogger("qa_lightning")
 
@@ -116,14 +116,15 @@ def find_beginning(given: str | None, logs: Path, job: str | None = None) -> Beg
     Args:
         given: a file, ``last`` for the newest run, or None.
         logs: the folder that holds the runs.
-        job: id of this batch job, or of this start by torchrun. If it was started again, and its newest run is not
-            finished, that run is resumed, whatever ``given`` was to begin it.
+        job: id of this batch job, or of this start by torchrun. If it was started again, and its newest run by the
+            same command is not finished, that run is resumed, whatever ``given`` was to begin it.
 
     Raises:
         InputError: there is no such file or run, or its checkpoints cannot be read.
     """
     runs = find_runs(logs) if given == "last" or job is not None else []
-    own = [run for run in runs if job is not None and run.job == job]
+    now = this_command()  # a job may have several
+    own = [run for run in runs if job is not None and run.job == job and run.command in (None, now)]
     if own and not own[-1].finished:
         return _resume(own[-1])
     if given is None:
@@ -171,10 +172,14 @@ def _resume(run: PastRun) -> Beginning:
     return Beginning(None, folder)
 
 
-def read_beginning(path: Path) -> Beginning | str:
+def read_beginning(path: Path, resumes: bool = True) -> Beginning | str:
     """Read a `Beginning`, in a new folder, from a checkpoint; a string says why that is not possible.
 
     No code in the file is executed (``weights_only``).
+
+    Args:
+        path: of the checkpoint.
+        resumes: whether a run is to be resumed from it; otherwise, weights alone are enough.
     """
     try:
         if path.stat().st_size == 0:
@@ -195,9 +200,9 @@ def read_beginning(path: Path) -> Beginning | str:
     if missing:
         return f"the file is not a checkpoint of a training run, it lacks {', '.join(missing)}; choose another one"
     missing = [key for key in ("optimizer_states", "lr_schedulers") if key not in checkpoint]
-    if missing:
+    if missing and resumes:
         return f"the file holds weights alone, to resume it lacks {', '.join(missing)}; choose another one"
-    if wrong := _wrong_types(checkpoint):
+    if wrong := _wrong_types(checkpoint, without=[] if resumes else missing):
         return f"the file is not a checkpoint of a training run, {wrong}; choose another one"
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     arguments = checkpoint.get("hyper_parameters", {})
@@ -244,9 +249,15 @@ _OPTIONAL: dict[str, Any] = {
 }
 
 
-def _wrong_types(checkpoint: dict[Any, Any]) -> str | None:
-    """The first value in a checkpoint that has the wrong type, as the end of a sentence; None if there is none."""
-    form = _FORM | {name: wanted for name, wanted in _OPTIONAL.items() if name in checkpoint}
+def _wrong_types(checkpoint: dict[Any, Any], without: Sequence[str]) -> str | None:
+    """The first value in a checkpoint that has the wrong type, as the end of a sentence; None if there is none.
+
+    Args:
+        checkpoint: as it was read.
+        without: parts that it need not have.
+    """
+    form = {name: wanted for name, wanted in _FORM.items() if name not in without}
+    form |= {name: wanted for name, wanted in _OPTIONAL.items() if name in checkpoint}
     return _misshapen(checkpoint, form, "")
 
 

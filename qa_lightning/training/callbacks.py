@@ -208,6 +208,9 @@ def _origin(name: str) -> dict[str, Any]:
     return {"name": name, "hub": name != TINY and not Path(name).expanduser().exists()}
 
 
+_CHECKPOINT_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # in the state of a ModelCheckpoint
+
+
 class BestCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt`` by ``val/f1``, or by ``val/best_f1`` if some questions have no answer.
 
@@ -231,6 +234,25 @@ class BestCheckpoint(ModelCheckpoint):
         if validation_set is not None and validation_set.version_2:
             self.monitor = "val/best_f1"
         super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Have the weights validated that ``max_steps`` ends with, within an epoch too; else they would not count."""
+        super().on_train_batch_end(trainer, *args, **kwargs)
+        if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know the best score again where the folder is called otherwise, or was moved; Lightning would forget it."""
+        here, best = Path(self.dirpath or "."), Path(str(state_dict["best_model_path"])).name
+        if best and (here / best).is_file():
+
+            def moved(path: str) -> str:
+                return str(here / Path(path).name) if path else path
+
+            state_dict = {**state_dict, **{name: moved(state_dict.get(name, "")) for name in _CHECKPOINT_PATHS}}
+            state_dict["best_k_models"] = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+            state_dict["dirpath"] = self.dirpath
+        super().load_state_dict(state_dict)
 
 
 class StopAfter(Callback):

@@ -189,6 +189,7 @@ class SquadDataModule(LightningDataModule):
         self.question_set: QuestionSet | None = None
         self._chosen: EpochWindows | None = None  # the training windows of each epoch; None: all
         self._described: set[Split] = set()
+        self._trained_on: str | None = None  # a key of the training windows that are mapped
         self._start = (0, 0)  # where training resumes: epoch, and its batches that are done
 
     def __repr__(self) -> str:
@@ -309,7 +310,10 @@ class SquadDataModule(LightningDataModule):
             if self.trainer is not None and (problems := self.batch_problems(self.trainer)):
                 raise InputError(problems)
         if "train" in self._splits() and stage == "fit":
-            self.train_set = FeatureDataset(*self.prepared("train").open())
+            prepared = self.prepared("train")
+            self._trained_on = prepared.features_folder.name  # what is mapped, whatever becomes of the file meanwhile
+            self._start = (0, 0)
+            self.train_set = FeatureDataset(*prepared.open())
             self._chosen = self._choose(self.train_set.store)
         self.validation_set = FeatureDataset(*self.prepared("validation").open())
 
@@ -454,9 +458,10 @@ class SquadDataModule(LightningDataModule):
     def _evaluation_loader(self, name: Literal["val", "test"]) -> DataLoader[dict[str, Any]]:
         if self.validation_set is None:
             raise InputError(_not_set_up(f"{name}_dataloader", "validate" if name == "val" else name))
-        lengths = self.validation_set.store.windows["length"]
-        limit = self._max_batches(len(lengths), f"limit_{name}_batches")
-        sampler = EvaluationSampler(lengths, self.eval_batch_size, *self._world(), limit)
+        windows = self.validation_set.store.windows
+        limit = self._max_batches(len(windows), f"limit_{name}_batches")
+        of = None if limit is None else windows["example"]
+        sampler = EvaluationSampler(windows["length"], self.eval_batch_size, *self._world(), limit, of)
         return self._loader(self.validation_set, self.eval_batch_size, sampler)
 
     def state_dict(self) -> dict[str, Any]:
@@ -504,7 +509,7 @@ class SquadDataModule(LightningDataModule):
         """Everything that decides which windows a batch of an epoch holds; keys are flags where there is one."""
         assert self.trainer is not None
         return {
-            "training data": self.prepared("train").features_folder.name,
+            "training data": self._trained_on or self.prepared("train").features_folder.name,
             "--data.train_answers": self.train_answers,  # missing in older checkpoints
             "--data.keep_no_answer": self.keep_no_answer,
             "--data.batch_size": self.batch_size,

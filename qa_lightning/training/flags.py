@@ -78,7 +78,10 @@ class _SaveConfig(SaveConfigCallback):
             self._write(folder)
 
     def _write(self, folder: Path) -> None:
-        write_file(folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
+        """Write the flags of the run; where this start of it began is in its record, and no flag of the next run."""
+        config = self.config.clone()
+        config.ckpt_path = None
+        write_file(folder / self.config_filename, self.parser.dump(config, skip_none=False))
 
 
 class TrainCLI(LightningCLI):
@@ -214,6 +217,11 @@ class TrainCLI(LightningCLI):
             problems.append(
                 f"--data.fold {ALL} leaves no questions to validate on; pass --trainer.limit_val_batches 0, too"
             )
+        if trainer.overfit_batches and data.tokens_per_batch is not None:
+            problems.append(
+                f"--trainer.overfit_batches {trainer.overfit_batches} does not go together with "
+                "--data.tokens_per_batch: Lightning replaces the sampler that fills the batches; leave one out"
+            )
         if not self.config.save_every_minutes >= 0:
             problems.append(f"--save_every_minutes is {self.config.save_every_minutes}; it must not be negative")
         if self.config.ema_decay is not None and not 0 < self.config.ema_decay < 1:
@@ -305,7 +313,6 @@ class TrainCLI(LightningCLI):
             (*LOGGED, *LOGGED_WITH_UNANSWERABLE),
             trainer.limit_val_batches != 0,
             trainer.world_size,
-            trainer.accumulate_grad_batches,
             len(trainer.loggers),
         )
         problems += averaging_problems(trainer, self.config.ema_decay, self._averaged)

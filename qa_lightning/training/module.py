@@ -74,7 +74,7 @@ from qa_lightning.models.computing.loss import (
 )
 from qa_lightning.models.folder import VOCABULARIES, save_model
 from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
-from qa_lightning.models.settings import AnswerSettings, Fitted
+from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings, Fitted
 from qa_lightning.progress import print_log
 from qa_lightning.runs.throughput import computing_weights
 from qa_lightning.runs.watching import StepLines, planned_steps
@@ -239,6 +239,7 @@ class QALightningModule(LightningModule):
         self._graphs: StepGraphs | None = None
         self.tokenizer: Any = None  # these three are those of the data that it is trained or validated on
         self.windows: WindowSettings | None = None
+        self._saved = self._saved_settings()
         self.version_2 = False
         self._validated: Outcomes | None = None  # of ``trainer.validate``, and the fingerprint of its questions
         self._fingerprint = ""
@@ -319,7 +320,8 @@ class QALightningModule(LightningModule):
         if stage == "fit" and self.hparams["cuda_graphs"]:
             data.pad_to_multiple_of = math.lcm(data.pad_to_multiple_of, LENGTHS_APART)
         self.tokenizer = data.tokenizer
-        if stage == "fit" or self.windows is None:
+        asks_as_saved = stage == "predict" and self._saved is not None
+        if stage == "fit" or (self.windows is None and not asks_as_saved):
             self.windows = data.settings
             self.version_2 = data.validation_set is not None and data.validation_set.version_2
         if stage == "validate":
@@ -385,7 +387,12 @@ class QALightningModule(LightningModule):
 
     @property
     def answer_settings(self) -> AnswerSettings:
-        """How the model is asked: the windows of the data that it was trained on, its longest answer, its threshold."""
+        """How the model is asked: the windows of the data that it was trained on, its longest answer, its threshold.
+
+        As its folder says, where it was neither trained nor validated here.
+        """
+        if self.windows is None and self._saved is not None:
+            return self._saved
         usual = AnswerSettings.of_config(None, "", max_positions(self.model))
         return replace(
             usual,
@@ -395,6 +402,12 @@ class QALightningModule(LightningModule):
             null_score_diff_threshold=self.threshold,
             temperature=self.temperature,
         )
+
+    def _saved_settings(self) -> AnswerSettings | None:
+        """How the model of a folder is asked; None for a base model, and for one of other origin."""
+        saved = getattr(self.model.config, CONFIG_KEY, None)
+        name = str(self.hparams["model_name"])
+        return None if saved is None else AnswerSettings.of_config(saved, name, max_positions(self.model))
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the model as it is now, as the train command writes a run's ``model/``: for transformers and `Reader`.

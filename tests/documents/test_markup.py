@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qa_lightning.documents import markup
 from qa_lightning.documents.markup import html_text
 
 
@@ -35,3 +36,30 @@ def test_the_encoding_is_the_one_that_the_page_names() -> None:
         html_text(b"<p>caf\xe9")
     with pytest.raises(ValueError, match="unknown encoding klingon"):
         html_text(b"<meta charset=klingon><p>a")
+
+
+@pytest.mark.parametrize(
+    ("named", "content", "text"),
+    [
+        ("iso-8859-1", "It\u2019s \u201cquoted\u201d \u20ac".encode("cp1252"), "It\u2019s \u201cquoted\u201d \u20ac"),
+        ("ISO-8859-1", b"a\x81b\xe9", "a\x81b\u00e9"),
+        ("utf-16", "Z\u00fcrich".encode(), "Z\u00fcrich"),
+        ("gb2312", "\u9555\u57fa".encode("gbk"), "\u9555\u57fa"),
+        ("shift_jis", "\u2460".encode("cp932"), "\u2460"),
+    ],
+)
+def test_encodings_are_read_as_browsers_do(named, content, text) -> None:
+    assert html_text(f'<meta charset="{named}"><p>'.encode() + content) == text
+
+
+@pytest.mark.parametrize("begin", ["<p ", "<!-- ", "<a href='", "</", "<!", "<?"])
+def test_beginnings_of_tags_without_an_end_become_text(begin) -> None:
+    """The parser takes quadratic time for them."""
+    kept = markup._without_endless("<p>Anna</p>" + begin * 2000)
+    assert "<p" not in kept.removeprefix("<p>Anna</p>")
+    assert html_text(b"<p>Anna</p>" + begin.encode() * 2000).startswith("Anna")
+
+
+def test_pages_whose_tags_end_are_parsed_as_they_are() -> None:
+    page = "<p title='a<b'>1 < 2 <!-- a > b --></p>" * 300
+    assert markup._without_endless(page) == page

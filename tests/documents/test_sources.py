@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -179,3 +182,45 @@ def test_without_pypdf_a_pdf_says_what_to_install(tmp_path, monkeypatch) -> None
     file = tmp_path / "a.pdf"
     file.write_bytes(pdf("Anna"))
     assert problems(file) == [f'{file}: reading PDF files needs pypdf: `pip install "qa-lightning[documents]"`']
+
+
+def test_a_pipe_is_read_and_a_link_to_nothing_is_a_line(tmp_path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("Anna lives in Rome.",))
+    writer.start()
+    assert [document.text for document in read_documents(pipe)] == ["Anna lives in Rome."]
+    writer.join()
+    (tmp_path / "gone.md").symlink_to(tmp_path / "nothing")
+    gone = f"{tmp_path}/gone.md: is a link to something that is not there"
+    for name in ("gone.md", "*.md"):
+        assert problems(tmp_path / name) == [gone]
+    (tmp_path / "good.md").write_text("Good.")
+    pipe.unlink()
+    assert problems(tmp_path) == [gone]
+    assert len(read_documents(tmp_path, "skip")) == 1
+
+
+def test_folders_behind_links_are_read_once_and_closed_ones_are_said(tmp_path, monkeypatch) -> None:
+    for name in ("docs", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.md").write_text(name)
+    (tmp_path / "docs" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "docs" / "round").symlink_to(tmp_path / "docs")
+    assert [document.text for document in read_documents(tmp_path / "docs")] == ["docs", "elsewhere"]
+    scandir = os.scandir
+
+    def closed(path):
+        if Path(path).name == "linked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert problems(tmp_path / "docs") == [f"{tmp_path}/docs/linked: cannot be read (Permission denied)"]
+
+
+def test_pages_of_a_pdf_without_text_are_counted(tmp_path, said) -> None:
+    pytest.importorskip("pypdf")
+    (tmp_path / "scan.pdf").write_bytes(pdf("Anna lives in Rome.", "", ""))
+    assert len(read_documents(tmp_path / "scan.pdf")) == 1
+    assert f"{tmp_path}/scan.pdf: 2 of 3 pages without text" in said.text

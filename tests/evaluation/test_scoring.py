@@ -173,17 +173,19 @@ def test_odds_of_a_context_without_a_token_are_written_as_json_has_numbers(tmp_p
 
 def test_the_output_folder_may_stand_already_and_its_files_are_replaced(files, tmp_path):
     predictions, data = files()
-    (tmp_path / "metrics.json").write_text("old")
-    assert evaluate(predictions, data, "--output-dir", tmp_path) == 0
-    assert json.loads((tmp_path / "metrics.json").read_text())["total"] == 4
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "metrics.json").write_text("old")
+    assert evaluate(predictions, data, "--output-dir", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["total"] == 4
 
 
 @pytest.mark.parametrize("name", ["taken", "taken/below"])
-def test_an_output_folder_that_is_a_file_is_an_error_that_names_the_flag(files, tmp_path, name):
+def test_an_output_folder_that_is_a_file_is_an_error_that_names_the_flag(files, tmp_path, name, capsys):
     predictions, data = files()
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(InputError, match=r"--output_dir .*taken.*cannot be written"):
+    with pytest.raises(SystemExit):
         evaluate(predictions, data, "--output-dir", tmp_path / name)
+    assert f"error: --output_dir {tmp_path / name}: is a folder where nothing can be written" in capsys.readouterr().err
     assert (tmp_path / "taken").read_text() == "a file"
 
 
@@ -608,3 +610,14 @@ def test_a_model_is_scored_in_half_precision_if_asked(model_folder, tmp_path) ->
     assert half.metrics["f1"] == pytest.approx(score_model(model_folder, data, 7, dtype="bfloat16").metrics["f1"])
     with pytest.raises(InputError, match="--dtype is 'half'; it must be one of float32, bfloat16 or float16"):
         score_model(model_folder, data, dtype="half")
+
+
+def test_nothing_that_is_read_is_replaced(files, tmp_path, capsys, monkeypatch):
+    predictions, data = files()
+    before = predictions.read_bytes()
+    monkeypatch.setattr("qa_lightning.evaluation.file.score_file", None)  # not reached
+    with pytest.raises(SystemExit):
+        evaluate(predictions, data, "--output_dir", tmp_path)
+    told = f"--output_dir {tmp_path}: predictions.json in it is what --predictions reads, and would be replaced"
+    assert told in capsys.readouterr().err
+    assert predictions.read_bytes() == before

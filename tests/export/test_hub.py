@@ -134,6 +134,11 @@ def test_an_onnx_folder_goes_with_its_graph_and_a_card_that_claims_no_scores_for
     reader = Reader(OnnxModel.load(folder), load_tokenizer(str(folder)))
     assert spaces["answer"] == reader.answer([QUESTION], [CONTEXT])[0].text
 
+    hub.repos[REPO].files["model.safetensors"] = b"of an earlier model"
+    before = dict(hub.repos[REPO].files)
+    assert "it has model.safetensors, which would be loaded in place of the ONNX model" in refusal(folder)
+    assert hub.repos[REPO].files == before
+
 
 def refusal(folder: Path | str, repo: str = REPO, private: bool = False) -> str:
     with pytest.raises(InputError) as caught:

@@ -237,3 +237,21 @@ def test_batches_hold_labels_only_where_some_window_has_several(tokenizer, side:
         )
     single = [dataset[row] for row, own in enumerate(gold) if len(own) < 2]
     assert not set(collate(single)) & set(GOLD)
+
+
+def test_a_part_of_the_evaluation_is_of_whole_examples_of_all_lengths() -> None:
+    random = np.random.default_rng(0)
+    count = random.integers(1, 6, 400)
+    examples = np.repeat(np.arange(400), count)
+    lengths = np.where(np.arange(len(examples)) % 2, 30, 300)
+    for processes in (1, 3):
+        samplers = [EvaluationSampler(lengths, 8, processes, rank, 20, examples) for rank in range(processes)]
+        taken = np.unique(np.concatenate([list(sampler) for sampler in samplers]))
+        kept = np.unique(examples[taken])
+        assert len(taken) == count[kept].sum()  # all windows of each
+        assert 150 < len(taken) <= 160
+        assert kept.min() < 40
+        assert kept.max() > 360
+    assert len(EvaluationSampler(lengths, 8, 1, 0, 1000, examples)) == len(lengths)
+    long = np.zeros(50, np.int64)
+    assert len(EvaluationSampler(np.full(50, 9), 8, 1, 0, 2, long)) == 16  # no example fits

@@ -22,7 +22,7 @@ from qa_lightning import Reader, pipeline
 from qa_lightning.data.sources import EMBEDDED_SIZES
 from qa_lightning.data.synthetic import generate_examples
 from qa_lightning.errors import InputError
-from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, resolve
+from qa_lightning.models.loading import lasting_name, lasting_names, load_model, load_tokenizer, max_positions, resolve
 from qa_lightning.models.tiny import create_tiny_model
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
@@ -279,3 +279,9 @@ def test_the_last_model_where_there_is_none_is_told(tmp_path, monkeypatch) -> No
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"--model last is the newest model in .*lightning_logs, and there is none"):
         Reader.from_pretrained("last")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/m", "x" * 300])
+def test_a_name_that_cannot_be_a_path_is_one_line(name) -> None:
+    with pytest.raises(InputError, match=r"^--model .* cannot be read \("):
+        lasting_names(name)

@@ -34,6 +34,7 @@ from qa_lightning.runs.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.resume import read_beginning
 from qa_lightning.runs.signals import Stop, Stopped
+from qa_lightning.training.callbacks import BestCheckpoint
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import curves
@@ -620,3 +621,30 @@ def test_tensors_alone_are_no_checkpoint(tmp_path) -> None:
 
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the forks, signals and limits of POSIX")
+
+
+@pytest.mark.parametrize("where", ["spelled otherwise", "moved"])
+def test_the_best_score_is_known_where_the_folder_is_called_otherwise(tmp_path, monkeypatch, where) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "best.ckpt").touch()
+    monkeypatch.chdir(tmp_path)
+    before = BestCheckpoint()
+    before.dirpath = "run/checkpoints"
+    before.best_model_path = before.kth_best_model_path = "run/checkpoints/best.ckpt"
+    before.best_model_score = before.kth_value = torch.tensor(80.0)
+    before.best_k_models = {before.best_model_path: torch.tensor(80.0)}
+    if where == "moved":
+        folder = (tmp_path / "run").rename(tmp_path / "other") / "checkpoints"
+    after = BestCheckpoint()
+    after.dirpath = str(folder)
+    after.load_state_dict(before.state_dict())
+    assert after.best_model_path == str(folder / "best.ckpt")
+    alone = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, **_: decision))
+    assert not after.check_monitor_top_k(alone, torch.tensor(50.0))
+    assert after.check_monitor_top_k(alone, torch.tensor(81.0))
+    elsewhere = BestCheckpoint()
+    elsewhere.dirpath = str(tmp_path / "new")
+    with pytest.warns(UserWarning, match="dirpath has changed"):
+        elsewhere.load_state_dict(before.state_dict())
+    assert elsewhere.best_model_score is None

@@ -23,6 +23,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.errors import InputError
 from qa_lightning.runs.checkpoints import LastCheckpoint
+from qa_lightning.runs.resume import find_beginning
 from qa_lightning.runs.signals import Stop
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
@@ -314,8 +315,9 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(tmp_path, mo
         "SLURM_LOCALID": "0",
         "SLURM_NODEID": "0",
     }
-    given = arguments(tmp_path, model_folder, data, "--trainer.max_epochs", "150")
-    command = [TRAIN, *given, *RARELY]
+    length = tmp_path / "length.yaml"
+    length.write_text("trainer: {max_epochs: 150}")
+    command = [TRAIN, *arguments(tmp_path, model_folder, data, "--config", str(length)), *RARELY]
     with Started(command, stdout=subprocess.PIPE, env=slurm) as process:
         lines = []
         for line in process.stdout:
@@ -327,8 +329,8 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(tmp_path, mo
     assert "stopped by SLURM (the job is requeued) after step" in "".join(lines)
     assert asked.read_text() == "requeue 4711\n"
     epochs = max(int(found) for found in re.findall(r"epoch (\d+)/", "".join(lines))) + 2
-    again = [*command, "--trainer.max_epochs", str(epochs)]
-    ended = finished(again, env=slurm)
+    length.write_text(f"trainer: {{max_epochs: {epochs}}}")
+    ended = finished(command, env=slurm)
     assert ended.returncode == 0, ended.stderr
     assert "resuming from" in ended.stdout
     assert f"epoch {epochs}/{epochs}" in ended.stdout
@@ -339,9 +341,20 @@ def test_slurm_requeues_the_job_which_then_goes_on_with_its_own_run(tmp_path, mo
         "4711",
         "4711",
     ]
-    third = finished([*again, "--trainer.max_steps", "1"], env=slurm)
+    third = finished([*command, "--trainer.max_steps", "1"], env=slurm)
     assert third.returncode == 0  # the same job, but its run is finished: a new run starts
     assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "version_1"]
 
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the signals of POSIX")
+
+
+def test_another_command_of_the_same_job_does_not_go_on_with_its_run(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "version_0"
+    (folder / "checkpoints").mkdir(parents=True)
+    for command, goes_on in ((["train", "--data.dataset", "a.json"], True), (["train", "b"], False), (None, True)):
+        start = {"started": "2026-01-01T00:00:00+00:00", "slurm_job": "77", "command": command}
+        (folder / "run.json").write_text(json.dumps([start]))
+        monkeypatch.setattr("qa_lightning.runs.resume.this_command", lambda: ["train", "--data.dataset", "a.json"])
+        begun = find_beginning(None, tmp_path, "77")
+        assert begun.folder == (folder if goes_on else None)

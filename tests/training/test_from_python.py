@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering, BertTokenizer
 
 from qa_lightning import QALightningModule, Reader, SquadDataModule, pipeline
 from qa_lightning.decoding.predictions import Answer
 from qa_lightning.errors import InputError, Voice, speaking
+from qa_lightning.models.folder import save_settings
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.runs.watching import StepLines
 from qa_lightning.training import finish
@@ -297,6 +298,14 @@ def test_a_checkpoint_becomes_a_model(tmp_path, module, data) -> None:
     with pytest.raises(InputError, match="out is there; pass --overwrite to replace it"):
         commands.export(["--model", str(path), "--format", "transformers", "--output", str(tmp_path / "out")])
     assert finish.save_checkpoint_as_model(path, tmp_path / "out", overwrite=True) == tmp_path / "out"
+    trainer.save_checkpoint(alone := tmp_path / "alone.ckpt", weights_only=True)
+    assert finish.save_checkpoint_as_model(alone) == tmp_path / "alone"
+    runs = tmp_path / "runs"
+    (runs / "version_0").mkdir(parents=True)
+    for folder, words in ((tmp_path, "is or contains the checkpoint itself"), (runs, "has no model but version_0")):
+        with pytest.raises(InputError, match=words):
+            finish.save_checkpoint_as_model(path, folder, overwrite=True)
+    assert runs.is_dir()
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match="the file is damaged or not a checkpoint"):
         finish.save_checkpoint_as_model(path, tmp_path / "new")
@@ -331,3 +340,50 @@ def test_arguments_of_the_module_of_other_types_are_named(model_folder) -> None:
     with pytest.raises(InputError, match="model_name is 5, of type int; it must be a text"):
         QALightningModule(5)
     assert QALightningModule(Path(model_folder), learning_rate=1).hparams["model_name"] == model_folder
+
+
+def test_a_folder_that_knows_how_it_is_asked_is_asked_so(tmp_path, model_folder) -> None:
+    lengths = {"max_length": 64, "doc_stride": 16, "max_question_length": 12}
+    saved = AnswerSettings(version_2=True, null_score_diff_threshold=-30.0, temperature=2.0, **lengths)
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    save_settings(saved, folder)
+    module = QALightningModule(str(folder))
+    assert module.answer_settings == saved
+    trainer = Trainer(**QUIET)
+    rows = [{name: row[name] for name in ("question", "context")} for row in make_rows(3)]
+    (answers,) = trainer.predict(module, SquadDataModule(None, rows, str(folder), **SMALL))
+    assert [answer.text for answer in answers] == [""] * 3  # as its threshold says
+    module.save(tmp_path / "copy")
+    assert Reader.load(tmp_path / "copy", device="cpu").settings == saved
+    data = SquadDataModule(mixed_rows(8), mixed_rows(8), str(folder), **SMALL)
+    Trainer(fast_dev_run=True, **QUIET).fit(module, data)
+    assert module.answer_settings.null_score_diff_threshold == 0.0  # it was trained: the threshold is another one's
+
+
+def test_a_file_that_changes_or_goes_while_it_is_trained_on_changes_nothing(tmp_path, module, model_folder) -> None:
+    path = write_json(tmp_path / "train.json", make_rows(16))
+    data = SquadDataModule(path, path, model_folder, **SMALL)
+    key, saved = data.prepared("train").features_folder.name, []
+    trainer = Trainer(max_epochs=2, **QUIET)
+
+    class Changes(Callback):
+        def on_train_epoch_end(self, trainer, pl_module) -> None:
+            Path(path).unlink() if saved else write_json(Path(path), make_rows(9))
+            saved.append(data.state_dict()["order"]["training data"])
+
+    trainer.callbacks.append(Changes())
+    trainer.fit(module, data)
+    assert saved == [key] * 2
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
+def test_a_fit_after_a_resumed_one_begins_at_its_first_batch(tmp_path, model_folder, data) -> None:
+    def trainer() -> Trainer:
+        saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)
+        return Trainer(max_epochs=1, **{**QUIET, "enable_checkpointing": True}, callbacks=[saves])
+
+    trainer().fit(QALightningModule(model_folder), data)
+    trainer().fit(QALightningModule(model_folder), data, ckpt_path=tmp_path / "step=2.ckpt")
+    again = Trainer(max_epochs=1, **QUIET)
+    again.fit(QALightningModule(model_folder), data)
+    assert again.global_step == len(data.train_dataloader())

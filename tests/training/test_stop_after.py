@@ -61,3 +61,17 @@ def test_a_finished_run_that_is_trained_further_on_other_batches_still_learns(
 def test_with_nothing_held_out_a_validation_is_refused(tmp_path, model_folder) -> None:
     with pytest.raises(InputError, match=r"--data.fold all leaves no questions.*pass --trainer.limit_val_batches 0"):
         commands.train(flags(tmp_path, model_folder))
+
+
+def test_weights_that_max_steps_ends_with_within_an_epoch_are_validated(tmp_path, model_folder, capsys) -> None:
+    data = write_json(tmp_path / "rows.json", make_rows(16))
+    words = ["--data.batch_size", "2", "--trainer.max_epochs", "3", "--trainer.max_steps", "11"]
+    assert commands.train([*train_flags(tmp_path, model_folder, data, data), *words]) == 0
+    assert "training ended: --trainer.max_steps 11 reached" in capsys.readouterr().out
+    run = tmp_path / "lightning_logs" / "version_0"
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    f1 = {point.step: point.value for point in events.Scalars("val/f1")}
+    assert len(f1) == 2
+    assert max(f1) in (10, 11)
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    assert best == (8 if f1[min(f1)] >= f1[max(f1)] else 11)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
@@ -29,6 +32,8 @@ def demo(words: Sequence[str]) -> int:
 
     require_gradio()
     quiet_libraries()
+    if threading.current_thread() is threading.main_thread():  # so that dropped files go then, too
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     bound = bound_socket(options.host or HOST, PORT if options.port is None else options.port)  # before the model loads
     with bound, quiet_gradio():
         from qa_lightning.inference.reader import Reader
