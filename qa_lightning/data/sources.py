@@ -102,7 +102,8 @@ def source_files(source: str) -> list[Path]:
         if "," not in source:
             return _matching(path) if any(mark in source for mark in "*?[") else []
     except (RuntimeError, OSError, ValueError) as error:  # an unknown ~user, a name that is too long, a bad pattern
-        raise InputError(f"{source}: not a usable path ({error})") from None
+        if "," not in source:
+            raise InputError(f"{source}: not a usable path ({error})") from None
     parts = [source_files(part) for part in _parts(source)]
     return list(chain.from_iterable(parts)) if all(parts) else []
 

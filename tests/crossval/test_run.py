@@ -106,7 +106,6 @@ def test_the_precision_is_written_down_for_other_machines(flags, tmp_path, monke
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        (("--trainer.limit_val_batches", "1"), "--trainer.limit_val_batches 1: not in a cross-validation, where each"),
         (("--ema_decay", "0.9", "--average_best", "3"), "--average_best 3 averages weights, as --ema_decay 0.9 does"),
         (("--trainer.callbacks", "LearningRateMonitor", "--trainer.logger", "false"), "LearningRateMonitor writes to"),
         (("--data.batch_size", "auto", "--trainer.accumulate_grad_batches", "2"), "it accumulates as memory needs it"),
@@ -116,6 +115,13 @@ def test_flags_that_exclude_each_other_are_refused_before_the_study_begins(flags
     with pytest.raises(InputError, match=problem) as refused:
         CrossValidation(flags("--trainer.accelerator", "cpu", *given), 3, tmp_path / "study")
     assert len(refused.value.problems) == 1
+
+
+def test_one_batch_of_the_validation_is_not_all_of_it(flags, tmp_path) -> None:
+    given = flags("--trainer.accelerator", "cpu")
+    given.config.trainer.limit_val_batches = 1  # where 1.0 is all
+    with pytest.raises(InputError, match=r"--trainer.limit_val_batches 1: not in a cross-validation, where each"):
+        CrossValidation(given, 3, tmp_path / "study")
 
 
 SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "study"}
