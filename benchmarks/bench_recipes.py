@@ -119,7 +119,7 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
         ours("train", *words)
     run = run_of(name, seed, options)
     unseen = folder / "third"
-    if not (unseen / CONFIDENCE).exists():
+    if not (unseen / CONFIDENCE).exists() or _answered(unseen) != _asked(third):
         words = ["--model", str(run.folder), "--data", str(third), "--output_dir", str(unseen)]
         ours("evaluate", *words, "--dtype", "bfloat16")  # as the run validates
     scores = json.loads((unseen / "metrics.json").read_text())
@@ -139,6 +139,16 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
         "peak_rss_mb": start["measured"]["peak_memory_bytes"] / 2**20,
         "f1_by_minute": f1_by_minute(run),
     }
+
+
+def _answered(folder: Path) -> int:
+    """The number of questions that an evaluation in a folder scored."""
+    return int(json.loads((folder / "metrics.json").read_text())["total"])
+
+
+def _asked(path: Path) -> int:
+    """The number of questions in a file of articles."""
+    return sum(len(one["qas"]) for article in _articles(path).values() for one in article["paragraphs"])
 
 
 def validated(run: PastRun) -> dict[str, Any]:
