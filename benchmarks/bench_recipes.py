@@ -143,7 +143,7 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
 
 def _answered(folder: Path) -> int:
     """The number of questions that an evaluation in a folder scored."""
-    return int(json.loads((folder / "metrics.json").read_text())["total"])
+    return len(json.loads((folder / "predictions.json").read_text()))
 
 
 def _asked(path: Path) -> int:

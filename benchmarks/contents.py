@@ -478,7 +478,7 @@ def recipes(results: Results) -> str:
     def scores(variant: str, part: str) -> str:
         """EM and F1: of one seed, or the means of several, and from which to which F1 goes."""
         both = [
-            [*result.each(variant, name), *(seeds.each(variant, name) if seeds.has(variant, name) else ())]
+            [*result.each(variant, name), *(seeds.each(variant, name) if variant in seeds.variants else ())]
             for name in (f"{part}em", f"{part}f1")
         ]
         shown = " / ".join(number(sum(each) / len(each), 4) for each in both)
