@@ -143,6 +143,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         BertForQuestionAnswering(small_config(len(tokenizer))).save_pretrained(folder)
+    tokenizer.backend_tokenizer.no_padding()  # the state of its last call is saved, too
+    tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)
     return str(folder)
 

@@ -309,6 +309,14 @@ def test_the_best_checkpoint_of_version_2_data_is_that_of_the_best_threshold(tmp
         (["--model.learning_rate", "fast"], ["learning_rate"]),
         (["--data.no_such_flag", "1"], ["no_such_flag"]),
         (["--trainer.precision", "12-bit"], ["precision"]),
+        (
+            ["--trainer.overfit_batches", "2", "--data.tokens_per_batch", "4096"],
+            ["--trainer.overfit_batches 2 does not go together with --data.tokens_per_batch"],
+        ),
+        (
+            ["--trainer.callbacks", "GradientAccumulationScheduler", "--trainer.callbacks.scheduling", "{0: 2}"],
+            ["changes how many batches a step has", "--trainer.accumulate_grad_batches instead"],
+        ),
     ],
 )
 def test_bad_input_is_one_clear_error_and_a_status(tmp_path, model_folder, monkeypatch, capsys, arguments, words):

@@ -153,3 +153,12 @@ def test_predict_and_ask_take_the_flag(folder: str, tmp_path, capsys) -> None:
     again = ["--model", folder, "--input", str(questions), "--output", str(tmp_path / "answers0.jsonl")]
     with pytest.raises(InputError, match=r"--raw_scores True, was None"):
         commands.predict([*again, "--raw_scores"])
+
+
+def test_a_threshold_file_for_questions_without_an_answer_lets_documents_have_none(model_folder, tmp_path) -> None:
+    path = tmp_path / "threshold.json"
+    fitted = Fitted(Scaling(1.0, -60.0), True, "f")  # "no answer" always leads
+    path.write_text(json.dumps(threshold_file(fitted, str(model_folder), "data")))
+    ask = pipeline(str(model_folder), threshold_file=path)
+    assert ask(question=QUESTION, documents=TEXTS)["answer"] == ""
+    assert ask(question=QUESTION, documents=TEXTS, handle_impossible_answer=False)["answer"] != ""

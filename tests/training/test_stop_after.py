@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from qa_lightning.errors import InputError
@@ -51,6 +52,7 @@ def test_a_finished_run_that_is_trained_further_on_other_batches_still_learns(
     assert commands.train([*given, *further]) == 0
     assert f"{steps} steps of the optimizer in all, 4 of them done" in capsys.readouterr().out
     run = tmp_path / "lightning_logs" / "version_1"
+    assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None  # --config of it begins a new run
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert last_start(run / "run.json")["measured"]["best_epoch"] == best["epoch"] + 1 <= 3
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()

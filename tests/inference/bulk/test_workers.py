@@ -179,3 +179,13 @@ def test_the_script_killed_or_interrupted_on_two_devices_leaves_no_process_and_g
             time.sleep(0.05)
     assert ask(source, output, batch_size=2) == 0
     assert written(output) == written(tmp_path / "whole.jsonl")
+
+
+def test_a_model_that_does_not_fit_into_memory_is_one_line(monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Reader, "from_pretrained", full)
+    asked = PredictSettings("m", "float32", 8)
+    with pytest.raises(InputError, match=r"--model m does not fit into the memory of cuda:0; what helps: --dtype bf"):
+        asked.load("cuda:0")

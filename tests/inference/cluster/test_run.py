@@ -293,6 +293,26 @@ def test_large_files_are_counted_on_the_cluster(engine, source, ask, tmp_path, m
     assert json.loads((tmp_path / "answers" / "_run.json").read_text())["rows"] == [[75]]
 
 
+def test_a_finished_folder_that_lost_a_file_is_finished_again(source, tmp_path, ask, monkeypatch, capsys):
+    use(monkeypatch, stand_in(CPUS))
+    assert ask(source, tmp_path / "answers", "--engine", "ray") == 0
+    before = answers_in(tmp_path / "answers")
+    lost = sorted((tmp_path / "answers").glob("rows-*.parquet"))[1]
+    lost.unlink()
+    capsys.readouterr()
+    assert ask(source, tmp_path / "answers", "--engine", "ray") == 0
+    assert "is finished" not in capsys.readouterr().out
+    assert answers_in(tmp_path / "answers") == before
+    assert ask(source, tmp_path / "answers", "--engine", "ray") == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_a_cluster_without_cpus_is_one_line(source, tmp_path, ask, monkeypatch):
+    use(monkeypatch, stand_in([{"GPU": 1.0}]))
+    with pytest.raises(InputError, match=r"--engine ray: the cluster has no machine with a CPU"):
+        ask(source, tmp_path / "answers", "--engine", "ray")
+
+
 def test_ctrl_c_keeps_what_is_written(source, tmp_path, ask, monkeypatch, capsys):
     use(monkeypatch, stand_in(CPUS))
     write_piece = AnswerFolder.write
