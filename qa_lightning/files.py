@@ -127,11 +127,19 @@ def _is_left(part: Path, rest: str) -> bool:
     writer = _WRITER.match(rest)
     if writer is not None and writer[1] == _host():
         return not lives(int(writer[2]))
-    try:
-        with tempfile.NamedTemporaryFile(dir=part.parent, prefix=".now.") as now:  # by their own clock
-            return os.fstat(now.fileno()).st_mtime - part.stat().st_mtime > _SILENT
-    except OSError:
-        return False
+    with suppress(OSError):
+        return untouched(part) > _SILENT
+    return False
+
+
+def untouched(path: Path) -> float:
+    """Seconds since a file or folder was last written or touched, by the clock of its file system.
+
+    Raises:
+        OSError: it is gone, or nothing can be written beside it.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.parent) as now:
+        return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime
 
 
 def lives(process: int) -> bool:

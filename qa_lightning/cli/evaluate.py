@@ -105,7 +105,10 @@ def _output_problems(options: Namespace) -> list[str]:
     from qa_lightning.evaluation.result import FILES
 
     folder: Path = options.output_dir
-    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())  # it is made at the end
+    try:
+        there = next(one for one in (folder, *folder.absolute().parents) if one.exists())  # it is made at the end
+    except OSError as error:
+        return [f"--output_dir {folder}: cannot be a folder ({error.strerror}); name another one"]
     if problem := write_problem(there):
         return [f"--output_dir {folder}: is a folder {problem}; name another one"]
     read = {f"--{name}": options[name] for name in ("predictions", "data", "null_odds", "threshold_file")}

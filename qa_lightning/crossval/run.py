@@ -34,7 +34,7 @@ from qa_lightning.studies.flags import refused_flags, study_writes
 from qa_lightning.studies.processes import TrainJob, run_jobs, slots_for
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.finish import relative
-from qa_lightning.training.flags import ParsedFlags, default_precision
+from qa_lightning.training.flags import ParsedFlags, choose_precision
 from qa_lightning.wording import command, counted, visible
 
 log = logging.getLogger("qa_lightning")
@@ -62,9 +62,7 @@ class CrossValidation:
     def __post_init__(self) -> None:
         if problems := [*_refusals(self.flags.config), *self.flags.problems()]:
             raise InputError(problems)
-        trainer = self.flags.config.trainer
-        if trainer.precision is None:  # written down, so that a study which goes on elsewhere does not mix two
-            trainer.precision = default_precision(str(trainer.accelerator))
+        choose_precision(self.flags.config.trainer)
         if problems := self.flags.misfits():
             raise InputError(problems)
 

@@ -70,7 +70,7 @@ class Study:
                 raise InputError(
                     f"--study {self.folder} cannot be read ({one_line(error)}); name another folder"
                 ) from None
-            if "folds" not in before:
+            if not isinstance(before, dict) or "folds" not in before:
                 raise InputError(f"--study {self.folder} is another study's, such as a search's; name another folder")
             if changed := [*_differences(before, now), *changed_flags(given, yaml.safe_load(flags), but=_TOLD)]:
                 raise InputError(

@@ -36,7 +36,7 @@ _APART = ("answer_text", "answer_start", "answer_end")  # the columns that toget
 _BARE = {synonym.replace("_", "") for synonyms in SYNONYMS.values() for synonym in synonyms}
 _BETWEEN = str.maketrans("", "", " \t\r\n\f\v\xa0._-")  # characters between the words of a name
 _MAX_BROKEN = 100  # this many first rows without the needed columns stop the reading: the columns are wrong, not a row
-_PLACE = "\0"  # stands for the row's place in problems that many rows have
+PLACE = "\0"  # stands for the row's place in problems that many rows have
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,9 @@ class _Choices:
         """Usual name -> column of a row; None if it does not have the columns, see `problems`."""
         there = tuple(row)
         if there not in self._names and there not in self._problems:
-            names, problems = _choice(there, self._columns, self._only_asked)
+            names, problems = choose_columns(there, self._columns, self._only_asked)
             if not problems and self._with_ids and "id" not in names and not self._only_asked:
-                problems = [f"{_PLACE}: no column 'id', which other rows have; it has {listed(there)}"]
+                problems = [f"{PLACE}: no column 'id', which other rows have; it has {listed(there)}"]
             if problems:
                 self._problems[there] = problems
             else:
@@ -197,39 +197,31 @@ class _Choices:
 
     def problems(self, place: str, row: Mapping[str, Any]) -> list[str]:
         """What is wrong with the columns of a row, in sentences with its place."""
-        return [problem.replace(_PLACE, place) for problem in self._problems[tuple(row)]]
+        return [problem.replace(PLACE, place) for problem in self._problems[tuple(row)]]
 
 
-def choose_columns(place: str, there: Iterable[str], columns: Columns) -> dict[str, str]:
+def choose_columns(
+    there: tuple[str, ...], columns: Columns, only_asked: bool = False
+) -> tuple[dict[str, str], list[str]]:
     """Choose which column of the data is which.
 
     A name that a person gave comes first, then the usual name, then a synonym if exactly one column has one.
 
     Args:
-        place: of a row with these columns, for messages.
-        there: the row's columns.
+        there: the columns of a row.
         columns: the names that a person gave.
+        only_asked: see `with_usual_columns`.
 
     Returns:
-        Usual name -> column of the data, without the usual names that have no column.
-
-    Raises:
-        InputError: a given name is not there, names contradict each other, a needed column is missing, or two columns
-            fit one name; it lists all of these problems.
+        Usual name -> column of the data, without the usual names that have no column; and all problems, with `PLACE`
+        for the row's place: a given name is not there, names contradict each other, a needed column is missing, or two
+        columns fit one name.
     """
-    names, problems = _choice(tuple(there), columns, only_asked=False)
-    if problems:
-        raise InputError([problem.replace(_PLACE, place) for problem in problems])
-    return names
-
-
-def _choice(there: tuple[str, ...], columns: Columns, only_asked: bool) -> tuple[dict[str, str], list[str]]:
-    """What `choose_columns` returns, and the problems, with `_PLACE` for the row's place."""
     has = listed(there) or "none"
     names = {name: given for name, given in asdict(columns).items() if given is not None}
     every = set(there)
     problems = [
-        f"--data.columns.{name} {given}: {_PLACE} has no such column; it has {has}"
+        f"--data.columns.{name} {given}: {PLACE} has no such column; it has {has}"
         for name, given in names.items()
         if given not in every
     ]
@@ -253,7 +245,7 @@ def _choice(there: tuple[str, ...], columns: Columns, only_asked: bool) -> tuple
         )
     if len(missing) == 2 and reads_like_data(list(there)):
         problems.append(
-            f"{_PLACE}: the first row reads like data ({listed(there, 5)}); put a line above it that names the "
+            f"{PLACE}: the first row reads like data ({listed(there, 5)}); put a line above it that names the "
             "columns, such as question, context, answer"
         )
     else:
@@ -293,7 +285,7 @@ def _guess(
             unsure.add(name)
             either = " or ".join(map(repr, found))
             if not (only_asked and name in (*_APART, "is_impossible")):
-                problems.append(f"{_PLACE}: {name} could be {either}; say which with --data.columns.{name}")
+                problems.append(f"{PLACE}: {name} could be {either}; say which with --data.columns.{name}")
     if "answer_end" in names and "answer_start" not in names and "answer_end" not in unsure:
         del names["answer_end"]  # it says nothing alone
     return unsure
@@ -305,7 +297,7 @@ def _has_text(names: Mapping[str, str], unsure: set[str]) -> bool:
 
 def _missing_column(name: str, has: str, free: set[str], lacking: int, needed: str) -> str:
     """A problem with the fix: the flag that names the column, where there are enough columns that it could be."""
-    what = f"{_PLACE}: no column {name!r}; it has {has}"
+    what = f"{PLACE}: no column {name!r}; it has {has}"
     if len(free) < lacking:
         return f"{what}; a row needs {needed}, each in a column of its own"
     what += f". Say which it is with --data.columns.{name} NAME"

@@ -59,9 +59,10 @@ def html_text(content: bytes) -> str:
 
 def _without_endless(page: str) -> str:
     """A page whose tags and comments end, mostly: where many do not, their beginnings become text."""
-    for begin, end in (("<!--", "-->"), ("<", ">")):
-        if page.count(begin) > 2 * page.count(end) + _FEW:
-            page = re.sub(rf"{begin}(?![^<>]*>)", "&lt;", page) if begin == "<" else page.replace(begin, "&lt;!--")
+    if page.count("<!--") > 2 * page.count("-->") + _FEW:
+        page = page.replace("<!--", "&lt;!--")
+    if page.count("<") > 2 * page.count(">") + _FEW:
+        page = re.sub(r"<(?![^<>]*>)", "&lt;", page)
     return page
 
 

@@ -31,7 +31,7 @@ from qa_lightning.errors import InputError, install_extra, one_line
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
 from qa_lightning.files import new_folder
 from qa_lightning.models.computing.loss import MODEL_INPUTS, model_logits
-from qa_lightning.models.folder import ONNX, TOKENIZER
+from qa_lightning.models.folder import ONNX, TOKENIZER, check_replaced
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.loading import CONFIG, lasting_name, load_answering_model
 from qa_lightning.models.onnx import MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
@@ -205,17 +205,9 @@ def _read(data: str, reading: ReadSettings, max_examples: int | None) -> list[Ex
 
 def _check_output(folder: Path, name: str, overwrite: bool) -> None:
     """Raise `InputError` if writing ``folder`` would delete something that an export did not write."""
-    resolved, model = folder.resolve(), Path(name).expanduser().resolve()
-    for kept, what in ((model, "the model itself"), (Path.cwd(), "the current folder")):
-        if kept.is_dir() and kept.is_relative_to(resolved):
-            raise InputError(f"--output {folder} is or contains {what}; name another folder")
-    if folder.is_file():
-        raise InputError(f"--output {folder} is a file; name a folder")
-    found = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+    found = check_replaced(folder, Path(name), "the model itself")
     if not found:
         return
-    if CONFIG not in found:
-        raise InputError(f"--output {folder} has no model but {', '.join(found[:5])}; name another folder")
     others = [file for file in found if file not in _WRITTEN]
     if (others or not is_onnx_folder(folder)) and not overwrite:
         raise InputError(

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from qa_lightning.errors import DivergedError
+from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.files import digest, new_folder, write_file
 from qa_lightning.layout import ADAPTER_FOLDER
 from qa_lightning.models.adapters import has_adapters, merged, save_adapters, with_weights
@@ -101,6 +101,29 @@ def _config_problem(path: Path) -> str | None:
     if kinds and not any("QuestionAnswering" in str(kind) for kind in kinds):
         return f"{path}: {', '.join(map(str, kinds))} has no question answering head; train the model first"
     return None
+
+
+def check_replaced(folder: Path, kept: Path, what: str) -> list[str]:
+    """The names of the files in a folder that is to be replaced by a model; empty if it is not there.
+
+    Args:
+        folder: that is to be written.
+        kept: a file or folder that must not be in it; another name, such as one on the Hub, is in none.
+        what: what that is called.
+
+    Raises:
+        InputError: it is or contains ``kept`` or the current folder, or it holds something else than a model.
+    """
+    resolved = folder.resolve()
+    for path, name in ((kept.expanduser().resolve(), what), (Path.cwd(), "the current folder")):
+        if path.exists() and path.is_relative_to(resolved):
+            raise InputError(f"--output {folder} is or contains {name}; name another folder")
+    if folder.is_file():
+        raise InputError(f"--output {folder} is a file; name a folder")
+    found = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+    if found and CONFIG not in found:
+        raise InputError(f"--output {folder} has no model but {', '.join(found[:5])}; name another folder")
+    return found
 
 
 def holds_weights(folder: Path) -> bool:

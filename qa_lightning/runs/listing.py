@@ -25,7 +25,6 @@ from qa_lightning.runs.record import PastRun, is_run, newest_run, past_run
 _CSV = "metrics.csv"  # of Lightning's CSVLogger
 _NO_SETTINGS = ("ckpt_path", "_instantiator", "trainer.default_root_dir", "trainer.logger", "cache_dir", "config")
 _SPEED, _VALIDATIONS = "train/features_per_second", ("val/best_f1", "val/f1", "val/exact_match")
-
 _LAST = Path("last")  # the newest run
 
 Curves = Mapping[str, Sequence[float]]  # name -> its values, in order of steps

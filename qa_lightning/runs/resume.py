@@ -15,7 +15,7 @@ import torch
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.layout import BEST_CHECKPOINT, LAST_CHECKPOINT
 from qa_lightning.runs.curves import curve_files
-from qa_lightning.runs.record import PastRun, find_runs, this_command
+from qa_lightning.runs.record import PastRun, find_runs, past_run, this_command
 
 log = logging.getLogger("qa_lightning")
 
@@ -170,6 +170,24 @@ def _resume(run: PastRun) -> Beginning:
             return replace(begun, folder=folder)
     log.info(f"{run.folder} was stopped before its first checkpoint: it starts again from the first step")
     return Beginning(None, folder)
+
+
+def as_it_is_now(begun: Beginning) -> Beginning:
+    """Where a run begins that another process may have gone on with before this one could have its folder.
+
+    Raises:
+        InputError: that process has finished it, or its checkpoints cannot be read.
+    """
+    folder = begun.folder
+    if folder is None or not any((folder / path).is_file() for path in (LAST_CHECKPOINT, BEST_CHECKPOINT)):
+        return begun
+    run = past_run(folder)
+    if run.finished:
+        raise InputError(
+            f"--ckpt_path last: {folder} has just been finished by another process; to train it further, start again "
+            "with more --trainer.max_epochs"
+        )
+    return _resume(run)
 
 
 def read_beginning(path: Path, resumes: bool = True) -> Beginning | str:

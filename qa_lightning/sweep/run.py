@@ -30,7 +30,7 @@ from qa_lightning.sweep.study import Trial, Trials, used
 from qa_lightning.sweep.trial import environment_of
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.finish import relative
-from qa_lightning.training.flags import ParsedFlags, default_precision
+from qa_lightning.training.flags import ParsedFlags, choose_precision
 from qa_lightning.wording import command, command_words, counted, visible
 
 log = logging.getLogger("qa_lightning")
@@ -73,9 +73,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         problems = [*_refusals(self.flags.config), *self.flags.problems()]
-        trainer = self.flags.config.trainer
-        if trainer.precision is None:  # written down, so that processes on other machines compute in the same one
-            trainer.precision = default_precision(str(trainer.accelerator))
+        choose_precision(self.flags.config.trainer)
         try:
             self.space: Space = read_space(self.space_file, self.flags)
         except InputError as error:

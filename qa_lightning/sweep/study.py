@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from qa_lightning.errors import InputError, import_extra, one_line
-from qa_lightning.files import hold_folder, lives, lock_file, write_json
+from qa_lightning.files import hold_folder, lives, lock_file, untouched, write_json
 from qa_lightning.layout import LOGS, SWEEP_TRIALS
 from qa_lightning.runs.record import PastRun, newest_run
 from qa_lightning.sweep.space import Choices, Range, Space
@@ -107,13 +106,13 @@ def _is_owned(folder: Path, locked: bool) -> bool:
     """
     try:
         owner = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
-        touched = (folder / _OWNER).stat().st_mtime
     except (OSError, ValueError):
         return False
     if owner.get("host") == socket.gethostname():
         return not locked and isinstance(owner.get("process"), int) and lives(owner["process"])
-    with tempfile.NamedTemporaryFile(dir=folder) as now:  # by the clock that has set the other time
-        return os.fstat(now.fileno()).st_mtime - touched < SILENT
+    with suppress(FileNotFoundError):
+        return untouched(folder / _OWNER) < SILENT
+    return False  # it has just been given back
 
 
 @dataclass(frozen=True)

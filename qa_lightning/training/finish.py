@@ -32,8 +32,7 @@ from qa_lightning.files import write_json
 from qa_lightning.layout import CONFIDENCE, CONFIDENCE_FOLDER, FOLD_ANSWERS, MODEL_FOLDER, RECORD, REPORT
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
-from qa_lightning.models.folder import save_model, save_settings, weights_digest
-from qa_lightning.models.loading import CONFIG
+from qa_lightning.models.folder import check_replaced, save_model, save_settings, weights_digest
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.pages.questions import N_BEST
 from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
@@ -190,25 +189,13 @@ def save_checkpoint_as_model(path: Path, output: Path | None = None, overwrite: 
     if folder.exists():
         if not overwrite:
             raise InputError(f"--output {folder} is there; pass --overwrite to replace it, or another folder")
-        _check_replaced(folder, path)
+        check_replaced(folder, path, "the checkpoint itself")
     begun = read_beginning(path, resumes=False)
     if isinstance(begun, str):
         raise InputError(f"--model {path}: {begun}")
     QALightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True).save(folder)
     log.info(f"written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
     return folder
-
-
-def _check_replaced(folder: Path, checkpoint: Path) -> None:
-    """Raise `InputError` if writing ``folder`` would delete what is no model."""
-    for kept, what in ((checkpoint.resolve(), "the checkpoint itself"), (Path.cwd(), "the current folder")):
-        if kept.is_relative_to(folder.resolve()):
-            raise InputError(f"--output {folder} is or contains {what}; name another folder")
-    if not folder.is_dir():
-        raise InputError(f"--output {folder} is a file; name a folder")
-    found = sorted(file.name for file in folder.iterdir())
-    if found and CONFIG not in found:
-        raise InputError(f"--output {folder} has no model but {', '.join(found[:5])}; name another folder")
 
 
 def _weights(trainer: Trainer) -> tuple[str | None, dict[str, Any]]:

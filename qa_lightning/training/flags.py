@@ -188,8 +188,7 @@ class TrainCLI(LightningCLI):
         trainer = self.config.trainer
         if problems := self.problems():
             raise InputError(problems)
-        if trainer.precision is None:
-            trainer.precision = default_precision(str(trainer.accelerator))
+        choose_precision(trainer)
         logs = self.logs
         if problem := write_problem(logs):
             raise InputError(f"runs go to {logs}, {problem}; choose another folder with --trainer.default_root_dir")
@@ -352,8 +351,7 @@ class ParsedFlags(TrainCLI):
         config = self.config.clone()
         if config.trainer.logger is not False:
             config.trainer.logger = None
-        if config.trainer.precision is None:
-            config.trainer.precision = default_precision(str(config.trainer.accelerator))
+        choose_precision(config.trainer)
         try:
             with lightning_refusals(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what each run says anyway
@@ -412,6 +410,15 @@ class ParsedFlags(TrainCLI):
         before = self.problems()
         with self._given(name, value):
             return value, [problem for problem in self.problems() if problem not in before]
+
+
+def choose_precision(trainer: Any) -> None:
+    """Set the Trainer's flag of the precision, if it is open.
+
+    Studies do so at their start, so that they write it down, and go on elsewhere in the same one.
+    """
+    if trainer.precision is None:
+        trainer.precision = default_precision(str(trainer.accelerator))
 
 
 def default_precision(accelerator: str) -> str:

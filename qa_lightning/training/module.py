@@ -239,8 +239,9 @@ class QALightningModule(LightningModule):
         self._graphs: StepGraphs | None = None
         self.tokenizer: Any = None  # these three are those of the data that it is trained or validated on
         self.windows: WindowSettings | None = None
-        self._saved = self._saved_settings()
         self.version_2 = False
+        is_saved = hasattr(self.model.config, CONFIG_KEY)
+        self._saved = AnswerSettings.of_model(self.model) if is_saved else None  # how the model of a folder is asked
         self._validated: Outcomes | None = None  # of ``trainer.validate``, and the fingerprint of its questions
         self._fingerprint = ""
         self._seed: int | None = None
@@ -402,12 +403,6 @@ class QALightningModule(LightningModule):
             null_score_diff_threshold=self.threshold,
             temperature=self.temperature,
         )
-
-    def _saved_settings(self) -> AnswerSettings | None:
-        """How the model of a folder is asked; None for a base model, and for one of other origin."""
-        saved = getattr(self.model.config, CONFIG_KEY, None)
-        name = str(self.hparams["model_name"])
-        return None if saved is None else AnswerSettings.of_config(saved, name, max_positions(self.model))
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the model as it is now, as the train command writes a run's ``model/``: for transformers and `Reader`.

@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,8 @@ from qa_lightning.runs.failures import (
 )
 from qa_lightning.runs.peers.agreement import compare_data, compare_settings, find_folder
 from qa_lightning.runs.peers.processes import Peers
-from qa_lightning.runs.record import append_run, claim_folder, describe_start, last_start, past_run, release_folder
-from qa_lightning.runs.resume import Beginning, read_beginning
+from qa_lightning.runs.record import append_run, claim_folder, describe_start, last_start, release_folder
+from qa_lightning.runs.resume import as_it_is_now
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.training.callbacks import RunRecord
 from qa_lightning.training.finish import RESUMING, finish, only_validating, relative, surviving_the_end
@@ -180,7 +179,7 @@ class TrainingRun:
         try:
             self.folder.path = folder = begun.folder or claim_folder(self.logs)
             self._held = _hold(folder)
-            self.beginning = begun = _as_it_is_now(begun)
+            self.beginning = begun = as_it_is_now(begun)
             from_file = str(begun.checkpoint) if begun.checkpoint else None
             start = describe_start(int(self.config.seed_everything), from_file, launch.name if launch else None)
             append_run(folder / RECORD, start)
@@ -377,23 +376,6 @@ class TrainingRun:
         log.info(f"steps: {step}, {trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}")
         if self.beginning.checkpoint:
             log.info(f"resuming from {self.beginning.checkpoint}, after step {self.beginning.step}")
-
-
-def _as_it_is_now(begun: Beginning) -> Beginning:
-    """Where a run begins that another process may have gone on with before this one could have its folder.
-
-    Raises:
-        InputError: that process has finished it.
-    """
-    if begun.folder is None:
-        return begun
-    if past_run(begun.folder).finished:
-        raise InputError(
-            f"--ckpt_path last: {begun.folder} has just been finished by another process; to train it further, start "
-            "again with more --trainer.max_epochs"
-        )
-    again = read_beginning(begun.checkpoint) if begun.checkpoint is not None else None
-    return replace(again, folder=begun.folder) if isinstance(again, Beginning) else begun
 
 
 def _hold(folder: Path) -> int | None:

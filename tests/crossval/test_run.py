@@ -96,7 +96,7 @@ def test_a_file_that_is_changed_while_a_study_runs_is_noticed(flags, trainings, 
 
 
 def test_the_precision_is_written_down_for_other_machines(flags, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(run, "default_precision", {"cpu": "bf16-mixed"}.get)
+    monkeypatch.setattr("qa_lightning.training.flags.default_precision", {"cpu": "bf16-mixed"}.get)
     study = CrossValidation(flags("--trainer.accelerator", "cpu"), 3, tmp_path / "study")
     assert yaml.safe_load(study.flags.as_yaml())["trainer"]["precision"] == "bf16-mixed"
     given = CrossValidation(flags("--trainer.precision", "32-true"), 3, tmp_path / "study")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from qa_lightning import SquadDataModule
 from qa_lightning.data import columns as columns_module
 from qa_lightning.data.columns import (
+    PLACE,
     SYNONYMS,
     Columns,
     ReadSettings,
@@ -46,14 +47,15 @@ from tests.helpers.training import train_flags
 
 def guessed(*there, columns=None):
     """Usual name -> column, without columns that have their usual name."""
-    names = choose_columns("row 1", list(there), columns or Columns())
+    names, problems = choose_columns(there, columns or Columns())
+    assert problems == []
     return {name: column for name, column in names.items() if name != column}
 
 
 def refused(*there, columns=None):
-    with pytest.raises(InputError) as caught:
-        choose_columns("q.csv row 1", list(there), columns or Columns())
-    return caught.value.problems
+    _, problems = choose_columns(there, columns or Columns())
+    assert problems
+    return [problem.replace(PLACE, "q.csv row 1") for problem in problems]
 
 
 # --- which column is which ---
@@ -601,8 +603,8 @@ def test_a_wrong_name_ends_a_run_with_the_flag_and_no_traceback(run, capsys):
 
 def test_columns_of_many_rows_are_chosen_once(monkeypatch):
     chosen = []
-    choice = columns_module._choice
-    monkeypatch.setattr(columns_module, "_choice", lambda *args: chosen.append(1) or choice(*args))
+    choice = columns_module.choose_columns
+    monkeypatch.setattr(columns_module, "choose_columns", lambda *args: chosen.append(1) or choice(*args))
     wide = {f"column {number}": "x" for number in range(1000)}
     with pytest.raises(InputError, match="row 1: no column 'question'"):
         usual(*[wide] * 100)
