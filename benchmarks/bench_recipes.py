@@ -8,6 +8,9 @@ validations and report included. Every eighth training article, by title, is lef
 which no flag was chosen, is scored when the run has ended, with the threshold and calibrator that it fitted to
 the validation articles.
 
+The ``long`` recipes train on contexts of five paragraphs, with fewer of the windows that hold no answer
+(``--data.keep_no_answer``) and so for more epochs: all of them take the same number of steps.
+
 A run stays in ``--runs``: a later command with the same recipe reads its figures there. One that was stopped is begun
 anew, so that its minutes are known.
 """
@@ -51,6 +54,11 @@ FILES = {  # version -> articles for training, for validation, and all of them w
 BF16 = ["--trainer.precision", "bf16-mixed"]
 SMALL = ["--config", "small_data", "--model.attention_dropout", "0", *BF16]
 LARGE = ["--config", "small_data_base", "--model.attention_dropout", "0", *BF16]
+LONG = [
+    *("--config", "fast_cpu", "--data.max_length", "256", "--data.doc_stride", "64"),
+    *("--trainer.max_steps", "720", "--trainer.max_epochs", "-1"),
+    *("--trainer.val_check_interval", "720", "--trainer.check_val_every_n_epoch", "null"),  # at the end alone
+]
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,16 @@ class Recipe:
         version: of SQuAD.
         large: whether the large model is trained, not the small one.
         teacher: the recipe whose run teaches; it is trained first.
+        paragraphs: of an article that make one context, in all three parts.
+        share: the part of the training articles that is trained on, every (1 / ``share``)-th of them.
     """
 
     flags: Sequence[str]
     version: str = "1.1"
     large: bool = False
     teacher: str | None = None
+    paragraphs: int = 1
+    share: float = 1
 
 
 RECIPES: dict[str, Recipe] = {
@@ -80,6 +92,10 @@ RECIPES: dict[str, Recipe] = {
     "taught": Recipe([*SMALL, "--trainer.max_epochs", "2", "--model.teacher_weight", "0.7"], teacher="large"),
     "v2-small-data": Recipe([*SMALL, "--trainer.max_epochs", "4"], "2.0"),
     "v2-large": Recipe([*LARGE, "--trainer.max_steps", "1400"], "2.0", large=True),
+    **{
+        f"long-{kept}": Recipe([*LONG, "--data.keep_no_answer", kept], paragraphs=5, share=1 / 3)
+        for kept in ("1", "0.3", "0.1", "0")
+    },
 }
 
 
@@ -106,7 +122,7 @@ def main() -> None:
 def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of a recipe with a seed, which is run unless it has been."""
     recipe = RECIPES[name]
-    train, validation, third = articles(recipe.version, options)
+    train, validation, third = articles(recipe, options)
     flags = [*recipe.flags, "--data.dataset", str(train), "--data.validation", str(validation)]
     flags += ["--model.model_name", options.large if recipe.large else options.small]
     if recipe.teacher:
@@ -173,19 +189,39 @@ def f1_by_minute(run: PastRun) -> list[list[float]]:
     return [[(point.wall_time - began) / 60, point.value] for point in curves.Scalars(tag)] if tag else []
 
 
-def articles(version: str, options: argparse.Namespace) -> list[Path]:
+def articles(recipe: Recipe, options: argparse.Namespace) -> list[Path]:
     """The files of the articles for training, for validation, and of the third part."""
-    names = FILES[version]
-    training, everything = (_articles(options.data / name) for name in (names[0], names[2]))
+    training, validation, everything = (_articles(options.data / name) for name in FILES[recipe.version])
     third = set(sorted(training)[3::8])
+    kept = sorted(set(training) - third)[:: round(1 / recipe.share)]
     parts = {
-        "train": [article for title, article in training.items() if title not in third],
+        "train": [article for title, article in training.items() if title in kept],
+        "validation": list(validation.values()),
         "third": [article for title, article in everything.items() if title in third],
     }
-    paths = {part: options.runs / f"v{version}-{part}.json" for part in parts}
+    name = f"v{recipe.version}" if recipe.share == 1 else f"v{recipe.version}-{len(kept)}-articles"
+    if recipe.paragraphs > 1:
+        name += f"-{recipe.paragraphs}-paragraphs"
+        parts = {part: [joined(one, recipe.paragraphs) for one in parts[part]] for part in parts}
+    paths = {part: options.runs / f"{name}-{part}.json" for part in parts}
     for part, path in paths.items():
-        write_json(path, {"version": version, "data": parts[part]})
-    return [paths["train"], options.data / names[1], paths["third"]]
+        write_json(path, {"version": recipe.version, "data": parts[part]})
+    return list(paths.values())
+
+
+def joined(article: dict[str, Any], count: int) -> dict[str, Any]:
+    """An article whose contexts are ``count`` paragraphs each, with a blank line between them; the last may be fewer."""
+    contexts = []
+    for first in range(0, len(article["paragraphs"]), count):
+        text, asked = "", []
+        for paragraph in article["paragraphs"][first : first + count]:
+            text += "\n\n" if text else ""
+            for question in paragraph["qas"]:
+                moved = [{**one, "answer_start": len(text) + one["answer_start"]} for one in question["answers"]]
+                asked.append({**question, "answers": moved})
+            text += paragraph["context"]
+        contexts.append({"context": text, "qas": asked})
+    return {**article, "paragraphs": contexts}
 
 
 def _articles(path: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from qa_lightning.errors import InputError
 
 _BLOCK = 1 << 20  # bytes read at a time
 _WRITER = re.compile(r"([0-9a-f]{8})-([0-9]+)\.")  # what `_part_prefix` adds to a name
+_SKEW = 60.0  # seconds that the clock of a file system may be behind this machine's
 _SILENT = 600.0  # seconds without a write after which a process of another machine counts as killed
 
 
@@ -123,13 +124,27 @@ def _left_parts(path: Path) -> list[Path]:
 
 
 def _is_left(part: Path, rest: str) -> bool:
-    """Whether the process that wrote a part was killed; one of another machine counts as killed after a while."""
+    """Whether the process that wrote a part was killed; one of another machine counts as killed after a while.
+
+    A living process of its number is another one if it began later: after a restart, a container's have the same.
+    """
     writer = _WRITER.match(rest)
-    if writer is not None and writer[1] == _host():
-        return not lives(int(writer[2]))
+    alive = lives(int(writer[2])) if writer is not None and writer[1] == _host() else None
     with suppress(OSError):
-        return untouched(part) > _SILENT
+        if writer is None or alive is None:
+            return untouched(part) > _SILENT
+        return not alive or part.stat().st_mtime < _began(int(writer[2])) - _SKEW
     return False
+
+
+def _began(process: int) -> float:
+    """When a living process began, in seconds since 1970; 0 where the system does not tell."""
+    try:
+        ticks = int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        boot = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(encoding="utf-8"), re.MULTILINE)
+    except (OSError, ValueError, LookupError):  # not Linux, or it has just ended
+        return 0.0
+    return int(boot[1]) + ticks / os.sysconf("SC_CLK_TCK") if boot is not None else 0.0
 
 
 def untouched(path: Path) -> float:
@@ -142,8 +157,10 @@ def untouched(path: Path) -> float:
         return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime
 
 
-def lives(process: int) -> bool:
-    """Whether there is a process of this number on this machine."""
+def lives(process: int) -> bool | None:
+    """Whether there is a process of this number on this machine; None on Windows, where to ask would interrupt it."""
+    if os.name == "nt":
+        return None
     try:
         os.kill(process, 0)
     except PermissionError:  # somebody else's

@@ -134,6 +134,12 @@ def listed(names: Any, limit: int = 30) -> str:
     return ", ".join(map(shown, names[:limit])) + more
 
 
+def relative(path: Path) -> Path:
+    """``path`` relative to the current folder if it is below it, else absolute."""
+    absolute = path.resolve()
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
+
+
 def counted(count: int, noun: str) -> str:
     """A count for a message: ``1 row``, ``2,000 rows``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

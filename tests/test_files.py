@@ -47,17 +47,19 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
         tmp_path / f".model.{files._host()}-{process}.abc.part" for process in (dead_process(), os.getppid())
     )
     far, long_ago, older = (tmp_path / f".model.{name}.part" for name in ("01234567-1.abc", "01234567-2.abc", "abc"))
-    for part in (dead, alive, far, long_ago, older):
+    own, same_number = (tmp_path / f".model.{files._host()}-{os.getpid()}.{name}.part" for name in ("abc", "def"))
+    for part in (dead, alive, far, long_ago, older, own, same_number):
         part.mkdir() if folder else part.touch()
     before = time.time() - 700
     for part in (long_ago, older):
         os.utime(part, (before, before))
+    os.utime(same_number, (0, 0))  # of a container before it was started again
     if folder:
         with new_folder(path) as part:
             (part / "a").touch()
     else:
         write_file(path, "a")
-    assert {one for one in tmp_path.iterdir() if one != path} == {alive, far}
+    assert {one for one in tmp_path.iterdir() if one != path} == {alive, far, own}
 
 
 def test_a_process_of_somebody_else_lives(monkeypatch) -> None:

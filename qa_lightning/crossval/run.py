@@ -23,19 +23,18 @@ from qa_lightning.distillation.teacher import teacher_digest
 from qa_lightning.errors import InputError, LostProcessError
 from qa_lightning.evaluation.result import write_result
 from qa_lightning.files import hold_folder, write_json
-from qa_lightning.layout import FOLD_ANSWERS, MODEL_FOLDER, REPORT, STUDY_FOLDS, STUDY_RESULT
+from qa_lightning.layout import FOLD_ANSWERS, MODEL_FOLDER, REPORT, STUDY_FLAGS, STUDY_FOLDS, STUDY_RESULT
 from qa_lightning.metrics.confidence import coverage_line, fitted_lines
 from qa_lightning.models.folder import save_settings
 from qa_lightning.models.loading import CONFIG
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings, Fitted
 from qa_lightning.pages.report import ErrorReport
 from qa_lightning.runs.record import PastRun
-from qa_lightning.studies.flags import refused_flags, study_writes
+from qa_lightning.studies.flags import refused_flags, study_writes, take_precision
 from qa_lightning.studies.processes import TrainJob, run_jobs, slots_for
 from qa_lightning.training.datamodule import SquadDataModule
-from qa_lightning.training.finish import relative
-from qa_lightning.training.flags import ParsedFlags, choose_precision
-from qa_lightning.wording import command, counted, visible
+from qa_lightning.training.flags import ParsedFlags
+from qa_lightning.wording import command, counted, relative, visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -62,7 +61,7 @@ class CrossValidation:
     def __post_init__(self) -> None:
         if problems := [*_refusals(self.flags.config), *self.flags.problems()]:
             raise InputError(problems)
-        choose_precision(self.flags.config.trainer)
+        take_precision(self.flags.config.trainer, self.folder / STUDY_FLAGS)
         if problems := self.flags.misfits():
             raise InputError(problems)
 

@@ -150,7 +150,7 @@ def with_usual_columns(
             if len(broken) == _MAX_BROKEN:
                 break
             continue
-        log_once(_choice_line(names), "columns: " if is_first else f"columns as in {place}: ")
+        log_once(_choice_line(names, row), "columns: " if is_first else f"columns as in {place}: ")
         yield from broken
         broken.clear()
         usual = usual_row(row, names, reading.answer_separator)
@@ -284,7 +284,7 @@ def _guess(
         elif found:
             unsure.add(name)
             either = " or ".join(map(repr, found))
-            if not (only_asked and name in (*_APART, "is_impossible")):
+            if name != "title" and not (only_asked and name in (*_APART, "is_impossible")):  # data do without a title
                 problems.append(f"{PLACE}: {name} could be {either}; say which with --data.columns.{name}")
     if "answer_end" in names and "answer_start" not in names and "answer_end" not in unsure:
         del names["answer_end"]  # it says nothing alone
@@ -354,8 +354,13 @@ def _listed_answers(answers: Any) -> Any:
     return None if answers == [] else answers
 
 
-def _choice_line(names: Mapping[str, str]) -> str:
-    """A line that names what differs from the usual columns; empty if nothing does."""
+def _choice_line(names: Mapping[str, str], row: Mapping[str, Any]) -> str:
+    """A line that names what differs from the usual columns; empty if nothing does.
+
+    Args:
+        names: from `choose_columns`.
+        row: with the columns.
+    """
     parts = [f"{name} from {column!r}" for name, column in names.items() if column != name]
     if "id" not in names:
         parts.append("ids made from each row's content")
@@ -363,6 +368,9 @@ def _choice_line(names: Mapping[str, str]) -> str:
         parts.append("answer_start from the context, if the answer occurs there once")
     if "answer_end" in names:
         parts.append("answers between two offsets, the second one after the last character")
+    titles = [column for column in row if _simple(column) in SYNONYMS["title"]] if "title" not in names else []
+    if len(titles) > 1:
+        parts.append(f"no title, as it could be {' or '.join(map(repr, titles))}: name it with --data.columns.title")
     return ", ".join(parts)
 
 

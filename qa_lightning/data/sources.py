@@ -8,6 +8,7 @@ Face Hub; from Python also an object that holds rows, see `objects`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -65,14 +66,13 @@ def source_kind(source: Source) -> Kind:
         raise InputError("'' names nothing; give a file, a folder or the name of a dataset on the Hub")
     files = source_files(source)
     missing = [] if files else [part for part in _parts(source) if not source_files(part)]
-    path = Path(source).expanduser()
-    is_folder = path.is_dir()
     if files:
         problems = [_format_problem(file) for file in files if file_format(file) not in SUFFIXES]
         if problems:
             raise InputError(problems)
         return "files"
-    if is_folder:
+    path = Path(source).expanduser()
+    if _is_folder(path):
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return "folder"
         raise InputError(_folder_problem(source))
@@ -85,6 +85,13 @@ def source_kind(source: Source) -> Kind:
     if looks_like_a_file:
         raise InputError([_missing_problem(part) for part in missing or [source]])
     return "hub"
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether there is such a folder; there is none with a name that is too long, such as that of a list of files."""
+    with suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
 
 
 def source_files(source: str) -> list[Path]:

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
+
 from qa_lightning.files import explained_writes
 from qa_lightning.runs.peers.connection import launched_by
+from qa_lightning.training.flags import choose_precision
 
+_PRECISION = "precision"
 # What a flag does not change about the runs of a study.
 _WITHOUT_EFFECT = (
     *("config", "save_every_minutes", "data.cache_dir", "data.prepare_workers"),
     *("trainer.default_root_dir", "trainer.enable_progress_bar"),
 )
+
+
+def take_precision(trainer: Any, begun: Path) -> None:
+    """Set the Trainer's flag of the precision, if it is open: to that which a study began with, on whatever machine.
+
+    Args:
+        trainer: the flags of the Trainer.
+        begun: the file of the study's flags. If there is none, the study begins here, with the usual one; so do the
+            runs of a study of old, whose file leaves it open.
+    """
+    if trainer.precision is None:
+        with suppress(OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+            trainer.precision = yaml.safe_load(begun.read_text(encoding="utf-8"))["trainer"][_PRECISION]
+    choose_precision(trainer)
 
 
 def refused_flags(config: Any, kind: str, others: Mapping[str, tuple[Any, Any, str]]) -> list[str]:
@@ -59,6 +77,8 @@ def changed_flags(before: Any, now: Any, *, but: Sequence[str] = ()) -> Iterator
     """
     old, new = dict(_flat(before)), dict(_flat(now))
     for name in dict.fromkeys([*new, *old]):
+        if name == f"trainer.{_PRECISION}" and old.get(name) is None:
+            continue  # of a study of old: see `take_precision`
         if name not in (*_WITHOUT_EFFECT, *but) and old.get(name) != new.get(name):
             yield f"--{name} was {_as_flag(old.get(name))}, is {_as_flag(new.get(name))}"
 

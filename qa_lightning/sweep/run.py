@@ -23,15 +23,14 @@ from qa_lightning.files import lock_file, write_file, write_json
 from qa_lightning.layout import LOGS, MODEL_FOLDER, STUDY, STUDY_FLAGS, SWEEP_RESULT, SWEEP_TRIALS
 from qa_lightning.pages.runs import RunTable
 from qa_lightning.runs.listing import read_runs, runs_of, sorted_runs
-from qa_lightning.studies.flags import changed_flags, changed_inputs, refused_flags, study_writes
+from qa_lightning.studies.flags import changed_flags, changed_inputs, refused_flags, study_writes, take_precision
 from qa_lightning.studies.processes import StartedJob, TrainJob, slots_for
-from qa_lightning.sweep.space import Choices, Space, flag_words, length_misfits, read_space, space_misfits
+from qa_lightning.sweep.space import Choices, Space, flag_words, length_misfits, read_space, roomiest, space_misfits
 from qa_lightning.sweep.study import Trial, Trials, used
 from qa_lightning.sweep.trial import environment_of
 from qa_lightning.training.datamodule import SquadDataModule
-from qa_lightning.training.finish import relative
-from qa_lightning.training.flags import ParsedFlags, choose_precision
-from qa_lightning.wording import command, command_words, counted, visible
+from qa_lightning.training.flags import ParsedFlags
+from qa_lightning.wording import command, command_words, counted, relative, visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -73,7 +72,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         problems = [*_refusals(self.flags.config), *self.flags.problems()]
-        choose_precision(self.flags.config.trainer)
+        take_precision(self.flags.config.trainer, self.folder / STUDY_FLAGS)
         try:
             self.space: Space = read_space(self.space_file, self.flags)
         except InputError as error:
@@ -114,7 +113,12 @@ class Sweep:
         """
         given = self.flags.config.data.as_dict()
         columns = given.pop("columns")
-        data = SquadDataModule(**given, columns=columns)
+        searched = roomiest(self.space)
+        try:
+            data = SquadDataModule(**given | searched, columns=columns)
+        except InputError as error:
+            where = f"with the roomiest lengths of --space {self.space_file}: " if searched else ""
+            raise InputError([where + problem for problem in error.problems]) from None
         if problems := length_misfits(self.space_file, self.space, data):
             raise InputError(problems)
         if not any(name.startswith("data.") and name not in _BATCHES for name in self.space):

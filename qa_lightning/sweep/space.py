@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from qa_lightning.errors import InputError, one_line
-from qa_lightning.features.windows import Windower
+from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.flags import ParsedFlags
 from qa_lightning.wording import did_you_mean, shown
@@ -125,23 +125,32 @@ def space_misfits(path: Path, space: Space, flags: ParsedFlags) -> list[str]:
     return problems
 
 
+def roomiest(space: Space) -> dict[str, Any]:
+    """The arguments of a data module that a search varies, with those values that leave most room for the context.
+
+    Of several models it has the first, whose tokenizer stands for those of the others.
+    """
+    names = [one.name for one in fields(WindowSettings)]
+    found = {name: _ends(space[f"data.{name}"]) for name in names if f"data.{name}" in space}
+    lengths = {name: max(ends) if name == "max_length" else min(ends) for name, ends in found.items()}
+    models = space.get("model.model_name")
+    return lengths | ({"model_name": models.values[0]} if isinstance(models, Choices) else {})
+
+
 def length_misfits(path: Path, space: Space, data: SquadDataModule) -> list[str]:
     """A line for each length of windows that leaves no room for the context, whatever else a trial has.
 
     Args:
         path: of the space, for messages.
         space: as it was read.
-        data: with the flags of all trials.
+        data: with the flags of all trials, and otherwise the roomiest: beside other lengths that are searched, a value
+            has the most room that these can leave it.
     """
-    lengths = asdict(data.settings)
-    searched = {name: _ends(space[f"data.{name}"]) for name in lengths if f"data.{name}" in space}
-    # Beside other lengths that are searched, a value has the most room that these can leave it.
-    roomiest = {name: max(ends) if name == "max_length" else min(ends) for name, ends in searched.items()}
     problems = []
-    for name, ends in searched.items():
-        for value in ends:
+    for name in (one.name for one in fields(WindowSettings)):
+        for value in _ends(space[f"data.{name}"]) if f"data.{name}" in space else ():
             try:
-                Windower(data.tokenizer, replace(data.settings, **{**roomiest, name: value}))
+                Windower(data.tokenizer, replace(data.settings, **{name: value}))
             except InputError as error:
                 where = f"--space {path}: --data.{name} {value}: "
                 problems += [where + problem for problem in error.problems]

@@ -109,7 +109,9 @@ def _is_owned(folder: Path, locked: bool) -> bool:
     except (OSError, ValueError):
         return False
     if owner.get("host") == socket.gethostname():
-        return not locked and isinstance(owner.get("process"), int) and lives(owner["process"])
+        alive = not locked and isinstance(owner.get("process"), int) and lives(owner["process"])
+        if alive is not None:
+            return alive
     with suppress(FileNotFoundError):
         return untouched(folder / _OWNER) < SILENT
     return False  # it has just been given back

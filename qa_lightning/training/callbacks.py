@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 
 from qa_lightning.layout import BEST, MEAN, RECORD
@@ -227,12 +228,14 @@ class BestCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        self._strategy: Strategy | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the score from the data: they are set up by now, and a checkpoint's state is not restored yet."""
         validation_set = getattr(trainer.datamodule, "validation_set", None)  # type: ignore[attr-defined]
         if validation_set is not None and validation_set.version_2:
             self.monitor = "val/best_f1"
+        self._strategy = trainer.strategy
         super().setup(trainer, pl_module, stage)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -242,9 +245,15 @@ class BestCheckpoint(ModelCheckpoint):
             trainer.should_stop = True
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know the best score again where the folder is called otherwise, or was moved; Lightning would forget it."""
+        """Know the best score again where the folder is called otherwise, or was moved; Lightning would forget it.
+
+        The first process decides for all: machines that share no folder do not have the file.
+        """
         here, best = Path(self.dirpath or "."), Path(str(state_dict["best_model_path"])).name
-        if best and (here / best).is_file():
+        is_here = bool(best) and (here / best).is_file()
+        if self._strategy is not None:
+            is_here = self._strategy.broadcast(is_here)
+        if is_here:
 
             def moved(path: str) -> str:
                 return str(here / Path(path).name) if path else path

@@ -37,12 +37,13 @@ from qa_lightning.runs.record import append_run, claim_folder, describe_start, l
 from qa_lightning.runs.resume import as_it_is_now
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.training.callbacks import RunRecord
-from qa_lightning.training.finish import RESUMING, finish, only_validating, relative, surviving_the_end
+from qa_lightning.training.ended import RESUMING, surviving_the_end
+from qa_lightning.training.finish import finish, only_validating
 from qa_lightning.training.flags import TrainCLI
 from qa_lightning.training.module import LOGGED
 from qa_lightning.training.steps.heap import LimitedHeap, allocator, keep_freed_memory
 from qa_lightning.training.steps.partial import partial_lines
-from qa_lightning.wording import command, counted
+from qa_lightning.wording import command, counted, relative
 
 log = logging.getLogger("qa_lightning")
 

@@ -101,6 +101,10 @@ def test_the_precision_is_written_down_for_other_machines(flags, tmp_path, monke
     assert yaml.safe_load(study.flags.as_yaml())["trainer"]["precision"] == "bf16-mixed"
     given = CrossValidation(flags("--trainer.precision", "32-true"), 3, tmp_path / "study")
     assert yaml.safe_load(given.flags.as_yaml())["trainer"]["precision"] == "32-true"
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "flags.yaml").write_text("trainer: {precision: 16-mixed}")
+    elsewhere = CrossValidation(flags("--trainer.accelerator", "auto"), 3, tmp_path / "begun")
+    assert yaml.safe_load(elsewhere.flags.as_yaml())["trainer"]["precision"] == "16-mixed"
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_names_are_guessed_where_there_is_one_that_fits(there, names):
     assert guessed(*reversed(there)) == names
 
 
-@pytest.mark.parametrize("name", SYNONYMS)
+@pytest.mark.parametrize("name", [name for name in SYNONYMS if name != "title"])
 def test_every_synonym_is_understood_alone_and_refused_with_another(name):
     others = {"id": "id", "question": "question", "context": "context", "answer_text": "answer_text"}
     others.pop(name, None)
@@ -247,6 +247,18 @@ def test_the_title_has_a_column_that_can_be_named_and_is_guessed():
         usual(row(), columns=Columns(title="Titel"))
     rows, _ = usual({**row(), "title": "the question's"}, columns=Columns(question="title"))
     assert (rows[0][1]["question"], rows[0][1].get("title")) == ("the question's", None)
+
+
+def test_two_columns_that_could_be_the_title_are_no_reason_to_refuse_a_row():
+    titled = {**row(), "document_title": "Ada", "page_title": "Page 1"}
+    rows, told = usual(titled)
+    assert "title" not in rows[0][1]
+    assert told == [
+        "columns: no title, as it could be 'document_title' or 'page_title': name it with --data.columns.title"
+    ]
+    assert usual(titled, columns=Columns(title="page_title"))[0][0][1]["title"] == "Page 1"
+    for only_asked in (False, True):
+        assert len(list(with_usual_columns([("row 1", titled)], ReadSettings(), only_asked=only_asked))) == 1
 
 
 def test_a_table_that_numbers_its_articles_is_divided_by_them(tmp_path):

@@ -283,6 +283,16 @@ def test_several_files_are_read_as_one(parts, pattern):
     assert source_fingerprint(source, "train").count("+") == 2
 
 
+def test_a_list_of_files_may_be_longer_than_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"train-part-{number:03}.jsonl" for number in range(20)]
+    for name in names:
+        write(tmp_path, name, as_lines([]))
+    assert source_kind(",".join(names)) == "files"
+    with pytest.raises(InputError, match="^train-part-020.jsonl: no such file"):
+        source_kind(",".join([*names, "train-part-020.jsonl"]))
+
+
 def test_patterns_may_be_relative_and_start_at_the_home_folder(parts, monkeypatch):
     monkeypatch.setenv("HOME", str(parts))
     monkeypatch.chdir(parts.parent)

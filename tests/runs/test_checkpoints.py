@@ -648,3 +648,8 @@ def test_the_best_score_is_known_where_the_folder_is_called_otherwise(tmp_path, 
     with pytest.warns(UserWarning, match="dirpath has changed"):
         elsewhere.load_state_dict(before.state_dict())
     assert elsewhere.best_model_score is None
+    other_machine = BestCheckpoint()  # without the file, which the first process has
+    other_machine.dirpath = str(tmp_path / "new")
+    other_machine._strategy = SimpleNamespace(broadcast=lambda own: own or True)
+    other_machine.load_state_dict(before.state_dict())
+    assert other_machine.best_k_models == {str(tmp_path / "new" / "best.ckpt"): torch.tensor(80.0)}

@@ -186,6 +186,26 @@ def test_lengths_that_leave_no_room_for_the_context_are_refused_before_any_trial
     assert not (tmp_path / "study").exists()
 
 
+def test_lengths_that_no_trial_has_are_not_looked_at(search, tmp_path) -> None:
+    assert search([20, 21], "--trials", "1", "--data.doc_stride", "330", more="data.max_length: [512, 768]") == 0
+    shutil.rmtree(tmp_path / "study")
+    with pytest.raises(InputError, match=r"with the roomiest lengths of --space .*: --data.doc_stride 750 must be"):
+        search([20, 21], "--trials", "1", "--data.doc_stride", "750", more="data.max_length: [512, 768]")
+
+
+def test_a_search_goes_on_in_the_precision_that_it_began_with(search, tmp_path, monkeypatch) -> None:
+    """On another machine, whose usual one is another; and one of old, which left it open, in that of each machine."""
+    flags = tmp_path / "study" / "flags.yaml"
+    assert search([20, 21], "--trials", "1") == 0
+    monkeypatch.setattr("qa_lightning.training.flags.default_precision", {"cpu": "bf16-mixed"}.get)
+    assert search([20, 21], "--trials", "2") == 0
+    assert yaml.safe_load(flags.read_text())["trainer"]["precision"] == "32-true"
+    with pytest.raises(InputError, match="--trainer.precision was 32-true, is bf16-mixed"):
+        search([20, 21], "--trials", "3", "--trainer.precision", "bf16-mixed")
+    flags.write_text(flags.read_text().replace("precision: 32-true", "precision: null"))
+    assert search([20, 21], "--trials", "3") == 0
+
+
 @pytest.mark.parametrize("missing", ["study.json", "trials.log"])
 def test_trials_of_unknown_values_are_refused(search, tmp_path, missing) -> None:
     assert search([20, 21], "--trials", "1") == 0

@@ -22,6 +22,7 @@ from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.pages import report as reports
 from qa_lightning.training import finish as finishing
 from qa_lightning.training.callbacks import BestCheckpoint
+from qa_lightning.training.ended import surviving_the_end
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.training import train_flags
@@ -234,7 +235,7 @@ def test_a_callback_that_fails_when_all_is_trained_costs_no_model(case) -> None:
 
 def test_a_fold_is_resumed_by_the_command_that_started_it(monkeypatch, tmp_path, caplog) -> None:
     ended = SimpleNamespace(global_step=1, fit_loop=SimpleNamespace(done=True), world_size=2)
-    with pytest.raises(ValueError, match="late"), finishing.surviving_the_end(ended, "with the same command"):
+    with pytest.raises(ValueError, match="late"), surviving_the_end(ended, "with the same command"):
         raise ValueError("late")
     assert "resume with the same command to write the model" in caplog.text
     module = SimpleNamespace(predictions=SimpleNamespace(rows=lambda: [], spans=None))
