@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from qa_lightning.arrays import Ints
+from qa_lightning.errors import InputError
 from qa_lightning.features.epochs import EpochWindows
 from qa_lightning.features.store import FeatureStore
 
@@ -261,6 +262,12 @@ class EvaluationSampler(DistributedSampler[int]):
         max_batches: take at most this many batches, over all processes; None takes all.
         examples: [F] the example of each feature, with ``max_batches``: whole examples are taken then, as far as they
             fit, always the same ones, drawn from all.
+
+    Attributes:
+        features: number of features that all processes take together, each counted once.
+
+    Raises:
+        InputError: no example fits into ``max_batches``.
     """
 
     def __init__(
@@ -276,6 +283,7 @@ class EvaluationSampler(DistributedSampler[int]):
         if max_batches is not None and examples is not None:
             order = order[_whole_examples(examples, max_batches * batch_size)[order]]
         batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)][:max_batches]
+        self.features = sum(map(len, batches))
         rounds = -(-len(batches) // num_replicas)
         numbers = [(turn * num_replicas + rank) for turn in range(rounds)]
         mine = [batches[number if number < len(batches) else 0] for number in numbers]
@@ -293,17 +301,27 @@ class EvaluationSampler(DistributedSampler[int]):
 
 
 def _whole_examples(examples: NDArray[np.integer[Any]], features: int) -> NDArray[np.bool_]:
-    """[F] whether to take each feature, for whole examples with at most so many features together, if there are such.
+    """[F] whether to take each feature, for whole examples with at most so many features together.
 
     Args:
         examples: [F] the example of each feature.
         features: the most features.
+
+    Raises:
+        InputError: each example has more.
     """
     _, of, count = np.unique(examples, return_inverse=True, return_counts=True)
+    taken, left = np.zeros(len(count), bool), features
     drawn = np.random.default_rng(0).permutation(len(count))
-    fits = count[drawn].cumsum() <= features
-    taken = np.zeros(len(count), bool)
-    taken[drawn[fits] if fits.any() else np.argmin(count)] = True
+    while len(drawn := drawn[count[drawn] <= left]):
+        fits = drawn[count[drawn].cumsum() <= left]  # all until the first one that is too long
+        taken[fits] = True
+        drawn, left = drawn[len(fits) :], left - int(count[fits].sum())
+    if features and not taken.any():
+        raise InputError(
+            f"no question has so few windows as {features:,}, the fewest are {count.min():,}; allow more batches, or "
+            "larger ones with --data.eval_batch_size"
+        )
     return np.asarray(taken[of])
 
 

@@ -29,6 +29,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loops import _FitLoop
 from lightning.pytorch.trainer.states import TrainerFn
 
 from qa_lightning.errors import one_line
@@ -42,6 +43,7 @@ from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 log = logging.getLogger("qa_lightning")
 
 _LOOP = "epoch_loop."  # prefix of the epoch loop's keys in the fit loop's state
+_DUE = "validation_due"  # key in a checkpoint: whether it was written in a validation, before its end
 
 
 class LastCheckpoint(Checkpoint):
@@ -91,6 +93,8 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = _progress(trainer)
         if trainer.ckpt_path is not None:
             self.begin_at(Path(trainer.ckpt_path), trainer.global_step)
+        if isinstance(trainer.fit_loop, _ResumedLoop):
+            trainer.fit_loop.force_validation()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Before the first batch of an optimizer step: save if it is due, stop if asked."""
@@ -104,6 +108,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before a validation if it is due, because a validation may take long; stop if asked."""
+        if isinstance(trainer.fit_loop, _ResumedLoop):
+            trainer.fit_loop.begin_validation()
         if _in_fit(trainer) and _between_steps(trainer):
             save, stop = self._agree(trainer)
             if save or stop:
@@ -146,9 +152,16 @@ class LastCheckpoint(Checkpoint):
         if epoch["processed"] == epoch["ready"]:
             return
         seen = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current.completed
-        due = trainer.validating and seen < sum(trainer.num_val_batches)
+        checkpoint[_DUE] = due = trainer.validating and seen < sum(trainer.num_val_batches)
         if due or not trainer.validating:
             between_batches(loops, trainer.global_step, due)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Resume a run with a number of steps as exactly as one without."""
+        if trainer.state.fn == TrainerFn.FITTING and trainer.max_steps > 0:
+            loop: Any = trainer.fit_loop
+            loop.__class__ = _ResumedLoop
+            loop.is_due = checkpoint.get(_DUE, False) and trainer.max_steps <= checkpoint["global_step"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """There are no more safe points."""
@@ -219,6 +232,39 @@ class _Coming:
     path: Path
     step: int
     before: tuple[int, int] | None
+
+
+class _ResumedLoop(_FitLoop):
+    """The loop of a run that goes on, and has a number of steps: two things are wrong with Lightning's then.
+
+    A run that was stopped in the validation after its last step would not repeat it. After a whole epoch, it would
+    count an empty one.
+    """
+
+    is_due = False  # whether a validation comes first
+    _usual: tuple[Any, Any] | None = None  # the Trainer's intervals of validation
+
+    def _iteration_based_training(self) -> bool:
+        return False
+
+    @property
+    def done(self) -> bool:
+        """As of any fit, once the validation that is due has begun."""
+        return not self.is_due and super().done
+
+    def force_validation(self) -> None:
+        """Have the epoch's loop go to the validation, wherever in the epoch it is."""
+        trainer: Any = self.trainer
+        if self.is_due:
+            self._usual = trainer.val_check_batch, trainer._val_check_time_interval
+            trainer.val_check_batch, trainer._val_check_time_interval = 1, None
+
+    def begin_validation(self) -> None:
+        """Go on as usual from here."""
+        trainer: Any = self.trainer
+        if self._usual is not None:
+            trainer.val_check_batch, trainer._val_check_time_interval = self._usual
+            self._usual, self.is_due = None, False
 
 
 def between_batches(loops: dict[str, Any], steps: int, validation_due: bool) -> None:

@@ -22,6 +22,7 @@ log = logging.getLogger("qa_lightning")
 CURVES = "curves"  # key in a checkpoint
 _TRAINED = "current_model_state"  # Lightning's key for the trained weights, beside their mean
 _PARTS = ("freeze_layers", "lora_rank", "lora_alpha")  # the module's arguments that decide what of the model trains
+_RATES = ("learning_rate", "weight_decay", "layer_decay")  # those that stay as a checkpoint's optimizer has them
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Beginning:
         shapes: name -> shape of each of the module's weights in the checkpoint.
         model_name: name of the trained model; None if it is not known.
         averaged: whether the checkpoint's weights are a running mean; those that are trained are beside them.
-        arguments: name -> value of the module's arguments that decide what of the model trains.
+        arguments: name -> value of the module's arguments that a run keeps when it goes on.
         epoch: index of the epoch in which the checkpoint was written.
     """
 
@@ -80,7 +81,7 @@ class Beginning:
         )
 
     def changed_parts(self, arguments: Mapping[str, Any]) -> list[str]:
-        """A line for each argument of the module that decides what of the model trains, and is not the checkpoint's.
+        """A line for each argument of the module that a run keeps when it goes on, and is not the checkpoint's.
 
         Args:
             arguments: name -> value of the module's arguments now.
@@ -88,13 +89,17 @@ class Beginning:
         if self.checkpoint is None:
             return []
         problems = []
-        for name in _PARTS:
+        for name in (*_PARTS, *_RATES):
             then, now = self.arguments.get(name), arguments.get(name)
+            if name in _RATES and not (name in self.arguments and name in arguments):
+                continue
             if then == now or (name == "lora_alpha" and None in (then, arguments.get("lora_rank"))):
                 continue
             flag = f"--model.{name}"
             how = f"without {flag}; leave it out" if then is None else f"with {flag} {then}; pass that"
-            problems.append(f"{self.checkpoint} was trained {how}{'' if now is None else f', not {now}'}")
+            problem = f"{self.checkpoint} was trained {how}{'' if now is None else f', not {now}'}"
+            more = ", or begin with its run's model/ (--model.model_name) to train on at another"
+            problems.append(problem + (more if name in _RATES else ""))
         return problems
 
     def cut_curves(self) -> None:
@@ -234,7 +239,7 @@ def read_beginning(path: Path, resumes: bool = True) -> Beginning | str:
         {weight: tuple(tensor.shape) for weight, tensor in checkpoint["state_dict"].items()},
         name if isinstance(name, str) else None,
         _TRAINED in checkpoint,
-        {part: arguments[part] for part in _PARTS if part in arguments},
+        {part: arguments[part] for part in (*_PARTS, *_RATES) if part in arguments},
         checkpoint.get("epoch", 0),
     )
 

@@ -43,8 +43,8 @@ class RunPlan(Callback):
         steps_in_all = f"{int(steps):,} steps of the optimizer in all{done}" if is_known else "no end is set"
         say(trainer, f"ahead:     {windows}{trainer.num_training_batches:,} batches an epoch, {steps_in_all}")
         if when := _when_validated(trainer):
-            questions = f", {counted(len(validation_set), 'window')}" if validation_set is not None else ""
-            say(trainer, f"validates: {when}{questions}")
+            taken = f", {_windows_validated(trainer, len(validation_set))}" if validation_set is not None else ""
+            say(trainer, f"validates: {when}{taken}")
         if folder is not None:
             say(trainer, f"saves:     {self._saved(trainer)}; all in {folder}")
 
@@ -366,6 +366,12 @@ def _windows_ahead(trainer: Trainer, count: int) -> str:
     """How many of ``count`` training windows an epoch takes, in words."""
     sampler = getattr(trainer.train_dataloader, "sampler", None)
     taken = sampler.per_epoch if isinstance(sampler, TrainingSampler) else count
+    return counted(count, "window") if taken == count else f"{taken:,} of {counted(count, 'window')}"
+
+
+def _windows_validated(trainer: Trainer, count: int) -> str:
+    """How many of ``count`` windows a validation takes, in words."""
+    taken = getattr(getattr(trainer.val_dataloaders, "sampler", None), "features", count)
     return counted(count, "window") if taken == count else f"{taken:,} of {counted(count, 'window')}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 
+from qa_lightning.files import share_file, write_file
 from qa_lightning.layout import BEST, MEAN, RECORD
 from qa_lightning.models.tiny import TINY
 from qa_lightning.progress import duration
@@ -209,6 +211,7 @@ def _origin(name: str) -> dict[str, Any]:
     return {"name": name, "hub": name != TINY and not Path(name).expanduser().exists()}
 
 
+_QUESTIONS = "questions"  # in the state of the best checkpoint
 _CHECKPOINT_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # in the state of a ModelCheckpoint
 
 
@@ -229,39 +232,78 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self._strategy: Strategy | None = None
+        self._fits = True
+        self._resumed: Path | None = None  # the checkpoint that a fit begins at
+        self._brought: Path | None = None  # the best checkpoint of a run that goes on in another folder
+        self._questions: str | None = None  # tells those that it scores
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the score from the data: they are set up by now, and a checkpoint's state is not restored yet."""
-        validation_set = getattr(trainer.datamodule, "validation_set", None)  # type: ignore[attr-defined]
-        if validation_set is not None and validation_set.version_2:
-            self.monitor = "val/best_f1"
-        self._strategy = trainer.strategy
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        validation_set = getattr(data, "validation_set", None)
+        if validation_set is not None:
+            self._questions = data.fingerprint("validation")
+            if validation_set.version_2:
+                self.monitor = "val/best_f1"
+        self._strategy, self._fits = trainer.strategy, stage == "fit"
         super().setup(trainer, pl_module, stage)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note where the checkpoint is, beside which the best one may be."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._resumed = Path(trainer.ckpt_path) if trainer.ckpt_path else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the best checkpoint so far a place in this run's folder, too; it may become the model."""
+        super().on_train_start(trainer, pl_module)
+        if self._brought is None or not trainer.is_global_zero:
+            return
+        path = Path(self.best_model_path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not share_file(self._brought, path):
+                with self._brought.open("rb") as given:
+                    write_file(path, lambda file: shutil.copyfileobj(given, file))
+        except OSError as error:
+            log.warning(f"{self._brought}, the best checkpoint so far, cannot be copied to {path} ({error.strerror})")
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Have the weights validated that ``max_steps`` ends with, within an epoch too; else they would not count."""
         super().on_train_batch_end(trainer, *args, **kwargs)
         if 0 < trainer.max_steps <= trainer.global_step:
-            trainer.should_stop = True
+            trainer.should_stop, trainer.fit_loop.min_epochs = True, None  # it ends, however many epochs were the least
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and which questions the score is of."""
+        return {**super().state_dict(), _QUESTIONS: self._questions}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know the best score again where the folder is called otherwise, or was moved; Lightning would forget it.
+        """Know the best score again where the run goes on in another folder, or in one that is called otherwise.
 
-        The first process decides for all: machines that share no folder do not have the file.
+        Lightning would forget it. The first process decides for all: machines that share no folder lack the file.
         """
-        here, best = Path(self.dirpath or "."), Path(str(state_dict["best_model_path"])).name
-        is_here = bool(best) and (here / best).is_file()
+        here, best = Path(self.dirpath or "."), str(state_dict["best_model_path"])
+        known = state_dict.get(_QUESTIONS)
+        if not best or not self._fits:
+            return
+        if known is not None and self._questions is not None and known != self._questions:
+            log.info("best so far: was scored on other questions; the best checkpoint is chosen anew")
+            return
+        beside = self._resumed.parent if self._resumed is not None else here
+        found = next((folder for folder in (here, beside) if (folder / Path(best).name).is_file()), None)
         if self._strategy is not None:
-            is_here = self._strategy.broadcast(is_here)
-        if is_here:
+            found = self._strategy.broadcast(found)
+        if found is None:
+            log.info(f"best so far: {Path(best).name} is not beside the checkpoint; the best one is chosen anew")
+            return
 
-            def moved(path: str) -> str:
-                return str(here / Path(path).name) if path else path
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
 
-            state_dict = {**state_dict, **{name: moved(state_dict.get(name, "")) for name in _CHECKPOINT_PATHS}}
-            state_dict["best_k_models"] = {moved(path): score for path, score in state_dict["best_k_models"].items()}
-            state_dict["dirpath"] = self.dirpath
-        super().load_state_dict(state_dict)
+        state_dict = {**state_dict, **{name: moved(state_dict.get(name, "")) for name in _CHECKPOINT_PATHS}}
+        state_dict["best_k_models"] = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        self._brought = found / Path(best).name if found != here else None
 
 
 class StopAfter(Callback):

@@ -461,7 +461,10 @@ class SquadDataModule(LightningDataModule):
         windows = self.validation_set.store.windows
         limit = self._max_batches(len(windows), f"limit_{name}_batches")
         of = None if limit is None else windows["example"]
-        sampler = EvaluationSampler(windows["length"], self.eval_batch_size, *self._world(), limit, of)
+        try:
+            sampler = EvaluationSampler(windows["length"], self.eval_batch_size, *self._world(), limit, of)
+        except InputError as error:
+            raise InputError(f"--trainer.limit_{name}_batches {limit}: {error}") from None
         return self._loader(self.validation_set, self.eval_batch_size, sampler)
 
     def state_dict(self) -> dict[str, Any]:
@@ -519,6 +522,7 @@ class SquadDataModule(LightningDataModule):
             "seed": self.seed,
             "processes": self.trainer.world_size,
             "--trainer.accumulate_grad_batches": self.accumulated,
+            "--trainer.limit_train_batches": self.trainer.limit_train_batches,  # missing in older checkpoints
         }
 
     def _max_batches(self, features: int, name: str) -> int | None:

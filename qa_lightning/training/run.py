@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -132,14 +133,6 @@ class TrainingRun:
                 finish(self.trainer, self.module, self.data, self.config.keep_averaged, self._resuming)
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._saved()}") from None
-        except ValueError as error:
-            begun = self.beginning
-            if begun.checkpoint and "parameter group" in str(error):
-                raise InputError(
-                    f"--ckpt_path: {relative(Path(begun.checkpoint))} was made with another --model.layer_decay than "
-                    f"{self.module.layer_decay}; resume with the one in its run's config.yaml"
-                ) from None
-            raise
         except LostProcessError:
             raise
         except RuntimeError as error:
@@ -166,7 +159,10 @@ class TrainingRun:
             InputError: the run that is to be resumed still runs, or nothing can be written.
         """
         begun = self.beginning
-        problems = begun.changed_parts(self.module.hparams)
+        kept = dict(self.module.hparams)
+        if any(isinstance(one, LearningRateFinder) for one in self.trainer.callbacks):  # type: ignore[attr-defined]
+            del kept["learning_rate"]  # it is found anew
+        problems = begun.changed_parts(kept)
         if not problems and (problem := begun.misfit(self.config.model.model_name, self.module.state_dict())):
             problems = [problem]
         if problems:

@@ -289,7 +289,7 @@ def test_a_list_of_files_may_be_longer_than_a_name(tmp_path, monkeypatch):
     for name in names:
         write(tmp_path, name, as_lines([]))
     assert source_kind(",".join(names)) == "files"
-    with pytest.raises(InputError, match="^train-part-020.jsonl: no such file"):
+    with pytest.raises(InputError, match=r"^train-part-020\.jsonl: no such file"):
         source_kind(",".join([*names, "train-part-020.jsonl"]))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from qa_lightning import SquadDataModule
+from qa_lightning.errors import InputError
 from qa_lightning.features.batching import EvaluationSampler, FeatureDataset, PaddingCollator, TrainingSampler
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
@@ -249,9 +250,11 @@ def test_a_part_of_the_evaluation_is_of_whole_examples_of_all_lengths() -> None:
         taken = np.unique(np.concatenate([list(sampler) for sampler in samplers]))
         kept = np.unique(examples[taken])
         assert len(taken) == count[kept].sum()  # all windows of each
-        assert 150 < len(taken) <= 160
+        assert len(taken) == samplers[0].features == 160  # the last ones are such that still fit
         assert kept.min() < 40
         assert kept.max() > 360
     assert len(EvaluationSampler(lengths, 8, 1, 0, 1000, examples)) == len(lengths)
-    long = np.zeros(50, np.int64)
-    assert len(EvaluationSampler(np.full(50, 9), 8, 1, 0, 2, long)) == 16  # no example fits
+    long = np.repeat([0, 1, 2], [50, 3, 20])
+    assert set(EvaluationSampler(np.full(73, 9), 8, 1, 0, 3, long)) == {*range(50, 73)}
+    with pytest.raises(InputError, match="no question has so few windows as 16, the fewest are 20; allow more batches"):
+        EvaluationSampler(np.full(20, 9), 8, 1, 0, 2, np.full(20, 2))

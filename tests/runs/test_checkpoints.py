@@ -624,7 +624,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the forks
 
 
 @pytest.mark.parametrize("where", ["spelled otherwise", "moved"])
-def test_the_best_score_is_known_where_the_folder_is_called_otherwise(tmp_path, monkeypatch, where) -> None:
+def test_the_best_score_is_known_where_the_folder_is_called_otherwise(tmp_path, monkeypatch, caplog, where) -> None:
+    caplog.set_level("INFO")
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / "best.ckpt").touch()
@@ -645,11 +646,11 @@ def test_the_best_score_is_known_where_the_folder_is_called_otherwise(tmp_path, 
     assert after.check_monitor_top_k(alone, torch.tensor(81.0))
     elsewhere = BestCheckpoint()
     elsewhere.dirpath = str(tmp_path / "new")
-    with pytest.warns(UserWarning, match="dirpath has changed"):
-        elsewhere.load_state_dict(before.state_dict())
+    elsewhere.load_state_dict(before.state_dict())
     assert elsewhere.best_model_score is None
+    assert "best so far: best.ckpt is not beside the checkpoint; the best one is chosen anew" in caplog.text
     other_machine = BestCheckpoint()  # without the file, which the first process has
     other_machine.dirpath = str(tmp_path / "new")
-    other_machine._strategy = SimpleNamespace(broadcast=lambda own: own or True)
+    other_machine._strategy = SimpleNamespace(broadcast=lambda own: own or tmp_path / "new")
     other_machine.load_state_dict(before.state_dict())
     assert other_machine.best_k_models == {str(tmp_path / "new" / "best.ckpt"): torch.tensor(80.0)}

@@ -54,6 +54,9 @@ KINDS = {
     "validated_within_epochs": ["--trainer.val_check_interval", "0.3", "--data.batching", "random"],
     "validated_within_steps": ["--trainer.val_check_interval", "5", "--trainer.accumulate_grad_batches", "2"],
     "by_tokens": ["--data.tokens_per_batch", "200", "--trainer.accumulate_grad_batches", "2"],
+    "ended_by_steps": ["--trainer.max_steps", "10"],  # an epoch has 14
+    "ended_by_later_steps": ["--trainer.max_steps", "20", "--trainer.max_epochs", "-1"],
+    "ended_by_steps_with_an_epoch": ["--trainer.max_steps", "14"],
     "with_workers": ["--data.num_workers", "1"],
     "averaged": [*AVERAGED],
 }
@@ -91,6 +94,10 @@ def whole(tmp_path_factory, model_folder, data):
         ("validated_within_epochs", "epoch", 0, 0),
         ("validated_within_steps", "validation", 0, 1),
         ("validated_within_steps", "batch", 0, 5),
+        ("ended_by_later_steps", "validation", 0, 1),
+        ("ended_by_later_steps", "epoch", 0, 0),
+        ("ended_by_later_steps", "step", 1, 0),
+        ("ended_by_later_steps", "batch", 1, 2),
         ("by_tokens", "batch", 1, 4),
         ("with_workers", "batch", 1, 5),
         ("averaged", "batch", 0, 5),
@@ -111,7 +118,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     assert steps == sorted(set(steps))
 
 
-@pytest.mark.parametrize("kind", ["plain", "averaged"])
+@pytest.mark.parametrize("kind", ["plain", "averaged", "ended_by_steps", "ended_by_steps_with_an_epoch"])
 def test_a_run_that_was_stopped_in_a_validation_ends_as_one_that_was_not(
     tmp_path, model_folder, data, whole, monkeypatch, kind
 ) -> None:
@@ -181,6 +188,8 @@ def test_other_batches_within_an_epoch_are_refused_and_between_epochs_are_not(
     crash(monkeypatch, Crash("batch", 0, 5), given)
     with pytest.raises(InputError, match=r"after batch 5 of epoch 1.*--data.batch_size was 8, is 4.*end of an epoch"):
         commands.train([*given, "--ckpt_path", "last", "--data.batch_size", "4"])
+    with pytest.raises(InputError, match=r"after batch 5 of epoch 1.*--trainer.limit_train_batches was 1.0, is 7"):
+        commands.train([*given, "--ckpt_path", "last", "--trainer.limit_train_batches", "7"])
     root = tmp_path / "other"
     given = arguments(root, model_folder, data)
     crash(monkeypatch, Crash("batch", 1, 0), given)
@@ -195,11 +204,19 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def test_another_layer_decay_is_refused(tmp_path, model_folder, data, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["layer_decay", "learning_rate", "weight_decay"])
+def test_another_rate_is_refused(tmp_path, model_folder, data, monkeypatch, name) -> None:
     given = arguments(tmp_path, model_folder, data)
     crash(monkeypatch, Crash("batch", 0, 5), given)
-    with pytest.raises(InputError, match=r"--ckpt_path: .*last.ckpt .* another --model.layer_decay than 0.8"):
-        commands.train([*given, "--ckpt_path", "last", "--model.layer_decay", "0.8"])
+    with pytest.raises(InputError, match=rf"was trained with --model.{name} [\d.]+; pass that, not 0.8, or begin with"):
+        commands.train([*given, "--ckpt_path", "last", f"--model.{name}", "0.8"])
+
+
+def test_a_rate_that_was_found_is_found_anew(tmp_path, model_folder, data, monkeypatch) -> None:
+    finder = ("--trainer.callbacks+", "LearningRateFinder", "--trainer.callbacks.num_training_steps", "10")
+    given = arguments(tmp_path, model_folder, data, *finder)
+    crash(monkeypatch, Crash("batch", 0, 5), given)
+    assert commands.train([*given, "--ckpt_path", "last"]) == 0
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path, model_folder, data, capsys) -> None:
@@ -218,6 +235,39 @@ def test_a_finished_run_stays_as_it_is(tmp_path, model_folder, data, capsys) -> 
     assert min(step for step, _ in curves(logs / "version_1")["val/f1"]) == 27  # continues where version_0 ended
     scores = json.loads((logs / "version_0" / "run.json").read_text())[0]["scores"]
     assert set(scores) == {"best/exact_match", "best/f1"}
+
+
+def test_a_finished_run_is_trained_further_until_a_step(tmp_path, model_folder, data) -> None:
+    given = arguments(tmp_path, model_folder, data)
+    assert commands.train([*given, "--trainer.max_epochs", "1"]) == 0
+    assert commands.train([*given, "--trainer.max_steps", "17", "--ckpt_path", "last"]) == 0
+    run = tmp_path / "lightning_logs" / "version_1"
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 17
+    assert [step for step, _ in curves(run)["val/f1"]] == [16]
+
+
+@pytest.mark.parametrize("how", ["trained further", "from a file of a renamed run", "with other questions"])
+def test_the_best_checkpoint_stays_the_best_in_a_new_folder(
+    tmp_path, model_folder, data, monkeypatch, capsys, how
+) -> None:
+    """The later epoch has an F1 of 0."""
+    given = arguments(tmp_path, model_folder, data)
+    logs = tmp_path / "lightning_logs"
+    assert commands.train([*given, "--trainer.max_epochs", "1"]) == 0
+    last = "last"
+    if how.startswith("from"):
+        last = str((logs / "version_0").rename(logs / "first") / "checkpoints" / "last.ckpt")
+    if how.startswith("with"):
+        given += ["--data.validation", write_json(tmp_path / "others.json", mixed_rows(40, long=2))]
+    given_log = QALightningModule.log
+    worse = lambda self, name, value, **more: given_log(self, name, value * (name != "val/f1"), **more)  # noqa: E731
+    monkeypatch.setattr(QALightningModule, "log", worse)
+    assert commands.train([*given, "--ckpt_path", last]) == 0
+    first, second = sorted(logs.iterdir()) if last != "last" else [logs / "version_0", logs / "version_1"]
+    said = capsys.readouterr().out
+    best = [(run / "checkpoints" / "best.ckpt").read_bytes() for run in (first, second)]
+    assert (best[0] == best[1]) == (not how.startswith("with"))
+    assert ("was scored on other questions; the best checkpoint is chosen anew" in said) == how.startswith("with")
 
 
 def test_last_is_written_by_the_clock_and_only_between_steps(tmp_path, model_folder, data, monkeypatch) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 
 from qa_lightning.errors import InputError
@@ -200,7 +201,7 @@ def test_a_search_goes_on_in_the_precision_that_it_began_with(search, tmp_path, 
     monkeypatch.setattr("qa_lightning.training.flags.default_precision", {"cpu": "bf16-mixed"}.get)
     assert search([20, 21], "--trials", "2") == 0
     assert yaml.safe_load(flags.read_text())["trainer"]["precision"] == "32-true"
-    with pytest.raises(InputError, match="--trainer.precision was 32-true, is bf16-mixed"):
+    with pytest.raises(InputError, match=r"--trainer.precision was 32-true, is bf16-mixed"):
         search([20, 21], "--trials", "3", "--trainer.precision", "bf16-mixed")
     flags.write_text(flags.read_text().replace("precision: 32-true", "precision: null"))
     assert search([20, 21], "--trials", "3") == 0

@@ -266,6 +266,7 @@ def trainer_after(batches: int, **changes) -> SimpleNamespace:
     loop = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(processed=batches)))
     stub = {"fit_loop": SimpleNamespace(epoch_progress=progress, epoch_loop=loop), "train_dataloader": None}
     stub |= {"state": SimpleNamespace(fn=TrainerFn.FITTING), "world_size": 1, "accumulate_grad_batches": 1}
+    stub["limit_train_batches"] = 1.0
     return SimpleNamespace(**stub | changes)
 
 

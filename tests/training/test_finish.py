@@ -151,8 +151,9 @@ def test_when_the_time_is_up_the_run_says_so(case, epochs) -> None:
     assert case.model.is_dir()
 
 
-def test_steps_that_end_within_an_epoch(case) -> None:
-    assert case.run("--trainer.max_steps", "3") == 0
+@pytest.mark.parametrize("least", [(), ("--trainer.min_epochs", "1")])
+def test_steps_that_end_within_an_epoch(case, least) -> None:
+    assert case.run("--trainer.max_steps", "3", *least) == 0
     assert case.why == "--trainer.max_steps 3 reached"
     assert "best checkpoint is written as a model" in case.said
     assert_same(load_file(case.model / "model.safetensors"), weights_of(case.path / "checkpoints" / "last.ckpt"))
