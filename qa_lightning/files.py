@@ -394,13 +394,19 @@ def file_mark(path: Path, seconds: float = 1.0) -> list[int] | None:
 
 
 def write_problem(folder: Path) -> str | None:
-    """A message if ``folder`` cannot be written to, else None; the folder is created if it is missing."""
+    """A message if ``folder`` cannot be written to, else None; it, and those above, may be missing, and stay so."""
+    made: list[Path] = []
     try:
+        made = [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
             return None
     except OSError as error:
         return f"where nothing can be written ({error.strerror})"
+    finally:
+        with suppress(OSError):  # somebody else uses it already, or it could not be made
+            for one in made:
+                one.rmdir()
 
 
 def new_file_mode() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qa_lightning import files
-from qa_lightning.files import lives, new_folder, write_file
+from qa_lightning.files import lives, new_folder, write_file, write_problem
 
 
 def _write(path: Path, content: bytes, times: int) -> None:
@@ -70,3 +70,12 @@ def test_a_process_of_somebody_else_lives(monkeypatch) -> None:
     assert not lives(dead_process())
     monkeypatch.setattr(os, "kill", refused)
     assert lives(1)
+
+
+def test_a_folder_that_could_be_written_is_not_left_behind(tmp_path) -> None:
+    (tmp_path / "here").mkdir()
+    for folder in (tmp_path / "a" / "b" / "c", tmp_path / "here"):
+        assert write_problem(folder) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    (tmp_path / "file").touch()
+    assert write_problem(tmp_path / "file" / "a") == "where nothing can be written (Not a directory)"

@@ -23,7 +23,7 @@ _LENGTHS = {
 
 @naming_flags(groups=False, names={"data.validation": "data", "data.dataset": "data"})
 def evaluate(words: Sequence[str]) -> int:
-    """Score a model, or a file of predictions; returns status 1 if the official scorer disagrees."""
+    """Score a model, or a file of predictions; returns status 1 if the official scorer disagrees or cannot be asked."""
     options = _evaluate_options(words)
     from qa_lightning.evaluation.file import score_file
     from qa_lightning.evaluation.model import score_model

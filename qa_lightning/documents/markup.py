@@ -6,6 +6,7 @@ read too; the text of a PDF is what its authors stored in it, so scanned pages h
 
 from __future__ import annotations
 
+import codecs
 import io
 import logging
 import re
@@ -21,6 +22,7 @@ _BLOCKS = frozenset(
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _HEAD = 4096  # bytes in which an encoding is named
 # What browsers read where a page names another encoding (the WHATWG's Encoding Standard): supersets, mostly.
+_AS_CONTROL = "qa_lightning.as_control"  # name of an error handler of codecs
 _READ_AS = {
     **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1", "l1", "ascii", "us-ascii"), "cp1252"),
     **dict.fromkeys(("iso-8859-9", "latin5"), "cp1254"),
@@ -44,17 +46,23 @@ def html_text(content: bytes) -> str:
     named = found[1].decode("ascii") if found else "utf-8-sig"
     encoding = _READ_AS.get(named.lower(), named)
     try:
-        page = content.decode(encoding)
+        is_windows = codecs.lookup(encoding).name.startswith(("cp125", "cp874"))
+        page = content.decode(encoding, _AS_CONTROL if is_windows else "strict")
     except LookupError:
         raise ValueError(f"names the unknown encoding {named}") from None
-    except UnicodeDecodeError:
-        if encoding != "cp1252":
-            raise
-        page = content.decode("latin-1")  # the five bytes that have no character there
     parser = _PageParser()
     parser.feed(_without_endless(page))
     parser.close()
     return parser.text()
+
+
+def _as_control(error: UnicodeError) -> tuple[str, int]:
+    """A byte that an encoding of Windows has no character for, as browsers read it."""
+    assert isinstance(error, UnicodeDecodeError)
+    return chr(error.object[error.start]), error.start + 1
+
+
+codecs.register_error(_AS_CONTROL, _as_control)
 
 
 def _without_endless(page: str) -> str:

@@ -148,7 +148,7 @@ def _files(path: Path, problems: list[str]) -> list[Path]:
             if len(known) < len(inside):
                 others = sorted({one.suffix or one.name for one in inside} - {one.suffix for one in known})
                 more = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
-                log.info(f"{path}: {len(inside) - len(known):,} files of other kinds are left out ({more})")
+                log.info(f"{path}: {counted(len(inside) - len(known), 'file')} of other kinds left out ({more})")
             if not known:
                 problems.append(f"{path}: has no files that end with {', '.join(DOCUMENT_SUFFIXES)}")
             return known
@@ -183,7 +183,7 @@ def _inside(folder: Path, problems: list[str]) -> list[Path]:
         for path in (Path(name, one) for one in names if not one.startswith(".")):
             if path.is_file():
                 found.append(path)
-            elif path.is_symlink():
+            elif path.is_symlink() and path.suffix.lower() in ("", *DOCUMENT_SUFFIXES):
                 problems.append(f"{path}: is a link to something that is not there")
     return sorted(found)
 

@@ -108,6 +108,11 @@ def score_model(
     assert module.predictions is not None
     if module.predictions.version_2 and not saved.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")
+    if saved.version_2 and not module.predictions.version_2:
+        log.info(
+            f'note: {name} says "no answer" where it holds that likelier, which no question of {data} is to be '
+            "answered with; it is scored here as a model that always answers, as `predict` does not"
+        )
     fitted_here = settings.is_fitted_to(fingerprint)
     if fitted_here:
         log.info(

@@ -12,9 +12,9 @@ log = logging.getLogger("qa_lightning")
 
 
 def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
-    """Run the published scorer through ``evaluate`` and compare; returns the exit status, 1 if the two disagree.
+    """Run the published scorer through ``evaluate`` and compare; returns the exit status, 0 if the two agree.
 
-    If the scorer cannot be reached, nothing is compared: a log line says so and the status is 0.
+    If the scorer cannot be reached, nothing is compared: a log line says so and the status is 1, too.
     """
     name = "squad_v2" if result.version_2 else "squad"
     try:
@@ -23,7 +23,7 @@ def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
         scorer = evaluate.load(name)  # type: ignore[attr-defined]
     except Exception as error:  # a failed download can raise anything
         log.info(f"official   evaluate.load('{name}') cannot be reached ({type(error).__name__}); nothing compared")
-        return 0
+        return 1
     # Both scorers want a prediction for each question; this one is no answer of anybody.
     missing = {row["id"]: "\ue000" for row in result.references if row["id"] not in result.predictions}
     texts, settings = {**result.predictions, **missing}, {}

@@ -332,7 +332,8 @@ def resolve(name: str) -> str:
             f"--model {name} is the folder of a run that has checkpoints and no model, which a run writes at its end: "
             f"{_export_fix(checkpoints[0])}"
         )
-    if runs := sorted(path.glob(f"version_*/{MODEL_FOLDER}"), key=lambda found: found.stat().st_mtime_ns):
+    of_runs = [*path.glob(f"version_*/{MODEL_FOLDER}"), *path.glob(f"{LOGS}/version_*/{MODEL_FOLDER}")]
+    if runs := sorted(of_runs, key=lambda found: found.stat().st_mtime_ns):
         raise InputError(f"--model {name} is a folder of runs; name one of them, such as {runs[-1].parent}")
     return name
 

@@ -155,7 +155,8 @@ class ErrorReport:
         if abs(gain.mean) < _SAME:
             found = f"{names[0]} and {names[1]} have about the same {name}"
         else:
-            found = f"{names[0]} is better than {names[1]} by {abs(gain.mean):.1f} {name}"
+            how = "is better than" if is_clear else "scores higher here than"
+            found = f"{names[0]} {how} {names[1]} by {abs(gain.mean):.1f} {name}"
         interval = f", 95% interval of the difference {ends[0]:.1f} to {ends[1]:.1f}" if gain.is_known else ""
         return f"{'' if is_clear else 'No clear difference: '}{found}{interval}"
 

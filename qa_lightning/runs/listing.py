@@ -68,12 +68,15 @@ class RunSummary:
 def runs_of(folder: Path) -> list[Path]:
     """The newest run of each fold and the final model of a cross-validation, of each trial of a search; else itself.
 
-    ``last``, if there is no such folder, is the newest run in ``lightning_logs``.
+    Of a folder of runs, and of one that holds ``lightning_logs``, it is all of them. ``last``, if there is no such
+    folder, is the newest run in ``lightning_logs``.
     """
     if folder == _LAST and not folder.exists() and (newest := newest_run(Path(LOGS))) is not None:
         return [newest.folder]
     if not (folder / STUDY).is_file():
-        return [folder]
+        logs = folder / LOGS if (folder / LOGS).is_dir() else folder
+        inside = [] if is_run(folder) else sorted(logs.glob("version_*"), key=lambda run: _number_of(run.name))
+        return [run for run in inside if is_run(run)] or [folder]
     logs = sorted(folder.glob(f"*/{LOGS}"), key=lambda logs: (_number_of(logs.parent.name), logs.parent.name))
     return [run.folder for each in logs if (run := newest_run(each)) is not None]
 

@@ -136,6 +136,8 @@ def find_beginning(given: str | None, logs: Path, job: str | None = None) -> Beg
         return Beginning()
     if given != "last":
         path = Path(given).expanduser()
+        if path.is_dir() and (path / LAST_CHECKPOINT).is_file():
+            raise InputError(f"--ckpt_path {given} is a run's folder; pass {path / LAST_CHECKPOINT} to go on with it")
         if not path.is_file():
             raise InputError(f"--ckpt_path {given}: no such file; give the path of a .ckpt file, or `last`")
         begun = read_beginning(path)
@@ -143,7 +145,9 @@ def find_beginning(given: str | None, logs: Path, job: str | None = None) -> Beg
             raise InputError(f"--ckpt_path {given}: {begun}")
         return begun
     if not runs:
-        raise InputError(f"--ckpt_path last: there is no run in {logs}; start without the flag")
+        renamed = sorted(logs.glob(f"*/{LAST_CHECKPOINT}"), key=lambda found: found.stat().st_mtime_ns)
+        fix = f"to go on with a renamed one, pass --ckpt_path {renamed[-1]}" if renamed else "start without the flag"
+        raise InputError(f"--ckpt_path last: there is no run in {logs} that is called version_N; {fix}")
     return _resume(runs[-1])
 
 

@@ -42,7 +42,7 @@ from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.ended import RESUMING, place_of, why_it_ended
 from qa_lightning.training.module import QALightningModule
 from qa_lightning.training.scored import scored_questions
-from qa_lightning.wording import command_words, relative, visible
+from qa_lightning.wording import command, command_words, relative, visible
 
 log = logging.getLogger("qa_lightning")
 
@@ -190,6 +190,10 @@ def save_checkpoint_as_model(path: Path, output: Path | None = None, overwrite: 
         raise InputError(f"--model {path}: {begun}")
     QALightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True).save(folder)
     log.info(f"written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+    log.info(
+        "threshold and temperature are fitted to no questions: they are those of a model before its run's end; "
+        f"`{command('evaluate')} --model {folder} --data FILE --output_dir scores` fits them"
+    )
     return folder
 
 

@@ -390,10 +390,12 @@ class QALightningModule(LightningModule):
     def answer_settings(self) -> AnswerSettings:
         """How the model is asked: the windows of the data that it was trained on, its longest answer, its threshold.
 
-        As its folder says, where it was neither trained nor validated here.
+        As its folder says, where it was neither trained nor validated here, and no argument says otherwise.
         """
         if self.windows is None and self._saved is not None:
-            return self._saved
+            given = {"max_answer_length": self.max_answer_length, "null_score_diff_threshold": self.threshold}
+            usual = {"max_answer_length": MAX_ANSWER_LENGTH, "null_score_diff_threshold": 0.0}
+            return replace(self._saved, **{name: value for name, value in given.items() if value != usual[name]})
         usual = AnswerSettings.of_config(None, "", max_positions(self.model))
         return replace(
             usual,

@@ -27,7 +27,7 @@ def test_answers_are_shown_with_their_place_and_sentence(folder, model_folder, c
     (folder / "pages.txt").write_text("Ben\fAnna lives in Rome .")
     assert ask([QUESTION, str(folder), "--model", model_folder, "--top-k", "9"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines.pop(0) == f"{folder}: 1 files of other kinds are left out (.csv)"
+    assert lines.pop(0) == f"{folder}: 1 file of other kinds left out (.csv)"
     found = Reader.load(model_folder).ask(QUESTION, folder, top_k=9)
     assert len(lines) == 2 * len(found) == 18
     for number, answer in enumerate(found):
@@ -46,7 +46,7 @@ def test_json_is_one_object_and_nothing_else(folder, model_folder, capsys) -> No
     answers = Reader.load(model_folder).ask(QUESTION, folder)
     assert json.loads(out) == {"query": QUESTION, "answers": [answer.as_dict() for answer in answers]}
     assert len(answers) == TOP_K
-    assert "files of other kinds" in err
+    assert "of other kinds left out" in err
 
 
 def test_nothing_that_documents_hold_acts_on_a_terminal(tmp_path, model_folder, capsys) -> None:

@@ -42,7 +42,10 @@ def test_the_encoding_is_the_one_that_the_page_names() -> None:
     ("named", "content", "text"),
     [
         ("iso-8859-1", "It\u2019s \u201cquoted\u201d \u20ac".encode("cp1252"), "It\u2019s \u201cquoted\u201d \u20ac"),
-        ("ISO-8859-1", b"a\x81b\xe9", "a\x81b\u00e9"),
+        ("ISO-8859-1", b"a\x81b\xe9 \x93c\x94", "a\x81b\u00e9 \u201cc\u201d"),
+        ("windows-1252", b"a\x81b\x80", "a\x81b\u20ac"),
+        ("iso-8859-9", b"\x8e\xfe", "\x8e\u015f"),
+        ("windows-1255", b"\xd9\xe0", "\xd9\u05d0"),
         ("utf-16", "Z\u00fcrich".encode(), "Z\u00fcrich"),
         ("gb2312", "\u9555\u57fa".encode("gbk"), "\u9555\u57fa"),
         ("shift_jis", "\u2460".encode("cp932"), "\u2460"),

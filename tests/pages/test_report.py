@@ -124,8 +124,8 @@ def test_one_question_has_no_intervals() -> None:
     report = ErrorReport(scored(several(1)), scored([renamed(several(1)[0], found=(("Rome", 1.0),))], "model-b"))
     assert report.lines == [
         "EM 100.00, F1 100.00; one question has no interval",
-        "No clear difference: model-a is better than model-b by 100.0 F1",
-        "No clear difference: model-a is better than model-b by 100.0 EM",
+        "No clear difference: model-a scores higher here than model-b by 100.0 F1",
+        "No clear difference: model-a scores higher here than model-b by 100.0 EM",
     ]
     assert not re.search(r"\bnan\b", re.sub(r"<(script|style).*?</\1>", "", report.html(), flags=re.DOTALL))
     none = Asked(CONTEXT, (), (("Paris", 1.0),), null=3.0)

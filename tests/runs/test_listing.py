@@ -135,6 +135,16 @@ def test_runs_are_sorted_and_unknown_figures_come_last() -> None:
     assert all(len(sorted_runs(runs, by)) == 3 for by in SORTS)
 
 
+def test_a_folder_of_runs_is_all_of_them(tmp_path) -> None:
+    for name in ("version_10", "version_9", "other"):
+        folder = tmp_path / "lightning_logs" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text("[]")
+    both = [tmp_path / "lightning_logs" / name for name in ("version_9", "version_10")]
+    assert runs_of(tmp_path) == runs_of(tmp_path / "lightning_logs") == both
+    assert runs_of(tmp_path / "lightning_logs" / "other") == [tmp_path / "lightning_logs" / "other"]
+
+
 def test_settings_differ_if_runs_that_have_them_differ() -> None:
     settings = ({"rate": 1e-3, "seed": 1, "new": 5}, {"rate": 2e-3, "seed": 1}, {"rate": 1e-3, "seed": 1})
     assert differing([RunSummary(str(number), "m", settings=one) for number, one in enumerate(settings)]) == ["rate"]

@@ -408,3 +408,13 @@ def test_another_command_of_the_same_job_does_not_go_on_with_its_run(tmp_path, m
         monkeypatch.setattr("qa_lightning.runs.resume.this_command", lambda: ["train", "--data.dataset", "a.json"])
         begun = find_beginning(None, tmp_path, "77")
         assert begun.folder == (folder if goes_on else None)
+
+
+def test_a_run_s_folder_and_a_renamed_run_are_named_with_what_to_pass(tmp_path) -> None:
+    checkpoint = tmp_path / "my-run" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    with pytest.raises(InputError, match=rf"my-run is a run's folder; pass {checkpoint} to go on with it"):
+        find_beginning(str(tmp_path / "my-run"), tmp_path)
+    with pytest.raises(InputError, match=rf"called version_N; to go on with a renamed one, pass .* {checkpoint}"):
+        find_beginning("last", tmp_path)
