@@ -164,11 +164,11 @@ def flag_problem(message: str, flags: Iterable[str]) -> str:
         wrong = [word.partition("=")[0] for word in unknown[1].split() if re.match(r"--?[A-Za-z]", word)]
         if not wrong:
             return f"{unknown[1]!r} belongs to no flag; a text with spaces goes in quotes"
-        return "\n".join(_no_such_flag(flag, known) for flag in wrong)
+        return "\n".join(no_such_flag(flag, known) for flag in wrong)
     if within := re.fullmatch(r"Group '(.+)' does not accept option '(.+)'", message):
-        return _no_such_flag(f"--{within[1]}.{within[2]}", known)
+        return no_such_flag(f"--{within[1]}.{within[2]}", known)
     if unknown := re.fullmatch(r"Option '(.+)' is not accepted", message):
-        return _no_such_flag(f"--{unknown[1]}", known)
+        return no_such_flag(f"--{unknown[1]}", known)
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         names = missing[1].split(", ")
         return ", ".join(f"--{name}" if f"--{name}" in known else name for name in names) + ": required"
@@ -224,5 +224,6 @@ def one_of(choices: Iterable[str]) -> str:
     return f"one of {joined}" if len(others) > 1 else joined
 
 
-def _no_such_flag(flag: str, known: Iterable[str]) -> str:
+def no_such_flag(flag: str, known: Iterable[str]) -> str:
+    """The message for a flag that there is not."""
     return f"there is no flag {flag}{did_you_mean(flag, known)}"

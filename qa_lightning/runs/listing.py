@@ -74,8 +74,8 @@ def runs_of(folder: Path) -> list[Path]:
     if folder == _LAST and not folder.exists() and (newest := newest_run(Path(LOGS))) is not None:
         return [newest.folder]
     if not (folder / STUDY).is_file():
-        logs = folder / LOGS if (folder / LOGS).is_dir() else folder
-        inside = [] if is_run(folder) else sorted(logs.glob("version_*"), key=lambda run: _number_of(run.name))
+        above = folder / LOGS if (folder / LOGS).is_dir() else folder
+        inside = [] if is_run(folder) else sorted(above.glob("version_*"), key=lambda run: _number_of(run.name))
         return [run for run in inside if is_run(run)] or [folder]
     logs = sorted(folder.glob(f"*/{LOGS}"), key=lambda logs: (_number_of(logs.parent.name), logs.parent.name))
     return [run.folder for each in logs if (run := newest_run(each)) is not None]

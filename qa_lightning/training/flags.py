@@ -6,12 +6,13 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import yaml  # type: ignore[import-untyped]
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, WeightAveraging
@@ -44,7 +45,9 @@ from qa_lightning.training.module import LOGGED, LOGGED_WITH_UNANSWERABLE, QALig
 from qa_lightning.training.steps.batch_size import AutoBatchSize
 from qa_lightning.training.steps.graphs import graph_problems, shape_problems
 from qa_lightning.training.steps.partial import partial_problems
-from qa_lightning.wording import counted, flag_problem, shown, usage_name, visible
+from qa_lightning.wording import counted, flag_problem, no_such_flag, shown, usage_name, visible
+
+_CONFIG = ("-c", "--config")
 
 
 class TrainParser(LightningArgumentParser):
@@ -57,10 +60,56 @@ class TrainParser(LightningArgumentParser):
         print(f"error: {visible(self.problem(message), lines=True)}", file=sys.stderr)
         sys.exit(2)
 
+    def parse_args(self, args: Any = None, *others: Any, **named: Any) -> Any:
+        """Parse; flags that a file of ``--config`` has and this parser has not are one error, with their lines.
+
+        Raises:
+            InputError: there are such flags.
+        """
+        words = sys.argv[1:] if args is None else list(args)
+        pairs = zip(words, [*words[1:], ""], strict=True) if all(isinstance(word, str) for word in words) else ()
+        given = [after if word in _CONFIG else word.partition("=")[2] for word, after in pairs if _names_config(word)]
+        flags = [flag for flag in self._option_string_actions if flag[:2] == "--" and flag.rpartition(".")[2] != "help"]
+        if problems := [problem for name in given for problem in _unknown_flags(name, flags)]:
+            raise InputError(problems)
+        return super().parse_args(args, *others, **named)
+
     def problem(self, message: str) -> str:
         """A message of the parser, as this package says it."""
         problem = union_problem(message) or flag_problem(message, self._option_string_actions)
         return refusal(problem) if problem.startswith("--trainer.") else problem
+
+
+def _names_config(word: str) -> bool:
+    return word.partition("=")[0] in _CONFIG
+
+
+def _unknown_flags(name: str, known: Sequence[str]) -> Iterator[str]:
+    """A line for each flag in a file of flags that there is not; none if it cannot be read, which the parser says.
+
+    Args:
+        name: of the file.
+        known: the flags, with their dashes.
+    """
+    try:
+        node = yaml.compose(Path(name).expanduser().read_text(encoding="utf-8"), yaml.SafeLoader)
+    except (OSError, ValueError, RuntimeError, yaml.YAMLError):
+        return
+    left = [("--", *pair) for pair in node.value] if isinstance(node, yaml.MappingNode) else []
+    while left:
+        group, key, value = left.pop(0)
+        flag, where = f"{group}{key.value}", f"{name}, line {key.start_mark.line + 1}"
+        own = next((one for one in known if one.startswith(f"{flag}.")), None)
+        if own is not None and isinstance(value, yaml.MappingNode):
+            left[:0] = [(f"{flag}.", *pair) for pair in value.value]
+        elif own is not None and value.tag != "tag:yaml.org,2002:str":  # a text is another file's name
+            what = "a list" if isinstance(value, yaml.SequenceNode) else value.value or "empty"
+            yield (
+                f"{where}: {flag} is {what}; write flags and their values below it, such as {own[len(flag) + 1 :]}: ..., "
+                "or leave it out"
+            )
+        elif flag not in known and flag.removesuffix("+") not in known:
+            yield f"{where}: {no_such_flag(flag, known)}"
 
 
 class _SaveConfig(SaveConfigCallback):

@@ -393,9 +393,12 @@ class QALightningModule(LightningModule):
         As its folder says, where it was neither trained nor validated here, and no argument says otherwise.
         """
         if self.windows is None and self._saved is not None:
-            given = {"max_answer_length": self.max_answer_length, "null_score_diff_threshold": self.threshold}
-            usual = {"max_answer_length": MAX_ANSWER_LENGTH, "null_score_diff_threshold": 0.0}
-            return replace(self._saved, **{name: value for name, value in given.items() if value != usual[name]})
+            given: dict[str, Any] = {}
+            if self.max_answer_length != MAX_ANSWER_LENGTH:
+                given["max_answer_length"] = self.max_answer_length
+            if self.threshold != 0.0:
+                given["null_score_diff_threshold"] = self.threshold
+            return replace(self._saved, **given)
         usual = AnswerSettings.of_config(None, "", max_positions(self.model))
         return replace(
             usual,

@@ -195,3 +195,21 @@ def test_errors_that_nobody_raised_on_purpose_keep_their_traceback() -> None:
         torch.zeros(2) @ torch.zeros(3)
     with pytest.raises(ImportError), lightning_refusals():
         from qa_lightning import no_such_name  # noqa: F401
+
+
+def test_flags_of_a_config_that_there_are_not_are_told_together_with_their_lines(refused, tmp_path) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        "seed_everything: 1\ndata:\n  batchsize: 3\n  columns: {qestion: a}\ntrainer:\n  logger:\n"
+        "    class_path: CSVLogger\n    init_args: {save_dir: x}\n  callbacks+: []\n  max_epoch: 3\nmodle: {}\n"
+    )
+    assert refused("--config", str(config)) == [
+        f"{config}, line 3: there is no flag --data.batchsize; did you mean --data.batch_size?",
+        f"{config}, line 4: there is no flag --data.columns.qestion; did you mean --data.columns.question?",
+        f"{config}, line 10: there is no flag --trainer.max_epoch; did you mean --trainer.max_epochs?",
+        f"{config}, line 11: there is no flag --modle; did you mean --model?",
+    ]
+    for value, what in {"[batch_size]": "a list", "": "empty", "3": "3"}.items():
+        config.write_text(f"data: {value}\n")
+        (said,) = refused("--config", str(config))
+        assert said.startswith(f"{config}, line 1: --data is {what}; write flags and their values below it, such as ")

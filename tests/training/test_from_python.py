@@ -387,3 +387,14 @@ def test_a_fit_after_a_resumed_one_begins_at_its_first_batch(tmp_path, model_fol
     again = Trainer(max_epochs=1, **QUIET)
     again.fit(QALightningModule(model_folder), data)
     assert again.global_step == len(data.train_dataloader())
+
+
+def test_arguments_count_more_than_what_the_folder_says(tmp_path, module, data) -> None:
+    trainer = Trainer(fast_dev_run=True, **QUIET)
+    trainer.fit(module, data)
+    module.save(tmp_path / "model")
+    folder = str(tmp_path / "model")
+    assert QALightningModule(folder).answer_settings == Reader.from_pretrained(folder).settings
+    given = QALightningModule(folder, null_score_diff_threshold=-5.0, max_answer_length=7).answer_settings
+    assert (given.null_score_diff_threshold, given.max_answer_length) == (-5.0, 7)
+    assert given.windows == data.settings
