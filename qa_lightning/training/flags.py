@@ -105,8 +105,8 @@ def _unknown_flags(name: str, known: Sequence[str]) -> Iterator[str]:
         elif own is not None and value.tag != "tag:yaml.org,2002:str":  # a text is another file's name
             what = "a list" if isinstance(value, yaml.SequenceNode) else value.value or "empty"
             yield (
-                f"{where}: {flag} is {what}; write flags and their values below it, such as {own[len(flag) + 1 :]}: ..., "
-                "or leave it out"
+                f"{where}: {flag} is {what}; write flags and their values below it, such as {own[len(flag) + 1 :]}: "
+                "..., or leave it out"
             )
         elif flag not in known and flag.removesuffix("+") not in known:
             yield f"{where}: {no_such_flag(flag, known)}"
