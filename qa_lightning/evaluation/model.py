@@ -125,7 +125,8 @@ def score_model(
     result = replace(result, scored=scored)
     assert result.confidence is not None
     found = result.confidence
-    fitted = Fitted(found.scaling, found.tuned is not None, fingerprint, found.scores_at_precision)
+    version_2 = settings.version_2 or module.predictions.version_2
+    fitted = Fitted(found.scaling, version_2, fingerprint, found.scores_at_precision)
     return replace(result, threshold_file=threshold_file(fitted, name, data))
 
 

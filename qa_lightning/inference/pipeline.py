@@ -492,8 +492,8 @@ def pipeline(
         name = chosen if isinstance(chosen, str) else str(loaded.name_or_path)
         found = read_threshold_file(Path(threshold_file), name, loading.hub.get("revision"))
         answers.fitted_version_2 = found.version_2
-        answers.scaling = replace(found.scaling, of_models=answers.scaling.of_models)
-        answers.scores_at_precision = found.scores_at_precision
+        answers.scaling = fitted.scaling
+        answers.scores_at_precision = fitted.scores_at_precision
     if raw_scores and answers.scaling.calibrator is not None:
         answers.scaling = replace(answers.scaling, calibrator=None)
         answers.scores_at_precision = {}  # calibrated ones

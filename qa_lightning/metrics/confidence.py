@@ -5,7 +5,9 @@ probabilities, and the calibrator these into the probability that an answer is r
 and measured on questions that they were not fitted to. For the threshold the articles are split into halves (see
 `thresholds.tuned`). For the rest they are split into `FOLDS` folds, and the answers of each fold get the scores of what
 was fitted to the other folds. A fit that gains nothing there is not kept: the threshold is then 0, the temperature the
-model's own, and there is no calibrator.
+model's own. Where no threshold can be fitted, as every question has an answer or all are about one article, the model's
+own stays. A calibrator belongs to the threshold that it was fitted at: the model keeps its own if it keeps its
+threshold too. Under another one there is none, unless a new one gains.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from qa_lightning.metrics.calibration import (
 )
 from qa_lightning.metrics.measures import measures
 from qa_lightning.metrics.outcomes import Outcomes
-from qa_lightning.metrics.thresholds import Tuned, best_threshold, folds_by_article, tuned
+from qa_lightning.metrics.thresholds import Tuned, best_threshold, folds_by_article, score_at, tuned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,12 +112,13 @@ class Confidence:
     Attributes:
         scaling: to use: what was fitted, as far as it gains on held-out questions.
         fitted: the temperature that was fitted; None if the questions, or those outside of a fold, determine none.
-        tuned: how the threshold was chosen; None if every question has an answer.
+        tuned: how the threshold was chosen; None if it could not be: the threshold is then the model's own.
         before: answers under the model's own threshold, temperature and calibrator.
         after: answers under ``scaling``, on all questions.
         choices: the folds of the articles, each under the threshold that was fitted to the other folds, with the scores
-            of the model's own temperature and calibrator (`OWN`); those of the temperature that was fitted to the other
-            folds (`TEMPERATURE`); and those of the calibrator that was, at the model's own temperature (`CALIBRATOR`).
+            of the model's own temperature, and of its own calibrator if it keeps its threshold (`OWN`); those of the
+            temperature that was fitted to the other folds (`TEMPERATURE`); and those of the calibrator that was, at the
+            model's own temperature (`CALIBRATOR`).
             What the questions do not determine is left out; empty if there is only one article.
         kept: which of them `scaling` is.
     """
@@ -135,7 +138,7 @@ class Confidence:
 
     @property
     def reliability(self) -> tuple[Reliability, Reliability]:
-        """Calibration with the model's own scores and with those to use, under the same thresholds.
+        """Calibration with the scores of `OWN` and with those to use, under the same thresholds.
 
         On held-out questions, if there are any. The two are equal if no fit is kept.
         """
@@ -237,23 +240,25 @@ def fit_confidence(
 
     Args:
         outcomes: the scored questions, with ``log_spans`` at `calibration.TEMPERATURES`.
-        version_2: whether some questions have no answer; if not, the threshold stays 0.
+        version_2: whether some questions have no answer; if not, the threshold stays the model's own.
         own: the model's threshold, temperature and calibrator before the fit. Temperature and calibrator are kept if
-            fitted ones do not lower the Brier score of held-out answers, or if nothing can be held out.
+            fitted ones do not lower the Brier score of held-out answers, or if nothing can be held out; the calibrator
+            only with its threshold.
         seed: another seed splits the articles in other ways.
     """
     articles = outcomes.article.tolist()
-    tuning = tuned(*outcomes.decision, articles, seed) if version_2 else None
-    threshold = tuning.threshold if tuning else 0.0
-    # A calibrator belongs to its threshold, which its features depend on.
+    fold = folds_by_article(articles, FOLDS, seed)
+    tuning = tuned(*outcomes.decision, articles, seed) if version_2 and fold.any() else None
+    threshold = tuning.threshold if tuning else own.threshold
+    # A calibrator belongs to its threshold, which its features depend on: under another one it is not even measured.
     scaling = Scaling(own.temperature, threshold, calibrator=own.calibrator if threshold == own.threshold else None)
     heat = fit_scaling(outcomes, threshold, version_2).temperature
-    fold = folds_by_article(articles, FOLDS, seed)
     choices, kept = {}, OWN
     if fold.any():
         folds = [(outcomes.take(fold != each), outcomes.take(fold == each)) for each in range(fold.max() + 1)]
-        # If the tuned threshold is not kept, neither are those of the folds: reports show the settings in use.
-        thresholds = [best_threshold(*one.decision).threshold if threshold else 0.0 for one, _ in folds]
+        # If no tuned threshold is kept, neither are those of the folds: reports show the settings in use.
+        is_tuned = tuning is not None and tuning.threshold != 0
+        thresholds = [best_threshold(*one.decision).threshold if is_tuned else threshold for one, _ in folds]
 
         def held_out(fits: Sequence[Scaling]) -> tuple[Judged, ...]:
             return tuple(Judged(side, fit, version_2) for (_, side), fit in zip(folds, fits, strict=True))
@@ -278,6 +283,8 @@ def fit_confidence(
             fits = [replace(base, calibrator=each) for base, each in zip(bases, found, strict=True)]
             choices[CALIBRATOR] = held_out(fits)
             if _helps(choices[CALIBRATOR], choices[kept], seed):
+                if not version_2 and own.calibrator is not None:  # such questions say nothing of "no answer"
+                    calibrator = replace(calibrator, no_answer=own.calibrator.no_answer)
                 kept, scaling = CALIBRATOR, replace(plain, calibrator=calibrator)
     return Confidence(
         scaling,
@@ -316,17 +323,21 @@ def _as_json(found: Mapping[str, Interval]) -> dict[str, list[float | None]]:
 def fitted_lines(found: Confidence) -> Iterator[str]:
     """Describe the fit in some lines: what is kept, what it gains on held-out questions, and why; and measure it."""
     alone = "all questions are about one article, so that nothing can be held out to measure one"
+    threshold = f'threshold {found.scaling.threshold:.2f} for "no answer"'
     if found.tuned:
         how = "each half of the articles scored with the other half's fit"
-        name, at_zero, tuned = 'threshold {:.2f} for "no answer"', found.tuned.at_zero.f1, found.tuned.held_out_f1
-        if found.held_out is None:
-            yield f"{name.format(0)}: F1 {at_zero:.2f}; it is not tuned: {alone}"
-        elif found.scaling.threshold:
-            yield f"{name.format(found.scaling.threshold)}: F1 {tuned:.2f}, against {at_zero:.2f} at 0 ({how})"
+        at_zero, tuned = found.tuned.at_zero.f1, found.tuned.held_out_f1
+        if found.scaling.threshold:
+            yield f"{threshold}: F1 {tuned:.2f}, against {at_zero:.2f} at 0 ({how})"
         else:
-            yield f"{name.format(0)}, as tuning does not help: F1 {at_zero:.2f}, against {tuned:.2f} if tuned ({how})"
+            yield f"{threshold}, as tuning does not help: F1 {at_zero:.2f}, against {tuned:.2f} if tuned ({how})"
+    elif found.after.version_2:
+        f1 = score_at(found.scaling.threshold, *found.after.outcomes.decision).f1
+        yield f"{threshold}: F1 {f1:.2f}; it is not tuned: {alone}"
+    elif found.scaling.threshold:
+        yield f"{threshold}: it is not tuned, as every question has an answer"
     kept, own = f"temperature {found.scaling.temperature:.2f}", found.before.scaling.temperature
-    has_own = found.before.scaling.calibrator is not None
+    has_own = OWN in found.choices and found.choices[OWN][0].scaling.calibrator is not None
     if found.held_out is None:
         yield f"{kept}; it is not fitted: {alone}"
         return
@@ -357,6 +368,8 @@ def fitted_lines(found: Confidence) -> Iterator[str]:
             f"{which} does not clearly help: Brier score {score[found.kept]}, against {score[CALIBRATOR]} with it "
             f"({how})"
         )
+    if found.before.scaling.calibrator is not None and not has_own:
+        yield f"the model's own calibrator is left out: it belongs to threshold {found.before.scaling.threshold:.2f}"
     yield measures_line("scores of held-out answers", found.measured[found.kept])
 
 

@@ -135,7 +135,15 @@ class AnswerSettings:
             )
 
     def fitted(self, found: Fitted) -> AnswerSettings:
-        """These settings with a fitted threshold, temperature and calibrator."""
+        """These settings with a fitted threshold, temperature and calibrator.
+
+        Files of older versions say threshold 0 where every question of the fit has an answer. For a model that knows
+        "no answer" its own threshold stays then, and what was fitted at another one, calibrator and scores at
+        precisions, is left out.
+        """
+        own = self.null_score_diff_threshold
+        if self.version_2 and not found.version_2 and found.scaling.threshold != own:
+            found = found._replace(scaling=Scaling(found.scaling.temperature, own), scores_at_precision={})
         return replace(
             self,
             version_2=self.version_2 or found.version_2,
@@ -196,7 +204,8 @@ class Fitted(NamedTuple):
 
     Attributes:
         scaling: threshold, temperature and calibrator.
-        version_2: whether some of the questions of the fit have no answer.
+        version_2: whether "no answer" is a possible answer, as some questions of the fit have none, or as the model
+            knew it before.
         fingerprint: fingerprint of these questions.
         scores_at_precision: as in `AnswerSettings`.
     """

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qa_lightning.decoding.calibrator import FEATURES, sigmoid
+from qa_lightning.decoding.calibrator import FEATURES, Calibrator, sigmoid
 from qa_lightning.decoding.spans import Scaling, decode_spans
 from qa_lightning.metrics.calibrating import fit_calibrator, fit_logistic, outcome_features
 from qa_lightning.metrics.confidence import CALIBRATOR, OWN, fit_confidence, fitted_lines
@@ -107,6 +107,22 @@ def test_a_calibrator_of_noise_is_not_kept(seed: int) -> None:
     assert CALIBRATOR in found.choices  # it was tried
     sure, right = found.held_out_columns
     assert len(sure) == len(right) == 1500
+
+
+def test_a_calibrator_of_another_threshold_is_left_out_and_no_line_compares_with_it() -> None:
+    """The figures beside it are those of scores without a calibrator."""
+    outcomes = replace(made(1500, 0.0), has_answer=np.arange(1500) % 3 > 0)
+    odds = np.where(outcomes.has_answer, -5.0, 0.0) + np.random.default_rng(1).normal(0, 2, 1500)
+    outcomes = replace(outcomes, null_score=outcomes.best_score + odds)
+    own = Calibrator((0.5, 2.0, 0.0, 0.0, 0.0, 0.0), None, 7.0)
+    found = fit_confidence(outcomes, version_2=True, own=Scaling(1.0, 7.0, calibrator=own))
+    assert found.scaling.threshold not in (0.0, 7.0)
+    assert all(part.scaling.calibrator is None for part in found.choices[OWN])
+    lines = list(fitted_lines(found))
+    assert "the model's own calibrator is left out: it belongs to threshold 7.00" in lines
+    assert not any("with the model's own" in line or "own calibrator stays" in line for line in lines)
+    without = fit_confidence(outcomes, version_2=True)
+    assert lines != list(fitted_lines(without)) == [line for line in lines if "left out" not in line]
 
 
 def test_no_article_has_a_say_in_its_own_scores() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qa_lightning import Reader, pipeline
+from qa_lightning.decoding.calibrator import FEATURES, Calibrator
 from qa_lightning.decoding.predictions import Predictions, Rows
 from qa_lightning.decoding.spans import Scaling, WindowLogits, decode_spans
 from qa_lightning.errors import InputError
@@ -25,7 +26,8 @@ from qa_lightning.metrics.confidence import (
 )
 from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import Scoring
-from qa_lightning.metrics.thresholds import best_threshold, split_by_article
+from qa_lightning.metrics.thresholds import best_threshold, score_at, split_by_article
+from qa_lightning.models.folder import save_model
 from qa_lightning.models.loading import load_model, load_tokenizer
 from qa_lightning.models.threshold_file import read_threshold_file
 from tests.helpers import commands
@@ -275,6 +277,32 @@ def test_a_threshold_that_does_not_help_is_neither_kept_nor_measured_with() -> N
     )
 
 
+@pytest.mark.parametrize(("version_2", "articles"), [(False, 10), (True, 1)])
+def test_the_models_threshold_stays_where_none_can_be_fitted(version_2: bool, articles: int) -> None:
+    outcomes = outcomes_of(random_windows(5, 300, 2.0), articles=articles)
+    if not version_2:
+        outcomes = replace(outcomes, has_answer=np.ones(300, bool))
+    found = fit_confidence(outcomes, version_2, Scaling(1.0, -6.63))
+    assert found.scaling.threshold == -6.63
+    assert found.tuned is None
+    assert {part.scaling.threshold for part in found.held_out or ()} <= {-6.63}
+    line, *_ = fitted_lines(found)
+    assert line.startswith('threshold -6.63 for "no answer"')
+    assert ("every question has an answer" in line) == (not version_2)
+    if version_2:
+        assert f"F1 {score_at(-6.63, *outcomes.decision).f1:.2f}; it is not tuned: all questions are about one" in line
+
+
+def test_a_calibrator_of_spans_leaves_the_weights_of_no_answer_as_they_were() -> None:
+    own = Calibrator((0.0, 1.0, 0.0, 0.0, 0.0, 0.0), (0.5, 0.7, 0.0, 0.0, 0.0, 0.4), -6.63)
+    rows = outcomes_of(random_windows(7, 3000, 1.0), has_answer=np.ones(3000, bool))
+    right = np.random.default_rng(7).random(3000) < 1 / (1 + np.exp(rows.length - 1.5 + 3 * (rows.null_odds + 2)))
+    found = fit_confidence(replace(rows, exact=right * 1.0), False, Scaling(1.0, -6.63, calibrator=own))
+    assert found.kept == "calibrator"
+    assert found.scaling.calibrator.span != own.span
+    assert (found.scaling.calibrator.no_answer, found.scaling.calibrator.threshold) == (own.no_answer, -6.63)
+
+
 NO_ANSWER: dict = {"text": [], "answer_start": []}
 
 
@@ -359,6 +387,32 @@ def test_a_threshold_file_is_applied_to_its_model_and_to_no_other(evaluated, tmp
     load_tokenizer(model).save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match=r"was made for .* whose weights are not those of --model .*other; make one"):
         read_threshold_file(path, str(tmp_path / "other"))
+
+
+def test_questions_that_all_have_an_answer_leave_the_threshold_of_the_model(evaluated, tmp_path, capsys) -> None:
+    """Also where the threshold came from a file, and with a file of an older version, which says 0."""
+    model, _, folder = evaluated
+    path = tmp_path / "given.json"
+    path.write_text(json.dumps(json.loads((folder / "threshold.json").read_text()) | {"null_score_diff_threshold": -3}))
+    given = Reader.load(model, threshold_file=path)
+    save_model(given.model, given.tokenizer, given.settings, tmp_path / "model", given.model.state_dict())
+    data = write_json(tmp_path / "data.json", make_rows(20))
+    for one, args in ((model, ["--threshold-file", str(path)]), (str(tmp_path / "model"), [])):
+        command = ["--model", one, "--data", data, *args, "--output-dir", str(tmp_path / "out")]
+        assert commands.evaluate(command) == 0
+        assert 'threshold -3.00 for "no answer": it is not tuned, as every question has' in capsys.readouterr().out
+        made = json.loads((tmp_path / "out" / "threshold.json").read_text())
+        assert (made["null_score_diff_threshold"], made["version_2"]) == (-3, True)
+    old = tmp_path / "old.json"
+    fitted = {"version_2": False, "null_score_diff_threshold": 0.0, "temperature": 1.5}
+    at_another = {"calibrator": {"span": dict.fromkeys(("bias", *FEATURES), 0.5)}, "scores_at_precision": {"0.9": 0.5}}
+    old.write_text(json.dumps(made | fitted | at_another))
+    for name, threshold in ((str(tmp_path / "model"), -3), (model, 0)):
+        settings, asks = Reader.load(name, threshold_file=old).settings, pipeline(name, threshold_file=old)
+        assert settings.scaling == asks.scaling
+        assert (settings.temperature, settings.null_score_diff_threshold) == (1.5, threshold)
+        assert bool(settings.calibrator) == bool(settings.scores_at_precision) == (threshold == 0)
+        assert asks.scores_at_precision == settings.scores_at_precision
 
 
 def test_a_threshold_file_brings_the_scores_at_each_precision(evaluated, tmp_path, monkeypatch) -> None:
