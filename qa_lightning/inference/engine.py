@@ -9,8 +9,9 @@ the answers. `answer_all` runs the model. There are three policies:
   every window and the null answer together, so scores of different windows compare, and those of one question sum to
   at most 1. With ``align_to_words`` an answer is a text: the probabilities of the spans that read alike are added up,
   if they are at least `MIN_ADDED` each, and the offsets are those of the likeliest span. So the answers of any
-  ``top_k`` are the first ones of a larger one. Without it an answer is a span, with its own score. A model with a
-  `Calibrator` gives the first answer its score, and the others theirs by `calibrator.rescaled`.
+  ``top_k`` are the first ones of a larger one. Without it an answer is a span, with its own score. Whether "no answer"
+  comes first is decided against the best span, as by the other policy; the sums below it count at most as much as it.
+  A model with a `Calibrator` gives the first answer its score, and the others theirs by `calibrator.rescaled`.
 * `v4.V4Answers`: the answers and scores of transformers 4.57.
 """
 
@@ -154,12 +155,13 @@ class RankedAnswers:
         Raises:
             InputError: logits are not numbers.
         """
+        null_wins = spans.null_score - spans.best_score > self._settings.scaling.threshold
         index, spans = _decoded(self._decoder, self.store)
         found: list[list[_Listed]] = []
         for number, question in enumerate(index.tolist()):
             answers = self._listed.pop(question, None) or self._distinct(spans, number, question)
             if self._settings.handle_impossible_answer or not answers:
-                _insert_null(answers, float(spans.null_probability[number]))
+                _insert_null(answers, float(spans.null_probability[number]), bool(null_wins[number]))
             found.append(answers[: self._settings.top_k])
         if (calibrator := self._settings.scaling.calibrator) is not None:
             chosen = np.array([answers[0].row for answers in found], np.int64)
@@ -249,10 +251,21 @@ def _decoded(decoder: Decoder, store: FeatureStore) -> tuple[NDArray[np.int64], 
     return decoded.index, decoded.spans
 
 
-def _insert_null(answers: list[_Listed], score: float) -> None:
-    """Insert "no answer" by its score, after spans of the same score."""
-    rank = next((index for index, answer in enumerate(answers) if answer.values["score"] < score), len(answers))
-    answers.insert(rank, _Listed(-1, {"score": score, "start": 0, "end": 0, "answer": ""}))
+def _insert_null(answers: list[_Listed], score: float, wins: bool) -> None:
+    """Insert "no answer": first if it wins against the best span, else by its score, after spans of the same score.
+
+    Where it wins, other scores become at most its own, which sums of several spans may exceed.
+    """
+    null = _Listed(-1, {"score": score, "start": 0, "end": 0, "answer": ""})
+    if wins or not answers:
+        for answer in answers:
+            answer.values["score"] = min(answer.values["score"], score)
+        answers.insert(0, null)
+        return
+    best = answers[0].values
+    null.values["score"] = min(score, best["score"])  # a rounding error apart, it is not more probable
+    rank = next((at for at, other in enumerate(answers) if other.values["score"] < null.values["score"]), len(answers))
+    answers.insert(rank, null)
 
 
 def _of_examples(windows: WindowLogits, examples: NDArray[np.intp]) -> WindowLogits:

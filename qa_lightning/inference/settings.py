@@ -161,7 +161,8 @@ class CallSettings:
         max_answer_len: the longest answer, in tokens, before it is widened to whole words.
         handle_impossible_answer: whether "no answer" may be an answer.
         align_to_words: widen answers to whole words, and return each text once.
-        scaling: how scores become probabilities, and the threshold above which "no answer" comes first.
+        scaling: how scores become probabilities, and the threshold: "no answer" comes first if its odds against the
+            best span are above it.
     """
 
     top_k: int = 1

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qa_lightning.decoding.spans import Scaling
 from qa_lightning.features.batching import PaddingCollator
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.inference.cutting import Windowers
-from qa_lightning.inference.engine import RankedAnswers, answer_all
+from qa_lightning.inference.engine import BestAnswers, RankedAnswers, answer_all
 from qa_lightning.inference.settings import CallSettings
 from qa_lightning.models.loading import load_tokenizer
+from qa_lightning.models.settings import AnswerSettings
 
 CONTEXTS = [
     "Anna lives in Oslo, Ben works in Rome. anna Anna ANNA, in oslo in Rome (in Rome).",
@@ -55,3 +59,41 @@ def test_fewer_answers_are_the_first_of_more(cut, seed: int, scale: float, words
         assert [answer["score"] for answer in every] == sorted((answer["score"] for answer in every), reverse=True)
         for top_k in (1, 2, 3, 4, 7, 15):
             assert answers(top_k)[number] == every[:top_k]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    scale=st.sampled_from([0.0, 0.3, 1.0, 4.0]),
+    words=st.booleans(),
+    above=st.sampled_from([-0.5, -1e-9, 0.0, 1e-9, 0.5]),
+)
+def test_no_answer_comes_first_where_the_threshold_says_so(cut, seed: int, scale: float, words: bool, above) -> None:
+    """As the other policy decides, though spans that read alike may be likelier together; and nothing else moves."""
+    questions, collate = cut
+    random = np.random.default_rng(seed)
+    shape = (len(questions.store), 48)
+    logits = [torch.tensor(random.normal(size=shape) * scale, dtype=torch.float32) for _ in range(2)]
+
+    def forward(batch):
+        return tuple(one[batch["feature"], : batch["input_ids"].shape[1]] for one in logits)
+
+    def best(threshold: float):
+        own = AnswerSettings(48, 12, 16, 8, version_2=True, null_score_diff_threshold=threshold)
+        return answer_all(BestAnswers(None, own, questions.items, questions.store), forward, collate, 4)
+
+    for number, answer in enumerate(best(0.0)):
+        threshold = answer.null_odds - above
+        own = CallSettings(40, 8, align_to_words=words, scaling=Scaling(threshold=threshold))
+        plain, listed = (
+            answer_all(RankedAnswers(questions, replace(own, handle_impossible_answer=may)), forward, collate, 4)[
+                number
+            ]
+            for may in (False, True)
+        )
+        assert bool(listed[0]["answer"]) == bool(best(threshold)[number].text)
+        rest = [one for one in listed if one["answer"]]
+        assert [one["answer"] for one in rest] == [one["answer"] for one in plain][: len(rest)]
+        scores = [one["score"] for one in listed]
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) <= 1 + 1e-9
