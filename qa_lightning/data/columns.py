@@ -125,7 +125,8 @@ def with_usual_columns(
     """
     choices = _Choices(reading.columns, only_asked)
     logged: set[str] = set()
-    broken: list[PlacedRow] = []  # rows before the first one that has the columns
+    broken: list[PlacedRow] = []  # rows from the first one that lacks the columns to the first one that has them
+    lacking = 0  # of them
 
     def log_once(line: str, where: str = "") -> None:
         if line and line not in logged:
@@ -137,7 +138,10 @@ def with_usual_columns(
             log_once(f"{place}: {row.text}")
             continue
         if isinstance(row, BrokenRow):
-            yield place, row
+            if broken:  # it keeps its turn
+                broken.append((place, row))
+            else:
+                yield place, row
             continue
         is_first = not choices.made
         names = choices.names(row)
@@ -147,7 +151,8 @@ def with_usual_columns(
                 yield problem
                 continue
             broken.append(problem)
-            if len(broken) == _MAX_BROKEN:
+            lacking += 1
+            if lacking == _MAX_BROKEN:
                 break
             continue
         log_once(_choice_line(names, row), "columns: " if is_first else f"columns as in {place}: ")

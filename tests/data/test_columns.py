@@ -302,6 +302,13 @@ def test_bad_rows_at_the_beginning_do_not_decide(tmp_path):
         read(path)
 
 
+def test_rows_that_wait_for_the_columns_keep_their_turn():
+    torn = BrokenRow("line", ["row 3: not one JSON object"])
+    placed, _ = usual(BrokenRow("line", ["row 1: none"]), {"id": "q0", "question": "Who?"}, torn, row(), torn, row())
+    assert [place for place, _ in placed] == [f"row {number}" for number in range(1, 7)]
+    assert placed[2][1] is torn
+
+
 def test_columns_that_no_row_has_are_one_error_soon():
     seen = count()
     rows = ((f"row {next(seen)}", {"frage": "Wer?", "absatz": "x"}) for _ in range(10**9))
