@@ -18,8 +18,27 @@ import torch
 from numpy.typing import NDArray
 
 from qa_lightning.arrays import Floats, Ints, begins_run, ragged
-from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, decode_spans
+from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, are_no_numbers, decode_spans
+from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore
+from qa_lightning.wording import listed
+
+
+class BrokenLogitsError(InputError):
+    """The logits of some questions are not numbers.
+
+    Args:
+        numbers: of these questions in a call, from 0; empty if there is but one.
+        what: the word for them.
+    """
+
+    def __init__(self, numbers: Sequence[int] = (), what: str = "questions") -> None:
+        which = f" ({what} {listed(numbers)})" if numbers else ""
+        super().__init__(
+            f"the model's logits are not numbers{which}: its weights are broken or its dtype is too narrow; use "
+            "another model, or float32"
+        )
+        self.numbers = numbers
 
 
 @dataclass(frozen=True)
@@ -56,12 +75,12 @@ class FeatureLogits:
         return cls(**{name: np.concatenate(fields.pop(name)) for name in _EMPTY_FIELDS})
 
     def broken_rows(self) -> NDArray[np.bool_]:
-        """[F] whether a logit of the feature is NaN."""
-        if not (np.isnan(self.start).any() or np.isnan(self.end).any() or np.isnan(self.null).any()):
+        """[F] whether a logit of the feature is no number: NaN or inf. A model may mask tokens with -inf."""
+        if not any(are_no_numbers(values).any() for values in (self.start, self.end, self.null)):
             return np.zeros(len(self.feature), bool)
         owner = np.repeat(np.arange(len(self.feature)), self.length)
-        broken = _of_any_model(np.isnan(self.null))
-        broken[owner[_of_any_model(np.isnan(self.start) | np.isnan(self.end))]] = True
+        broken = _of_any_model(are_no_numbers(self.null))
+        broken[owner[_of_any_model(are_no_numbers(self.start) | are_no_numbers(self.end))]] = True
         return broken
 
     def without(self, rows: NDArray[np.bool_]) -> FeatureLogits:

@@ -198,8 +198,8 @@ def decode_spans(
         min_probability: list all spans that are at least as probable, even if they are more than ``n_best``; above 0.
 
     Raises:
-        ValueError: an argument is below 1, a temperature is not finite and above 0, logits are NaN or not of as many
-            models as ``scaling``, or examples are out of order.
+        ValueError: an argument is below 1, a temperature is not finite and above 0, logits are NaN, inf or not of as
+            many models as ``scaling``, or examples are out of order.
     """
     if n_best < 1 or max_answer_length < 1:
         raise ValueError(f"n_best {n_best} and max_answer_length {max_answer_length} must be at least 1")
@@ -216,6 +216,11 @@ def decode_spans(
     return Spans.concatenate(
         [_decode_chunk(chunk, n_best, max_answer_length, scaling, min_probability) for chunk in chunks]
     )
+
+
+def are_no_numbers(logits: Floats) -> NDArray[np.bool_]:
+    """Whether each logit is one that no score can be made of: NaN or inf."""
+    return np.asarray(~(logits < np.inf))
 
 
 def _chunks(logits: WindowLogits) -> Iterator[WindowLogits]:
@@ -259,8 +264,8 @@ def _wide(logits: WindowLogits, windows: slice, tokens: slice, example: int) -> 
 def _decode_chunk(
     logits: WindowLogits, n_best: int, max_answer_length: int, scaling: Scaling, min_probability: float
 ) -> Spans:
-    if any(np.isnan(values.min(initial=0.0)) for values in (logits.start, logits.end, logits.null)):
-        raise ValueError("logits are NaN: the model has diverged")
+    if any(are_no_numbers(values).any() for values in (logits.start, logits.end, logits.null)):
+        raise ValueError("logits are NaN or inf: the model has diverged")
     # No span is longer than a window: a limit beyond that would only cost time and memory.
     max_answer_length = min(max_answer_length, max(int(logits.length.max()), 1))
     examples = int(logits.example[-1]) + 1

@@ -25,11 +25,10 @@ from torch import Tensor
 
 from qa_lightning.arrays import Ints
 from qa_lightning.decoding.calibrator import BestSpan
-from qa_lightning.decoding.decoder import Decoder
+from qa_lightning.decoding.decoder import BrokenLogitsError, Decoder
 from qa_lightning.decoding.pairs import mean_of
 from qa_lightning.decoding.spans import Scaling, Spans, WindowLogits, decode_spans
 from qa_lightning.documents.collection import Extract
-from qa_lightning.errors import InputError
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower
@@ -118,10 +117,7 @@ class RankedExtracts:
         """
         decoded = self._decoder.take()
         if len(decoded.broken):
-            raise InputError(
-                "the model's logits are not numbers: its weights are broken or its dtype is too narrow; use another "
-                "model, or float32"
-            )
+            raise BrokenLogitsError
         spans = decoded.spans
         extract = np.searchsorted(self._begin, spans.char_start, side="right") - 1
         begin = self._begin[extract]

@@ -27,10 +27,9 @@ from tokenizers import Encoding
 from torch import Tensor
 
 from qa_lightning.decoding.calibrator import rescaled
-from qa_lightning.decoding.decoder import BestSpans, Decoder
+from qa_lightning.decoding.decoder import BestSpans, BrokenLogitsError, Decoder
 from qa_lightning.decoding.predictions import Answer, Predictions, Rows
 from qa_lightning.decoding.spans import Spans, WindowLogits, decode_spans
-from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower
@@ -155,8 +154,8 @@ class RankedAnswers:
         Raises:
             InputError: logits are not numbers.
         """
-        null_wins = spans.null_score - spans.best_score > self._settings.scaling.threshold
         index, spans = _decoded(self._decoder, self.store)
+        null_wins = spans.null_score - spans.best_score > self._settings.scaling.threshold
         found: list[list[_Listed]] = []
         for number, question in enumerate(index.tolist()):
             answers = self._listed.pop(question, None) or self._distinct(spans, number, question)
@@ -239,15 +238,11 @@ def _decoded(decoder: Decoder, store: FeatureStore) -> tuple[NDArray[np.int64], 
     """The indices of the questions, in order, and the spans of each.
 
     Raises:
-        InputError: logits are not numbers.
+        BrokenLogitsError: logits are not numbers.
     """
     decoded = decoder.take()
     if len(decoded.broken):
-        numbers = ", ".join(map(str, sorted({*store.example[decoded.broken].tolist()})))
-        raise InputError(
-            f"the model's logits are not numbers (questions {numbers}): its weights are broken or its dtype is too "
-            "narrow; use another model, or float32"
-        )
+        raise BrokenLogitsError(sorted({*store.example[decoded.broken].tolist()}))
     return decoded.index, decoded.spans
 
 

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 from transformers.pipelines.base import ChunkPipeline
 
+from qa_lightning.decoding.decoder import BrokenLogitsError
 from qa_lightning.documents.collection import Collection
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import Batch, PaddingCollator, window_batches
@@ -270,9 +271,14 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
     def _answers(self, call: Call, params: Params, batch_size: int) -> Iterator[Any]:
         # With batch_size=1 a generator is read one question at a time, so that no answer waits for a later question.
         size = 1 if call.lazy and batch_size == 1 else max(CHUNK_FACTOR * batch_size, _MIN_CHUNK)
+        done = 0
         for chunk in in_chunks(call.entries, size):
             items = [item for entry in chunk for item in (entry if isinstance(entry, list) else [entry])]
-            yield from _by_entry(chunk, iter(self._answered(items, params, batch_size)))
+            try:
+                yield from _by_entry(chunk, iter(self._answered(items, params, batch_size)))
+            except BrokenLogitsError as error:
+                raise BrokenLogitsError([done + number for number in error.numbers]) from None
+            done += len(items)
 
     def _answered(self, items: list[Item], params: Params, batch_size: int) -> Iterable[Any]:
         """The answers to some questions, by the steps that are defined here or that replace them."""

@@ -439,11 +439,12 @@ def test_a_loss_that_is_no_number_on_another_process_stops_this_one_too(data, mo
         trainer.fit(QALightningModule(model_folder), data)
 
 
-def test_validation_logits_that_are_no_numbers_name_their_questions(data, model_folder) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_validation_logits_that_are_no_numbers_name_their_questions(data, model_folder, value: float) -> None:
     class Broken(QALightningModule):
         def forward(self, batch):
             start, end = super().forward(batch)
-            return start, end.masked_fill((batch["feature"] == 2)[:, None], math.nan)
+            return start, end.masked_fill((batch["feature"] == 2)[:, None], value)
 
     with pytest.raises(DivergedError, match=r"validation at step 0: logits are not numbers \(questions 'q\d+'\)"):
         Trainer(**QUIET).validate(Broken(model_folder), data, verbose=False)

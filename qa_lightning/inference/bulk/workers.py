@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from qa_lightning.decoding.decoder import BrokenLogitsError
 from qa_lightning.decoding.predictions import Answer
 from qa_lightning.errors import InputError, Voice, current_voice, one_line, speaking
 from qa_lightning.inference.bulk.questions import Question
@@ -102,6 +103,9 @@ class PredictSettings:
             where = f"rows {part[0].row:,} to {part[-1].row:,}"
             try:
                 answers = self._answers(reader, part)
+            except BrokenLogitsError as error:
+                of_rows = BrokenLogitsError([part[number].row for number in error.numbers], "rows")
+                raise InputError(f"--model {self.model}: {of_rows}") from None
             except InputError as error:
                 raise InputError(f"--model {self.model}, at {where}: {one_line(error, 500)}") from None
             except (RuntimeError, MemoryError) as error:
