@@ -46,7 +46,7 @@ from qa_lightning.inference.v4 import V4Answers, V4Questions, V4Windower
 from qa_lightning.models.computing.attention import mask_is_optional
 from qa_lightning.models.computing.loss import MODEL_INPUTS, inputs_on
 from qa_lightning.models.ensemble import Ensemble, models_of, settings_of
-from qa_lightning.models.loading import max_positions, model_summary, name_token_types
+from qa_lightning.models.loading import max_positions, model_summary, with_token_types
 from qa_lightning.models.settings import CONFIG_KEY
 from qa_lightning.models.threshold_file import read_threshold_file
 
@@ -121,9 +121,9 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         self.scores_at_precision = self._saved.scores_at_precision if self._saved else {}
         self.fitted_version_2 = False  # whether a threshold file was fitted to questions without an answer, too
         self._positions = max_positions(model)
+        tokenizer = with_token_types(tokenizer, model)
         self._windowers = Windowers(tokenizer)
         self._v4_windower = V4Windower()
-        name_token_types(tokenizer, model)
         wanted = chosen_dtype(dtype=dtype, torch_dtype=torch_dtype)
         if isinstance(wanted, torch.dtype) and model.dtype != wanted:
             model.to(dtype=wanted)

@@ -26,7 +26,7 @@ from qa_lightning.inference.engine import CHUNK_FACTOR, BestAnswers, answer_all
 from qa_lightning.models.computing.attention import without_reads
 from qa_lightning.models.computing.loss import inputs_on, model_logits
 from qa_lightning.models.ensemble import load_asked, models_of, settings_of
-from qa_lightning.models.loading import lasting_names, model_summary
+from qa_lightning.models.loading import lasting_names, model_summary, with_token_types
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
@@ -42,9 +42,9 @@ class Reader:
 
     def __init__(self, model: Any, tokenizer: Any, settings: AnswerSettings | None = None) -> None:
         self.model = model.eval()
-        self.tokenizer = tokenizer
+        self.tokenizer = with_token_types(tokenizer, model)
         self.settings = settings or settings_of(model, tokenizer)
-        self._windower = Windower(tokenizer, self.settings.windows)
+        self._windower = Windower(self.tokenizer, self.settings.windows)
 
     @classmethod
     def from_pretrained(

@@ -6,6 +6,7 @@ A model needs a question answering head and a fast tokenizer with no more tokens
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,20 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, **hub: Any) -> An
     if config is not None and not is_trained(config) and is_decoder(config):
         prepare_tokenizer(tokenizer)
     if _lacks_token_types(tokenizer) and (model := _planned_model(name, hub)) is not None:
-        name_token_types(tokenizer, model)
+        tokenizer = with_token_types(tokenizer, model)
     return tokenizer
 
 
-def name_token_types(tokenizer: Any, model: Any) -> None:
-    """Add ``token_type_ids`` to the tokenizer's ``model_input_names`` if the model needs it; see `load_tokenizer`."""
+def with_token_types(tokenizer: Any, model: Any) -> Any:
+    """The tokenizer; if the model needs ``token_type_ids``, a copy with it in ``model_input_names``.
+
+    See `load_tokenizer`; whatever takes a tokenizer that it did not load calls this.
+    """
     if _lacks_token_types(tokenizer) and _reads_token_types(model):
+        tokenizer = deepcopy(tokenizer)
         tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
         tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+    return tokenizer
 
 
 def _lacks_token_types(tokenizer: Any) -> bool:
