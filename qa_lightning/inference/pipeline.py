@@ -466,6 +466,12 @@ def pipeline(
         TypeError: an argument is unknown.
     """
     settings = refuse_unused(settings, framework, use_fast)
+    if compat == "v4":
+        without_effect = {"threshold_file": threshold_file is not None, "raw_scores": raw_scores}
+        if given := [name for name, is_given in without_effect.items() if is_given]:
+            raise InputError(
+                f"{' and '.join(given)}: compat 'v4' gives 4.57's scores, which know neither; leave one out"
+            )
     chosen, commit = chosen_model(task, model)
     loading = Loading.of(
         model_kwargs or {},
@@ -497,6 +503,7 @@ def pipeline(
     if threshold_file is not None:
         name = chosen if isinstance(chosen, str) else str(loaded.name_or_path)
         found = read_threshold_file(Path(threshold_file), name, loading.hub.get("revision"))
+        fitted = settings_of(loaded, own_tokenizer).fitted(found)
         answers.fitted_version_2 = found.version_2
         answers.scaling = fitted.scaling
         answers.scores_at_precision = fitted.scores_at_precision
