@@ -20,7 +20,7 @@ from typing import Any, Literal
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.documents.markup import PAGE_END, html_text, pdf_text
 from qa_lightning.errors import InputError, install_extra, one_line
-from qa_lightning.wording import counted
+from qa_lightning.wording import counted, shown
 
 log = logging.getLogger("qa_lightning")
 
@@ -225,8 +225,10 @@ def _plain(content: bytes) -> str:
     return re.sub("\r\n?", "\n", content.decode("utf-8-sig"))
 
 
-def unaskable(text: str) -> str | None:
+def unaskable(text: Any) -> str | None:
     """Why a text cannot be asked, or asked about, for a message that begins with its name; None if it can."""
+    if not isinstance(text, str):
+        return f"is of type {type(text).__name__}, {shown(text)}; pass a str"
     if not text.strip():
         return "is empty"
     return "holds half of a surrogate pair; pass it as valid UTF-8" if has_surrogates(text) else None

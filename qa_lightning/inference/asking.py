@@ -150,8 +150,6 @@ class AskedModel:
         return self._read(question, documents, asked)
 
     def _read(self, question: Any, documents: Any, asked: AskSettings) -> Reading:
-        if not isinstance(question, str):
-            raise InputError(f"the question is of type {type(question).__name__}; pass a str")
         if problem := unaskable(question):
             raise InputError(f"the question {problem}")
         collection = Collection.read(documents, asked.on_bad)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.inference.arguments import Item
 from qa_lightning.inference.asking import CANDIDATES, PRIOR, TOP_K, AskedModel, AskSettings
 from qa_lightning.inference.engine import CHUNK_FACTOR, BestAnswers, answer_all
+from qa_lightning.inference.settings import checked_batch_size
 from qa_lightning.models.computing.attention import without_reads
 from qa_lightning.models.computing.loss import inputs_on, model_logits
 from qa_lightning.models.ensemble import load_asked, models_of, settings_of
@@ -109,18 +110,11 @@ class Reader:
             what: name of the loop in the lines about progress; None shows no progress.
 
         Raises:
-            InputError: a question or context is empty or invalid Unicode, or the model's logits are not numbers.
+            InputError: questions and contexts are not lists of the same length; one is no text, empty or invalid
+                Unicode; ``batch_size`` is not at least 1; or the model's logits are not numbers.
         """
-        pairs = zip(questions, contexts, strict=True)
-        items = [{"question": question, "context": context} for question, context in pairs]
-        problems = [
-            f"{name} {number if len(items) > 1 else ''}".strip() + f" {problem}"
-            for number, item in enumerate(items)
-            for name, text in item.items()
-            if (problem := unaskable(text))
-        ]
-        if problems:
-            raise InputError(problems)
+        batch_size = checked_batch_size(batch_size)
+        items = _checked_items(questions, contexts)
         if not items:
             return []
         policy = BestAnswers(self._windower, self.settings, items)
@@ -169,6 +163,31 @@ class Reader:
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return model_logits(self.model, inputs_on(self.model.device, batch))
+
+
+def _checked_items(questions: Iterable[str], contexts: Iterable[str]) -> list[Item]:
+    """Each question with its context; see `Reader.answer`."""
+    given = {"questions": questions, "contexts": contexts}
+    problems = [
+        f"{name} is of type {type(texts).__name__}; pass a list of str"
+        for name, texts in given.items()
+        if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable)
+    ]
+    if problems:
+        raise InputError(problems)
+    asked, read = list(questions), list(contexts)
+    if len(asked) != len(read):
+        raise InputError(f"questions and contexts have different lengths, {len(asked)} and {len(read)}; pass pairs")
+    items = [{"question": question, "context": context} for question, context in zip(asked, read, strict=True)]
+    problems = [
+        f"{name} {number if len(items) > 1 else ''}".strip() + f" {problem}"
+        for number, item in enumerate(items)
+        for name, text in item.items()
+        if (problem := unaskable(text))
+    ]
+    if problems:
+        raise InputError(problems)
+    return items
 
 
 class QuestionSet(Dataset[Any]):

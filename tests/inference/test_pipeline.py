@@ -15,10 +15,17 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset, IterableDataset
-from transformers import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer, BertModel, BertTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    BertModel,
+    BertTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 import qa_lightning
-from qa_lightning import QuestionAnsweringPipeline, pipeline, register_pipeline
+from qa_lightning import QuestionAnsweringPipeline, Reader, pipeline, register_pipeline
 from qa_lightning.errors import InputError
 from qa_lightning.inference.engine import word_begin, word_end
 from qa_lightning.models.load_errors import quiet_transformers
@@ -608,12 +615,79 @@ def test_code_that_comes_with_a_model_does_not_run_unless_asked_for(model_folder
     assert not ran.exists()
 
 
-def test_logits_that_are_not_numbers_are_an_error(model_folder) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_numbers_are_an_error(model_folder, value: float) -> None:
     model = load_model(model_folder)
-    torch.nn.init.constant_(model.qa_outputs.bias, math.nan)
-    ask = QuestionAnsweringPipeline(model=model, tokenizer=load_tokenizer(model_folder))
-    with pytest.raises(InputError, match="logits are not numbers"):
-        ask(question=QUESTION, context=CONTEXT)
+    torch.nn.init.constant_(model.qa_outputs.bias, value)
+    tokenizer = load_tokenizer(model_folder)
+    for answer in (
+        lambda: QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)(question=QUESTION, context=CONTEXT),
+        lambda: Reader(model, tokenizer).answer([QUESTION], [CONTEXT]),
+        lambda: Reader(model, tokenizer).ask(QUESTION, [CONTEXT, "Ben."]),
+    ):
+        with pytest.raises(InputError, match="logits are not numbers"):
+            answer()
+
+
+def test_questions_without_logits_are_named_by_their_numbers_in_the_call(model_folder, monkeypatch) -> None:
+    """Not by those within the questions that are computed together."""
+    monkeypatch.setattr("qa_lightning.inference.pipeline._MIN_CHUNK", 4)
+    ask = pipeline(model_folder, batch_size=1)
+    forward, rome = ask.model.forward, ask.tokenizer("rome", add_special_tokens=False)["input_ids"][0]
+
+    def broken(input_ids, **inputs):
+        output = forward(input_ids=input_ids, **inputs)
+        output.start_logits[(input_ids == rome).any(1)] = math.nan
+        return output
+
+    monkeypatch.setattr(ask.model, "forward", broken)
+    contexts = ["Rome" if number in (17, 19, 21) else "Anna" for number in range(22)]
+    with pytest.raises(InputError, match=r"not numbers \(questions 17, 19, 21\): "):
+        ask(question=[QUESTION] * len(contexts), context=contexts)
+
+
+def test_compat_v4_refuses_what_its_scores_do_not_know(model_folder, tmp_path) -> None:
+    with pytest.raises(InputError, match="threshold_file and raw_scores: compat 'v4'"):
+        pipeline(model_folder, compat="v4", threshold_file=tmp_path / "threshold.json", raw_scores=True)
+    with pytest.raises(InputError, match=r"^raw_scores: compat 'v4'"):
+        pipeline(model_folder, compat="v4", raw_scores=True)
+    assert pipeline(model_folder, compat="v4", raw_scores=False)
+
+
+def test_a_tokenizer_that_names_no_token_types_gives_them_everywhere(model_folder) -> None:
+    """As `load_tokenizer` does; what the caller has stays as it is."""
+    model = load_model(model_folder).eval()
+    torch.nn.init.normal_(model.bert.embeddings.token_type_embeddings.weight, std=2.0)
+    own = load_tokenizer(model_folder)
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=own.backend_tokenizer, **{name: getattr(own, name) for name in own.special_tokens_map}
+    )
+    assert "token_type_ids" not in plain.model_input_names
+    before = plain.model_input_names, dict(plain.init_kwargs)
+    asked = {"question": QUESTION, "context": CONTEXT}
+    wanted = Reader(model, own).answer([QUESTION], [CONTEXT])
+    assert Reader(model, plain).answer([QUESTION], [CONTEXT]) == wanted
+    found = QuestionAnsweringPipeline(model=model, tokenizer=plain)(**asked)
+    assert found == QuestionAnsweringPipeline(model=model, tokenizer=own)(**asked)
+    assert (plain.model_input_names, dict(plain.init_kwargs)) == before
+
+
+@pytest.mark.parametrize(
+    ("questions", "contexts", "batch_size", "words"),
+    [
+        (["Who?", "Who?"], ["Ben.", "Ben."], -1, "batch_size is -1; pass an int of at least 1"),
+        (["Who?"], ["Ben."], 0, "batch_size is 0; pass"),
+        (["Who?"], ["Ben."], 2.0, "batch_size is 2.0; pass"),
+        (["Who?"] * 3, ["Ben.", None, "Ben."], 8, "^context 1 is of type NoneType, None; pass a str$"),
+        (["Who?", math.nan], ["Ben.", " "], 8, "^question 1 is of type float, nan; pass a str\ncontext 1 is empty$"),
+        (["Who?"], ["Ben.", "Ben."], 8, "questions and contexts have different lengths, 1 and 2"),
+        ("Who?", "Ben.", 8, "^questions is of type str; pass a list of str\ncontexts is of type str; pass"),
+        (["Who?"], None, 8, "^contexts is of type NoneType; pass a list of str$"),
+    ],
+)
+def test_a_reader_names_what_is_wrong_with_a_call(model_folder, questions, contexts, batch_size, words) -> None:
+    with pytest.raises(InputError, match=words):
+        Reader.load(model_folder, device="cpu").answer(questions, contexts, batch_size=batch_size)
 
 
 def test_the_package_exports_the_functions_by_their_names() -> None:
