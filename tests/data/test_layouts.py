@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from qa_lightning.data.columns import Columns, ReadSettings
-from qa_lightning.data.formats import file_splits
-from qa_lightning.data.sources import has_split, read_rows, source_fingerprint
+from qa_lightning.data.formats import BrokenRow, file_splits
+from qa_lightning.data.sources import count_rows, has_split, read_rows, source_fingerprint
 from qa_lightning.errors import InputError
 from tests.helpers.forms import CONTEXT, ROWS, as_json, as_lines, cases, listed_answers, nested, read, row, write
 
@@ -140,6 +140,35 @@ def test_a_problem_names_context_and_question_by_their_numbers(tmp_path):
         path = write(tmp_path, name, make([CONTEXTS[0], bad]))
         with pytest.raises(InputError, match=f"{name} {where}: no column 'answers'"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    ("bad", "rows", "words"),
+    [
+        ({"context": CONTEXT, "qas": None}, 0, "line 2: not SQuAD's layout (qas is None, not a list)"),
+        ({"qas": []}, 0, "line 2: not SQuAD's layout (no 'context'"),
+        ({"paragraphs": 3}, 0, "line 2: not SQuAD's layout (paragraphs is 3, not a list)"),
+        ({"paragraphs": [CONTEXTS[0], 3]}, len(CONTEXTS[0]["qas"]), "line 2 paragraph 2: not SQuAD's layout (it is 3"),
+        ({**CONTEXTS[0], "qas": [*CONTEXTS[0]["qas"], None]}, len(CONTEXTS[0]["qas"]), "(it is None, not an object)"),
+    ],
+)
+def test_a_line_of_another_layout_is_a_bad_row_among_others(tmp_path, bad, rows, words):
+    path = write(tmp_path, "q.jsonl", as_lines([ROWS[0], bad, ROWS[1]]))
+    found = [item for _, item in read_rows(str(path), "validation")]
+    (broken,) = [item for item in found if isinstance(item, BrokenRow)]
+    assert words in broken.problems[0]
+    assert (found.index(broken), len(found)) == (1 + rows, 3 + rows)
+    _, skipped = read(path, "skip")
+    assert any(words in problem for problem in skipped)
+    path = write(tmp_path, "first.jsonl", as_lines([bad, ROWS[1]]))
+    assert count_rows(str(path), "validation") == (None if rows else 2)
+
+
+def test_a_row_of_a_table_of_several_layouts_is_a_row(tmp_path):
+    """Where pandas writes rows of several layouts, each has null for the columns of the others."""
+    for name, make in (("q.json", as_json), ("q.jsonl", as_lines)):
+        path = write(tmp_path, name, make([{**row, "qas": None, "paragraphs": None} for row in ROWS]))
+        assert read(path) == ROWS
 
 
 def test_a_task_that_nobody_annotated_has_no_answers_column(tmp_path):

@@ -80,7 +80,7 @@ def _decoded(path: Path, content: bytearray) -> str:
 
 
 def read_json_lines(path: Path, encoding: str | None) -> Iterator[PlacedRow]:
-    """Stream the rows of JSON lines; a line that is not one JSON object becomes a `BrokenRow`.
+    """Stream the rows of JSON lines; a line that is not one JSON object of a known layout becomes a `BrokenRow`.
 
     Args:
         path: the file.
@@ -93,22 +93,24 @@ def read_json_lines(path: Path, encoding: str | None) -> Iterator[PlacedRow]:
                 continue
             record += 1
             place = f"{path} line {number}" + (f" (record {record})" if record != number else "")
-            item = _object(place, line)
-            if isinstance(item, BrokenRow):
-                yield place, item
-            else:
-                yield from rows_of_item(place, item, titled=False)
+            yield from _rows_of_line(place, line)
+
+
+def _rows_of_line(place: str, line: bytes) -> Iterator[PlacedRow]:
+    """The rows of a line; where its layout is wrong, a `BrokenRow` in place of the rest of it."""
+    item = _object(place, line)
+    if isinstance(item, BrokenRow):
+        yield place, item
+        return
+    try:
+        yield from rows_of_item(place, item, titled=False)
+    except InputError as error:
+        yield place, BrokenRow("line", error.problems)
 
 
 def is_one_row(line: bytes) -> bool:
     """Whether a line of JSON lines is one row, and not several, or none; a line that cannot be read is a bad row."""
-    item = _object("", line)
-    if isinstance(item, BrokenRow):
-        return True
-    try:
-        return len(list(islice(rows_of_item("", item, titled=False), 2))) == 1
-    except InputError:
-        return True
+    return len(list(islice(_rows_of_line("", line), 2))) == 1
 
 
 def _object(place: str, line: bytes) -> dict[str, Any]:

@@ -98,9 +98,13 @@ def rows_of_item(place: str, item: dict[str, Any], titled: bool = True) -> Itera
     Raises:
         InputError: an article or a context is not laid out as it should be.
     """
-    if "paragraphs" in item:
+    # A table of several layouts, written as JSON, has null where a row is of another one.
+    parts = [
+        name for name in ("paragraphs", "qas") if name in item and (item[name] is not None or "question" not in item)
+    ]
+    if "paragraphs" in parts:
         yield from _rows_of_article(place, item)
-    elif "qas" in item:
+    elif "qas" in parts:
         title = {"title": item["title"]} if "title" in item else {}
         yield from _rows_of_context(place, item, title)
     elif isinstance(item.get("data"), dict) and isinstance(item.get("annotations"), list):
