@@ -17,6 +17,8 @@ from typing import Any
 from qa_lightning.errors import InputError, import_extra, one_line
 from qa_lightning.wording import counted
 
+READER_CPUS = 0.25  # CPUs of a task that reads; another number than an actor's, or Ray would run both in one process
+_LEAST = 0.0001  # CPUs; Ray counts no smaller parts
 _PATIENCE = 10.0  # seconds
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
@@ -114,12 +116,13 @@ class Share:
 
     @classmethod
     def of(cls, ray: Any, actors: int | None) -> Share:
-        """The part of a cluster that so many actors use.
+        """The part of a cluster that so many actors use, and leave `READER_CPUS` of each machine.
 
         Raises:
             InputError: the cluster has GPUs, but fewer than actors; or it has no machine with a CPU.
         """
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node for node in alive if node.get("CPU", 0) > READER_CPUS]
         if not nodes:
             raise InputError("--engine ray: the cluster has no machine with a CPU for tasks; start one that has, first")
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
@@ -130,12 +133,20 @@ class Share:
         share = min(node["CPU"] for node in nodes) / together
         threads = max(1, int(share))
         if gpus:
-            return cls(actors, 1, 1, threads, 2)
-        return cls(actors, 0, threads - 1 if share >= 2 else 0.5, threads, 1)
+            free = min(_besides_reading(node["CPU"], min(node["GPU"], actors)) for node in nodes if node.get("GPU"))
+            return cls(actors, 1, min(1, free), threads, 2)
+        free = _besides_reading(min(node["CPU"] for node in nodes), together)
+        return cls(actors, 0, threads - 1 if share >= 2 else min(0.5, free), threads, 1)
 
     def __str__(self) -> str:
         what = "a GPU" if self.gpus else counted(self.threads, "thread")
         return f"{counted(self.actors, 'Ray actor')} with {what} each"
+
+
+def _besides_reading(cpus: float, actors: float) -> float:
+    """What each actor on a machine can have at most of its CPUs, if a task that reads gets its own."""
+    parts = int((cpus - READER_CPUS) / actors / _LEAST)
+    return (parts - (parts * _LEAST == READER_CPUS)) * _LEAST
 
 
 @contextmanager

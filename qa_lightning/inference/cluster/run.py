@@ -29,6 +29,7 @@ from qa_lightning.inference.bulk.several import read_document_file
 from qa_lightning.inference.bulk.workers import OutOfMemoryError, PredictSettings
 from qa_lightning.inference.cluster.folder import AnswerFolder
 from qa_lightning.inference.cluster.machines import (
+    READER_CPUS,
     ClusterSettings,
     Share,
     connected,
@@ -54,7 +55,6 @@ from qa_lightning.wording import counted
 log = logging.getLogger("qa_lightning")
 
 _SMALL = 1 << 28  # bytes of an input whose rows the driver counts itself: a task that only counts starts as slowly
-_READING = 0.25  # CPUs of a task that reads; another number than an actor's, or Ray would run both in one process
 
 
 def answer_on_ray(
@@ -219,7 +219,7 @@ class _Job:
         log.info(f"answering {self.rows.source} on {use}, {counted(size, 'row')} at a time")
         with one_row_a_block(ray):
             data = ray.data.from_items([{"part": number} for number in range(len(own))], override_num_blocks=len(own))
-            data = data.map_batches(read, batch_size=1, num_cpus=_READING)
+            data = data.map_batches(read, batch_size=1, num_cpus=READER_CPUS)
             data = data.map_batches(
                 _Answering,
                 fn_constructor_args=(answers, self.folder, voice, use.threads),

@@ -27,7 +27,7 @@ from qa_lightning.inference.bulk.run import AskedRows
 from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.inference.cluster import run as cluster
 from qa_lightning.inference.cluster.folder import AnswerFolder
-from qa_lightning.inference.cluster.machines import QUIET, ClusterSettings, Share
+from qa_lightning.inference.cluster.machines import QUIET, READER_CPUS, ClusterSettings, Share
 from qa_lightning.inference.cluster.run import answer_on_ray
 from qa_lightning.inference.reader import Reader
 from tests.helpers import commands
@@ -229,7 +229,7 @@ def test_what_is_wrong_with_the_model_is_one_line(engine, source, tmp_path, mode
     with pytest.raises(InputError) as caught:
         ask(source, tmp_path / "answers", "--engine", "ray", "--model", tmp_path / "model")
     assert re.fullmatch(
-        rf"--model {tmp_path}/model, at rows \d+ to \d+: the model's logits are not numbers .*", str(caught.value)
+        rf"--model {tmp_path}/model: the model's logits are not numbers \(rows \d.*\): .*", str(caught.value)
     )
 
 
@@ -342,11 +342,18 @@ def test_ctrl_c_keeps_what_is_written(source, tmp_path, ask, monkeypatch, capsys
         ([{"CPU": 16}] * 4, 1, (1, 0, 15, 16, 1)),
         ([{"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}], None, (8, 1, 1, 8, 2)),
         ([{"CPU": 32, "GPU": 4}], 2, (2, 1, 1, 16, 2)),
+        ([{"CPU": 2}], 4, (4, 0, 0.4375, 1, 1)),
+        ([{"CPU": 1}], 3, (3, 0, 0.2499, 1, 1)),  # not what a task that reads takes, too
+        ([{"CPU": 8, "GPU": 8}], None, (8, 1, 0.9687, 1, 2)),
+        ([{"CPU": 8, "GPU": 8}, {"CPU": 8}], None, (8, 1, 0.9687, 2, 2)),
+        ([{"CPU": 0.2}, {"CPU": 2}], None, (1, 0, 1, 2, 1)),
     ],
 )
 def test_actors_share_what_the_cluster_has_and_leave_something_for_reading(nodes, devices, use_of_it):
     found = Share.of(stand_in(nodes), devices)
-    assert (found.actors, found.gpus, found.cpus, found.threads, found.at_once) == use_of_it
+    assert (found.actors, found.gpus, found.cpus, found.threads, found.at_once) == pytest.approx(use_of_it, abs=1e-9)
+    each = -(-found.actors // sum(node.get("CPU", 0) > READER_CPUS for node in nodes))
+    assert min(node["CPU"] for node in nodes if node.get("CPU", 0) > READER_CPUS) - each * found.cpus >= READER_CPUS
 
 
 def test_more_actors_than_gpus_are_refused():
