@@ -168,8 +168,9 @@ class SquadMetric(Metric):
     ) -> None:
         """Score predictions against the gold answers of the same id.
 
-        As in the official scorers, a question without a prediction counts as wrong (a warning says so), and a
-        prediction for another id counts for nothing.
+        A question without a prediction counts as wrong, and a warning says so, as in the official scorer of v1.1.
+        That of v2.0 leaves the question out and then ends with a KeyError. A prediction for another id counts for
+        nothing, as in both.
 
         Args:
             preds: ``{"id", "prediction_text"}``, one or a list.
