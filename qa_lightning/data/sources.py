@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from fnmatch import fnmatch
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -118,6 +119,31 @@ def source_files(source: str) -> list[Path]:
 def _matching(pattern: Path) -> list[Path]:
     base = Path(pattern.anchor or ".")
     return sorted(file for file in base.glob(str(pattern.relative_to(pattern.anchor))) if file.is_file())
+
+
+def names_file(source: str, path: Path) -> bool:
+    """Whether a file is one of those that ``source`` names, or would be one if it were there; its folder must be.
+
+    Raises:
+        InputError: see `source_files`.
+    """
+    if path.resolve() in {file.resolve() for file in source_files(source)}:
+        return True
+    if Path(source).expanduser().is_file():
+        return False
+    folder = path.parent.resolve()
+    return any(
+        fnmatch(path.name, pattern.name) and folder in map(Path.resolve, _folders(pattern.parent))
+        for pattern in (Path(part).expanduser() for part in _parts(source))
+        if any(mark in str(pattern) for mark in "*?[") and not pattern.is_file()
+    )
+
+
+def _folders(pattern: Path) -> Iterator[Path]:
+    if not any(mark in str(pattern) for mark in "*?["):
+        return iter([pattern])
+    base = Path(pattern.anchor or ".")
+    return (found for found in base.glob(str(pattern.relative_to(pattern.anchor))) if found.is_dir())
 
 
 def _parts(source: str) -> list[str]:

@@ -17,7 +17,7 @@ from heapq import merge
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.sources import source_files
+from qa_lightning.data.sources import names_file
 from qa_lightning.errors import InputError
 from qa_lightning.files import append, explained_writes, lock, write_json
 
@@ -76,15 +76,14 @@ class AnswerFiles:
             yield
 
     def refuse_input(self, read: Mapping[str, str]) -> None:
-        """Raise `InputError` if one of the three files is among those that are read.
+        """Raise `InputError` if one of the three files is among those that are read, or will be once it is written.
 
         Args:
             read: flag -> files, as `sources.source_files` takes them.
         """
         for flag, source in read.items():
-            there = {path.resolve() for path in source_files(source)}
             for path in (self.output, self.errors, self.record):
-                if path.resolve() in there:
+                if names_file(source, path):
                     raise InputError(f"--output {self.output}: {path} is part of {flag} {source}; name another file")
 
     def refuse_model(self, folders: Sequence[Path]) -> None:

@@ -153,9 +153,9 @@ def answer_file(
     read = {"--input": source}
     read |= {"--documents": documents} if documents else {}
     read |= {"--threshold_file": str(asked.threshold_file)} if asked.threshold_file else {}
-    files.refuse_input(read)
     files.refuse_model([folder for name in model_names(asked.model) if (folder := Path(resolve(name))).is_dir()])
     with files.locked():
+        files.refuse_input(read)  # now that its folder is there, which a pattern may name
         made_with = record_of(asked, rows, source_fingerprint(source, "validation", reading), device_name(chosen[0]))
         done = bad = 0
         begins = overwrite or not files.has_answers() or not files.record.exists()
@@ -177,7 +177,6 @@ def answer_file(
         def begin() -> None:
             if begins:
                 files.begin(made_with)
-                files.refuse_input(read)  # again: a pattern may now match the new output files
 
         try:
             seconds = _answer_rest(asked, rows, span, chosen, files, counts, begin)

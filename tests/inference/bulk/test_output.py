@@ -254,9 +254,12 @@ def test_files_that_are_not_ours_or_are_read_are_not_written(tmp_path, ask, monk
     for output in (source, tmp_path / "link.jsonl"):
         with pytest.raises(InputError, match="is part of --input"):
             ask(source, output)
-    with pytest.raises(InputError, match="is part of --input"):
-        ask(f"{tmp_path}/q*.jsonl", tmp_path / "q-answers.jsonl")
-    assert not (tmp_path / "q-answers.jsonl").exists()
+    with monkeypatch.context() as nothing_loads:
+        nothing_loads.setattr(PredictSettings, "load", None)
+        for pattern, output in (("q*.jsonl", "q-answers.jsonl"), ("**/*.jsonl", "new/a.txt")):
+            with pytest.raises(InputError, match="is part of --input"):
+                ask(f"{tmp_path}/{pattern}", tmp_path / output)
+            assert not (tmp_path / output).exists()
     foreign = write(tmp_path / "mine.jsonl", b"mine\n")
     with pytest.raises(InputError, match=r"already exists, .* pass --overwrite to start over, or another --output"):
         ask(source, foreign)
