@@ -20,7 +20,7 @@ from qa_lightning.data.formats.layouts import table_rows
 from qa_lightning.data.formats.remote import filesystem_of, is_address, remote_files
 from qa_lightning.data.formats.rows import COLUMNS, BrokenRow, PlacedRow, Remark, no_split, refuse_repeated
 from qa_lightning.data.formats.tables import read_table, reads_like_data
-from qa_lightning.data.formats.texts import encoding_problem, is_packed, marked_encoding, opened_text
+from qa_lightning.data.formats.texts import EncodingError, encoding_problem, is_packed, marked_encoding, opened_text
 from qa_lightning.data.formats.workbooks import read_workbook
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "JSON_LINES",
     "SUFFIXES",
     "BrokenRow",
+    "EncodingError",
     "PlacedRow",
     "Remark",
     "encoding_problem",

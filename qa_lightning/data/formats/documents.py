@@ -12,7 +12,7 @@ from typing import Any
 from qa_lightning.data.formats.layouts import document_rows, rows_of_item, splits_of
 from qa_lightning.data.formats.limits import lines_of, read_whole
 from qa_lightning.data.formats.rows import COLUMNS, BrokenRow, PlacedRow
-from qa_lightning.data.formats.texts import is_packed, opened_text, wrong_byte
+from qa_lightning.data.formats.texts import EncodingError, is_packed, opened_text, wrong_byte
 from qa_lightning.errors import InputError
 from qa_lightning.wording import shown
 
@@ -76,7 +76,7 @@ def _decoded(path: Path, content: bytearray) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: {wrong_byte(content, error)}") from None
+        raise EncodingError(f"{path}: {wrong_byte(content, error)}") from None
 
 
 def read_json_lines(path: Path, encoding: str | None) -> Iterator[PlacedRow]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qa_lightning.data.formats.limits import TableLines, lines_of
 from qa_lightning.data.formats.rows import BrokenRow, PlacedRow, repeated
-from qa_lightning.data.formats.texts import opened_text, wrong_byte
+from qa_lightning.data.formats.texts import EncodingError, opened_text, wrong_byte
 from qa_lightning.errors import InputError
 from qa_lightning.wording import counted, listed, shown
 
@@ -49,7 +49,7 @@ def read_table(path: Path, kind: str, encoding: str | None) -> Iterator[PlacedRo
                 try:
                     line.decode("utf-8-sig")
                 except UnicodeDecodeError as error:
-                    raise InputError(f"{path} line {number}: {wrong_byte(line, error)}") from None
+                    raise EncodingError(f"{path} line {number}: {wrong_byte(line, error)}") from None
         raise  # never reached: one of the lines cannot be decoded
 
 

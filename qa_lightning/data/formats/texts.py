@@ -37,6 +37,10 @@ _SIGNATURES = {
 }
 
 
+class EncodingError(InputError):
+    """A file is not in the encoding that it is read in."""
+
+
 def is_packed(path: Path) -> bool:
     """Whether a file's name ends in ``.gz``."""
     return path.suffix.lower() == ".gz"
@@ -90,7 +94,7 @@ def opened_text(path: Path, encoding: str | None) -> Iterator[tuple[IO[bytes], b
         start = recoded.peek(START)[:START]
         if b"\0" in start:
             fix = "it is not a text file" if marked else "another --data.encoding may be right"
-            raise InputError(f"{path}: holds NUL characters when read as {known}; {fix}")
+            raise EncodingError(f"{path}: holds NUL characters when read as {known}; {fix}")
         yield cast(IO[bytes], recoded), start
 
 
@@ -133,7 +137,7 @@ def _refuse_other_kinds(path: Path, start: bytes) -> None:
             raise InputError(f"{path}: not a text file: it {fix}")
     if b"\0" in start:
         likely = "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
-        raise InputError(
+        raise EncodingError(
             f"{path}: holds NUL bytes, so it is UTF-16 or not a text file; pass --data.encoding {likely}, save it as "
             "UTF-8, or name the right file"
         )
@@ -174,7 +178,7 @@ class _Recoded(io.RawIOBase):
             except (UnicodeError, ValueError) as error:
                 reason = getattr(error, "reason", error)
                 line = 1 + self._lines + _whole_lines(error, self._encoding)
-                raise InputError(
+                raise EncodingError(
                     f"{self._path}: cannot be read as {self._encoding}, from line {line:,} on ({reason}); "
                     "name its encoding with --data.encoding, or save it as UTF-8"
                 ) from None

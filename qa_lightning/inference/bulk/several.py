@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 from qa_lightning.data.columns import SYNONYMS, ReadSettings
-from qa_lightning.data.formats import BrokenRow, PlacedRow
+from qa_lightning.data.formats import BrokenRow, EncodingError, PlacedRow, Remark
 from qa_lightning.data.sources import read_rows
 from qa_lightning.documents.sources import unaskable
 from qa_lightning.errors import InputError
@@ -55,24 +55,36 @@ def read_document_file(source: str, encoding: str | None = None) -> dict[str, st
     Raises:
         InputError: it cannot be read, or rows lack a usable id or text, or repeat an id; all of them are listed.
     """
-    problems: list[str] = []
-    for tried in dict.fromkeys((None, encoding)):  # what is UTF-8 is read as such: the flag may be meant for questions
+    try:
+        documents, problems = _documents(source, None)  # what is UTF-8 is read as such: the flag may be for questions
+    except InputError as error:
+        if encoding is None or not isinstance(error, EncodingError):
+            raise InputError([f"--documents {problem}" for problem in error.problems]) from None
         try:
-            documents, problems = _documents(source, tried)
-        except InputError as error:
-            problems = error.problems
-        if not problems:
-            return documents
-    raise InputError([f"--documents {problem}" for problem in problems])
+            documents, problems = _documents(source, encoding)
+        except InputError as other:
+            problems = other.problems
+    if problems:
+        raise InputError([f"--documents {problem}" for problem in problems])
+    return documents
 
 
 def _documents(source: str, encoding: str | None) -> tuple[dict[str, str], list[str]]:
-    """Documents of a file by their ids, and what is wrong with its rows."""
+    """Documents of a file by their ids, and what is wrong with its rows.
+
+    Raises:
+        EncodingError: it has another encoding.
+        InputError: it cannot be read.
+    """
     documents: dict[str, str] = {}
-    problems = []
+    problems: list[str] = []
+    is_other = False
     for place, row in read_rows(source, "validation", ReadSettings(encoding=encoding)):
+        if isinstance(row, Remark):
+            continue
         if isinstance(row, BrokenRow):
             problems += row.problems
+            is_other |= row.kind == "text"
             continue
         name, text = (
             next((row[one] for one in names if row.get(one) is not None), None) for names in (_ID_NAMES, _TEXT_NAMES)
@@ -85,6 +97,8 @@ def _documents(source: str, encoding: str | None) -> tuple[dict[str, str], list[
             problems.append(f"{place}: document {name} is there twice; give each its own id")
         else:
             documents[str(name)] = text
+    if is_other:
+        raise EncodingError(problems)
     return documents, problems
 
 

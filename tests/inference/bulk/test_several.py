@@ -85,6 +85,28 @@ def test_documents_may_have_the_encoding_of_the_questions_or_utf_8(tmp_path, enc
             read_document_file(str(path))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_byte_order_mark_of_documents_is_no_row(tmp_path, suffix) -> None:
+    path, row = tmp_path / f"d{suffix}", {"id": "1", "text": "Zo\u00eb lives in Rome."}
+    path.write_bytes(
+        (as_lines([row]).decode() if suffix == ".jsonl" else f"id,text\n1,{row['text']}\n").encode("utf-16")
+    )
+    assert read_document_file(str(path)) == {"1": row["text"]}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_documents_that_can_be_read_are_not_read_in_another_encoding(tmp_path, suffix) -> None:
+    """Its message would hide what is wrong with them."""
+    rows = [{"id": "1", "text": "Anna."}, {"id": "1", "text": "Ben."}]
+    path = tmp_path / f"d{suffix}"
+    path.write_bytes(as_lines(rows) if suffix == ".jsonl" else b"id,text\n1,Anna.\n1,Ben.\n")
+    with pytest.raises(InputError, match=r"^--documents .*document 1 is there twice; give each its own id$"):
+        read_document_file(str(path), "utf-16")
+    path.write_bytes(path.read_bytes().decode().encode("utf-16-le"))
+    with pytest.raises(InputError, match=r"^--documents .*document 1 is there twice; give each its own id$"):
+        read_document_file(str(path), "utf-16-le")
+
+
 def test_rows_that_cannot_be_asked_are_listed_with_the_reason(ask, tmp_path) -> None:
     rows = [
         {"question": QUESTION, "contexts": TEXTS},
