@@ -91,6 +91,12 @@ class AnswerFolder:
                     system.delete_file(one.path)
         self.write_record(made_with, None)
 
+    def has_answers(self) -> bool:
+        """Whether there are answers, of any run."""
+        with self._writing():
+            system, path = self._place()
+            return any(_NAME.fullmatch(one.base_name) for one in system.get_file_info(fs.FileSelector(path)))
+
     def recorded(self, made_with: Mapping[str, Any]) -> dict[str, Any] | None:
         """The record of the run that wrote the folder; None if there is none.
 

@@ -14,8 +14,9 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,9 +94,8 @@ def answer_on_ray(
                 return 0
             if not job.parts:
                 raise rows.no_rows()
-            if record is None:
-                folder.begin(made_with, overwrite)
-            return job.run(ray, cluster.devices, made_with, None if record is None else note(record, made_with))
+            begin = partial(folder.begin, made_with, overwrite) if record is None else None
+            return job.run(ray, cluster.devices, made_with, begin, "" if record is None else note(record, made_with))
 
 
 def _count_rows(ray: Any, files: Sequence[str], reading: ReadSettings) -> list[list[int]]:
@@ -148,26 +148,34 @@ class _Job:
         """First row -> last row of each piece."""
         return {first: last for part in self.parts for first, last in ranges(part, self.size)}
 
-    def run(self, ray: Any, devices: int | None, made_with: dict[str, Any], resumed: str | None) -> int:
+    def run(
+        self,
+        ray: Any,
+        devices: int | None,
+        made_with: dict[str, Any],
+        begin: Callable[[], None] | None,
+        changed: str,
+    ) -> int:
         """Answer the pieces that are not written; see `answer_on_ray`.
 
         Args:
             ray: connected to a cluster.
             devices: see `ClusterSettings`.
             made_with: the record.
-            resumed: what has changed since the run began that is resumed, perhaps nothing; None for a new run.
+            begin: removes what is there and begins a new run, once its answers can be computed; None to resume one.
+            changed: since the run began that is resumed, perhaps nothing.
         """
         pieces = self.pieces
-        done = self.folder.done(pieces)
+        done = self.folder.done(pieces) if begin is None else {}
         counts = Counts(sum(pieces[first] - first + 1 for first in done), sum(done.values()))
         earlier = Counts(counts.rows, counts.bad)
         total = sum(part.rows for part in self.parts)
-        if resumed is not None:
-            log.info(f"resuming {self.folder.name}: {counts.rows:,} of {counted(total, 'row')} are done{resumed}")
+        if begin is None:
+            log.info(f"resuming {self.folder.name}: {counts.rows:,} of {counted(total, 'row')} are done{changed}")
         started = time.perf_counter()
         try:
             with loop_progress(total, done=counts.rows) as progress:
-                for one in self._results(ray, devices, frozenset(done)) if counts.rows < total else ():
+                for one in self._results(ray, devices, frozenset(done), begin) if counts.rows < total else ():
                     if one["problems"]:
                         raise InputError(pickle.loads(one["problems"]))
                     counts.add(one["rows"], one["bad"])
@@ -189,8 +197,13 @@ class _Job:
             log.info(f"{counts.bad:,} of the rows could not be asked; {told}")
         return 0
 
-    def _results(self, ray: Any, devices: int | None, done: frozenset[int]) -> Iterator[dict[str, Any]]:
-        """Answer all pieces but those that are done; yields what `_Answering` returns of each."""
+    def _results(
+        self, ray: Any, devices: int | None, done: frozenset[int], begin: Callable[[], None] | None
+    ) -> Iterator[dict[str, Any]]:
+        """Answer all pieces but those that are done; yields what `_Answering` returns of each.
+
+        ``begin`` is called when rows and, if earlier answers would be lost, the model are known to be usable.
+        """
         named, encoding = self.rows.documents, self.rows.reading.encoding
         documents = None if named is None else read_document_file(named, encoding)
         before = first_usual(self.parts, self.rows.reading, log.info, documents)
@@ -216,6 +229,12 @@ class _Job:
             threshold_file=asked.threshold_file,
             raw_scores=asked.raw_scores,
         )
+        if begin is not None:
+            if self.folder.has_answers():
+                load = ray.remote(num_cpus=use.cpus, num_gpus=use.gpus)(_load_problems)
+                if problems := ray.get(load.remote(answers, voice)):
+                    raise InputError(problems)
+            begin()
         log.info(f"answering {self.rows.source} on {use}, {counted(size, 'row')} at a time")
         with one_row_a_block(ray):
             data = ray.data.from_items([{"part": number} for number in range(len(own))], override_num_blocks=len(own))
@@ -233,6 +252,16 @@ class _Job:
                 num_gpus=use.gpus,
             )
             yield from data.iter_rows()
+
+
+def _load_problems(answers: AnswerRows, voice: Voice) -> list[str]:
+    """What is wrong with the model; Ray would make another error of an error."""
+    with speaking(voice):
+        try:
+            answers.load()
+        except InputError as error:
+            return error.problems
+    return []
 
 
 class _Answering:

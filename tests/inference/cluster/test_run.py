@@ -233,6 +233,19 @@ def test_what_is_wrong_with_the_model_is_one_line(engine, source, tmp_path, mode
     )
 
 
+def test_answers_stay_until_new_ones_can_be_computed(engine, source, tmp_path, ask):
+    output, empty = tmp_path / "answers", tmp_path / "empty"
+    empty.mkdir()
+    assert ask(source, output, "--engine", "ray") == 0
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    for words in (["--columns.question", "qq"], ["--model", empty]):
+        with pytest.raises(InputError):
+            ask(source, output, "--engine", "ray", "--overwrite", *words)
+        assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert ask(source, output, "--engine", "ray", "--overwrite", "--batch_size", "2") == 0
+    assert len(answers_in(output)) == 75
+
+
 def test_running_out_of_memory_names_what_helps(source, tmp_path, ask, monkeypatch):
     def answer(*_, **__):
         raise MemoryError
