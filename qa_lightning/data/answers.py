@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from qa_lightning.data.cells import NoSpan, is_nothing, unplaced_hint, whole_number
 from qa_lightning.data.repair import is_offset, miscounted, repaired, where
-from qa_lightning.wording import counted, shown
+from qa_lightning.wording import counted, listed, shown
 
 UNPLACED = -1  # the ``answer_start`` of a gold answer of which only the text is known
 
@@ -95,7 +95,11 @@ def check_answers(
     if isinstance(pairs, Problem):
         checked.problems.append(pairs)
         return checked
-    for text, given in pairs:
+    for pair in pairs:
+        if isinstance(pair, Problem):
+            checked.problems.append(pair)
+            continue
+        text, given = pair
         start = whole_number(given)
         if is_nothing(text):
             if is_offset(start) and start > 0 and not impossible:
@@ -132,8 +136,8 @@ def has_surrogates(text: str) -> bool:
 _OFFSET_KINDS = ("misplaced", "unplaced", "type")  # kinds of problems that `_offset_problem` finds
 
 
-def _pairs(place: str, answers: Any) -> list[tuple[Any, Any]] | Problem:
-    """(text, offset) of each answer, or why they cannot be told."""
+def _pairs(place: str, answers: Any) -> list[tuple[Any, Any] | Problem] | Problem:
+    """(text, offset) of each answer, or why it cannot be told; or why none can be."""
     if answers == {} or is_nothing(answers):
         return []
     if isinstance(answers, dict):
@@ -151,13 +155,19 @@ def _pairs(place: str, answers: Any) -> list[tuple[Any, Any]] | Problem:
             return Problem("answers", what)
         return list(zip(texts, starts, strict=True))
     if isinstance(answers, list) and all(isinstance(one, dict) or is_nothing(one) for one in answers):
-        return [
-            (one.get("text"), one.get("answer_start")) if isinstance(one, dict) else (None, None) for one in answers
-        ]
+        return [_pair(place, one) if isinstance(one, dict) else (None, None) for one in answers]
     what = f"{place}: answers is {shown(answers)}, not a list of answers"
     if isinstance(answers, str):
         what += "; it begins like JSON or a list, and cannot be read as one"
     return Problem("answers", what)
+
+
+def _pair(place: str, answer: dict[Any, Any]) -> tuple[Any, Any] | Problem:
+    """(text, offset) of an answer, or why they cannot be told."""
+    if "text" in answer or all(map(is_nothing, answer.values())):
+        return answer.get("text"), answer.get("answer_start")
+    what = f"{place}: answer {shown(answer)} has no text under a known name, only {listed(map(str, answer))}; name its "
+    return Problem("answers", what + "parts text and answer_start, or start and end")
 
 
 def _text_problem(place: str, text: Any, context: str) -> Problem | None:

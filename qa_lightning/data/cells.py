@@ -48,7 +48,8 @@ def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> A
         separator: stands between several texts, or offsets, in one cell; None if a cell holds one.
 
     Returns:
-        ``[{"text", "answer_start"}, ...]``; or None for an empty cell; or what cannot be understood, as it is.
+        ``[{"text", "answer_start"}, ...]``; or None for an empty cell; or what cannot be understood, as it is, also
+        among answers that can be.
     """
     parsed = parsed_cell(value, context)
     if is_nothing(parsed):
@@ -64,10 +65,9 @@ def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> A
     if isinstance(parsed, list) and parsed:
         if all(isinstance(one, str) for one in parsed):
             return _of_texts(parsed, start, context, separator)
-        if all(isinstance(one, dict) for one in parsed):
-            several = [_of_object(one, context, separator) for one in parsed]
-            flat = all(isinstance(one, list) for one in several)
-            return [answer for one in several for answer in one] if flat else parsed
+        if all(isinstance(one, dict) or is_nothing(one) for one in parsed):
+            several = [_of_object(one, context, separator) if isinstance(one, dict) else one for one in parsed]
+            return [answer for one in several for answer in (one if isinstance(one, list) else [one])]
         pairs = [_of_pair(one, context) for one in ([parsed] if _is_pair(parsed) else parsed)]
         return pairs if all(pairs) else parsed
     return [{"text": parsed, "answer_start": whole_number(start)}] if not isinstance(parsed, list) else parsed
@@ -160,14 +160,17 @@ def _as_lists(value: Any, depth: int = 4) -> Any:
     return value
 
 
-def _of_object(answers: dict[str, Any], context: Any, separator: str | None) -> Any:
+def _of_object(given: dict[str, Any], context: Any, separator: str | None) -> Any:
     """The answers of an object with a text or texts, offsets, or both; the object itself if it has neither."""
-    names = [next((name for name in known if name in answers), None) for known in (_TEXT, _START, _END)]
+    answers = given
+    if not {_TEXT[0], _START[0]} <= answers.keys():  # names may be written as those of columns
+        answers = {simple_name(name): value for name, value in answers.items()} | answers
+    names = [_name_in(answers, known) for known in (_TEXT, _START, _END)]
     text, start, end = (None if name is None else answers[name] for name in names)
     if names[0] is None and names[1] is not None and names[2] is not None:
         return answer_between(start, end, context) or []
     if names[0] is None:
-        return answers
+        return given
     if isinstance(text, list):
         if names[1] is None and all(isinstance(one, str) for one in text):
             return _of_texts(text, None, context, separator)
@@ -177,6 +180,12 @@ def _of_object(answers: dict[str, Any], context: Any, separator: str | None) -> 
     if names[1] is None and isinstance(text, str) and text.strip():
         return _of_texts([text], None, context, separator)
     return [{"text": text, "answer_start": whole_number(start)}]
+
+
+def _name_in(answers: dict[str, Any], known: tuple[str, ...]) -> str | None:
+    """The first of the known names that has a value, else the first one that is there, else None."""
+    there = [name for name in known if name in answers]  # a table of objects has each name in all of them
+    return next((name for name in there if not is_nothing(answers[name])), there[0] if there else None)
 
 
 def _of_texts(texts: list[str], start: Any, context: Any, separator: str | None) -> Any:
@@ -291,3 +300,9 @@ def whole_number(value: Any) -> Any:
     if text.lower() in NOTHING:
         return None
     return int(text.partition(".")[0]) if re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", text) else value
+
+
+def simple_name(name: Any) -> str:
+    """The name of a column, or of a part of an answer, in snake case: ``Answer-Text`` becomes ``answer_text``."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name)).lower()
+    return "_".join(filter(None, re.split(r"[\s._-]+", words)))

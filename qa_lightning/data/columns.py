@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qa_lightning.data.cells import answer_between, answers_of, truth, whole_number
+from qa_lightning.data.cells import answer_between, answers_of, simple_name, truth, whole_number
 from qa_lightning.data.formats import BrokenRow, PlacedRow, Remark, encoding_problem, reads_like_data
 from qa_lightning.errors import InputError
 from qa_lightning.wording import listed
@@ -270,7 +270,7 @@ def _guess(
         The usual names that were given, or that several columns fit.
     """
     unsure, taken, every = set(names), set(names.values()), set(there)
-    fitting = [(column, _simple(column)) for column in there if column.lower().translate(_BETWEEN) in _BARE]
+    fitting = [(column, simple_name(column)) for column in there if column.lower().translate(_BETWEEN) in _BARE]
     for name, synonyms in SYNONYMS.items():
         if name in names or (name == "answers" and apart) or (name == "answer_end" and _has_text(names, unsure)):
             continue
@@ -386,9 +386,3 @@ def _texts_line(row: Mapping[str, Any], usual: Mapping[str, Any], names: Mapping
     text = row[names["answers"]]
     plain = isinstance(text, str) and not text.lstrip().startswith(("{", "[", "(", "array("))
     return "answers are texts: answer_start from the context, if the answer occurs there once" if plain else ""
-
-
-def _simple(name: str) -> str:
-    """A name in snake case: ``Question-Text`` and ``questionText`` become ``question_text``."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    return "_".join(filter(None, re.split(r"[\s._-]+", words)))

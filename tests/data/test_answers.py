@@ -10,11 +10,11 @@ import pytest
 
 from qa_lightning import SquadDataModule
 from qa_lightning.data.answers import check_answers
-from qa_lightning.data.cells import whole_number
+from qa_lightning.data.cells import answers_of, whole_number
 from qa_lightning.data.examples import check_row
 from qa_lightning.errors import InputError
 from tests.helpers.data import make_rows, write_json
-from tests.helpers.forms import CONTEXT, as_json, read, row, write
+from tests.helpers.forms import CONTEXT, as_json, as_lines, as_parquet, as_table, read, row, write
 
 FAR = " x" * 25 + " "
 
@@ -89,6 +89,41 @@ def test_an_offset_may_be_a_number_of_another_type(start) -> None:
     checked = check_answers("row 1", {"text": ["1843"], "answer_start": [start]}, CONTEXT)
     assert checked.good == {"text": ["1843"], "answer_start": [40]}
     assert type(checked.good["answer_start"][0]) is int
+
+
+# --- objects whose parts have other names ---
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("names", [("value", "start"), ("span", "position"), ("foo", "answer_start")])
+def test_an_answer_whose_text_has_an_unknown_name_is_a_problem_and_not_no_answer(tmp_path, suffix, names) -> None:
+    make = {".jsonl": as_lines, ".csv": as_table, ".parquet": as_parquet}[suffix]
+    given = [dict(zip(names, ["1843", 40], strict=True))]
+    rows = [row(answers=given), row(id="no answer", answers=[dict.fromkeys(names)])]
+    path = write(tmp_path, f"q{suffix}", make(rows))
+    with pytest.raises(InputError) as caught:
+        read(path)
+    (problem,) = caught.value.problems[1:]
+    assert f"has no text under a known name, only '{names[0]}', '{names[1]}'; name its parts text" in problem
+
+
+def test_names_of_parts_may_be_written_as_names_of_columns() -> None:
+    for names in (("Text", "Answer_start"), ("answerText", "answerStart"), ("TEXT", "START"), ("text", "Start-Char")):
+        given = [dict(zip(names, ["1843", 40], strict=True))]
+        assert answers_of(given, None, f"1843{FAR}, {CONTEXT}", None) == [{"text": "1843", "answer_start": 40}]
+        assert answers_of(given[0], None, None, None) == [{"text": "1843", "answer_start": 40}]
+
+
+def test_one_answer_that_cannot_be_understood_costs_the_others_nothing() -> None:
+    given = [{"text": "Ada", "answer_start": 0}, {"answer": "1843"}, {"foo": "y"}, None]
+    checked = check_row("row 1", row(answers=answers_of(given, None, CONTEXT, None)))
+    assert checked.example["answers"] == {"text": ["Ada", "1843"], "answer_start": [0, 40]}
+    (problem,) = checked.left_out
+    assert (problem.kind, "answer {'foo': 'y'} has no text" in problem) == ("answers", True)
+    # a table of objects has each name in all of them
+    given = [{"text": "Ada", "answer": None, "answer_start": 0}, {"text": None, "answer": "1843", "answer_start": 40}]
+    checked = check_row("row 1", row(answers=answers_of(given, None, CONTEXT, None)))
+    assert checked.example["answers"] == {"text": ["Ada", "1843"], "answer_start": [0, 40]}
 
 
 # --- in files ---

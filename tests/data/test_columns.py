@@ -635,8 +635,8 @@ def test_columns_of_many_rows_are_chosen_once(monkeypatch):
 
 def test_a_name_that_is_no_synonym_is_looked_at_once_and_not_taken_apart(monkeypatch):
     taken_apart = []
-    simple = columns_module._simple
-    monkeypatch.setattr(columns_module, "_simple", lambda name: taken_apart.append(name) or simple(name))
+    simple = columns_module.simple_name
+    monkeypatch.setattr(columns_module, "simple_name", lambda name: taken_apart.append(name) or simple(name))
     many = [f"column {number}" for number in range(100_000)]
     assert guessed("Question", "context", *many, "answers") == {"question": "Question"}
     assert taken_apart == ["Question", "context", "answers"]
