@@ -1,7 +1,8 @@
 """Understand the cells of a row: answers in any of their usual shapes, whole numbers, yes and no.
 
 A value that cannot be understood stays as it is, and `examples.check_row` says what is wrong with it. Nothing in a text
-is executed. A text that the context holds as it stands is that text, whatever else it might mean.
+is executed. A text that the context holds as it stands is that text, whatever else it might mean: also the word "None",
+as a whole word; but an empty list only at its offset.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import warnings
 from numbers import Integral
 from typing import Any, NamedTuple
 
-from qa_lightning.data.repair import repaired
+from qa_lightning.data.formats import NO_ANSWER
+from qa_lightning.data.repair import occurs_whole, repaired
 
 NOTHING = ("", "null", "none", "nan")  # cells of a table that mean "no value"
 _TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
@@ -21,7 +23,6 @@ _TEXT = ("text", "answer_text", "answer")  # names of a part of an answer, the u
 _START = ("answer_start", "start", "start_char", "offset", "begin")
 _END = ("answer_end", "end", "end_char")
 _SEPARATORS = ("||", "|", ";", "\n", "//", " / ", "#")  # between answers, the least ambiguous first
-_NO_ANSWER = ("n/a", "na", "n.a.", "-", "--", "–", "—", "/", "?", "no answer", "not answerable", "unanswerable")
 _NUMPY = re.compile(r"(str_|bool_?|u?int\d*|float\d*|array|asarray|list|tuple)")  # calls that hold what they print
 _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?\d+\.?)"""
 _SPACED = re.compile(rf"\[\s*{_ITEM}(?:\s+{_ITEM})+\s*\]", re.DOTALL)  # a list as numpy prints it, without commas
@@ -52,10 +53,14 @@ def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> A
         among answers that can be.
     """
     parsed = parsed_cell(value, context)
-    if is_nothing(parsed):
+    if is_nothing(parsed) or (parsed == [] and isinstance(value, str)):
         offset = whole_number(start)
         if _is_whole(offset) and offset >= 0 and _stands_at(value, offset, context):  # the word "None", say
             return [{"text": value, "answer_start": offset}]
+        if parsed == []:  # without an offset it is how lists say that there is no answer
+            return parsed
+        if is_nothing(start) and isinstance(value, str) and value.strip() and _holds_word(context, value):
+            return _of_texts([value], None, context, None)
         text_is_lost = isinstance(offset, int) and offset > 0  # an offset without a text: `check_answers` refuses it
         return [{"text": value, "answer_start": offset}] if text_is_lost else None
     if isinstance(parsed, dict):
@@ -244,6 +249,11 @@ def is_nothing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
+def says_nothing(cell: Any) -> bool:
+    """Whether a cell holds a word that tables write for no value, whatever the context holds."""
+    return isinstance(cell, str) and bool(bare := cell.strip()) and bare.lower() in NOTHING
+
+
 def _is_broken(text: str, context: Any) -> bool:
     """Whether a text begins like JSON or a list, and could not be parsed; unless the context has it."""
     return text.lstrip().startswith(("{", "[")) and not _holds_text(context, text.strip())
@@ -251,6 +261,10 @@ def _is_broken(text: str, context: Any) -> bool:
 
 def _holds_text(context: Any, text: str) -> bool:
     return isinstance(context, str) and text in context
+
+
+def _holds_word(context: Any, text: str) -> bool:
+    return isinstance(context, str) and occurs_whole(text, context)
 
 
 def _offset(text: Any, start: Any, context: Any) -> Any:
@@ -262,10 +276,11 @@ def _offset(text: Any, start: Any, context: Any) -> Any:
 
 
 def unplaced_hint(text: str, context: str) -> str:
-    """What an answer without an offset may mean that the context does not hold, as the end of a sentence; or empty."""
-    if text in context:
+    """What an answer without an offset may mean that is not found in the context, as the end of a sentence; or empty."""
+    word = text.strip().lower()
+    if text in context and word not in NOTHING:
         return ""
-    if text.strip().lower() in _NO_ANSWER:
+    if word in (*NO_ANSWER, *NOTHING):
         return "; if it means that there is no answer, leave the cell empty"
     for separator in _SEPARATORS:
         parts = [part.strip() for part in text.split(separator)]

@@ -62,7 +62,8 @@ def label_studio(rows, texts=True):
             for region in regions
         ]
         choice = [{"type": "choices", "value": {"choices": ["unsure"]}, "from_name": "sure", "to_name": "text"}]
-        annotations = [{"id": 1, "was_cancelled": False, "result": [*choice, *result]} for result in results or [[]]]
+        annotations = [{"id": 1, "was_cancelled": False, "result": [*choice, *result]} for result in results]
+        annotations = annotations or [{"id": 1, "was_cancelled": False, "result": []}]
         annotations.append({"id": 9, "was_cancelled": True, "result": [{"value": {"start": 0, "end": 1, "text": "?"}}]})
         data = {"id": item["id"], "question": item["question"], "text": item["context"]}
         tasks.append({"id": 5, "data": data, "annotations": annotations, "predictions": []})
@@ -178,6 +179,36 @@ def test_a_task_that_nobody_annotated_has_no_answers_column(tmp_path):
     with pytest.raises(InputError, match="row 2: no column 'answers'"):
         read(path)
     assert len(read(path, "skip")[0]) == 1
+
+
+def annotated(*values):
+    """A task of Label Studio with one annotation of these values."""
+    result = [{"from_name": "answer", "to_name": "text", "value": value} for value in values]
+    data = {"id": "1", "question": "Who?", "text": CONTEXT}
+    return {"id": 5, "data": data, "annotations": [{"id": 1, "was_cancelled": False, "result": result}]}
+
+
+@pytest.mark.parametrize(
+    ("values", "answers"),
+    [
+        ([{"text": ["Ada Lovelace"]}], {"text": ["Ada Lovelace"], "answer_start": [0]}),
+        ([{"text": "1843"}, {"choices": ["sure"]}], {"text": ["1843"], "answer_start": [40]}),
+        ([{"text": ["1843", "Ada"]}], {"text": ["1843", "Ada"], "answer_start": [40, 0]}),
+        ([{"text": ["a comment"]}, {"start": 40, "end": 44, "labels": ["A"]}], {"text": ["1843"], "answer_start": [40]}),
+        ([{"choices": ["No answer"]}], {"text": [], "answer_start": []}),
+        ([], {"text": [], "answer_start": []}),
+    ],
+)
+def test_what_an_annotator_typed_is_an_answer_where_nothing_is_marked(tmp_path, values, answers):
+    (example,) = read(write(tmp_path, "q.json", as_json([annotated(*values)])))
+    assert example["answers"] == answers
+
+
+@pytest.mark.parametrize("value", [{"choices": ["the cello"]}, {"rating": 4}, {"text": ["Grace"]}])
+def test_an_annotation_of_which_nothing_can_be_used_is_a_problem_and_not_no_answer(tmp_path, value):
+    path = write(tmp_path, "q.json", as_json([annotated(value)]))
+    with pytest.raises(InputError, match=r"has no text under a known name, only|'Grace' has no answer_start"):
+        read(path)
 
 
 def test_a_start_that_is_a_whole_number_in_quotes_is_that_number_in_every_format(tmp_path):

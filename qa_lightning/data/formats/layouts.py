@@ -4,7 +4,7 @@
 |---|---|
 | an article with ``paragraphs`` (SQuAD, Haystack's annotation tool) | those of its paragraphs, with its title |
 | a context with ``qas`` (simpletransformers, CMRC with ``context_text``) | its questions, each with the context |
-| a task with ``data`` and ``annotations`` (Label Studio) | its data, with the regions as answers |
+| a task with ``data`` and ``annotations`` (Label Studio) | its data, with the regions or typed texts as answers |
 | anything else | itself |
 
 A document is a list of items; or an object with such a list as ``data``, with a document for each split, or a table as
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.formats.rows import COLUMNS, PlacedRow, no_split
+from qa_lightning.data.formats.rows import COLUMNS, NO_ANSWER, PlacedRow, no_split
 from qa_lightning.errors import InputError
 from qa_lightning.wording import listed, shown
 
@@ -147,16 +147,33 @@ def _rows_of_context(place: str, item: dict[str, Any], title: dict[str, Any]) ->
 
 
 def _row_of_task(task: dict[str, Any]) -> dict[str, Any]:
-    """A row of a task of Label Studio: its data, and as answers the regions that its annotators marked.
+    """A row of a task of Label Studio: its data, and as answers what its annotators marked or typed.
 
     Annotations that were cancelled do not count. A task that nobody annotated has no answers, also not the empty ones
     of a question that the text does not answer.
     """
     row = {"id": task.get("id"), **task["data"]}
     done = [one for one in task["annotations"] if isinstance(one, dict) and not one.get("was_cancelled")]
-    regions = [region for one in done for region in one.get("result") or () if isinstance(region, dict)]
-    values = [region["value"] for region in regions if isinstance(region.get("value"), dict)]
-    return {**row, "answers": [value for value in values if "start" in value and "end" in value]} if done else row
+    return {**row, "answers": [answer for one in done for answer in _answers_of_annotation(one)]} if done else row
+
+
+def _answers_of_annotation(annotation: dict[str, Any]) -> list[Any]:
+    """The regions of an annotation; without any the texts that were typed; without these all that is there.
+
+    What is no answer, such as a choice, stands for none beside one. Alone it stays, and is refused as an answer, unless
+    it says that there is none: only an empty annotation is known to be one without an answer.
+    """
+    results = [one for one in annotation.get("result") or () if isinstance(one, dict)]
+    values = [one["value"] if isinstance(one.get("value"), dict) else one for one in results]
+    regions = [value for value in values if "start" in value and "end" in value]
+    typed = [value for value in values if "text" in value]
+    return regions or typed or [value for value in values if not _says_nothing(value)]
+
+
+def _says_nothing(value: dict[str, Any]) -> bool:
+    """Whether a value of Label Studio holds choices that all say that there is no answer."""
+    choices = value.get("choices")
+    return isinstance(choices, list) and all(str(one).strip().lower() in NO_ANSWER for one in choices)
 
 
 def table_rows(where: str, table: dict[str, Any]) -> Iterator[PlacedRow] | None:

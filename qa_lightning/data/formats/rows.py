@@ -10,6 +10,10 @@ from qa_lightning.errors import InputError
 from qa_lightning.wording import listed
 
 COLUMNS = ("id", "question", "context", "answers")
+NO_ANSWER = (  # what people write where there is no answer, in lower case
+    *("n/a", "na", "n.a.", "-", "--", "–", "—", "/", "?"),
+    *("no answer", "not answerable", "unanswerable"),
+)
 
 PlacedRow = tuple[str, dict[str, Any]]  # the row's place in its source, for messages, and the row
 
