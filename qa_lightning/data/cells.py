@@ -276,7 +276,7 @@ def _offset(text: Any, start: Any, context: Any) -> Any:
 
 
 def unplaced_hint(text: str, context: str) -> str:
-    """What an answer without an offset may mean that is not found in the context, as the end of a sentence; or empty."""
+    """What an answer that was not found in the context may mean, as the end of a sentence; or empty."""
     word = text.strip().lower()
     if text in context and word not in NOTHING:
         return ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -120,11 +119,13 @@ def with_usual_columns(
         only_asked: the rows need no answers, and no id where others have one; answers that are there stay.
 
     Raises:
-        InputError: no row has the columns, or none among the first 100. A row without them among rows that have them
+        InputError: no row has the columns, or none among the first 100; or a file says that a column which is needed
+            cannot be read. A row without them among rows that have them
             becomes a `BrokenRow` instead.
     """
     choices = _Choices(reading.columns, only_asked)
     logged: set[str] = set()
+    unread: dict[str, str] = {}  # column of the next row that cannot be read -> why
     broken: list[PlacedRow] = []  # rows from the first one that lacks the columns to the first one that has them
     lacking = 0  # of them
 
@@ -135,7 +136,10 @@ def with_usual_columns(
 
     for place, row in rows:
         if isinstance(row, Remark):
-            log_once(f"{place}: {row.text}")
+            if row.column is None:
+                log_once(f"{place}: {row.text}")
+            else:  # what the column is, the next row tells
+                unread[row.column] = f"{place}: {row.text}"
             continue
         if isinstance(row, BrokenRow):
             if broken:  # it keeps its turn
@@ -158,6 +162,11 @@ def with_usual_columns(
         log_once(_choice_line(names, row), "columns: " if is_first else f"columns as in {place}: ")
         yield from broken
         broken.clear()
+        if problems := [unread[column] for column in unread if column in names.values()]:
+            raise InputError(problems)
+        for line in unread.values():
+            log_once(line)
+        unread.clear()
         usual = usual_row(row, names, reading.answer_separator)
         log_once(_texts_line(row, usual, names))
         yield place, usual

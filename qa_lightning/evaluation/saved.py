@@ -35,10 +35,19 @@ def read_predictions(path: Path) -> dict[str, str]:
         if file_format(path) in SUFFIXES and file_format(path) not in _JSON:
             if file_format(path) in _TABLES:
                 _text(path)  # refuses what is not UTF-8
-            return _of_rows((place, row) for place, row in read_file(path) if not isinstance(row, Remark))
+            return _of_rows(_without_remarks(read_file(path)))
         return _of_json(str(path), _json_values(path))
     except InputError as error:
         raise InputError([f"--predictions {problem}" for problem in error.problems]) from None
+
+
+def _without_remarks(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The rows of a file; raises an `InputError` for a column that is used and cannot be read."""
+    for place, row in rows:
+        if not isinstance(row, Remark):
+            yield place, row
+        elif row.column in ("id", *_ANSWERS):
+            raise InputError(f"{place}: {row.text}")
 
 
 def _of_json(where: str, values: list[tuple[str, Any]]) -> dict[str, str]:

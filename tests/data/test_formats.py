@@ -30,6 +30,7 @@ from tests.helpers.forms import (
     as_table,
     as_workbook,
     cases,
+    changed_workbook,
     listed_answers,
     nested,
     read,
@@ -222,6 +223,72 @@ def test_cells_of_a_workbook_are_the_texts_of_a_table(tmp_path):
     examples = read(path)
     assert [item["answers"]["text"] for item in examples] == [["1843"], ["12.5"], ["2024-05-01"]]
     assert [place.rpartition(".xlsx ")[2] for place, _ in read_file(path)] == ["row 2", "row 3", "row 5"]
+
+
+def with_formulas(*rows, saved=b"<v />"):
+    """A workbook whose formulas have no saved values, as openpyxl and pandas write them, or this one."""
+    content = workbook({"Sheet": [["question", "context", "answer", "note"], *rows]})
+    return changed_workbook(content, "xl/worksheets/sheet1.xml", (b"</f><v />", b"</f>" + saved))
+
+
+def test_a_formula_without_a_saved_value_is_an_error_where_its_column_is_used(tmp_path):
+    rows = [["Who?", "Ada", "Ada", None], ["Who?", "Bob", '=CONCATENATE("B","ob")', "=A2"], ["Who?", "Eve", "", ""]]
+    for saved in (b"<v></v>", b""):
+        path = write(tmp_path, "q.xlsx", with_formulas(*rows, saved=saved))
+        for on_bad_rows in ("error", "skip"):
+            with pytest.raises(InputError) as caught:
+                read(path, on_bad_rows)
+            assert caught.value.problems == [
+                f"{path} row 3: column 'answer' holds a formula without a saved value: open the workbook in Excel or "
+                "LibreOffice, and save it"
+            ]
+    rows[1][2], told = "Bob", []
+    path = write(tmp_path, "q.xlsx", with_formulas(*rows))
+    assert [item["answers"]["text"] for item in read(path, told=told)] == [["Ada"], ["Bob"], []]
+    assert [line for line in told if "formula" in line] == [
+        f"{path} row 3: column 'note' holds a formula without a saved value: open the workbook in Excel or "
+        "LibreOffice, and save it"
+    ]
+    header = workbook({"Sheet": [["question", "context", '="answer"'], ["Who?", "Ada", "Ada"]]})
+    with pytest.raises(InputError, match=r"row 1: column 3 of the header is a formula without a saved value"):
+        read(write(tmp_path, "h.xlsx", header))
+
+
+def test_a_formula_with_a_saved_value_is_that_value(tmp_path):
+    row = ["Who?", "Ada", '=CONCATENATE("A","da")', ""]
+    told = []
+    content = with_formulas(row, saved=b"<v>Ada</v>")
+    content = changed_workbook(content, "xl/worksheets/sheet1.xml", (b'<c r="C2">', b'<c r="C2" t="str">'))
+    assert read(write(tmp_path, "q.xlsx", content), told=told)[0]["answers"]["text"] == ["Ada"]
+    content = changed_workbook(content, "xl/worksheets/sheet1.xml", (b"<v>Ada</v>", b"<v></v>"))
+    assert read(write(tmp_path, "q.xlsx", content), told=told)[0]["answers"]["text"] == []
+    assert not [line for line in told if "formula" in line]
+
+
+def with_shared_texts(content, *texts):
+    """A workbook whose cells name their texts in a table, as Excel writes them."""
+    sheet = "xl/worksheets/sheet1.xml"
+    changes = [
+        (f't="inlineStr"><is><t>{text}</t></is>'.encode(), f't="s"><v>{number}</v>'.encode())
+        for number, text in enumerate(texts)
+    ]
+    items = "".join(f"<si><t>{text}</t></si>" for text in texts)
+    space = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    added = {"xl/sharedStrings.xml": f'<sst xmlns="{space}">{items}</sst>'.encode()}
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    known = f'<Override PartName="/xl/sharedStrings.xml" ContentType="{kind}"/></Types>'.encode()
+    content = changed_workbook(content, sheet, *changes, added=added)
+    return changed_workbook(content, "[Content_Types].xml", (b"</Types>", known))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_escapes_of_a_workbook_are_the_characters_that_they_stand_for(tmp_path, shared):
+    texts = ["Who_x000d_?", "Ada_x000D_\nand _x005F_x000D_ _x00e9_", "Ada_x000D_\nand"]
+    content = workbook({"Sheet": [["question", "context", "answer"], texts]})
+    content = with_shared_texts(content, *texts) if shared else content
+    (example,) = read(write(tmp_path, "q.xlsx", content))
+    assert example["context"] == "Ada\r\nand _x000D_ é"
+    assert (example["question"], example["answers"]["text"]) == ("Who\r?", ["Ada\r\nand"])
 
 
 def test_the_first_visible_sheet_with_columns_is_read_and_the_others_are_named(tmp_path):

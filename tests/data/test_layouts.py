@@ -194,7 +194,10 @@ def annotated(*values):
         ([{"text": ["Ada Lovelace"]}], {"text": ["Ada Lovelace"], "answer_start": [0]}),
         ([{"text": "1843"}, {"choices": ["sure"]}], {"text": ["1843"], "answer_start": [40]}),
         ([{"text": ["1843", "Ada"]}], {"text": ["1843", "Ada"], "answer_start": [40, 0]}),
-        ([{"text": ["a comment"]}, {"start": 40, "end": 44, "labels": ["A"]}], {"text": ["1843"], "answer_start": [40]}),
+        (
+            [{"text": ["a comment"]}, {"start": 40, "end": 44, "labels": ["A"]}],
+            {"text": ["1843"], "answer_start": [40]},
+        ),
         ([{"choices": ["No answer"]}], {"text": [], "answer_start": []}),
         ([], {"text": [], "answer_start": []}),
     ],

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,21 @@ def workbook(sheets: dict[str, list[list[Any]]], hidden: tuple[str, ...] = ()) -
             sheet.append(cells)
     sink = io.BytesIO()
     book.save(sink)
+    return sink.getvalue()
+
+
+def changed_workbook(content: bytes, part: str, *changes: tuple[bytes, bytes], added: dict[str, bytes] = {}) -> bytes:  # noqa: B006
+    """A workbook of which a part has other content in some places, old and new, and to which parts were added."""
+    sink, good = io.BytesIO(), zipfile.ZipFile(io.BytesIO(content))
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as bad:
+        for name in good.namelist():
+            held = good.read(name)
+            for old, new in changes if name == part else ():
+                assert old in held
+                held = held.replace(old, new)
+            bad.writestr(name, held)
+        for name, held in added.items():
+            bad.writestr(name, held)
     return sink.getvalue()
 
 

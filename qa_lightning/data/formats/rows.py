@@ -38,11 +38,12 @@ class Remark(dict[str, Any]):
 
     Args:
         text: a line to log, without the file's name.
+        column: the column of the rows after it that cannot be read, and must not be used; None if all can be.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, column: str | None = None) -> None:
         super().__init__()
-        self.text = text
+        self.text, self.column = text, column
 
 
 def refuse_repeated(place: str, names: Iterable[str]) -> None:
