@@ -168,6 +168,13 @@ class Findings:
         """Replace the fix of a kind by one that names the data's own numbers."""
         self._all[kind].fix = fix
 
+    def join(self, others: Findings) -> None:
+        """Add the findings of another part of the data, after these."""
+        for kind, other in others._all.items():
+            mine = self._all[kind]
+            mine.count += other.count
+            mine.rows = (mine.rows + other.rows)[: self._max_rows]
+
     def found(self) -> list[Finding]:
         """The findings that occurred at least once."""
         return [one for one in self._all.values() if one.count]
@@ -178,7 +185,8 @@ class RowCheck:
 
     Args:
         max_rows: rows to keep for each finding.
-        other_contexts: hashes of the contexts of the other split, from `context_hashes`, to find shared ones.
+        other_contexts: hashes of the contexts of the other split, from `context_hashes` or of its check, to find shared
+            ones.
     """
 
     def __init__(self, max_rows: int = 5, other_contexts: frozenset[int] = frozenset()) -> None:
@@ -266,6 +274,11 @@ class RowCheck:
             elif key % len(self._contexts) < LANGUAGE_SAMPLE:
                 self._sample[key % LANGUAGE_SAMPLE] = context[:2000]
         return key
+
+    @property
+    def contexts(self) -> frozenset[int]:
+        """Hashes of the contexts of all rows, as `context_hashes` gives them."""
+        return frozenset(self._contexts_of_rows)
 
     def facts(self) -> dict[str, Any]:
         """Counts of rows, contexts and answers, and of contexts by script and (on the sample) by language."""

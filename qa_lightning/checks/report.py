@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from qa_lightning.checks.tokens import TokenCheck
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import NO_QUESTIONS, write_examples
 from qa_lightning.data.formats import PlacedRow
+from qa_lightning.data.objects import Split
 from qa_lightning.data.sources import count_rows, has_split, read_rows
 from qa_lightning.errors import InputError, worded
 from qa_lightning.features.cache import PreparedSplit, cut_examples, open_examples
@@ -46,12 +47,15 @@ def check_source(
     max_rows: int = 5,
     mixed_script: bool | MixedScript = False,
 ) -> Report:
-    """Check all rows of a source's training split; of its validation split, if it has only that one.
+    """Check all rows of a source's training and validation splits, of those that there are.
+
+    Facts are those of the training split, those of the validation split stand under ``validation``; if there is only
+    one split, they are its own. Findings are those of both.
 
     Args:
         source: what to check, as for ``--data.dataset``.
-        validation: the validation data, to find contexts that training and validation share; None takes the source's
-            own validation split, if it has one.
+        validation: the validation data, whose rows are checked like those of the source; tokens are not. None takes the
+            source's own validation split, if it has one beside a training split.
         reading: names of the columns, encoding, separator of answers.
         tokenizer: cuts the windows; None leaves out all checks of tokens.
         settings: how contexts are cut into windows.
@@ -62,25 +66,31 @@ def check_source(
     Raises:
         InputError: the source cannot be read, or has no rows.
     """
-    other: frozenset[int] = frozenset()
-    column_lines: list[str] = []
     if validation is None and all(has_split(source, one, reading) for one in ("validation", "train")):
         validation = source
-    if validation is not None:
-        read = tracked(
-            read_rows(validation, "validation", reading), count_rows(validation, "validation"), what="validation"
-        )
-        other = context_hashes(with_usual_columns(read, reading))
-    check = RowCheck(max_rows, other)
     alone = has_split(source, "validation", reading) and not has_split(source, "train", reading)
-    split: Any = "validation" if alone else "train"
-    read = tracked(read_rows(source, split, reading), count_rows(source, split), what="checking")
-    rows = with_usual_columns(read, reading, column_lines.append)
-    with closing(check), temporary_folder() as folder:
+    lines: dict[Split, list[str]] = {"train": [], "validation": []}
+
+    def rows_of(data: str, split: Split, of: Split, what: str) -> Iterator[PlacedRow]:
+        read = tracked(read_rows(data, split, reading), count_rows(data, split), what=what)
+        return with_usual_columns(read, reading, lines[of].append)
+
+    with closing(RowCheck(max_rows)) as held_out, temporary_folder() as folder, ExitStack() as opened:
+        if validation is not None:
+            for _ in held_out.valid(rows_of(validation, "validation", "validation", "validation")):
+                pass
+            if not held_out.rows:
+                raise InputError(f"{validation}: {NO_QUESTIONS}")
+        check = opened.enter_context(closing(RowCheck(max_rows, held_out.contexts)))
+        rows = rows_of(source, "validation" if alone else "train", "train", "checking")
         kept = write_examples(check.valid(rows), folder / "examples.arrow")
         if not check.rows:
             raise InputError(f"{source}: {NO_QUESTIONS}")
-        report = Report(source, {"read": column_lines, **check.facts()})
+        others = [f"validation: {line}" for line in lines["validation"] if line not in lines["train"]]
+        report = Report(source, {"read": lines["train"] + others, **check.facts()})
+        if validation is not None:
+            report.facts["validation"] = held_out.facts()
+        check.findings.join(held_out.findings)
         report.add(check.findings.found())
         if tokenizer is not None and kept:
             examples = open_examples(folder)
@@ -234,8 +244,9 @@ def _fact_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Facts as pairs of a name and a text."""
     for line in facts.get("read", []):
         yield "read as", line
-    answers = f"{counted(facts['answers'], 'answer')}, {counted(facts['unanswerable'], 'question')} without an answer"
-    yield "questions", f"{facts['rows']:,} about {counted(facts['contexts'], 'context')}; {answers}"
+    yield "questions", _questions_line(facts)
+    if "validation" in facts:
+        yield "to validate on", _questions_line(facts["validation"])
     for name in ("scripts", "languages"):
         total = sum(facts[name].values()) or 1
         shares = [f"{kind} {count / total:.0%}" for kind, count in list(facts[name].items())[:8]]
@@ -250,6 +261,11 @@ def _fact_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if facts["unknown"]:
         unknown = [f"{text!r} {count:,}" for text, count in list(facts["unknown"].items())[:10]]
         yield "unknown", ", ".join(unknown)
+
+
+def _questions_line(facts: dict[str, Any]) -> str:
+    answers = f"{counted(facts['answers'], 'answer')}, {counted(facts['unanswerable'], 'question')} without an answer"
+    return f"{facts['rows']:,} about {counted(facts['contexts'], 'context')}; {answers}"
 
 
 def _spread_line(spread: dict[str, float]) -> str:

@@ -51,7 +51,7 @@ def _check_options(words: Sequence[str]) -> Namespace:
     )
     flags.add_argument("data", type=str, help="file, files or dataset, as --data.dataset of train takes them")
     flags.add_argument(
-        "--validation", type=str, metavar="DATA", help="data to validate on, to find contexts that are in both"
+        "--validation", type=str, metavar="DATA", help="data to validate on: is checked too, and for contexts in both"
     )
     flags.add_argument(
         "--model", type=str, metavar="NAME", help="name or folder; its tokenizer shows what is cut, lost or unknown"

@@ -53,7 +53,8 @@ class Columns:
         answer_end: column of the offset after the answer's last character; with ``answer_start`` it gives the answer,
             if no column has its text.
         is_impossible: column that says whether the question has no answer.
-        title: column of the article's title; folds and splits keep the questions of an article together.
+        title: column of the article's title; folds keep the questions of an article together, a split by
+            ``validation_fraction`` those of a context.
     """
 
     id: str | None = None

@@ -7,6 +7,7 @@ import json
 import re
 
 import pytest
+from datasets import Dataset, DatasetDict
 from rich.console import Console
 
 from qa_lightning import SquadDataModule
@@ -63,6 +64,39 @@ def test_the_command_prints_writes_and_tells_by_its_status(tmp_path, model_folde
     assert "nothing was found that is wrong" in capsys.readouterr().out
     with pytest.raises(InputError, match="no such file"):
         commands.check_data([str(tmp_path / "none.json")])
+
+
+def divided(path, train, validation) -> str:
+    """A file with two splits."""
+    path.write_text(json.dumps({"train": train, "validation": validation}))
+    return str(path)
+
+
+@pytest.mark.parametrize("how", ["a file of splits", "a file for validation", "a saved folder"])
+def test_the_validation_part_is_checked_too(tmp_path, capsys, how) -> None:
+    good, bad = make_rows(3), [row(5), row(6, answers=answers("Rome", 0)), row(5)]
+    flags = []
+    if how == "a saved folder":
+        data, place = str(tmp_path / "saved"), "saved [validation] row"
+        DatasetDict(train=Dataset.from_list(good), validation=Dataset.from_list(bad)).save_to_disk(data)
+    elif how == "a file of splits":
+        data, place = divided(tmp_path / "q.json", good, bad), "q.json [validation] row"
+    else:
+        data, place = write_json(tmp_path / "train.json", good), "other.json row"
+        flags = ["--validation", write_json(tmp_path / "other.json", bad)]
+    target = tmp_path / "report.json"
+    assert commands.check_data([data, *flags, "--json", str(target)]) == 1
+    report = Report.of_json(json.loads(target.read_text()))
+    assert {one.kind: one.rows[0]["place"].rpartition("/")[2] for one in report.findings} == {
+        "misplaced": f"{place} 2",
+        "duplicate_id": f"{place} 3",
+    }
+    assert (report.facts["rows"], report.facts["validation"]["rows"]) == (3, 3)
+    assert re.search(r"to validate on +3 about 2 contexts", capsys.readouterr().out)
+    # those of training come first, and no more are listed than were asked for
+    both = check_source(divided(tmp_path / "b.json", bad, bad), max_rows=1)
+    (misplaced,) = [one for one in both.findings if one.kind == "misplaced"]
+    assert (misplaced.count, len(misplaced.rows), "[train]" in misplaced.rows[0]["place"]) == (2, 1, True)
 
 
 def test_named_columns_are_passed_on(tmp_path) -> None:

@@ -141,6 +141,8 @@ def test_a_table_without_the_columns_is_refused_with_its_row(tmp_path) -> None:
 
 
 def test_answers_that_are_formulas_without_a_saved_value_are_refused(tmp_path) -> None:
-    pd.DataFrame({"id": ["1", "2"], "answer": ["Ada", '=CONCATENATE("B","ob")']}).to_excel(tmp_path / "a.xlsx", index=False)
+    pd.DataFrame({"id": ["1", "2"], "answer": ["Ada", '=CONCATENATE("B","ob")']}).to_excel(
+        tmp_path / "a.xlsx", index=False
+    )
     with pytest.raises(InputError, match=r"a\.xlsx row 3: column 'answer' holds a formula without a saved value"):
         read_predictions(tmp_path / "a.xlsx")
