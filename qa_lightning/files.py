@@ -55,7 +55,8 @@ def write_file(path: Path, content: str | bytes | Callable[[IO[bytes]], object])
 
     Args:
         path: the target.
-        content: text (written as UTF-8), bytes, or a function that writes bytes to the open file.
+        content: text, bytes, or a function that writes bytes to the open file. Text is written as UTF-8; what that
+            cannot hold, as of a file's name that is none, becomes an escape, which JSON reads back.
 
     Raises:
         OSError: the file cannot be written. Exceptions of ``content`` are not caught. In both cases ``path`` does not
@@ -70,7 +71,7 @@ def write_file(path: Path, content: str | bytes | Callable[[IO[bytes]], object])
             if callable(content):
                 content(file)
             else:
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         part.chmod(new_file_mode())

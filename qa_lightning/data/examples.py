@@ -339,14 +339,17 @@ def _twice(place: str, name: Any, first: str) -> Problem:
 
 
 class IdPlaces:
-    """Remembers each id and its row's place, in a temporary SQLite file; memory stays at a cache of 16 MiB."""
+    """Remembers each id and its row's place, in a temporary SQLite file; memory stays at a cache of 16 MiB.
+
+    Places are bytes: the name of a file need not be valid UTF-8, and SQLite's texts must be.
+    """
 
     def __init__(self) -> None:
         self._base = sqlite3.connect("", isolation_level=None)  # SQLite removes the file when the connection closes
         for command in (
             "PRAGMA cache_size = -16384",  # KiB
             "PRAGMA journal_mode = OFF",
-            "CREATE TABLE places (id TEXT PRIMARY KEY, place TEXT) WITHOUT ROWID",
+            "CREATE TABLE places (id TEXT PRIMARY KEY, place BLOB) WITHOUT ROWID",
             "BEGIN",
         ):
             self._base.execute(command)
@@ -354,7 +357,9 @@ class IdPlaces:
     def add(self, name: str, place: str) -> str | None:
         """Remember an id; return the place of an earlier row with the same id, or None."""
         try:
-            added = self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (name, place)).rowcount
+            added = self._base.execute(
+                "INSERT OR IGNORE INTO places VALUES (?, ?)", (name, place.encode("utf-8", "surrogatepass"))
+            ).rowcount
         except sqlite3.OperationalError as error:
             raise no_temporary_room(error) from None
         if added:
@@ -364,7 +369,7 @@ class IdPlaces:
     def find(self, name: str) -> str | None:
         """The place of the row with this id; None if there is none."""
         found = self._base.execute("SELECT place FROM places WHERE id = ?", (name,)).fetchone()
-        return None if found is None else str(found[0])
+        return None if found is None else found[0].decode("utf-8", "surrogatepass")
 
     def close(self) -> None:
         """Close the connection, which removes the file."""

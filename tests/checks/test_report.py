@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 
 import pytest
@@ -97,6 +98,16 @@ def test_the_validation_part_is_checked_too(tmp_path, capsys, how) -> None:
     both = check_source(divided(tmp_path / "b.json", bad, bad), max_rows=1)
     (misplaced,) = [one for one in both.findings if one.kind == "misplaced"]
     assert (misplaced.count, len(misplaced.rows), "[train]" in misplaced.rows[0]["place"]) == (2, 1, True)
+
+
+def test_a_file_whose_name_is_not_utf_8_is_checked_and_named(tmp_path, capsys) -> None:
+    path, target = tmp_path / os.fsdecode(b"caf\xe9.jsonl"), tmp_path / "report.json"
+    path.write_text("".join(json.dumps(one) + "\n" for one in [*make_rows(2), row(1)]))
+    assert commands.check_data([str(path), "--json", str(target)]) == 1
+    assert r"caf\udce9.jsonl" in "".join(capsys.readouterr().out.split("\n"))
+    report = json.loads(target.read_text(encoding="utf-8"))
+    assert report["source"] == str(path)
+    assert report["findings"][0]["rows"][0]["what"] == f"is also the id of {path} line 2"
 
 
 def test_named_columns_are_passed_on(tmp_path) -> None:
