@@ -59,7 +59,10 @@ class Flags(ArgumentParser):  # type: ignore[misc]
             "--encoding", type=str, metavar="NAME", help="of text files that are not UTF-8, such as cp1252 (Windows)"
         )
         group.add_argument(
-            "--answer_separator", type=str, metavar="MARK", help="what stands between several answers in one cell"
+            "--answer_separator",
+            type=str,
+            metavar="MARK",
+            help=r"what stands between several answers in one cell; '\n' is a line end, '\t' a tab",
         )
 
     def add_raw_scores(self) -> None:

@@ -11,6 +11,7 @@ import ast
 import json
 import re
 import warnings
+from decimal import Decimal
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -246,7 +247,11 @@ def is_nothing(value: Any) -> bool:
     """Whether a cell or a text says that there is none: None, NaN or blank."""
     if isinstance(value, str):
         return not value.strip()
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or (isinstance(value, float) and value != value) or _is_no_number(value)
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, Decimal) and value.is_nan()
 
 
 def says_nothing(cell: Any) -> bool:
@@ -295,9 +300,9 @@ def unplaced_hint(text: str, context: str) -> str:
 
 def truth(value: Any) -> Any:
     """Parse True, False or None as tables write them; any other value stays as it is."""
-    if value is None or isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if value is None or isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
         return value
-    text = str(value).strip().lower()
+    text = str(whole_number(value) if isinstance(value, Decimal) else value).strip().lower()
     return None if text in NOTHING else _TRUTH.get(text, value)
 
 
@@ -309,6 +314,8 @@ def whole_number(value: Any) -> Any:
         return int(value)
     if isinstance(value, float):
         return None if value != value else int(value) if value.is_integer() else value
+    if isinstance(value, Decimal):  # of Parquet, polars and databases
+        return None if value.is_nan() else int(value) if value.is_finite() and value == int(value) else value
     if not isinstance(value, str):
         return value
     text = value.strip()

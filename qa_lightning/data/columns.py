@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 
 from qa_lightning.data.cells import answer_between, answers_of, says_nothing, simple_name, truth, whole_number
@@ -76,12 +77,19 @@ class ReadSettings:
         columns: names of the columns.
         encoding: of text files that are not UTF-8, as Python names it, such as ``cp1252``; a byte-order mark of UTF-8,
             UTF-16 or UTF-32 goes before it.
-        answer_separator: what stands between several answers in one cell; None if a cell holds one.
+        answer_separator: what stands between several answers in one cell; None if a cell holds one. A backslash before n
+            or t, as a shell passes them on, makes it a line end or a tab.
     """
 
     columns: Columns = Columns()
     encoding: str | None = None
     answer_separator: str | None = None
+
+    def __post_init__(self) -> None:
+        """Make the separator what stands in a cell."""
+        if self.answer_separator is not None:
+            mark = self.answer_separator.replace("\\n", "\n").replace("\\t", "\t")
+            object.__setattr__(self, "answer_separator", mark)
 
     def problems(self) -> list[str]:
         """A line for each setting that cannot be used."""
@@ -341,7 +349,7 @@ def usual_row(row: Mapping[str, Any], names: Mapping[str, str], separator: str |
     for name in _APART:
         usual.pop(name, None)
     for name in ("id", "title"):
-        if isinstance(usual.get(name), float):  # what pandas makes of numbers, if one of them is missing
+        if isinstance(usual.get(name), (float, Decimal)):  # what pandas makes of numbers, if one of them is missing
             usual[name] = whole_number(usual[name])
     if "id" not in names:
         usual["id"] = made_id(usual)

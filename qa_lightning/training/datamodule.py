@@ -103,8 +103,8 @@ class SquadDataModule(LightningDataModule):
             remain; ``repair_or_skip`` leaves those out.
         columns: names of your files' columns, if they are not the usual ones.
         encoding: of text files that are not UTF-8, such as ``cp1252`` (Windows) or ``utf-16-le``.
-        answer_separator: what stands between several answers in one cell, such as ``|``; empty if
-            a cell holds one answer.
+        answer_separator: what stands between several answers in one cell, such as ``|``, or ``\\n`` for a line end;
+            empty if a cell holds one answer.
         train_answers: ``first`` trains each question on its first answer; ``all`` on all annotators' answers: on the
             total probability of those in a window (marginal likelihood).
         keep_no_answer: the part of the training windows without an answer that an epoch trains on, 0 to 1, drawn anew

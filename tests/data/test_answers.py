@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -74,14 +75,26 @@ def test_an_annotator_who_saw_no_answer_costs_the_others_nothing() -> None:
     ("written", "number"),
     [
         *[(one, 40) for one in (40, "40", " 40 ", "40.0", "40.", 40.0, np.int64(40), np.float64(40))],
-        *[(one, None) for one in ("", "null", "NaN", math.nan, None)],
-        *[(one, one) for one in (True, "1e3", 0.5, "0.5", "four", math.inf, [4])],
+        *[(Decimal(one), 40) for one in ("40", "40.0", "4E+1")],
+        *[(one, None) for one in ("", "null", "NaN", math.nan, None, Decimal("NaN"), Decimal("sNaN"))],
+        *[(one, one) for one in (True, "1e3", 0.5, "0.5", "four", math.inf, [4], Decimal("0.5"), Decimal("Infinity"))],
         *[("-1", -1), ("+3", 3)],
     ],
 )
 def test_a_whole_number_is_read_however_it_is_written(written, number) -> None:
     found = whole_number(written)
     assert (found, type(found)) == (number, type(number))
+
+
+def test_columns_of_decimals_are_read_as_numbers(tmp_path) -> None:
+    item = {"id": Decimal(7), "question": "When?", "context": CONTEXT, "title": Decimal("3.0")}
+    rows = [
+        item | {"answer": "1843", "start": Decimal(40), "impossible": Decimal(0)},
+        item | {"id": Decimal(8), "answer": None, "start": None, "impossible": Decimal("1.0")},
+    ]
+    first, second = read(write(tmp_path, "q.parquet", as_parquet(rows)), titles=True)
+    assert (first["id"], first["title"], first["answers"]) == ("7", "3", {"text": ["1843"], "answer_start": [40]})
+    assert (second["id"], second["answers"]["text"]) == ("8", [])
 
 
 @pytest.mark.parametrize("start", ["40", 40.0, "40.0", np.int32(40)])

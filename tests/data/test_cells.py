@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -207,6 +208,19 @@ def test_several_answers_in_a_cell_are_refused_with_the_fix_and_then_read(tmp_pa
         ["the oboe", "Elena plays"],
     ]
     assert sum("answer_start from the context, if the answer occurs there once" in line for line in told) == 1
+
+
+@pytest.mark.parametrize(("mark", "given"), [("\n", r"\n"), ("\t", r"\t"), ("\n- ", r"\n- "), ("\n", "\n")])
+def test_a_line_end_or_a_tab_between_answers_is_given_as_a_shell_passes_it(tmp_path, mark, given):
+    rows = [{"question": "Who?", "context": DUET, "answer": f"Kofi{mark}Elena"}]
+    path = write(tmp_path, "q.jsonl", as_lines(rows))
+    if given == r"\n":
+        with pytest.raises(InputError, match=re.escape(r"pass --data.answer_separator '\n', or write them as JSON:")):
+            read(path)
+    reading = ReadSettings(answer_separator=given)
+    assert read(path, reading=reading)[0]["answers"]["text"] == ["Kofi", "Elena"]
+    assert reading == ReadSettings(answer_separator=mark)
+    assert reading.problems() == []
 
 
 def test_start_and_end_in_columns_give_the_answer(tmp_path):
