@@ -77,8 +77,8 @@ class ReadSettings:
         columns: names of the columns.
         encoding: of text files that are not UTF-8, as Python names it, such as ``cp1252``; a byte-order mark of UTF-8,
             UTF-16 or UTF-32 goes before it.
-        answer_separator: what stands between several answers in one cell; None if a cell holds one. A backslash before n
-            or t, as a shell passes them on, makes it a line end or a tab.
+        answer_separator: what stands between several answers in one cell; None if a cell holds one. A backslash before
+            n or t, as a shell passes them on, makes it a line end or a tab.
     """
 
     columns: Columns = Columns()
@@ -114,6 +114,7 @@ def with_usual_columns(
     reading: ReadSettings,
     log_line: Callable[[str], None] = lambda line: None,
     only_asked: bool = False,
+    skips: bool = False,
 ) -> Iterator[PlacedRow]:
     """Give rows the usual columns: rename, parse and complete them.
 
@@ -126,17 +127,18 @@ def with_usual_columns(
             is not the usual one, which names differ, whether ids are made, and whether offsets are searched for; and
             the remarks of the files' readers.
         only_asked: the rows need no answers, and no id where others have one; answers that are there stay.
+        skips: bad rows are left out, so that many of them before the first good one are no reason to stop.
 
     Raises:
-        InputError: no row has the columns, or none among the first 100; or a file says that a column which is needed
-            cannot be read. A row without them among rows that have them
-            becomes a `BrokenRow` instead.
+        InputError: no row has the columns or, unless ``skips``, none among the first 100; or a file says that a column
+            which is needed cannot be read. A row without them among rows that have them becomes a `BrokenRow` instead.
     """
     choices = _Choices(reading.columns, only_asked)
     logged: set[str] = set()
     unread: dict[str, str] = {}  # column of the next row that cannot be read -> why
     broken: list[PlacedRow] = []  # rows from the first one that lacks the columns to the first one that has them
-    lacking = 0  # of them
+    lacking: list[str] = []  # the problems of the first one of them
+    count = 0  # of those that lack the columns
 
     def log_once(line: str, where: str = "") -> None:
         if line and line not in logged:
@@ -164,9 +166,14 @@ def with_usual_columns(
                 yield problem
                 continue
             broken.append(problem)
-            lacking += 1
-            if lacking == _MAX_BROKEN:
-                break
+            lacking, count = lacking or problem[1].problems, count + 1
+            if count == _MAX_BROKEN:
+                if not skips:
+                    lacking = [*lacking, f"so it is with all first {_MAX_BROKEN} rows; later ones were not looked at"]
+                    break
+                yield from broken
+                broken.clear()
+                count = 0
             continue
         log_once(_choice_line(names, row), "columns: " if is_first else f"columns as in {place}: ")
         yield from broken
@@ -179,10 +186,8 @@ def with_usual_columns(
         usual = usual_row(row, names, reading.answer_separator)
         log_once(_texts_line(row, usual, names))
         yield place, usual
-    if broken:
-        first = broken[0][1]
-        assert isinstance(first, BrokenRow)
-        raise InputError(first.problems)
+    if lacking and not choices.made:
+        raise InputError(lacking)
 
 
 class _Choices:
@@ -393,7 +398,7 @@ def _choice_line(names: Mapping[str, str], row: Mapping[str, Any]) -> str:
         parts.append("answer_start from the context, if the answer occurs there once")
     if "answer_end" in names:
         parts.append("answers between two offsets, the second one after the last character")
-    titles = [column for column in row if _simple(column) in SYNONYMS["title"]] if "title" not in names else []
+    titles = [column for column in row if simple_name(column) in SYNONYMS["title"]] if "title" not in names else []
     if len(titles) > 1:
         parts.append(f"no title, as it could be {' or '.join(map(repr, titles))}: name it with --data.columns.title")
     return ", ".join(parts)

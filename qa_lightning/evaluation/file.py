@@ -13,7 +13,7 @@ import numpy as np
 
 from qa_lightning.data.answers import has_surrogates
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
-from qa_lightning.data.examples import OnBadRows, RowChanges, changed_lines, read_examples
+from qa_lightning.data.examples import SKIPPING, OnBadRows, RowChanges, changed_lines, read_examples
 from qa_lightning.data.sources import count_rows, read_rows
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation.result import ScoreResult
@@ -85,7 +85,8 @@ def _references(
     """Ids and gold answers of a source, and log lines about what was repaired, left out or has a wrong offset."""
     changes = RowChanges()
     total = None if max_examples else count_rows(data, "validation")
-    rows = with_usual_columns(tracked(read_rows(data, "validation", reading), total, what=data), reading, log.info)
+    read = tracked(read_rows(data, "validation", reading), total, what=data)
+    rows = with_usual_columns(read, reading, log.info, skips=on_bad_rows in SKIPPING)
     examples = read_examples(rows, on_bad_rows, changes, max_examples=max_examples, texts_alone=True)
     references = [{"id": row["id"], "answers": row["answers"]} for row in examples]
     for line in changed_lines(changes):

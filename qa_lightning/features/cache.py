@@ -27,6 +27,7 @@ from qa_lightning.data.examples import (
     LEFT_OUT,
     NO_QUESTIONS,
     REPAIRED,
+    SKIPPING,
     Example,
     ExampleSettings,
     OnBadRows,
@@ -181,6 +182,7 @@ class PreparedSplit:
             tracked(read_rows(self.source, self._part, self.reading), total, what=f"{self.split}: reading"),
             self.reading,
             column_lines.append,
+            skips=self.on_bad_rows in SKIPPING,
         )
         try:
             count = self._write_rows(rows, folder / "examples.arrow", changes, partial(self._is_wanted, seen))

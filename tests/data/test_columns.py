@@ -318,8 +318,25 @@ def test_columns_that_no_row_has_are_one_error_soon():
         "row 0: no column 'question'",
         "row 0: no column 'context'",
         "row 0: no column 'answers'",
+        "so it is with all first 100 rows",
     ]
     assert next(seen) < 1000
+
+
+def test_with_skip_many_bad_rows_at_the_beginning_are_left_out(tmp_path):
+    bad = [{"id": str(number), "question": "Who?"} for number in range(250)]
+    path = write(tmp_path, "q.jsonl", as_lines([*bad, *ROWS]))
+    examples, skipped = read(path, "skip")
+    assert examples == ROWS
+    assert [line.split(" line ")[1].split(":")[0] for line in skipped] == [str(number + 1) for number in range(250)]
+    with pytest.raises(InputError, match=r"line 1: no column 'context'(?s:.)*later ones were not looked at"):
+        read(path)
+    with pytest.raises(InputError) as caught:
+        read(write(tmp_path, "b.jsonl", as_lines(bad)), "skip")
+    assert [problem.split(";")[0].partition("jsonl ")[2] for problem in caught.value.problems] == [
+        "line 1: no column 'context'",
+        "line 1: no column 'answers'",
+    ]
 
 
 def test_no_rows_are_no_columns():

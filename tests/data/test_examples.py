@@ -12,7 +12,7 @@ from qa_lightning.data.division import in_validation
 from qa_lightning.data.examples import read_examples, write_examples
 from qa_lightning.data.sources import EMBEDDED_SIZES, has_split, read_rows, source_fingerprint, source_kind
 from qa_lightning.errors import InputError
-from tests.helpers.forms import CONTEXT, ROWS, as_json, as_lines, as_parquet, nested, read, row
+from tests.helpers.forms import CONTEXT, ROWS, as_json, as_lines, as_parquet, nested, read, row, write
 from tests.helpers.paths import SHARED, needs_data
 
 # --- sources ---
@@ -280,6 +280,27 @@ def test_a_line_that_is_no_json_object_is_a_bad_row_like_any_other(tmp_path):
         assert problem.startswith(f"{path} line {number}")
         assert words in problem
     assert read(path, "skip")[0] == [ROWS[0]]
+
+
+@pytest.mark.parametrize("count", [1, 500])
+@pytest.mark.parametrize("layout", ["a list", "SQuAD's"])
+@pytest.mark.parametrize("on_bad_rows", ["error", "skip"])
+def test_one_json_text_over_several_lines_is_not_read_as_json_lines(tmp_path, count, layout, on_bad_rows):
+    rows = [row(id=str(number)) for number in range(count)]
+    text = json.dumps(rows if layout == "a list" else nested(rows), indent=2)
+    path = write(tmp_path, "q.jsonl", text.encode())
+    with pytest.raises(InputError) as caught:
+        read(path, on_bad_rows)
+    wanted = f"{path}: looks like one JSON text over several lines, not one in each line; name it .json"
+    assert caught.value.problems == [wanted]
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"id": "x"', "a note", '"x"'])
+@pytest.mark.parametrize("count", [1, 2, 150])
+def test_broken_lines_at_the_beginning_are_bad_rows(tmp_path, line, count):
+    path = write(tmp_path, "q.jsonl", f"{line}\n".encode() * count + as_lines(ROWS))
+    examples, skipped = read(path, "skip")
+    assert (examples, len(skipped)) == (ROWS, count)
 
 
 def test_rows_that_are_alike_and_have_no_id_are_told_so(tmp_path):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qa_lightning.data.columns import Columns, ReadSettings, with_usual_columns
-from qa_lightning.data.examples import RowChanges, read_examples
+from qa_lightning.data.examples import SKIPPING, RowChanges, read_examples
 from qa_lightning.data.sources import read_rows
 
 CONTEXT = "Ada Lovelace wrote the first program in 1843, for a machine of Charles Babbage."
@@ -63,9 +63,9 @@ def read(source: Path | str, on_bad_rows: str = "error", told: list[str] | None 
     changes = RowChanges(left_out=options.pop("left_out", []))
     titles = options.pop("titles", False)
     reading = options.pop("reading", ReadSettings(options.pop("columns", Columns())))
-    rows = with_usual_columns(
-        read_rows(str(source), "train", reading), reading, (told if told is not None else []).append
-    )
+    told = told if told is not None else []
+    raw = read_rows(str(source), "train", reading)
+    rows = with_usual_columns(raw, reading, told.append, skips=on_bad_rows in SKIPPING)
     examples = list(read_examples(rows, on_bad_rows, changes, **options))
     for example in examples if not titles else []:
         example.pop("title", None)

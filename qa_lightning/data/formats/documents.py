@@ -16,6 +16,8 @@ from qa_lightning.data.formats.texts import EncodingError, is_packed, opened_tex
 from qa_lightning.errors import InputError
 from qa_lightning.wording import shown
 
+_FIRST, _MAX_FIRST = 100, 1 << 24  # lines, and their bytes, that tell JSON lines from one JSON text
+
 
 def read_document(path: Path, encoding: str | None, split: str) -> Iterator[PlacedRow]:
     """The rows of a ``.json`` file, which is read into memory whole.
@@ -85,32 +87,63 @@ def read_json_lines(path: Path, encoding: str | None) -> Iterator[PlacedRow]:
     Args:
         path: the file.
         encoding: of the file, if it is not UTF-8.
+
+    Raises:
+        InputError: its first lines are the beginning of one JSON text.
     """
     with opened_text(path, encoding) as (file, _):
-        record = 0
+        record = size = 0
+        first: list[bytes] | None = []  # lines, as long as none is an object
+        held: list[PlacedRow] = []  # their rows
         for number, line in enumerate(lines_of(file, path), 1):
             if not line.strip():
                 continue
             record += 1
             place = f"{path} line {number}" + (f" (record {record})" if record != number else "")
-            yield from _rows_of_line(place, line)
+            item = _object(place, line)
+            if isinstance(item, BrokenRow):
+                held.append((place, item))
+                if first is not None:
+                    first.append(line)
+                    size += len(line)
+                    if len(first) < _FIRST and size < _MAX_FIRST:
+                        continue
+                    _refuse_document(path, first)
+            yield from held
+            held, first = [], None
+            if not isinstance(item, BrokenRow):
+                yield from _rows_of_object(place, item)
+        if first:
+            _refuse_document(path, first)
+        yield from held
 
 
-def _rows_of_line(place: str, line: bytes) -> Iterator[PlacedRow]:
-    """The rows of a line; where its layout is wrong, a `BrokenRow` in place of the rest of it."""
-    item = _object(place, line)
-    if isinstance(item, BrokenRow):
-        yield place, item
-        return
+def _rows_of_object(place: str, item: dict[str, Any]) -> Iterator[PlacedRow]:
+    """The rows of the object in a line; where its layout is wrong, a `BrokenRow` in place of the rest of it."""
     try:
         yield from rows_of_item(place, item, titled=False)
     except InputError as error:
         yield place, BrokenRow("line", error.problems)
 
 
+def _refuse_document(path: Path, lines: list[bytes]) -> None:
+    """Raise the `InputError` for one JSON text over several lines, of which these are the first."""
+    text = b"\n".join(lines).decode("utf-8-sig", "replace").strip()
+    try:
+        json.loads(text)
+        begun = len(lines) > 1
+    except json.JSONDecodeError as error:  # what is missing is missing at the end
+        begun = len(lines) > 1 and text.startswith(("{", "[")) and error.pos >= len(text)
+    except (ValueError, RecursionError):
+        begun = False
+    if begun:
+        raise InputError(f"{path}: looks like one JSON text over several lines, not one in each line; name it .json")
+
+
 def is_one_row(line: bytes) -> bool:
     """Whether a line of JSON lines is one row, and not several, or none; a line that cannot be read is a bad row."""
-    return len(list(islice(_rows_of_line("", line), 2))) == 1
+    item = _object("", line)
+    return isinstance(item, BrokenRow) or len(list(islice(_rows_of_object("", item), 2))) == 1
 
 
 def _object(place: str, line: bytes) -> dict[str, Any]:
