@@ -15,7 +15,7 @@ from decimal import Decimal
 from numbers import Integral
 from typing import Any, NamedTuple
 
-from qa_lightning.data.formats import NO_ANSWER
+from qa_lightning.data.formats import NO_ANSWER, simple_name
 from qa_lightning.data.repair import occurs_whole, repaired
 
 NOTHING = ("", "null", "none", "nan")  # cells of a table that mean "no value"
@@ -69,12 +69,12 @@ def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> A
     if isinstance(parsed, str):
         return parsed if _is_broken(parsed, context) else _of_texts([parsed], start, context, separator)
     if isinstance(parsed, list) and parsed:
-        if all(isinstance(one, str) for one in parsed):
+        if all(isinstance(one, str) for one in parsed) and not _is_pair(parsed, context):
             return _of_texts(parsed, start, context, separator)
         if all(isinstance(one, dict) or is_nothing(one) for one in parsed):
             several = [_of_object(one, context, separator) if isinstance(one, dict) else one for one in parsed]
             return [answer for one in several for answer in (one if isinstance(one, list) else [one])]
-        pairs = [_of_pair(one, context) for one in ([parsed] if _is_pair(parsed) else parsed)]
+        pairs = [_of_pair(one, context) for one in ([parsed] if _is_pair(parsed, context) else parsed)]
         return pairs if all(pairs) else parsed
     return [{"text": parsed, "answer_start": whole_number(start)}] if not isinstance(parsed, list) else parsed
 
@@ -208,17 +208,20 @@ def _of_texts(texts: list[str], start: Any, context: Any, separator: str | None)
     return [{"text": one, "answer_start": offset} for one, offset in zip(texts, offsets, strict=True)]
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(_is_whole(one) for one in value)
+def _is_pair(value: Any, context: Any) -> bool:
+    """Whether a list is two offsets; they may be in quotes if the context holds neither as a text."""
+    if not isinstance(value, list) or len(value) != 2 or not all(_is_whole(whole_number(one)) for one in value):
+        return False
+    return not any(isinstance(one, str) and (not isinstance(context, str) or one.strip() in context) for one in value)
 
 
 def _of_pair(value: Any, context: Any) -> dict[str, Any] | None:
     """The answer of ``[start, end]`` or ``[text, start]``; None for anything else."""
-    if not isinstance(value, list) or len(value) != 2 or not _is_whole(value[1]):
+    if not isinstance(value, list) or len(value) != 2 or not _is_whole(last := whole_number(value[1])):
         return None
-    if isinstance(value[0], str):
-        return {"text": value[0], "answer_start": value[1]}
-    return _between(value[0], value[1], context) if _is_whole(value[0]) else None
+    if isinstance(value[0], str) and not (isinstance(value[1], str) and _is_pair(value, context)):
+        return {"text": value[0], "answer_start": last}
+    return _between(whole_number(value[0]), last, context) if _is_pair(value, context) else None
 
 
 def _between(start: Any, end: Any, context: Any) -> dict[str, Any]:
@@ -265,7 +268,11 @@ def _is_broken(text: str, context: Any) -> bool:
 
 
 def _holds_text(context: Any, text: str) -> bool:
-    return isinstance(context, str) and text in context
+    """Whether the context holds a text as it stands, but for the length of its white space."""
+    if not isinstance(context, str) or text in context:
+        return isinstance(context, str)
+    words = text.split()
+    return len(words) > 1 and words[0] in context and " ".join(words) in " ".join(context.split())
 
 
 def _holds_word(context: Any, text: str) -> bool:
@@ -322,9 +329,3 @@ def whole_number(value: Any) -> Any:
     if text.lower() in NOTHING:
         return None
     return int(text.partition(".")[0]) if re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", text) else value
-
-
-def simple_name(name: Any) -> str:
-    """The name of a column, or of a part of an answer, in snake case: ``Answer-Text`` becomes ``answer_text``."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name)).lower()
-    return "_".join(filter(None, re.split(r"[\s._-]+", words)))

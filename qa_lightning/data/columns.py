@@ -13,15 +13,23 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from qa_lightning.data.cells import answer_between, answers_of, says_nothing, simple_name, truth, whole_number
-from qa_lightning.data.formats import BrokenRow, PlacedRow, Remark, encoding_problem, reads_like_data
+from qa_lightning.data.cells import answer_between, answers_of, says_nothing, truth, whole_number
+from qa_lightning.data.formats import (
+    CONTEXTS,
+    BrokenRow,
+    PlacedRow,
+    Remark,
+    encoding_problem,
+    reads_like_data,
+    simple_name,
+)
 from qa_lightning.errors import InputError
 from qa_lightning.wording import listed
 
 SYNONYMS = {
     "id": ("id", "qid", "question_id", "query_id", "example_id", "uuid", "guid", "key", "_id"),
     "question": ("question", "q", "query", "question_text", "query_text"),
-    "context": ("context", "passage", "paragraph", "text", "document", "article", "body", "context_text"),
+    "context": CONTEXTS,
     "answers": ("answers",),
     "answer_text": ("answer_text", "answer", "answers_text"),
     "answer_start": (

@@ -129,8 +129,10 @@ class GivenRows:
     def _rows_of_pandas(self) -> Iterator[dict[str, Any]]:
         """The rows of a DataFrame; an index that has a name is a column too, as where pandas writes a file."""
         frame = self.value
-        if any(name is not None and name not in frame.columns for name in frame.index.names):
-            frame = frame.reset_index()
+        names_of_index = enumerate(frame.index.names)
+        levels = [level for level, name in names_of_index if name is not None and name not in frame.columns]
+        if levels:
+            frame = frame.reset_index(level=levels, allow_duplicates=True)
         names = [str(name) for name in frame.columns]
         refuse_repeated(str(self), names)
         for cells in frame.itertuples(index=False, name=None):

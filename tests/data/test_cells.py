@@ -47,6 +47,10 @@ CELLS = {
     "text and offset in a list": [["the cello", 11]],
     "two offsets": [11, 20],
     "two offsets as a tuple": "(11, 20)",
+    "two offsets as pandas makes them": [11.0, 20.0],
+    "two offsets in quotes": ["11", "20"],
+    "pairs of offsets in quotes": [["11", "20.0"]],
+    "text and an offset in quotes": [["the cello", "11"]],
     "pairs of offsets": [[11, 20]],
     "pairs of offsets as JSON": "[[11, 20]]",
     "regions": [{"start": 11, "end": 20}],
@@ -97,6 +101,17 @@ def test_what_the_context_holds_as_it_stands_is_that_text():
     for text in ('["a", "b"]', "x | y"):
         assert understood(text, context=code, separator="|") == [(text, code.index(text))]
     assert understood("[]", context=code) == []
+    numbers = "From 11 to 20."
+    assert understood(["11", "20"], context=numbers) == [("11", 5), ("20", 11)]
+    assert understood([["11", 5]], context=numbers) == [("11", 5)]
+
+
+@pytest.mark.parametrize("text", ["(1990)  3", "[sic]  Kofi", "{1}\n{2}"])
+def test_a_text_in_brackets_that_differs_in_white_space_alone_is_a_text(text):
+    context = f"It was {' '.join(text.split())} then."
+    usual = {"id": "1", "question": "?", "context": context, "answers": answers_of(text, None, context, None)}
+    (problem,) = check_row("row 1", usual).problems
+    assert (problem.kind, "the context holds it except for white space" in problem) == ("unplaced", True)
 
 
 @pytest.mark.parametrize("cell", [None, "", "  ", "null", "None", "NaN", float("nan"), [], "[]", "()"])

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from qa_lightning.data.columns import Columns, ReadSettings
+from qa_lightning.data.formats import CONTEXTS as NAMES
 from qa_lightning.data.formats import BrokenRow, file_splits
 from qa_lightning.data.sources import count_rows, has_split, read_rows, source_fingerprint
 from qa_lightning.errors import InputError
@@ -132,6 +133,13 @@ def test_cmrc_reads_its_texts_where_they_occur_once(tmp_path):
     assert (second["id"], second["question"]) == ("TRIAL_800_QUERY_1", "基于什么？")
     assert second["answers"]["answer_start"] == [item["context_text"].index("《泡泡堂")]
     assert told[0] == "columns: id from 'query_id', question from 'query_text', context from 'context_text'"
+
+
+@pytest.mark.parametrize("name", [*NAMES, "Context", "contextText", "ARTICLE", "Body"])
+def test_a_context_with_questions_has_any_name_that_a_column_may_have(tmp_path, name):
+    item = {name: CONTEXT, "qas": [{"id": "1", "question": "Who?", "answers": [{"text": "Ada", "answer_start": 0}]}]}
+    (example,) = read(write(tmp_path, "q.json", as_json([item])))
+    assert example["context"] == CONTEXT
 
 
 def test_a_problem_names_context_and_question_by_their_numbers(tmp_path):

@@ -175,3 +175,12 @@ def test_what_is_none_of_these_is_refused_with_a_fix(value: Any, words: str) -> 
 def test_a_polars_frame_that_is_lazy_is_to_be_collected() -> None:
     with pytest.raises(InputError, match=r"is of type LazyFrame .*; call its collect\(\)"):
         given_source("dataset", polars_frame(ROWS).lazy())
+
+
+def test_an_index_of_several_levels_may_have_a_name_that_is_a_column_too():
+    rows = make_rows(3)
+    frame = pd.DataFrame(rows)
+    levels = [(one["id"], "Ada", number) for number, one in enumerate(rows)]
+    frame.index = pd.MultiIndex.from_tuples(levels, names=["id", "title", None])
+    found = [item for _, item in given_source("dataset", frame).rows("train")]
+    assert found == [item | {"title": "Ada"} for item in rows]

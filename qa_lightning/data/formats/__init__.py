@@ -18,13 +18,24 @@ from qa_lightning.data.formats.binary import parquet_groups, read_arrow, read_pa
 from qa_lightning.data.formats.documents import document_splits, is_one_row, read_document, read_json_lines
 from qa_lightning.data.formats.layouts import table_rows
 from qa_lightning.data.formats.remote import filesystem_of, is_address, remote_files
-from qa_lightning.data.formats.rows import COLUMNS, NO_ANSWER, BrokenRow, PlacedRow, Remark, no_split, refuse_repeated
+from qa_lightning.data.formats.rows import (
+    COLUMNS,
+    CONTEXTS,
+    NO_ANSWER,
+    BrokenRow,
+    PlacedRow,
+    Remark,
+    no_split,
+    refuse_repeated,
+    simple_name,
+)
 from qa_lightning.data.formats.tables import read_table, reads_like_data
 from qa_lightning.data.formats.texts import EncodingError, encoding_problem, is_packed, marked_encoding, opened_text
 from qa_lightning.data.formats.workbooks import read_workbook
 
 __all__ = [
     "COLUMNS",
+    "CONTEXTS",
     "JSON_LINES",
     "NO_ANSWER",
     "SUFFIXES",
@@ -46,6 +57,7 @@ __all__ = [
     "reads_like_data",
     "refuse_repeated",
     "remote_files",
+    "simple_name",
     "table_rows",
 ]
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.formats.rows import COLUMNS, NO_ANSWER, PlacedRow, no_split
+from qa_lightning.data.formats.rows import COLUMNS, CONTEXTS, NO_ANSWER, PlacedRow, no_split, simple_name
 from qa_lightning.errors import InputError
 from qa_lightning.wording import listed, shown
 
@@ -28,7 +28,6 @@ SPLIT_NAMES = {  # name in a file -> the split that it is
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     "test": "test",
 }
-_CONTEXTS = ("context", "context_text", "passage", "text", "document")  # names of the context beside ``qas``
 _LAYOUTS = (
     f'{{"data": [articles with paragraphs]}}, a list of rows with {", ".join(COLUMNS)}, a list of contexts with qas, '
     "or a table as pandas exports it"
@@ -134,7 +133,8 @@ def _rows_of_article(place: str, article: dict[str, Any]) -> Iterator[PlacedRow]
 
 def _rows_of_context(place: str, item: dict[str, Any], title: dict[str, Any]) -> Iterator[PlacedRow]:
     """The questions about a context, each with the context under its own name, and the title."""
-    context = next((name for name in _CONTEXTS if name in item), "context")
+    simple = {simple_name(name): name for name in reversed(item)} | {name: name for name in item}
+    context = next((simple[name] for name in CONTEXTS if name in simple), "context")
     if missing := [name for name in (context, "qas") if name not in item]:
         raise _refused(place, f"no {listed(missing)}; it has {listed(item) or 'nothing'}")
     if not isinstance(item["qas"], list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.wording import listed
 
 COLUMNS = ("id", "question", "context", "answers")
+CONTEXTS = ("context", "context_text", "passage", "paragraph", "text", "document", "article", "body")  # its names
 NO_ANSWER = (  # what people write where there is no answer, in lower case
     *("n/a", "na", "n.a.", "-", "--", "–", "—", "/", "?"),
     *("no answer", "not answerable", "unanswerable"),
@@ -55,6 +57,12 @@ def refuse_repeated(place: str, names: Iterable[str]) -> None:
 def no_split(place: str, split: str, there: Iterable[str]) -> InputError:
     """The error for data that is divided into other splits than the wanted one."""
     return InputError(f"{place} has no split {split!r}; it has {listed(there) or 'none'}")
+
+
+def simple_name(name: Any) -> str:
+    """The name of a column, or of a part of an answer, in snake case: ``Answer-Text`` becomes ``answer_text``."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name)).lower()
+    return "_".join(filter(None, re.split(r"[\s._-]+", words)))
 
 
 def repeated(names: Iterable[str]) -> list[str]:
