@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.features.windows import PairLayout, plain_tokenizer
 from qa_lightning.models.computing import head
 from qa_lightning.models.load_errors import quiet_transformers
+from qa_lightning.wording import counted
 
 log = logging.getLogger("qa_lightning")
 
@@ -135,8 +136,11 @@ def load_pretrained(name: str, folder: str, config: Any, bidirectional: bool | N
     if text is config or config.is_encoder_decoder:
         cls = answering_class(config, name)
         model, found = cls.from_pretrained(folder, config=config, output_loading_info=True, **options)
-        if not is_trained(config) and _base_weights(model, found["missing_keys"]):
+        missing = base_weights(model, missing_weights(model, found["missing_keys"]))
+        if missing and not is_trained(config):
             model = _around(config, name, folder, config, options)
+        else:
+            _tell_missing(name, missing)
     else:
         answering_class(config, name)  # rejects those that read no texts
         model = _around(text, name, folder, config, options)
@@ -162,9 +166,31 @@ def _settle(model: Any, name: str, bidirectional: bool | None) -> None:
     log.info(f"attention: {'in both directions' if found else 'causal'}")
 
 
-def _base_weights(model: Any, missing: Iterable[str]) -> list[str]:
-    """Those of the names that are weights of the base model which a question answering head reads."""
-    return [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
+def missing_weights(model: Any, missing: Iterable[str]) -> list[str]:
+    """Those of the names that are weights which question answering reads, in order.
+
+    Args:
+        model: as ``from_pretrained`` made it.
+        missing: what it did not find in the files; also buffers, which are constants that the code makes.
+    """
+    weights = {path for path, _ in model.named_parameters()}
+    return sorted(path for path in missing if path in weights and is_read(path))
+
+
+def base_weights(model: Any, paths: Iterable[str]) -> list[str]:
+    """Those of the paths that are in the base model; the others are the head's."""
+    return [path for path in paths if path.startswith(f"{model.base_model_prefix}.")]
+
+
+def is_read(path: str) -> bool:
+    """Whether question answering reads the weight at a path; some are for pre-training only (XLNet, FNet)."""
+    return not path.endswith("mask_emb") and ".pooler." not in f".{path}"
+
+
+def _tell_missing(name: str, missing: Sequence[str]) -> None:
+    if missing:
+        what = counted(len(missing), "tensor")
+        log.warning(f"{name}: {what} of the base model not in its files, random at the beginning; the first: {missing[0]}")
 
 
 def _around(text: Any, name: str, folder: str, config: Any, options: dict[str, Any]) -> Any:
@@ -186,14 +212,13 @@ def _around(text: Any, name: str, folder: str, config: Any, options: dict[str, A
             f"model {name!r} cannot be loaded: {type(whole).__name__} has no part that reads texts alone; choose an "
             "encoder such as bert-base-cased"
         )
-    if missing := [key for key in found["missing_keys"] if "pooler." not in key]:
-        log.warning(f"{name}: {len(missing)} tensors of the base model are not there and begin at random: {missing[0]}")
+    _tell_missing(name, missing_weights(whole, found["missing_keys"]))
     cls = answering_class(text, name)
     make = cls.from_config if cls is AutoModelForQuestionAnswering else cls._from_config
     model = make(part.config, dtype=options.get("dtype"), attn_implementation=options.get("attn_implementation"))
     weights = part.state_dict()
     own = model.base_model.state_dict()
-    model.base_model.load_state_dict({key: weights[key] for key in weights if key in own or "pooler." not in key})
+    model.base_model.load_state_dict({key: weights[key] for key in weights if key in own or is_read(key)})
     model.name_or_path = model.config._name_or_path = folder
     return model
 

@@ -19,17 +19,20 @@ from qa_lightning.features.windows import slow_tokenizer
 from qa_lightning.layout import CHECKPOINT_FOLDER, LOGS, MODEL_FOLDER
 from qa_lightning.models.heads import (
     answering_class,
+    base_weights,
     has_own_head,
     is_decoder,
+    is_read,
     is_trained,
     load_pretrained,
+    missing_weights,
     planned,
     prepare_tokenizer,
 )
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.tiny import TINY, tiny_folder
-from qa_lightning.wording import command
+from qa_lightning.wording import command, counted
 
 _LAST = "last"  # the name of the newest run's model
 CONFIG = "config.json"
@@ -146,7 +149,7 @@ def load_model(
         if "Sinusoidal" in type(module).__name__:  # a table of constants, which from_pretrained marks as trainable
             module.requires_grad_(False)
     for path, weight in model.named_parameters():
-        if path.endswith("mask_emb") or ".pooler." in path:  # only for pre-training (XLNet, FNet); DDP needs all used
+        if not is_read(path):  # DDP needs all used
             weight.requires_grad_(False)
     return model.train()
 
@@ -388,8 +391,8 @@ def load_answering_model(
         model_options: further arguments of the model's ``from_pretrained``.
 
     Raises:
-        InputError: the model cannot be loaded, its question answering head is missing or untrained, its weights are
-            pickled, or the tokenizer does not fit.
+        InputError: the model cannot be loaded, its question answering head is missing or untrained, weights that its
+            config asks for are missing or pickled, or the tokenizer does not fit.
     """
     if tokenizer is None or isinstance(tokenizer, (str, Path)):
         tokenizer = load_tokenizer(str(tokenizer or name), trust_remote_code, **(hub or {}))
@@ -438,10 +441,18 @@ def _load_weights(
             **hub,
             **({"config": config, **options} if issubclass(cls, PreTrainedModel) else options),
         )
-    missing = sorted(key for key in found["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
-    if missing:
+    missing = missing_weights(model, found["missing_keys"])
+    base = base_weights(model, missing)
+    if base and (is_trained(config) or len(base) == len(missing)):
         raise InputError(
-            f"model {name!r} has no trained question answering head ({', '.join(missing)} missing): its answers "
+            f"model {name!r} lacks {counted(len(missing), 'tensor')} that its {CONFIG} asks for (the first: "
+            f"{missing[0]}): its answers would be random. {CONFIG} and weights do not belong together, or a part of "
+            "the weights is lost: copy or save the model again"
+        )
+    if missing:
+        head = [path for path in missing if path not in base]
+        raise InputError(
+            f"model {name!r} has no trained question answering head ({', '.join(head)} missing): its answers "
             f"would be random. Fine-tune it with `{command('train')}`, or choose a fine-tuned model"
         )
     return model

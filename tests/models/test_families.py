@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from safetensors.torch import load_file, save_file
 from transformers import (
     CanineConfig,
     CanineForQuestionAnswering,
@@ -16,14 +20,15 @@ from transformers import (
     ViTModel,
 )
 
-from qa_lightning import QALightningModule, Reader, SquadDataModule
+from qa_lightning import QALightningModule, Reader, SquadDataModule, pipeline
+from qa_lightning.cli.evaluate import evaluate
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import FeatureDataset, PaddingCollator
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.models.computing.loss import model_logits, span_loss
 from qa_lightning.models.load_errors import quiet_transformers
-from qa_lightning.models.loading import load_model, load_tokenizer, max_positions, vocabulary_problem
+from qa_lightning.models.loading import load_answering_model, load_model, load_tokenizer, max_positions, vocabulary_problem
 from qa_lightning.models.settings import AnswerSettings
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import FAMILIES, SIZES, save, tokenizer_of
@@ -102,6 +107,51 @@ def test_a_training_step_validation_and_answers(saved, questions) -> None:
         assert example["context"] == context
         assert (answer.start, answer.end) == (validated.start, validated.end)
         assert answer.score == pytest.approx(validated.score, abs=1e-4)
+
+
+def without(folder: str, lost: str, copy: Path) -> str:
+    """A copy of a model without the tensors in whose names a text is."""
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if lost not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, copy / "model.safetensors", {"format": "pt"})
+    return str(copy)
+
+
+def test_a_model_whose_files_lack_a_layer_does_not_answer_and_trains_with_a_line(saved, tmp_path, said) -> None:
+    _, folder = saved
+    load_answering_model(folder)
+    weights, marks = load_file(f"{folder}/model.safetensors"), ("layer.1.", "layers.1.", "h.1.", "attention.dense.")
+    last = next(mark for mark in marks if any(mark in path for path in weights))
+    half = without(folder, last, tmp_path / "half")
+    with pytest.raises(InputError, match=r"half' lacks \d+ tensors? that its config.json asks for \(the first: "):
+        load_answering_model(half)
+    assert not said.messages
+    load_model(half)
+    (line,) = said.messages
+    assert "of the base model not in its files, random at the beginning" in line
+
+
+def test_weights_that_no_answer_is_computed_from_may_be_missing(tmp_path, said) -> None:
+    folder = without(save(FAMILIES["xlnet"], tmp_path / "xlnet"), "mask_emb", tmp_path / "without")
+    load_answering_model(folder)
+    load_model(folder)
+    assert not said.messages
+
+
+def test_a_config_that_is_not_of_its_weights_is_refused_by_all_that_answers(tmp_path, questions) -> None:
+    folder = save(FAMILIES["bert cased"], tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    for changes in ({"num_hidden_layers": 5}, {"model_type": "roberta", "pad_token_id": 1}):
+        (tmp_path / "model" / "config.json").write_text(json.dumps(config | changes))
+        for answers in (
+            lambda: Reader.load(folder),
+            lambda: pipeline(folder),
+            lambda: evaluate(["--model", folder, "--data", questions[1]]),
+        ):
+            with pytest.raises(InputError, match="weights do not belong together"):
+                answers()
 
 
 def features_of(folder: str, contexts: list[str]) -> list[dict]:
