@@ -394,6 +394,44 @@ def file_mark(path: Path, seconds: float = 1.0) -> list[int] | None:
         return [size, zlib.crc32(file.read())]
 
 
+def usable_path(name: str | os.PathLike[str]) -> Path:
+    """The path that a name means, with ``~`` expanded; nothing need be there.
+
+    Raises:
+        ValueError: there can be nothing: no such user, too long a name, a link to itself, a closed folder.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise ValueError(f"{error.strerror or error}") from None
+    except RuntimeError:
+        raise ValueError("there is no home folder of this user") from None
+    return path
+
+
+def folder_problem(folder: Path, files: Iterable[str] = ()) -> str | None:
+    """Why no files can be written into a folder, which they are written to at the end and may make; None if they can.
+
+    Args:
+        folder: it is not made here.
+        files: names of what is to be written.
+    """
+    there = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+    if not there.is_dir():
+        what = "a file" if there.exists() else "a link to nothing"
+        return f"is {what}" if there == folder else f"is below {there}, which is {what}"
+    if there != folder:
+        problem = write_problem(there)
+        return problem and f"is in a folder {problem}"
+    if blocked := sorted(name for name in files if (folder / name).is_dir()):
+        return f"holds a folder named {blocked[0]}, where a file is to be written"
+    problem = write_problem(there)
+    return problem and f"is a folder {problem}"
+
+
 def write_problem(folder: Path) -> str | None:
     """A message if ``folder`` cannot be written to, else None; it, and those above, may be missing, and stay so."""
     made: list[Path] = []

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import Flags, positive, reading_of
-from qa_lightning.errors import naming_flags
+from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.wording import visible
 
@@ -21,10 +21,17 @@ def check_data(words: Sequence[str]) -> int:
     from rich.console import Console
 
     from qa_lightning.checks import report as reports
+    from qa_lightning.data.sources import also_read
     from qa_lightning.features.windows import WindowSettings
     from qa_lightning.files import explained_writes, write_json
-    from qa_lightning.models.loading import load_tokenizer
+    from qa_lightning.models.loading import is_in_model, load_tokenizer
 
+    if options.json:
+        named = {"the data": options.data, "--validation": options.validation}
+        for _, flag in also_read([options.json], {flag: name for flag, name in named.items() if name}):
+            raise InputError(f"--json {options.json}: is a file of {flag}; name another file")
+        if options.model and is_in_model(options.json, options.model):
+            raise InputError(f"--json {options.json} is in the folder of --model; name a file outside of it")
     quiet_libraries()
     report = reports.check_source(
         options.data,

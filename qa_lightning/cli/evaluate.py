@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import DATA_HELP, MODELS_HELP, Flags, positive, reading_of
 from qa_lightning.errors import naming_flags
-from qa_lightning.files import explained_writes, write_problem
+from qa_lightning.files import explained_writes, folder_problem
 from qa_lightning.wording import visible
 
 _LENGTHS = {
@@ -102,18 +102,18 @@ def _evaluate_problems(options: Namespace) -> list[str]:
 
 def _output_problems(options: Namespace) -> list[str]:
     """A line for each reason why nothing can be written into ``--output_dir``, or why it would replace what is read."""
+    from qa_lightning.data.sources import also_read
     from qa_lightning.evaluation.result import FILES
+    from qa_lightning.models.loading import is_in_model
 
     folder: Path = options.output_dir
-    try:
-        there = next(one for one in (folder, *folder.absolute().parents) if one.exists())  # it is made at the end
-    except OSError as error:
-        return [f"--output_dir {folder}: cannot be a folder ({error.strerror}); name another one"]
-    if problem := write_problem(there):
-        return [f"--output_dir {folder}: is a folder {problem}; name another one"]
-    read = {f"--{name}": options[name] for name in ("predictions", "data", "null_odds", "threshold_file")}
+    if problem := folder_problem(folder, FILES):
+        return [f"--output_dir {folder}: {problem}; name another folder"]
+    written = [folder / name for name in FILES]
+    if options.model and is_in_model(written[0], options.model):
+        return [f"--output_dir {folder}: is the folder of --model; name another folder"]
+    names = ("predictions", "data", "null_odds", "threshold_file")
     return [
         f"--output_dir {folder}: {path.name} in it is what {flag} reads, and would be replaced; name another folder"
-        for flag, path in ((flag, Path(name)) for flag, name in read.items() if name is not None)
-        if path.name in FILES and path.resolve().parent == folder.resolve()
+        for path, flag in also_read(written, {f"--{name}": str(options[name]) for name in names if options[name]})
     ]

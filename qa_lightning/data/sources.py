@@ -7,7 +7,7 @@ Face Hub; from Python also an object that holds rows, see `objects`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatch
 from functools import cache
@@ -33,7 +33,7 @@ from qa_lightning.data.formats import (
 from qa_lightning.data.formats.limits import lines_of, refuse_packed_arrow
 from qa_lightning.data.objects import GivenRows, Source, Split, rows_of_dataset
 from qa_lightning.errors import InputError, one_line
-from qa_lightning.files import digest
+from qa_lightning.files import digest, usable_path
 from qa_lightning.wording import command
 
 Kind = Literal["embedded", "files", "folder", "hub", "object"]
@@ -72,27 +72,20 @@ def source_kind(source: Source) -> Kind:
         if problems:
             raise InputError(problems)
         return "files"
-    path = Path(source).expanduser()
-    if _is_folder(path):
+    if (path := _as_folder(source)) is not None:
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return "folder"
         raise InputError(_folder_problem(source))
     looks_like_a_file = (
-        path.suffix.lower() in SUFFIXES + _OTHER_SUFFIXES
+        Path(source).suffix.lower() in SUFFIXES + _OTHER_SUFFIXES
         or any(mark in source for mark in "*?[,")
         or source.startswith((".", "/", "~"))
         or source.count("/") > 1
+        or Path(source).exists()  # a pipe
     )
     if looks_like_a_file:
         raise InputError([_missing_problem(part) for part in missing or [source]])
     return "hub"
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether there is such a folder; there is none with a name that is too long, such as that of a list of files."""
-    with suppress(OSError, ValueError):
-        return path.is_dir()
-    return False
 
 
 def source_files(source: str) -> list[Path]:
@@ -104,16 +97,47 @@ def source_files(source: str) -> list[Path]:
         InputError: it cannot be a path.
     """
     try:
-        path = Path(source).expanduser()
+        path = usable_path(source)
         if path.is_file():
             return [path]
         if "," not in source:
             return _matching(path) if any(mark in source for mark in "*?[") else []
-    except (RuntimeError, OSError, ValueError) as error:  # an unknown ~user, a name that is too long, a bad pattern
+    except (OSError, ValueError) as error:  # a name that is too long, a bad pattern
         if "," not in source:
             raise InputError(f"{source}: not a usable path ({error})") from None
     parts = [source_files(part) for part in _parts(source)]
     return list(chain.from_iterable(parts)) if all(parts) else []
+
+
+def also_read(written: Iterable[Path], read: Mapping[str, str]) -> list[tuple[Path, str]]:
+    """Those of the files that are to be written which are read, too, by whatever names, each with the flag that does.
+
+    So are those that a pattern would read once they are there.
+
+    Args:
+        written: they need not be there.
+        read: flag -> what it names: files, or a folder that ``datasets`` saved; other sources have no files.
+
+    Raises:
+        InputError: see `source_files`.
+    """
+    found = []
+    for flag, source in read.items():
+        folder = _as_folder(source)
+        for path in written:
+            is_inside = folder is not None and path.resolve().is_relative_to(folder.resolve())
+            if is_inside or names_file(source, path):
+                found.append((path, flag))
+    return found
+
+
+def _as_folder(source: str) -> Path | None:
+    """The folder that a source names; None if it names none."""
+    try:
+        path = usable_path(source)
+        return path if path.is_dir() else None
+    except ValueError:  # such as a long list of files
+        return None
 
 
 def _matching(pattern: Path) -> list[Path]:
@@ -129,8 +153,9 @@ def names_file(source: str, path: Path) -> bool:
     """
     if path.resolve() in {file.resolve() for file in source_files(source)}:
         return True
-    if Path(source).expanduser().is_file():
-        return False
+    with suppress(ValueError):
+        if usable_path(source).is_file():
+            return False
     folder = path.parent.resolve()
     return any(
         fnmatch(path.name, pattern.name) and folder in map(Path.resolve, _folders(pattern.parent))
@@ -151,8 +176,11 @@ def _parts(source: str) -> list[str]:
 
 
 def _missing_problem(name: str) -> str:
-    if Path(name).expanduser().is_dir():
+    path = Path(name).expanduser()
+    if path.is_dir():
         return _folder_problem(name)
+    if path.exists():
+        return f"{name}: is a pipe or a device, and data are read several times; save them to a file first"
     what = "no file matches this pattern" if any(mark in name for mark in "*?[") else "no such file"
     return (
         f"{name}: {what} (looked in {Path.cwd()}); give the path of a SQuAD JSON, JSON lines, CSV, TSV, Excel, "

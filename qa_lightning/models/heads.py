@@ -190,7 +190,9 @@ def is_read(path: str) -> bool:
 def _tell_missing(name: str, missing: Sequence[str]) -> None:
     if missing:
         what = counted(len(missing), "tensor")
-        log.warning(f"{name}: {what} of the base model not in its files, random at the beginning; the first: {missing[0]}")
+        log.warning(
+            f"{name}: {what} of the base model not in its files, random at the beginning; the first: {missing[0]}"
+        )
 
 
 def _around(text: Any, name: str, folder: str, config: Any, options: dict[str, Any]) -> Any:

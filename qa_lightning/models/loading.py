@@ -347,6 +347,16 @@ def resolve(name: str) -> str:
     return name
 
 
+def is_in_model(path: Path, model: str) -> bool:
+    """Whether a file is, or would be, among those of a model, or of one of several: what it is known by would change.
+
+    Raises:
+        InputError: see `resolve`.
+    """
+    folders = [Path(resolve(name)) for name in model_names(model)]
+    return any(folder.is_dir() and path.resolve().parent == folder.resolve() for folder in folders)
+
+
 def _newest_model() -> str:
     written = [path for path in Path(LOGS).glob(f"version_*/{MODEL_FOLDER}/{CONFIG}") if path.is_file()]
     if not written:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa_lightning.data.formats.limits import MAX_ROW
-from qa_lightning.data.sources import source_files
+from qa_lightning.data.sources import also_read
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_file
 from qa_lightning.metrics.bootstrap import Difference, Interval, bootstrap, paired_bootstrap
@@ -292,7 +292,7 @@ def would_replace(page: Path, data: str) -> str | None:
     lines = page.with_suffix(".jsonl")
     if not lines.exists():
         return None
-    if _is_of(lines, data):
+    if _is_data(lines, data):
         what = "it is the data"
     elif _is_a_report(lines):
         return None
@@ -301,9 +301,9 @@ def would_replace(page: Path, data: str) -> str | None:
     return f"{page}: the questions would replace {lines}, and {what}; give the page another name"
 
 
-def _is_of(lines: Path, data: str) -> bool:
+def _is_data(lines: Path, data: str) -> bool:
     try:
-        return any(lines.samefile(file) for file in source_files(data))
+        return bool(also_read([lines], {"--data": data}))
     except (OSError, ValueError, RuntimeError):  # no name of files
         return False
 

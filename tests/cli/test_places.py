@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pwd
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,75 @@ def test_what_a_command_writes_does_not_fit_on_the_disk(full, model_folder, data
     monkeypatch.setattr(onnx, "write_onnx", lambda *given: (given[-1] / "model.onnx").write_bytes(bytes(9999)))
     said = problem("export", "--model", model_folder, "--format", "onnx", "--output", full / "onnx")
     assert said == f"--output {full / 'onnx'} {expected}; name another folder"
+
+
+def refused(capsys, command: str, *words: object) -> str:
+    """The one line with which a command refuses, whether with its flags or later."""
+    with pytest.raises((InputError, SystemExit)) as caught:
+        getattr(commands, command)([str(word) for word in words])
+    (line,) = (capsys.readouterr().err if caught.type is SystemExit else str(caught.value)).splitlines()
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize("named", ["{}/*.json", "{0}/predictions.json,{0}/data.json", "{}/predictions.json", "link"])
+def test_an_evaluation_does_not_write_over_its_data(named, model_folder, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("predictions.json", "data.json"):
+        write_json(out / name, make_rows(3))
+    (tmp_path / "link").symlink_to(out / "predictions.json")
+    (tmp_path / "link.json").symlink_to(out / "predictions.json")
+    before = (out / "predictions.json").read_bytes()
+    flags = ["--data", "link.json" if named == "link" else named.format(out), "--output_dir", "out"]
+    expected = (
+        "--output_dir out: predictions.json in it is what --data reads, and would be replaced; name another folder"
+    )
+    assert refused(capsys, "evaluate", "--model", model_folder, *flags) == expected
+    flags = ["--predictions", "link.json", "--data", out / "data.json", "--output_dir", "out"]
+    assert refused(capsys, "evaluate", *flags) == expected.replace("--data", "--predictions")
+    assert (out / "predictions.json").read_bytes() == before
+
+
+def test_nothing_is_written_among_the_files_of_a_model(model_folder, data, tmp_path, capsys) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    (tmp_path / "link").symlink_to(folder)
+    there = sorted(folder.iterdir())
+    model, link = ("--model", folder, "--data", data), tmp_path / "link"
+    expected = "is the folder of --model; name another folder"
+    assert refused(capsys, "evaluate", *model, "--output_dir", link) == f"--output_dir {link}: {expected}"
+    expected = "is in the folder of --model; name a file outside of it"
+    assert refused(capsys, "report", *model, "--output", link / "r.html") == f"--output {link / 'r.html'} {expected}"
+    other = ("--model", model_folder, "--data", data, "--against", folder)
+    said = refused(capsys, "report", *other, "--output", link / "r.html")
+    assert said == f"--output {link / 'r.html'} {expected}".replace("--model", "--against")
+    said = refused(capsys, "check_data", data, "--model", folder, "--json", folder / "report.json")
+    assert said == f"--json {folder / 'report.json'} {expected}"
+    assert sorted(folder.iterdir()) == there
+
+
+def test_a_check_does_not_write_over_its_data(data, tmp_path, capsys) -> None:
+    before = Path(data).read_bytes()
+    (tmp_path / "link.json").symlink_to(data)
+    for words in ([data, "--json", tmp_path / "link.json"], ["synthetic", "--validation", data, "--json", data]):
+        assert refused(capsys, "check_data", *words).endswith("; name another file")
+    assert Path(data).read_bytes() == before
+
+
+def test_a_place_for_scores_that_cannot_be_one_is_said_before_scoring(data, tmp_path, capsys) -> None:
+    (tmp_path / "nothing").symlink_to(tmp_path / "gone")
+    (tmp_path / "taken" / "metrics.json").mkdir(parents=True)
+    for place, expected in {
+        "data.json": "is a file",
+        "data.json/scores": f"is below {data}, which is a file",
+        "nothing": "is a link to nothing",
+        "nothing/scores": f"is below {tmp_path / 'nothing'}, which is a link to nothing",
+        "taken": "holds a folder named metrics.json, where a file is to be written",
+    }.items():
+        said = refused(capsys, "evaluate", "--model", "no model", "--data", data, "--output_dir", tmp_path / place)
+        assert said == f"--output_dir {tmp_path / place}: {expected}; name another folder"
+    assert not (tmp_path / "gone").exists()
 
 
 def test_the_cache_does_not_fit_on_the_disk(full, model_folder, data, monkeypatch) -> None:

@@ -179,16 +179,6 @@ def test_the_output_folder_may_stand_already_and_its_files_are_replaced(files, t
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["total"] == 4
 
 
-@pytest.mark.parametrize("name", ["taken", "taken/below"])
-def test_an_output_folder_that_is_a_file_is_an_error_that_names_the_flag(files, tmp_path, name, capsys):
-    predictions, data = files()
-    (tmp_path / "taken").write_text("a file")
-    with pytest.raises(SystemExit):
-        evaluate(predictions, data, "--output-dir", tmp_path / name)
-    assert f"error: --output_dir {tmp_path / name}: is a folder where nothing can be written" in capsys.readouterr().err
-    assert (tmp_path / "taken").read_text() == "a file"
-
-
 # --- what is refused ---
 
 LAYOUT = 'expected one object {"id": "answer", ...} with texts as answers, or rows with id and answer'

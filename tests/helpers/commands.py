@@ -11,6 +11,7 @@ from qa_lightning.cli.console import quiet_libraries, run_command
 from qa_lightning.cli.evaluate import evaluate
 from qa_lightning.cli.export import export
 from qa_lightning.cli.main import run
+from qa_lightning.cli.pages.report import report
 from qa_lightning.cli.predict import predict
 from qa_lightning.cli.studies.crossval import crossval
 from qa_lightning.cli.studies.sweep import sweep
@@ -25,6 +26,7 @@ __all__ = [
     "predict",
     "printed_config",
     "quiet_libraries",
+    "report",
     "run",
     "run_command",
     "sweep",

@@ -28,7 +28,13 @@ from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.models.computing.loss import model_logits, span_loss
 from qa_lightning.models.load_errors import quiet_transformers
-from qa_lightning.models.loading import load_answering_model, load_model, load_tokenizer, max_positions, vocabulary_problem
+from qa_lightning.models.loading import (
+    load_answering_model,
+    load_model,
+    load_tokenizer,
+    max_positions,
+    vocabulary_problem,
+)
 from qa_lightning.models.settings import AnswerSettings
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import FAMILIES, SIZES, save, tokenizer_of

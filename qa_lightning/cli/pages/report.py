@@ -21,10 +21,14 @@ def report(words: Sequence[str]) -> int:
     """Score a model, maybe against another one, and write the report of its errors."""
     options = _options(words)
     from qa_lightning.evaluation.report import report_on
+    from qa_lightning.models.loading import is_in_model
     from qa_lightning.pages.report import would_replace
 
     if problem := would_replace(options.output, options.data):
         raise InputError(f"--output {problem}")
+    for flag in ("model", "against"):
+        if options[flag] and is_in_model(options.output, options[flag]):
+            raise InputError(f"--output {options.output} is in the folder of --{flag}; name a file outside of it")
     quiet_libraries()
     found = report_on(
         options.model,

@@ -11,15 +11,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from heapq import merge
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.sources import names_file
+from qa_lightning.data.sources import also_read
 from qa_lightning.errors import InputError
-from qa_lightning.files import append, explained_writes, lock, write_json
+from qa_lightning.files import append, explained_writes, lock, usable_path, write_json
+from qa_lightning.models.loading import is_in_model
 
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
 _FIX = "pass --overwrite to start over, or another --output"
@@ -41,16 +42,20 @@ class AnswerFiles:
     """The three files of a run.
 
     Args:
-        output: the file of answers; `locked` creates its folder.
+        output: the file of answers, or a link to it; `locked` creates its folder.
 
     Raises:
-        InputError: ``output`` is a folder, or something else that is not a file.
+        InputError: ``output`` cannot be a file of lines to append to.
     """
 
     def __init__(self, output: Path) -> None:
-        if output.exists() and not output.is_file():
-            raise InputError(f"--output {output} is not a file; name a file, such as {output / 'answers.jsonl'}")
-        self.output = output
+        try:
+            path = usable_path(output)
+        except ValueError as error:
+            raise InputError(f"--output {output} cannot be a file ({error}); name another one") from None
+        if problem := _file_problem(path):
+            raise InputError(f"--output {output} {problem}")
+        self.output = output = path.resolve() if path.is_symlink() else path
         self.errors = output.with_name(f"{output.name}.errors.jsonl")
         self.record = output.with_name(f"{output.name}.run.json")
 
@@ -79,18 +84,15 @@ class AnswerFiles:
         """Raise `InputError` if one of the three files is among those that are read, or will be once it is written.
 
         Args:
-            read: flag -> files, as `sources.source_files` takes them.
+            read: flag -> what it names; see `also_read`.
         """
-        for flag, source in read.items():
-            for path in (self.output, self.errors, self.record):
-                if names_file(source, path):
-                    raise InputError(f"--output {self.output}: {path} is part of {flag} {source}; name another file")
+        for path, flag in also_read([self.output, self.errors, self.record], read):
+            raise InputError(f"--output {self.output}: {path} is part of {flag} {read[flag]}; name another file")
 
-    def refuse_model(self, folders: Sequence[Path]) -> None:
-        """Raise `InputError` if the output is in the folder of a model, whose fingerprint it would change."""
-        for folder in folders:
-            if self.output.resolve().parent == folder.resolve():
-                raise InputError(f"--output {self.output} is in the folder of --model; name a file outside of it")
+    def refuse_model(self, model: str) -> None:
+        """Raise `InputError` if the output is in the folder of a model, or of one of several."""
+        if is_in_model(self.output, model):
+            raise InputError(f"--output {self.output} is in the folder of --model; name a file outside of it")
 
     def check_free(self, overwrite: bool) -> None:
         """Raise `InputError` if ``output`` has content but no record, unless ``overwrite``: somebody else wrote it."""
@@ -129,14 +131,31 @@ class AnswerFiles:
             raise _no_record(self.record, error) from None
         return checked_record(content, self.record, self.output, made_with)
 
-    def is_finished(self, record: Mapping[str, Any]) -> bool:
-        """Whether the record says that the run finished, and the answers still have the size recorded then."""
-        finished = record["finished"]
-        return bool(finished) and finished["bytes"][0] == _size(self.output)
+    def changed(self, record: Mapping[str, Any]) -> list[Path]:
+        """Answers and list of bad rows, if they have not the size that a finished run recorded."""
+        sizes = zip((self.output, self.errors), record["finished"]["bytes"], strict=True)
+        return [path for path, size in sizes if _size(path) != size]
 
-    def lacks_errors(self, record: Mapping[str, Any]) -> bool:
-        """Whether the list of bad rows is not what a finished run wrote: somebody removed or changed it."""
-        return bool(record["finished"]["bytes"][1] != _size(self.errors))
+    def lost_its_end(self, record: Mapping[str, Any], first: int = 1) -> bool:
+        """Whether the last answers of a finished run are not there, and those that are there follow each other.
+
+        Otherwise somebody changed them: also one who took out rows, or the newline at the end.
+
+        Args:
+            record: of the run.
+            first: number of the first row.
+        """
+        rows, gap = 0, False
+        answers = ((row, True) for row, _ in self._lines(self.output))
+        try:
+            for row, is_answer in merge(answers, ((row, False) for row, _ in self._lines(self.errors))):
+                gap = gap or row != first + rows
+                if gap and is_answer:
+                    return False
+                rows += 1
+        except (OSError, InputError):  # no list of bad rows, or a line of somebody else's
+            return False
+        return gap or bool(rows + _lacks_newline(self.output) < record["finished"]["rows"])
 
     def cut_to_whole_chunks(self, rows_together: int, first: int = 1) -> tuple[int, int]:
         """Truncate both files after the last whole chunk.
@@ -237,6 +256,38 @@ def not_ours(output: object, record: str) -> InputError:
 
 def _no_record(record: object, error: Exception) -> InputError:
     return InputError(f"{record} cannot be read as the record of a run ({error!r}); {_FIX}")
+
+
+def _file_problem(path: Path) -> str | None:
+    """Why answers cannot be written to a path; None if they can."""
+    if path.name in ("", "-"):
+        return "is no name of a file: the answers go to a file, from which a stopped run goes on"
+    if path.suffix.lower() == ".gz":
+        return (
+            "would be packed, and a stopped run goes on from plain lines; name it without .gz, and pack it at the end"
+        )
+    if not path.exists():
+        return None
+    if path.is_dir():
+        return f"is not a file; name a file, such as {path / 'answers.jsonl'}"
+    if not path.is_file():
+        return "is a pipe or a device, and not a file, from which a stopped run goes on; name a file"
+    with suppress(OSError):  # of streams that are closed
+        if any(os.path.samestat(path.stat(), os.fstat(stream)) for stream in (1, 2)):
+            return "is where messages are printed to; name another file"
+    return None
+
+
+def _lacks_newline(path: Path) -> bool:
+    """Whether a file's last line is whole, but for its newline."""
+    last = b"\n"
+    with path.open("rb") as file:
+        for line in file:
+            last = line
+    try:
+        return not last.endswith(b"\n") and isinstance(json.loads(last), dict)
+    except ValueError:
+        return False
 
 
 def _size(path: Path) -> int:

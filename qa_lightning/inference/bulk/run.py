@@ -153,7 +153,7 @@ def answer_file(
     read = {"--input": source}
     read |= {"--documents": documents} if documents else {}
     read |= {"--threshold_file": str(asked.threshold_file)} if asked.threshold_file else {}
-    files.refuse_model([folder for name in model_names(asked.model) if (folder := Path(resolve(name))).is_dir()])
+    files.refuse_model(asked.model)
     with files.locked():
         files.refuse_input(read)  # now that its folder is there, which a pattern may name
         made_with = record_of(asked, rows, source_fingerprint(source, "validation", reading), device_name(chosen[0]))
@@ -164,10 +164,13 @@ def answer_file(
             span = rows.span(asked.rows_together)
         else:
             record = files.recorded(made_with)
-            if files.is_finished(record):
+            if record["finished"] and not (
+                files.output in files.changed(record)
+                and files.lost_its_end(record, rows.span(asked.rows_together).first)
+            ):
                 log.info(f"{output} is finished, {answered(record['finished'])}; --overwrite starts over")
-                if files.lacks_errors(record):
-                    log.info(f"note: {files.errors} is not what that run wrote; its answers stay as they are")
+                for path in files.changed(record):
+                    log.info(f"note: {path} is not what that run wrote; the answers stay as they are")
                 return 0
             span = rows.span(asked.rows_together)
             done, bad = files.cut_to_whole_chunks(asked.rows_together, span.first)

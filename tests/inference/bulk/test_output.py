@@ -11,6 +11,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import stat
 from collections.abc import Sequence
 
@@ -166,11 +167,26 @@ def test_a_finished_output_is_left_alone_and_one_that_lost_its_end_gets_it_again
     output.write_bytes(whole["answers"][:-30] + b"\0" * 20)
     assert ask(source, output) == 0
     assert written(output) == whole
-    content = whole["answers"] + b"mine\n"
-    output.write_bytes(content)
-    with pytest.raises(InputError, match=r"line 74 was not written by this command; pass --overwrite"):
-        ask(source, output)
-    assert output.read_bytes() == content
+
+
+def test_a_finished_output_that_somebody_changed_stays_as_it_is(source, whole, ask, tmp_path, capsys):
+    output = tmp_path / "answers.jsonl"
+    assert ask(source, output) == 0
+    lines = whole["answers"].splitlines(keepends=True)
+    changed = {
+        "a line more": whole["answers"] + b"mine\n",
+        "an answer by hand": lines[0].replace(b'"answer": "', b'"answer": "not ') + b"".join(lines[1:]),
+        "without the newline at the end": whole["answers"][:-1],
+        "some rows alone": b"".join(lines[3:9]),
+        "the first rows alone, and the last": b"".join([*lines[:9], lines[-1]]),
+        "another layout": b"[" + b",".join(lines) + b"]",
+    }
+    capsys.readouterr()
+    for content in changed.values():
+        output.write_bytes(content)
+        assert ask(source, output) == 0
+        assert output.read_bytes() == content
+        assert f"note: {output} is not what that run wrote; the answers stay as they are" in capsys.readouterr().out
     assert ask(source, output, "--overwrite") == 0
     assert written(output) == whole
 
@@ -181,7 +197,7 @@ def test_a_finished_output_whose_list_of_bad_rows_is_gone_stays_as_it_is(source,
     (tmp_path / "answers.jsonl.errors.jsonl").unlink()
     assert ask(source, output) == 0
     assert output.read_bytes() == whole["answers"]
-    assert "answers.jsonl.errors.jsonl is not what that run wrote; its answers stay" in capsys.readouterr().out
+    assert "answers.jsonl.errors.jsonl is not what that run wrote; the answers stay" in capsys.readouterr().out
 
 
 def test_starting_over_removes_nothing_before_rows_and_model_are_known_to_work(source, whole, ask, tmp_path):
@@ -197,6 +213,58 @@ def test_starting_over_removes_nothing_before_rows_and_model_are_known_to_work(s
     assert len(lines_of(output)) == len(whole["answers"].splitlines())
 
 
+def test_answers_go_to_what_a_link_leads_to(source, whole, ask, tmp_path):
+    link, target = tmp_path / "link.jsonl", tmp_path / "far" / "answers.jsonl"
+    link.symlink_to(target)  # which is not there yet
+    for more in ([], ["--overwrite"], []):
+        assert ask(source, link, *more) == 0
+        assert link.readlink() == target
+        assert written(target) == whole
+    assert ask(source, target) == 0
+    assert not list(tmp_path.glob("link.jsonl.*"))
+
+
+def test_what_answers_cannot_be_appended_to_is_refused_and_stays(source, ask, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as served:
+        served.bind(str(tmp_path / "socket"))
+    (tmp_path / "loop").symlink_to("loop")
+    read, write_to = os.pipe()
+    for name, target in (("null", "/dev/null"), ("as stdout", f"/proc/self/fd/{write_to}")):
+        (tmp_path / name).symlink_to(target)
+    there = sorted(tmp_path.iterdir())
+    for name, words in {
+        "pipe": "is a pipe or a device, and not a file",
+        "socket": "is a pipe or a device, and not a file",
+        "null": "is a pipe or a device, and not a file",
+        "as stdout": "is a pipe or a device, and not a file",
+        "loop": r"cannot be a file \(Too many levels of symbolic links\)",
+        "x" * 300: r"cannot be a file \(File name too long\)",
+        "-": "is no name of a file",
+        "a.jsonl.GZ": "name it without .gz",
+    }.items():
+        for more in ([], ["--overwrite"]):
+            with pytest.raises(InputError, match=words):
+                ask(source, tmp_path / name, *more)
+    assert sorted(tmp_path.iterdir()) == there
+    os.close(read)
+    os.close(write_to)
+
+
+def test_messages_and_answers_are_not_in_one_file(source, ask, tmp_path, capfd):
+    (tmp_path / "as stdout").symlink_to("/proc/self/fd/1")
+    with pytest.raises(InputError, match="is where messages are printed to"):
+        ask(source, tmp_path / "as stdout")
+
+
+def test_a_pipe_is_not_read(ask, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    monkeypatch.chdir(tmp_path)
+    for name in ("pipe.jsonl", f"{tmp_path}/pipe.jsonl"):
+        with pytest.raises(InputError, match="is a pipe or a device, and data are read sev"):
+            ask(name, tmp_path / "answers.jsonl")
+
+
 def test_nothing_that_is_read_is_written(source, ask, tmp_path, model_folder):
     documents = write(tmp_path / "docs.jsonl", as_lines([{"id": "1", "text": "Anna lives in Rome."}]))
     with pytest.raises(InputError, match=r"docs.jsonl is part of --documents"):
@@ -205,6 +273,9 @@ def test_nothing_that_is_read_is_written(source, ask, tmp_path, model_folder):
     copy = shutil.copytree(model_folder, tmp_path / "model")
     with pytest.raises(InputError, match=r"is in the folder of --model; name a file outside of it"):
         ask(source, copy / "answers.jsonl", "--model", copy)
+    (tmp_path / "link.jsonl").symlink_to(copy / "answers.jsonl")
+    with pytest.raises(InputError, match=r"is in the folder of --model; name a file outside of it"):
+        ask(source, tmp_path / "link.jsonl", "--model", copy)
 
 
 @pytest.mark.parametrize("name", ["./**.jsonl", "~nobody-of-this-name/q.jsonl", "x" * 300 + ".jsonl"])
