@@ -188,12 +188,15 @@ def append(path: Path, content: bytes) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Create or replace ``folder`` with the files that the caller writes; on an exception, ``folder`` does not change.
 
+    A link stays one: what it leads to is replaced.
+
     Yields:
         An empty folder beside ``folder``, to write into. It is renamed to ``folder`` at the end.
 
     Raises:
         OSError: the folder cannot be written.
     """
+    folder = folder.resolve() if folder.is_symlink() else folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     for remains in _left_parts(folder):
         if remains.name.endswith(".old.part") and not folder.exists():  # killed between the two renames below

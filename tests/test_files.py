@@ -62,6 +62,16 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     assert {one for one in tmp_path.iterdir() if one != path} == {alive, far, own}
 
 
+def test_a_folder_is_replaced_where_a_link_leads_to(tmp_path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "old").touch()
+    (tmp_path / "link").symlink_to("far")
+    with new_folder(tmp_path / "link") as part:
+        (part / "new").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["new"]
+
+
 def test_a_process_of_somebody_else_lives(monkeypatch) -> None:
     def refused(process: int, signal: int) -> None:
         raise PermissionError

@@ -7,6 +7,7 @@ such as pickles, are never listed. `heads.LOADER` is for people who import it: n
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,20 @@ VOCABULARIES = (
     "tokenizer.model",
 )
 TOKENIZER = (*VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+_PICKLED = "pytorch_model.bin"
+# What is in a model's folder, besides shards of weights and the adapters, if this package or transformers wrote it.
+_BESIDE = {
+    CONFIG,
+    INDEX,
+    *ONNX,
+    *TOKENIZER,
+    LOADER,
+    _PICKLED,
+    "README.md",
+    "generation_config.json",
+    "chat_template.jinja",
+}
 
 
 def model_files(folder: Path) -> tuple[list[str], list[str]]:
@@ -104,7 +119,7 @@ def _config_problem(path: Path) -> str | None:
 
 
 def check_replaced(folder: Path, kept: Path, what: str) -> list[str]:
-    """The names of the files in a folder that is to be replaced by a model; empty if it is not there.
+    """The names of the files in a folder that is to be replaced by a model or an export; empty if it is not there.
 
     Args:
         folder: that is to be written.
@@ -112,18 +127,39 @@ def check_replaced(folder: Path, kept: Path, what: str) -> list[str]:
         what: what that is called.
 
     Raises:
-        InputError: it is or contains ``kept`` or the current folder, or it holds something else than a model.
+        InputError: it is or contains ``kept`` or the current folder, or it holds something else than a model and what
+            is saved with one.
     """
     resolved = folder.resolve()
     for path, name in ((kept.expanduser().resolve(), what), (Path.cwd(), "the current folder")):
         if path.exists() and path.is_relative_to(resolved):
             raise InputError(f"--output {folder} is or contains {name}; name another folder")
-    if folder.is_file():
-        raise InputError(f"--output {folder} is a file; name a folder")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InputError(f"--output {folder} is {'a file' if folder.exists() else 'a link to nothing'}; name a folder")
     found = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
-    if found and CONFIG not in found:
+    if found and not _is_model(folder):
         raise InputError(f"--output {folder} has no model but {', '.join(found[:5])}; name another folder")
+    if others := [name for name in found if not _goes_with_a_model(folder / name)]:
+        raise InputError(
+            f"--output {folder} has {', '.join(others[:5])}, which is no part of a model; name another folder"
+        )
     return found
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder holds a model's config, and weights or a graph."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    has_weights = holds_weights(folder) or any((folder / name).is_file() for name in (ONNX[0], _PICKLED))
+    return has_weights and isinstance(config, dict) and "model_type" in config
+
+
+def _goes_with_a_model(path: Path) -> bool:
+    if path.is_dir():
+        return path.name == ADAPTER_FOLDER
+    return path.name.startswith(".") or path.suffix == ".safetensors" or path.name in _BESIDE
 
 
 def holds_weights(folder: Path) -> bool:

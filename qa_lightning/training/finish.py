@@ -8,6 +8,7 @@ If a part fails after the weights are written, that part alone is missing, and a
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -181,7 +182,7 @@ def save_checkpoint_as_model(path: Path, output: Path | None = None, overwrite: 
         InputError: the checkpoint cannot be read, or the folder cannot be written or is there.
     """
     folder, path = (output or path.with_suffix("")).expanduser(), path.expanduser()
-    if folder.exists():
+    if os.path.lexists(folder):
         if not overwrite:
             raise InputError(f"--output {folder} is there; pass --overwrite to replace it, or another folder")
         check_replaced(folder, path, "the checkpoint itself")

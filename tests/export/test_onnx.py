@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -310,6 +311,15 @@ def test_what_an_export_must_not_replace(tmp_path, monkeypatch, no_export, model
     (tmp_path / "file").write_text("")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_text("")
+    (tmp_path / "nothing").symlink_to("gone")
+    for name, config in (("app", '{"port": 80}'), ("config alone", '{"model_type": "bert"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(config)
+    (tmp_path / "app" / "main.py").touch()
+    for name in ("run", "thesis"):
+        shutil.copytree(model, tmp_path / name)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").touch()
     (tmp_path / "cwd" / "inner").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "cwd" / "inner")
     for output, problem in (
@@ -319,6 +329,11 @@ def test_what_an_export_must_not_replace(tmp_path, monkeypatch, no_export, model
         (tmp_path / "file", "is a file; name a folder"),
         (tmp_path / "file" / "in", "cannot be written"),
         (tmp_path / "photos", r"has no model but a\.jpg; name another folder"),
+        (tmp_path / "app", r"has no model but config\.json, main\.py; name another folder"),
+        (tmp_path / "config alone", r"has no model but config\.json; name another folder"),
+        (tmp_path / "run", r"has checkpoints, which is no part of a model; name another folder"),
+        (tmp_path / "thesis", r"has thesis\.txt, which is no part of a model; name another folder"),
+        (tmp_path / "nothing", "is a link to nothing; name a folder"),
     ):
         with pytest.raises(InputError, match=problem):
             onnx_export.export_onnx(model, output, overwrite=True)
