@@ -415,6 +415,18 @@ def usable_path(name: str | os.PathLike[str]) -> Path:
     return path
 
 
+def named_path(flag: str, name: str | os.PathLike[str]) -> Path:
+    """`usable_path` of a flag's value.
+
+    Raises:
+        InputError: there can be nothing.
+    """
+    try:
+        return usable_path(name)
+    except ValueError as error:
+        raise InputError(f"{flag} {name}: cannot be a path ({error}); name another one") from None
+
+
 def folder_problem(folder: Path, files: Iterable[str] = ()) -> str | None:
     """Why no files can be written into a folder, which they are written to at the end and may make; None if they can.
 

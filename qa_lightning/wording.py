@@ -173,7 +173,7 @@ def flag_problem(message: str, flags: Iterable[str]) -> str:
         names = missing[1].split(", ")
         return ", ".join(f"--{name}" if f"--{name}" in known else name for name in names) + ": required"
     message = re.sub(r'^Parser key "([^"]+)":\s*', r"--\1: ", message)
-    message = re.sub(r"^argument (?=--)", "", message)
+    message = re.sub(r"^argument (?=\S+: )", "", message)
     union = re.fullmatch(
         r"(--\S+: )Does not validate against any of the Union subtypes\s+Subtypes: \[([^\n]*)\]\n\s+Errors:\n"
         r"(?:\s+- Expected [^\n]*\n(?:(?!\s*- |\s*Given value type: )[^\n]*\n)*)*"  # a value may have several lines

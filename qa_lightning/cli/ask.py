@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import MODELS_HELP, Flags, decimal, positive
+from qa_lightning.cli.flags import MODELS_HELP, Flags, decimal, local_path, positive
 from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
@@ -71,7 +71,10 @@ def _ask_options(words: Sequence[str]) -> Namespace:
     )
     flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODELS_HELP)
     flags.add_argument(
-        "--threshold_file", type=Path, metavar="FILE", help="threshold, temperature and precision from an evaluation"
+        "--threshold_file",
+        type=local_path,
+        metavar="FILE",
+        help="threshold, temperature and precision from an evaluation",
     )
     flags.add_raw_scores()
     flags.add_argument("--top_k", type=positive, metavar="N", help="answers, at most  [3]")

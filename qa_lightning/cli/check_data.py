@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import Flags, positive, reading_of
+from qa_lightning.cli.flags import Flags, local_path, positive, reading_of
 from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.wording import visible
@@ -63,7 +62,7 @@ def _check_options(words: Sequence[str]) -> Namespace:
     flags.add_argument(
         "--model", type=str, metavar="NAME", help="name or folder; its tokenizer shows what is cut, lost or unknown"
     )
-    flags.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
+    flags.add_argument("--json", type=local_path, metavar="FILE", help="write the whole report as JSON")
     flags.add_argument("--rows", type=positive, default=5, metavar="N", help="rows to list per finding")
     for name, default, help in (
         ("max_length", MAX_LENGTH, "tokens per window, question included"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import DATA_HELP, MODELS_HELP, Flags, positive, reading_of
+from qa_lightning.cli.flags import DATA_HELP, MODELS_HELP, Flags, local_path, positive, reading_of
 from qa_lightning.errors import naming_flags
 from qa_lightning.files import explained_writes, folder_problem
 from qa_lightning.wording import visible
@@ -57,18 +57,21 @@ def _evaluate_options(words: Sequence[str]) -> Namespace:
     )
     flags.add_argument("--model", type=str, metavar="NAME", help=MODELS_HELP)
     flags.add_argument(
-        "--predictions", type=Path, metavar="FILE", help='JSON file {"id": "answer", ...}, or what predict wrote'
+        "--predictions", type=local_path, metavar="FILE", help='JSON file {"id": "answer", ...}, or what predict wrote'
     )
     flags.add_argument("--data", type=str, required=True, metavar="DATA", help=DATA_HELP)
     flags.add_argument(
-        "--output_dir", type=Path, metavar="DIR", help="folder for scores, predictions, threshold and figures"
+        "--output_dir", type=local_path, metavar="DIR", help="folder for scores, predictions, threshold and figures"
     )
     flags.add_argument("--official", action="store_true", help="compare with evaluate.load('squad' or 'squad_v2')")
     flags.add_argument(
-        "--threshold_file", type=Path, metavar="FILE", help="threshold and temperature from another evaluation"
+        "--threshold_file", type=local_path, metavar="FILE", help="threshold and temperature from another evaluation"
     )
     flags.add_argument(
-        "--null_odds", type=Path, metavar="FILE", help='with --predictions: {"id": number}, to find the best thresholds'
+        "--null_odds",
+        type=local_path,
+        metavar="FILE",
+        help='with --predictions: {"id": number}, to find the best thresholds',
     )
     flags.add_evaluation()
     group = flags.add_argument_group("lengths in tokens, in place of the model's own")

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import MODEL_HELP, READING, Flags, decimal, positive, reading_of
+from qa_lightning.cli.flags import MODEL_HELP, READING, Flags, decimal, local_path, positive, reading_of
 from qa_lightning.errors import InputError, naming_flags
 
 
@@ -38,7 +38,7 @@ def _export_options(words: Sequence[str]) -> Namespace:
         help="what to write: onnx is first compared with PyTorch; transformers makes a model of a .ckpt in --model",
     )
     onnx.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder to write  [beside the model, its name and -onnx]"
+        "--output", type=local_path, metavar="DIR", help="folder to write  [beside the model, its name and -onnx]"
     )
     onnx.add_argument("--overwrite", action="store_true", help="replace the folder in --output and everything in it")
     onnx.add_argument("--quantize", choices=("int8",), help="weights in 8 bits, for CPUs; needs --data")

@@ -7,12 +7,14 @@ import itertools
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from jsonargparse import ArgumentParser, Namespace
 
 from qa_lightning.errors import MOST, is_too_large
+from qa_lightning.files import usable_path
 from qa_lightning.wording import flag_problem, shown, usage_name, visible
 
 if TYPE_CHECKING:
@@ -170,6 +172,14 @@ def _script(text: Any) -> str | None:
     if named not in (None, "mlqa", "kana", "korquad"):
         raise _ValueError(f"{text} is none of mlqa, kana, korquad")
     return named
+
+
+def local_path(text: Any) -> Path:
+    """Parse a path, with ``~`` expanded, for ``type=`` of a flag; nothing need be there."""
+    try:
+        return usable_path(str(text))
+    except ValueError as error:
+        raise _ValueError(f"{text} cannot be a path ({error})") from None
 
 
 def positive(text: Any) -> int:

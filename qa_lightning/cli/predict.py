@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import MODELS_HELP, READING, Flags, positive, reading_of, shard
+from qa_lightning.cli.flags import MODELS_HELP, READING, Flags, local_path, positive, reading_of, shard
 from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import DTYPES, EVAL_BATCH_SIZE
 from qa_lightning.wording import visible
@@ -63,7 +63,7 @@ def _predict_options(words: Sequence[str]) -> Namespace:
     flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODELS_HELP)
     flags.add_argument(
         "--threshold_file",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="threshold, temperature and calibrator from an evaluation",
     )

@@ -11,6 +11,7 @@ from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.errors import InputError, LostProcessError, naming_flags
 from qa_lightning.features.defaults import MAX_LENGTH
+from qa_lightning.files import named_path
 from qa_lightning.runs.signals import Stopped, StopSignals, first_process
 from qa_lightning.wording import CHECKOUT, PACKAGE, command, did_you_mean
 
@@ -142,7 +143,7 @@ def with_config_files(words: Sequence[str]) -> Iterator[str]:
 def _config_file(given: str) -> str:
     known = config_files()
     # A value that is YAML itself is passed on, like a file.
-    if Path(given).expanduser().is_file() or (given not in known and set("{:\n") & set(given)):
+    if (given not in known and set("{:\n") & set(given)) or named_path("--config", given).is_file():
         return given
     if given in known:
         return str(known[given])

@@ -126,7 +126,7 @@ def also_read(written: Iterable[Path], read: Mapping[str, str]) -> list[tuple[Pa
         folder = _as_folder(source)
         for path in written:
             is_inside = folder is not None and path.resolve().is_relative_to(folder.resolve())
-            if is_inside or names_file(source, path):
+            if is_inside or _names_file(source, path):
                 found.append((path, flag))
     return found
 
@@ -145,7 +145,7 @@ def _matching(pattern: Path) -> list[Path]:
     return sorted(file for file in base.glob(str(pattern.relative_to(pattern.anchor))) if file.is_file())
 
 
-def names_file(source: str, path: Path) -> bool:
+def _names_file(source: str, path: Path) -> bool:
     """Whether a file is one of those that ``source`` names, or would be one if it were there; its folder must be.
 
     Raises:

@@ -29,7 +29,7 @@ from qa_lightning.data.examples import Example, RowChanges, changed_lines, read_
 from qa_lightning.data.sources import EMBEDDED, read_rows
 from qa_lightning.errors import InputError, install_extra, one_line
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
-from qa_lightning.files import new_folder
+from qa_lightning.files import named_path, new_folder
 from qa_lightning.models.computing.loss import MODEL_INPUTS, model_logits
 from qa_lightning.models.folder import ONNX, TOKENIZER, check_replaced
 from qa_lightning.models.load_errors import quiet_transformers
@@ -82,7 +82,7 @@ def export_onnx(
     runtime()
     if missing := [library for library in ("onnx", "onnxscript") if find_spec(library) is None]:
         raise InputError(f"--format onnx needs {' and '.join(missing)}; run {install_extra('onnx')}")
-    folder = output.expanduser() if output else default_output(name, quantize)
+    folder = named_path("--output", output) if output else default_output(name, quantize)
     _check_output(folder, name, overwrite)
     rows = _read(data or EMBEDDED, reading, max_examples if quantize else min(max_examples or _CHECKED, _CHECKED))
     model, tokenizer = load_answering_model(name)

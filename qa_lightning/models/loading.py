@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from qa_lightning.errors import InputError
 from qa_lightning.features.windows import slow_tokenizer
+from qa_lightning.files import usable_path
 from qa_lightning.layout import CHECKPOINT_FOLDER, LOGS, MODEL_FOLDER
 from qa_lightning.models.heads import (
     answering_class,
@@ -260,8 +261,8 @@ def model_names(name: str) -> list[str]:
 
 def _is_there(path: str) -> bool:
     try:
-        return Path(path.strip()).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # too long, of an unknown user, or with a null byte
+        return usable_path(path.strip()).exists()
+    except ValueError:
         return False
 
 
@@ -317,11 +318,11 @@ def resolve(name: str) -> str:
             "ask, demo, evaluate and report"
         )
     try:
-        path = Path(name).expanduser() if name.startswith("~") else Path(name)
-        is_file, is_folder = path.is_file(), path.is_dir()
-    except (RuntimeError, OSError, ValueError) as error:  # an unknown ~user, a name that is too long, a closed folder
-        raise InputError(f"--model {name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if is_file:
+        path = usable_path(name)
+    except ValueError as error:
+        raise InputError(f"--model {name}: cannot be read ({error})") from None
+    is_folder = path.is_dir()
+    if path.is_file():
         raise InputError(_file_problem(name, path))
     if name == _LAST and not is_folder:
         return _newest_model()

@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qa_lightning.errors import InputError, import_extra, one_line
+from qa_lightning.files import usable_path
 from qa_lightning.models.computing.loss import MODEL_INPUTS
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.wording import command
@@ -28,7 +29,10 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 
 def is_onnx_folder(folder: str | Path) -> bool:
     """Whether a folder holds an ONNX model and no PyTorch weights; PyTorch weights take precedence."""
-    path = Path(folder).expanduser()
+    try:
+        path = usable_path(folder)
+    except ValueError:
+        return False
     return (path / MODEL_FILE).is_file() and not any(any(path.glob(pattern)) for pattern in _WEIGHTS)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from qa_lightning.errors import InputError, one_line
+from qa_lightning.files import named_path
 from qa_lightning.layout import BEST_CHECKPOINT, LAST_CHECKPOINT
 from qa_lightning.runs.curves import curve_files
 from qa_lightning.runs.record import PastRun, find_runs, past_run, this_command
@@ -135,7 +136,7 @@ def find_beginning(given: str | None, logs: Path, job: str | None = None) -> Beg
     if given is None:
         return Beginning()
     if given != "last":
-        path = Path(given).expanduser()
+        path = named_path("--ckpt_path", given)
         if path.is_dir() and (path / LAST_CHECKPOINT).is_file():
             raise InputError(f"--ckpt_path {given} is a run's folder; pass {path / LAST_CHECKPOINT} to go on with it")
         if not path.is_file():

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from functools import cache
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -39,6 +38,7 @@ from qa_lightning.features.labels import hold_answers
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.token_batches import TokenSampler
 from qa_lightning.features.windows import Windower, WindowSettings
+from qa_lightning.files import named_path
 from qa_lightning.inference.arguments import Item
 from qa_lightning.inference.bulk.questions import BadRow, read_questions
 from qa_lightning.inference.reader import QuestionSet
@@ -179,7 +179,7 @@ class SquadDataModule(LightningDataModule):
         self.keep_no_answer = keep_no_answer
         self.seed = seed
         self.num_workers = num_workers
-        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.cache_dir = named_path("--data.cache_dir", cache_dir) if cache_dir else default_cache_dir()
         self.settings = WindowSettings(max_length, doc_stride, max_question_length)
         self.soft_targets: More | None = None  # what a module with a teacher adds to the training batches
         self.tokenizer = load_tokenizer(model_name)

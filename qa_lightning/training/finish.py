@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from qa_lightning.decoding.saved import write_spans
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError, one_line
-from qa_lightning.files import write_json
+from qa_lightning.files import named_path, write_json
 from qa_lightning.layout import CONFIDENCE, CONFIDENCE_FOLDER, FOLD_ANSWERS, MODEL_FOLDER, RECORD, REPORT
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
@@ -181,7 +181,8 @@ def save_checkpoint_as_model(path: Path, output: Path | None = None, overwrite: 
     Raises:
         InputError: the checkpoint cannot be read, or the folder cannot be written or is there.
     """
-    folder, path = (output or path.with_suffix("")).expanduser(), path.expanduser()
+    path = named_path("--model", path)
+    folder = named_path("--output", output or path.with_suffix(""))
     if os.path.lexists(folder):
         if not overwrite:
             raise InputError(f"--output {folder} is there; pass --overwrite to replace it, or another folder")

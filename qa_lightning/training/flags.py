@@ -29,7 +29,7 @@ from qa_lightning.checks.refusals import (
 from qa_lightning.data.division import ALL
 from qa_lightning.distillation.teacher import lasting_teacher
 from qa_lightning.errors import MOST, InputError, is_too_large, one_line
-from qa_lightning.files import write_file, write_problem
+from qa_lightning.files import named_path, write_file, write_problem
 from qa_lightning.layout import LOGS
 from qa_lightning.models.loading import lasting_name
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO
@@ -254,7 +254,13 @@ class TrainCLI(LightningCLI):
     def problems(self) -> list[str]:
         """A line for each flag that cannot work, before anything is loaded; names the model so that it lasts."""
         trainer, model, data = self.config.trainer, self.config.model, self.config.data
-        problems = self._name_model() + data_problems(data) + model_problems(model) + trainer_problems(trainer)
+        problems = (
+            self._name_folder()
+            + self._name_model()
+            + data_problems(data)
+            + model_problems(model)
+            + trainer_problems(trainer)
+        )
         problems = [problem.replace("--data.seed ", "--seed_everything ", 1) for problem in problems]  # linked
         if (trainer.max_epochs, trainer.max_steps) == (-1, -1) and model.warmup_ratio > 0:
             problems.append(
@@ -282,6 +288,16 @@ class TrainCLI(LightningCLI):
         if self.config.keep_averaged and best is None:
             problems.append("--keep_averaged true keeps what --average_best averages; pass that too, or leave it out")
         return problems
+
+    def _name_folder(self) -> list[str]:
+        """Expand ``~`` in the flag that names the folder of the runs; returns a line if it cannot be one."""
+        trainer = self.config.trainer
+        try:
+            if trainer.default_root_dir is not None:
+                trainer.default_root_dir = str(named_path("--trainer.default_root_dir", trainer.default_root_dir))
+        except InputError as error:
+            return error.problems
+        return []
 
     def _name_model(self) -> list[str]:
         """Write the lasting names of model and teacher into the flags, for checkpoints, ``config.yaml``, ``run.json``.

@@ -16,6 +16,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.export import onnx
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.training import train_flags
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="mounts and users of POSIX")
 
@@ -132,6 +133,69 @@ def test_a_place_for_scores_that_cannot_be_one_is_said_before_scoring(data, tmp_
         said = refused(capsys, "evaluate", "--model", "no model", "--data", data, "--output_dir", tmp_path / place)
         assert said == f"--output_dir {tmp_path / place}: {expected}; name another folder"
     assert not (tmp_path / "gone").exists()
+
+
+NO_PATHS = {
+    "x" * 300: "File name too long",
+    "~nobody-of-this-name/y": "there is no home folder of this user",
+    "loop": "Too many levels of symbolic links",
+}
+
+
+@pytest.mark.parametrize("name", NO_PATHS)
+def test_what_can_be_no_path_is_one_line(name, model_folder, data, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for loop in ("loop", "loop.ckpt", "loop.html"):
+        Path(loop).symlink_to(loop)
+    model, train = ("--model", model_folder), ("--config", "quickstart", "--data.dataset", data)
+    asked = ("--model", "no model", "--data", data)
+    for command, *words in (
+        ("predict", *model, "--input", data, "--output", name),
+        ("predict", *model, "--input", data, "--output", "a.jsonl", "--threshold_file", name),
+        ("evaluate", *asked, "--output_dir", name),
+        ("evaluate", "--predictions", name, "--data", data),
+        ("report", *asked, "--output", f"{name}.html"),
+        ("check_data", data, "--json", name),
+        ("compare", name),
+        ("compare", ".", "--output", f"{name}.html"),
+        ("export", "--format", "onnx", *model, "--output", name),
+        ("export", "--format", "transformers", "--model", f"{name}.ckpt", "--output", "new"),
+        ("sweep", *train, "--study", name),
+        ("sweep", *train, "--space", name),
+        ("crossval", *train, "--study", name),
+        ("train", "--config", name),
+        ("train", *train, "--ckpt_path", name),
+        ("train", *train, "--trainer.default_root_dir", name),
+        ("train", *train, "--data.cache_dir", name),
+        ("train", *train, "--model.teacher", name),
+    ):
+        said = refused(capsys, command, *words)
+        assert NO_PATHS[name] in said, (command, words)
+        place = next(number for number, word in enumerate(words) if str(word).startswith(name))
+        assert said.startswith(str(words[place - 1]) if place else "RUN")
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "data.json",
+        "loop",
+        "loop.ckpt",
+        "loop.html",
+        "lightning_logs",
+    }
+
+
+def test_a_home_is_where_its_user_finds_it(model_folder, data, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert commands.predict(["--model", model_folder, "--input", data, "--output", "~/a.jsonl"]) == 0
+    flags = ["--predictions", "~/a.jsonl", "--data", data, "--output_dir", "~/scores", "--batch_size", "32"]
+    assert commands.evaluate(flags) == 0
+    assert commands.check_data([data, "--json", "~/report.json"]) == 0
+    flags = train_flags(tmp_path, model_folder, data, data)
+    flags[flags.index("--trainer.default_root_dir") + 1] = "~/runs"
+    assert commands.train([*flags, "--trainer.max_steps", "1"]) == 0
+    there = {path.name for path in (tmp_path / "home").iterdir()}
+    assert there >= {"a.jsonl", "scores", "report.json", "runs"}
+    assert not Path("~").exists()
 
 
 def test_the_cache_does_not_fit_on_the_disk(full, model_folder, data, monkeypatch) -> None:

@@ -11,6 +11,7 @@ from qa_lightning.cli.console import quiet_libraries, run_command
 from qa_lightning.cli.evaluate import evaluate
 from qa_lightning.cli.export import export
 from qa_lightning.cli.main import run
+from qa_lightning.cli.pages.compare import compare
 from qa_lightning.cli.pages.report import report
 from qa_lightning.cli.predict import predict
 from qa_lightning.cli.studies.crossval import crossval
@@ -20,6 +21,7 @@ from qa_lightning.cli.train import train
 __all__ = [
     "ask",
     "check_data",
+    "compare",
     "crossval",
     "evaluate",
     "export",

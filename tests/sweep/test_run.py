@@ -136,7 +136,7 @@ def test_lengths_and_data_that_cannot_work_are_an_error_before_any_trial(search,
 
 def test_a_study_that_is_a_file_is_one_error(search, tmp_path) -> None:
     (tmp_path / "study").write_text("")
-    with pytest.raises(InputError, match=r"--study .*study is a file; name a folder"):
+    with pytest.raises(InputError, match=r"--study .*study is a file; name another folder"):
         search([20, 21], "--trials", "1")
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import Flags
+from qa_lightning.cli.flags import Flags, local_path
 from qa_lightning.cli.pages import check_output, writing
 from qa_lightning.errors import naming_flags
 from qa_lightning.runs import SORTS
@@ -25,7 +24,7 @@ def compare(words: Sequence[str]) -> int:
     from qa_lightning.runs.listing import read_runs, runs_of, sorted_runs
 
     quiet_libraries()
-    runs, problems = read_runs(run for folder in options.runs for run in runs_of(Path(folder)))
+    runs, problems = read_runs(run for folder in options.runs for run in runs_of(folder))
     table = RunTable(sorted_runs(runs, options.sort), problems)
     if runs:
         console = Console()
@@ -43,7 +42,7 @@ def _options(words: Sequence[str]) -> Namespace:
     flags = Flags("compare", "Show runs side by side: scores, speed, memory, and the settings that differ.")
     flags.add_argument(
         "runs",
-        type=str,
+        type=local_path,
         nargs="+",
         metavar="RUN",
         help="folders of runs, lightning_logs/version_*, or of cross-validations; `last` is the newest run",
@@ -54,7 +53,7 @@ def _options(words: Sequence[str]) -> Namespace:
         default="run",
         help="best score, shortest, fastest or smallest first; run: as given",
     )
-    flags.add_argument("--output", type=Path, metavar="FILE", help="write the table as a page, ending in .html")
+    flags.add_argument("--output", type=local_path, metavar="FILE", help="write the table as a page, ending in .html")
     options = flags.read(words)
     check_output(flags, options.output)
     return options

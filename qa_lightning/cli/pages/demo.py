@@ -7,13 +7,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import MODELS_HELP, Flags, decimal, port, positive, web_address
+from qa_lightning.cli.flags import MODELS_HELP, Flags, decimal, local_path, port, positive, web_address
 from qa_lightning.errors import naming_flags
 from qa_lightning.pages.demo.limits import Limits
 
@@ -53,7 +52,7 @@ def _demo_options(words: Sequence[str]) -> Namespace:
     flags = Flags("demo", "Serve a page in the browser to ask a model in: paste a text, or drop files.")
     flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODELS_HELP)
     flags.add_argument(
-        "--threshold_file", type=Path, metavar="FILE", help="threshold and temperature from an evaluation"
+        "--threshold_file", type=local_path, metavar="FILE", help="threshold and temperature from an evaluation"
     )
     where = flags.add_argument_group("where it is served")
     where.add_argument(

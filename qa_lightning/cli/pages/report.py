@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from qa_lightning.cli.console import quiet_libraries
-from qa_lightning.cli.flags import DATA_HELP, MODELS_HELP, Flags, positive, reading_of
+from qa_lightning.cli.flags import DATA_HELP, MODELS_HELP, Flags, local_path, positive, reading_of
 from qa_lightning.cli.pages import check_output, writing
 from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.layout import REPORT
@@ -57,7 +57,9 @@ def _options(words: Sequence[str]) -> Namespace:
     flags.add_argument("--model", type=str, required=True, metavar="NAME", help=MODELS_HELP)
     flags.add_argument("--data", type=str, required=True, metavar="DATA", help=DATA_HELP)
     flags.add_argument("--against", type=str, metavar="NAME", help="another model, compared on the same questions")
-    flags.add_argument("--output", type=Path, default=Path(REPORT), metavar="FILE", help="the page, ending in .html")
+    flags.add_argument(
+        "--output", type=local_path, default=Path(REPORT), metavar="FILE", help="the page, ending in .html"
+    )
     flags.add_argument(
         "--questions", type=positive, default=MAX_QUESTIONS, metavar="N", help="questions in the page, at most"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
+from qa_lightning.cli.flags import local_path
 from qa_lightning.cli.studies.running import OwnFlags, count_problems, run_study
 from qa_lightning.cli.train import with_config_files
 from qa_lightning.errors import InputError, naming_flags
@@ -68,9 +69,8 @@ def _own_flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = OwnFlags()
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--parallel", type=int, default=1)
-    parser.add_argument("--study", type=Path, default=Path("crossval"))
+    parser.add_argument("--study", type=local_path, default=Path("crossval"))
     own, rest = parser.parse_known_args(words)
     if problems := count_problems(own, folds=2, parallel=1):
         raise InputError(problems)
-    own.study = own.study.expanduser()
     return own, rest

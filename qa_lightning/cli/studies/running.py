@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from qa_lightning.errors import MOST, InputError
+from qa_lightning.files import folder_problem
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.wording import shown
 from qa_lightning.workers import MOST_PROCESSES
@@ -50,10 +51,10 @@ def run_study(folder: Path, run: Callable[[], None]) -> int:
         run: does it; signals count from before its imports on.
 
     Raises:
-        InputError: the folder is a file.
+        InputError: nothing can be written into the folder.
     """
-    if folder.is_file():
-        raise InputError(f"--study {folder} is a file; name a folder")
+    if problem := folder_problem(folder):
+        raise InputError(f"--study {folder} {problem}; name another folder")
     signals = StopSignals()
     signals.listen()
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
+from qa_lightning.cli.flags import local_path
 from qa_lightning.cli.studies.running import OwnFlags, count_problems, run_study
 from qa_lightning.cli.train import config_folder, with_config_files
 from qa_lightning.errors import InputError, naming_flags
@@ -75,13 +76,12 @@ def _own_flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--pruner", default="median")
-    parser.add_argument("--space", type=Path, default=config_folder() / "spaces" / "default.yaml")
-    parser.add_argument("--study", type=Path, default=Path("sweep"))
+    parser.add_argument("--space", type=local_path, default=config_folder() / "spaces" / "default.yaml")
+    parser.add_argument("--study", type=local_path, default=Path("sweep"))
     own, rest = parser.parse_known_args(words)
     problems = count_problems(own, trials=1, parallel=1)
     if own.pruner not in PRUNERS:
         problems.append(wrong_choice("--pruner", own.pruner, PRUNERS))
     if problems:
         raise InputError(problems)
-    own.study, own.space = own.study.expanduser(), own.space.expanduser()
     return own, rest

@@ -19,7 +19,7 @@ from typing import Any
 
 from qa_lightning.data.sources import also_read
 from qa_lightning.errors import InputError
-from qa_lightning.files import append, explained_writes, lock, usable_path, write_json
+from qa_lightning.files import append, explained_writes, lock, named_path, write_json
 from qa_lightning.models.loading import is_in_model
 
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
@@ -49,10 +49,7 @@ class AnswerFiles:
     """
 
     def __init__(self, output: Path) -> None:
-        try:
-            path = usable_path(output)
-        except ValueError as error:
-            raise InputError(f"--output {output} cannot be a file ({error}); name another one") from None
+        path = named_path("--output", output)
         if problem := _file_problem(path):
             raise InputError(f"--output {output} {problem}")
         self.output = output = path.resolve() if path.is_symlink() else path

@@ -23,7 +23,7 @@ from pyarrow import fs
 
 from qa_lightning.data.formats import filesystem_of, is_address
 from qa_lightning.errors import InputError, one_line
-from qa_lightning.files import lock, write_file
+from qa_lightning.files import lock, named_path, write_file
 from qa_lightning.inference.bulk.output import checked_record, not_ours
 
 _NAME = re.compile(r"rows-([0-9]{12,18})-([0-9]{12,18})\.parquet")
@@ -39,7 +39,7 @@ class AnswerFolder:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name if is_address(name) else str(Path(name).expanduser().absolute())
+        self.name = name if is_address(name) else str(named_path("--output", name).absolute())
 
     @contextmanager
     def locked(self) -> Iterator[None]:

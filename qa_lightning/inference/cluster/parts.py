@@ -31,6 +31,7 @@ from qa_lightning.data.formats import (
 )
 from qa_lightning.data.sources import source_files
 from qa_lightning.errors import InputError
+from qa_lightning.files import named_path
 from qa_lightning.inference.bulk.questions import BadRow, Question, questions_of
 
 _SUFFIXES = (".parquet", *JSON_LINES, ".csv", ".tsv")
@@ -89,7 +90,7 @@ def input_files(source: str) -> list[str]:
 def _named(name: str) -> list[str]:
     if is_address(name):
         return [str(file) for file in remote_files(name, _SUFFIXES)]
-    path = Path(name).expanduser()
+    path = named_path("--input", name)
     if not path.is_dir():
         return [str(file.absolute()) for file in source_files(name)]
     inside = (file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith((".", "_")))

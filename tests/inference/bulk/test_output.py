@@ -238,8 +238,8 @@ def test_what_answers_cannot_be_appended_to_is_refused_and_stays(source, ask, tm
         "socket": "is a pipe or a device, and not a file",
         "null": "is a pipe or a device, and not a file",
         "as stdout": "is a pipe or a device, and not a file",
-        "loop": r"cannot be a file \(Too many levels of symbolic links\)",
-        "x" * 300: r"cannot be a file \(File name too long\)",
+        "loop": r"cannot be a path \(Too many levels of symbolic links\)",
+        "x" * 300: r"cannot be a path \(File name too long\)",
         "-": "is no name of a file",
         "a.jsonl.GZ": "name it without .gz",
     }.items():
