@@ -22,6 +22,13 @@ from qa_lightning.wording import did_you_mean, shown
 
 _RANGE = ("low", "high", "step", "log")
 _OTHER_QUESTIONS = "scores of other questions do not compare"
+_WINDOWS = (
+    "data.eval_batch_size",
+    "data.max_length",
+    "data.doc_stride",
+    "data.max_question_length",
+    "model.model_name",
+)
 _FIXED = {  # flags that no search may vary -> why
     "ckpt_path": "each trial begins at its first step",
     "seed_everything": "one seed is that of the search and of all trials: another one is luck, not a better setting",
@@ -92,6 +99,11 @@ def read_space(path: Path, flags: ParsedFlags) -> Space:
             found = [f"--{name} cannot be searched: {_FIXED[name]}"]
         elif name == "data.max_train_examples" and flags.config.data.fold is not None:
             found = [f"--{name} cannot be searched beside --data.fold: {_OTHER_QUESTIONS}"]
+        elif name in _WINDOWS and _limits_batches(flags.config.trainer.limit_val_batches):
+            found = [
+                f"--{name} cannot be searched beside --trainer.limit_val_batches, as it decides which questions are in "
+                f"these batches: {_OTHER_QUESTIONS}; leave one out, or pass --data.max_validation_examples"
+            ]
         elif name not in known:
             within = next((f"{name}.{inner}" for inner in _inner(value) if f"{name}.{inner}" in known), None)
             fix = f"; did you mean {within}: ...?" if within else did_you_mean(name, known)
@@ -107,6 +119,11 @@ def read_space(path: Path, flags: ParsedFlags) -> Space:
     if problems:
         raise InputError(problems)
     return space
+
+
+def _limits_batches(limit: int | float | None) -> bool:
+    """Whether not all batches are validated; the whole number 1 is one batch, 1.0 are all of them."""
+    return limit is not None and not (isinstance(limit, float) and limit == 1)
 
 
 def space_misfits(path: Path, space: Space, flags: ParsedFlags) -> list[str]:

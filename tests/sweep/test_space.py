@@ -7,6 +7,7 @@ import pytest
 from qa_lightning.cli.train import config_folder
 from qa_lightning.errors import InputError
 from qa_lightning.sweep.space import Choices, Range, flag_words, read_space, space_misfits
+from qa_lightning.training.flags import ParsedFlags
 
 
 def read(tmp_path, flags, text: str):
@@ -127,6 +128,20 @@ def test_all_problems_are_shown_together_with_their_lines(tmp_path, flags) -> No
 def test_each_mistake_is_one_line(tmp_path, flags, text, problem) -> None:
     (found,) = problems_of(tmp_path, flags, text)
     assert found.startswith(problem)
+
+
+@pytest.mark.parametrize("limit", ["1", "2", "0.5"])
+def test_batches_of_other_windows_hold_other_questions(tmp_path, flags, limit) -> None:
+    text = "data.eval_batch_size: [2, 16]\ndata.max_length: [48, 64]\ndata.batch_size: [4, 8]\n"
+
+    def limited_to(number: str) -> ParsedFlags:
+        return ParsedFlags(["--data.dataset", "synthetic", "--trainer.limit_val_batches", number])
+
+    read(tmp_path, flags, text)
+    read(tmp_path, limited_to("1.0"), text)
+    limited = limited_to(limit)
+    for found, name in zip(problems_of(tmp_path, limited, text), ("eval_batch_size", "max_length"), strict=True):
+        assert f": --data.{name} cannot be searched beside --trainer.limit_val_batches" in found
 
 
 def test_values_that_do_not_go_with_the_flags_are_a_line_each(tmp_path, flags) -> None:
