@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -193,6 +194,11 @@ def broken_rules(
 def is_too_large(value: Any) -> bool:
     """Whether a whole number is above `MOST`; no other value is too large."""
     return isinstance(value, int) and value > MOST
+
+
+def is_finite(value: float) -> bool:
+    """As `math.isfinite`; also of whole numbers, of which no float holds those that are too large."""
+    return abs(value) <= sys.float_info.max
 
 
 _WORDS = {int: ("a whole number",), float: ("a number",), bool: ("True", "False"), str: ("a text",)}

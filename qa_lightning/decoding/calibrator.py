@@ -10,7 +10,6 @@ each other; see `rescaled`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qa_lightning.arrays import Float64s
+from qa_lightning.errors import is_finite
 
 FEATURES = ("log_odds", "margin", "log_length", "null_odds", "leads")
 _BIAS, _THRESHOLD = "bias", "threshold"
@@ -137,7 +137,7 @@ def is_calibrator(saved: Any) -> bool:
         kind in _KINDS
         and isinstance(weights, Mapping)
         and names - newer <= set(weights) <= names | newer
-        and all(isinstance(one, int | float) and math.isfinite(one) for one in weights.values())
+        and all(isinstance(one, int | float) and is_finite(one) for one in weights.values())
         for kind, weights in saved.items()
     )
 

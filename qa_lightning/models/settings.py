@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 from qa_lightning.decoding.calibrator import Calibrator, is_calibrator
 from qa_lightning.decoding.spans import Scaling
-from qa_lightning.errors import MOST, InputError, Rules, is_too_large
+from qa_lightning.errors import MOST, InputError, Rules, is_finite, is_too_large
 from qa_lightning.features.defaults import DOC_STRIDE, MAX_ANSWER_LENGTH, MAX_LENGTH, MAX_QUESTION_LENGTH
 from qa_lightning.features.windows import WINDOW_RULES, WindowSettings
 from qa_lightning.models.loading import CONFIG, max_positions
@@ -33,8 +32,8 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
 _RULES: Rules = {
     **WINDOW_RULES,
     "max_answer_length": (lambda length: length >= 1, "must be at least 1"),
-    "null_score_diff_threshold": (math.isfinite, "must be finite"),
-    "temperature": (lambda value: value > 0 and math.isfinite(value), "must be above 0 and finite, 1 changes nothing"),
+    "null_score_diff_threshold": (is_finite, "must be finite"),
+    "temperature": (lambda value: 1e-3 <= value <= 1e3, "must be from 0.001 to 1000, 1 changes nothing"),
     "scores_at_precision": (lambda curve: _is_curve(curve), "must give a score from 0 to 1 for precisions from 0 to 1"),
     "calibrator": (is_calibrator, 'must give all weights of spans, and of "no answer", as this version fits them'),
 }
@@ -240,7 +239,7 @@ def setting_problems(given: Mapping[str, Any]) -> list[str]:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             problems.append(f"{one.name} is {value!r}; it must be {words}")
         elif not holds(value):
-            problems.append(f"{one.name} is {value}; it {rule}")
+            problems.append(f"{one.name} is {shown(value)}; it {rule}")
         elif kind is int and is_too_large(value):
             problems.append(f"{one.name} is {shown(value)}; it must be at most {MOST}")
     return problems

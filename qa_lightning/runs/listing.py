@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from qa_lightning.errors import one_line
+from qa_lightning.errors import is_finite, one_line
 from qa_lightning.layout import CURVE_FILES, FLAGS, HPARAMS, LOGS, RECORD, STUDY
 from qa_lightning.runs import SORTS
 from qa_lightning.runs.record import PastRun, is_run, newest_run, past_run
@@ -188,7 +188,7 @@ def _best_validation(curves: Curves) -> int:
 def _number(*values: Any) -> float:
     """The first of some values that is a finite number; NaN if none is."""
     for value in values:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and is_finite(value):
             return float(value)
     return math.nan
 

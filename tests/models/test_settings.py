@@ -64,7 +64,7 @@ def test_whatever_reads_a_bad_block_names_the_file_and_every_key(saved, reads) -
     assert caught.value.problems == [
         f"{folder}/config.json: qa_lightning.max_answer_length is -1; it must be at least 1",
         f"{folder}/config.json: qa_lightning.null_score_diff_threshold is inf; it must be finite",
-        f"{folder}/config.json: qa_lightning.temperature is 0; it must be above 0 and finite, 1 changes nothing",
+        f"{folder}/config.json: qa_lightning.temperature is 0; it must be from 0.001 to 1000, 1 changes nothing",
         f"{folder}/config.json: qa_lightning.fitted_to is 7; it must be a text",
     ]
 
@@ -72,8 +72,12 @@ def test_whatever_reads_a_bad_block_names_the_file_and_every_key(saved, reads) -
 @pytest.mark.parametrize(
     ("block", "words"),
     [
-        ({"temperature": -1.5}, "temperature is -1.5; it must be above 0"),
-        ({"temperature": NAN}, "temperature is nan; it must be above 0"),
+        ({"temperature": -1.5}, "temperature is -1.5; it must be from 0.001"),
+        ({"temperature": 1e-320}, "temperature is 1e-320; it must be from 0.001"),
+        ({"temperature": 1e308}, "temperature is 1e+308; it must be from 0.001"),
+        ({"temperature": 10**400}, "temperature is 1"),
+        ({"null_score_diff_threshold": 10**400}, "null_score_diff_threshold is 1"),
+        ({"temperature": NAN}, "temperature is nan; it must be from 0.001"),
         ({"scores_at_precision": [0.9]}, "scores_at_precision is [0.9]; it must be an object of numbers"),
         (
             {"scores_at_precision": {"0.9": 1.5}},
@@ -85,7 +89,7 @@ def test_whatever_reads_a_bad_block_names_the_file_and_every_key(saved, reads) -
         ),
         ({"calibrator": {"span": {"bias": 0.1}}}, "calibrator is {'span': {'bias': 0.1}}; it must give all weights"),
         ({"calibrator": 1}, "calibrator is 1; it must be an object of weights"),
-        ({"temperature": INF}, "temperature is inf; it must be above 0"),
+        ({"temperature": INF}, "temperature is inf; it must be from 0.001"),
         ({"temperature": "1"}, "temperature is '1'; it must be a number"),
         ({"temperature": True}, "temperature is True; it must be a number"),
         ({"null_score_diff_threshold": -INF}, "null_score_diff_threshold is -inf; it must be finite"),

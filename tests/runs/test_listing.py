@@ -61,6 +61,13 @@ def test_what_the_record_lacks_is_read_from_curves(tmp_path) -> None:
     assert math.isnan(other.best_epoch)  # validations within an epoch do not say which one it was
 
 
+def test_figures_that_no_float_holds_are_not_known(tmp_path) -> None:
+    measured = {"best_epoch": 10**400, "windows_per_second": 1e999, "peak_memory_bytes": 10**400}
+    (found,), problems = read_runs([run(tmp_path / "version_0", {**START, "measured": measured}, CONFIG)])
+    assert problems == []
+    assert all(map(math.isnan, (found.best_epoch, found.speed, found.memory)))
+
+
 def test_curves_of_tensorboard_are_read(tmp_path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
