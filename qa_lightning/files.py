@@ -54,7 +54,7 @@ def write_file(path: Path, content: str | bytes | Callable[[IO[bytes]], object])
     """Write or replace a file, atomically and durably; its folder is created if it is missing.
 
     Args:
-        path: the target.
+        path: the target; a link stays one, and what it leads to is written.
         content: text, bytes, or a function that writes bytes to the open file. Text is written as UTF-8; what that
             cannot hold, as of a file's name that is none, becomes an escape, which JSON reads back.
 
@@ -62,6 +62,9 @@ def write_file(path: Path, content: str | bytes | Callable[[IO[bytes]], object])
         OSError: the file cannot be written. Exceptions of ``content`` are not caught. In both cases ``path`` does not
             change.
     """
+    if is_special(path):
+        raise OSError(errno.EINVAL, "it is a pipe or a device")
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in _left_parts(path):
         _remove(left)
@@ -425,6 +428,11 @@ def named_path(flag: str, name: str | os.PathLike[str]) -> Path:
         return usable_path(name)
     except ValueError as error:
         raise InputError(f"{flag} {name}: cannot be a path ({error}); name another one") from None
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path is a pipe, a socket or a device, which cannot be replaced as a file is, nor read twice."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def folder_problem(folder: Path, files: Iterable[str] = ()) -> str | None:

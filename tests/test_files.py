@@ -62,6 +62,21 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     assert {one for one in tmp_path.iterdir() if one != path} == {alive, far, own}
 
 
+def test_a_file_is_written_where_a_link_leads_to_and_no_device_is_replaced(tmp_path) -> None:
+    (tmp_path / "link").symlink_to("far/file")
+    for content in ("a", "b"):  # it is not there at first
+        write_file(tmp_path / "link", content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "far" / "file").read_text() == content
+    (tmp_path / "null").symlink_to(os.devnull)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("null", "pipe"):
+        with pytest.raises(OSError, match="it is a pipe or a device"):
+            write_file(tmp_path / name, "a")
+    assert (tmp_path / "null").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"far", "link", "null", "pipe"}
+
+
 def test_a_folder_is_replaced_where_a_link_leads_to(tmp_path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "old").touch()

@@ -22,10 +22,12 @@ def check_data(words: Sequence[str]) -> int:
     from qa_lightning.checks import report as reports
     from qa_lightning.data.sources import also_read
     from qa_lightning.features.windows import WindowSettings
-    from qa_lightning.files import explained_writes, write_json
+    from qa_lightning.files import explained_writes, is_special, write_json
     from qa_lightning.models.loading import is_in_model, load_tokenizer
 
     if options.json:
+        if options.json.is_dir() or is_special(options.json):
+            raise InputError(f"--json {options.json}: is no file, but a folder, a pipe or a device; name a file")
         named = {"the data": options.data, "--validation": options.validation}
         for _, flag in also_read([options.json], {flag: name for flag, name in named.items() if name}):
             raise InputError(f"--json {options.json}: is a file of {flag}; name another file")

@@ -33,7 +33,7 @@ from qa_lightning.data.formats import (
 from qa_lightning.data.formats.limits import lines_of, refuse_packed_arrow
 from qa_lightning.data.objects import GivenRows, Source, Split, rows_of_dataset
 from qa_lightning.errors import InputError, one_line
-from qa_lightning.files import digest, usable_path
+from qa_lightning.files import digest, is_special, usable_path
 from qa_lightning.wording import command
 
 Kind = Literal["embedded", "files", "folder", "hub", "object"]
@@ -81,7 +81,7 @@ def source_kind(source: Source) -> Kind:
         or any(mark in source for mark in "*?[,")
         or source.startswith((".", "/", "~"))
         or source.count("/") > 1
-        or Path(source).exists()  # a pipe
+        or is_special(Path(source))
     )
     if looks_like_a_file:
         raise InputError([_missing_problem(part) for part in missing or [source]])
@@ -179,7 +179,7 @@ def _missing_problem(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         return _folder_problem(name)
-    if path.exists():
+    if is_special(path):
         return f"{name}: is a pipe or a device, and data are read several times; save them to a file first"
     what = "no file matches this pattern" if any(mark in name for mark in "*?[") else "no such file"
     return (

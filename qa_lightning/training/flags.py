@@ -254,13 +254,8 @@ class TrainCLI(LightningCLI):
     def problems(self) -> list[str]:
         """A line for each flag that cannot work, before anything is loaded; names the model so that it lasts."""
         trainer, model, data = self.config.trainer, self.config.model, self.config.data
-        problems = (
-            self._name_folder()
-            + self._name_model()
-            + data_problems(data)
-            + model_problems(model)
-            + trainer_problems(trainer)
-        )
+        problems = self._name_folder() + self._name_model()
+        problems += data_problems(data) + model_problems(model) + trainer_problems(trainer)
         problems = [problem.replace("--data.seed ", "--seed_everything ", 1) for problem in problems]  # linked
         if (trainer.max_epochs, trainer.max_steps) == (-1, -1) and model.warmup_ratio > 0:
             problems.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pwd
 import shutil
 import subprocess
@@ -118,6 +119,10 @@ def test_a_check_does_not_write_over_its_data(data, tmp_path, capsys) -> None:
     for words in ([data, "--json", tmp_path / "link.json"], ["synthetic", "--validation", data, "--json", data]):
         assert refused(capsys, "check_data", *words).endswith("; name another file")
     assert Path(data).read_bytes() == before
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "stdout").symlink_to(tmp_path / "pipe")
+    assert refused(capsys, "check_data", data, "--json", tmp_path / "stdout").endswith("a device; name a file")
+    assert (tmp_path / "stdout").is_symlink()
 
 
 def test_a_place_for_scores_that_cannot_be_one_is_said_before_scoring(data, tmp_path, capsys) -> None:

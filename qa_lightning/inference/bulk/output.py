@@ -19,7 +19,7 @@ from typing import Any
 
 from qa_lightning.data.sources import also_read
 from qa_lightning.errors import InputError
-from qa_lightning.files import append, explained_writes, lock, named_path, write_json
+from qa_lightning.files import append, explained_writes, is_special, lock, named_path, write_json
 from qa_lightning.models.loading import is_in_model
 
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
@@ -263,13 +263,11 @@ def _file_problem(path: Path) -> str | None:
         return (
             "would be packed, and a stopped run goes on from plain lines; name it without .gz, and pack it at the end"
         )
-    if not path.exists():
-        return None
     if path.is_dir():
         return f"is not a file; name a file, such as {path / 'answers.jsonl'}"
-    if not path.is_file():
+    if is_special(path):
         return "is a pipe or a device, and not a file, from which a stopped run goes on; name a file"
-    with suppress(OSError):  # of streams that are closed
+    with suppress(OSError):  # nothing is there, or a stream is closed
         if any(os.path.samestat(path.stat(), os.fstat(stream)) for stream in (1, 2)):
             return "is where messages are printed to; name another file"
     return None
