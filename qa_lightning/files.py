@@ -92,6 +92,8 @@ def share_file(source: Path, path: Path) -> bool:
     Returns:
         Whether it has the name now; False where the file system has no such links, and nothing has changed.
     """
+    if path.is_symlink():  # it stays one; see `write_file`
+        return False
     handle, part = _new_part(path)
     os.close(handle)
     try:
@@ -456,19 +458,13 @@ def folder_problem(folder: Path, files: Iterable[str] = ()) -> str | None:
 
 
 def write_problem(folder: Path) -> str | None:
-    """A message if ``folder`` cannot be written to, else None; it, and those above, may be missing, and stay so."""
-    made: list[Path] = []
+    """A message if ``folder`` cannot be written to, else None; it is not made if it is missing."""
     try:
-        made = [one for one in (folder, *folder.parents) if not one.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
+        there = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+        with tempfile.NamedTemporaryFile(dir=there):
             return None
     except OSError as error:
         return f"where nothing can be written ({error.strerror})"
-    finally:
-        with suppress(OSError):  # somebody else uses it already, or it could not be made
-            for one in made:
-                one.rmdir()
 
 
 def new_file_mode() -> int:

@@ -16,7 +16,7 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 from qa_lightning.data.formats import NO_ANSWER, simple_name
-from qa_lightning.data.repair import occurs_whole, repaired
+from qa_lightning.data.repair import repaired
 
 NOTHING = ("", "null", "none", "nan")  # cells of a table that mean "no value"
 _TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
@@ -60,8 +60,6 @@ def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> A
             return [{"text": value, "answer_start": offset}]
         if parsed == []:  # without an offset it is how lists say that there is no answer
             return parsed
-        if is_nothing(start) and isinstance(value, str) and value.strip() and _holds_word(context, value):
-            return _of_texts([value], None, context, None)
         text_is_lost = isinstance(offset, int) and offset > 0  # an offset without a text: `check_answers` refuses it
         return [{"text": value, "answer_start": offset}] if text_is_lost else None
     if isinstance(parsed, dict):
@@ -69,12 +67,12 @@ def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> A
     if isinstance(parsed, str):
         return parsed if _is_broken(parsed, context) else _of_texts([parsed], start, context, separator)
     if isinstance(parsed, list) and parsed:
-        if all(isinstance(one, str) for one in parsed) and not _is_pair(parsed, context):
+        if all(isinstance(one, str) for one in parsed):
             return _of_texts(parsed, start, context, separator)
         if all(isinstance(one, dict) or is_nothing(one) for one in parsed):
             several = [_of_object(one, context, separator) if isinstance(one, dict) else one for one in parsed]
             return [answer for one in several for answer in (one if isinstance(one, list) else [one])]
-        pairs = [_of_pair(one, context) for one in ([parsed] if _is_pair(parsed, context) else parsed)]
+        pairs = [_of_pair(one, context) for one in ([parsed] if _is_pair(parsed) else parsed)]
         return pairs if all(pairs) else parsed
     return [{"text": parsed, "answer_start": whole_number(start)}] if not isinstance(parsed, list) else parsed
 
@@ -208,20 +206,20 @@ def _of_texts(texts: list[str], start: Any, context: Any, separator: str | None)
     return [{"text": one, "answer_start": offset} for one, offset in zip(texts, offsets, strict=True)]
 
 
-def _is_pair(value: Any, context: Any) -> bool:
-    """Whether a list is two offsets; they may be in quotes if the context holds neither as a text."""
-    if not isinstance(value, list) or len(value) != 2 or not all(_is_whole(whole_number(one)) for one in value):
+def _is_pair(value: Any) -> bool:
+    """Whether a list is two offsets; in quotes they are two texts."""
+    if not isinstance(value, list) or len(value) != 2 or any(isinstance(one, str) for one in value):
         return False
-    return not any(isinstance(one, str) and (not isinstance(context, str) or one.strip() in context) for one in value)
+    return all(_is_whole(whole_number(one)) for one in value)
 
 
 def _of_pair(value: Any, context: Any) -> dict[str, Any] | None:
     """The answer of ``[start, end]`` or ``[text, start]``; None for anything else."""
     if not isinstance(value, list) or len(value) != 2 or not _is_whole(last := whole_number(value[1])):
         return None
-    if isinstance(value[0], str) and not (isinstance(value[1], str) and _is_pair(value, context)):
+    if isinstance(value[0], str):
         return {"text": value[0], "answer_start": last}
-    return _between(whole_number(value[0]), last, context) if _is_pair(value, context) else None
+    return _between(whole_number(value[0]), last, context) if _is_pair(value) else None
 
 
 def _between(start: Any, end: Any, context: Any) -> dict[str, Any]:
@@ -273,10 +271,6 @@ def _holds_text(context: Any, text: str) -> bool:
         return isinstance(context, str)
     words = text.split()
     return len(words) > 1 and words[0] in context and " ".join(words) in " ".join(context.split())
-
-
-def _holds_word(context: Any, text: str) -> bool:
-    return isinstance(context, str) and occurs_whole(text, context)
 
 
 def _offset(text: Any, start: Any, context: Any) -> Any:

@@ -137,11 +137,6 @@ def _overlapping(text: str, context: str, begin: int) -> Iterator[int]:
 # --- whole words ---
 
 
-def occurs_whole(text: str, context: str) -> bool:
-    """Whether a text that is not blank occurs in a context as whole words."""
-    return any(_is_whole(one, one + len(text), context) for one in _occurrences(text, context))
-
-
 def _is_whole(begin: int, end: int, context: str) -> bool:
     """Whether a span neither begins nor ends within a word or a number; blanks at its edges are passed over."""
     while begin < end and context[begin].isspace():

@@ -73,7 +73,7 @@ def source_kind(source: Source) -> Kind:
             raise InputError(problems)
         return "files"
     if (path := _as_folder(source)) is not None:
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        if is_saved_dataset(path):
             return "folder"
         raise InputError(_folder_problem(source))
     looks_like_a_file = (
@@ -129,6 +129,11 @@ def also_read(written: Iterable[Path], read: Mapping[str, str]) -> list[tuple[Pa
             if is_inside or _names_file(source, path):
                 found.append((path, flag))
     return found
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether ``datasets`` saved a dataset, or several splits, in a folder."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def _as_folder(source: str) -> Path | None:

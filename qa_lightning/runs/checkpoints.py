@@ -253,8 +253,9 @@ class _ResumedLoop(_FitLoop):
         return not self.is_due and super().done
 
     def force_validation(self) -> None:
-        """Have the epoch's loop go to the validation, wherever in the epoch it is."""
+        """Have the epoch's loop go to the validation, wherever in the epoch it is; if this run is to have one."""
         trainer: Any = self.trainer
+        self.is_due = self.is_due and self.epoch_loop._should_check_val_epoch()
         if self.is_due:
             self._usual = trainer.val_check_batch, trainer._val_check_time_interval
             trainer.val_check_batch, trainer._val_check_time_interval = 1, None

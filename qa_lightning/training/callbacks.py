@@ -21,6 +21,7 @@ from qa_lightning.models.tiny import TINY
 from qa_lightning.progress import duration
 from qa_lightning.runs.curves import last_step
 from qa_lightning.runs.record import complete_start, describe_run, run_folder
+from qa_lightning.runs.resume import Beginning, read_beginning
 from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
 from qa_lightning.runs.watching import RunBar, RunPlan, StepLines, ValidationProgress, learning_rate, say, step_losses
 from qa_lightning.training.sample_table import SamplePredictions
@@ -234,6 +235,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._strategy: Strategy | None = None
         self._fits = True
         self._resumed: Path | None = None  # the checkpoint that a fit begins at
+        self._step = 0  # its step
         self._brought: Path | None = None  # the best checkpoint of a run that goes on in another folder
         self._questions: str | None = None  # tells those that it scores
 
@@ -243,6 +245,10 @@ class BestCheckpoint(ModelCheckpoint):
         validation_set = getattr(data, "validation_set", None)
         if validation_set is not None:
             self._questions = data.fingerprint("validation")
+            limit = trainer.limit_val_batches
+            if limit != 1.0 or isinstance(limit, int):  # which questions they hold depends on their windows
+                windows = data.prepared("validation").features_folder.name
+                self._questions += f", {limit} batches of {data.eval_batch_size} windows of {windows}"
             if validation_set.version_2:
                 self.monitor = "val/best_f1"
         self._strategy, self._fits = trainer.strategy, stage == "fit"
@@ -252,20 +258,31 @@ class BestCheckpoint(ModelCheckpoint):
         """Note where the checkpoint is, beside which the best one may be."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._resumed = Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        self._step = checkpoint["global_step"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See `_bring`; a fit that has nothing left to train goes no further than here."""
+        super().on_fit_start(trainer, pl_module)
+        self._bring(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the best checkpoint so far a place in this run's folder, too; it may become the model."""
+        """See `_bring`; some strategies read the checkpoint only now."""
         super().on_train_start(trainer, pl_module)
-        if self._brought is None or not trainer.is_global_zero:
+        self._bring(trainer)
+
+    def _bring(self, trainer: Trainer) -> None:
+        """Give the best checkpoint so far a place in this run's folder, too, on the first process."""
+        source, self._brought = self._brought, None
+        if source is None or not trainer.is_global_zero:
             return
         path = Path(self.best_model_path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not share_file(self._brought, path):
-                with self._brought.open("rb") as given:
+            if not share_file(source, path):
+                with source.open("rb") as given:
                     write_file(path, lambda file: shutil.copyfileobj(given, file))
         except OSError as error:
-            log.warning(f"{self._brought}, the best checkpoint so far, cannot be copied to {path} ({error.strerror})")
+            log.warning(f"{source}, the best checkpoint so far, cannot be copied to {path} ({error.strerror})")
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Have the weights validated that ``max_steps`` ends with, within an epoch too; else they would not count."""
@@ -289,12 +306,11 @@ class BestCheckpoint(ModelCheckpoint):
         if known is not None and self._questions is not None and known != self._questions:
             log.info("best so far: was scored on other questions; the best checkpoint is chosen anew")
             return
-        beside = self._resumed.parent if self._resumed is not None else here
-        found = next((folder for folder in (here, beside) if (folder / Path(best).name).is_file()), None)
+        found = self._folder_of(Path(best).name, here)
         if self._strategy is not None:
             found = self._strategy.broadcast(found)
         if found is None:
-            log.info(f"best so far: {Path(best).name} is not beside the checkpoint; the best one is chosen anew")
+            log.info(f"best so far: its {Path(best).name} is not beside the checkpoint; the best one is chosen anew")
             return
 
         def moved(path: str) -> str:
@@ -304,6 +320,15 @@ class BestCheckpoint(ModelCheckpoint):
         state_dict["best_k_models"] = {moved(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
         self._brought = found / Path(best).name if found != here else None
+
+    def _folder_of(self, name: str, here: Path) -> Path | None:
+        """The folder that has the best checkpoint so far: this run's, or that of the checkpoint that it begins at."""
+        if (here / name).is_file():
+            return here
+        beside = self._resumed.parent if self._resumed is not None else here
+        begun = read_beginning(beside / name) if (beside / name).is_file() else None
+        # One of a later step is the best of what came after this checkpoint.
+        return beside if isinstance(begun, Beginning) and begun.step <= self._step else None
 
 
 class StopAfter(Callback):

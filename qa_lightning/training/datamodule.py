@@ -511,6 +511,8 @@ class SquadDataModule(LightningDataModule):
     def _order(self) -> dict[str, Any]:
         """Everything that decides which windows a batch of an epoch holds; keys are flags where there is one."""
         assert self.trainer is not None
+        # Where memory decides the batch size, that changes the limit, too.
+        limit = {} if self.finds_batch_size else {"--trainer.limit_train_batches": self.trainer.limit_train_batches}
         return {
             "training data": self._trained_on or self.prepared("train").features_folder.name,
             "--data.train_answers": self.train_answers,  # missing in older checkpoints
@@ -522,7 +524,7 @@ class SquadDataModule(LightningDataModule):
             "seed": self.seed,
             "processes": self.trainer.world_size,
             "--trainer.accumulate_grad_batches": self.accumulated,
-            "--trainer.limit_train_batches": self.trainer.limit_train_batches,  # missing in older checkpoints
+            **limit,  # missing in older checkpoints
         }
 
     def _max_batches(self, features: int, name: str) -> int | None:

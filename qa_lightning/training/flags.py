@@ -92,17 +92,21 @@ def _unknown_flags(name: str, known: Sequence[str]) -> Iterator[str]:
         known: the flags, with their dashes.
     """
     try:
-        node = yaml.compose(Path(name).expanduser().read_text(encoding="utf-8"), yaml.SafeLoader)
+        loader = yaml.SafeLoader(Path(name).expanduser().read_text(encoding="utf-8"))
+        node = loader.get_single_node()
     except (OSError, ValueError, RuntimeError, yaml.YAMLError):
         return
+    if isinstance(node, yaml.MappingNode):
+        loader.flatten_mapping(node)
     left = [("--", *pair) for pair in node.value] if isinstance(node, yaml.MappingNode) else []
     while left:
         group, key, value = left.pop(0)
         flag, where = f"{group}{key.value}", f"{name}, line {key.start_mark.line + 1}"
         own = next((one for one in known if one.startswith(f"{flag}.")), None)
         if own is not None and isinstance(value, yaml.MappingNode):
+            loader.flatten_mapping(value)  # merges what `<<` names
             left[:0] = [(f"{flag}.", *pair) for pair in value.value]
-        elif own is not None and value.tag != "tag:yaml.org,2002:str":  # a text is another file's name
+        elif own is not None and value.tag != "tag:yaml.org,2002:str" and (value.value or group == "--"):
             what = "a list" if isinstance(value, yaml.SequenceNode) else value.value or "empty"
             yield (
                 f"{where}: {flag} is {what}; write flags and their values below it, such as {own[len(flag) + 1 :]}: "

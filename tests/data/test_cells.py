@@ -48,8 +48,6 @@ CELLS = {
     "two offsets": [11, 20],
     "two offsets as a tuple": "(11, 20)",
     "two offsets as pandas makes them": [11.0, 20.0],
-    "two offsets in quotes": ["11", "20"],
-    "pairs of offsets in quotes": [["11", "20.0"]],
     "text and an offset in quotes": [["the cello", "11"]],
     "pairs of offsets": [[11, 20]],
     "pairs of offsets as JSON": "[[11, 20]]",
@@ -131,31 +129,15 @@ def test_a_word_for_nothing_is_an_answer_where_it_stands_at_its_offset(word):
 
 @pytest.mark.parametrize("word", ["None", "Nan", "null", "NULL"])
 @pytest.mark.parametrize("start", [None, "", float("nan")])
-def test_a_word_for_nothing_is_an_answer_where_the_context_holds_it_as_a_word(word, start):
-    assert understood(word, start, f"Kofi called {word}, his sister.") == [(word, 12)]
-    for other in (f"{word.swapcase()} is another.", f"{word}theless it rained.", "He is out.", f"a{word}"):
-        assert understood(word, start, other) == []
-    assert understood(float("nan"), start, "nan is a value.") == []
-    usual = {"id": "1", "question": "?", "context": f"{word} or {word}"}
-    (problem,) = check_row("row 1", usual | {"answers": answers_of(word, start, usual["context"], None)}).problems
-    assert "it occurs at 0, " in problem
-    assert problem.endswith("; if it means that there is no answer, leave the cell empty")
+def test_a_word_for_nothing_without_an_offset_is_no_answer_whatever_the_context_holds(word, start):
+    """Tables write it for questions without an answer far more often than somebody asks for it."""
+    assert understood(word, start, f"{word} of the settlers stayed.") == []
 
 
 def test_an_empty_list_is_a_text_where_it_stands_at_its_offset():
     assert understood("[]", "7", "It was [] at first.") == [("[]", 7)]
     for start in (None, "", 0, -1, "[]"):
         assert understood("[]", start, "It was [] at first.") == []
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_a_row_that_says_that_there_is_no_answer_has_none_whatever_the_context_holds(tmp_path, suffix):
-    rows = [
-        {"question": "What?", "context": "It is None.", "answer": "None", "is_impossible": said}
-        for said in ("true", "false")
-    ]
-    examples = read(write(tmp_path, f"q{suffix}", MAKE[suffix](rows)))
-    assert [item["answers"]["text"] for item in examples] == [[], ["None"]]
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,49 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+def test_a_renamed_run_that_is_all_trained_writes_its_best_model(tmp_path, model_folder, data, monkeypatch) -> None:
+    given = arguments(tmp_path, model_folder, data)
+    given_log = QALightningModule.log
+    worse = lambda self, name, value, **more: given_log(  # noqa: E731
+        self, name, value * (name != "val/f1" or self.current_epoch == 0), **more
+    )
+    monkeypatch.setattr(QALightningModule, "log", worse)
+    assert commands.train(given) == 0
+    first = (tmp_path / "lightning_logs" / "version_0").rename(tmp_path / "lightning_logs" / "first")
+    assert commands.train([*given, "--ckpt_path", str(first / "checkpoints" / "last.ckpt")]) == 0
+    again = tmp_path / "lightning_logs" / "version_0"
+    assert torch.load(again / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 14
+    weights = [(run / "model" / "model.safetensors").read_bytes() for run in (first, again)]
+    assert weights[0] == weights[1]
+
+
+def test_the_best_of_later_steps_is_not_that_of_an_earlier_checkpoint(tmp_path, model_folder, data) -> None:
+    given = arguments(tmp_path, model_folder, data)
+    assert commands.train([*given, "--trainer.max_epochs", "1"]) == 0
+    folder = tmp_path / "lightning_logs" / "version_0" / "checkpoints"
+    early = (folder / "last.ckpt").rename(folder / "early.ckpt")
+    (folder / "best.ckpt").unlink()
+    assert commands.train([*given, "--ckpt_path", str(early)]) == 0
+    (tmp_path / "lightning_logs" / "version_1" / "checkpoints" / "best.ckpt").rename(folder / "best.ckpt")
+    assert commands.train([*given, "--ckpt_path", str(early), "--trainer.limit_train_batches", "1"]) == 0
+    again = tmp_path / "lightning_logs" / "version_2" / "checkpoints" / "best.ckpt"
+    assert torch.load(again, weights_only=True)["global_step"] == 15
+
+
+def test_a_due_validation_that_is_switched_off_does_not_keep_a_run_from_its_end(
+    tmp_path, model_folder, data, monkeypatch
+) -> None:
+    given = arguments(tmp_path, model_folder, data, *KINDS["ended_by_steps"], *RARELY)
+    agree = LastCheckpoint._agree
+    with monkeypatch.context() as patch:
+        asked = lambda self, trainer: (False, Stop.TERMINATE) if trainer.validating else agree(self, trainer)  # noqa: E731
+        patch.setattr(LastCheckpoint, "_agree", asked)
+        assert commands.train(given) == 143
+    assert commands.train([*given, "--ckpt_path", "last", "--trainer.limit_val_batches", "0"]) == 0
+    last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 10
+
+
 @pytest.mark.parametrize("name", ["layer_decay", "learning_rate", "weight_decay"])
 def test_another_rate_is_refused(tmp_path, model_folder, data, monkeypatch, name) -> None:
     given = arguments(tmp_path, model_folder, data)
@@ -246,7 +289,9 @@ def test_a_finished_run_is_trained_further_until_a_step(tmp_path, model_folder, 
     assert [step for step, _ in curves(run)["val/f1"]] == [16]
 
 
-@pytest.mark.parametrize("how", ["trained further", "from a file of a renamed run", "with other questions"])
+@pytest.mark.parametrize(
+    "how", ["trained further", "from a file of a renamed run", "with other questions", "with some of them"]
+)
 def test_the_best_checkpoint_stays_the_best_in_a_new_folder(
     tmp_path, model_folder, data, monkeypatch, capsys, how
 ) -> None:
@@ -257,7 +302,9 @@ def test_the_best_checkpoint_stays_the_best_in_a_new_folder(
     last = "last"
     if how.startswith("from"):
         last = str((logs / "version_0").rename(logs / "first") / "checkpoints" / "last.ckpt")
-    if how.startswith("with"):
+    if how == "with some of them":
+        given += ["--trainer.limit_val_batches", "2"]
+    if how == "with other questions":
         given += ["--data.validation", write_json(tmp_path / "others.json", mixed_rows(40, long=2))]
     given_log = QALightningModule.log
     worse = lambda self, name, value, **more: given_log(self, name, value * (name != "val/f1"), **more)  # noqa: E731

@@ -132,9 +132,12 @@ def _rows_of_article(place: str, article: dict[str, Any]) -> Iterator[PlacedRow]
 
 
 def _rows_of_context(place: str, item: dict[str, Any], title: dict[str, Any]) -> Iterator[PlacedRow]:
-    """The questions about a context, each with the context under its own name, and the title."""
-    simple = {simple_name(name): name for name in reversed(item)} | {name: name for name in item}
-    context = next((simple[name] for name in CONTEXTS if name in simple), "context")
+    """The questions about a context, each with the context under its own name, and the title.
+
+    The context is what is called so, else the longest of the texts that are called like one.
+    """
+    fitting = [name for name in item if simple_name(name) in CONTEXTS]
+    context = max(fitting, key=lambda name: (name == "context", len(str(item[name]))), default="context")
     if missing := [name for name in (context, "qas") if name not in item]:
         raise _refused(place, f"no {listed(missing)}; it has {listed(item) or 'nothing'}")
     if not isinstance(item["qas"], list):

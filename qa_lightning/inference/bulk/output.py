@@ -23,6 +23,7 @@ from qa_lightning.files import append, explained_writes, is_special, lock, named
 from qa_lightning.models.loading import is_in_model
 
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
+_TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".parquet", ".arrow", ".feather")
 _FIX = "pass --overwrite to start over, or another --output"
 _FLAGS = {
     "batch_size": "--batch_size",
@@ -263,6 +264,8 @@ def _file_problem(path: Path) -> str | None:
         return (
             "would be packed, and a stopped run goes on from plain lines; name it without .gz, and pack it at the end"
         )
+    if path.suffix.lower() in _TABLES:
+        return "is named as a table, and answers are JSON lines; name it .jsonl (pandas.read_json(..., lines=True))"
     if path.is_dir():
         return f"is not a file; name a file, such as {path / 'answers.jsonl'}"
     if is_special(path):

@@ -6,11 +6,12 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from qa_lightning.data.columns import SYNONYMS, ReadSettings
 from qa_lightning.data.formats import BrokenRow, EncodingError, PlacedRow, Remark
-from qa_lightning.data.sources import read_rows
+from qa_lightning.data.sources import is_saved_dataset, read_rows
 from qa_lightning.documents.sources import unaskable
 from qa_lightning.errors import InputError
 from qa_lightning.wording import listed
@@ -55,6 +56,11 @@ def read_document_file(source: str, encoding: str | None = None) -> dict[str, st
     Raises:
         InputError: it cannot be read, or rows lack a usable id or text, or repeat an id; all of them are listed.
     """
+    if (folder := Path(source).expanduser()).is_dir() and not is_saved_dataset(folder):
+        raise InputError(
+            f"--documents {source} is a folder; it takes a table with columns id and text. `ask` answers from a folder "
+            "of texts, and from Python a Collection"
+        )
     try:
         documents, problems = _documents(source, None)  # what is UTF-8 is read as such: the flag may be for questions
     except InputError as error:

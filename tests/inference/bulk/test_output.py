@@ -242,6 +242,7 @@ def test_what_answers_cannot_be_appended_to_is_refused_and_stays(source, ask, tm
         "x" * 300: r"cannot be a path \(File name too long\)",
         "-": "is no name of a file",
         "a.jsonl.GZ": "name it without .gz",
+        "a.csv": "is named as a table, and answers are JSON lines; name it .jsonl",
     }.items():
         for more in ([], ["--overwrite"]):
             with pytest.raises(InputError, match=words):

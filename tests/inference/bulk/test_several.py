@@ -169,3 +169,9 @@ def test_an_offset_belongs_to_the_text_that_it_is_in() -> None:
     ]
     sent = pickle.loads(pickle.dumps(Question(1, "1", QUESTION, several)))  # as to another process
     assert (sent.context.texts, sent.context.names) == (several.texts, several.names)
+
+
+def test_a_folder_of_texts_is_told_what_answers_from_it(tmp_path):
+    (tmp_path / "a.txt").write_text("Anna lives in Rome.")
+    with pytest.raises(InputError, match=r"is a folder; it takes a table with columns id and text. `ask` answers from"):
+        read_document_file(str(tmp_path))
