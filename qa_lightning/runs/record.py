@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -230,22 +231,26 @@ def claim_folder(logs: Path) -> Path:
     Raises:
         OSError: it cannot be created.
     """
-    logs.mkdir(parents=True, exist_ok=True)
     number = 1 + max((PastRun(folder).number for folder in logs.glob("version_*")), default=-1)
     while True:
         folder = logs / f"version_{number}"
+        logs.mkdir(parents=True, exist_ok=True)
         try:
             folder.mkdir()
         except FileExistsError:
             number += 1
+        except FileNotFoundError:  # another run has just taken its claim back, and ``logs`` with it
+            continue
         else:
             return folder
 
 
 def release_folder(folder: Path) -> None:
-    """Undo a claim: remove a folder that has neither checkpoints nor a model."""
+    """Undo a claim: remove a folder that has neither checkpoints nor a model, and that of the runs if it is empty."""
     if not any((folder / name).exists() for name in (CHECKPOINT_FOLDER, MODEL_FOLDER)):
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            folder.parent.rmdir()
 
 
 def find_runs(logs: Path) -> list[PastRun]:

@@ -167,19 +167,34 @@ def _resume(run: PastRun) -> Beginning:
             continue
         begun = read_beginning(path)
         if not isinstance(begun, str):
+            if path == run.folder / BEST_CHECKPOINT and not problems and (before := _before(run, begun)):
+                return replace(before, folder=folder)
             if problems:
                 log.warning(f"{problems[0]}; resuming from {path.name}, the best checkpoint of that run, instead")
             return replace(begun, folder=folder)
         problems.append(f"{path}: {begun}")
     if problems:
         raise InputError([f"--ckpt_path last: {problem}" for problem in problems])
-    if run.resumed_from and run.resumed_from.is_file():
-        begun = read_beginning(run.resumed_from)
-        if not isinstance(begun, str):
-            log.info(f"{run.folder} was stopped before its first checkpoint: it starts again from {begun.checkpoint}")
-            return replace(begun, folder=folder)
+    if before := _before(run):
+        return replace(before, folder=folder)
     log.info(f"{run.folder} was stopped before its first checkpoint: it starts again from the first step")
     return Beginning(None, folder)
+
+
+def _before(run: PastRun, best: Beginning | None = None) -> Beginning | None:
+    """Where a run began that was stopped before its first checkpoint; None for the first step.
+
+    Args:
+        run: without a last checkpoint.
+        best: its best checkpoint, which may be one that it brought along; None if that is of a later step.
+    """
+    if run.resumed_from is None or not run.resumed_from.is_file():
+        return None
+    begun = read_beginning(run.resumed_from)
+    if isinstance(begun, str) or (best is not None and begun.step < best.step):
+        return None
+    log.info(f"{run.folder} was stopped before its first checkpoint: it starts again from {begun.checkpoint}")
+    return begun
 
 
 def as_it_is_now(begun: Beginning) -> Beginning:
