@@ -243,14 +243,15 @@ class BestCheckpoint(ModelCheckpoint):
         """Choose the score from the data: they are set up by now, and a checkpoint's state is not restored yet."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         validation_set = getattr(data, "validation_set", None)
-        if validation_set is not None:
+        limit = trainer.limit_val_batches
+        self._questions = None
+        if validation_set is not None and limit != 0:  # without a validation there is no other best
             self._questions = data.fingerprint("validation")
-            limit = trainer.limit_val_batches
             if limit != 1.0 or isinstance(limit, int):  # which questions they hold depends on their windows
                 windows = data.prepared("validation").features_folder.name
                 self._questions += f", {limit} batches of {data.eval_batch_size} windows of {windows}"
-            if validation_set.version_2:
-                self.monitor = "val/best_f1"
+        if validation_set is not None and validation_set.version_2:
+            self.monitor = "val/best_f1"
         self._strategy, self._fits = trainer.strategy, stage == "fit"
         super().setup(trainer, pl_module, stage)
 
@@ -304,13 +305,13 @@ class BestCheckpoint(ModelCheckpoint):
         if not best or not self._fits:
             return
         if known is not None and self._questions is not None and known != self._questions:
-            log.info("best so far: was scored on other questions; the best checkpoint is chosen anew")
+            self._tell("best so far: was scored on other questions; the best checkpoint is chosen anew")
             return
         found = self._folder_of(Path(best).name, here)
         if self._strategy is not None:
             found = self._strategy.broadcast(found)
         if found is None:
-            log.info(f"best so far: its {Path(best).name} is not beside the checkpoint; the best one is chosen anew")
+            self._tell(f"best so far: its {Path(best).name} is not beside the checkpoint; the best one is chosen anew")
             return
 
         def moved(path: str) -> str:
@@ -320,6 +321,10 @@ class BestCheckpoint(ModelCheckpoint):
         state_dict["best_k_models"] = {moved(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
         self._brought = found / Path(best).name if found != here else None
+
+    def _tell(self, line: str) -> None:
+        if self._strategy is None or self._strategy.is_global_zero:
+            log.info(line)
 
     def _folder_of(self, name: str, here: Path) -> Path | None:
         """The folder that has the best checkpoint so far: this run's, or that of the checkpoint that it begins at."""
