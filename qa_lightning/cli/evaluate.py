@@ -116,7 +116,9 @@ def _output_problems(options: Namespace) -> list[str]:
     if options.model and is_in_model(written[0], options.model):
         return [f"--output_dir {folder}: is the folder of --model; name another folder"]
     names = ("predictions", "data", "null_odds", "threshold_file")
+    found = also_read(written, {f"--{name}": str(options[name]) for name in names if options[name]})
+    found.sort(key=lambda one: not one[0].exists())  # a pattern reads others once they are there
     return [
         f"--output_dir {folder}: {path.name} in it is what {flag} reads, and would be replaced; name another folder"
-        for path, flag in also_read(written, {f"--{name}": str(options[name]) for name in names if options[name]})
+        for path, flag in found[:1]
     ]

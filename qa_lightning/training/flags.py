@@ -8,6 +8,7 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,7 +68,7 @@ class TrainParser(LightningArgumentParser):
             InputError: there are such flags.
         """
         words = sys.argv[1:] if args is None else list(args)
-        pairs = zip(words, [*words[1:], ""], strict=True) if all(isinstance(word, str) for word in words) else ()
+        pairs = pairwise([*words, ""]) if all(isinstance(word, str) for word in words) else ()
         given = [after if word in _CONFIG else word.partition("=")[2] for word, after in pairs if _names_config(word)]
         flags = [flag for flag in self._option_string_actions if flag[:2] == "--" and flag.rpartition(".")[2] != "help"]
         if problems := [problem for name in given for problem in _unknown_flags(name, flags)]:

@@ -10,6 +10,7 @@ from lightning_utilities.core.imports import RequirementCache
 from qa_lightning.checks.refusals import lightning_refusals, monitor_problems
 from qa_lightning.errors import InputError
 from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.flags import ParsedFlags
 from qa_lightning.training.module import LOGGED, LOGGED_WITH_UNANSWERABLE
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
@@ -213,3 +214,7 @@ def test_flags_of_a_config_that_there_are_not_are_told_together_with_their_lines
         config.write_text(f"data: {value}\n")
         (said,) = refused("--config", str(config))
         assert said.startswith(f"{config}, line 1: --data is {what}; write flags and their values below it, such as ")
+
+
+def test_no_flags_at_all_are_those_that_are_usual() -> None:
+    assert ParsedFlags([]).config.model.model_name == "bert-base-cased"

@@ -169,7 +169,7 @@ def test_compare_takes_the_folder_and_shows_its_runs(tmp_path) -> None:
     for name in ("fold-10", FINAL, "fold-2"):
         leave_run(study, name)
     assert [run.parents[1].name for run in runs_of(study.folder)] == ["fold-2", "fold-10", FINAL]
-    assert runs_of(study.folder / "fold-2") == [study.folder / "fold-2"]
+    assert runs_of(study.folder / "fold-2") == [study.newest("fold-2").folder]
 
 
 def test_the_final_model_averages_no_best_checkpoints_for_it_has_none(tmp_path) -> None:

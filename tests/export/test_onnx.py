@@ -274,8 +274,8 @@ def test_scoring_for_int8_says_how_far_it_is(monkeypatch, caplog, models) -> Non
 def test_int8_that_costs_too_much_is_refused(tmp_path, monkeypatch, copies, models, data) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
-    for name in ("config.json", "model.onnx"):
-        (kept / name).write_text("{}")
+    (kept / "config.json").write_text('{"model_type": "bert"}')
+    (kept / "model.onnx").write_text("{}")
     scores = iter([(60.0, 80.0), (59.0, 77.5)])
     monkeypatch.setattr("qa_lightning.export.onnx_checks.score_answers", lambda *_: next(scores))
     problem = r"int8 costs .* 2\.50 F1 points on 24 questions \(80\.00 to 77\.50\), more than --max_f1_drop 2; nothing"
