@@ -210,7 +210,7 @@ def articles(recipe: Recipe, options: argparse.Namespace) -> list[Path]:
 
 
 def joined(article: dict[str, Any], count: int) -> dict[str, Any]:
-    """An article whose contexts are ``count`` paragraphs each, with a blank line between them; the last may be fewer."""
+    """An article with contexts of ``count`` paragraphs each, the last perhaps fewer, with blank lines between them."""
     contexts = []
     for first in range(0, len(article["paragraphs"]), count):
         text, asked = "", []

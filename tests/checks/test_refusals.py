@@ -201,12 +201,12 @@ def test_errors_that_nobody_raised_on_purpose_keep_their_traceback() -> None:
 def test_flags_of_a_config_that_there_are_not_are_told_together_with_their_lines(refused, tmp_path) -> None:
     config = tmp_path / "own.yaml"
     config.write_text(
-        "seed_everything: 1\ndata:\n  batchsize: 3\n  columns: {qestion: a}\ntrainer:\n  logger:\n"
+        "seed_everything: 1\ndata:\n  batchsize: 3\n  columns: {titel: a}\ntrainer:\n  logger:\n"
         "    class_path: CSVLogger\n    init_args: {save_dir: x}\n  callbacks+: []\n  max_epoch: 3\nmodle: {}\n"
     )
     assert refused("--config", str(config)) == [
         f"{config}, line 3: there is no flag --data.batchsize; did you mean --data.batch_size?",
-        f"{config}, line 4: there is no flag --data.columns.qestion; did you mean --data.columns.question?",
+        f"{config}, line 4: there is no flag --data.columns.titel; did you mean --data.columns.title?",
         f"{config}, line 10: there is no flag --trainer.max_epoch; did you mean --trainer.max_epochs?",
         f"{config}, line 11: there is no flag --modle; did you mean --model?",
     ]

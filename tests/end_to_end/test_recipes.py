@@ -126,3 +126,24 @@ def test_the_page_has_a_row_for_each_recipe(bench, tmp_path) -> None:
     )
     assert "| 61.0 / 73.13 (2 seeds, F1 73.0 to 73.25) | " in row
     assert row.endswith("| 3.3% (2.8 to 7.0) | 12.0% (4.6 to 24.8) |")
+
+
+def test_answers_stand_at_their_places_in_joined_paragraphs(bench, tmp_path) -> None:
+    recipe = bench.recipes.Recipe((), paragraphs=3, share=0.5)
+    data = articles(20, 0)
+    names = bench.recipes.FILES["1.1"]
+    for name in names:
+        (tmp_path / name).write_text(json.dumps(data))
+    options = SimpleNamespace(data=tmp_path, runs=tmp_path / "runs")
+    train, validation, third = (
+        json.loads(path.read_text())["data"] for path in bench.recipes.articles(recipe, options)
+    )
+    assert [len(part) for part in (train, validation, third)] == [9, 20, 3]  # half of 17 that are no third part
+    assert not {one["title"] for one in train} & {one["title"] for one in third}
+    for article in (*train, *validation, *third):
+        (joined,) = article["paragraphs"]  # of three
+        assert joined["context"].count("\n\n") == 2
+        assert len(joined["qas"]) == 3
+        for question in joined["qas"]:
+            for answer in question["answers"]:
+                assert joined["context"][answer["answer_start"] :].startswith(answer["text"])
