@@ -30,7 +30,8 @@ from typing import Any
 from figures import median_ratio
 
 from qa_lightning.errors import InputError
-from qa_lightning.files import write_json, write_problem
+from qa_lightning.files import write_json
+from qa_lightning.paths import write_problem
 
 Figures = dict[str, float]
 Variant = Callable[[argparse.Namespace], Figures]

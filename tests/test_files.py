@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from qa_lightning import files
-from qa_lightning.files import lives, new_folder, write_file, write_problem
+from qa_lightning.files import lives, new_folder, write_file
+from qa_lightning.paths import write_problem
 
 
 def _write(path: Path, content: bytes, times: int) -> None:

@@ -22,8 +22,9 @@ def check_data(words: Sequence[str]) -> int:
     from qa_lightning.checks import report as reports
     from qa_lightning.data.sources import also_read
     from qa_lightning.features.windows import WindowSettings
-    from qa_lightning.files import explained_writes, is_special, write_json
+    from qa_lightning.files import explained_writes, write_json
     from qa_lightning.models.loading import is_in_model, load_tokenizer
+    from qa_lightning.paths import is_special
 
     if options.json:
         if options.json.is_dir() or is_special(options.json):

@@ -10,7 +10,8 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import DATA_HELP, MODELS_HELP, Flags, local_path, positive, reading_of
 from qa_lightning.errors import naming_flags
-from qa_lightning.files import explained_writes, folder_problem
+from qa_lightning.files import explained_writes
+from qa_lightning.paths import folder_problem
 from qa_lightning.wording import visible
 
 _LENGTHS = {

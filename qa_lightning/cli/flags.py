@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from jsonargparse import ArgumentParser, Namespace
 
 from qa_lightning.errors import MOST, is_too_large
-from qa_lightning.files import usable_path
+from qa_lightning.paths import usable_path
 from qa_lightning.wording import flag_problem, shown, usage_name, visible
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from qa_lightning.checks.refusals import lightning_refusals
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.errors import InputError, LostProcessError, naming_flags
 from qa_lightning.features.defaults import MAX_LENGTH
-from qa_lightning.files import named_path
+from qa_lightning.paths import named_path
 from qa_lightning.runs.signals import Stopped, StopSignals, first_process
 from qa_lightning.wording import CHECKOUT, PACKAGE, command, did_you_mean
 

@@ -1,8 +1,8 @@
 """Understand the cells of a row: answers in any of their usual shapes, whole numbers, yes and no.
 
 A value that cannot be understood stays as it is, and `examples.check_row` says what is wrong with it. Nothing in a text
-is executed. A text that the context holds as it stands is that text, whatever else it might mean: also the word "None",
-as a whole word; but an empty list only at its offset.
+is executed. A text that the context holds as it stands is that text, whatever else it might mean. Words for nothing,
+such as "None", and an empty list are texts only where an offset says so.
 """
 
 from __future__ import annotations
@@ -248,16 +248,9 @@ def is_nothing(value: Any) -> bool:
     """Whether a cell or a text says that there is none: None, NaN or blank."""
     if isinstance(value, str):
         return not value.strip()
-    return value is None or (isinstance(value, float) and value != value) or _is_no_number(value)
-
-
-def _is_no_number(value: Any) -> bool:
-    return isinstance(value, Decimal) and value.is_nan()
-
-
-def says_nothing(cell: Any) -> bool:
-    """Whether a cell holds a word that tables write for no value, whatever the context holds."""
-    return isinstance(cell, str) and bool(bare := cell.strip()) and bare.lower() in NOTHING
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def _is_broken(text: str, context: Any) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from qa_lightning.data.cells import answer_between, answers_of, says_nothing, truth, whole_number
+from qa_lightning.data.cells import answer_between, answers_of, truth, whole_number
 from qa_lightning.data.formats import (
     CONTEXTS,
     BrokenRow,
@@ -350,15 +350,13 @@ def usual_row(row: Mapping[str, Any], names: Mapping[str, str], separator: str |
         separator: see `ReadSettings.answer_separator`.
     """
     usual = {name: row[column] for name, column in names.items()}
-    if "is_impossible" in usual:
-        usual["is_impossible"] = truth(usual["is_impossible"])
     answers = "answers" if "answers" in usual else "answer_text"
-    if usual.get("is_impossible") is True and says_nothing(usual.get(answers)):
-        usual["answers"] = None
-    elif answers in usual:
+    if answers in usual:
         usual["answers"] = answers_of(usual[answers], usual.get("answer_start"), usual.get("context"), separator)
     elif "answer_end" in usual:
         usual["answers"] = answer_between(usual["answer_start"], usual["answer_end"], usual.get("context"))
+    if "is_impossible" in usual:
+        usual["is_impossible"] = truth(usual["is_impossible"])
     for name in _APART:
         usual.pop(name, None)
     for name in ("id", "title"):

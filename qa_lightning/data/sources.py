@@ -33,7 +33,8 @@ from qa_lightning.data.formats import (
 from qa_lightning.data.formats.limits import lines_of, refuse_packed_arrow
 from qa_lightning.data.objects import GivenRows, Source, Split, rows_of_dataset
 from qa_lightning.errors import InputError, one_line
-from qa_lightning.files import digest, is_special, usable_path
+from qa_lightning.files import digest
+from qa_lightning.paths import is_special, usable_path
 from qa_lightning.wording import command
 
 Kind = Literal["embedded", "files", "folder", "hub", "object"]
@@ -146,8 +147,11 @@ def _as_folder(source: str) -> Path | None:
 
 
 def _matching(pattern: Path) -> list[Path]:
-    base = Path(pattern.anchor or ".")
-    return sorted(file for file in base.glob(str(pattern.relative_to(pattern.anchor))) if file.is_file())
+    return sorted(file for file in _glob(pattern) if file.is_file())
+
+
+def _glob(pattern: Path) -> Iterator[Path]:
+    return Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor)))
 
 
 def _names_file(source: str, path: Path) -> bool:
@@ -172,8 +176,7 @@ def _names_file(source: str, path: Path) -> bool:
 def _folders(pattern: Path) -> Iterator[Path]:
     if not any(mark in str(pattern) for mark in "*?["):
         return iter([pattern])
-    base = Path(pattern.anchor or ".")
-    return (found for found in base.glob(str(pattern.relative_to(pattern.anchor))) if found.is_dir())
+    return (found for found in _glob(pattern) if found.is_dir())
 
 
 def _parts(source: str) -> list[str]:

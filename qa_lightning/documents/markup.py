@@ -21,8 +21,8 @@ _BLOCKS = frozenset(
 )
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _HEAD = 4096  # bytes in which an encoding is named
-# What browsers read where a page names another encoding (the WHATWG's Encoding Standard): supersets, mostly.
 _AS_CONTROL = "qa_lightning.as_control"  # name of an error handler of codecs
+# What browsers read where a page names another encoding (the WHATWG's Encoding Standard): supersets, mostly.
 _READ_AS = {
     **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1", "l1", "ascii", "us-ascii"), "cp1252"),
     **dict.fromkeys(("iso-8859-9", "latin5"), "cp1254"),

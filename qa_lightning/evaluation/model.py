@@ -110,8 +110,8 @@ def score_model(
         log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")
     if saved.version_2 and not module.predictions.version_2:
         log.info(
-            f'note: {name} says "no answer" where it holds that likelier, which no question of {data} is to be '
-            "answered with; it is scored here as a model that always answers, as `predict` does not"
+            f"note: every question of {data} has an answer, so that {name} is scored as a model that always answers; "
+            '`predict` may say "no answer" to some of them'
         )
     fitted_here = settings.is_fitted_to(fingerprint)
     if fitted_here:

@@ -29,13 +29,14 @@ from qa_lightning.data.examples import Example, RowChanges, changed_lines, read_
 from qa_lightning.data.sources import EMBEDDED, read_rows
 from qa_lightning.errors import InputError, install_extra, one_line
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
-from qa_lightning.files import named_path, new_folder
+from qa_lightning.files import new_folder
 from qa_lightning.models.computing.loss import MODEL_INPUTS, model_logits
 from qa_lightning.models.folder import ONNX, TOKENIZER, check_replaced
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.loading import CONFIG, lasting_name, load_answering_model
 from qa_lightning.models.onnx import MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
+from qa_lightning.paths import named_path
 
 log = logging.getLogger("qa_lightning")
 

@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from qa_lightning.errors import InputError
 from qa_lightning.features.windows import slow_tokenizer
-from qa_lightning.files import usable_path
 from qa_lightning.layout import CHECKPOINT_FOLDER, LOGS, MODEL_FOLDER
 from qa_lightning.models.heads import (
     answering_class,
@@ -33,6 +32,7 @@ from qa_lightning.models.heads import (
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.tiny import TINY, tiny_folder
+from qa_lightning.paths import usable_path
 from qa_lightning.wording import command, counted
 
 _LAST = "last"  # the name of the newest run's model

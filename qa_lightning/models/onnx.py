@@ -17,9 +17,9 @@ from transformers import AutoConfig
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qa_lightning.errors import InputError, import_extra, one_line
-from qa_lightning.files import usable_path
 from qa_lightning.models.computing.loss import MODEL_INPUTS
 from qa_lightning.models.load_errors import loading, quiet_transformers
+from qa_lightning.paths import usable_path
 from qa_lightning.wording import command
 
 MODEL_FILE = "model.onnx"

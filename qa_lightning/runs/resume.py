@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from qa_lightning.errors import InputError, one_line
-from qa_lightning.files import named_path
 from qa_lightning.layout import BEST_CHECKPOINT, LAST_CHECKPOINT
+from qa_lightning.paths import named_path
 from qa_lightning.runs.curves import curve_files
 from qa_lightning.runs.record import PastRun, find_runs, past_run, this_command
 

@@ -16,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.features.windows import Windower, WindowSettings
-from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.datamodule import SquadDataModule, takes_all
 from qa_lightning.training.flags import ParsedFlags
 from qa_lightning.wording import did_you_mean, shown
 
@@ -99,7 +99,7 @@ def read_space(path: Path, flags: ParsedFlags) -> Space:
             found = [f"--{name} cannot be searched: {_FIXED[name]}"]
         elif name == "data.max_train_examples" and flags.config.data.fold is not None:
             found = [f"--{name} cannot be searched beside --data.fold: {_OTHER_QUESTIONS}"]
-        elif name in _WINDOWS and _limits_batches(flags.config.trainer.limit_val_batches):
+        elif name in _WINDOWS and not takes_all(flags.config.trainer.limit_val_batches):
             found = [
                 f"--{name} cannot be searched beside --trainer.limit_val_batches, as it decides which questions are in "
                 f"these batches: {_OTHER_QUESTIONS}; leave one out, or pass --data.max_validation_examples"
@@ -119,11 +119,6 @@ def read_space(path: Path, flags: ParsedFlags) -> Space:
     if problems:
         raise InputError(problems)
     return space
-
-
-def _limits_batches(limit: int | float | None) -> bool:
-    """Whether not all batches are validated; the whole number 1 is one batch, 1.0 are all of them."""
-    return limit is not None and not (isinstance(limit, float) and limit == 1)
 
 
 def space_misfits(path: Path, space: Space, flags: ParsedFlags) -> list[str]:

@@ -24,6 +24,7 @@ from qa_lightning.runs.record import complete_start, describe_run, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
 from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
 from qa_lightning.runs.watching import RunBar, RunPlan, StepLines, ValidationProgress, learning_rate, say, step_losses
+from qa_lightning.training.datamodule import takes_all
 from qa_lightning.training.sample_table import SamplePredictions
 
 log = logging.getLogger("qa_lightning")
@@ -247,7 +248,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._questions = None
         if validation_set is not None and limit != 0:  # without a validation there is no other best
             self._questions = data.fingerprint("validation")
-            if limit != 1.0 or isinstance(limit, int):  # which questions they hold depends on their windows
+            if not takes_all(limit):  # which questions they hold depends on their windows
                 windows = data.prepared("validation").features_folder.name
                 self._questions += f", {limit} batches of {data.eval_batch_size} windows of {windows}"
         if validation_set is not None and validation_set.version_2:

@@ -38,11 +38,11 @@ from qa_lightning.features.labels import hold_answers
 from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.token_batches import TokenSampler
 from qa_lightning.features.windows import Windower, WindowSettings
-from qa_lightning.files import named_path
 from qa_lightning.inference.arguments import Item
 from qa_lightning.inference.bulk.questions import BadRow, read_questions
 from qa_lightning.inference.reader import QuestionSet
 from qa_lightning.models.loading import lasting_name, load_tokenizer
+from qa_lightning.paths import named_path
 from qa_lightning.progress import print_log
 from qa_lightning.training.steps.batch_size import AutoBatchSize
 from qa_lightning.wording import counted, did_you_mean
@@ -533,7 +533,7 @@ class SquadDataModule(LightningDataModule):
         Counted so, any number of processes validates on the same features.
         """
         limit = getattr(self.trainer, name) if self.trainer else 1.0
-        if limit is None or (isinstance(limit, float) and limit == 1.0):
+        if takes_all(limit):
             return None
         if isinstance(limit, float):  # a part of all batches, rounded down as the Trainer does; 1.0 returned above
             limit = int(-(-features // self.eval_batch_size) * limit)
@@ -577,6 +577,11 @@ class SquadDataModule(LightningDataModule):
             return self.validation, False
         divided = self.fold is None and not has_split(self.dataset, "validation", self.reading)
         return self.dataset, self.validation is None and divided
+
+
+def takes_all(limit: int | float | None) -> bool:
+    """Whether a limit of the Trainer is none: the whole number 1 is one batch, 1.0 are all of them."""
+    return limit is None or (isinstance(limit, float) and limit == 1)
 
 
 def _not_set_up(loader: str, stage: str) -> str:

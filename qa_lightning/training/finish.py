@@ -26,13 +26,14 @@ from safetensors import SafetensorError
 from qa_lightning.decoding.saved import write_spans
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import DivergedError, InputError, one_line
-from qa_lightning.files import named_path, write_json
+from qa_lightning.files import write_json
 from qa_lightning.layout import CONFIDENCE, CONFIDENCE_FOLDER, FOLD_ANSWERS, MODEL_FOLDER, RECORD, REPORT
 from qa_lightning.metrics.calibration import TEMPERATURES
 from qa_lightning.metrics.confidence import Confidence, coverage_line, figures, fit_confidence, fitted_lines
 from qa_lightning.models.folder import check_replaced, save_model, save_settings, weights_digest
 from qa_lightning.models.settings import AnswerSettings, Fitted
 from qa_lightning.pages.questions import N_BEST
+from qa_lightning.paths import named_path
 from qa_lightning.runs.curves import how_to_see, last_step, log_figures, log_result
 from qa_lightning.runs.record import mark_finished, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
@@ -193,7 +194,7 @@ def save_checkpoint_as_model(path: Path, output: Path | None = None, overwrite: 
     QALightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True).save(folder)
     log.info(f"written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
     log.info(
-        "threshold and temperature are fitted to no questions: they are those of a model before its run's end; "
+        "its threshold and temperature are not fitted, as a run does at its end: "
         f"`{command('evaluate')} --model {folder} --data FILE --output_dir scores` fits them"
     )
     return folder

@@ -6,33 +6,31 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-import yaml  # type: ignore[import-untyped]
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from qa_lightning.checks.parser import TrainParser
 from qa_lightning.checks.refusals import (
     callback_problems,
     lightning_refusals,
-    refusal,
     trainer_problems,
-    union_problem,
 )
 from qa_lightning.data.division import ALL
 from qa_lightning.distillation.teacher import lasting_teacher
 from qa_lightning.errors import MOST, InputError, is_too_large, one_line
-from qa_lightning.files import named_path, write_file, write_problem
+from qa_lightning.files import write_file
 from qa_lightning.layout import LOGS
 from qa_lightning.models.loading import lasting_name
+from qa_lightning.paths import named_path, write_problem
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.failures import STARTED_BY, end_with_parent
@@ -46,75 +44,7 @@ from qa_lightning.training.module import LOGGED, LOGGED_WITH_UNANSWERABLE, QALig
 from qa_lightning.training.steps.batch_size import AutoBatchSize
 from qa_lightning.training.steps.graphs import graph_problems, shape_problems
 from qa_lightning.training.steps.partial import partial_problems
-from qa_lightning.wording import counted, flag_problem, no_such_flag, shown, usage_name, visible
-
-_CONFIG = ("-c", "--config")
-
-
-class TrainParser(LightningArgumentParser):
-    """A parser that reports a bad flag without a screen of usage before it."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong with the flags, and end the process with status 2."""
-        if not self.exit_on_error:  # a parser within, of one of several classes that a value may be of
-            super().error(message, ex)
-        print(f"error: {visible(self.problem(message), lines=True)}", file=sys.stderr)
-        sys.exit(2)
-
-    def parse_args(self, args: Any = None, *others: Any, **named: Any) -> Any:
-        """Parse; flags that a file of ``--config`` has and this parser has not are one error, with their lines.
-
-        Raises:
-            InputError: there are such flags.
-        """
-        words = sys.argv[1:] if args is None else list(args)
-        pairs = pairwise([*words, ""]) if all(isinstance(word, str) for word in words) else ()
-        given = [after if word in _CONFIG else word.partition("=")[2] for word, after in pairs if _names_config(word)]
-        flags = [flag for flag in self._option_string_actions if flag[:2] == "--" and flag.rpartition(".")[2] != "help"]
-        if problems := [problem for name in given for problem in _unknown_flags(name, flags)]:
-            raise InputError(problems)
-        return super().parse_args(args, *others, **named)
-
-    def problem(self, message: str) -> str:
-        """A message of the parser, as this package says it."""
-        problem = union_problem(message) or flag_problem(message, self._option_string_actions)
-        return refusal(problem) if problem.startswith("--trainer.") else problem
-
-
-def _names_config(word: str) -> bool:
-    return word.partition("=")[0] in _CONFIG
-
-
-def _unknown_flags(name: str, known: Sequence[str]) -> Iterator[str]:
-    """A line for each flag in a file of flags that there is not; none if it cannot be read, which the parser says.
-
-    Args:
-        name: of the file.
-        known: the flags, with their dashes.
-    """
-    try:
-        loader = yaml.SafeLoader(Path(name).expanduser().read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-    except (OSError, ValueError, RuntimeError, yaml.YAMLError):
-        return
-    if isinstance(node, yaml.MappingNode):
-        loader.flatten_mapping(node)
-    left = [("--", *pair) for pair in node.value] if isinstance(node, yaml.MappingNode) else []
-    while left:
-        group, key, value = left.pop(0)
-        flag, where = f"{group}{key.value}", f"{name}, line {key.start_mark.line + 1}"
-        own = next((one for one in known if one.startswith(f"{flag}.")), None)
-        if own is not None and isinstance(value, yaml.MappingNode):
-            loader.flatten_mapping(value)  # merges what `<<` names
-            left[:0] = [(f"{flag}.", *pair) for pair in value.value]
-        elif own is not None and value.tag != "tag:yaml.org,2002:str" and (value.value or group == "--"):
-            what = "a list" if isinstance(value, yaml.SequenceNode) else value.value or "empty"
-            yield (
-                f"{where}: {flag} is {what}; write flags and their values below it, such as {own[len(flag) + 1 :]}: "
-                "..., or leave it out"
-            )
-        elif flag not in known and flag.removesuffix("+") not in known:
-            yield f"{where}: {no_such_flag(flag, known)}"
+from qa_lightning.wording import counted, shown, usage_name
 
 
 class _SaveConfig(SaveConfigCallback):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +18,8 @@ from qa_lightning.evaluation.official import compare_with_official
 from qa_lightning.evaluation.result import ScoreResult, write_result
 from qa_lightning.evaluation.saved import read_null_odds
 from qa_lightning.metrics.squad import SquadMetric
+from qa_lightning.models.folder import save_settings
+from qa_lightning.models.settings import AnswerSettings
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.models import small_config
@@ -320,6 +323,18 @@ def test_a_model_is_scored_on_answers_with_wrong_offsets(misplaced, model_folder
     assert evaluate(tmp_path / "out" / "predictions.json", misplaced) == 0
     again = printed(capsys.readouterr().out)
     assert printed(out).items() >= again.items()
+
+
+@pytest.mark.parametrize("version_2", [False, True])
+def test_a_model_that_may_say_no_answer_is_said_to_be_scored_as_one_that_answers(
+    model_folder, tmp_path, capsys, version_2
+):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    save_settings(AnswerSettings(48, 12, 12, version_2=version_2), folder)
+    data = write_json(tmp_path / "data.json", make_rows(6))
+    assert commands.evaluate(["--model", str(folder), "--data", data]) == 0
+    note = "every question of {} has an answer, so that {} is scored as a model that always answers"
+    assert (note.format(data, folder) in capsys.readouterr().out) == version_2
 
 
 def test_a_length_that_the_model_has_no_positions_for_is_refused(misplaced, model_folder):

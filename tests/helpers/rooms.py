@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 ROOMS = (
-    *("wording", "errors", "files", "caching", "arrays", "progress", "layout", "marking", "workers"),
+    *("wording", "errors", "paths", "files", "caching", "arrays", "progress", "layout", "marking", "workers"),
     *("data.formats", "data", "features", "decoding", "documents", "metrics", "models.computing", "models"),
     *("checks", "runs", "runs.peers", "distillation", "inference", "inference.bulk", "inference.cluster", "pages"),
     *("pages.demo", "training.steps", "training", "evaluation", "export", "studies", "crossval", "sweep"),

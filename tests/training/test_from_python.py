@@ -287,6 +287,15 @@ def test_a_checkpoint_brings_how_its_model_is_asked(tmp_path, module, data) -> N
     assert again.settings == data.settings
 
 
+def test_a_model_of_a_checkpoint_is_said_to_be_not_fitted(tmp_path, module, data, caplog) -> None:
+    caplog.set_level("INFO", "qa_lightning")
+    trainer = Trainer(fast_dev_run=True, **QUIET)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(path := tmp_path / "best.ckpt")
+    finish.save_checkpoint_as_model(path)
+    assert "its threshold and temperature are not fitted, as a run does at its end: `" in caplog.text
+
+
 def test_a_checkpoint_becomes_a_model(tmp_path, module, data) -> None:
     trainer = Trainer(fast_dev_run=True, **QUIET)
     trainer.fit(module, data)

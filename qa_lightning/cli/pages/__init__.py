@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from qa_lightning.cli.flags import Flags
-from qa_lightning.files import explained_writes, write_problem
+from qa_lightning.files import explained_writes
+from qa_lightning.paths import write_problem
 
 
 def check_output(flags: Flags, output: Path | None) -> None:

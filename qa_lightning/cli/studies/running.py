@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from qa_lightning.errors import MOST, InputError
-from qa_lightning.files import folder_problem
+from qa_lightning.paths import folder_problem
 from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 from qa_lightning.wording import shown
 from qa_lightning.workers import MOST_PROCESSES

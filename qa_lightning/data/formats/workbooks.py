@@ -29,10 +29,8 @@ _FIRST = 20  # rows of a sheet that say whether it is a table
 _ESCAPE = re.compile(r"_x([0-9A-Fa-f]{4})_")  # a character of a text as its number, in four hexadecimal digits
 _FORMULA = re.compile(rb"<(?:\w+:)?f[\s/>]")  # the element of a formula
 _UNSAVED = "a formula without a saved value: open the workbook in Excel or LibreOffice, and save it"
-_PIECE, _OVERLAP = (
-    1 << 20,
-    64,
-)  # bytes of a part that are searched at a time, and of the piece before that are seen again
+_PIECE = 1 << 20  # bytes of a part that are searched at a time
+_OVERLAP = 64  # bytes of the piece before that are seen again
 
 
 def read_workbook(path: Path) -> Iterator[PlacedRow]:

@@ -19,8 +19,9 @@ from typing import Any
 
 from qa_lightning.data.sources import also_read
 from qa_lightning.errors import InputError
-from qa_lightning.files import append, explained_writes, is_special, lock, named_path, write_json
+from qa_lightning.files import append, explained_writes, lock, write_json
 from qa_lightning.models.loading import is_in_model
+from qa_lightning.paths import is_special, named_path
 
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
 _TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".parquet", ".arrow", ".feather")

@@ -23,8 +23,9 @@ from pyarrow import fs
 
 from qa_lightning.data.formats import filesystem_of, is_address
 from qa_lightning.errors import InputError, one_line
-from qa_lightning.files import lock, named_path, write_file
+from qa_lightning.files import lock, write_file
 from qa_lightning.inference.bulk.output import checked_record, not_ours
+from qa_lightning.paths import named_path
 
 _NAME = re.compile(r"rows-([0-9]{12,18})-([0-9]{12,18})\.parquet")
 _RECORD = "_run.json"

@@ -31,8 +31,8 @@ from qa_lightning.data.formats import (
 )
 from qa_lightning.data.sources import source_files
 from qa_lightning.errors import InputError
-from qa_lightning.files import named_path
 from qa_lightning.inference.bulk.questions import BadRow, Question, questions_of
+from qa_lightning.paths import named_path
 
 _SUFFIXES = (".parquet", *JSON_LINES, ".csv", ".tsv")
 _MAX_CHUNKS = 16  # of a piece: what a lost process has to do again
