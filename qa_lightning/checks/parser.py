@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.cli import LightningArgumentParser
 
 from qa_lightning.checks.refusals import refusal, union_problem
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 from qa_lightning.wording import flag_problem, no_such_flag, visible
 
 _CONFIG = ("-c", "--config")
@@ -53,27 +53,35 @@ def _names_config(word: str) -> bool:
 
 
 def _unknown_flags(name: str, known: Sequence[str]) -> Iterator[str]:
-    """A line for each flag in a file of flags that there is not; none if it cannot be read, which the parser says.
+    """A line for each flag in a file of flags that there is not, or for what makes it no YAML.
 
     Args:
-        name: of the file.
+        name: of the file; what is none, or cannot be read, is left to the parser.
         known: the flags, with their dashes.
     """
     try:
-        loader = yaml.SafeLoader(Path(name).expanduser().read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-    except (OSError, ValueError, RuntimeError, yaml.YAMLError):
+        text = Path(name).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError, RuntimeError):
         return
-    if isinstance(node, yaml.MappingNode):
-        loader.flatten_mapping(node)
-    left = [("--", *pair) for pair in node.value] if isinstance(node, yaml.MappingNode) else []
+    loader = yaml.SafeLoader(text)
+    try:
+        yaml.safe_load(text)
+        node = loader.get_single_node()
+    except (ValueError, yaml.YAMLError) as error:
+        yield f"{name}: cannot be read as YAML ({one_line(error)})"
+        return
+
+    def pairs(mapping: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
+        loader.flatten_mapping(mapping)  # merges what `<<` names
+        return [pair for pair in mapping.value if isinstance(pair[0], yaml.ScalarNode)]
+
+    left = [("--", *pair) for pair in pairs(node)] if isinstance(node, yaml.MappingNode) else []
     while left:
         group, key, value = left.pop(0)
         flag, where = f"{group}{key.value}", f"{name}, line {key.start_mark.line + 1}"
         own = next((one for one in known if one.startswith(f"{flag}.")), None)
         if own is not None and isinstance(value, yaml.MappingNode):
-            loader.flatten_mapping(value)  # merges what `<<` names
-            left[:0] = [(f"{flag}.", *pair) for pair in value.value]
+            left[:0] = [(f"{flag}.", *pair) for pair in pairs(value)]
         elif own is not None and value.tag != "tag:yaml.org,2002:str" and (value.value or group == "--"):
             what = "a list" if isinstance(value, yaml.SequenceNode) else value.value or "empty"
             yield (

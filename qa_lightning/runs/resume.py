@@ -99,7 +99,7 @@ class Beginning:
             flag = f"--model.{name}"
             how = f"without {flag}; leave it out" if then is None else f"with {flag} {then}; pass that"
             problem = f"{self.checkpoint} was trained {how}{'' if now is None else f', not {now}'}"
-            more = ", or begin with its run's model/ (--model.model_name) to train on at another"
+            more = ", or begin with the model/ of its run (--model.model_name) to have another"
             problems.append(problem + (more if name in _RATES else ""))
         return problems
 

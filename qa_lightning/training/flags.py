@@ -180,11 +180,13 @@ class TrainCLI(LightningCLI):
             return  # it learns from the first one where the run begins
         self.beginning = begun = find_beginning(self.config.ckpt_path, logs, slurm_job() or self.launch)
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
-        if self.config.ckpt_path == "last" and begun.folder is None and 0 <= epochs <= begun.epochs:
-            raise InputError(
-                f"--ckpt_path last: that run is finished, with {counted(begun.epochs, 'epoch')}; to "
-                f"train it further, pass --trainer.max_epochs {begun.epochs + 1} or more"
-            )
+        if self.config.ckpt_path == "last" and begun.folder is None:
+            ended = "--ckpt_path last: that run is finished, with {}; to train it further, pass --trainer.{} {} or more"
+            if 0 <= epochs <= begun.epochs:
+                count = counted(begun.epochs, "epoch")
+                raise InputError(ended.format(count, "max_epochs", begun.epochs + 1))
+            if 0 < trainer.max_steps <= begun.step:
+                raise InputError(ended.format(counted(begun.step, "step"), "max_steps", begun.step + 1))
 
     def problems(self) -> list[str]:
         """A line for each flag that cannot work, before anything is loaded; names the model so that it lasts."""

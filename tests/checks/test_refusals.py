@@ -216,5 +216,13 @@ def test_flags_of_a_config_that_there_are_not_are_told_together_with_their_lines
         assert said.startswith(f"{config}, line 1: --data is {what}; write flags and their values below it, such as ")
 
 
+@pytest.mark.parametrize("text", ["<<: 3", "model: {<<: 3}", "[a, b]: 3", "&a data: {<<: *a}", "model: {"])
+def test_a_config_that_is_no_yaml_is_one_line(refused, tmp_path, text) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text(text)
+    (said,) = refused("--config", str(config))
+    assert said.startswith(f"{config}: cannot be read as YAML (")
+
+
 def test_no_flags_at_all_are_those_that_are_usual() -> None:
     assert ParsedFlags([]).config.model.model_name == "bert-base-cased"

@@ -285,6 +285,8 @@ def test_a_finished_run_is_trained_further_until_a_step(tmp_path, model_folder, 
     assert commands.train([*given, "--trainer.max_epochs", "1"]) == 0
     assert commands.train([*given, "--trainer.max_steps", "17", "--ckpt_path", "last"]) == 0
     run = tmp_path / "lightning_logs" / "version_1"
+    with pytest.raises(InputError, match=r"that run is finished, with 17 steps; .* --trainer.max_steps 18 or more"):
+        commands.train([*given, "--trainer.max_epochs", "5", "--trainer.max_steps", "17", "--ckpt_path", "last"])
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 17
     assert [step for step, _ in curves(run)["val/f1"]] == [16]
 
