@@ -18,6 +18,7 @@ CLAIMS: dict[str, str] = {
     "F1 by minutes of training, by recipe": "recipes",
     "the same, with other seeds": "recipes-seeds",
     "the same, before": "recipes-before",
+    "long contexts, with fewer windows that hold no answer": "recipes-long",
     "padding in the batches of an epoch": "padding",
     "a validation epoch, against its forward passes": "validation",
     "questions to windows on disk": "windowing",
@@ -523,6 +524,29 @@ def recipes(results: Results) -> str:
     return markdown(header, rows)
 
 
+def long_contexts(results: Results) -> str:
+    """What a run on long contexts gains with fewer of the windows that hold no answer, in as many steps."""
+    result = results["recipes-long"]
+    rows = []
+    for variant in result.variants:
+        value, low, high = (number(one, decimals=1) for one in result.value(variant, "third_ece"))
+        both = [[number(result.median(variant, f"{part}{name}"), 4) for name in ("em", "f1")] for part in ("", "third_")]
+        rows.append(
+            [
+                f"`{variant.removeprefix('long-')}`",
+                *(" / ".join(one) for one in both),
+                f"{value}% ({low} to {high})",
+            ]
+        )
+    header = [
+        "`--data.keep_no_answer`",
+        "EM / F1, validation articles",
+        "EM / F1, other articles",
+        "calibration error there",
+    ]
+    return markdown(header, rows)
+
+
 def commands(results: Results) -> str:
     """Each claim with its command; it is no table of figures, so nothing stands below it."""
     others = Results(results.folder)
@@ -540,6 +564,7 @@ TABLES: dict[str, Table] = {
     "trainer": trainer,
     "dropout": dropout,
     "recipes": recipes,
+    "long-contexts": long_contexts,
     "recall": recall,
     "documents-scores": lambda results: answers_of_documents(results, "documents-scores"),
     "documents-weak": lambda results: answers_of_documents(results, "documents-weak"),

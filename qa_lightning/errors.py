@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -113,6 +113,13 @@ def naming_flags(groups: bool = True, names: Mapping[str, str] | None = None) ->
 
 
 @contextmanager
+def renaming(**names: str) -> Iterator[None]:
+    """Inside this context, messages name other options in place of some: name -> the other one, without dashes."""
+    with speaking(replace(_voice, names={**_voice.names, **names})):
+        yield
+
+
+@contextmanager
 def speaking(voice: Voice) -> Iterator[None]:
     """Inside this context, messages name options so: for a process that works for another, which hands it its own."""
     global _voice
@@ -156,6 +163,7 @@ def _argument(found: re.Match[str]) -> str:
     _, name, value = found.groups()
     if name is None:
         return found[0]
+    name = _voice.names.get(name, name)
     if value is None:
         return str(name)
     is_literal = value in ("true", "false") or value[0].isdigit() or value[0] == "'"

@@ -78,13 +78,7 @@ def score_model(
     """
     if dtype not in DTYPES:
         raise InputError(wrong_choice("--dtype", dtype, DTYPES))
-    name = lasting_names(name)
-    if exports := [one for one in model_names(name) if is_onnx_folder(one)]:
-        raise InputError(
-            f"--model {exports[0]} is an ONNX export, which validation cannot run; answer the questions with "
-            f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score the answers with "
-            f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
-        )
+    name = _scorable(name, data)
     ensemble, saved, settings = _loaded(name, thresholds, lengths or {})
     datamodule = SquadDataModule(
         dataset=None,
@@ -128,6 +122,30 @@ def score_model(
     version_2 = settings.version_2 or module.predictions.version_2
     fitted = Fitted(found.scaling, version_2, fingerprint, found.scores_at_precision)
     return replace(result, threshold_file=threshold_file(fitted, name, data))
+
+
+def check_model(name: str, data: str) -> None:
+    """Refuse a model that `score_model` could not score, before another one is scored for minutes.
+
+    Args:
+        name, data: see `score_model`.
+
+    Raises:
+        InputError: see `score_model`.
+    """
+    _loaded(_scorable(name, data), None, {})
+
+
+def _scorable(name: str, data: str) -> str:
+    """The lasting name of a model, or of several, none of which is an ONNX export."""
+    name = lasting_names(name)
+    if exports := [one for one in model_names(name) if is_onnx_folder(one)]:
+        raise InputError(
+            f"--model {exports[0]} is an ONNX export, which validation cannot run; answer the questions with "
+            f"`{command('predict')} --model {name} --input {data} --output answers.jsonl`, and score the answers with "
+            f"`{command('evaluate')} --predictions answers.jsonl --data {data}`"
+        )
+    return name
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from os import PathLike, fspath
 
 from qa_lightning.data.columns import ReadSettings
 from qa_lightning.data.examples import OnBadRows
-from qa_lightning.evaluation.model import score_model
+from qa_lightning.errors import renaming
+from qa_lightning.evaluation.model import check_model, score_model
 from qa_lightning.features.defaults import DTYPES, EVAL_BATCH_SIZE
 from qa_lightning.metrics.squad import MixedScript
 from qa_lightning.pages.questions import Scored
@@ -47,5 +48,10 @@ def report_on(
         assert found is not None
         return found
 
-    names = [str(fspath(name)) for name in (model, against) if name is not None]
-    return ErrorReport(*map(scored, names))
+    if against is None:
+        return ErrorReport(scored(str(fspath(model))))
+    with renaming(model="against"):
+        check_model(str(fspath(against)), str(fspath(data)))
+    first = scored(str(fspath(model)))
+    with renaming(model="against"):
+        return ErrorReport(first, scored(str(fspath(against))))

@@ -13,6 +13,7 @@ import pytest
 
 from qa_lightning.cli.main import call
 from qa_lightning.errors import InputError
+from qa_lightning.evaluation.report import report_on
 from qa_lightning.metrics.bootstrap import bootstrap
 from qa_lightning.metrics.errors import ErrorKind
 from qa_lightning.pages import report as reports
@@ -205,6 +206,27 @@ def test_where_a_page_cannot_be_written_is_said_before_scoring(tmp_path, capsys)
                 call(words[0], [*words[1:], "--output", str(tmp_path / name)])
             assert ended.value.code == 2
             assert f"--output {tmp_path / name}: {reason}" in capsys.readouterr().err
+
+
+def test_the_other_model_is_refused_by_its_own_flag_before_the_first_is_scored(model_folder, tmp_path, caplog) -> None:
+    data = write_json(tmp_path / "dev.json", make_rows(4))
+    other = tmp_path / "empty"
+    other.mkdir()
+    (tmp_path / "notes.txt").write_text("none")
+    for wrong in (other, tmp_path / "notes.txt", tmp_path / "missing"):
+        words = ["--data", data, "--output", str(tmp_path / "a.html")]
+        with pytest.raises(InputError) as refused:
+            call("report", ["--model", str(wrong), *words])
+        assert str(wrong) in str(refused.value)
+        alone = str(refused.value)
+        with caplog.at_level("INFO"), pytest.raises(InputError) as refused:
+            call("report", ["--model", model_folder, *words, "--against", str(wrong)])
+        assert str(refused.value) == alone.replace("--model ", "--against ")
+        with pytest.raises(InputError) as refused:
+            report_on(model_folder, data, against=wrong)
+        assert "--" not in str(refused.value)
+        assert not str(refused.value).startswith("model ")
+    assert not caplog.messages
 
 
 def test_a_full_disk_is_one_line(monkeypatch, tmp_path) -> None:

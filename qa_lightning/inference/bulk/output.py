@@ -24,6 +24,7 @@ from qa_lightning.models.loading import is_in_model
 from qa_lightning.paths import is_special, named_path
 
 _LINE = re.compile(rb'\{"row": ([0-9]{1,18}),')
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".parquet", ".arrow", ".feather")
 _FIX = "pass --overwrite to start over, or another --output"
 _FLAGS = {
@@ -261,9 +262,10 @@ def _file_problem(path: Path) -> str | None:
     """Why answers cannot be written to a path; None if they can."""
     if path.name in ("", "-"):
         return "is no name of a file: the answers go to a file, from which a stopped run goes on"
-    if path.suffix.lower() == ".gz":
+    if path.suffix.lower() in _PACKED:
         return (
-            "would be packed, and a stopped run goes on from plain lines; name it without .gz, and pack it at the end"
+            f"would be packed, and a stopped run goes on from plain lines; name it without {path.suffix}, and pack it at "
+            "the end"
         )
     if path.suffix.lower() in _TABLES:
         return "is named as a table, and answers are JSON lines; name it .jsonl (pandas.read_json(..., lines=True))"

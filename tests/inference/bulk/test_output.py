@@ -241,7 +241,8 @@ def test_what_answers_cannot_be_appended_to_is_refused_and_stays(source, ask, tm
         "loop": r"cannot be a path \(Too many levels of symbolic links\)",
         "x" * 300: r"cannot be a path \(File name too long\)",
         "-": "is no name of a file",
-        "a.jsonl.GZ": "name it without .gz",
+        "a.jsonl.GZ": "name it without .GZ, and pack it at the end",
+        "a.jsonl.zst": "name it without .zst",
         "a.csv": "is named as a table, and answers are JSON lines; name it .jsonl",
     }.items():
         for more in ([], ["--overwrite"]):
