@@ -530,7 +530,9 @@ def long_contexts(results: Results) -> str:
     rows = []
     for variant in result.variants:
         value, low, high = (number(one, decimals=1) for one in result.value(variant, "third_ece"))
-        both = [[number(result.median(variant, f"{part}{name}"), 4) for name in ("em", "f1")] for part in ("", "third_")]
+        both = [
+            [number(result.median(variant, f"{part}{name}"), 4) for name in ("em", "f1")] for part in ("", "third_")
+        ]
         rows.append(
             [
                 f"`{variant.removeprefix('long-')}`",

@@ -203,7 +203,7 @@ class TrainingSampler(DistributedSampler[int]):
         for begin in range(0, len(rest), _INDICES_AT_ONCE):
             yield from rest[begin : begin + _INDICES_AT_ONCE].tolist()
 
-    def weight(self, batch: int) -> float:
+    def weight(self, batch: int, batches: int | None = None) -> float:
         """The weight of each feature's loss in a batch, so that the optimizer step is the mean over all its features.
 
         Lightning averages over accumulated batches and DDP over processes. So the weight is 1 / batch_size, and larger
@@ -211,9 +211,13 @@ class TrainingSampler(DistributedSampler[int]):
 
         Args:
             batch: index of this process's batch in the epoch.
+            batches: the epoch ends after so many of this process's batches; None: after all of them.
         """
-        step = batch * self.batch_size * self.num_replicas // self.group
+        accumulated = self.group // self.batch_size // self.num_replicas
+        step = batch // accumulated
         features = min(self.group, self.per_epoch - step * self.group)
+        if batches is not None:
+            features = min(features, (batches - step * accumulated) * self.batch_size * self.num_replicas)
         return self.group / self.batch_size / features
 
     def repeats(self, batch: int) -> int:

@@ -70,9 +70,13 @@ class TokenSampler(TrainingSampler):
             own = order[begin : begin + size][part :: self._parts]
             yield (own if len(own) else order[begin : begin + 1]).tolist()
 
-    def weight(self, batch: int) -> float:
+    def weight(self, batch: int, batches: int | None = None) -> float:
         """See `TrainingSampler.weight`."""
-        return self._parts / self._size_of(batch)
+        size, taken = self._size_of(batch), self._parts
+        if batches is not None:
+            taken = min(taken, (batches - batch // self._accumulated * self._accumulated) * self.num_replicas)
+        whole, rest = divmod(size, self._parts)  # the features are dealt out to the parts in turn
+        return self._parts / (whole * taken + min(rest, taken))
 
     def repeats(self, batch: int) -> int:
         """See `TrainingSampler.repeats`."""

@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.states import TrainerFn
@@ -43,7 +44,10 @@ from qa_lightning.runs.signals import Stop, Stopped, StopSignals, requeue_job
 log = logging.getLogger("qa_lightning")
 
 _LOOP = "epoch_loop."  # prefix of the epoch loop's keys in the fit loop's state
-_DUE = "validation_due"  # key in a checkpoint: whether it was written in a validation, before its end
+# Keys in a checkpoint:
+_DUE = "validation_due"  # whether it was written in a validation, before its end
+_OVER = "training_over"  # whether training was to end, after that validation at the latest
+_EARLY = "stopped_early"  # whether an EarlyStopping has ended it; what else ends a run is known from its flags
 
 
 class LastCheckpoint(Checkpoint):
@@ -69,6 +73,7 @@ class LastCheckpoint(Checkpoint):
         self._signals = signals or StopSignals()
         self._saved_at: tuple[int, int] | None = None  # see _progress
         self._saved_when = 0.0
+        self._stopped_early = False  # whether this run was, before it was resumed
 
     @property
     def path(self) -> Path | None:
@@ -95,6 +100,8 @@ class LastCheckpoint(Checkpoint):
             self.begin_at(Path(trainer.ckpt_path), trainer.global_step)
         if isinstance(trainer.fit_loop, _ResumedLoop):
             trainer.fit_loop.force_validation()
+        if self._stopped_early:  # Lightning forgets it
+            trainer.should_stop = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Before the first batch of an optimizer step: save if it is due, stop if asked."""
@@ -147,6 +154,8 @@ class LastCheckpoint(Checkpoint):
                 checkpoint[CURVES] |= curve_lengths(logger)
         if trainer.state.fn != TrainerFn.FITTING:
             return
+        over = trainer.should_stop and trainer.fit_loop._can_stop_early
+        checkpoint[_OVER], checkpoint[_EARLY] = over, over and _has_stopped_early(trainer)
         loops = checkpoint["loops"]["fit_loop"]
         epoch = loops["epoch_progress"]["current"]
         if epoch["processed"] == epoch["ready"]:
@@ -157,11 +166,20 @@ class LastCheckpoint(Checkpoint):
             between_batches(loops, trainer.global_step, due)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Resume a run with a number of steps as exactly as one without."""
-        if trainer.state.fn == TrainerFn.FITTING and trainer.max_steps > 0:
+        """Resume a run that was to end as exactly as one that goes on."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        own = own_folder(trainer)
+        resumes = (
+            own is not None and Path(trainer.ckpt_path or "").parent.resolve() == (own / CHECKPOINT_FOLDER).resolve()
+        )
+        self._stopped_early = resumes and checkpoint.get(_EARLY, False)  # one that is trained further does so
+        over = checkpoint.get(_OVER, False) or 0 < trainer.max_steps <= checkpoint["global_step"]
+        due = checkpoint.get(_DUE, False) and over
+        if due or trainer.max_steps > 0:
             loop: Any = trainer.fit_loop
             loop.__class__ = _ResumedLoop
-            loop.is_due = checkpoint.get(_DUE, False) and trainer.max_steps <= checkpoint["global_step"]
+            loop.is_due = due
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """There are no more safe points."""
@@ -235,14 +253,14 @@ class _Coming:
 
 
 class _ResumedLoop(_FitLoop):
-    """The loop of a run that goes on, and has a number of steps: two things are wrong with Lightning's then.
+    """The loop of a run that goes on with a number of steps, or was to end: Lightning does two things wrong then.
 
-    A run that was stopped in the validation after its last step would not repeat it. After a whole epoch, it would
-    count an empty one.
+    A run that was stopped in the validation after its last step would not repeat it. After a whole epoch, one with a
+    number of steps would count an empty one.
     """
 
     is_due = False  # whether a validation comes first
-    _usual: tuple[Any, Any] | None = None  # the Trainer's intervals of validation
+    _usual: tuple[Any, Any, bool] | None = None  # the Trainer's intervals of validation; whether training is over
 
     def _iteration_based_training(self) -> bool:
         return False
@@ -257,14 +275,15 @@ class _ResumedLoop(_FitLoop):
         trainer: Any = self.trainer
         self.is_due = self.is_due and self.epoch_loop._should_check_val_epoch()
         if self.is_due:
-            self._usual = trainer.val_check_batch, trainer._val_check_time_interval
-            trainer.val_check_batch, trainer._val_check_time_interval = 1, None
+            over = trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
+            self._usual = trainer.val_check_batch, trainer._val_check_time_interval, over
+            trainer.val_check_batch, trainer._val_check_time_interval, trainer.should_stop = 1, None, False
 
     def begin_validation(self) -> None:
         """Go on as usual from here."""
         trainer: Any = self.trainer
         if self._usual is not None:
-            trainer.val_check_batch, trainer._val_check_time_interval = self._usual
+            trainer.val_check_batch, trainer._val_check_time_interval, trainer.should_stop = self._usual
             self._usual, self.is_due = None, False
 
 
@@ -287,6 +306,21 @@ def between_batches(loops: dict[str, Any], steps: int, validation_due: bool) -> 
         for name in ("total", "current"):
             validation[name] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
         validation["is_last_batch"] = False
+
+
+def time_is_up(timer: Timer) -> bool:
+    """Whether the time that a run may train is over."""
+    left = timer.time_remaining()
+    return left is not None and left <= 0
+
+
+def _has_stopped_early(trainer: Trainer) -> bool:
+    """Whether it is an EarlyStopping that ends a training which is to end, and no limit."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    if 0 < trainer.max_steps <= trainer.global_step or any(isinstance(o, Timer) and time_is_up(o) for o in callbacks):
+        return False
+    stopping = (one.stopping_reason for one in callbacks if isinstance(one, EarlyStopping))
+    return any(reason is not EarlyStoppingReason.NOT_STOPPED for reason in stopping)
 
 
 def _file_identity(path: Path) -> tuple[int, int] | None:

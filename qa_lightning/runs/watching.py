@@ -338,16 +338,20 @@ def learning_rate(trainer: Trainer) -> float:
 def planned_steps(trainer: Trainer) -> float:
     """Steps of the optimizer of the whole run, at its start; infinite if no end is set. It may communicate.
 
-    Lightning counts as if the epochs that are done had been as long as those to come. A run that is resumed between two
-    epochs may have other batches: then it is the steps that were made, and those of the epochs that are left.
+    Lightning counts as if all epochs were as long as those to come. A run that goes on may have other batches than
+    before, or epochs that ended early: these are the steps that were made up to the current epoch, and those from its
+    beginning to the end. So they are the same wherever in the epoch the run is.
     """
     steps = float(trainer.estimated_stepping_batches)
-    epoch: Any = trainer.fit_loop.epoch_progress.current
-    within = epoch.ready > epoch.processed
-    if within or trainer.max_steps != -1 or not trainer.max_epochs or not math.isfinite(steps):
+    in_epoch, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
+    if not trainer.max_epochs or trainer.max_epochs < 0 or not math.isfinite(steps + in_epoch):
         return steps
-    left = max(trainer.max_epochs - epoch.processed, 0)
-    return float(trainer.global_step + left * (steps // trainer.max_epochs))
+    loop: Any = trainer.fit_loop
+    epoch, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
+    begun = batches.processed if epoch.ready > epoch.processed else 0
+    made = trainer.global_step - math.ceil(begun / accumulated)
+    steps = made + max(trainer.max_epochs - epoch.processed, 0) * math.ceil(in_epoch / accumulated)
+    return float(steps if trainer.max_steps == -1 else min(steps, trainer.max_steps))
 
 
 def _epoch(trainer: Trainer) -> str:

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from qa_lightning.errors import DivergedError, InputError, one_line
+from qa_lightning.runs.checkpoints import time_is_up
 from qa_lightning.training.callbacks import StopAfter
 from qa_lightning.wording import counted, relative
 
@@ -83,7 +84,7 @@ def why_it_ended(trainer: Trainer) -> str:
             return f"early stopping: {_early_stopping(callback)}"
         if isinstance(callback, StopAfter) and callback.epochs <= loop.epoch_progress.current.processed:
             return f"{callback.epochs:,} of {trainer.max_epochs:,} epochs, as many as it was to train"
-        if isinstance(callback, Timer) and _is_up(callback):
+        if isinstance(callback, Timer) and time_is_up(callback):
             return f"--trainer.max_time {_days(callback._duration or 0)} is up"
     return "a callback asked to stop" if trainer.should_stop else "as planned"
 
@@ -98,11 +99,6 @@ def _early_stopping(callback: EarlyStopping) -> str:
     if callback.stopping_reason is EarlyStoppingReason.DIVERGENCE_THRESHOLD:
         return f"{name} is {'below' if rising else 'above'} its divergence_threshold {callback.divergence_threshold}"
     return f"{name} is not finite"
-
-
-def _is_up(timer: Timer) -> bool:
-    left = timer.time_remaining()
-    return left is not None and left <= 0
 
 
 def _days(seconds: float) -> str:

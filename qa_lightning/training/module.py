@@ -536,7 +536,8 @@ class QALightningModule(LightningModule):
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
         if not isinstance(sampler, TrainingSampler):
             return torch.full((features,), 1 / features, device=self.device)
-        weights = torch.full((features,), sampler.weight(batch_idx), device=self.device)
+        weight = sampler.weight(batch_idx, int(self.trainer.num_training_batches))
+        weights = torch.full((features,), weight, device=self.device)
         weights[features - sampler.repeats(batch_idx) :] = 0.0
         return weights
 

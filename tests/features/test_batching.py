@@ -89,6 +89,20 @@ def test_losses_count_for_a_step_to_be_the_mean_over_its_features(
         assert [sampler.weight(batch) for batch in range(len(weights))] == pytest.approx(weights)
 
 
+@pytest.mark.parametrize(("count", "world", "accumulated"), [(23, 1, 3), (40, 2, 4), (9, 2, 2)])
+def test_the_step_that_an_epoch_is_cut_off_in_is_a_mean_too(count: int, world: int, accumulated: int) -> None:
+    samplers = [TrainingSampler(lengths(count), 2, "length", world, rank, 0, accumulated) for rank in range(world)]
+    in_all = -(-len(samplers[0]) // 2)
+    for ends in range(1, in_all + 1):
+        total = np.zeros(-(-ends // accumulated))
+        for sampler in samplers:
+            own = list(sampler)
+            for number in range(ends):
+                counted = len(own[2 * number : 2 * number + 2]) - sampler.repeats(number)
+                total[number // accumulated] += sampler.weight(number, ends) * counted / accumulated / world
+        assert total == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("batching", ["length", "random"])
 @pytest.mark.parametrize(
     ("count", "world", "repeated"),

@@ -46,6 +46,18 @@ def test_every_feature_counts_once_and_every_step_as_its_mean(count: int, world:
     assert total == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("count", "world", "accumulated"), [(300, 1, 3), (303, 2, 2), (7, 2, 2)])
+def test_the_step_that_an_epoch_is_cut_off_in_is_a_mean_too(count: int, world: int, accumulated: int) -> None:
+    taken, samplers = batches(count, 1000, world, accumulated)
+    for ends in range(1, len(taken[0]) + 1):
+        total = np.zeros(-(-ends // accumulated))
+        for own, sampler in zip(taken, samplers, strict=True):
+            for number, batch in enumerate(own[:ends]):
+                counted = len(batch) - sampler.repeats(number)
+                total[number // accumulated] += sampler.weight(number, ends) * counted / accumulated / world
+        assert total == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("multiple", [1, 16])
 def test_no_batch_has_more_tokens_and_most_have_nearly_as_many(multiple: int) -> None:
     sizes = np.minimum(-(-lengths(5000) // multiple) * multiple, 384)

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from qa_lightning import QALightningModule, SquadDataModule
@@ -25,11 +25,12 @@ from qa_lightning.errors import InputError
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.resume import find_beginning
 from qa_lightning.runs.signals import Stop
+from qa_lightning.training import run as run_module
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import curves, differences
 from tests.helpers.processes import TRAIN, Started, environment, finished
-from tests.helpers.training import AVERAGED, Crash, crash, train_flags
+from tests.helpers.training import AVERAGED, Crash, CrashError, crash, train_flags
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,64 @@ def test_a_run_that_was_stopped_in_a_validation_ends_as_one_that_was_not(
         assert commands.train(given) == 143
     assert commands.train([*given, "--ckpt_path", "last"]) == 0
     assert differences(whole(kind), tmp_path / "lightning_logs" / "version_0") == []
+
+
+def test_a_run_that_was_out_of_time_repeats_the_validation_that_it_was_stopped_in(
+    tmp_path, model_folder, data, monkeypatch
+) -> None:
+    """Its clock counts batches here."""
+
+    def count(self, trainer, *_) -> None:
+        self.batches = getattr(self, "batches", 0) + 1
+        self._check_time_remaining(trainer)
+
+    monkeypatch.setattr(Timer, "on_train_batch_end", count)
+    monkeypatch.setattr(Timer, "time_elapsed", lambda self, *_: self._offset + getattr(self, "batches", 0))
+    ten = ("--trainer.max_time", "00:00:00:10")  # an epoch has 14
+    whole = arguments(tmp_path / "whole", model_folder, data, *ten, *RARELY)
+    assert commands.train(whole) == 0
+    given = arguments(tmp_path, model_folder, data, *ten, *RARELY)
+    agree = LastCheckpoint._agree
+    with monkeypatch.context() as patch:
+        asked = lambda self, trainer: (False, Stop.TERMINATE) if trainer.validating else agree(self, trainer)  # noqa: E731
+        patch.setattr(LastCheckpoint, "_agree", asked)
+        assert commands.train(given) == 143
+    assert commands.train([*given, "--ckpt_path", "last"]) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert differences(tmp_path / "whole" / "lightning_logs" / "version_0", run) == []
+    assert [step for step, _ in curves(run)["val/f1"]] == [9]
+
+
+@pytest.mark.parametrize("every", ["1.0", "0.3"])
+def test_a_run_that_stopped_early_trains_no_further_where_it_was_stopped_at_its_end(
+    tmp_path, model_folder, data, monkeypatch, capsys, every
+) -> None:
+    early = (
+        *("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/f1"),
+        *("--trainer.callbacks.mode", "max", "--trainer.callbacks.patience", "9"),
+        *("--trainer.callbacks.stopping_threshold", "-1", "--trainer.val_check_interval", every),
+    )
+    whole = arguments(tmp_path / "whole", model_folder, data, *early)
+    assert commands.train(whole) == 0
+    given = arguments(tmp_path, model_folder, data, *early)
+    with monkeypatch.context() as patch:
+
+        def stop(*_, **__) -> None:
+            raise CrashError
+
+        patch.setattr(run_module, "finish", stop)
+        with pytest.raises(CrashError):
+            commands.train(given)
+    capsys.readouterr()
+    assert commands.train([*given, "--ckpt_path", "last"]) == 0
+    assert "early stopping: val/f1 is above its stopping_threshold -1" in capsys.readouterr().out
+    assert (
+        differences(tmp_path / "whole" / "lightning_logs" / "version_0", tmp_path / "lightning_logs" / "version_0")
+        == []
+    )
+
+    assert commands.train([*given, "--ckpt_path", "last", "--trainer.max_epochs", "4"]) == 0  # a finished one does
+    assert len(list((tmp_path / "lightning_logs").iterdir())) == 2
 
 
 def test_the_comparison_sees_what_differs(tmp_path, model_folder, data, whole) -> None:

@@ -11,7 +11,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.runs.record import last_start
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
-from tests.helpers.training import train_flags
+from tests.helpers.training import Crash, crash, train_flags
 
 STOP = ("--trainer.callbacks", "qa_lightning.training.callbacks.StopAfter", "--trainer.callbacks.epochs", "1")
 
@@ -22,6 +22,11 @@ def flags(tmp_path, model: str, *more: str) -> list[str]:
         word for pair in zip(usual[::2], usual[1::2], strict=True) if pair[0] != "--data.validation" for word in pair
     ]
     return [*kept, "--data.fold", "all", *more]
+
+
+def rates_of(run) -> list[float]:
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    return [point.value for point in events.Scalars("train/learning_rate")]
 
 
 def test_it_ends_early_on_the_schedule_of_all_epochs_and_trains_no_further(tmp_path, model_folder, capsys) -> None:
@@ -55,9 +60,30 @@ def test_a_finished_run_that_is_trained_further_on_other_batches_still_learns(
     assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None  # --config of it begins a new run
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert last_start(run / "run.json")["measured"]["best_epoch"] == best["epoch"] + 1 <= 3
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    rates = [point.value for point in events.Scalars("train/learning_rate")]
-    assert rates == pytest.approx([2e-3 * (steps - step) / steps for step in range(4, steps)])
+    assert rates_of(run) == pytest.approx([2e-3 * (steps - step) / steps for step in range(4, steps)])
+
+
+def test_a_run_that_is_trained_further_and_cut_off_keeps_its_schedule(tmp_path, model_folder, monkeypatch) -> None:
+    data = write_json(tmp_path / "rows.json", make_rows(64))
+    given = [*train_flags(tmp_path, model_folder, data, data), "--trainer.log_every_n_steps", "1"]
+    assert commands.train([*given, "--trainer.max_epochs", "1"]) == 0
+    further = [*given, "--ckpt_path", "last", "--data.batch_size", "16", "--save_every_minutes", "0"]
+    crash(monkeypatch, Crash("batch", 1, 2), further)
+    assert commands.train(further) == 0
+    logs = tmp_path / "lightning_logs"
+    assert rates_of(logs / "version_1") == pytest.approx([2e-3 * (16 - step) / 16 for step in range(8, 16)])
+    assert len(list(logs.iterdir())) == 2
+
+
+@pytest.mark.parametrize("most", ["30", "-1"])
+def test_the_schedule_knows_of_an_epoch_that_ended_early(tmp_path, model_folder, most) -> None:
+    """Also where there is a number of steps that the epochs do not come to."""
+    data = write_json(tmp_path / "rows.json", make_rows(64))
+    given = [*train_flags(tmp_path, model_folder, data, data), "--trainer.log_every_n_steps", "1"]
+    assert commands.train([*given, "--trainer.max_steps", "3"]) == 0
+    assert commands.train([*given, "--ckpt_path", "last", "--trainer.max_steps", most]) == 0
+    run = tmp_path / "lightning_logs" / "version_1"
+    assert rates_of(run) == pytest.approx([2e-3 * (19 - step) / 19 for step in range(3, 19)])
 
 
 def test_with_nothing_held_out_a_validation_is_refused(tmp_path, model_folder) -> None:

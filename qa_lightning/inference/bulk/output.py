@@ -264,8 +264,8 @@ def _file_problem(path: Path) -> str | None:
         return "is no name of a file: the answers go to a file, from which a stopped run goes on"
     if path.suffix.lower() in _PACKED:
         return (
-            f"would be packed, and a stopped run goes on from plain lines; name it without {path.suffix}, and pack it at "
-            "the end"
+            f"would be packed, and a stopped run goes on from plain lines; name it without {path.suffix}, and pack it "
+            "at the end"
         )
     if path.suffix.lower() in _TABLES:
         return "is named as a table, and answers are JSON lines; name it .jsonl (pandas.read_json(..., lines=True))"
