@@ -357,6 +357,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Attributes:
         sends: whether the first process reads for all, because some hosts do not have its files. All processes must
             then load together, as Lightning does.
+        failed: the files whose last write failed; `wait` first.
     """
 
     most_waiting = 2
@@ -364,6 +365,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self, background: bool = False) -> None:
         self.background = background
         self.sends = False
+        self.failed: set[Path] = set()
         self._writer = ThreadPoolExecutor(1, "writer of checkpoints")  # starts with its first file
         self._waiting: list[Future[None]] = []
 
@@ -381,10 +383,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._wait_for(self.most_waiting - 1)
         if self.background and target.name in (BEST, LAST):
             with suppress(RuntimeError, MemoryError):  # no room for a copy
-                self._waiting.append(self._writer.submit(_write_or_warn, _copied(checkpoint), target))
+                self._waiting.append(self._writer.submit(self._write_or_warn, _copied(checkpoint), target))
                 return
         self.wait()
-        _write_or_warn(checkpoint, target)
+        self._write_or_warn(checkpoint, target)
+
+    def _write_or_warn(self, checkpoint: dict[str, Any], target: Path) -> None:
+        self.failed.discard(target)
+        try:
+            _write(checkpoint, target)
+        except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
+            self.failed.add(target)
+            cause = error if isinstance(error, OSError) else error.__context__  # the error that stopped the zip writer
+            reason = one_line(cause or error)
+            kept = "the previous one is kept" if target.exists() else "there is no previous one"
+            log.warning(
+                f"checkpoint {target} could not be written, {kept} and training continues; free some space or make "
+                f"the folder writable ({reason})"
+            )
 
     def wait(self) -> None:
         """Return when everything is written."""
@@ -422,19 +438,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def teardown(self) -> None:
         """End with all files written."""
         self.wait()
-
-
-def _write_or_warn(checkpoint: dict[str, Any], target: Path) -> None:
-    try:
-        _write(checkpoint, target)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
-        cause = error if isinstance(error, OSError) else error.__context__  # the error that stopped the zip writer
-        reason = one_line(cause or error)
-        kept = "the previous one is kept" if target.exists() else "there is no previous one"
-        log.warning(
-            f"checkpoint {target} could not be written, {kept} and training continues; free some space or make "
-            f"the folder writable ({reason})"
-        )
 
 
 def _copied(value: Any) -> Any:

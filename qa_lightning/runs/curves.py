@@ -15,6 +15,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,31 @@ def use_run_folder(logger: Logger, run: Path) -> None:
         return
     if Path(logger.root_dir).resolve() == run.parent.resolve():
         logger._version = run.name
+
+
+def survive_full_disks(logger: Logger) -> None:
+    """Make a logger of another kind than `CurveLogger` warn, too, when it cannot write, and train on."""
+    if isinstance(logger, CurveLogger):
+        return
+    silent_until = 0.0
+
+    def surviving(write: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(write)
+        def attempt(*arguments: Any, **options: Any) -> Any:
+            nonlocal silent_until
+            try:
+                return write(*arguments, **options)
+            except OSError as error:
+                if time.monotonic() >= silent_until:
+                    silent_until = time.monotonic() + CurveLogger.retry_seconds
+                    what = f"{type(logger).__name__} could not write ({error.strerror or error})"
+                    log.warning(f"{what}, training continues and may lack points there; free some space")
+                return None
+
+        return attempt
+
+    for name in ("log_metrics", "log_hyperparams", "save", "finalize"):
+        setattr(logger, name, surviving(getattr(logger, name)))
 
 
 def log_table(

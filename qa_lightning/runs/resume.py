@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Beginning:
         averaged: whether the checkpoint's weights are a running mean; those that are trained are beside them.
         arguments: name -> value of the module's arguments that a run keeps when it goes on.
         epoch: index of the epoch in which the checkpoint was written.
+        scores: state key -> best score so far of each `ModelCheckpoint` that wrote the checkpoint, or was there.
     """
 
     checkpoint: Path | None = None
@@ -53,6 +55,7 @@ class Beginning:
     averaged: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
     epoch: int = 0
+    scores: Mapping[str, Any] = field(default_factory=dict)
 
     def misfit(self, model_name: str, weights: Mapping[str, torch.Tensor]) -> str | None:
         """Why the checkpoint belongs to another model, and the fix; None if it fits.
@@ -215,6 +218,9 @@ def as_it_is_now(begun: Beginning) -> Beginning:
     return _resume(run)
 
 
+_SCORE = "best_model_score"  # in the state of a ModelCheckpoint
+
+
 def read_beginning(path: Path, resumes: bool = True) -> Beginning | str:
     """Read a `Beginning`, in a new folder, from a checkpoint; a string says why that is not possible.
 
@@ -261,6 +267,8 @@ def read_beginning(path: Path, resumes: bool = True) -> Beginning | str:
         _TRAINED in checkpoint,
         {part: arguments[part] for part in (*_PARTS, *_RATES) if part in arguments},
         checkpoint.get("epoch", 0),
+        # Copies: a tensor of the file would keep it open.
+        {key: deepcopy(state[_SCORE]) for key, state in checkpoint.get("callbacks", {}).items() if _SCORE in state},
     )
 
 

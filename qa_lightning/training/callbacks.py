@@ -14,17 +14,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from qa_lightning.files import share_file, write_file
 from qa_lightning.layout import BEST, MEAN, RECORD
 from qa_lightning.models.tiny import TINY
 from qa_lightning.progress import duration
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO
 from qa_lightning.runs.curves import last_step
 from qa_lightning.runs.record import complete_start, describe_run, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
 from qa_lightning.runs.throughput import StepCounter, Throughput, peak_flops, training_flops
 from qa_lightning.runs.watching import RunBar, RunPlan, StepLines, ValidationProgress, learning_rate, say, step_losses
-from qa_lightning.training.datamodule import takes_all
 from qa_lightning.training.sample_table import SamplePredictions
 
 log = logging.getLogger("qa_lightning")
@@ -214,6 +215,7 @@ def _origin(name: str) -> dict[str, Any]:
 
 
 _QUESTIONS = "questions"  # in the state of the best checkpoint
+_BEST_SO_FAR = ("best_model_path", "best_model_score", "kth_best_model_path", "kth_value")  # and the best_k_models
 _CHECKPOINT_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # in the state of a ModelCheckpoint
 
 
@@ -239,18 +241,18 @@ class BestCheckpoint(ModelCheckpoint):
         self._step = 0  # its step
         self._brought: Path | None = None  # the best checkpoint of a run that goes on in another folder
         self._questions: str | None = None  # tells those that it scores
+        self._before: dict[str, Any] | None = None  # what was known before the file that is being written
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the score from the data: they are set up by now, and a checkpoint's state is not restored yet."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         validation_set = getattr(data, "validation_set", None)
-        limit = trainer.limit_val_batches
         self._questions = None
-        if validation_set is not None and limit != 0:  # without a validation there is no other best
+        if validation_set is not None and trainer.limit_val_batches != 0:  # without a validation there is no other best
             self._questions = data.fingerprint("validation")
-            if not takes_all(limit):  # which questions they hold depends on their windows
+            if (most := data.most_batches()) is not None:  # which questions they hold depends on their windows
                 windows = data.prepared("validation").features_folder.name
-                self._questions += f", {limit} batches of {data.eval_batch_size} windows of {windows}"
+                self._questions += f", {most} batches of {data.eval_batch_size} windows of {windows}"
         if validation_set is not None and validation_set.version_2:
             self.monitor = "val/best_f1"
         self._strategy, self._fits = trainer.strategy, stage == "fit"
@@ -292,6 +294,30 @@ class BestCheckpoint(ModelCheckpoint):
         if 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop, trainer.fit_loop.min_epochs = True, None  # it ends, however many epochs were the least
 
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether a score is the best one of those whose checkpoint could be written."""
+        self._forget_unwritten(trainer)
+        return super().check_monitor_top_k(trainer, current)
+
+    def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        self._before = {name: getattr(self, name) for name in _BEST_SO_FAR} | {"best_k_models": {**self.best_k_models}}
+        super()._update_best_and_save(current, trainer, monitor_candidates)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The best score is that of a file from now on."""
+        super().on_train_end(trainer, pl_module)
+        self._forget_unwritten(trainer)
+
+    def _forget_unwritten(self, trainer: Trainer) -> None:
+        """Know the best checkpoint before again, if the last one could not be written. All processes must call it."""
+        before, self._before, io = self._before, None, trainer.strategy.checkpoint_io
+        if before is None or not isinstance(io, AtomicCheckpointIO):
+            return
+        io.wait()
+        if trainer.strategy.broadcast(Path(self.best_model_path) in io.failed):  # the first process writes
+            for name, value in before.items():
+                setattr(self, name, value)
+
     def state_dict(self) -> dict[str, Any]:
         """Lightning's, and which questions the score is of."""
         return {**super().state_dict(), _QUESTIONS: self._questions}
@@ -308,9 +334,9 @@ class BestCheckpoint(ModelCheckpoint):
         if known is not None and self._questions is not None and known != self._questions:
             self._tell("best so far: was scored on other questions; the best checkpoint is chosen anew")
             return
-        found = self._folder_of(Path(best).name, here)
+        found, score = self._folder_of(Path(best).name, here)
         if self._strategy is not None:
-            found = self._strategy.broadcast(found)
+            found, score = self._strategy.broadcast((found, score))
         if found is None:
             self._tell(f"best so far: its {Path(best).name} is not beside the checkpoint; the best one is chosen anew")
             return
@@ -319,7 +345,10 @@ class BestCheckpoint(ModelCheckpoint):
             return str(here / Path(path).name) if path else path
 
         state_dict = {**state_dict, **{name: moved(state_dict.get(name, "")) for name in _CHECKPOINT_PATHS}}
-        state_dict["best_k_models"] = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        state_dict["best_k_models"] = {moved(path): known for path, known in state_dict["best_k_models"].items()}
+        if score is not None:
+            state_dict |= {"best_model_score": score, "kth_value": score}
+            state_dict["best_k_models"] = dict.fromkeys(state_dict["best_k_models"], score)
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
         self._brought = found / Path(best).name if found != here else None
 
@@ -327,14 +356,18 @@ class BestCheckpoint(ModelCheckpoint):
         if self._strategy is None or self._strategy.is_global_zero:
             log.info(line)
 
-    def _folder_of(self, name: str, here: Path) -> Path | None:
-        """The folder that has the best checkpoint so far: this run's, or that of the checkpoint that it begins at."""
-        if (here / name).is_file():
-            return here
+    def _folder_of(self, name: str, here: Path) -> tuple[Path | None, Tensor | None]:
+        """The folder that has the best checkpoint so far, and its score, which is lower where no better was written.
+
+        It is this run's folder, or that of the checkpoint that it begins at. None for a score that is not to be known:
+        a file of a later step is the best of what came after that checkpoint.
+        """
         beside = self._resumed.parent if self._resumed is not None else here
-        begun = read_beginning(beside / name) if (beside / name).is_file() else None
-        # One of a later step is the best of what came after this checkpoint.
-        return beside if isinstance(begun, Beginning) and begun.step <= self._step else None
+        folder = here if (here / name).is_file() else beside
+        begun = read_beginning(folder / name) if (folder / name).is_file() else None
+        if isinstance(begun, Beginning) and begun.step <= self._step:
+            return folder, begun.scores.get(self.state_key)
+        return (here if begun is not None and folder == here else None), None
 
 
 class StopAfter(Callback):

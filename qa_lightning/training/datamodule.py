@@ -459,7 +459,9 @@ class SquadDataModule(LightningDataModule):
         if self.validation_set is None:
             raise InputError(_not_set_up(f"{name}_dataloader", "validate" if name == "val" else name))
         windows = self.validation_set.store.windows
-        limit = self._max_batches(len(windows), f"limit_{name}_batches")
+        limit = self.most_batches(f"limit_{name}_batches")
+        if limit is not None:  # the Trainer would take a part of this process's batches
+            setattr(self.trainer, f"limit_{name}_batches", limit)
         of = None if limit is None else windows["example"]
         try:
             sampler = EvaluationSampler(windows["length"], self.eval_batch_size, *self._world(), limit, of)
@@ -527,19 +529,18 @@ class SquadDataModule(LightningDataModule):
             **limit,  # missing in older checkpoints
         }
 
-    def _max_batches(self, features: int, name: str) -> int | None:
-        """The Trainer's limit ``name`` as a number of batches over all processes; None for all.
+    def most_batches(self, name: str = "limit_val_batches") -> int | None:
+        """The Trainer's limit ``name`` as a number of validation batches over all processes; None for all.
 
         Counted so, any number of processes validates on the same features.
         """
         limit = getattr(self.trainer, name) if self.trainer else 1.0
         if takes_all(limit):
             return None
-        if isinstance(limit, float):  # a part of all batches, rounded down as the Trainer does; 1.0 returned above
-            limit = int(-(-features // self.eval_batch_size) * limit)
-            if limit == 0:
-                return None  # the Trainer reports the error
-            setattr(self.trainer, name, limit)
+        if isinstance(limit, float):  # a part of all batches, rounded down as the Trainer does
+            assert self.validation_set is not None
+            of_all = int(-(-len(self.validation_set) // self.eval_batch_size) * limit)
+            return of_all or None  # the Trainer reports a part that is none
         return int(limit)
 
     def _loader(

@@ -21,7 +21,7 @@ from qa_lightning.files import hold_folder
 from qa_lightning.layout import MODEL_FOLDER, RECORD
 from qa_lightning.pages.questions import N_BEST
 from qa_lightning.runs.checkpoints import LastCheckpoint
-from qa_lightning.runs.curves import CurveLogger, use_run_folder
+from qa_lightning.runs.curves import CurveLogger, survive_full_disks, use_run_folder
 from qa_lightning.runs.failures import (
     TRIAL,
     Launcher,
@@ -216,6 +216,7 @@ class TrainingRun:
                 rank_zero_only(begun.cut_curves)()
             elif folder and not begun.folder:
                 use_run_folder(logger, folder)
+            survive_full_disks(logger)
 
     def _prepare(self) -> None:
         """Prepare the data: on every host, where they compare it; before other processes start, where they are ours."""

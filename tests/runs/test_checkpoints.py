@@ -25,8 +25,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
 from transformers import BertForQuestionAnswering
 
+from qa_lightning import QALightningModule
 from qa_lightning.errors import DivergedError, InputError
 from qa_lightning.models.loading import load_model
 from qa_lightning.runs import checkpoints
@@ -40,7 +42,7 @@ from tests.helpers.data import make_rows, write_json
 from tests.helpers.kill_and_resume import curves
 from tests.helpers.models import small_config
 from tests.helpers.processes import TRAIN, Started
-from tests.helpers.training import add_callbacks, train_flags
+from tests.helpers.training import Crash, add_callbacks, crash, train_flags
 
 
 def save(path: Path, value: float, size: int = 1000) -> None:
@@ -370,6 +372,58 @@ def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_fold
         assert [step for step, _ in curves(run)["val/f1"]] == [2, 5, 8]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_other_loggers_than_ours_do_not_end_a_run_on_a_full_disk_either(
+    tmp_path, model_folder, capsys, monkeypatch
+) -> None:
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    given = [*train_flags(tmp_path, model_folder, train, train), "--trainer.log_every_n_steps", "1"]
+    save = CSVLogger.save
+
+    def full(self) -> None:
+        if self.experiment.metrics and self.experiment.metrics[-1]["step"] > 2:
+            raise OSError(28, "No space left on device")
+        save(self)
+
+    monkeypatch.setattr(CSVLogger, "save", full)
+    assert commands.train([*given, "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("CSVLogger could not write (No space left on device), training continues") == 1
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 9
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_the_best_checkpoint_is_the_best_of_those_that_could_be_written(
+    tmp_path, model_folder, monkeypatch, cut_off
+) -> None:
+    """The second of three is not: neither it nor its score counts, also after a resume."""
+    train = write_json(tmp_path / "train.json", make_rows(20))
+    given = train_flags(tmp_path, model_folder, train, train)
+    write, log = checkpoints._write, QALightningModule.log
+    scores = [50.0, 70.0, 60.0]
+
+    def full(checkpoint, target) -> None:
+        if target.name == "best.ckpt" and checkpoint["epoch"] == 1:
+            raise OSError(28, "No space left on device")
+        write(checkpoint, target)
+
+    def planned(self, name, value, **more) -> None:
+        log(self, name, scores[self.current_epoch] if name == "val/f1" else value, **more)
+
+    monkeypatch.setattr(checkpoints, "_write", full)
+    monkeypatch.setattr(QALightningModule, "log", planned)
+    if cut_off:
+        crash(monkeypatch, Crash("batch", 2, 1), given)
+        assert commands.train([*given, "--ckpt_path", "last"]) == 0
+    else:
+        assert commands.train(given) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == 2
+    states = [state for key, state in best["callbacks"].items() if key.startswith("BestCheckpoint")]
+    assert [float(state["best_model_score"]) for state in states] == [60.0]
 
 
 def test_a_checkpoint_that_could_not_be_written_is_not_called_saved(

@@ -378,6 +378,23 @@ def test_the_best_checkpoint_stays_the_best_in_a_new_folder(
     assert ("was scored on other questions; the best checkpoint is chosen anew" in said) == how.startswith("with")
 
 
+def test_the_best_checkpoint_stays_the_best_of_a_part_of_the_validation(
+    tmp_path, model_folder, data, monkeypatch, capsys
+) -> None:
+    """A validation before training reads the part, too."""
+    part = ("--validate_first", "true", "--trainer.limit_val_batches", "0.5")
+    given = arguments(tmp_path, model_folder, data, *part)
+    crash(monkeypatch, Crash("batch", 1, 2), given)
+    best = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt"
+    before = best.read_bytes()
+    given_log = QALightningModule.log
+    worse = lambda self, name, value, **more: given_log(self, name, value * (name != "val/f1"), **more)  # noqa: E731
+    monkeypatch.setattr(QALightningModule, "log", worse)
+    assert commands.train([*given, "--ckpt_path", "last"]) == 0
+    assert "chosen anew" not in capsys.readouterr().out
+    assert best.read_bytes() == before
+
+
 def test_last_is_written_by_the_clock_and_only_between_steps(tmp_path, model_folder, data, monkeypatch) -> None:
     saved = []
     save = LastCheckpoint._save
