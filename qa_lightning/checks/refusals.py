@@ -38,7 +38,11 @@ _RULES: Rules = {
     ),
     "accumulate_grad_batches": (lambda count: count >= 1, "must be at least 1"),
     "check_val_every_n_epoch": (lambda count: count >= 1, "must be at least 1"),
-    "val_check_interval": (lambda every: not isinstance(every, (int, float)) or every > 0, "must be above 0"),
+    "val_check_interval": (
+        lambda every: isinstance(every, int | float) and every > 0,
+        "must be a number above 0: of steps, or 0.25 for four validations an epoch; a time is not the same on all "
+        "processes, nor after a resume",
+    ),
     "gradient_clip_val": (lambda value: value >= 0, "must not be negative; 0 does not clip"),
     "log_every_n_steps": (lambda count: count >= 0, "must not be negative; 0 logs no steps"),
     "num_sanity_val_steps": (lambda count: count >= -1, "must not be negative; -1 takes all"),

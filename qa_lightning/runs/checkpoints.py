@@ -17,6 +17,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from copy import deepcopy
@@ -252,6 +253,9 @@ class _Coming:
     before: tuple[int, int] | None
 
 
+_INTERVALS = ("val_check_batch", "check_val_every_n_epoch", "_val_check_time_interval")  # of the Trainer
+
+
 class _ResumedLoop(_FitLoop):
     """The loop of a run that goes on with a number of steps, or was to end: Lightning does two things wrong then.
 
@@ -260,7 +264,7 @@ class _ResumedLoop(_FitLoop):
     """
 
     is_due = False  # whether a validation comes first
-    _usual: tuple[Any, Any, bool] | None = None  # the Trainer's intervals of validation; whether training is over
+    _usual: Sequence[Any] | None = None  # the Trainer's intervals of validation; whether training is over
 
     def _iteration_based_training(self) -> bool:
         return False
@@ -273,17 +277,19 @@ class _ResumedLoop(_FitLoop):
     def force_validation(self) -> None:
         """Have the epoch's loop go to the validation, wherever in the epoch it is; if this run is to have one."""
         trainer: Any = self.trainer
-        self.is_due = self.is_due and self.epoch_loop._should_check_val_epoch()
+        self.is_due = self.is_due and trainer.enable_validation
         if self.is_due:
             over = trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
-            self._usual = trainer.val_check_batch, trainer._val_check_time_interval, over
-            trainer.val_check_batch, trainer._val_check_time_interval, trainer.should_stop = 1, None, False
+            self._usual = *(getattr(trainer, name) for name in _INTERVALS), over
+            trainer.val_check_batch, trainer.check_val_every_n_epoch, trainer._val_check_time_interval = 1, 1, None
+            trainer.should_stop = False
 
     def begin_validation(self) -> None:
         """Go on as usual from here."""
         trainer: Any = self.trainer
         if self._usual is not None:
-            trainer.val_check_batch, trainer._val_check_time_interval, trainer.should_stop = self._usual
+            for name, value in zip((*_INTERVALS, "should_stop"), self._usual, strict=True):
+                setattr(trainer, name, value)
             self._usual, self.is_due = None, False
 
 
@@ -317,7 +323,12 @@ def time_is_up(timer: Timer) -> bool:
 def _has_stopped_early(trainer: Trainer) -> bool:
     """Whether it is an EarlyStopping that ends a training which is to end, and no limit."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    if 0 < trainer.max_steps <= trainer.global_step or any(isinstance(o, Timer) and time_is_up(o) for o in callbacks):
+    last = 0 < (trainer.max_epochs or 0) <= trainer.current_epoch + 1
+    if (
+        last
+        or 0 < trainer.max_steps <= trainer.global_step
+        or any(isinstance(o, Timer) and time_is_up(o) for o in callbacks)
+    ):
         return False
     stopping = (one.stopping_reason for one in callbacks if isinstance(one, EarlyStopping))
     return any(reason is not EarlyStoppingReason.NOT_STOPPED for reason in stopping)

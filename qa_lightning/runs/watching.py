@@ -385,12 +385,13 @@ def _when_validated(trainer: Trainer) -> str:
     if not every or not math.isfinite(every) or not sum(trainer.num_val_batches):
         return ""
     epochs: int | None = trainer.check_val_every_n_epoch
+    in_epoch, last = trainer.num_training_batches, max(trainer.max_epochs or 0, 0)
     if epochs is None:
-        return f"after every {int(every):,} batches"
-    which = "every epoch" if epochs == 1 else f"every {epochs} epochs"
-    if every >= trainer.num_training_batches:
-        return f"after {which}"
-    return f"after every {int(every):,} batches of {which}"
+        when, rest = f"after every {int(every):,} batches", last * in_epoch % every
+    else:
+        when, rest = "every epoch" if epochs == 1 else f"every {epochs} epochs", last % epochs or in_epoch % every
+        when = f"after {when}" if every >= in_epoch else f"after every {int(every):,} batches of {when}"
+    return f"{when}, and at the end" if last and rest else when
 
 
 def _validations(trainer: Trainer, first: float, last: float) -> int:

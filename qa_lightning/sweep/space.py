@@ -99,6 +99,8 @@ def read_space(path: Path, flags: ParsedFlags) -> Space:
             found = [f"--{name} cannot be searched: {_FIXED[name]}"]
         elif name == "data.max_train_examples" and flags.config.data.fold is not None:
             found = [f"--{name} cannot be searched beside --data.fold: {_OTHER_QUESTIONS}"]
+        elif name == "data.batch_size" and flags.config.data.tokens_per_batch is not None:
+            found = [f"--{name} has no effect beside --data.tokens_per_batch; search that, or leave it out"]
         elif name in _WINDOWS and not takes_all(flags.config.trainer.limit_val_batches):
             found = [
                 f"--{name} cannot be searched beside --trainer.limit_val_batches, as it decides which questions are in "

@@ -61,7 +61,8 @@ class AskStudy(Callback):
             if self._trials is None:
                 self._trials = Trials(self._folder, self._pruner)
             validation, prune = self._trials.prunes(self._number, trainer.global_step, score)
-            if prune and folder is not None and trainer.global_step < trainer.estimated_stepping_batches:
+            ends = trainer.should_stop or trainer.global_step >= trainer.estimated_stepping_batches
+            if prune and folder is not None and not ends:
                 complete_start(folder / RECORD, {"pruned": {"validation": validation, "score": score}})
                 log.info(f"pruned by the study after validation {validation}")
                 self._signals.ask(Stop.PRUNE)

@@ -241,6 +241,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._step = 0  # its step
         self._brought: Path | None = None  # the best checkpoint of a run that goes on in another folder
         self._questions: str | None = None  # tells those that it scores
+        self._every_epochs: int | None = None  # the Trainer's own interval of validation, while it is another one
         self._before: dict[str, Any] | None = None  # what was known before the file that is being written
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -289,10 +290,15 @@ class BestCheckpoint(ModelCheckpoint):
             log.warning(f"{source}, the best checkpoint so far, cannot be copied to {path} ({error.strerror})")
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Have the weights validated that ``max_steps`` ends with, within an epoch too; else they would not count."""
+        """Have the weights validated that a run ends with, wherever that is; else they would not count."""
         super().on_train_batch_end(trainer, *args, **kwargs)
-        if 0 < trainer.max_steps <= trainer.global_step:
+        is_last = trainer.is_last_batch and 0 < (trainer.max_epochs or 0) <= trainer.current_epoch + 1
+        if is_last or 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop, trainer.fit_loop.min_epochs = True, None  # it ends, however many epochs were the least
+        stops = trainer.should_stop and trainer.fit_loop._can_stop_early
+        if stops and trainer.check_val_every_n_epoch is not None:
+            self._every_epochs = self._every_epochs or trainer.check_val_every_n_epoch
+            trainer.check_val_every_n_epoch = 1
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Whether a score is the best one of those whose checkpoint could be written."""
@@ -307,6 +313,8 @@ class BestCheckpoint(ModelCheckpoint):
         """The best score is that of a file from now on."""
         super().on_train_end(trainer, pl_module)
         self._forget_unwritten(trainer)
+        if self._every_epochs is not None:
+            trainer.check_val_every_n_epoch, self._every_epochs = self._every_epochs, None
 
     def _forget_unwritten(self, trainer: Trainer) -> None:
         """Know the best checkpoint before again, if the last one could not be written. All processes must call it."""

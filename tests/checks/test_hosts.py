@@ -48,6 +48,7 @@ def test_who_does_not_tell_is_not_compared() -> None:
 
 def test_folders_and_files_may_differ_and_settings_may_not() -> None:
     given = {"data.cache_dir": "/a", "data.dataset": "/a/b.json", "trainer.default_root_dir": "c", "model.dropout": 0.1}
+    given |= {"model.teacher": "/a/model", "data.prepare_workers": 3}
     assert described_flags(given) == {"--model.dropout": "0.1"}
 
 

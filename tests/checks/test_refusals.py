@@ -59,6 +59,10 @@ def refused(tmp_path, model_folder, monkeypatch, capsys):
             (ADD, "EarlyStopping", "--trainer.callbacks.monitor", "val/f1", "--trainer.limit_val_batches", "0"),
             "--trainer.callbacks EarlyStopping monitors val/f1, which is not logged with --trainer.limit_val_batches 0",
         ),
+        (
+            ("--trainer.val_check_interval", "00:00:30:00"),
+            "--trainer.val_check_interval is '00:00:30:00'; it must be a number above 0: of steps, or 0.25 for four",
+        ),
         (("--lr_scheduler", "ReduceLROnPlateau"), "there is no flag --lr_scheduler"),
         ((ADD, "EarlyStopping"), "--trainer.callbacks EarlyStopping needs --trainer.callbacks.monitor"),
         (

@@ -58,6 +58,7 @@ KINDS = {
     "ended_by_steps": ["--trainer.max_steps", "10"],  # an epoch has 14
     "ended_by_later_steps": ["--trainer.max_steps", "20", "--trainer.max_epochs", "-1"],
     "ended_by_steps_with_an_epoch": ["--trainer.max_steps", "14"],
+    "ended_in_an_odd_epoch": ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "1"],
     "with_workers": ["--data.num_workers", "1"],
     "averaged": [*AVERAGED],
 }
@@ -119,7 +120,9 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     assert steps == sorted(set(steps))
 
 
-@pytest.mark.parametrize("kind", ["plain", "averaged", "ended_by_steps", "ended_by_steps_with_an_epoch"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "averaged", "ended_by_steps", "ended_by_steps_with_an_epoch", "ended_in_an_odd_epoch"]
+)
 def test_a_run_that_was_stopped_in_a_validation_ends_as_one_that_was_not(
     tmp_path, model_folder, data, whole, monkeypatch, kind
 ) -> None:

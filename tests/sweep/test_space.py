@@ -144,6 +144,12 @@ def test_batches_of_other_windows_hold_other_questions(tmp_path, flags, limit) -
         assert f": --data.{name} cannot be searched beside --trainer.limit_val_batches" in found
 
 
+def test_a_number_of_windows_is_not_searched_where_batches_are_filled_by_tokens(tmp_path) -> None:
+    flags = ParsedFlags(["--data.dataset", "synthetic", "--data.tokens_per_batch", "8192"])
+    (found,) = problems_of(tmp_path, flags, "data.batch_size: [4, 8]\nmodel.warmup_ratio: [0.1, 0.2]\n")
+    assert "line 1: --data.batch_size has no effect beside --data.tokens_per_batch" in found
+
+
 def test_values_that_do_not_go_with_the_flags_are_a_line_each(tmp_path, flags) -> None:
     text = (
         "model.cuda_graphs: [false, true]\ntrainer.strategy: [auto, fsdp]\nmodel.layer_decay: {low: 0.7, high: 1.0}\n"

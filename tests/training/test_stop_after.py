@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import yaml
@@ -89,6 +91,34 @@ def test_the_schedule_knows_of_an_epoch_that_ended_early(tmp_path, model_folder,
 def test_with_nothing_held_out_a_validation_is_refused(tmp_path, model_folder) -> None:
     with pytest.raises(InputError, match=r"--data.fold all leaves no questions.*pass --trainer.limit_val_batches 0"):
         commands.train(flags(tmp_path, model_folder))
+
+
+@pytest.mark.parametrize(
+    ("words", "when", "steps"),
+    [
+        (("--trainer.val_check_interval", "5"), "after every 5 batches of every epoch, and at the end", [5, 13, 16]),
+        (("--trainer.val_check_interval", "0.5"), "after every 4 batches of every epoch", [4, 8, 12, 16]),
+        (
+            ("--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "3"),
+            "after every 2 epochs, and at the end",
+            [16, 24],
+        ),
+        (
+            ("--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "6"),
+            "after every 6 batches, and at the end",
+            [6, 12, 16],
+        ),
+        (("--trainer.check_val_every_n_epoch", "2", "--trainer.max_steps", "7"), "after every 2 epochs", [7]),
+    ],
+)
+def test_the_last_weights_are_validated_wherever_they_come(tmp_path, model_folder, capsys, words, when, steps) -> None:
+    data = write_json(tmp_path / "rows.json", make_rows(64))
+    given = [*train_flags(tmp_path, model_folder, data, data), "--trainer.max_epochs", "2", *words]
+    assert commands.train(given) == 0
+    assert re.search(rf"^validates: {re.escape(when)}, \d+ windows$", capsys.readouterr().out, re.MULTILINE)
+    run = tmp_path / "lightning_logs" / "version_0"
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    assert [point.step + 1 for point in events.Scalars("val/f1")] == steps
 
 
 def test_weights_that_max_steps_ends_with_within_an_epoch_are_validated(tmp_path, model_folder, capsys) -> None:
