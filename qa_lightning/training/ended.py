@@ -50,8 +50,9 @@ def surviving_the_end(trainer: Trainer, resuming: str = RESUMING) -> Iterator[En
     except (InputError, DivergedError):
         raise
     except Exception as error:
-        if trainer.global_step == 0 or not trainer.fit_loop.done:
-            raise
+        epoch = trainer.fit_loop.epoch_progress.current
+        if trainer.global_step == 0 or epoch.ready > epoch.processed or not trainer.fit_loop.done:
+            raise  # also from the validation at the end of an epoch, which a resumed run repeats
         if trainer.world_size > 1:  # the others may wait for this one, or it for them
             log.warning(f"all was trained before this fault: resume {resuming} to write the model")
             raise
