@@ -211,6 +211,7 @@ def runs_like(in_epoch: int, every: int, epochs: int | None, current: int) -> An
         check_val_every_n_epoch=epochs,
         current_epoch=current,
         num_val_batches=[3],
+        max_epochs=3,
     )
 
 
@@ -237,9 +238,12 @@ def test_validations_that_are_left_are_counted_as_lightning_has_them(in_epoch, e
     ("every", "epochs", "words"),
     [
         (10, 1, "after every epoch"),
-        (10, 2, "after every 2 epochs"),
+        (10, 2, "after every 2 epochs, and at the end"),
+        (10, 3, "after every 3 epochs"),
         (5, 1, "after every 5 batches of every epoch"),
-        (1500, None, "after every 1,500 batches"),
+        (4, 1, "after every 4 batches of every epoch, and at the end"),
+        (1500, None, "after every 1,500 batches, and at the end"),
+        (15, None, "after every 15 batches"),
         (math.inf, 1, ""),
     ],
 )
