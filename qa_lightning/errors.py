@@ -114,7 +114,10 @@ def naming_flags(groups: bool = True, names: Mapping[str, str] | None = None) ->
 
 @contextmanager
 def renaming(**names: str) -> Iterator[None]:
-    """Inside this context, messages name other options in place of some: name -> the other one, without dashes."""
+    """Inside this context, messages name other options in place of some: name -> the other one, without dashes.
+
+    Not those of ``train``, whose flags are written as they are.
+    """
     with speaking(replace(_voice, names={**_voice.names, **names})):
         yield
 

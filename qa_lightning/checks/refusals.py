@@ -40,7 +40,7 @@ _RULES: Rules = {
     "check_val_every_n_epoch": (lambda count: count >= 1, "must be at least 1"),
     "val_check_interval": (
         lambda every: isinstance(every, int | float) and every > 0,
-        "must be a number above 0: of steps, or 0.25 for four validations an epoch; a time is not the same on all "
+        "must be a number above 0: of batches, or 0.25 for four validations an epoch; a time is not the same on all "
         "processes, nor after a resume",
     ),
     "gradient_clip_val": (lambda value: value >= 0, "must not be negative; 0 does not clip"),

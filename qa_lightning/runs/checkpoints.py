@@ -99,10 +99,10 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = _progress(trainer)
         if trainer.ckpt_path is not None:
             self.begin_at(Path(trainer.ckpt_path), trainer.global_step)
+        if self._stopped_early:  # Lightning forgets it
+            trainer.should_stop, self._stopped_early = True, False
         if isinstance(trainer.fit_loop, _ResumedLoop):
             trainer.fit_loop.force_validation()
-        if self._stopped_early:  # Lightning forgets it
-            trainer.should_stop = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Before the first batch of an optimizer step: save if it is due, stop if asked."""
@@ -155,8 +155,7 @@ class LastCheckpoint(Checkpoint):
                 checkpoint[CURVES] |= curve_lengths(logger)
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        over = trainer.should_stop and trainer.fit_loop._can_stop_early
-        checkpoint[_OVER], checkpoint[_EARLY] = over, over and _has_stopped_early(trainer)
+        checkpoint[_OVER], checkpoint[_EARLY] = training_is_over(trainer), _has_stopped_early(trainer)
         loops = checkpoint["loops"]["fit_loop"]
         epoch = loops["epoch_progress"]["current"]
         if epoch["processed"] == epoch["ready"]:
@@ -174,7 +173,8 @@ class LastCheckpoint(Checkpoint):
         resumes = (
             own is not None and Path(trainer.ckpt_path or "").parent.resolve() == (own / CHECKPOINT_FOLDER).resolve()
         )
-        self._stopped_early = resumes and checkpoint.get(_EARLY, False)  # one that is trained further does so
+        stops = any(isinstance(one, EarlyStopping) for one in trainer.callbacks)  # type: ignore[attr-defined]
+        self._stopped_early = resumes and stops and checkpoint.get(_EARLY, False)  # not one that is trained further
         over = checkpoint.get(_OVER, False) or 0 < trainer.max_steps <= checkpoint["global_step"]
         due = checkpoint.get(_DUE, False) and over
         if due or trainer.max_steps > 0:
@@ -279,7 +279,7 @@ class _ResumedLoop(_FitLoop):
         trainer: Any = self.trainer
         self.is_due = self.is_due and trainer.enable_validation
         if self.is_due:
-            over = trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
+            over = trainer.should_stop or reached_limit(trainer)
             self._usual = *(getattr(trainer, name) for name in _INTERVALS), over
             trainer.val_check_batch, trainer.check_val_every_n_epoch, trainer._val_check_time_interval = 1, 1, None
             trainer.should_stop = False
@@ -320,15 +320,28 @@ def time_is_up(timer: Timer) -> bool:
     return left is not None and left <= 0
 
 
+def reached_limit(trainer: Trainer) -> bool:
+    """Whether the last step of a fit is made, by ``max_steps`` or ``max_epochs``; a validation may follow."""
+    is_last_epoch = 0 < (trainer.max_epochs or 0) <= trainer.current_epoch + 1
+    return 0 < trainer.max_steps <= trainer.global_step or (is_last_epoch and _is_epoch_trained(trainer))
+
+
+def training_is_over(trainer: Trainer) -> bool:
+    """Whether no step of a fit follows: a limit is reached, or a callback has asked to stop and may."""
+    return reached_limit(trainer) or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+
+
+def _is_epoch_trained(trainer: Trainer) -> bool:
+    """Whether all batches of the epoch are done, also where a run goes on from there."""
+    return trainer.is_last_batch or _progress(trainer)[1] >= trainer.num_training_batches
+
+
 def _has_stopped_early(trainer: Trainer) -> bool:
-    """Whether it is an EarlyStopping that ends a training which is to end, and no limit."""
+    """Whether it is an EarlyStopping that has asked a fit to stop, and no limit."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    last = 0 < (trainer.max_epochs or 0) <= trainer.current_epoch + 1
-    if (
-        last
-        or 0 < trainer.max_steps <= trainer.global_step
-        or any(isinstance(o, Timer) and time_is_up(o) for o in callbacks)
-    ):
+    if not trainer.should_stop or reached_limit(trainer):
+        return False
+    if any(isinstance(one, Timer) and time_is_up(one) for one in callbacks):
         return False
     stopping = (one.stopping_reason for one in callbacks if isinstance(one, EarlyStopping))
     return any(reason is not EarlyStoppingReason.NOT_STOPPED for reason in stopping)
@@ -345,7 +358,7 @@ def _in_fit(trainer: Trainer) -> bool:
 
 def _between_steps(trainer: Trainer) -> bool:
     """Whether a validation runs between two optimizer steps, with no half-accumulated gradients."""
-    return _progress(trainer)[1] % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+    return _progress(trainer)[1] % trainer.accumulate_grad_batches == 0 or _is_epoch_trained(trainer)
 
 
 def _progress(trainer: Trainer) -> tuple[int, int]:

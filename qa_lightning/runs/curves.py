@@ -10,11 +10,13 @@ groups. So EM, F1 and the losses are logged twice: in the group ``Overview`` for
 
 from __future__ import annotations
 
+import errno
 import logging
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from qa_lightning.layout import CURVE_FILES
 from qa_lightning.wording import program_words
 
 log = logging.getLogger("qa_lightning")
+
+_SILENT = "_warned_until"  # attribute of a logger: when it may warn of a full disk again
 
 OVERVIEW = {
     "val/exact_match": "Overview/EM",
@@ -84,9 +88,9 @@ class CurveLogger(TensorBoardLogger):
             return
         try:
             write()
-        except (OSError, ValueError) as error:  # Lightning turns any error into a ValueError
-            cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
-            if not isinstance(cause, OSError):
+        except (OSError, ValueError) as error:
+            cause = _cause(error)
+            if cause is None:
                 raise
             self._silent_until = time.monotonic() + self.retry_seconds
             self._experiment = None  # its writer has failed for good; the next try opens a new file
@@ -110,28 +114,41 @@ def use_run_folder(logger: Logger, run: Path) -> None:
 
 
 def survive_full_disks(logger: Logger) -> None:
-    """Make a logger of another kind than `CurveLogger` warn, too, when it cannot write, and train on."""
+    """Make a logger of another kind than `CurveLogger` warn, too, when a disk is full, and train on."""
     if isinstance(logger, CurveLogger):
         return
-    silent_until = 0.0
 
     def surviving(write: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(write)
         def attempt(*arguments: Any, **options: Any) -> Any:
-            nonlocal silent_until
-            try:
+            with _surviving(logger):
                 return write(*arguments, **options)
-            except OSError as error:
-                if time.monotonic() >= silent_until:
-                    silent_until = time.monotonic() + CurveLogger.retry_seconds
-                    what = f"{type(logger).__name__} could not write ({error.strerror or error})"
-                    log.warning(f"{what}, training continues and may lack points there; free some space")
-                return None
 
         return attempt
 
     for name in ("log_metrics", "log_hyperparams", "save", "finalize"):
         setattr(logger, name, surviving(getattr(logger, name)))
+
+
+@contextmanager
+def _surviving(logger: Logger) -> Iterator[None]:
+    """Inside this context, a full disk is a warning, at most one in `CurveLogger.retry_seconds`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        cause = _cause(error)
+        if cause is None or cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if time.monotonic() >= vars(logger).get(_SILENT, 0.0):
+            vars(logger)[_SILENT] = time.monotonic() + CurveLogger.retry_seconds
+            what = f"{type(logger).__name__} could not write ({cause.strerror})"
+            log.warning(f"{what}, training continues and some of what it writes may be missing; free some space")
+
+
+def _cause(error: Exception) -> OSError | None:
+    """The error of the system that a logger's error comes from: Lightning turns any into a ValueError."""
+    cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
+    return cause if isinstance(cause, OSError) else None
 
 
 def log_table(
@@ -147,26 +164,28 @@ def log_table(
         markdown: the whole table in Markdown.
         step: index of the optimizer step.
     """
-    if isinstance(logger, CurveLogger):
-        logger.log_text(tag, markdown, step)
-    elif isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_text(tag, markdown, step)
-    elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_text(logger.run_id, markdown, f"{tag}/step_{step}.md")
-    elif isinstance(logger, WandbLogger):
-        logger.log_table(tag, list(header), [list(row) for row in rows], step=step)
+    with _surviving(logger):
+        if isinstance(logger, CurveLogger):
+            logger.log_text(tag, markdown, step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text(tag, markdown, step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_text(logger.run_id, markdown, f"{tag}/step_{step}.md")
+        elif isinstance(logger, WandbLogger):
+            logger.log_table(tag, list(header), [list(row) for row in rows], step=step)
 
 
 def log_figures(logger: Logger, group: str, figures: Mapping[str, NDArray[np.uint8]], step: int) -> None:
     """Add figures, as `plots.draw` has drawn them, at ``step``, if the logger can show them; see `log_table`."""
     for name, picture in figures.items():
         tag = f"{group}/{name}"
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(tag, picture, step, dataformats="HWC")
-        elif isinstance(logger, MLFlowLogger):
-            logger.experiment.log_image(logger.run_id, picture, f"{tag}.png")
-        elif isinstance(logger, WandbLogger):
-            logger.log_image(tag, [picture], step=step)
+        with _surviving(logger):
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(tag, picture, step, dataformats="HWC")
+            elif isinstance(logger, MLFlowLogger):
+                logger.experiment.log_image(logger.run_id, picture, f"{tag}.png")
+            elif isinstance(logger, WandbLogger):
+                logger.log_image(tag, [picture], step=step)
 
 
 def log_result(

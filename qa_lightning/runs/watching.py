@@ -391,7 +391,7 @@ def _when_validated(trainer: Trainer) -> str:
     else:
         when, rest = "every epoch" if epochs == 1 else f"every {epochs} epochs", last % epochs or in_epoch % every
         when = f"after {when}" if every >= in_epoch else f"after every {int(every):,} batches of {when}"
-    return f"{when}, and at the end" if last and rest else when
+    return f"{when}, and at the end" if trainer.max_steps > 0 or (last and rest) else when
 
 
 def _validations(trainer: Trainer, first: float, last: float) -> int:

@@ -21,6 +21,7 @@ from qa_lightning.training.flags import ParsedFlags
 from qa_lightning.wording import did_you_mean, shown
 
 _RANGE = ("low", "high", "step", "log")
+_TOKENS = "data.tokens_per_batch"
 _OTHER_QUESTIONS = "scores of other questions do not compare"
 _WINDOWS = (
     "data.eval_batch_size",
@@ -90,7 +91,7 @@ def read_space(path: Path, flags: ParsedFlags) -> Space:
     entries = list(_entries(path))
     space: dict[str, Range | Choices] = {}
     problems: list[str] = []
-    known = flags.names
+    known, searched = flags.names, {name for _, name, _ in entries}
     for line, name, value in entries:
         where = f"--space {path}, line {line}"
         if name in space:
@@ -99,8 +100,8 @@ def read_space(path: Path, flags: ParsedFlags) -> Space:
             found = [f"--{name} cannot be searched: {_FIXED[name]}"]
         elif name == "data.max_train_examples" and flags.config.data.fold is not None:
             found = [f"--{name} cannot be searched beside --data.fold: {_OTHER_QUESTIONS}"]
-        elif name == "data.batch_size" and flags.config.data.tokens_per_batch is not None:
-            found = [f"--{name} has no effect beside --data.tokens_per_batch; search that, or leave it out"]
+        elif name == "data.batch_size" and (flags.config.data.tokens_per_batch is not None or _TOKENS in searched):
+            found = [f"--{name} has no effect beside --{_TOKENS}; search that, or leave it out"]
         elif name in _WINDOWS and not takes_all(flags.config.trainer.limit_val_batches):
             found = [
                 f"--{name} cannot be searched beside --trainer.limit_val_batches, as it decides which questions are in "

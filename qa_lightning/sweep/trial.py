@@ -48,6 +48,20 @@ class AskStudy(Callback):
     def __init__(self, folder: Path, number: int, pruner: str, signals: StopSignals) -> None:
         self._folder, self._number, self._pruner, self._signals = folder, number, pruner, signals
         self._trials: Trials | None = None
+        self._pruned: tuple[Path, int, float] | None = None  # record, validation and score, if it is to go no further
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop a trial that is pruned, where it would go on: after its last validation there is nothing to save."""
+        if self._pruned is None:
+            return
+        (record, validation, score), self._pruned = self._pruned, None
+        try:
+            complete_start(record, {"pruned": {"validation": validation, "score": score}})
+        except OSError as error:
+            log.warning(f"{record} could not be written, the trial goes on ({one_line(error)})")
+            return
+        log.info(f"pruned by the study after validation {validation}")
+        self._signals.ask(Stop.PRUNE)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask, on the first process; the others stop with it at the next safe point."""
@@ -61,11 +75,8 @@ class AskStudy(Callback):
             if self._trials is None:
                 self._trials = Trials(self._folder, self._pruner)
             validation, prune = self._trials.prunes(self._number, trainer.global_step, score)
-            ends = trainer.should_stop or trainer.global_step >= trainer.estimated_stepping_batches
-            if prune and folder is not None and not ends:
-                complete_start(folder / RECORD, {"pruned": {"validation": validation, "score": score}})
-                log.info(f"pruned by the study after validation {validation}")
-                self._signals.ask(Stop.PRUNE)
+            if prune and folder is not None:
+                self._pruned = folder / RECORD, validation, score
         except Exception as error:  # Optuna may raise anything about a file that is damaged or not there
             log.warning(f"the study in {self._folder} could not be asked, the trial goes on ({one_line(error)})")
 

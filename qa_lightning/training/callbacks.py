@@ -20,7 +20,7 @@ from qa_lightning.files import share_file, write_file
 from qa_lightning.layout import BEST, MEAN, RECORD
 from qa_lightning.models.tiny import TINY
 from qa_lightning.progress import duration
-from qa_lightning.runs.checkpoints import AtomicCheckpointIO
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO, reached_limit
 from qa_lightning.runs.curves import last_step
 from qa_lightning.runs.record import complete_start, describe_run, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
@@ -241,7 +241,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._step = 0  # its step
         self._brought: Path | None = None  # the best checkpoint of a run that goes on in another folder
         self._questions: str | None = None  # tells those that it scores
-        self._every_epochs: int | None = None  # the Trainer's own interval of validation, while it is another one
+        self._changed: dict[tuple[Any, str], Any] = {}  # what belongs to the Trainer, and which value -> its own
         self._before: dict[str, Any] | None = None  # what was known before the file that is being written
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -292,13 +292,28 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Have the weights validated that a run ends with, wherever that is; else they would not count."""
         super().on_train_batch_end(trainer, *args, **kwargs)
-        is_last = trainer.is_last_batch and 0 < (trainer.max_epochs or 0) <= trainer.current_epoch + 1
-        if is_last or 0 < trainer.max_steps <= trainer.global_step:
-            trainer.should_stop, trainer.fit_loop.min_epochs = True, None  # it ends, however many epochs were the least
-        stops = trainer.should_stop and trainer.fit_loop._can_stop_early
-        if stops and trainer.check_val_every_n_epoch is not None:
-            self._every_epochs = self._every_epochs or trainer.check_val_every_n_epoch
-            trainer.check_val_every_n_epoch = 1
+        loop: Any = trainer.fit_loop
+        if reached_limit(trainer):
+            self._change(loop, "min_epochs", None)  # it ends, however many epochs were the least
+            trainer.should_stop = True
+        every = trainer.check_val_every_n_epoch
+        if trainer.should_stop and loop._can_stop_early and every and (trainer.current_epoch + 1) % every:
+            self._change(trainer, "check_val_every_n_epoch", 1)
+
+    def _change(self, owner: Any, name: str, value: Any) -> None:
+        """Change a value of the Trainer or its loop until the fit ends."""
+        self._changed.setdefault((owner, name), getattr(owner, name))
+        setattr(owner, name, value)
+
+    def _give_back(self) -> None:
+        for (owner, name), value in self._changed.items():
+            setattr(owner, name, value)
+        self._changed.clear()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give back what was changed."""
+        super().on_exception(trainer, pl_module, exception)
+        self._give_back()
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Whether a score is the best one of those whose checkpoint could be written."""
@@ -313,8 +328,7 @@ class BestCheckpoint(ModelCheckpoint):
         """The best score is that of a file from now on."""
         super().on_train_end(trainer, pl_module)
         self._forget_unwritten(trainer)
-        if self._every_epochs is not None:
-            trainer.check_val_every_n_epoch, self._every_epochs = self._every_epochs, None
+        self._give_back()
 
     def _forget_unwritten(self, trainer: Trainer) -> None:
         """Know the best checkpoint before again, if the last one could not be written. All processes must call it."""
@@ -392,9 +406,10 @@ class StopAfter(Callback):
         """Train no further if the run resumes after the last one."""
         self._check(trainer, trainer.current_epoch)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop after the last one."""
-        self._check(trainer, trainer.current_epoch + 1)
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stop after the last batch of the last one, and not later: a validation follows."""
+        if trainer.is_last_batch:
+            self._check(trainer, trainer.current_epoch + 1)
 
     def _check(self, trainer: Trainer, done: int) -> None:
         if done >= self.epochs:

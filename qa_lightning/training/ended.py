@@ -50,7 +50,7 @@ def surviving_the_end(trainer: Trainer, resuming: str = RESUMING) -> Iterator[En
     except (InputError, DivergedError):
         raise
     except Exception as error:
-        epoch = trainer.fit_loop.epoch_progress.current
+        epoch: Any = trainer.fit_loop.epoch_progress.current
         if trainer.global_step == 0 or epoch.ready > epoch.processed or not trainer.fit_loop.done:
             raise  # also from the validation at the end of an epoch, which a resumed run repeats
         if trainer.world_size > 1:  # the others may wait for this one, or it for them

@@ -76,6 +76,7 @@ from qa_lightning.models.folder import VOCABULARIES, save_model
 from qa_lightning.models.loading import lasting_name, load_model, load_tokenizer, max_positions, tokenizer_problem
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings, Fitted
 from qa_lightning.progress import print_log
+from qa_lightning.runs.checkpoints import training_is_over
 from qa_lightning.runs.throughput import computing_weights
 from qa_lightning.runs.watching import StepLines, planned_steps
 from qa_lightning.training.callbacks import EpochLines
@@ -751,11 +752,8 @@ class _UsualAfterFaults(Callback):
 
 
 def _ends_fit(trainer: Trainer) -> bool:
-    """Whether the fit ends with this validation, as far as is known: nothing but a callback could know better."""
-    if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
-        return False
-    last_epoch = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch + 1
-    return 0 < trainer.max_steps <= trainer.global_step or (last_epoch and trainer.is_last_batch)
+    """Whether the fit ends with this validation, as far as is known before it."""
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and training_is_over(trainer)
 
 
 def _example_ids(dataset: FeatureDataset, features: NDArray[Any], limit: int = 32) -> list[str]:

@@ -61,7 +61,7 @@ def refused(tmp_path, model_folder, monkeypatch, capsys):
         ),
         (
             ("--trainer.val_check_interval", "00:00:30:00"),
-            "--trainer.val_check_interval is '00:00:30:00'; it must be a number above 0: of steps, or 0.25 for four",
+            "--trainer.val_check_interval is '00:00:30:00'; it must be a number above 0: of batches, or 0.25 for four",
         ),
         (("--lr_scheduler", "ReduceLROnPlateau"), "there is no flag --lr_scheduler"),
         ((ADD, "EarlyStopping"), "--trainer.callbacks EarlyStopping needs --trainer.callbacks.monitor"),

@@ -26,6 +26,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
+from torch.utils.tensorboard import SummaryWriter
 from transformers import BertForQuestionAnswering
 
 from qa_lightning import QALightningModule
@@ -374,22 +375,33 @@ def test_a_full_disk_costs_curves_and_model_but_not_the_run(tmp_path, model_fold
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
 def test_other_loggers_than_ours_do_not_end_a_run_on_a_full_disk_either(
-    tmp_path, model_folder, capsys, monkeypatch
+    tmp_path, model_folder, capsys, monkeypatch, logger
 ) -> None:
     train = write_json(tmp_path / "train.json", make_rows(20))
     given = [*train_flags(tmp_path, model_folder, train, train), "--trainer.log_every_n_steps", "1"]
-    save = CSVLogger.save
+    save, add_scalar = CSVLogger.save, SummaryWriter.add_scalar
 
     def full(self) -> None:
         if self.experiment.metrics and self.experiment.metrics[-1]["step"] > 2:
             raise OSError(28, "No space left on device")
         save(self)
 
+    def full_from(self, tag, value, step=None, **more) -> None:
+        if step is not None and step > 2:
+            raise OSError(28, "No space left on device")
+        add_scalar(self, tag, value, step, **more)
+
+    def full_text(self, *_, **__) -> None:
+        raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(CSVLogger, "save", full)
-    assert commands.train([*given, "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path)]) == 0
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full_from)
+    monkeypatch.setattr(SummaryWriter, "add_text", full_text)
+    assert commands.train([*given, "--trainer.logger", logger, "--trainer.logger.save_dir", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("CSVLogger could not write (No space left on device), training continues") == 1
+    assert printed.count(f"{logger} could not write (No space left on device), training continues") == 1
     run = tmp_path / "lightning_logs" / "version_0"
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 9
 

@@ -22,6 +22,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.errors import InputError
+from qa_lightning.runs import checkpoints
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.resume import find_beginning
 from qa_lightning.runs.signals import Stop
@@ -59,6 +60,11 @@ KINDS = {
     "ended_by_later_steps": ["--trainer.max_steps", "20", "--trainer.max_epochs", "-1"],
     "ended_by_steps_with_an_epoch": ["--trainer.max_steps", "14"],
     "ended_in_an_odd_epoch": ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "1"],
+    "ended_early_after_some_steps": [
+        *("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/f1"),
+        *("--trainer.callbacks.mode", "max", "--trainer.callbacks.stopping_threshold", "-1"),
+        *("--trainer.min_steps", "20", "--trainer.max_epochs", "3"),
+    ],
     "with_workers": ["--data.num_workers", "1"],
     "averaged": [*AVERAGED],
 }
@@ -121,18 +127,38 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
 
 
 @pytest.mark.parametrize(
-    "kind", ["plain", "averaged", "ended_by_steps", "ended_by_steps_with_an_epoch", "ended_in_an_odd_epoch"]
+    ("kind", "step"),
+    [
+        ("plain", 14),
+        ("plain", 28),
+        ("averaged", 14),
+        ("accumulated", 28),
+        ("ended_by_steps", 10),
+        ("ended_by_steps_with_an_epoch", 14),
+        ("ended_in_an_odd_epoch", 14),
+        ("ended_early_after_some_steps", 20),
+    ],
 )
 def test_a_run_that_was_stopped_in_a_validation_ends_as_one_that_was_not(
-    tmp_path, model_folder, data, whole, monkeypatch, kind
+    tmp_path, model_folder, data, whole, monkeypatch, kind, step
 ) -> None:
+    """It is stopped twice: also when it repeats the validation."""
     given = arguments(tmp_path, model_folder, data, *KINDS[kind], *RARELY)
     agree = LastCheckpoint._agree
+
+    def asked(self, trainer) -> tuple[bool, Stop]:
+        stops = trainer.validating and trainer.global_step == step
+        return (False, Stop.TERMINATE) if stops else agree(self, trainer)
+
+    def begin(self, trainer, *_) -> None:  # it would stop here already
+        if isinstance(trainer.fit_loop, checkpoints._ResumedLoop):
+            trainer.fit_loop.begin_validation()
+
     with monkeypatch.context() as patch:
-        asked = lambda self, trainer: (False, Stop.TERMINATE) if trainer.validating else agree(self, trainer)  # noqa: E731
         patch.setattr(LastCheckpoint, "_agree", asked)
-        patch.setattr(LastCheckpoint, "on_validation_start", lambda *_: None)  # it would stop earlier, here
+        patch.setattr(LastCheckpoint, "on_validation_start", begin)
         assert commands.train(given) == 143
+        assert commands.train([*given, "--ckpt_path", "last"]) == 143
     assert commands.train([*given, "--ckpt_path", "last"]) == 0
     assert differences(whole(kind), tmp_path / "lightning_logs" / "version_0") == []
 

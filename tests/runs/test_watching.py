@@ -212,6 +212,7 @@ def runs_like(in_epoch: int, every: int, epochs: int | None, current: int) -> An
         current_epoch=current,
         num_val_batches=[3],
         max_epochs=3,
+        max_steps=-1,
     )
 
 

@@ -148,6 +148,9 @@ def test_a_number_of_windows_is_not_searched_where_batches_are_filled_by_tokens(
     flags = ParsedFlags(["--data.dataset", "synthetic", "--data.tokens_per_batch", "8192"])
     (found,) = problems_of(tmp_path, flags, "data.batch_size: [4, 8]\nmodel.warmup_ratio: [0.1, 0.2]\n")
     assert "line 1: --data.batch_size has no effect beside --data.tokens_per_batch" in found
+    flags = ParsedFlags(["--data.dataset", "synthetic"])
+    (found,) = problems_of(tmp_path, flags, "data.batch_size: [4, 8]\ndata.tokens_per_batch: [4096, 8192]\n")
+    assert "line 1: --data.batch_size has no effect beside --data.tokens_per_batch" in found
 
 
 def test_values_that_do_not_go_with_the_flags_are_a_line_each(tmp_path, flags) -> None:

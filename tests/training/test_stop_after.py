@@ -108,7 +108,11 @@ def test_with_nothing_held_out_a_validation_is_refused(tmp_path, model_folder) -
             "after every 6 batches, and at the end",
             [6, 12, 16],
         ),
-        (("--trainer.check_val_every_n_epoch", "2", "--trainer.max_steps", "7"), "after every 2 epochs", [7]),
+        (
+            ("--trainer.check_val_every_n_epoch", "2", "--trainer.max_steps", "7"),
+            "after every 2 epochs, and at the end",
+            [7],
+        ),
     ],
 )
 def test_the_last_weights_are_validated_wherever_they_come(tmp_path, model_folder, capsys, words, when, steps) -> None:
