@@ -49,7 +49,7 @@ from qa_lightning.workers import LostWorkerError, forked
 log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
-_FORMAT = 9  # of the files; raise it when their content changes
+_FORMAT = 10  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time
 _PLACE_IN_OBJECT = re.compile(r"(?<!\S)(?:dataset|validation)(?:\['\w+'\])?(?:\.iloc|\.row)?[\[(](\d+)[\])]")  # a row's
 WORKER = "--data.prepare_workers: a process that prepares data"

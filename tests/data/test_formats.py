@@ -165,6 +165,15 @@ def test_an_encoding_that_is_given_is_read(tmp_path, suffix, encoding):
     assert told == []
 
 
+@pytest.mark.parametrize("suffix", CONTENTS)
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le", "gb18030", "utf-8"])
+def test_a_byte_order_mark_of_utf_8_goes_before_an_encoding_that_is_given(tmp_path, suffix, encoding):
+    path = write(tmp_path, f"q{suffix}", BYTE_ORDER_MARK + CONTENTS[suffix])
+    told = []
+    assert read(path, told=told, reading=ReadSettings(encoding=encoding)) == LATIN
+    assert told == []
+
+
 def test_an_encoding_that_is_not_the_files_is_said_with_the_line(tmp_path):
     path = write(tmp_path, "q.csv", b"a,b\n" + "q9,Qué,ñ,x\n".encode("latin-1"))
     with pytest.raises(

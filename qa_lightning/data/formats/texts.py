@@ -1,7 +1,7 @@
 """Open a file as text in UTF-8: unpacked if it is gzip, and recoded from the encoding that it is in.
 
-A byte-order mark says UTF-16 or UTF-32 for certain. Every other encoding must be given: bytes that are not UTF-8 are
-refused, with what they would say in Windows-1252.
+A byte-order mark says UTF-8, UTF-16 or UTF-32 for certain, whatever encoding is given. Every other encoding must be
+given: bytes that are not UTF-8 are refused, with what they would say in Windows-1252.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def opened_text(path: Path, encoding: str | None) -> Iterator[tuple[IO[bytes], b
         start = raw.read(START)
         raw.seek(0)
         marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
-        known = marked or encoding
+        known = "utf-8" if start.startswith(codecs.BOM_UTF8) else marked or encoding
         if known is None or codecs.lookup(known).name in ("utf-8", "utf-8-sig"):
             _refuse_other_kinds(path, start)
             yield raw, start
