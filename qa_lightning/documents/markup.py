@@ -43,11 +43,11 @@ def html_text(content: bytes) -> str:
         ValueError: it names an unknown encoding, or is not in the one that it names (UTF-8 if none).
     """
     found = None if content.startswith(b"\xef\xbb\xbf") else _CHARSET.search(content[:_HEAD])
-    named = found[1].decode("ascii") if found else "utf-8-sig"
+    named = found[1].decode("ascii") if found else "utf-8"
     encoding = _READ_AS.get(named.lower(), named)
     try:
         is_windows = codecs.lookup(encoding).name.startswith(("cp125", "cp874"))
-        page = content.decode(encoding, _AS_CONTROL if is_windows else "strict")
+        page = content.decode(encoding, _AS_CONTROL if is_windows else "strict").removeprefix("\ufeff")
     except LookupError:
         raise ValueError(f"names the unknown encoding {named}") from None
     parser = _PageParser()

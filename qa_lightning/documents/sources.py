@@ -222,7 +222,7 @@ def _of_file(path: Path, problems: list[str]) -> Iterator[Document]:
 def _plain(content: bytes) -> str:
     if b"\0" in content:
         raise ValueError("is not a text: it has NUL bytes")
-    return re.sub("\r\n?", "\n", content.decode("utf-8-sig"))
+    return re.sub("\r\n?", "\n", content.decode().removeprefix("\ufeff"))
 
 
 def unaskable(text: Any) -> str | None:

@@ -123,7 +123,7 @@ def _text(path: Path) -> str:
     """The text of a file, without a byte-order mark."""
     try:
         with opened_text(path, None) as (file, _):
-            return file.read().decode("utf-8-sig")
+            return file.read().decode().removeprefix("\ufeff")  # `utf-8-sig` counts bytes from behind the mark
     except UnicodeDecodeError as error:
         wrong = f"byte {error.start:,} is 0x{error.object[error.start]:02x}"
         raise InputError(f"{path}: not UTF-8 ({wrong}); save it as UTF-8") from None

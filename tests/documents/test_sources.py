@@ -77,7 +77,9 @@ def test_all_that_cannot_be_read_is_listed(tmp_path) -> None:
     large = tmp_path / "large.txt"
     with large.open("wb") as file:
         file.truncate(MAX_FILE + 1)
-    names = ["latin.txt", "binary.txt", "empty.md", "none", "large.txt", "absent.txt"]
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9")
+    (tmp_path / "marked.html").write_bytes(b"\xef\xbb\xbf<p>caf\xe9")
+    names = ["latin.txt", "marked.txt", "marked.html", "binary.txt", "empty.md", "none", "large.txt", "absent.txt"]
     given = [
         *(tmp_path / name for name in names),
         "",
@@ -88,16 +90,18 @@ def test_all_that_cannot_be_read_is_listed(tmp_path) -> None:
     ]
     assert problems(["Good.", *given]) == [
         f"{tmp_path}/latin.txt: is not utf-8 (byte 3); save it as UTF-8",
+        f"{tmp_path}/marked.txt: is not utf-8 (byte 6); save it as UTF-8",
+        f"{tmp_path}/marked.html: is not utf-8 (byte 9); save it as UTF-8",
         f"{tmp_path}/binary.txt: is not a text: it has NUL bytes",
         f"{tmp_path}/empty.md: is empty",
         f"{tmp_path}/none: has no files that end with .txt, .text, .md, .markdown, .rst, .html, .htm, .xhtml, .pdf",
         f"{tmp_path}/large.txt: has 268,435,457 bytes, more than 268,435,456; split it",
         f"{tmp_path}/absent.txt: there is no such file, folder or pattern of files",
-        "document 7 is empty",
-        "document 8 is of type int; pass texts, dicts with text, id and meta, or Paths of files, folders and patterns",
-        "document 9: the key 'txet' is unknown; keys are text, content, id, meta",
-        "document 10: it needs one text, under 'text' or 'content'",
-        "document 11: its meta is of type int; pass a dict",
+        "document 9 is empty",
+        "document 10 is of type int; pass texts, dicts with text, id and meta, or Paths of files, folders and patterns",
+        "document 11: the key 'txet' is unknown; keys are text, content, id, meta",
+        "document 12: it needs one text, under 'text' or 'content'",
+        "document 13: its meta is of type int; pass a dict",
     ]
     assert problems(["a", {"text": "b", "id": "0"}]) == [
         "two documents have the id '0'; give each its own, or leave ids out"

@@ -79,6 +79,9 @@ def test_a_byte_order_mark_says_the_encoding_and_all_else_is_utf_8(tmp_path, nam
     path.write_bytes(content.encode("cp1252"))
     with pytest.raises(InputError, match=r"--predictions .* not UTF-8 \(byte .* is 0xe9\); save it as UTF-8$"):
         read_predictions(path)
+    path.write_bytes(b'\xef\xbb\xbf{"q": "\xe9"}')
+    with pytest.raises(InputError, match=r"not UTF-8 \(byte 10 is 0xe9\)"):
+        read_predictions(path)
 
 
 def test_answers_are_read_from_parquet(tmp_path) -> None:

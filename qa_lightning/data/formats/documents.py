@@ -54,11 +54,11 @@ def _splits(path: Path, encoding: str | None, size: int, modified: int) -> list[
 def _parsed(path: Path, encoding: str | None) -> Any:
     text = ""
     try:
-        with opened_text(path, encoding) as (file, _):
+        with opened_text(path, encoding) as (file, start):
             content = read_whole(file, path, is_packed(path))
         if not content.strip():
             raise InputError(f"{path}: is empty")
-        text = _decoded(path, content)
+        text = _decoded(path, content, start)
         return json.loads(text)
     except MemoryError:
         raise InputError(f"{path}: memory does not hold it whole; write its rows as JSON lines") from None
@@ -74,11 +74,11 @@ def _parsed(path: Path, encoding: str | None) -> Any:
         raise InputError(f"{path}: not valid JSON that Python can read ({error})") from None
 
 
-def _decoded(path: Path, content: bytearray) -> str:
+def _decoded(path: Path, content: bytearray, start: bytes) -> str:
     try:
-        return content.decode("utf-8-sig")
+        return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise EncodingError(f"{path}: {wrong_byte(content, error)}") from None
+        raise EncodingError(f"{path}: {wrong_byte(error, start)}") from None
 
 
 def read_json_lines(path: Path, encoding: str | None) -> Iterator[PlacedRow]:
@@ -91,7 +91,7 @@ def read_json_lines(path: Path, encoding: str | None) -> Iterator[PlacedRow]:
     Raises:
         InputError: its first lines are the beginning of one JSON text.
     """
-    with opened_text(path, encoding) as (file, _):
+    with opened_text(path, encoding) as (file, start):
         record = size = 0
         first: list[bytes] | None = []  # lines, as long as none is an object
         held: list[PlacedRow] = []  # their rows
@@ -100,7 +100,7 @@ def read_json_lines(path: Path, encoding: str | None) -> Iterator[PlacedRow]:
                 continue
             record += 1
             place = f"{path} line {number}" + (f" (record {record})" if record != number else "")
-            item = _object(place, line)
+            item = _object(place, line, start)
             if isinstance(item, BrokenRow):
                 held.append((place, item))
                 if first is not None:
@@ -146,17 +146,18 @@ def is_one_row(line: bytes) -> bool:
     return isinstance(item, BrokenRow) or len(list(islice(_rows_of_object("", item), 2))) == 1
 
 
-def _object(place: str, line: bytes) -> dict[str, Any]:
+def _object(place: str, line: bytes, start: bytes = b"") -> dict[str, Any]:
     """Parse a line of JSON lines; a `BrokenRow` unless it is one JSON object in UTF-8.
 
     Args:
         place: of the row, for messages.
         line: bytes in UTF-8.
+        start: the first bytes of the file, for messages.
     """
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode().removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
-        return BrokenRow("text", [f"{place}: {wrong_byte(line, error)}"])
+        return BrokenRow("text", [f"{place}: {wrong_byte(error, start)}"])
     except (ValueError, RecursionError) as error:
         problem = (
             f"{place}: not one JSON object ({error}); each line must hold a whole object; if the whole file is one "

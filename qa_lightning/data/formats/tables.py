@@ -44,12 +44,12 @@ def read_table(path: Path, kind: str, encoding: str | None) -> Iterator[PlacedRo
                     text.readline()
                 yield from _rows_of_table(path, TableLines(text, path, 2 if said else 1), separator, hidden=bool(said))
     except UnicodeDecodeError:
-        with opened_text(path, encoding) as (raw, _):
+        with opened_text(path, encoding) as (raw, start):
             for number, line in enumerate(lines_of(raw, path), 1):
                 try:
-                    line.decode("utf-8-sig")
+                    line.decode()
                 except UnicodeDecodeError as error:
-                    raise EncodingError(f"{path} line {number}: {wrong_byte(line, error)}") from None
+                    raise EncodingError(f"{path} line {number}: {wrong_byte(error, start)}") from None
         raise  # never reached: one of the lines cannot be decoded
 
 

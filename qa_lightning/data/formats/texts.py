@@ -119,14 +119,20 @@ def encoding_problem(encoding: str | None) -> str | None:
     return f"--data.encoding {encoding}: there is no encoding of that name; there are utf-8, utf-16, cp1252, gbk, ..."
 
 
-def wrong_byte(line: bytes | bytearray, error: UnicodeDecodeError) -> str:
-    """Say which byte of a text is not UTF-8, what stands there in Windows-1252, and the fix."""
-    around = bytes(line[max(0, error.start - _NEAR) : error.start + _NEAR])
-    text = around.decode("cp1252", "replace").strip()
+def wrong_byte(error: UnicodeDecodeError, start: bytes) -> str:
+    """Say which byte of a text is not UTF-8, and the fix; without a mark, also what stands there in Windows-1252.
+
+    Args:
+        error: of decoding the text as ``utf-8``; ``utf-8-sig`` counts from behind the mark.
+        start: the first bytes of the file.
+    """
+    wrong = f"not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})"
+    if start.startswith(codecs.BOM_UTF8):  # no --data.encoding would change how it is read
+        return f"{wrong}, though the file's byte-order mark says so; save the file as UTF-8"
+    text = error.object[max(0, error.start - _NEAR) : error.start + _NEAR].decode("cp1252", "replace").strip()
     return (
-        f"not UTF-8 (byte {error.start} is 0x{line[error.start]:02x}). In Windows-1252 it says "
-        f"{shown(text, 2 * _NEAR + 8)}: if that is right, pass --data.encoding cp1252; otherwise name the encoding, or "
-        "save the file as UTF-8"
+        f"{wrong}. In Windows-1252 it says {shown(text, 2 * _NEAR + 8)}: if that is right, pass --data.encoding "
+        "cp1252; otherwise name the encoding, or save the file as UTF-8"
     )
 
 
