@@ -105,7 +105,7 @@ def parsed_cell(value: Any, context: Any = None) -> Any:
         found = json.loads(bare)
     except (ValueError, RecursionError):
         found = _printed(bare)
-    return value if found is None or (found and _holds_text(context, bare)) else found
+    return value if found is None or (found != [] and _holds_text(context, bare)) else found
 
 
 def _printed(text: str) -> Any:
@@ -171,7 +171,8 @@ def _of_object(given: dict[str, Any], context: Any, separator: str | None) -> An
         answers = {simple_name(name): value for name, value in answers.items()} | answers
     names = [_name_in(answers, known) for known in (_TEXT, _START, _END)]
     text, start, end = (None if name is None else answers[name] for name in names)
-    if names[0] is None and names[1] is not None and names[2] is not None:
+    is_span = names[1] is not None and names[2] is not None
+    if is_span and (names[0] is None or (_is_null(text) and not _is_null(start) and not _is_null(end))):
         return answer_between(start, end, context) or []
     if names[0] is None:
         return given
@@ -251,6 +252,13 @@ def is_nothing(value: Any) -> bool:
     if isinstance(value, Decimal):
         return value.is_nan()
     return value is None or (isinstance(value, float) and value != value)
+
+
+def _is_null(cell: Any) -> bool:
+    """Whether a cell is None or NaN, or a list of such; an empty text is one that says that there is no answer."""
+    if isinstance(cell, list):
+        return bool(cell) and all(map(_is_null, cell))
+    return is_nothing(cell) and not isinstance(cell, str)
 
 
 def _is_broken(text: str, context: Any) -> bool:

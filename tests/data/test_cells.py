@@ -53,6 +53,9 @@ CELLS = {
     "pairs of offsets as JSON": "[[11, 20]]",
     "regions": [{"start": 11, "end": 20}],
     "a region of lists": {"start": [11], "end": [20]},
+    "a region without its text": {"text": None, "start": 11, "end": 20},
+    "a region as pandas makes it": [{"text": float("nan"), "start": 11.0, "end": 20.0}],
+    "regions without their texts": {"text": [None], "start": [11], "end": [20]},
     "arrays themselves": {"text": np.array(["the cello"], object), "answer_start": np.array([11])},
 }
 
@@ -96,7 +99,9 @@ def test_a_separator_that_is_given_divides_a_cell(separator, cell):
 
 def test_what_the_context_holds_as_it_stands_is_that_text():
     code = 'Write ["a", "b"] or x | y; the list [] is empty, and [1, 2] is not.'
-    for text in ('["a", "b"]', "x | y"):
+    code += " An object {} or (0) is, too, as is False in np.False_."
+    for text in ('["a", "b"]', "x | y", "{}", "(0)", "np.False_"):
+        assert understood(text, code.index(text), code) == [(text, code.index(text))]
         assert understood(text, context=code, separator="|") == [(text, code.index(text))]
     assert understood("[]", context=code) == []
     numbers = "From 11 to 20."
@@ -115,6 +120,18 @@ def test_a_text_in_brackets_that_differs_in_white_space_alone_is_a_text(text):
 @pytest.mark.parametrize("cell", [None, "", "  ", "null", "None", "NaN", float("nan"), [], "[]", "()"])
 def test_an_empty_cell_is_no_answer(cell):
     assert understood(cell) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"text": None, "start": None, "end": None},
+        {"text": None, "start": 0, "end": 0},
+        {"text": "", "start": 0, "end": 4},
+    ],
+)
+def test_a_null_text_beside_a_span_that_is_none_is_no_answer_and_so_is_an_empty_text(answer):
+    assert understood([answer]) == []
 
 
 @pytest.mark.parametrize("word", ["None", "null", "nan"])
