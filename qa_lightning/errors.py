@@ -16,9 +16,11 @@ from qa_lightning.wording import did_you_mean, one_of, shown, visible
 Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 MOST = 2**32 - 1  # of a whole number that a flag takes: libraries count in 32 or 64 bits, and seeds are as large
 
-# A command in backticks; or a flag as messages write it, with its value if the next word can only be a value.
+# A command in backticks; or a flag as messages write it, with its value if the next word can only be a value. A flag
+# begins a word: names of files hold "--", too, as those of the Hub's cache do.
 _FLAG = re.compile(
-    r"`(?:qa-lightning|'[^'`]*python[\d.]*'|[^` ]*python[\d.]*) [^`]*`|--((?:data|model|trainer)\.)?([a-z][\w.]*\w)"
+    r"`(?:qa-lightning|'[^'`]*python[\d.]*'|[^` ]*python[\d.]*) [^`]*`"
+    r"|(?<![^\s(\['\"`])--((?:data|model|trainer)\.)?([a-z][\w.]*\w)"
     r"(?: (true|false|auto|skip|repair_or_skip|repair|error|first|all|cp1252|utf-16-[lb]e|eager|sdpa|bf16-mixed"
     r"|NAME|FILE|'[^']{1,3}'|\d+(?:\.\d+)?)(?![\w.]))?"
 )

@@ -14,6 +14,11 @@ from qa_lightning.inference.settings import checked_batch_size, checked_settings
 from qa_lightning.models.settings import AnswerSettings
 from tests.helpers import commands
 
+NAMES_LIKE_FLAGS = [
+    *("/root/hub/datasets--deepset--germanquad/dev.jsonl", "faq--data.json", "data/--data.json", r"C:\--data.json"),
+    *("a---data.json", "(1)--data.json", "faq.--model.max_length 256.json", "~--data.csv"),
+]
+
 
 @pytest.mark.parametrize(
     ("written", "argument"),
@@ -27,6 +32,9 @@ from tests.helpers import commands
         ("neither --data.dataset nor --data.validation", "neither dataset nor validation"),
         ("--output answers.jsonl: is there already", "output answers.jsonl: is there already"),
         ("a - b -- c --- d", "a - b -- c --- d"),
+        *((f"{name}: no such file", f"{name}: no such file") for name in NAMES_LIKE_FLAGS),
+        ("--data.validation hub/datasets--a--b/dev.json", "validation hub/datasets--a--b/dev.json"),
+        ("(--data.dataset x, '--data.validation y', `--model.compile`)", "(dataset x, 'validation y', `compile`)"),
     ],
 )
 def test_flags_are_arguments_where_no_command_runs(written: str, argument: str) -> None:
@@ -125,6 +133,7 @@ def test_a_command_without_groups_names_its_own_flags(tmp_path) -> None:
         assert worded("pass --data.max_length 256") == "pass --max_length 256"
         assert worded("or --model.max_answer_length") == "or --max_answer_length"
         assert worded("say --data.columns.question NAME") == "say --columns.question NAME"
+        assert [worded(name) for name in NAMES_LIKE_FLAGS] == NAMES_LIKE_FLAGS
     with pytest.raises(InputError) as raised:
         commands.evaluate(["--model", "tiny", "--data", str(tmp_path / "gone.json")])
     assert "--data." not in str(raised.value)
