@@ -359,7 +359,7 @@ def describe_split(prepared: PreparedSplit, how: str, again: bool = False) -> It
             f"{split}: no validation data given, so the questions are split by context: "
             f"{divided['validation_fraction']:.0%} of the contexts validate (seed {divided['seed']})"
         )
-    for line in [] if said else rows["columns"]:
+    for line in [] if said else _where_it_is(prepared, rows, rows["columns"]):
         yield f"{split}: {line}"
     names = (one.name for one in fields(RowChanges))
     changes = RowChanges(*(_where_it_is(prepared, rows, rows[name]) for name in names))
@@ -405,7 +405,7 @@ def _where_it_is(prepared: PreparedSplit, rows: Mapping[str, Any], lines: list[s
     if all(old == new for old, new in moved.items()):
         return lines
     names = "|".join(re.escape(name) for name in sorted(moved, key=len, reverse=True))
-    return [re.sub(rf"(?<!\S)({names})(?= )", lambda found: moved[found[1]], line) for line in lines]
+    return [re.sub(rf"(?<!\S)({names})(?=[ :])", lambda found: moved[found[1]], line) for line in lines]
 
 
 def folder_key(parts: list[Any]) -> str:

@@ -149,6 +149,29 @@ def test_rows_of_data_that_was_moved_are_told_by_where_they_are(
     assert f"{data}/" not in said.text
 
 
+def test_lines_about_columns_tell_of_data_that_was_moved_where_it_is(tmp_path, model_folder, said) -> None:
+    rows, data = make_rows(20), tmp_path / "data"
+    data.mkdir()
+    for number, (name, encoding) in enumerate([("question", "utf-16"), ("query", "utf-8")]):
+        lines = [{**row, "id": f"{number} {row['id']}", name: row["question"]} for row in rows]
+        lines = [
+            {key: value for key, value in line.items() if key in ("id", "context", "answers", name)} for line in lines
+        ]
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        (data / f"{number}.jsonl").write_text(text, encoding=encoding)
+
+    def told(folder: Path) -> list[str]:
+        said.clear()
+        source = f"{folder}/0.jsonl,{folder}/1.jsonl"
+        prepared(source, source, model_folder)
+        return [line for line in said.messages if "byte-order" in line or "columns as in" in line]
+
+    before = told(data)
+    assert len(before) == 4  # of each split two
+    data.rename(tmp_path / "moved")
+    assert told(tmp_path / "moved") == [line.replace(str(data), str(tmp_path / "moved")) for line in before]
+
+
 def test_every_place_in_a_line_is_where_the_rows_are_now(tmp_path, model_folder, said) -> None:
     rows = make_rows(20)
     rows[3] = dict(rows[2])  # one line with two places
