@@ -95,6 +95,7 @@ def score_model(
     if ensemble is not None:
         datamodule.tokenizer = ensemble.tokenizer
     fingerprint = datamodule.fingerprint("validation")  # as in training, where offsets matter
+    fitted_here = settings.is_fitted_to(*datamodule.fingerprints("validation"))
     datamodule.texts_alone = True
     module = _validated(
         model_names(name)[0], ensemble.model if ensemble else None, datamodule, settings, mixed_script, dtype
@@ -107,7 +108,6 @@ def score_model(
             f"note: every question of {data} has an answer, so that {name} is scored as a model that always answers; "
             '`predict` may say "no answer" to some of them'
         )
-    fitted_here = settings.is_fitted_to(fingerprint)
     if fitted_here:
         log.info(
             f"note: threshold and temperature were fitted to {data} itself, so the scores, the coverage and the "

@@ -160,9 +160,9 @@ class AnswerSettings:
         """
         return replace(self, calibrator={}, scores_at_precision={}) if self.calibrator else self
 
-    def is_fitted_to(self, fingerprint: str) -> bool:
-        """Whether threshold and temperature were fitted to questions with this fingerprint, out of fold or not."""
-        return self.fitted_to.rpartition(" ")[2] == fingerprint
+    def is_fitted_to(self, *fingerprints: str) -> bool:
+        """Whether threshold and temperature were fitted to questions with such a fingerprint, out of fold or not."""
+        return self.fitted_to.rpartition(" ")[2] in fingerprints
 
     def score_at(self, precision: float) -> float:
         """The lowest score at which at least this share of the answers, 0-1, was right on validation data.

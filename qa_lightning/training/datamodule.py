@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cache
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -384,6 +384,11 @@ class SquadDataModule(LightningDataModule):
     def fingerprint(self, split: Split) -> str:
         """Digest of a split's questions, contexts and answers, and of how they were read."""
         return self.prepared(split).examples_folder.name
+
+    def fingerprints(self, split: Split) -> list[str]:
+        """What `fingerprint` is under each value of ``on_bad_rows``, which changes some rows; nothing is prepared."""
+        prepared = self.prepared(split)
+        return [replace(prepared, on_bad_rows=policy).examples_folder.name for policy in get_args(OnBadRows)]
 
     def splits(self) -> list[PreparedSplit]:
         """The splits of this module, with different questions; see `prepared`."""

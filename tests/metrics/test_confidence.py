@@ -441,6 +441,7 @@ def test_scores_on_what_threshold_and_temperature_were_fitted_to_are_said_to_fla
     command = ["--model", model, "--threshold-file", str(folder / "threshold.json"), "--data"]
     for asked, flatters in (
         ([*command, data], True),
+        ([*command, data, "--on_bad_rows", "repair"], True),
         ([*command, other], False),
         (["--model", model, "--data", data], False),
     ):
