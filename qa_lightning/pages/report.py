@@ -288,17 +288,18 @@ class ErrorReport:
 
 
 def would_replace(page: Path, data: str) -> str | None:
-    """What is wrong if the file beside a page would replace one of ``data``, or one that no report wrote; else None."""
+    """What is wrong if the file beside a page would replace one of ``data``, or one that no report wrote; else None.
+
+    So it is if the file would be read as data once it is there.
+    """
     lines = page.with_suffix(".jsonl")
     if not lines.exists():
-        return None
-    if _is_data(lines, data):
-        what = "it is the data"
-    elif _is_a_report(lines):
-        return None
+        what = f"be written to {lines}, and would be read as data" if _is_data(lines, data) else ""
+    elif _is_data(lines, data):
+        what = f"replace {lines}, and it is the data"
     else:
-        what = "no report wrote it"
-    return f"{page}: the questions would replace {lines}, and {what}; give the page another name"
+        what = "" if _is_a_report(lines) else f"replace {lines}, and no report wrote it"
+    return f"{page}: the questions would {what}; give the page another name" if what else None
 
 
 def _is_data(lines: Path, data: str) -> bool:

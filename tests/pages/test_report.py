@@ -255,6 +255,21 @@ def test_files_that_no_report_wrote_are_not_replaced(tmp_path, content) -> None:
     assert (lines.read_text(), page.exists()) == (content, False)
 
 
+@pytest.mark.parametrize("data", ["{}/*.jsonl", "{}/*/dev.json*", "{}/runs/train.jsonl,{}/runs/d?v.jsonl"])
+def test_questions_are_not_written_to_where_they_would_be_read_as_data(tmp_path, data) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("{}")
+    page, data = folder / "dev.html", data.format(folder if data.startswith("{}/*.") else tmp_path, tmp_path)
+    refused = rf"dev.html: the questions would be written to {folder}/dev.jsonl, and would be read as data; give"
+    with pytest.raises(InputError, match="^--output .*" + refused):
+        call("report", ["--model", "no such model", "--output", str(page), "--data", data])
+    with pytest.raises(InputError, match=refused):
+        ErrorReport(replace(scored(several(1)), data=data)).write(page)
+    assert [path.name for path in folder.iterdir()] == ["train.jsonl"]
+    ErrorReport(replace(scored(several(1)), data=data)).write(tmp_path / "elsewhere.html")
+
+
 def test_a_report_replaces_a_report_but_not_its_data(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     report = ErrorReport(scored(several(3)))
