@@ -27,7 +27,7 @@ def compare_with_official(result: ScoreResult, tolerance: float = 1e-6) -> int:
     # Both scorers want a prediction for each question; this one is no answer of anybody.
     missing = {row["id"]: "\ue000" for row in result.references if row["id"] not in result.predictions}
     texts, settings = {**result.predictions, **missing}, {}
-    if result.null_odds:  # then it finds the best thresholds, too
+    if result.version_2 and result.null_odds:  # then it finds the best thresholds, too
         texts, settings = {**result.best_texts, **missing}, {"no_answer_threshold": result.threshold}
     official: Mapping[str, float] = scorer.compute(
         predictions=[

@@ -28,7 +28,9 @@ class Outcomes:
         null_score: [N] start + end logit of "no answer".
         log_spans: [N, K] log of the sum of exp(score / T) over all spans, at K temperatures; see `spans.Spans`.
         article: [N] the title of the question's article or, without a title, a digest of the context.
-        null_exact: [N] whether "no answer" is an exact match.
+        null_exact: [N] whether "no answer" is an exact match. In v2.0 it is one if there is no gold answer, as in the
+            official scorer under a threshold (``--na-prob-file``); without one, that counts an empty text as right
+            where all gold answers normalise to nothing, too.
         second_score: [N] score of the second-best span; -inf without one.
         length: [N] characters of the best span; 0 without one.
     """
@@ -130,7 +132,7 @@ def judge(predictions: Predictions, scoring: Scoring) -> Outcomes:
         golds = example["answers"]["text"]
         text = predictions.best_text(number, example)
         exact[number], f1[number] = answer_scores(text, golds, scoring) if text else (0, 0.0)
-        null_exact[number] = bool(answer_scores("", golds, scoring)[0])
+        null_exact[number] = not golds if scoring.version_2 else answer_scores("", golds, scoring)[0]
         has_answer[number] = bool(golds)
         length[number] = len(text)
         name = article_of(example)

@@ -17,7 +17,8 @@ from qa_lightning.evaluation.model import score_model
 from qa_lightning.evaluation.official import compare_with_official
 from qa_lightning.evaluation.result import ScoreResult, write_result
 from qa_lightning.evaluation.saved import read_null_odds
-from qa_lightning.metrics.squad import SquadMetric
+from qa_lightning.metrics.squad import Scoring, SquadMetric, answer_scores
+from qa_lightning.metrics.thresholds import squad_v2_metrics
 from qa_lightning.models.folder import save_settings
 from qa_lightning.models.settings import AnswerSettings
 from tests.helpers import commands
@@ -470,6 +471,48 @@ def test_official_is_asked_about_missing_answers_as_wrong_ones(files, official, 
     metric = SquadMetric(version_2)
     metric.update([{"id": key, "prediction_text": text} for key, text in texts.items()], scorer.given[1])
     assert metric.compute() == score_file(predictions, str(data)).metrics
+
+
+class Published(Scorer):
+    """A stand-in that scores, and takes what the published scorer of that name takes."""
+
+    def __init__(self, name):
+        self.compute = {"squad": self._squad, "squad_v2": self._squad_v2}[name]
+
+    def _squad(self, predictions, references):
+        metric = SquadMetric()
+        metric.update(predictions, references)
+        return metric.compute()
+
+    def _squad_v2(self, predictions, references, no_answer_threshold=1.0):
+        texts, golds = [one["prediction_text"] for one in predictions], [one["answers"]["text"] for one in references]
+        scores = [answer_scores(text, gold, Scoring(version_2=True)) for text, gold in zip(texts, golds, strict=True)]
+        return squad_v2_metrics(
+            *zip(*scores, strict=True),
+            [bool(gold) for gold in golds],
+            [one["no_answer_probability"] for one in predictions],
+            no_answer_threshold,
+            [not text for text in texts],
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold"), [("squad", 0.0), ("squad_v2", 0.0), ("squad_v2", -1000.0), ("squad_v2", 1000.0)]
+)
+def test_official_agrees_about_the_answers_of_a_model(model_folder, tmp_path, official, name, threshold):
+    folder, version_2 = shutil.copytree(model_folder, tmp_path / "model"), name == "squad_v2"
+    save_settings(AnswerSettings(48, 12, 12, version_2=version_2, null_score_diff_threshold=threshold), folder)
+    context = CONTEXT + " A."
+    golds = [*GOLDS.values(), ["A"], ["The", "."]][: None if version_2 else 3]  # the last two normalise to nothing
+    answers = [{"text": gold, "answer_start": [context.index(text) for text in gold]} for gold in golds]
+    rows = [
+        {"id": f"q{number}", "question": "What?", "context": context, "answers": each}
+        for number, each in enumerate(answers)
+    ]
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps(rows))
+    assert official(Published(name)) == []
+    assert commands.evaluate(["--model", str(folder), "--data", str(data), "--official"]) == 0
 
 
 @pytest.mark.parametrize(
