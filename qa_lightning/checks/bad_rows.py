@@ -40,7 +40,11 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
         "fields of a wrong type",
         "correct them, or train with --data.on_bad_rows skip, which leaves the rows out",
     ),
-    "line": ("error", "lines that cannot be read as rows", "write each row as one JSON object, on one line"),
+    "line": (
+        "error",
+        "lines that cannot be read as rows",
+        "write on each line one whole JSON object: a row, or a context with a list of questions as its qas",
+    ),
     "text": ("error", "texts that are not valid Unicode", "save the file as UTF-8"),
     "duplicate_id": (
         "error",

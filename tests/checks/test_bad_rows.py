@@ -47,11 +47,12 @@ def test_kinds_of_rows_are_all_tried() -> None:
 
 def test_lines_that_are_no_objects_stand_beside_other_findings(tmp_path) -> None:
     path = tmp_path / "data.jsonl"
-    path.write_text("\n".join(["{", json.dumps(row(0)), "7", json.dumps(row(1, question=""))]))
+    path.write_text("\n".join(["{", json.dumps(row(0)), "7", json.dumps(row(1, question="")), '{"qas": null}']))
     report = check_source(str(path))
-    assert found(report) == {"line": 2, "empty": 1}
+    assert found(report) == {"line": 3, "empty": 1}
     (finding,) = (one for one in report.findings if one.kind == "line")
-    assert [one["place"] for one in finding.rows] == [f"{path} line 1", f"{path} line 3"]
+    assert finding.fix.startswith("write on each line one whole JSON object: a row, or a context with a list")
+    assert [one["place"] for one in finding.rows] == [f"{path} line 1", f"{path} line 3", f"{path} line 5"]
 
 
 def test_a_row_of_a_table_with_too_many_fields_is_called_so(tmp_path) -> None:
