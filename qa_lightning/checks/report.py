@@ -50,7 +50,7 @@ def check_source(
     """Check all rows of a source's training and validation splits, of those that there are.
 
     Facts are those of the training split, those of the validation split stand under ``validation``; if there is only
-    one split, they are its own. Findings are those of both.
+    one split, they are its own. ``tokens_unchecked`` says why there are none of tokens. Findings are those of both.
 
     Args:
         source: what to check, as for ``--data.dataset``.
@@ -92,7 +92,11 @@ def check_source(
             report.facts["validation"] = held_out.facts()
         check.findings.join(held_out.findings)
         report.add(check.findings.found())
-        if tokenizer is not None and kept:
+        if tokenizer is None:
+            report.facts["tokens_unchecked"] = "name a model with --model"
+        elif not kept:
+            report.facts["tokens_unchecked"] = "no row is without an error"
+        else:
             examples = open_examples(folder)
             write_features(cut_examples(examples, Windower(tokenizer, settings)), folder, len(tokenizer))
             tokens = TokenCheck(
@@ -251,8 +255,8 @@ def _fact_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         total = sum(facts[name].values()) or 1
         shares = [f"{kind} {count / total:.0%}" for kind, count in list(facts[name].items())[:8]]
         yield name, ", ".join(shares) or "none"
-    if "windows" not in facts:
-        yield "tokens", "not checked; name a model with --model"
+    if reason := facts.get("tokens_unchecked"):
+        yield "tokens", f"not checked; {reason}"
         return
     for name, spread in facts["tokens"].items():
         yield f"tokens per {name}", _spread_line(spread)

@@ -67,6 +67,19 @@ def test_the_command_prints_writes_and_tells_by_its_status(tmp_path, model_folde
         commands.check_data([str(tmp_path / "none.json")])
 
 
+def test_a_report_says_why_tokens_were_not_checked(tmp_path, model_folder, capsys) -> None:
+    bad, target = write_json(tmp_path / "bad.json", [row(0, question=""), row(1, context="")]), tmp_path / "report.json"
+    for flags, reason in (
+        (["--model", model_folder], "no row is without an error"),
+        ([], "name a model with --model"),
+    ):
+        assert commands.check_data([bad, *flags, "--json", str(target)]) == 1
+        assert f"not checked; {reason}" in " ".join(capsys.readouterr().out.split())
+        assert json.loads(target.read_text())["facts"]["tokens_unchecked"] == reason
+    good = write_json(tmp_path / "good.json", make_rows(3))
+    assert "tokens_unchecked" not in check_source(good, tokenizer=load_tokenizer(model_folder)).facts
+
+
 def divided(path, train, validation) -> str:
     """A file with two splits."""
     path.write_text(json.dumps({"train": train, "validation": validation}))
