@@ -24,6 +24,8 @@ from qa_lightning.arrays import Float64s
 TEMPERATURES: Float64s = np.geomspace(0.25, 16.0, 25)
 TEMPERATURES.flags.writeable = False
 
+BINS = 15  # of a calibration error
+
 # With fewer questions nothing is fitted: the standard error of the fit is 27% at 20 questions, 16% at 50 and 5% at 500
 # (synthetic questions).
 MIN_FOR_TEMPERATURE = 50
@@ -123,7 +125,7 @@ def checked_columns(columns: Mapping[str, ArrayLike], within: tuple[str, ...] = 
     return list(arrays.values())
 
 
-def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15, adaptive: bool = False) -> Reliability:
+def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS, adaptive: bool = False) -> Reliability:
     """Accuracy by bin of confidence.
 
     Args:

@@ -18,9 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from qa_lightning.arrays import Float64s, begins_run
 from qa_lightning.metrics.bootstrap import Interval, bootstrap_statistics
-from qa_lightning.metrics.calibration import checked_columns
+from qa_lightning.metrics.calibration import BINS, checked_columns
 
-BINS = 15
 AT_PRECISIONS = (0.8, 0.9, 0.95)
 MEASURES = (
     "expected_calibration_error",

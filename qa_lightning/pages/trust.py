@@ -20,7 +20,7 @@ from qa_lightning.pages.questions import Scored
 
 _POINTS = 201  # of a curve, at most
 _STEPS = 101  # of the slider for the threshold
-_BINS = 10
+_DOTS = 10  # of the chart of calibration; its figure counts more bins, as everywhere
 _LINES = {"has": 4, "none": 5, "main": 3}  # the style of a line of F1 by the threshold, and which value of a step it is
 _SOME = 0.05  # of the questions
 
@@ -28,15 +28,14 @@ _SOME = 0.05  # of the questions
 def trust_values(scored: Scored) -> dict[str, Any]:
     """Charts, and the points that the page's sliders show."""
     judged = scored.judged
-    bins = reliability(judged.confidence, judged.correct, _BINS)
     curve = risk_coverage(judged.confidence, judged.correct)
     coverage, points = _coverage(curve)
     threshold, steps = _threshold(scored) if scored.version_2 else (None, None)
     return {
-        "calibration": _calibration(bins).svg(),
+        "calibration": _calibration(reliability(judged.confidence, judged.correct, _DOTS)).svg(),
         "answered": 100 * coverage_at_precision(judged.confidence, judged.correct, PRECISION)[0],
         "precision": 100 * PRECISION,
-        "error": 100 * bins.error,
+        "error": 100 * reliability(judged.confidence, judged.correct).error,
         "coverage": coverage.svg(),
         "curve": points,
         "start": _start(points),

@@ -15,9 +15,12 @@ from qa_lightning.cli.main import call
 from qa_lightning.errors import InputError
 from qa_lightning.evaluation.report import report_on
 from qa_lightning.metrics.bootstrap import bootstrap
+from qa_lightning.metrics.calibration import reliability
+from qa_lightning.metrics.confidence import fit_confidence
 from qa_lightning.metrics.errors import ErrorKind
 from qa_lightning.pages import report as reports
 from qa_lightning.pages.report import ErrorReport
+from qa_lightning.pages.trust import trust_values
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.scored import Asked, renamed, scored, several
 
@@ -40,6 +43,16 @@ def test_scores_are_the_official_ones_and_have_intervals() -> None:
     assert [report.intervals["exact"], report.intervals["f1"]] == bootstrap(100 * np.stack([exact, f1], 1), article)
     assert report.intervals["f1"].unit == "articles"
     assert set(report.intervals) == {"exact", "f1"}
+
+
+def test_the_calibration_error_is_the_one_that_evaluate_prints() -> None:
+    asked = [
+        Asked(CONTEXT, ("Paris",), (("Paris" if number % 3 else "lives", number / 10 - 8),)) for number in range(60)
+    ]
+    found = scored(asked)
+    expected = fit_confidence(found.outcomes, found.version_2, found.scaling).as_given["expected_calibration_error"]
+    assert trust_values(found)["error"] == pytest.approx(100 * expected.mean)
+    assert expected.mean != reliability(found.judged.confidence, found.judged.correct, 10).error
 
 
 def test_with_unanswerable_questions_both_kinds_have_scores() -> None:
