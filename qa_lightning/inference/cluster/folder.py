@@ -46,6 +46,8 @@ class AnswerFolder:
     def locked(self) -> Iterator[None]:
         """Hold a lock where the filesystem has them, so that no other run writes this folder.
 
+        A folder that this made is removed at the end if it is empty.
+
         Raises:
             InputError: another run holds it, there is something else than a folder, or it cannot be written.
         """
@@ -53,7 +55,8 @@ class AnswerFolder:
             free = True
             with self._writing():
                 system, path = self._place()
-                if system.get_file_info(path).type == fs.FileType.File:
+                there = system.get_file_info(path).type
+                if there == fs.FileType.File:
                     raise InputError(f"--output {self.name} is a file; --engine ray writes a folder, so name another")
                 system.create_dir(path, recursive=True)
                 if not is_address(self.name):
@@ -66,9 +69,12 @@ class AnswerFolder:
             try:
                 yield
             finally:
-                if not is_address(self.name):
-                    with suppress(OSError):  # unless it is empty, it stays
-                        Path(self.name).rmdir()
+                if there == fs.FileType.NotFound:
+                    with suppress(OSError, pa.ArrowException):
+                        if not is_address(self.name):
+                            Path(self.name).rmdir()
+                        elif not system.get_file_info(fs.FileSelector(path)):
+                            system.delete_dir(path)  # with all that is in it
 
     def refuse_input(self, files: Sequence[str]) -> None:
         """Raise `InputError` if one of the input's files is in this folder."""
@@ -118,7 +124,7 @@ class AnswerFolder:
         self._write(_RECORD, values.encode())
 
     def discard_if_empty(self) -> None:
-        """Remove the record, and the folder if it is empty then, unless there are answers."""
+        """Remove the record, unless there are answers."""
         with self._writing():
             system, path = self._place()
             there = system.get_file_info(fs.FileSelector(path))
@@ -126,8 +132,6 @@ class AnswerFolder:
                 return
             if _RECORD in [one.base_name for one in there]:
                 system.delete_file(f"{path}/{_RECORD}")
-            if len(there) <= 1:
-                system.delete_dir(path)
 
     def done(self, pieces: Mapping[int, int]) -> dict[int, int]:
         """The pieces that are written: first row -> number of bad rows.

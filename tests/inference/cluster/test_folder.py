@@ -125,6 +125,38 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path):
         made.recorded(MADE_WITH)
 
 
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+@pytest.mark.parametrize("mine", ["notes.txt", "notes/", ".notes", None])
+def test_a_folder_that_was_there_stays_with_all_that_is_in_it(mine, form, tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    if mine is not None:
+        (folder / mine).mkdir() if mine.endswith("/") else (folder / mine).write_text("mine")
+    before = names(folder)
+    made = AnswerFolder(form.format(folder))
+    for record in (False, True):
+        with made.locked():
+            if record:
+                made.write_record(MADE_WITH, None)
+            made.discard_if_empty()
+        assert names(folder) == before
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_folder_that_a_run_made_goes_unless_something_is_in_it(form, tmp_path):
+    folder = tmp_path / "a"
+    made = AnswerFolder(form.format(folder))
+    with made.locked():
+        made.begin(MADE_WITH, overwrite=False)
+        made.discard_if_empty()
+    assert not folder.exists()
+    with made.locked():
+        made.begin(MADE_WITH, overwrite=False)
+        (folder / ".notes").write_text("mine")
+        made.discard_if_empty()
+    assert names(folder) == [".notes"]
+
+
 def test_a_file_or_the_folder_of_the_input_is_refused(tmp_path):
     (tmp_path / "a").write_text("mine")
     with (

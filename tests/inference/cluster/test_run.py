@@ -292,6 +292,14 @@ def test_rows_that_cannot_be_asked_are_errors_as_elsewhere(engine, tmp_path, ask
         assert not (tmp_path / "other").exists()
 
 
+def test_a_folder_of_somebody_else_is_refused_and_stays(engine, source, tmp_path, ask):
+    (tmp_path / "thesis").mkdir()
+    mine = write(tmp_path / "thesis" / "chapters.tex", b"mine")
+    with pytest.raises(InputError, match="already exists, and no run of this command wrote it"):
+        ask(source, mine.parent, "--engine", "ray")
+    assert mine.read_bytes() == b"mine"
+
+
 def test_the_columns_are_told_once(engine, tmp_path, ask, capsys):
     rows = [{"q": row["question"], "passage": row["context"]} for row in ROWS]
     source = write(tmp_path / "q.jsonl", as_lines(rows))
