@@ -67,7 +67,7 @@ def source_kind(source: Source) -> Kind:
     if not source.strip():
         raise InputError("'' names nothing; give a file, a folder or the name of a dataset on the Hub")
     files = source_files(source)
-    missing = [] if files else [part for part in _parts(source) if not source_files(part)]
+    missing = [] if files else [name for name in source_names(source) if not _named_files(name)]
     if files:
         problems = [_format_problem(file) for file in files if file_format(file) not in SUFFIXES]
         if problems:
@@ -79,35 +79,51 @@ def source_kind(source: Source) -> Kind:
         raise InputError(_folder_problem(source))
     looks_like_a_file = (
         Path(source).suffix.lower() in SUFFIXES + _OTHER_SUFFIXES
-        or any(mark in source for mark in "*?[,")
+        or "," in source
+        or is_pattern(source)
         or source.startswith((".", "/", "~"))
         or source.count("/") > 1
         or is_special(Path(source))
     )
     if looks_like_a_file:
-        raise InputError([_missing_problem(part) for part in missing or [source]])
+        raise InputError([_missing_problem(name) for name in missing or [source]])
     return "hub"
+
+
+def source_names(source: str) -> list[str]:
+    """The names in a source: commas separate them, unless there is a file or folder whose name they are part of."""
+    with suppress(ValueError):  # such as a long list of files
+        if usable_path(source).exists():
+            return [source]
+    return [name.strip() for name in source.split(",") if name.strip()]
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name has marks that stand for other characters."""
+    return any(mark in name for mark in "*?[")
 
 
 def source_files(source: str) -> list[Path]:
     """The files that ``source`` names, as one path, a pattern or a list with commas.
 
-    Empty if there is no such file, or if one part of a list has none.
+    Empty if there is no such file, or if one name of a list has none.
 
     Raises:
-        InputError: it cannot be a path.
+        InputError: a name cannot be a path.
     """
+    found = [_named_files(name) for name in source_names(source)]
+    return list(chain.from_iterable(found)) if all(found) else []
+
+
+def _named_files(name: str) -> list[Path]:
+    """The files of a path or pattern."""
     try:
-        path = usable_path(source)
+        path = usable_path(name)
         if path.is_file():
             return [path]
-        if "," not in source:
-            return _matching(path) if any(mark in source for mark in "*?[") else []
+        return _matching(path) if is_pattern(name) else []
     except (OSError, ValueError) as error:  # a name that is too long, a bad pattern
-        if "," not in source:
-            raise InputError(f"{source}: not a usable path ({error})") from None
-    parts = [source_files(part) for part in _parts(source)]
-    return list(chain.from_iterable(parts)) if all(parts) else []
+        raise InputError(f"{name}: not a usable path ({error})") from None
 
 
 def also_read(written: Iterable[Path], read: Mapping[str, str]) -> list[tuple[Path, str]]:
@@ -162,25 +178,18 @@ def _names_file(source: str, path: Path) -> bool:
     """
     if path.resolve() in {file.resolve() for file in source_files(source)}:
         return True
-    with suppress(ValueError):
-        if usable_path(source).is_file():
-            return False
     folder = path.parent.resolve()
     return any(
         fnmatch(path.name, pattern.name) and folder in map(Path.resolve, _folders(pattern.parent))
-        for pattern in (Path(part).expanduser() for part in _parts(source))
-        if any(mark in str(pattern) for mark in "*?[") and not pattern.is_file()
+        for pattern in (Path(name).expanduser() for name in source_names(source))
+        if is_pattern(str(pattern)) and not pattern.is_file()
     )
 
 
 def _folders(pattern: Path) -> Iterator[Path]:
-    if not any(mark in str(pattern) for mark in "*?["):
+    if not is_pattern(str(pattern)):
         return iter([pattern])
     return (found for found in _glob(pattern) if found.is_dir())
-
-
-def _parts(source: str) -> list[str]:
-    return [part.strip() for part in source.split(",") if part.strip()]
 
 
 def _missing_problem(name: str) -> str:
@@ -189,7 +198,7 @@ def _missing_problem(name: str) -> str:
         return _folder_problem(name)
     if is_special(path):
         return f"{name}: is a pipe or a device, and data are read several times; save them to a file first"
-    what = "no file matches this pattern" if any(mark in name for mark in "*?[") else "no such file"
+    what = "no file matches this pattern" if is_pattern(name) else "no such file"
     return (
         f"{name}: {what} (looked in {Path.cwd()}); give the path of a SQuAD JSON, JSON lines, CSV, TSV, Excel, "
         "Parquet or Arrow file, or the name of a dataset on the Hub"

@@ -17,7 +17,7 @@ from pathlib import Path
 from qa_lightning.data.formats.binary import parquet_groups, read_arrow, read_parquet
 from qa_lightning.data.formats.documents import document_splits, is_one_row, read_document, read_json_lines
 from qa_lightning.data.formats.layouts import table_rows
-from qa_lightning.data.formats.remote import filesystem_of, is_address, remote_files
+from qa_lightning.data.formats.remote import filesystem_of, is_address, no_file_in_folder, remote_files
 from qa_lightning.data.formats.rows import (
     COLUMNS,
     CONTEXTS,
@@ -49,6 +49,7 @@ __all__ = [
     "filesystem_of",
     "is_address",
     "is_one_row",
+    "no_file_in_folder",
     "no_split",
     "opened_text",
     "parquet_groups",

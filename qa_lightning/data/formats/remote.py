@@ -117,9 +117,15 @@ def remote_files(address: str, suffixes: tuple[str, ...]) -> list[RemoteFile]:
         raise InputError(f"{address}: cannot be listed ({one_line(error)})") from None
     kept = [one for one in found if one.type == fs.FileType.File and _is_wanted(one.base_name, pattern, suffixes)]
     if not kept:
-        raise InputError(f"{address}: no {'file matches this pattern' if pattern else 'such file'}")
+        none = no_file_in_folder(suffixes) if info.type == fs.FileType.Directory else "no such file"
+        raise InputError(f"{address}: {'no file matches this pattern' if pattern else none}")
     kept.sort(key=lambda one: one.path)
     return [RemoteFile(f"{base}/{one.base_name}{mark}{settings}", system, one) for one in kept]
+
+
+def no_file_in_folder(suffixes: tuple[str, ...]) -> str:
+    """What is wrong with a folder none of whose files ends with one of these."""
+    return f"this folder has no file that ends with {', '.join(suffixes)}"
 
 
 def _is_wanted(name: str, pattern: str | None, suffixes: tuple[str, ...]) -> bool:

@@ -24,12 +24,13 @@ from qa_lightning.data.formats import (
     Remark,
     file_format,
     is_address,
+    no_file_in_folder,
     parquet_groups,
     read_file,
     read_parquet,
     remote_files,
 )
-from qa_lightning.data.sources import source_files
+from qa_lightning.data.sources import is_pattern, source_files, source_names
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk.questions import BadRow, Question, questions_of
 from qa_lightning.paths import named_path
@@ -76,25 +77,40 @@ def input_files(source: str) -> list[str]:
     """The files of an input: paths and addresses, each of a file, a folder, or a pattern, with commas between them.
 
     Raises:
-        InputError: there are no such files, or their format is another one.
+        InputError: a name among them names no file, or a file's format is another one; all of them are listed.
     """
-    found = list(chain.from_iterable(_named(name.strip()) for name in source.split(",") if name.strip()))
-    if not found:
-        raise InputError(f"--input {source}: no such file")
+    found: list[str] = []
+    problems = []
+    for name in source_names(source):
+        try:
+            found += _named(name)
+        except InputError as error:
+            problems += error.problems
     fix = f"--engine ray reads {', '.join(_SUFFIXES)}, each also with .gz; leave --engine out, or convert it"
-    if wrong := [name for name in found if file_format(_opened(name)) not in _SUFFIXES]:
-        raise InputError([f"{name}: {fix}" for name in wrong])
+    problems += [f"{name}: {fix}" for name in found if file_format(_opened(name)) not in _SUFFIXES]
+    if problems or not found:
+        raise InputError(problems or [f"--input '{source}' names no file"])
     return found
 
 
 def _named(name: str) -> list[str]:
+    """The files of one name.
+
+    Raises:
+        InputError: there are none.
+    """
     if is_address(name):
         return [str(file) for file in remote_files(name, _SUFFIXES)]
     path = named_path("--input", name)
-    if not path.is_dir():
-        return [str(file.absolute()) for file in source_files(name)]
-    inside = (file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith((".", "_")))
-    return [str(file.absolute()) for file in inside if file_format(file) in _SUFFIXES]
+    if path.is_dir():
+        inside = (file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith((".", "_")))
+        files = [file for file in inside if file_format(file) in _SUFFIXES]
+    else:
+        files = source_files(name)
+    if not files:
+        none = "no file matches this pattern" if is_pattern(name) else "no such file"
+        raise InputError(f"--input {name}: {no_file_in_folder(_SUFFIXES) if path.is_dir() else none}")
+    return [str(file.absolute()) for file in files]
 
 
 def _opened(file: str) -> Path:

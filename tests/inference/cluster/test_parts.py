@@ -131,7 +131,7 @@ def test_pieces_are_whole_chunks_and_enough_for_many_processes(chunks, wanted):
     ("name", "words"),
     [
         ("missing.jsonl", "no such file"),
-        ("*.parquet", "no such file"),
+        ("*.parquet", "no file matches this pattern"),
         ("q.json", "--engine ray reads .parquet, .jsonl,"),
         ("file:///missing/q.jsonl", "file:///missing/q.jsonl: no such file"),
         ("file:///missing/*.jsonl", "no file matches this pattern"),
@@ -143,6 +143,32 @@ def test_what_cannot_be_read_is_said(name, words, tmp_path):
     with pytest.raises(InputError) as caught:
         parts.input_files(name if "://" in name else str(tmp_path / name))
     assert words in str(caught.value)
+
+
+def test_every_name_without_a_file_is_said(tmp_path):
+    write(tmp_path / "a.jsonl", lines(ROWS[:1]))
+    write(tmp_path / "c.json", b"[]")
+    (tmp_path / "notes").mkdir()
+    write(tmp_path / "notes" / "n.txt", b"mine")
+    names = ["a.jsonl", "b.jsonl", "p*.parquet", "notes", "c.json"]
+    with pytest.raises(InputError) as caught:
+        parts.input_files(",".join([*(f"{tmp_path}/{name}" for name in names), f"file://{tmp_path}/notes"]))
+    kinds = ".parquet, .jsonl, .ndjson, .jsonlines, .csv, .tsv"
+    assert caught.value.problems[:-1] == [
+        f"--input {tmp_path}/b.jsonl: no such file",
+        f"--input {tmp_path}/p*.parquet: no file matches this pattern",
+        f"--input {tmp_path}/notes: this folder has no file that ends with {kinds}",
+        f"file://{tmp_path}/notes: this folder has no file that ends with {kinds}",
+    ]
+    assert caught.value.problems[-1].startswith(f"{tmp_path}/c.json: --engine ray reads {kinds}")
+    with pytest.raises(InputError, match="--input ' , ' names no file"):
+        parts.input_files(" , ")
+
+
+def test_a_comma_is_a_part_of_the_name_of_what_is_there(tmp_path):
+    (tmp_path / "a,b").mkdir()
+    file = write(tmp_path / "a,b" / "q,1.jsonl", lines(ROWS[:3]))
+    assert [parts.input_files(str(name)) for name in (file, file.parent)] == [[str(file)]] * 2
 
 
 def test_settings_of_a_filesystem_stay_with_each_address(monkeypatch, tmp_path):
