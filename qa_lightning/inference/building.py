@@ -105,6 +105,7 @@ class Loading:
         use_safetensors: reject pickled weights.
         hub: arguments of ``from_pretrained`` that say where files come from.
         model_options: other arguments of the model's ``from_pretrained``.
+        device: on which an ONNX model computes.
     """
 
     dtype: torch.dtype | str | None
@@ -112,6 +113,7 @@ class Loading:
     use_safetensors: bool
     hub: dict[str, Any]
     model_options: dict[str, Any]
+    device: int | str | torch.device | None
 
     @classmethod
     def of(
@@ -121,6 +123,7 @@ class Loading:
         dtype: torch.dtype | str | None,
         trust_remote_code: bool,
         use_safetensors: bool,
+        device: int | str | torch.device | None,
         **options: Any,
     ) -> Loading:
         """Join the arguments of ``pipeline`` with its ``model_kwargs``; None stands for "not given".
@@ -143,6 +146,7 @@ class Loading:
             use_safetensors,
             {name: value for name, value in every.items() if name in _HUB},
             {name: value for name, value in every.items() if name not in _HUB},
+            device,
         )
 
 
@@ -171,6 +175,7 @@ def load_parts(model: Any, tokenizer: Any, how: Loading) -> tuple[Any, Any]:
                 tokenizer=tokenizer,
                 hub=how.hub,
                 model_options=how.model_options,
+                device=how.device,
             )
         except InputError as error:
             if model != DEFAULT_MODEL[0]:

@@ -478,6 +478,7 @@ def pipeline(
         dtype=chosen_dtype(dtype=dtype, torch_dtype=torch_dtype),
         trust_remote_code=bool(trust_remote_code),
         use_safetensors=use_safetensors,
+        device=device,
         config=config,
         device_map=device_map,
         hub={

@@ -72,7 +72,7 @@ class Reader:
                 several do not read the same windows; or ``threshold_file`` cannot be read or belongs to another model.
         """
         name = lasting_names(name)
-        model, tokenizer = load_asked(name, dtype)
+        model, tokenizer = load_asked(name, dtype, device=device)
         found = read_threshold_file(Path(threshold_file), name) if threshold_file else None
         settings = settings_of(model, tokenizer)
         settings = settings.fitted(found) if found else settings

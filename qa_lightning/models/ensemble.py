@@ -162,20 +162,21 @@ def load_asked(
     tokenizer: Any = None,
     hub: Mapping[str, Any] | None = None,
     model_options: Mapping[str, Any] | None = None,
+    device: int | str | torch.device | None = None,
     lengths: Mapping[str, int] | None = None,
 ) -> tuple[Any, Any]:
     """Load a model, or an ensemble of several, for answering, and the tokenizer.
 
     Args:
         name: see `model_names`.
-        dtype, trust_remote_code, use_safetensors, tokenizer, hub, model_options: of each model; see
+        dtype, trust_remote_code, use_safetensors, tokenizer, hub, model_options, device: of each model; see
             `load_answering_model`.
         lengths: in place of those of the models, which then need not be the same.
 
     Raises:
         InputError: a model cannot be loaded, or the models do not read the same windows; all problems are listed.
     """
-    how = dtype, trust_remote_code, use_safetensors, tokenizer, hub, model_options
+    how = dtype, trust_remote_code, use_safetensors, tokenizer, hub, model_options, device
     names = model_names(name)
     if len(names) == 1:
         return load_answering_model(names[0], *how)

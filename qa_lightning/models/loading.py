@@ -388,6 +388,7 @@ def load_answering_model(
     tokenizer: Any = None,
     hub: Mapping[str, Any] | None = None,
     model_options: Mapping[str, Any] | None = None,
+    device: int | str | torch.device | None = None,
 ) -> tuple[Any, Any]:
     """Load a model in eval mode for answering, and its fast tokenizer.
 
@@ -400,6 +401,7 @@ def load_answering_model(
         tokenizer: another tokenizer than the model's own: a name or an object.
         hub: arguments of ``from_pretrained`` that say where files come from: ``revision``, ``token`` ...
         model_options: further arguments of the model's ``from_pretrained``.
+        device: on which an ONNX model computes, see `OnnxModel.load`; other models are on the CPU until they are moved.
 
     Raises:
         InputError: the model cannot be loaded, its question answering head is missing or untrained, weights that its
@@ -411,7 +413,7 @@ def load_answering_model(
     if is_onnx_folder(resolve(name)):
         if model_options:
             raise InputError(f"model {name!r} is an ONNX export, which takes no {', '.join(model_options)}")
-        model = OnnxModel.load(resolve(name)).to(dtype=None if dtype == "auto" else dtype)
+        model = OnnxModel.load(resolve(name), device).to(dtype=None if dtype == "auto" else dtype)
     else:
         model = _load_weights(
             name, dtype or torch.float32, trust_remote_code, use_safetensors, hub or {}, model_options or {}

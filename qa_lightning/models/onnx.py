@@ -70,12 +70,13 @@ class OnnxModel:
         self._inputs = [one.name for one in session.get_inputs()]
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device | None = None) -> OnnxModel:
+    def load(cls, folder: str | Path, device: int | str | torch.device | None = None) -> OnnxModel:
         """Load ``model.onnx`` and ``config.json`` from a folder.
 
         Args:
             folder: a folder that `onnx.export_onnx` wrote.
-            device: ``cpu`` for the CPU; otherwise CUDA, if ONNX Runtime supports it (onnxruntime-gpu).
+            device: what computes; a number is that of a GPU, or -1 for the CPU. None takes the first GPU. Without
+                CUDA in ONNX Runtime (onnxruntime-gpu) it is the CPU in every case.
 
         Raises:
             InputError: the folder is missing, the model is not for question answering, a file is damaged, or ONNX
@@ -90,12 +91,8 @@ class OnnxModel:
         ort = runtime()
         with loading(str(path)), quiet_transformers():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        cuda = "CUDAExecutionProvider"
-        wanted = (
-            [cuda] if cuda in ort.get_available_providers() and torch.device(device or "cuda").type == "cuda" else []
-        )
         try:
-            session = ort.InferenceSession(file, _options(ort), providers=[*wanted, "CPUExecutionProvider"])
+            session = ort.InferenceSession(file, _options(ort), providers=_providers(ort, device))
         except Exception as error:  # each kind of damage raises its own class
             raise InputError(f"{file}: cannot be loaded; export the model again ({_first_line(error)})") from None
         inputs, outputs = ([one.name for one in some] for some in (session.get_inputs(), session.get_outputs()))
@@ -168,6 +165,15 @@ class OnnxModel:
     def named_modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         """None: the graph has no modules."""
         return iter(())
+
+
+def _providers(ort: Any, device: int | str | torch.device | None) -> list[Any]:
+    """What computes the operations of a graph, by ONNX Runtime's names: each that it can compute, the first one."""
+    if isinstance(device, int):
+        device = "cpu" if device < 0 else f"cuda:{device}"
+    asked, cuda = torch.device("cuda" if device is None else device), "CUDAExecutionProvider"
+    on_gpu = asked.type == "cuda" and cuda in ort.get_available_providers()
+    return [*([(cuda, {"device_id": asked.index or 0})] if on_gpu else []), "CPUExecutionProvider"]
 
 
 def _options(ort: Any) -> Any:

@@ -12,10 +12,11 @@ import torch
 from transformers import AutoConfig, BertForQuestionAnswering
 from transformers.pipelines.base import Pipeline
 
-from qa_lightning import Reader
+from qa_lightning import Reader, pipeline
 from qa_lightning.errors import InputError
 from qa_lightning.export import onnx as onnx_export
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
+from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.models.computing.loss import model_logits
 from qa_lightning.models.folder import save_model
 from qa_lightning.models.loading import load_model, load_tokenizer
@@ -193,6 +194,35 @@ def test_a_model_stays_what_and_where_it_is(exports) -> None:
     )
     with pytest.raises(InputError, match=r"cannot compute a batch of 1 x 500 tokens: too long"):
         model(torch.full((1, 500), 7))
+
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu"), [(None, 0), ("cuda", 0), ("cuda:3", 3), (torch.device("cuda", 1), 1), ("cpu", None)]
+)
+def test_an_export_computes_on_the_device_that_is_asked_for(monkeypatch, exports, models, device, gpu) -> None:
+    """As ONNX Runtime is asked; each process of ``--devices`` loads the model onto its own."""
+    import onnxruntime
+
+    asked, session = [], onnxruntime.InferenceSession
+
+    def noting(*args, providers):
+        asked.append(providers)
+        return session(*args, providers=[CPU])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noting)
+    name = str(exports["bert"])
+    PredictSettings(name, "float32", 8).load(device)
+    pipeline(model=name, device=device)
+    Reader.load([name, str(models["bert"])], "cpu" if device == "cpu" else None)
+    wanted = [CPU] if gpu is None else [(CUDA, {"device_id": gpu}), CPU]
+    assert asked == [wanted, wanted, [CPU] if gpu is None else [(CUDA, {"device_id": 0}), CPU]]
+    asked.clear()
+    pipeline(model=name, device=-1 if gpu is None else gpu)  # by its number
+    assert asked == [wanted]
 
 
 def test_weights_may_be_in_a_file_beside_the_graph(tmp_path, monkeypatch, bert) -> None:
