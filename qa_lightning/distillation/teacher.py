@@ -32,6 +32,7 @@ from qa_lightning.features.store import FeatureStore
 from qa_lightning.features.windows import windowing_key
 from qa_lightning.models.computing.attention import mask_is_optional, without_reads
 from qa_lightning.models.computing.loss import inputs_on, model_logits
+from qa_lightning.models.computing.memory import is_out_of_memory
 from qa_lightning.models.folder import weights_digest
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.loading import (
@@ -46,7 +47,6 @@ from qa_lightning.models.onnx import is_onnx_folder
 from qa_lightning.models.settings import CONFIG_KEY
 from qa_lightning.models.tiny import TINY
 from qa_lightning.progress import loop_progress
-from qa_lightning.runs.failures import is_out_of_memory
 from qa_lightning.wording import counted
 
 # Of DistilBERT's distillation on SQuAD (Sanh et al., 2019; transformers' run_squad_w_distillation.py).

@@ -46,6 +46,7 @@ from qa_lightning.inference.v4 import V4Answers, V4Questions, V4Windower
 from qa_lightning.models.computing.attention import mask_is_optional
 from qa_lightning.models.computing.loss import MODEL_INPUTS, inputs_on
 from qa_lightning.models.ensemble import Ensemble, models_of, settings_of
+from qa_lightning.models.load_errors import fitting
 from qa_lightning.models.loading import max_positions, model_summary, with_token_types
 from qa_lightning.models.settings import CONFIG_KEY
 from qa_lightning.models.threshold_file import read_threshold_file
@@ -492,15 +493,16 @@ def pipeline(
     loaded, own_tokenizer = load_parts(chosen, tokenizer, loading)
     if "device_map" in loading.model_options and not hasattr(loaded, "hf_device_map"):
         device = loaded.device  # where the map put it; several parts stay where they are anyway
-    answers = (pipeline_class or QuestionAnsweringPipeline)(
-        model=loaded,
-        tokenizer=own_tokenizer,
-        device=device,
-        batch_size=batch_size,
-        compat=compat,
-        dtype=loading.dtype,
-        **settings,
-    )
+    with fitting(str(loaded.name_or_path)):  # on its device
+        answers = (pipeline_class or QuestionAnsweringPipeline)(
+            model=loaded,
+            tokenizer=own_tokenizer,
+            device=device,
+            batch_size=batch_size,
+            compat=compat,
+            dtype=loading.dtype,
+            **settings,
+        )
     if threshold_file is not None:
         name = chosen if isinstance(chosen, str) else str(loaded.name_or_path)
         found = read_threshold_file(Path(threshold_file), name, loading.hub.get("revision"))

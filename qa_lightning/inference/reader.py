@@ -27,6 +27,7 @@ from qa_lightning.inference.settings import checked_batch_size
 from qa_lightning.models.computing.attention import without_reads
 from qa_lightning.models.computing.loss import inputs_on, model_logits
 from qa_lightning.models.ensemble import load_asked, models_of, settings_of
+from qa_lightning.models.load_errors import fitting
 from qa_lightning.models.loading import lasting_names, model_summary, with_token_types
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
@@ -76,7 +77,8 @@ class Reader:
         found = read_threshold_file(Path(threshold_file), name) if threshold_file else None
         settings = settings_of(model, tokenizer)
         settings = settings.fitted(found) if found else settings
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        with fitting(name):
+            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if model.device.type == "cuda":
             for one in models_of(model):
                 without_reads(one)

@@ -10,19 +10,49 @@ from transformers.utils import logging as transformers_logging
 
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.layout import MODEL_FOLDER
+from qa_lightning.models.computing.memory import is_out_of_memory
 from qa_lightning.wording import command, did_you_mean
 
 _CONFIGS = ("config.json", f"{MODEL_FOLDER}/config.json")  # in the folder of a model, and of a run
+
+
+class NoMemoryError(InputError):
+    """A model does not fit into the memory."""
+
+
+@contextmanager
+def fitting(name: str) -> Iterator[None]:
+    """Turn an error that says that memory ran out, while a model is loaded or moved, into a `NoMemoryError`."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NoMemoryError(
+            f"model {name!r} does not fit into the memory; free some, or choose a smaller model or another device "
+            f"({type(error).__name__}: {one_line(error, first=True)})"
+        ) from None
+
+
+def pickled_only(name: str, files: str) -> InputError:
+    """The error for a model whose weights are in other files than safetensors; ``files`` says which."""
+    return InputError(
+        f"model {name!r} has pickled weights only ({files}); save it again with model.save_pretrained, which writes "
+        "model.safetensors, or pass use_safetensors=False to qa_lightning.pipeline"
+    )
 
 
 @contextmanager
 def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]:
     """Turn any exception while a model or tokenizer is loaded into one `InputError` with a fix."""
     try:
-        yield
+        with fitting(name):
+            yield
     except InputError:
         raise
     except Exception as error:  # the Hub client, the config and the weights raise many different classes
+        if "cannot be loaded with `safetensors`" in str(error):  # of a model on the Hub, or in its cache
+            raise pickled_only(name, "no model.safetensors") from None
         reason = one_line(error, 300, first=True)
         if attn_implementation and any(word in reason.lower() for word in ("attn_implementation", "flash", "sdpa")):
             raise InputError(

@@ -26,6 +26,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.features.defaults import BATCH_SIZE
+from qa_lightning.models.computing.memory import is_out_of_memory
 
 STARTED_BY = "QA_LIGHTNING_STARTED_BY"  # in the environment of a process: the id of the one that started it
 TRIAL = "QA_LIGHTNING_TRIAL"  # in the environment of a run that is a trial of a search: which one, as JSON
@@ -262,10 +263,3 @@ def explained_restore_failure(checkpoint: Path | None) -> Iterator[None]:
             f"--ckpt_path: {checkpoint} does not fit this run, what it holds could not be restored "
             f"({type(error).__name__}: {reason}); choose another checkpoint, or leave the flag out"
         ) from None
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether ``error`` says that a device, or the machine, has no memory left."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        words in str(error) for words in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qa_lightning.errors import InputError
-from qa_lightning.runs.failures import is_out_of_memory
+from qa_lightning.models.computing.memory import is_out_of_memory
 
 _GPU_RESERVE = 10  # one part in so many of a GPU stays free: batches of many lengths leave holes in its memory
 _HEAP_GROWTH = 3  # how much larger than what is alive the memory of a training on a CPU becomes, for the same reason

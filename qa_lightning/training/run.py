@@ -19,6 +19,7 @@ from qa_lightning.checks.report import check_prepared, short_lines
 from qa_lightning.errors import DivergedError, InputError, LostProcessError
 from qa_lightning.files import hold_folder
 from qa_lightning.layout import MODEL_FOLDER, RECORD
+from qa_lightning.models.computing.memory import is_out_of_memory
 from qa_lightning.pages.questions import N_BEST
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.runs.curves import CurveLogger, survive_full_disks, use_run_folder
@@ -28,7 +29,6 @@ from qa_lightning.runs.failures import (
     connection_reason,
     explained_compiler_failure,
     explained_restore_failure,
-    is_out_of_memory,
     lost_a_process,
     out_of_memory_problems,
 )

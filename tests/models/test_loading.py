@@ -22,7 +22,16 @@ from qa_lightning import Reader, pipeline
 from qa_lightning.data.sources import EMBEDDED_SIZES
 from qa_lightning.data.synthetic import generate_examples
 from qa_lightning.errors import InputError
-from qa_lightning.models.loading import lasting_name, lasting_names, load_model, load_tokenizer, max_positions, resolve
+from qa_lightning.inference.bulk.workers import PredictSettings
+from qa_lightning.models.loading import (
+    lasting_name,
+    lasting_names,
+    load_answering_model,
+    load_model,
+    load_tokenizer,
+    max_positions,
+    resolve,
+)
 from qa_lightning.models.tiny import create_tiny_model
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
@@ -285,3 +294,48 @@ def test_the_last_model_where_there_is_none_is_told(tmp_path, monkeypatch) -> No
 def test_a_name_that_cannot_be_a_path_is_one_line(name) -> None:
     with pytest.raises(InputError, match=r"^--model .* cannot be read \("):
         lasting_names(name)
+
+
+OUT_OF_MEMORY = (
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:132] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    OSError(12, "Cannot allocate memory"),
+    torch.OutOfMemoryError("CUDA out of memory"),
+)
+
+
+@pytest.mark.parametrize("when", ["from_pretrained", "to"])
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_model_that_does_not_fit_into_memory_is_one_line_that_says_so(monkeypatch, model_folder, error, when) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(BertForQuestionAnswering, when, full)
+    loads = [Reader.load, lambda name: PredictSettings(name, "float32", 8).load(None)]
+    if when == "from_pretrained":  # a pipeline on a CPU moves nothing
+        loads += [load_model, load_answering_model, lambda name: pipeline(model=name)]
+    for load in loads:
+        with pytest.raises(InputError) as caught:
+            load(model_folder)
+        words = str(caught.value)
+        assert f"{model_folder!r} does not fit into the memory; free some" in words or words.startswith(
+            f"--model {model_folder} does not fit into the memory; what helps: --dtype bfloat16"
+        )
+        assert "\n" not in words
+
+
+def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_as_one_here(tmp_path, model_folder) -> None:
+    """From the Hub's cache."""
+    repository = tmp_path / "models--someone--pickled"
+    inside = Path(shutil.copytree(model_folder, repository / "snapshots" / ("a" * 40)))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    (inside / "model.safetensors").unlink()
+    torch.save(BertForQuestionAnswering.from_pretrained(model_folder).state_dict(), inside / "pytorch_model.bin")
+    cached = {"cache_dir": str(tmp_path)}
+    for name, hub in (("someone/pickled", cached), (str(inside), {})):
+        with pytest.raises(
+            InputError, match=rf"^model '{name}' has pickled weights only \(.*pass use_safetensors=False"
+        ):
+            load_answering_model(name, hub=hub)
+        load_answering_model(name, hub=hub, use_safetensors=False)

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +25,8 @@ from qa_lightning.errors import InputError, Voice, current_voice, one_line, spea
 from qa_lightning.inference.bulk.questions import Question
 from qa_lightning.inference.bulk.several import SeveralTexts
 from qa_lightning.inference.reader import Reader
-from qa_lightning.runs.failures import is_out_of_memory
+from qa_lightning.models.computing.memory import is_out_of_memory
+from qa_lightning.models.load_errors import NoMemoryError
 from qa_lightning.wording import counted
 from qa_lightning.workers import MOST_PROCESSES, Key, Worker, do_jobs, working
 
@@ -51,6 +52,7 @@ class PredictSettings:
         dtype: number type of the computation, by torch's name, such as ``bfloat16``.
         batch_size: windows per forward pass.
         threshold_file, raw_scores: see `reader.Reader.from_pretrained`.
+        shares_memory: other processes that answer are on this machine, too.
     """
 
     model: str
@@ -58,6 +60,7 @@ class PredictSettings:
     batch_size: int
     threshold_file: Path | None = None
     raw_scores: bool = False
+    shares_memory: bool = False
 
     @property
     def rows_together(self) -> int:
@@ -69,9 +72,7 @@ class PredictSettings:
         dtype = getattr(torch, self.dtype)
         try:
             return Reader.from_pretrained(self.model, device, dtype, self.threshold_file, self.raw_scores)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        except NoMemoryError:
             fixes = [*(["--dtype bfloat16"] if self.dtype == "float32" else []), "a device with more free memory"]
             where = "memory" if device in (None, "cpu") else f"memory of {device}"
             problem = f"--model {self.model} does not fit into the {where}; what helps: {' or '.join(fixes)}"
@@ -125,7 +126,7 @@ class PredictSettings:
     def _out_of_memory(self, where: str, device: torch.device) -> str:
         fixes = [f"--batch_size {self.batch_size // 2}"] if self.batch_size > 1 else []
         fixes += ["--dtype bfloat16"] if self.dtype == "float32" and device.type == "cuda" else []
-        fixes += ["fewer --devices"] if device.type == "cpu" else []
+        fixes += ["fewer --devices"] if device.type == "cpu" and self.shares_memory else []
         what = f"out of memory on {device} at {where} with --batch_size {self.batch_size}, --dtype {self.dtype}"
         return f"{what}; what helps: {' or '.join(fixes) or 'more memory'}"
 
@@ -197,5 +198,6 @@ def _serve(connection: Connection, asked: PredictSettings, device: str, threads:
     """The main function of a worker process: answer questions until the connection closes."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's
     torch.set_num_threads(threads)
+    asked = replace(asked, shares_memory=True)
     with speaking(voice):
         do_jobs(connection, lambda: partial(asked.answer, asked.load(device)))

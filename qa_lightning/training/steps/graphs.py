@@ -22,7 +22,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from qa_lightning.errors import InputError, one_line
-from qa_lightning.runs.failures import is_out_of_memory
+from qa_lightning.models.computing.memory import is_out_of_memory
 
 LENGTHS_APART = 16  # tokens: at most 24 lengths up to 384
 _MOST_GRAPHS = 64  # shapes beyond these are computed without a graph

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertForQuestionAnswering
 
 from qa_lightning.errors import InputError, Voice
 from qa_lightning.inference.bulk import output as answer_files
 from qa_lightning.inference.bulk import workers
+from qa_lightning.inference.bulk.questions import Question
 from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.inference.reader import Reader
 from tests.helpers import dying
@@ -48,9 +50,23 @@ def test_running_out_of_memory_names_what_helps(source, tmp_path, ask, monkeypat
     monkeypatch.setattr(Reader, "answer", answer)
     with pytest.raises(
         InputError,
-        match=r"out of memory on cpu at rows 1 to 75 .* what helps: --batch_size 4 .*, with --overwrite or another",
+        match=r"out of memory on cpu at rows 1 to 75 .* helps: --batch_size 4, with --overwrite or another --output$",
     ):
         ask(source, tmp_path / "a.jsonl", batch_size=8)
+
+
+def test_one_of_several_processes_that_runs_out_of_memory_names_fewer_devices(model_folder, monkeypatch):
+    def answer(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
+    monkeypatch.setattr(Reader, "answer", answer)
+    ours, theirs = multiprocessing.Pipe()
+    ours.send([Question(1, "a", "Who?", "Ann.")])
+    workers._serve(theirs, PredictSettings(model_folder, "bfloat16", 1), "cpu", torch.get_num_threads(), Voice(True))
+    assert ours.recv() == b""  # it is ready
+    assert "what helps: fewer --devices, with --overwrite" in str(ours.recv())
 
 
 def test_very_long_contexts_are_not_cut_into_windows_together(source, ask, whole, tmp_path, monkeypatch):
@@ -183,11 +199,12 @@ def test_the_script_killed_or_interrupted_on_two_devices_leaves_no_process_and_g
     assert written(output) == written(tmp_path / "whole.jsonl")
 
 
-def test_a_model_that_does_not_fit_into_memory_is_one_line(monkeypatch) -> None:
+def test_a_model_that_does_not_fit_into_memory_is_one_line(monkeypatch, model_folder) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Reader, "from_pretrained", full)
-    asked = PredictSettings("m", "float32", 8)
-    with pytest.raises(InputError, match=r"--model m does not fit into the memory of cuda:0; what helps: --dtype bf"):
+    monkeypatch.setattr(BertForQuestionAnswering, "to", full)
+    asked = PredictSettings(model_folder, "float32", 8)
+    words = rf"--model {model_folder} does not fit into the memory of cuda:0; what helps: --dtype bf"
+    with pytest.raises(InputError, match=words):
         asked.load("cuda:0")
