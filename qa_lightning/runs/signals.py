@@ -61,6 +61,11 @@ class Stopped(SystemExit):
         self.alone = alone
 
 
+def ends_with_terminal() -> bool:
+    """Whether this process gets a SIGHUP that it may act on, when its terminal is closed: not so under ``nohup``."""
+    return hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+
+
 class StopSignals:
     """Treats SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C as requests to stop.
 
@@ -88,7 +93,7 @@ class StopSignals:
         self._set("SIGINT", self._on_interrupt)
         self._set("SIGTERM", lambda *_: self._ask(Stop.TERMINATE))
         self._set("SIGUSR1", lambda *_: self._ask(Stop.REQUEUE if slurm_requeues() else Stop.TERMINATE))
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        if ends_with_terminal():
             self._set("SIGHUP", lambda *_: self._ask(Stop.HANG_UP))
 
     def restore(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -48,20 +49,24 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch) -> None:
 
 
 @pytest.mark.slow
-def test_it_says_where_it_is_and_ends_on_ctrl_c(model_folder) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_it_says_where_it_is_and_ends_without_its_files(model_folder, tmp_path, number, status) -> None:
     """Also while a page is open, whose connection would stay."""
     words = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--model", model_folder, "--port", "0"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.fullmatch(r"ask here: (http://127\.0\.0\.1:\d+)  \(Ctrl-C ends it\)\n", line)
         assert found, line + process.stdout.read()
+        assert len(list(tmp_path.glob("qa_lightning_demo_*"))) == 1
         with httpx.stream("GET", f"{found[1]}/gradio_api/heartbeat/one") as stream:
             assert stream.status_code == 200
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=20) == 0
-        assert process.stdout.read() == "stopped\n"
+            process.send_signal(number)
+            assert process.wait(timeout=60) == status
+        assert process.stdout.read() == ("stopped\n" if number == signal.SIGINT else "")
+        assert not list(tmp_path.glob("qa_lightning_demo_*"))
     finally:
         process.kill()
         process.wait()

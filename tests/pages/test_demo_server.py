@@ -116,8 +116,9 @@ def test_an_address_that_is_not_to_be_had_is_one_line() -> None:
             bound_socket("127.0.0.1", number)
     with pytest.raises(InputError, match=r"^--host 192\.0\.2\.1: not an address of this machine"):
         bound_socket("192.0.2.1", 0)
-    with pytest.raises(InputError, match=r"^--host nowhere\.invalid: no address of this machine"):
-        bound_socket("nowhere.invalid", 0)
+    for name in ("nowhere.invalid", "a..b", "a" * 64):
+        with pytest.raises(InputError, match=rf"^--host {name}: no address of this machine \(.*\)$"):
+            bound_socket(name, 0)
 
 
 def test_a_model_is_named_without_its_folder(tmp_path) -> None:

@@ -28,11 +28,14 @@ def demo(words: Sequence[str]) -> int:
     from qa_lightning.pages.demo.examples import openings_for
     from qa_lightning.pages.demo.page import Page, serve
     from qa_lightning.pages.demo.server import bound_socket, report_beside
+    from qa_lightning.runs.signals import ends_with_terminal
 
     require_gradio()
     quiet_libraries()
     if threading.current_thread() is threading.main_thread():  # so that dropped files go then, too
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        if ends_with_terminal():  # as on SIGTERM, which the server handles while it serves: open pages would hold it
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     bound = bound_socket(options.host or HOST, PORT if options.port is None else options.port)  # before the model loads
     with bound, quiet_gradio():
         from qa_lightning.inference.reader import Reader

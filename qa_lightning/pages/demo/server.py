@@ -111,8 +111,9 @@ def bound_socket(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise InputError(f"--host {host}: no address of this machine ({error.strerror or error})") from None
+    except (OSError, UnicodeError) as error:  # the latter for an empty or a long part of a name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--host {host}: no address of this machine ({reason})") from None
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind(address)
