@@ -31,7 +31,7 @@ from qa_lightning.errors import InputError, install_extra, one_line
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
 from qa_lightning.files import new_folder
 from qa_lightning.models.computing.loss import MODEL_INPUTS, model_logits
-from qa_lightning.models.folder import ONNX, TOKENIZER, check_replaced
+from qa_lightning.models.folder import CHAT_TEMPLATES, ONNX, TOKENIZER, check_replaced
 from qa_lightning.models.load_errors import quiet_transformers
 from qa_lightning.models.loading import CONFIG, lasting_name, load_answering_model
 from qa_lightning.models.onnx import MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
@@ -43,7 +43,7 @@ log = logging.getLogger("qa_lightning")
 MAX_F1_DROP = 1.0  # F1 points that int8 may lose
 _CHECKED = 32  # questions whose logits are compared
 _EXTERNAL_BYTES = 1_800_000_000  # larger weights go to a separate file: a protobuf holds at most 2 GB
-_WRITTEN = {CONFIG, *ONNX, *TOKENIZER}  # names of the files that an export writes
+_WRITTEN = {CONFIG, *ONNX, *TOKENIZER, *CHAT_TEMPLATES}  # names of the files that an export writes
 
 
 def export_onnx(

@@ -39,6 +39,7 @@ VOCABULARIES = (
     "tokenizer.model",
 )
 TOKENIZER = (*VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+CHAT_TEMPLATES = ("chat_template.jinja", "additional_chat_templates")  # saved with a tokenizer; no answer needs them
 
 _PICKLED = "pytorch_model.bin"
 # What is in a model's folder, besides shards of weights and the adapters, if this package or transformers wrote it.
@@ -47,11 +48,11 @@ _BESIDE = {
     INDEX,
     *ONNX,
     *TOKENIZER,
+    *CHAT_TEMPLATES,
     LOADER,
     _PICKLED,
     "README.md",
     "generation_config.json",
-    "chat_template.jinja",
 }
 
 
@@ -158,7 +159,7 @@ def _is_model(folder: Path) -> bool:
 
 def _goes_with_a_model(path: Path) -> bool:
     if path.is_dir():
-        return path.name == ADAPTER_FOLDER
+        return path.name in (ADAPTER_FOLDER, *CHAT_TEMPLATES)
     return path.name.startswith(".") or path.suffix == ".safetensors" or path.name in _BESIDE
 
 

@@ -336,6 +336,16 @@ def test_an_export_replaces_an_export(tmp_path, copies, models) -> None:
     assert {file.name for file in output.iterdir()} == before
 
 
+def test_an_export_replaces_one_of_a_model_for_chats(tmp_path, copies, models) -> None:
+    output = tmp_path / "new"
+    onnx_export.export_onnx(str(models["bert"]), output)
+    tokenizer = load_tokenizer(str(output))
+    tokenizer.chat_template = {"default": "{{ messages }}", "with_tools": "{{ tools }}"}
+    tokenizer.save_pretrained(output)
+    assert {"chat_template.jinja", "additional_chat_templates"} < {path.name for path in output.iterdir()}
+    onnx_export.export_onnx(str(models["bert"]), output)
+
+
 def test_what_an_export_must_not_replace(tmp_path, monkeypatch, no_export, models) -> None:
     model = str(models["bert"])
     (tmp_path / "file").write_text("")
