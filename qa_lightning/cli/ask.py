@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
-from qa_lightning.cli.console import quiet_libraries
+from qa_lightning.cli.console import print_json, quiet_libraries
 from qa_lightning.cli.flags import MODELS_HELP, Flags, decimal, local_path, positive
 from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import EVAL_BATCH_SIZE
@@ -41,8 +40,7 @@ def ask(words: Sequence[str]) -> int:
         reader = Reader.from_pretrained(options.model, threshold_file=thresholds, raw_scores=raw)
         answers = reader.ask(options.question, collection, **given)
     if options.json:
-        text = json.dumps({"query": options.question, "answers": [answer.as_dict() for answer in answers]}, indent=1)
-        print(text)
+        print_json({"query": options.question, "answers": [answer.as_dict() for answer in answers]}, indent=1)
     elif answers:
         for number, answer in enumerate(answers, 1):
             print(_shown(number, answer))

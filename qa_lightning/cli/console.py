@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import logging
 import os
 import re
@@ -43,6 +44,17 @@ def run_command(command: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def print_json(values: Any, indent: int | None = None) -> None:
+    """Print JSON: letters as they are, or all as escapes if the stream has not all of them, or some are no letters."""
+    text = json.dumps(values, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")  # not as `run_command` sets it: its escapes are not those of JSON
+        is_plain = text.replace("\n", "").isprintable()
+    except UnicodeEncodeError:
+        is_plain = False
+    print(text if is_plain else json.dumps(values, indent=indent))
 
 
 def outlive_readers() -> None:
@@ -111,7 +123,7 @@ def use_cache_without_network() -> None:
         return
     try:
         socket.getaddrinfo(urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname, 443)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for a name that can be none
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from jsonargparse import Namespace
 
-from qa_lightning.cli.console import quiet_libraries
+from qa_lightning.cli.console import print_json, quiet_libraries
 from qa_lightning.cli.flags import MODELS_HELP, READING, Flags, local_path, positive, reading_of, shard
 from qa_lightning.errors import naming_flags
 from qa_lightning.features.defaults import DTYPES, EVAL_BATCH_SIZE
@@ -47,10 +48,11 @@ def predict(words: Sequence[str]) -> int:
 
     quiet_libraries()
     files, raw = options.threshold_file, options.raw_scores
-    reader = Reader.from_pretrained(options.model, threshold_file=files, raw_scores=raw)
-    answer = reader.answer([options.question], [options.context])[0]
+    with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what is logged is no JSON
+        reader = Reader.from_pretrained(options.model, threshold_file=files, raw_scores=raw)
+        answer = reader.answer([options.question], [options.context])[0]
     if options.json:
-        print(json.dumps(answer.as_json(reader.settings.version_2), ensure_ascii=False))
+        print_json(answer.as_json(reader.settings.version_2))
     else:
         span = f"characters {answer.start}-{answer.end}" if answer.text else "the text does not answer it"
         print(f"answer  {visible(answer.text) or '(no answer)'}\nspan    {span}\nscore   {answer.score:.4f}")

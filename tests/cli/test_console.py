@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qa_lightning.cli.console import use_cache_without_network
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import TRAIN, Started, environment, short_run
@@ -139,3 +140,13 @@ def test_a_terminal_that_goes_away_stops_a_run_which_saves_and_under_nohup_does_
     more = ["--trainer.max_epochs", "3", "--ckpt_path", run / "checkpoints" / "best.ckpt"]
     assert in_a_terminal([ignoring, *flags, *more], b"steps:") == 0
     assert (run.with_name("version_1") / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "a" * 64])
+def test_a_hub_that_is_nowhere_is_its_cache(monkeypatch, host) -> None:
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setenv("HF_ENDPOINT", f"https://{host}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # so that it is set back
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    use_cache_without_network()
+    assert os.environ["HF_HUB_OFFLINE"] == "1"

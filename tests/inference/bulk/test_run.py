@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from qa_lightning import progress
+from qa_lightning.decoding.predictions import Answer
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk import output as answer_files
 from qa_lightning.inference.bulk.run import model_fingerprint
@@ -91,6 +95,35 @@ def test_one_question_is_asked_as_before(model_folder, capsys):
     given = ["--model", model_folder, "--question", "Who?", "--context", "Anna lives in Rome."]
     assert commands.predict([*given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out).keys() == {"answer", "start", "end", "score"}
+
+
+@pytest.mark.parametrize("text", ["Zo\u00eb", "\u0141ukasz", "\U0001f600", "\u202e\x9b31m", "\udcff"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii", "cp1252"])
+def test_an_answer_is_json_in_whatever_encoding_and_acts_on_no_terminal(model_folder, monkeypatch, encoding, text):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(Reader, "answer", lambda *_: [Answer("1", text, 0, len(text), 0.5, 0.0)])
+    commands.predict(["--model", model_folder, "--question", "Who?", "--context", "A.", "--json"])
+    stream.flush()
+    printed = stream.buffer.getvalue().decode(encoding)
+    assert json.loads(printed)["answer"] == text
+    assert printed.rstrip("\n").isprintable()
+    if (encoding, text) == ("utf-8", "Zo\u00eb"):
+        assert text in printed
+
+
+def test_one_question_of_an_ensemble_prints_json_alone(model_folder, monkeypatch, capsys):
+    def load(*_, **__):
+        logging.getLogger("qa_lightning").info("ensemble: a note")
+        return reader
+
+    reader = Reader.load(model_folder)
+    commands.quiet_libraries()
+    monkeypatch.setattr(Reader, "from_pretrained", load)
+    commands.predict(["--model", model_folder, "--question", "Who?", "--context", "A.", "--json"])
+    said = capsys.readouterr()
+    assert json.loads(said.out)
+    assert "ensemble: a note" in said.err
 
 
 def test_ctrl_c_keeps_what_is_written_and_says_how_to_go_on(source, whole, ask, tmp_path, monkeypatch, capsys):
