@@ -32,7 +32,7 @@ from qa_lightning.data.formats import (
 )
 from qa_lightning.data.formats.limits import lines_of, refuse_packed_arrow
 from qa_lightning.data.objects import GivenRows, Source, Split, rows_of_dataset
-from qa_lightning.errors import InputError, one_line
+from qa_lightning.errors import InputError, current_voice, one_line
 from qa_lightning.files import digest
 from qa_lightning.paths import is_special, usable_path
 from qa_lightning.wording import command
@@ -383,11 +383,13 @@ def _load_from_hub(name: str) -> Any:
         return load_dataset(name)
     except Exception as error:  # the client raises a dozen kinds of error; each means that loading failed
         reason = one_line(error, first=True)
+        voice = current_voice()
+        trains = voice.flags and voice.groups
+        without_data = f", or run `{command('train')} --config quickstart`, which needs none" if trains else ""
         raise InputError(
             f"dataset {name!r} is neither a local file nor cached, and loading it from the Hugging Face Hub failed "
             f"({type(error).__name__}: {reason}). Check the name and the network; without a network pass "
-            "--data.dataset FILE (SQuAD JSON, JSON lines, CSV, Excel, Parquet), or run "
-            f"`{command('train')} --config quickstart`, which needs none"
+            f"a FILE (SQuAD JSON, JSON lines, CSV, Excel, Parquet){without_data}"
         ) from None
 
 

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from qa_lightning.data.division import in_validation
 from qa_lightning.data.examples import read_examples, write_examples
 from qa_lightning.data.sources import EMBEDDED_SIZES, has_split, read_rows, source_fingerprint, source_kind
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, naming_flags
 from tests.helpers.forms import CONTEXT, ROWS, as_json, as_lines, as_parquet, nested, read, row, write
 from tests.helpers.paths import SHARED, needs_data
 
@@ -193,13 +193,16 @@ def test_a_hub_name_without_a_network_is_one_error_with_the_way_out(name, use, m
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as elsewhere, naming_flags(groups=False):  # than in train
+        use(name, "train")
+    assert str(elsewhere.value).endswith("without a network pass a FILE (SQuAD JSON, JSON lines, CSV, Excel, Parquet)")
     with pytest.raises(InputError) as caught:
         use(name, "train")
     assert len(caught.value.problems) == 1
     for words in (
         f"dataset '{name}'",
         "OfflineModeIsEnabled",
-        "--data.dataset FILE",
+        "pass a FILE (",
         "`qa-lightning train --config quickstart`",
     ):
         assert words in str(caught.value)

@@ -25,7 +25,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.files import digest
 from qa_lightning.inference.bulk.output import AnswerFiles
 from qa_lightning.inference.bulk.questions import BadRow, Question, count_questions, read_questions
-from qa_lightning.inference.bulk.several import read_document_file
+from qa_lightning.inference.bulk.several import document_fingerprint, read_document_file
 from qa_lightning.inference.bulk.shards import RowSpan, Shard
 from qa_lightning.inference.bulk.workers import PredictSettings, answering, choose_devices
 from qa_lightning.models.load_errors import loading, quiet_transformers
@@ -293,7 +293,7 @@ def record_of(asked: PredictSettings, rows: AskedRows, fingerprint: str, device:
             "encoding": rows.reading.encoding,
             "answer_separator": rows.reading.answer_separator,
             "rows_together": asked.rows_together,
-            "documents": rows.documents and source_fingerprint(rows.documents, "validation"),
+            "documents": rows.documents and document_fingerprint(rows.documents),
             "shard": rows.shard and str(rows.shard),
         },
         "device": device,

@@ -11,7 +11,7 @@ from typing import Any
 
 from qa_lightning.data.columns import SYNONYMS, ReadSettings
 from qa_lightning.data.formats import BrokenRow, EncodingError, PlacedRow, Remark
-from qa_lightning.data.sources import is_saved_dataset, read_rows
+from qa_lightning.data.sources import is_saved_dataset, read_rows, source_fingerprint
 from qa_lightning.documents.sources import unaskable
 from qa_lightning.errors import InputError
 from qa_lightning.wording import listed
@@ -56,11 +56,7 @@ def read_document_file(source: str, encoding: str | None = None) -> dict[str, st
     Raises:
         InputError: it cannot be read, or rows lack a usable id or text, or repeat an id; all of them are listed.
     """
-    if (folder := Path(source).expanduser()).is_dir() and not is_saved_dataset(folder):
-        raise InputError(
-            f"--documents {source} is a folder; it takes a table with columns id and text. `ask` answers from a folder "
-            "of texts, and from Python a Collection"
-        )
+    _refuse_folder(source)
     try:
         documents, problems = _documents(source, None)  # what is UTF-8 is read as such: the flag may be for questions
     except InputError as error:
@@ -73,6 +69,27 @@ def read_document_file(source: str, encoding: str | None = None) -> dict[str, st
     if problems:
         raise InputError([f"--documents {problem}" for problem in problems])
     return documents
+
+
+def document_fingerprint(source: str) -> str:
+    """A key of the content of a file of documents.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    _refuse_folder(source)
+    try:
+        return source_fingerprint(source, "validation")
+    except InputError as error:
+        raise InputError([f"--documents {problem}" for problem in error.problems]) from None
+
+
+def _refuse_folder(source: str) -> None:
+    if (folder := Path(source).expanduser()).is_dir() and not is_saved_dataset(folder):
+        raise InputError(
+            f"--documents {source} is a folder; it takes a table with columns id and text. `ask` answers from a folder "
+            "of texts, and from Python a Collection"
+        )
 
 
 def _documents(source: str, encoding: str | None) -> tuple[dict[str, str], list[str]]:
@@ -139,10 +156,17 @@ def with_joined_contexts(rows: Iterable[PlacedRow], documents: Mapping[str, str]
 def _without_empty(row: dict[str, Any]) -> dict[str, Any]:
     """A row without the empty ones of the columns for contexts: a table has them all. One of them always stays."""
     there = [name for name in ("context", CONTEXTS, DOCUMENT_IDS) if name in row]
-    empty = [name for name in there if row[name] is None or (isinstance(row[name], str) and not row[name].strip())]
+    empty = [name for name in there if _is_empty(row[name], name != "context")]
     if len(empty) == len(there):
         del empty[:1]
     return {name: value for name, value in row.items() if name not in empty} if empty else row
+
+
+def _is_empty(value: Any, is_list: bool) -> bool:
+    """Whether a cell, perhaps of a list, has nothing in it."""
+    if isinstance(value, str):
+        return value.strip() in (("", "[]") if is_list else ("",))
+    return value is None or (is_list and isinstance(value, list) and not value)
 
 
 def _of_contexts(given: Any) -> SeveralTexts | str:

@@ -75,6 +75,28 @@ def test_a_table_leaves_the_other_columns_of_contexts_empty(ask, tmp_path, empty
     assert "keep one" not in error["problem"]
 
 
+def test_an_empty_list_is_an_empty_cell_of_a_table(ask, tmp_path) -> None:
+    rows = [
+        {"question": QUESTION, "context": TEXTS[1], "contexts": [], "document_ids": []},
+        {"question": QUESTION, "context": None, "contexts": TEXTS, "document_ids": []},
+        {"question": QUESTION, "context": None, "contexts": [], "document_ids": ["a"]},
+        {"question": QUESTION, "context": None, "contexts": [], "document_ids": []},
+        {"question": QUESTION, "context": TEXTS[1], "contexts": ["a"], "document_ids": []},
+    ]
+    documents = write(tmp_path / "d.jsonl", as_lines(DOCUMENTS))
+    cells = [
+        {name: json.dumps(value) if isinstance(value, list) else value or "" for name, value in row.items()}
+        for row in rows
+    ]
+    for name, content in (("q.parquet", as_parquet(rows)), ("q.csv", as_table(cells))):
+        output = tmp_path / f"{name}.jsonl"
+        assert ask(write(tmp_path / name, content), output, "--documents", documents) == 0
+        assert [line["row"] for line in lines_of(output)] == [1, 2, 3]
+        problems = [line["problem"] for line in lines_of(tmp_path / f"{name}.jsonl.errors.jsonl")]
+        assert "context" in problems[0]
+        assert problems[1:] == ["has 'contexts', 'context'; keep one"]
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
 def test_documents_may_have_the_encoding_of_the_questions_or_utf_8(tmp_path, encoding) -> None:
     path = tmp_path / "d.csv"
@@ -171,7 +193,15 @@ def test_an_offset_belongs_to_the_text_that_it_is_in() -> None:
     assert (sent.context.texts, sent.context.names) == (several.texts, several.names)
 
 
-def test_a_folder_of_texts_is_told_what_answers_from_it(tmp_path):
-    (tmp_path / "a.txt").write_text("Anna lives in Rome.")
-    with pytest.raises(InputError, match=r"is a folder; it takes a table with columns id and text. `ask` answers from"):
-        read_document_file(str(tmp_path))
+def test_a_folder_of_texts_is_told_what_answers_from_it(ask, tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Anna lives in Rome.")
+    source = write(tmp_path / "q.jsonl", as_lines([{"question": QUESTION, "document_ids": ["a"]}]))
+    words = r"^--documents .*docs is a folder; it takes a table with columns id and text. `ask` answers from"
+    with pytest.raises(InputError, match=words):
+        read_document_file(str(folder))
+    with pytest.raises(InputError, match=words):
+        ask(source, tmp_path / "a.jsonl", "--documents", folder)
+    with pytest.raises(InputError, match=r"^--documents .*none\.jsonl: no such file"):
+        ask(source, tmp_path / "a.jsonl", "--documents", tmp_path / "none.jsonl")
