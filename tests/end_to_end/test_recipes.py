@@ -128,6 +128,23 @@ def test_the_page_has_a_row_for_each_recipe(bench, tmp_path) -> None:
     assert row.endswith("| 3.3% (2.8 to 7.0) | 12.0% (4.6 to 24.8) |")
 
 
+def test_the_page_has_a_row_for_each_share_of_the_windows_without_an_answer(bench, tmp_path) -> None:
+    import contents
+
+    runs = [
+        {"variant": f"long-{kept}", "round": 1, "em": 33.4322, "f1": 44.1754 + step}
+        | {"third_em": 36.1239, "third_f1": 50.6644, "third_ece": [8.9062, 6.47, 12.503]}
+        for step, kept in enumerate(("1", "0.1"))
+    ]
+    head = {"command": "c", "machine": "m", "versions": {}, "date": "2026-01-01"}
+    (tmp_path / "recipes-long.json").write_text(json.dumps({**head, "runs": runs}))
+    rows = contents.long_contexts(bench.figures.Results(tmp_path)).splitlines()[2:]
+    assert rows == [
+        "| `1` | 33.43 / 44.18 | 36.12 / 50.66 | 8.9% (6.5 to 12.5) |",
+        "| `0.1` | 33.43 / 45.18 | 36.12 / 50.66 | 8.9% (6.5 to 12.5) |",
+    ]
+
+
 def test_answers_stand_at_their_places_in_joined_paragraphs(bench, tmp_path) -> None:
     recipe = bench.recipes.Recipe((), paragraphs=3, share=0.5)
     data = articles(20, 0)
