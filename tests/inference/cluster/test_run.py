@@ -252,7 +252,7 @@ def test_running_out_of_memory_names_what_helps(source, tmp_path, ask, monkeypat
 
     use(monkeypatch, stand_in(CPUS))
     monkeypatch.setattr(Reader, "answer", answer)
-    with pytest.raises(InputError, match=r"what helps: --batch_size 4 .*, with --overwrite or another --output"):
+    with pytest.raises(InputError, match=r"what helps: --batch_size 4, with --overwrite or another --output$"):
         ask(source, tmp_path / "answers", "--engine", "ray", batch_size=8)
 
 
