@@ -47,14 +47,13 @@ def run_command(command: Callable[[], int]) -> None:
 
 
 def print_json(values: Any, indent: int | None = None) -> None:
-    """Print JSON: letters as they are, or all as escapes if the stream has not all of them, or some are no letters."""
+    """Print JSON: letters as they are, unless the stream has not all of them; what cannot be seen is escaped."""
     text = json.dumps(values, ensure_ascii=False, indent=indent)
     try:
         text.encode(sys.stdout.encoding or "utf-8")  # not as `run_command` sets it: its escapes are not those of JSON
-        is_plain = text.replace("\n", "").isprintable()
     except UnicodeEncodeError:
-        is_plain = False
-    print(text if is_plain else json.dumps(values, indent=indent))
+        text = json.dumps(values, indent=indent)
+    print("".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text))
 
 
 def outlive_readers() -> None:

@@ -73,7 +73,7 @@ def source_kind(source: Source) -> Kind:
         if problems:
             raise InputError(problems)
         return "files"
-    if (path := _as_folder(source)) is not None:
+    if (path := as_folder(source)) is not None:
         if is_saved_dataset(path):
             return "folder"
         raise InputError(_folder_problem(source))
@@ -140,7 +140,7 @@ def also_read(written: Iterable[Path], read: Mapping[str, str]) -> list[tuple[Pa
     """
     found = []
     for flag, source in read.items():
-        folder = _as_folder(source)
+        folder = as_folder(source)
         for path in written:
             is_inside = folder is not None and path.resolve().is_relative_to(folder.resolve())
             if is_inside or _names_file(source, path):
@@ -153,7 +153,7 @@ def is_saved_dataset(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def _as_folder(source: str) -> Path | None:
+def as_folder(source: str) -> Path | None:
     """The folder that a source names; None if it names none."""
     try:
         path = usable_path(source)

@@ -34,7 +34,7 @@ from qa_lightning.models.computing.attention import mask_is_optional, without_re
 from qa_lightning.models.computing.loss import inputs_on, model_logits
 from qa_lightning.models.computing.memory import is_out_of_memory
 from qa_lightning.models.folder import weights_digest
-from qa_lightning.models.load_errors import loading, quiet_transformers
+from qa_lightning.models.load_errors import fitting, loading, quiet_transformers
 from qa_lightning.models.loading import (
     CONFIG,
     lasting_name,
@@ -188,7 +188,8 @@ class Teacher:
                 f"--model.teacher {self.name} has {limit} positions, and reads windows of up to {longest} tokens here: "
                 f"lower --data.max_length, which is {self.split.settings.max_length} now, or choose another teacher"
             )
-        model = model.to(self.computing.device)
+        with _naming_the_flag(), fitting(self.name):
+            model = model.to(self.computing.device)
         if self.computing.device.type == "cuda":
             without_reads(model)
         return model

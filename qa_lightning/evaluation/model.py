@@ -27,6 +27,7 @@ from qa_lightning.metrics.squad import MixedScript
 from qa_lightning.metrics.thresholds import squad_v2_metrics
 from qa_lightning.models.computing.attention import without_reads
 from qa_lightning.models.computing.loss import span_loss
+from qa_lightning.models.computing.memory import is_out_of_memory
 from qa_lightning.models.ensemble import Ensemble, load_asked, models_of, settings_of
 from qa_lightning.models.loading import lasting_names, max_positions, model_names
 from qa_lightning.models.onnx import is_onnx_folder
@@ -227,7 +228,14 @@ def _validated(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.validate(module, datamodule=datamodule, verbose=False)
+    try:
+        trainer.validate(module, datamodule=datamodule, verbose=False)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = datamodule.eval_batch_size
+        fixes = [*([f"--batch_size {size // 2}"] if size > 1 else []), "another --dtype, or a device with more memory"]
+        raise InputError(f"--model {name}: out of memory with --batch_size {size}; pass {' or '.join(fixes)}") from None
     return module
 
 

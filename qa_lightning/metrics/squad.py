@@ -202,7 +202,7 @@ class SquadMetric(Metric):
         self._add([exact for exact, _ in scores], [f1 for _, f1 in scores], [bool(gold) for gold in golds])
 
     def update_scores(self, exact: ArrayLike, f1: ArrayLike, has_answer: ArrayLike) -> None:
-        """Add questions that `answer_scores` has already scored.
+        """Add questions that are scored already.
 
         Args:
             exact, f1: [N] 0-1.

@@ -21,6 +21,7 @@ from qa_lightning.decoding.pairs import mean_of
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.errors import InputError
 from qa_lightning.features.windows import windowing_key
+from qa_lightning.models.load_errors import NoMemoryError
 from qa_lightning.models.loading import load_answering_model, max_positions, model_names
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 
@@ -187,6 +188,8 @@ def load_asked(
             model, own = load_answering_model(one, *how)
             changed: Any = lengths or {}
             loaded[one] = model, own, replace(AnswerSettings.of_model(model, own), **changed)
+        except NoMemoryError:  # the next ones would not fit, either
+            raise
         except InputError as error:
             problems += error.problems
     if not problems:

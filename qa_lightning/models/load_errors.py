@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from transformers.utils import has_file
 from transformers.utils import logging as transformers_logging
 
 from qa_lightning.errors import InputError, one_line
@@ -34,6 +36,26 @@ def fitting(name: str) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def naming_pickled(name: str, hub: Mapping[str, Any]) -> Iterator[None]:
+    """Turn an error about weights of a model on the Hub, or in its cache, which are pickled, into one that says so.
+
+    Args:
+        name: of the model.
+        hub: where it comes from; see `loading.load_answering_model`.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = {key: hub[key] for key in ("revision", "cache_dir", "token") if key in hub}
+        if "cannot be loaded with `safetensors`" not in str(error):
+            raise
+        for file in ("pytorch_model.bin", "pytorch_model.bin.index.json"):
+            if has_file(name, file, **where):
+                raise pickled_only(name, file) from None
+        raise
+
+
 def pickled_only(name: str, files: str) -> InputError:
     """The error for a model whose weights are in other files than safetensors; ``files`` says which."""
     return InputError(
@@ -51,8 +73,6 @@ def loading(name: str, attn_implementation: str | None = None) -> Iterator[None]
     except InputError:
         raise
     except Exception as error:  # the Hub client, the config and the weights raise many different classes
-        if "cannot be loaded with `safetensors`" in str(error):  # of a model on the Hub, or in its cache
-            raise pickled_only(name, "no model.safetensors") from None
         reason = one_line(error, 300, first=True)
         if attn_implementation and any(word in reason.lower() for word in ("attn_implementation", "flash", "sdpa")):
             raise InputError(

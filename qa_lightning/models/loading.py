@@ -29,7 +29,7 @@ from qa_lightning.models.heads import (
     planned,
     prepare_tokenizer,
 )
-from qa_lightning.models.load_errors import loading, pickled_only, quiet_transformers
+from qa_lightning.models.load_errors import loading, naming_pickled, pickled_only, quiet_transformers
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.tiny import TINY, tiny_folder
 from qa_lightning.paths import usable_path
@@ -435,7 +435,7 @@ def _load_weights(
     if use_safetensors and folder.is_dir() and not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
         pickled = ", ".join(sorted(file.name for file in folder.glob("*.bin")))
         raise pickled_only(name, pickled)
-    with loading(name), quiet_transformers():
+    with loading(name), naming_pickled(resolve(name), hub), quiet_transformers():
         config = options.get("config")
         if config is None or isinstance(config, (str, PathLike)):  # a name or a folder, of another model's
             source = resolve(name) if config is None else config

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qa_lightning.errors import InputError, import_extra, one_line
 from qa_lightning.models.computing.loss import MODEL_INPUTS
-from qa_lightning.models.load_errors import loading, quiet_transformers
+from qa_lightning.models.load_errors import NoMemoryError, fitting, loading, quiet_transformers
 from qa_lightning.paths import usable_path
 from qa_lightning.wording import command
 
@@ -91,8 +91,12 @@ class OnnxModel:
         ort = runtime()
         with loading(str(path)), quiet_transformers():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        providers = _providers(ort, device)
         try:
-            session = ort.InferenceSession(file, _options(ort), providers=_providers(ort, device))
+            with fitting(str(path)):
+                session = ort.InferenceSession(file, _options(ort), providers=providers)
+        except NoMemoryError:
+            raise
         except Exception as error:  # each kind of damage raises its own class
             raise InputError(f"{file}: cannot be loaded; export the model again ({_first_line(error)})") from None
         inputs, outputs = ([one.name for one in some] for some in (session.get_inputs(), session.get_outputs()))

@@ -48,7 +48,7 @@ _LOOP = "epoch_loop."  # prefix of the epoch loop's keys in the fit loop's state
 # Keys in a checkpoint:
 _DUE = "validation_due"  # whether it was written in a validation, before its end
 _OVER = "training_over"  # whether training was to end, after that validation at the latest
-_EARLY = "stopped_early"  # whether an EarlyStopping has ended it; what else ends a run is known from its flags
+_EARLY = "stopped_early"  # whether an EarlyStopping has asked to end it; what else ends a run is known from its flags
 
 
 class LastCheckpoint(Checkpoint):
@@ -322,13 +322,18 @@ def time_is_up(timer: Timer) -> bool:
 
 def reached_limit(trainer: Trainer) -> bool:
     """Whether the last step of a fit is made, by ``max_steps`` or ``max_epochs``; a validation may follow."""
-    is_last_epoch = 0 < (trainer.max_epochs or 0) <= trainer.current_epoch + 1
-    return 0 < trainer.max_steps <= trainer.global_step or (is_last_epoch and _is_epoch_trained(trainer))
+    return 0 < trainer.max_steps <= trainer.global_step or 0 < (trainer.max_epochs or 0) <= epochs_trained(trainer)
 
 
 def training_is_over(trainer: Trainer) -> bool:
     """Whether no step of a fit follows: a limit is reached, or a callback has asked to stop and may."""
     return reached_limit(trainer) or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+
+
+def epochs_trained(trainer: Trainer) -> int:
+    """The number of epochs whose batches are done; the validation at the end of the last one may follow."""
+    epoch: Any = trainer.fit_loop.epoch_progress.current
+    return int(epoch.processed + (epoch.ready > epoch.processed and _is_epoch_trained(trainer)))
 
 
 def _is_epoch_trained(trainer: Trainer) -> bool:

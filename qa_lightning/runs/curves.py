@@ -71,6 +71,10 @@ class CurveLogger(TensorBoardLogger):
         """Add a Markdown text at ``step``."""
         self._attempt(lambda: self.experiment.add_text(tag, text, step))
 
+    def log_picture(self, tag: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Add a picture, [height, width, channels], at ``step``."""
+        self._attempt(lambda: self.experiment.add_image(tag, picture, step, dataformats="HWC"))
+
     def log_hyperparams(self, *arguments: Any, **options: Any) -> None:
         """Write the hyper-parameters table."""
         self._attempt(lambda: super(CurveLogger, self).log_hyperparams(*arguments, **options))
@@ -180,7 +184,9 @@ def log_figures(logger: Logger, group: str, figures: Mapping[str, NDArray[np.uin
     for name, picture in figures.items():
         tag = f"{group}/{name}"
         with _surviving(logger):
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, CurveLogger):
+                logger.log_picture(tag, picture, step)
+            elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(tag, picture, step, dataformats="HWC")
             elif isinstance(logger, MLFlowLogger):
                 logger.experiment.log_image(logger.run_id, picture, f"{tag}.png")

@@ -51,7 +51,7 @@ class AskStudy(Callback):
         self._pruned: tuple[Path, int, float] | None = None  # record, validation and score, if it is to go no further
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Stop a trial that is pruned, where it would go on: after its last validation there is nothing to save."""
+        """Stop a trial that is pruned, where it would go on, on the first process; the others stop with it."""
         if self._pruned is None:
             return
         (record, validation, score), self._pruned = self._pruned, None
@@ -64,7 +64,7 @@ class AskStudy(Callback):
         self._signals.ask(Stop.PRUNE)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ask, on the first process; the others stop with it at the next safe point."""
+        """Ask, on the first process."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or trainer.global_step == 0:
             return
         folder = run_folder(trainer)  # may communicate: every process must call it

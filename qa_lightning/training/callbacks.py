@@ -20,7 +20,7 @@ from qa_lightning.files import share_file, write_file
 from qa_lightning.layout import BEST, MEAN, RECORD
 from qa_lightning.models.tiny import TINY
 from qa_lightning.progress import duration
-from qa_lightning.runs.checkpoints import AtomicCheckpointIO, reached_limit
+from qa_lightning.runs.checkpoints import AtomicCheckpointIO, epochs_trained, reached_limit
 from qa_lightning.runs.curves import last_step
 from qa_lightning.runs.record import complete_start, describe_run, run_folder
 from qa_lightning.runs.resume import Beginning, read_beginning
@@ -293,9 +293,12 @@ class BestCheckpoint(ModelCheckpoint):
         """Have the weights validated that a run ends with, wherever that is; else they would not count."""
         super().on_train_batch_end(trainer, *args, **kwargs)
         loop: Any = trainer.fit_loop
+        is_least = (loop.min_epochs or 0) <= epochs_trained(trainer) and (loop.min_steps or 0) <= trainer.global_step
         if reached_limit(trainer):
-            self._change(loop, "min_epochs", None)  # it ends, however many epochs were the least
-            trainer.should_stop = True
+            trainer.should_stop = is_least = True  # it ends, however long it was to be at least
+        if trainer.should_stop and is_least:  # Lightning counts this epoch later
+            self._change(loop, "min_epochs", None)
+            self._change(loop.epoch_loop, "min_steps", None)
         every = trainer.check_val_every_n_epoch
         if trainer.should_stop and loop._can_stop_early and every and (trainer.current_epoch + 1) % every:
             self._change(trainer, "check_val_every_n_epoch", 1)
@@ -332,8 +335,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _forget_unwritten(self, trainer: Trainer) -> None:
         """Know the best checkpoint before again, if the last one could not be written. All processes must call it."""
-        before, self._before, io = self._before, None, trainer.strategy.checkpoint_io
-        if before is None or not isinstance(io, AtomicCheckpointIO):
+        before, self._before = self._before, None
+        if before is None or not isinstance(io := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             return
         io.wait()
         if trainer.strategy.broadcast(Path(self.best_model_path) in io.failed):  # the first process writes
@@ -404,15 +407,14 @@ class StopAfter(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train no further if the run resumes after the last one."""
-        self._check(trainer, trainer.current_epoch)
+        self._check(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Stop after the last batch of the last one, and not later: a validation follows."""
-        if trainer.is_last_batch:
-            self._check(trainer, trainer.current_epoch + 1)
+        self._check(trainer)
 
-    def _check(self, trainer: Trainer, done: int) -> None:
-        if done >= self.epochs:
+    def _check(self, trainer: Trainer) -> None:
+        if epochs_trained(trainer) >= self.epochs:
             trainer.should_stop = True
 
 

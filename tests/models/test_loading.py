@@ -339,3 +339,6 @@ def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_as_one_here(tmp_p
         ):
             load_answering_model(name, hub=hub)
         load_answering_model(name, hub=hub, use_safetensors=False)
+    (inside / "pytorch_model.bin").unlink()  # as after a download that was interrupted
+    with pytest.raises(InputError, match=r"not in the Hub's cache\. Check the name and the network"):
+        load_answering_model("someone/pickled", hub=cached)

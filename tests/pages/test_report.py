@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qa_lightning.cli.main import call
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, Voice, speaking
 from qa_lightning.evaluation.report import report_on
 from qa_lightning.metrics.bootstrap import bootstrap
 from qa_lightning.metrics.calibration import reliability
@@ -235,10 +235,9 @@ def test_the_other_model_is_refused_by_its_own_flag_before_the_first_is_scored(m
         with caplog.at_level("INFO"), pytest.raises(InputError) as refused:
             call("report", ["--model", model_folder, *words, "--against", str(wrong)])
         assert str(refused.value) == alone.replace("--model ", "--against ")
-        with pytest.raises(InputError) as refused:
+        with speaking(Voice()), pytest.raises(InputError) as refused:
             report_on(model_folder, data, against=wrong)
         assert "--" not in str(refused.value)
-        assert not str(refused.value).startswith("model ")
     assert not caplog.messages
 
 

@@ -717,6 +717,8 @@ def test_the_best_score_is_known_where_the_folder_is_called_otherwise(tmp_path, 
     assert "best so far: its best.ckpt is not beside the checkpoint; the best one is chosen anew" in caplog.text
     other_machine = BestCheckpoint()  # without the file, which the first process has
     other_machine.dirpath = str(tmp_path / "new")
-    other_machine._strategy = SimpleNamespace(broadcast=lambda own: own or tmp_path / "new", is_global_zero=False)
+    other_machine._strategy = SimpleNamespace(
+        broadcast=lambda own: (tmp_path / "new", torch.tensor(80.0)), is_global_zero=False
+    )
     other_machine.load_state_dict(before.state_dict())
     assert other_machine.best_k_models == {str(tmp_path / "new" / "best.ckpt"): torch.tensor(80.0)}

@@ -60,6 +60,9 @@ KINDS = {
     "ended_by_later_steps": ["--trainer.max_steps", "20", "--trainer.max_epochs", "-1"],
     "ended_by_steps_with_an_epoch": ["--trainer.max_steps", "14"],
     "ended_in_an_odd_epoch": ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "1"],
+    "ended_after_an_epoch_of_two": [
+        *("--trainer.callbacks+", "qa_lightning.training.callbacks.StopAfter", "--trainer.callbacks.epochs", "1"),
+    ],
     "ended_early_after_some_steps": [
         *("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/f1"),
         *("--trainer.callbacks.mode", "max", "--trainer.callbacks.stopping_threshold", "-1"),
@@ -136,6 +139,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
         ("ended_by_steps", 10),
         ("ended_by_steps_with_an_epoch", 14),
         ("ended_in_an_odd_epoch", 14),
+        ("ended_after_an_epoch_of_two", 14),
         ("ended_early_after_some_steps", 20),
     ],
 )

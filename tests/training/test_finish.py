@@ -235,7 +235,8 @@ def test_a_callback_that_fails_when_all_is_trained_costs_no_model(case) -> None:
 
 
 def test_a_fold_is_resumed_by_the_command_that_started_it(monkeypatch, tmp_path, caplog) -> None:
-    ended = SimpleNamespace(global_step=1, fit_loop=SimpleNamespace(done=True), world_size=2)
+    progress = SimpleNamespace(current=SimpleNamespace(ready=1, processed=1))
+    ended = SimpleNamespace(global_step=1, fit_loop=SimpleNamespace(done=True, epoch_progress=progress), world_size=2)
     with pytest.raises(ValueError, match="late"), surviving_the_end(ended, "with the same command"):
         raise ValueError("late")
     assert "resume with the same command to write the model" in caplog.text

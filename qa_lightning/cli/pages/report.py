@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from qa_lightning.cli.console import quiet_libraries
 from qa_lightning.cli.flags import DATA_HELP, MODELS_HELP, Flags, local_path, positive, reading_of
 from qa_lightning.cli.pages import check_output, writing
-from qa_lightning.errors import InputError, naming_flags
+from qa_lightning.errors import InputError, naming_flags, renaming
 from qa_lightning.layout import REPORT
 from qa_lightning.pages import MAX_QUESTIONS
 from qa_lightning.wording import visible
@@ -27,8 +27,9 @@ def report(words: Sequence[str]) -> int:
     if problem := would_replace(options.output, options.data):
         raise InputError(f"--output {problem}")
     for flag in ("model", "against"):
-        if options[flag] and is_in_model(options.output, options[flag]):
-            raise InputError(f"--output {options.output} is in the folder of --{flag}; name a file outside of it")
+        with renaming(model=flag):
+            if options[flag] and is_in_model(options.output, options[flag]):
+                raise InputError(f"--output {options.output} is in the folder of --{flag}; name a file outside of it")
     quiet_libraries()
     found = report_on(
         options.model,

@@ -6,12 +6,11 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 from qa_lightning.data.columns import SYNONYMS, ReadSettings
 from qa_lightning.data.formats import BrokenRow, EncodingError, PlacedRow, Remark
-from qa_lightning.data.sources import is_saved_dataset, read_rows, source_fingerprint
+from qa_lightning.data.sources import as_folder, is_saved_dataset, read_rows, source_fingerprint
 from qa_lightning.documents.sources import unaskable
 from qa_lightning.errors import InputError
 from qa_lightning.wording import listed
@@ -85,7 +84,7 @@ def document_fingerprint(source: str) -> str:
 
 
 def _refuse_folder(source: str) -> None:
-    if (folder := Path(source).expanduser()).is_dir() and not is_saved_dataset(folder):
+    if (folder := as_folder(source)) is not None and not is_saved_dataset(folder):
         raise InputError(
             f"--documents {source} is a folder; it takes a table with columns id and text. `ask` answers from a folder "
             "of texts, and from Python a Collection"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
-_WORDS = ("can't allocate memory", "Cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")  # torch's, the system's
+_WORDS = (  # of torch, the system, and ONNX Runtime
+    *("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cannot allocate memory"),
+    *("std::bad_alloc", "Failed to allocate memory"),
+)
 
 
 def is_out_of_memory(error: Exception) -> bool:
