@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qa_lightning.cli.console import use_cache_without_network
+from qa_lightning.cli.console import print_json, use_cache_without_network
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import TRAIN, Started, environment, short_run
@@ -150,3 +151,10 @@ def test_a_hub_that_is_nowhere_is_its_cache(monkeypatch, host) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
     use_cache_without_network()
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_json_shows_letters_and_escapes_what_cannot_be_seen(capsys) -> None:
+    print_json({"text": "caf\u00e9\u00a0au lait \u200d\x1b"}, indent=1)
+    said = capsys.readouterr().out
+    assert "caf\u00e9\\u00a0au lait \\u200d\\u001b" in said
+    assert json.loads(said) == {"text": "caf\u00e9\u00a0au lait \u200d\x1b"}

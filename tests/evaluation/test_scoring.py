@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from lightning.pytorch import Trainer
 from transformers import BertModel
 
 from qa_lightning.errors import DivergedError, InputError
@@ -669,3 +671,14 @@ def test_nothing_that_is_read_is_replaced(files, tmp_path, capsys, monkeypatch):
     told = f"--output_dir {tmp_path}: predictions.json in it is what --predictions reads, and would be replaced"
     assert told in capsys.readouterr().err
     assert predictions.read_bytes() == before
+
+
+def test_memory_that_runs_out_is_one_line(model_folder, tmp_path, monkeypatch) -> None:
+    def full(*_, **__) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "validate", full)
+    data = write_json(tmp_path / "dev.json", make_rows(4))
+    words = r"^--model .*: out of memory with --batch_size 32; pass --batch_size 16 or another --dtype, or a device"
+    with pytest.raises(InputError, match=words):
+        commands.evaluate(["--model", model_folder, "--data", data, "--batch_size", "32"])

@@ -109,6 +109,16 @@ def test_with_nothing_held_out_a_validation_is_refused(tmp_path, model_folder) -
             [6, 12, 16],
         ),
         (
+            (
+                *("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/f1"),
+                *("--trainer.callbacks.mode", "max", "--trainer.callbacks.stopping_threshold", "-1"),
+                *("--trainer.callbacks.check_on_train_epoch_end", "false"),
+                *("--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "5", "--trainer.min_epochs", "3"),
+            ),
+            "after every 2 epochs, and at the end",
+            [16, 24],
+        ),
+        (
             ("--trainer.check_val_every_n_epoch", "2", "--trainer.max_steps", "7"),
             "after every 2 epochs, and at the end",
             [7],
