@@ -103,6 +103,11 @@ def is_pattern(name: str) -> bool:
     return any(mark in name for mark in "*?[")
 
 
+def none_named(name: str) -> str:
+    """What is wrong with a name that no file has."""
+    return "no file matches this pattern" if is_pattern(name) else "no such file"
+
+
 def source_files(source: str) -> list[Path]:
     """The files that ``source`` names, as one path, a pattern or a list with commas.
 
@@ -198,10 +203,9 @@ def _missing_problem(name: str) -> str:
         return _folder_problem(name)
     if is_special(path):
         return f"{name}: is a pipe or a device, and data are read several times; save them to a file first"
-    what = "no file matches this pattern" if is_pattern(name) else "no such file"
     return (
-        f"{name}: {what} (looked in {Path.cwd()}); give the path of a SQuAD JSON, JSON lines, CSV, TSV, Excel, "
-        "Parquet or Arrow file, or the name of a dataset on the Hub"
+        f"{name}: {none_named(name)} (looked in {Path.cwd()}); give the path of a SQuAD JSON, JSON lines, CSV, TSV, "
+        "Excel, Parquet or Arrow file, or the name of a dataset on the Hub"
     )
 
 

@@ -48,10 +48,12 @@ def report_on(
         assert found is not None
         return found
 
+    name = str(fspath(model))
     if against is None:
-        return ErrorReport(scored(str(fspath(model))))
+        return ErrorReport(scored(name))
+    other = str(fspath(against))
     with renaming(model="against"):
-        check_model(str(fspath(against)), str(fspath(data)))
-    first = scored(str(fspath(model)))
+        check_model(other, str(fspath(data)))
+    first = scored(name)
     with renaming(model="against"):
-        return ErrorReport(first, scored(str(fspath(against))))
+        return ErrorReport(first, scored(other))

@@ -175,6 +175,7 @@ class TrainingSampler(DistributedSampler[int]):
         self.chosen = chosen
         self.per_epoch = len(self.lengths) if chosen is None else chosen.count
         self.batch_size = batch_size
+        self.accumulated = accumulated
         self.group = batch_size * num_replicas * accumulated
         self.batching = batching
         self.num_replicas = num_replicas
@@ -213,11 +214,10 @@ class TrainingSampler(DistributedSampler[int]):
             batch: index of this process's batch in the epoch.
             batches: the epoch ends after so many of this process's batches; None: after all of them.
         """
-        accumulated = self.group // self.batch_size // self.num_replicas
-        step = batch // accumulated
+        step = batch // self.accumulated
         features = min(self.group, self.per_epoch - step * self.group)
         if batches is not None:
-            features = min(features, (batches - step * accumulated) * self.batch_size * self.num_replicas)
+            features = min(features, (batches - step * self.accumulated) * self.batch_size * self.num_replicas)
         return self.group / self.batch_size / features
 
     def repeats(self, batch: int) -> int:

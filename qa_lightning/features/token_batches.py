@@ -48,14 +48,13 @@ class TokenSampler(TrainingSampler):
         padded = -(-self.lengths.astype(np.int64) // multiple) * multiple
         self._padded = padded if max_length is None else np.minimum(padded, max_length)
         self._parts = num_replicas * accumulated
-        self._accumulated = accumulated
         sizes = _group_sizes(np.sort(self._padded)[::-1], tokens, self._parts)
         self._sizes = np.array(sizes, np.int64)
         self._begins = self._sizes.cumsum() - self._sizes
         self._drawn: tuple[int, NDArray[np.int64]] | None = None  # epoch, and the order of its groups
 
     def __len__(self) -> int:
-        return len(self._sizes) * self._accumulated
+        return len(self._sizes) * self.accumulated
 
     def __iter__(self) -> Iterator[Any]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self._padded))
@@ -63,7 +62,7 @@ class TokenSampler(TrainingSampler):
         groups = self._groups()
         epoch, done = self.start
         for number in range(done if epoch == self.epoch else 0, len(self)):
-            step, batch = divmod(number, self._accumulated)
+            step, batch = divmod(number, self.accumulated)
             group = groups[step]
             begin, size = int(self._begins[group]), int(self._sizes[group])
             part = batch * self.num_replicas + self.rank
@@ -74,18 +73,18 @@ class TokenSampler(TrainingSampler):
         """See `TrainingSampler.weight`."""
         size, taken = self._size_of(batch), self._parts
         if batches is not None:
-            taken = min(taken, (batches - batch // self._accumulated * self._accumulated) * self.num_replicas)
+            taken = min(taken, (batches - batch // self.accumulated * self.accumulated) * self.num_replicas)
         whole, rest = divmod(size, self._parts)  # the features are dealt out to the parts in turn
         return self._parts / (whole * taken + min(rest, taken))
 
     def repeats(self, batch: int) -> int:
         """See `TrainingSampler.repeats`."""
-        part = batch % self._accumulated * self.num_replicas + self.rank
+        part = batch % self.accumulated * self.num_replicas + self.rank
         return int(part >= self._size_of(batch))
 
     def _size_of(self, batch: int) -> int:
         """The number of features in the step of a batch of this epoch."""
-        return int(self._sizes[self._groups()[batch // self._accumulated]])
+        return int(self._sizes[self._groups()[batch // self.accumulated]])
 
     def _groups(self) -> NDArray[np.int64]:
         """The groups in the order of this epoch."""

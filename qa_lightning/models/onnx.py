@@ -172,7 +172,7 @@ class OnnxModel:
 
 
 def _providers(ort: Any, device: int | str | torch.device | None) -> list[Any]:
-    """What computes the operations of a graph, by ONNX Runtime's names: each that it can compute, the first one."""
+    """What computes a graph, by ONNX Runtime's names: each operation, the first of these that can."""
     if isinstance(device, int):
         device = "cpu" if device < 0 else f"cuda:{device}"
     asked, cuda = torch.device("cuda" if device is None else device), "CUDAExecutionProvider"

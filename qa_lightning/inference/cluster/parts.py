@@ -30,7 +30,7 @@ from qa_lightning.data.formats import (
     read_parquet,
     remote_files,
 )
-from qa_lightning.data.sources import is_pattern, source_files, source_names
+from qa_lightning.data.sources import none_named, source_files, source_names
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk.questions import BadRow, Question, questions_of
 from qa_lightning.paths import named_path
@@ -108,8 +108,7 @@ def _named(name: str) -> list[str]:
     else:
         files = source_files(name)
     if not files:
-        none = "no file matches this pattern" if is_pattern(name) else "no such file"
-        raise InputError(f"--input {name}: {no_file_in_folder(_SUFFIXES) if path.is_dir() else none}")
+        raise InputError(f"--input {name}: {no_file_in_folder(_SUFFIXES) if path.is_dir() else none_named(name)}")
     return [str(file.absolute()) for file in files]
 
 
