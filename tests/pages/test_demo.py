@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qa_lightning.pages.demo.answers import Asked, Asker
+from qa_lightning.models.settings import AnswerSettings
+from qa_lightning.pages.demo.answers import Asked, Asker, AtThreshold, at_threshold
 from qa_lightning.pages.demo.examples import Opening, Openings
 from qa_lightning.pages.demo.limits import Limits
 from qa_lightning.wording import visible
@@ -193,6 +194,26 @@ def test_the_slider_moves_the_threshold(one) -> None:
     number.fill("-10")  # and the next question is answered at this threshold
     one.page.wait_for_selector("#qa-headline .qa-none")
     one.ask("Where is Ben?")
+    assert one.answer == "The text does not answer it."
+
+
+def test_the_threshold_that_a_question_began_at_does_not_come_back(one, monkeypatch) -> None:
+    """Whatever a busy machine does first: the slider's last threshold is the one that is shown."""
+    one.ask("Where is Ben?", "Ben is in Rome.")
+    asked, judged = Event(), Event()
+
+    def slow(asking: Asked, settings: AnswerSettings, threshold: float) -> AtThreshold:
+        if threshold != -10 and asked.is_set():
+            judged.wait(3)  # the page has shown the other threshold by then
+        asked.set()
+        return at_threshold(asking, settings, threshold)
+
+    monkeypatch.setattr("qa_lightning.pages.demo.page.at_threshold", slow)
+    one.ask("Where is Ben?", "Ben is in Oslo.")
+    one.page.locator("#qa-threshold input[type=number]").fill("-10")
+    one.page.wait_for_selector("#qa-headline .qa-none")
+    judged.set()
+    one.page.wait_for_timeout(500)
     assert one.answer == "The text does not answer it."
 
 

@@ -59,10 +59,12 @@ class _Now:
     Attributes:
         turn: counts what the person asked and took away; an answer to an earlier turn comes too late.
         asked: the answers that are shown; None without any.
+        threshold: that they were asked at.
     """
 
     turn: int = 0
     asked: Asked | None = None
+    threshold: float | None = None
 
     def begin(self) -> int:
         """The next turn: what was shown, and what is still being answered, is over."""
@@ -171,7 +173,13 @@ class Page:
             "concurrency_id": "asking",
         }
         asks = [on.question.submit, on.button.click, on.text.submit]
-        judged = (self._judge, [on.now, on.threshold], on.panel)
+        judging: dict[str, Any] = {
+            "inputs": [on.now, on.threshold],
+            "outputs": on.panel,
+            **quick,
+            "concurrency_limit": 1,  # in the order of the slider's moves
+            "concurrency_id": "judging",
+        }
         events = [
             gr.on(asks, self._answer, [on.now, on.question, on.text, on.files, on.threshold], outputs, **asking),
             *(
@@ -185,8 +193,8 @@ class Page:
             ),
         ]
         for event in events:
-            event.then(*judged, **quick)  # the slider may have moved meanwhile
-        on.threshold.change(*judged, **quick)
+            event.then(self._judge_moved, **judging)
+        on.threshold.change(self._judge, **judging)
         over: dict[str, Any] = {"cancels": events, **quick}
         on.new.click(lambda now: ("", None, *_cleared(now)), on.now, [on.text, on.files, *outputs], **over)
         on.files.upload(self._files_came, [on.now, on.text], [on.text, *outputs], **over)
@@ -229,7 +237,7 @@ class Page:
             panel = problem_panel([_FAILED])
         if now.turn != turn:
             return None
-        now.asked = asked
+        now.asked, now.threshold = asked, threshold
         return *panel, reading
 
     def _files_came(self, now: _Now, text: str) -> Any:
@@ -243,6 +251,12 @@ class Page:
         import gradio as gr
 
         return gr.skip() if now.asked is None else tuple(self._panel(now.asked, threshold))
+
+    def _judge_moved(self, now: _Now, threshold: float) -> Any:
+        """The panel at the slider's threshold, if it was moved while the question was answered."""
+        import gradio as gr
+
+        return gr.skip() if threshold == now.threshold else self._judge(now, threshold)
 
     def _panel(self, asked: Asked, threshold: float) -> Panel:
         settings = self._asker.settings
