@@ -32,6 +32,7 @@ STUDY_FOLDS = "folds.json"  # id -> fold that held the question out
 SWEEP_TRIALS = "trials.log"  # Optuna's journal
 SWEEP_RESULT = "sweep.json"  # values and scores of all trials, and the best one
 CURVE_FILES = "events.out.tfevents.*"  # TensorBoard's
+CURVE_TABLE = "metrics.csv"  # of a CSVLogger
 
 
 def run_of(model: str) -> Path | None:

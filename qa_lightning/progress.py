@@ -9,6 +9,8 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
@@ -24,6 +26,23 @@ UNCOUNTED_SECONDS = 60.0  # the same, where nobody knows how much there is
 SHARE = 0.02  # of the whole, after which a line is due
 
 _T = TypeVar("_T")
+_bars: ContextVar[bool | None] = ContextVar("bars", default=None)
+
+
+def shows_bars() -> bool:
+    """Whether progress is a bar: as `showing_bars` has it, or else in a terminal."""
+    wanted = _bars.get()
+    return sys.stdout.isatty() if wanted is None else wanted
+
+
+@contextmanager
+def showing_bars(wanted: bool | None) -> Iterator[None]:
+    """Show the progress of all loops as bars, or as lines; None: as bars in a terminal alone."""
+    token = _bars.set(wanted)
+    try:
+        yield
+    finally:
+        _bars.reset(token)
 
 
 class Pace:
@@ -104,7 +123,7 @@ def loop_progress(total: int | None, unit: str = "row", done: int = 0, what: str
         what: the loop's name, which begins each line.
     """
     options: dict[str, Any] = {"total": total, "initial": done, "file": sys.stdout, "leave": False}
-    if sys.stdout.isatty():
+    if shows_bars():
         return tqdm(desc=what or None, unit=f" {unit}s", dynamic_ncols=True, **options)
     return _Lines(what, unit=unit, **options)
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from qa_lightning.progress import Pace, duration, loop_progress, tracked
+from qa_lightning.progress import Pace, duration, loop_progress, showing_bars, tracked
 
 
 class Terminal(io.StringIO):
@@ -80,6 +80,16 @@ def test_in_a_terminal_there_is_a_bar_until_the_end(clock, caplog, monkeypatch):
     assert terminal.getvalue().endswith("\r")
     assert not terminal.getvalue().rpartition("rows/s]")[2].strip()
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_who_asks_for_bars_or_lines_gets_them_wherever_the_output_goes(bars, clock, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "qa_lightning")
+    monkeypatch.setattr(sys, "stdout", out := io.StringIO() if bars else Terminal())
+    with showing_bars(bars), loop_progress(8000) as rows:
+        clock[0] = 10.0
+        rows.update(8000)
+    assert ("8000/8000" in out.getvalue(), bool(caplog.messages)) == (bars, not bars)
 
 
 def test_items_pass_through_and_are_counted(clock, caplog):

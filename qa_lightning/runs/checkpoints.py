@@ -30,7 +30,6 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -148,11 +147,10 @@ class LastCheckpoint(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Make any checkpoint resumable: write the curves to disk, keep their sizes, set the loops to a safe point."""
-        checkpoint[CURVES] = {}
         for logger in trainer.loggers:
             logger.save()
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                checkpoint[CURVES] |= curve_lengths(logger)
+        run = own_folder(trainer)
+        checkpoint[CURVES] = curve_lengths(run) if run and trainer.is_global_zero else {}
         if trainer.state.fn != TrainerFn.FITTING:
             return
         checkpoint[_OVER], checkpoint[_EARLY] = training_is_over(trainer), _has_stopped_early(trainer)

@@ -10,8 +10,10 @@ groups. So EM, F1 and the losses are logged twice: in the group ``Overview`` for
 
 from __future__ import annotations
 
+import csv
 import errno
 import logging
+import os
 import shlex
 import threading
 import time
@@ -24,9 +26,12 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
-from qa_lightning.layout import CURVE_FILES
+from qa_lightning.files import write_file
+from qa_lightning.layout import CURVE_FILES, CURVE_TABLE
 from qa_lightning.wording import program_words
 
 log = logging.getLogger("qa_lightning")
@@ -54,12 +59,6 @@ class CurveLogger(TensorBoardLogger):
         super().__init__(*arguments, **options)
         self._silent_until = 0.0
         _keep_writer_threads_quiet()
-
-    def write_to(self, run: Path, purge_step: int | None = None) -> None:
-        """Write into a run's folder; an open TensorBoard drops the points from ``purge_step`` on, for a resumed run."""
-        self._version = run.name
-        if purge_step is not None:
-            self._kwargs["purge_step"] = purge_step
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add a point at ``step`` to the curve of each metric, except the epoch's number, which Lightning adds."""
@@ -104,17 +103,38 @@ class CurveLogger(TensorBoardLogger):
             )
 
 
-def use_run_folder(logger: Logger, run: Path) -> None:
-    """Make a logger that would create a numbered folder beside a new run's folder write into the run's folder.
+class _MoreRows(ExperimentWriter):
+    """Adds rows to the table of a run that is resumed; Lightning's own writer deletes it."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(str(run))
+        with (run / CURVE_TABLE).open(encoding="utf-8", newline="") as file:
+            self.metrics_keys = next(csv.reader(file), [])
+
+    def _check_log_dir_exists(self) -> None:
+        """Delete nothing."""
+
+
+def use_run_folder(logger: Logger, run: Path, resumed_at: int | None = None) -> None:
+    """Make a logger that would create a numbered folder beside a run's folder write into the run's folder.
 
     Args:
         logger: of the run.
-        run: the run's folder; it is new: a `CSVLogger` deletes what it finds of its own.
+        run: the run's folder.
+        resumed_at: the optimizer step that the run goes on from, after `cut_curves`: a table gets more rows, and a
+            TensorBoard that is open drops the points from there on. None for a new run.
     """
     if not isinstance(logger, (CSVLogger, TensorBoardLogger)) or logger._version is not None:
         return
-    if Path(logger.root_dir).resolve() == run.parent.resolve():
-        logger._version = run.name
+    if Path(logger.root_dir).resolve() != run.parent.resolve():
+        return
+    logger._version = run.name
+    if resumed_at is None:
+        return
+    if isinstance(logger, TensorBoardLogger):
+        logger._kwargs["purge_step"] = resumed_at
+    elif rank_zero_only.rank == 0 and (run / CURVE_TABLE).is_file():
+        logger._experiment = _MoreRows(run)
 
 
 def survive_full_disks(logger: Logger) -> None:
@@ -258,14 +278,38 @@ def how_to_see(loggers: Iterable[Logger], shown_as: Callable[[Path], Path]) -> l
     return shown
 
 
-def curve_files(run: Path) -> list[Path]:
-    """The curves files in a run's folder, sorted by name."""
-    return sorted(run.glob(CURVE_FILES))
+def curve_lengths(run: Path) -> dict[str, int]:
+    """How far the curves in a run's folder have come: file name -> bytes, or lines of a table, whose names may change.
+
+    Args:
+        run: the folder.
+    """
+    lengths = {file.name: file.stat().st_size for file in sorted(run.glob(CURVE_FILES))}
+    if (run / CURVE_TABLE).is_file():
+        lengths[CURVE_TABLE] = len(_lines(run / CURVE_TABLE))
+    return lengths
 
 
-def curve_lengths(logger: TensorBoardLogger) -> dict[str, int]:
-    """File name -> size in bytes of each curves file on disk."""
-    return {file.name: file.stat().st_size for file in curve_files(Path(logger.log_dir))}
+def cut_curves(run: Path, lengths: Mapping[str, int]) -> None:
+    """Cut the curves in a run's folder back to where they were at a checkpoint: later points are logged again.
+
+    Args:
+        run: the folder.
+        lengths: what `curve_lengths` was then; a file that is not among them is deleted.
+    """
+    for name, now in curve_lengths(run).items():
+        file, then = run / name, lengths.get(name, 0)
+        if then == 0:
+            file.unlink()
+        elif then < now and name == CURVE_TABLE:
+            write_file(file, "".join(_lines(file)[:then]))
+        elif then < now:
+            os.truncate(file, then)
+
+
+def _lines(table: Path) -> list[str]:
+    with table.open(encoding="utf-8", newline="") as file:
+        return file.readlines()
 
 
 def _keep_writer_threads_quiet() -> None:

@@ -18,11 +18,10 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from qa_lightning.errors import is_finite, one_line
-from qa_lightning.layout import CURVE_FILES, FLAGS, HPARAMS, LOGS, RECORD, STUDY
+from qa_lightning.layout import CURVE_FILES, CURVE_TABLE, FLAGS, HPARAMS, LOGS, RECORD, STUDY
 from qa_lightning.runs import SORTS
 from qa_lightning.runs.record import PastRun, is_run, newest_run, past_run
 
-_CSV = "metrics.csv"  # of Lightning's CSVLogger
 _NO_SETTINGS = ("ckpt_path", "_instantiator", "trainer.default_root_dir", "trainer.logger", "cache_dir", "config")
 _SPEED, _VALIDATIONS = "train/features_per_second", ("val/best_f1", "val/f1", "val/exact_match")
 _LAST = Path("last")  # the newest run
@@ -229,7 +228,7 @@ def _flattened(values: Mapping[Any, Any], before: str = "") -> Iterable[tuple[st
 def _curves(folder: Path) -> Curves:
     """The curves that a run wrote; empty where there are none, or they cannot be read."""
     try:
-        return _csv_curves(folder / _CSV) if (folder / _CSV).is_file() else _tensorboard_curves(folder)
+        return _csv_curves(folder / CURVE_TABLE) if (folder / CURVE_TABLE).is_file() else _tensorboard_curves(folder)
     except Exception:  # a damaged file can raise anything in TensorBoard's reader; its figures are not known then
         return {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -16,7 +15,6 @@ import torch
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.layout import BEST_CHECKPOINT, LAST_CHECKPOINT
 from qa_lightning.paths import named_path
-from qa_lightning.runs.curves import curve_files
 from qa_lightning.runs.record import PastRun, find_runs, past_run, this_command
 
 log = logging.getLogger("qa_lightning")
@@ -36,7 +34,7 @@ class Beginning:
         folder: the resumed run's folder, which this run writes to again; None makes a new one.
         step: optimizer steps that are done.
         epochs: epochs that are done.
-        curves: file name -> size in bytes of each curves file when the checkpoint was written.
+        curves: how far the curves had come when the checkpoint was written, see `curve_lengths`.
         shapes: name -> shape of each of the module's weights in the checkpoint.
         model_name: name of the trained model; None if it is not known.
         averaged: whether the checkpoint's weights are a running mean; those that are trained are beside them.
@@ -105,18 +103,6 @@ class Beginning:
             more = ", or begin with the model/ of its run (--model.model_name) to have another"
             problems.append(problem + (more if name in _RATES else ""))
         return problems
-
-    def cut_curves(self) -> None:
-        """Cut the curves files in ``folder`` back to their size at the checkpoint: later points are logged again.
-
-        A file that the checkpoint does not list is deleted.
-        """
-        for file in curve_files(self.folder) if self.folder else []:
-            length = self.curves.get(file.name, 0)
-            if length == 0:
-                file.unlink()
-            elif length < file.stat().st_size:
-                os.truncate(file, length)
 
 
 def find_beginning(given: str | None, logs: Path, job: str | None = None) -> Beginning:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from qa_lightning.files import write_file
 from qa_lightning.layout import LOGS
 from qa_lightning.models.loading import lasting_name
 from qa_lightning.paths import named_path, write_problem
+from qa_lightning.progress import shows_bars
 from qa_lightning.runs.checkpoints import AtomicCheckpointIO
 from qa_lightning.runs.curves import CurveLogger
 from qa_lightning.runs.failures import STARTED_BY, end_with_parent
@@ -109,7 +109,7 @@ class TrainCLI(LightningCLI):
                 "gradient_clip_val": 1.0,
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
-                "enable_progress_bar": sys.stdout.isatty(),
+                "enable_progress_bar": None,  # a bar in a terminal; saved flags do not know where they are used next
                 "callbacks": [],  # `default_callbacks`, once it is known whether there is to be a bar
             },
             parser_kwargs={
@@ -258,10 +258,12 @@ class TrainCLI(LightningCLI):
         """Log to TensorBoard, in the run's own folder, unless another logger is configured."""
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = CurveLogger(self.logs.parent, name=LOGS, default_hp_metric=False)
+        bars = self.config.trainer.enable_progress_bar
+        kwargs["enable_progress_bar"] = bool(bars) if bars is not None else self._has_bar or shows_bars()
         plugins = self.config_init.trainer.plugins or []
         checkpoints = AtomicCheckpointIO(background=True)
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), checkpoints]
-        self.trainer_defaults["callbacks"] = self._default_callbacks()
+        self.trainer_defaults["callbacks"] = self._default_callbacks(kwargs["enable_progress_bar"])
         trainer = super().instantiate_trainer(**kwargs)
         # Loggers that upload checkpoints look for the files as soon as they are saved.
         idle = (Logger.after_save_checkpoint, TensorBoardLogger.after_save_checkpoint)
@@ -273,13 +275,16 @@ class TrainCLI(LightningCLI):
         trainer.callbacks.insert(0, self.folder)  # type: ignore[attr-defined]
         return trainer
 
-    def _default_callbacks(self) -> list[Callback]:
-        """Those of every run that go with the flags; without a bar lines in place of it."""
+    @property
+    def _has_bar(self) -> bool:
+        """Whether a bar is among the callbacks of the flags."""
         chosen = self.config_init.trainer.callbacks or []
-        listed = chosen if isinstance(chosen, list) else [chosen]
-        has_bar = any(isinstance(callback, ProgressBar) for callback in listed)
-        callbacks = default_callbacks(interactive=bool(self.config.trainer.enable_progress_bar))
-        without: tuple[type[Callback], ...] = (ProgressBar,) if has_bar else ()
+        return any(isinstance(one, ProgressBar) for one in (chosen if isinstance(chosen, list) else [chosen]))
+
+    def _default_callbacks(self, bars: bool) -> list[Callback]:
+        """Those of every run that go with the flags; without a bar lines in place of it."""
+        callbacks = default_callbacks(interactive=bars)
+        without: tuple[type[Callback], ...] = (ProgressBar,) if self._has_bar else ()
         if self.config.trainer.enable_checkpointing is False:
             without += (ModelCheckpoint,)
         return [callback for callback in callbacks if not isinstance(callback, without)]

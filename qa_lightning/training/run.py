@@ -21,8 +21,9 @@ from qa_lightning.files import hold_folder
 from qa_lightning.layout import MODEL_FOLDER, RECORD
 from qa_lightning.models.computing.memory import is_out_of_memory
 from qa_lightning.pages.questions import N_BEST
+from qa_lightning.progress import showing_bars
 from qa_lightning.runs.checkpoints import LastCheckpoint
-from qa_lightning.runs.curves import CurveLogger, survive_full_disks, use_run_folder
+from qa_lightning.runs.curves import cut_curves, survive_full_disks, use_run_folder
 from qa_lightning.runs.failures import (
     TRIAL,
     Launcher,
@@ -93,7 +94,8 @@ class TrainingRun:
             if (found := allocator()) and self.trainer.is_global_zero:
                 log.info(f"memory: allocated by {found}, with which this process was started")
         try:
-            status = self._run()
+            with showing_bars(self.config.trainer.enable_progress_bar):
+                status = self._run()
         except InputError:
             if self.trainer.global_step in (0, self.beginning.step):
                 self._unclaim()
@@ -209,13 +211,11 @@ class TrainingRun:
         begun, folder = self.beginning, self.folder.path
         if begun.checkpoint:
             self.last.begin_at(begun.checkpoint, begun.step)
+        if begun.folder and self.trainer.is_global_zero:
+            cut_curves(begun.folder, begun.curves)
         for logger in self.trainer.loggers:
-            if folder and isinstance(logger, CurveLogger):
-                # A TensorBoard that is open has read what is cut off before training: this makes it forget that.
-                logger.write_to(folder, begun.step if begun.folder else None)
-                rank_zero_only(begun.cut_curves)()
-            elif folder and not begun.folder:
-                use_run_folder(logger, folder)
+            if folder:
+                use_run_folder(logger, folder, begun.step if begun.folder else None)
             survive_full_disks(logger)
 
     def _prepare(self) -> None:

@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams import metadata
 from qa_lightning.runs.curves import OVERVIEW, CurveLogger, how_to_see, log_figures, log_table
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
-from tests.helpers.training import add_callbacks, train_flags
+from tests.helpers.training import Crash, add_callbacks, crash, train_flags
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,36 @@ def test_csv_files_get_the_same_scalars_and_settings(tmp_path, flags, expected, 
     hparams = [yaml.safe_load((folder / "hparams.yaml").read_text()) for folder in (run, expected[0])]
     assert hparams[0] == hparams[1]
     assert f"curves:    {run / 'metrics.csv'}" in capsys.readouterr().out
+
+
+def steps_of(logger: str, run: Path) -> dict[str, list[int]]:
+    """Tag -> the steps of its points."""
+    if logger == "TensorBoardLogger":
+        events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+        tags = set(events.Tags()["scalars"]) - {"hp_metric"}  # a 0 of Lightning's, at every start
+        return {tag: [point.step for point in events.Scalars(tag)] for tag in tags}
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {tag: [int(row["step"]) for row in rows if row[tag]] for tag in rows[0]}
+
+
+@pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
+@pytest.mark.parametrize(("hook", "batch"), [("batch", 1), ("validation", 0)])
+def test_a_resumed_run_goes_on_with_its_curves(tmp_path, flags, monkeypatch, logger, hook, batch) -> None:
+    """In its own folder, each point once, also those that were logged after the checkpoint; a killed run's, too."""
+    seen = []
+    for name in ("whole", "cut"):
+        root = tmp_path / name
+        given = [*flags(root), "--trainer.logger", logger, "--trainer.logger.save_dir", str(root)]
+        given += ["--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "0.5", "--data.eval_batch_size", "4"]
+        if name == "cut":
+            crash(monkeypatch, Crash(hook, 1, batch), [*given, "--save_every_minutes", "60"])
+            given += ["--ckpt_path", "last"]
+        assert commands.train(given) == 0
+        (run,) = (root / "lightning_logs").iterdir()
+        seen.append(steps_of(logger, run))
+    assert seen[0] == seen[1]
+    assert len(seen[0]["val/f1"]) == 5
 
 
 def test_mlflow_gets_the_same_scalars_settings_tables_and_figures(

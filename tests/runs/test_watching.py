@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -64,6 +65,20 @@ def test_lines_say_step_epoch_loss_rate_speed_time_left_and_memory(flags, tmp_pa
     version = tmp_path / "lightning_logs" / "version_0"
     for name, tag, digits in (("loss", "train/loss", "{:.3f}"), ("rate", "train/learning_rate", "{:.2e}")):
         assert [line[name] for line in said] == [digits.format(value) for _, value in curve(version, tag)]
+
+
+@pytest.mark.parametrize("bars", ["true", "false", "RichProgressBar"])
+def test_a_run_shows_bars_or_lines_throughout_as_it_is_told(flags, tmp_path, monkeypatch, capsys, bars) -> None:
+    monkeypatch.setattr(progress, "MIN_SECONDS", 0.0)
+    rich = ["--trainer.callbacks+", bars]
+    told = rich if bars == "RichProgressBar" else ["--trainer.enable_progress_bar", bars]
+    assert commands.train([*flags, "--trainer.max_epochs", "1", *told]) == 0
+    said = capsys.readouterr().out
+    assert bool(re.search(r"^step \d", said, re.M)) == (bars == "false")
+    if bars != "RichProgressBar":
+        assert bool(re.search(r"validation: .*\d/\d", said)) == (bars == "true")
+    wanted = yaml.safe_load((tmp_path / "lightning_logs" / "version_0" / "config.yaml").read_text())["trainer"]
+    assert wanted["enable_progress_bar"] is {"true": True, "false": False}.get(bars)
 
 
 def test_lines_of_the_epoch_in_which_a_run_ends_do_not_say_when_the_epoch_would(flags, monkeypatch, capsys) -> None:
