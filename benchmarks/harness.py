@@ -32,6 +32,7 @@ from figures import median_ratio
 from qa_lightning.errors import InputError
 from qa_lightning.files import write_json
 from qa_lightning.paths import write_problem
+from qa_lightning.runs.record import processor
 
 Figures = dict[str, float]
 Variant = Callable[[argparse.Namespace], Figures]
@@ -218,13 +219,8 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "lightning", "numpy")
 
 def environment() -> dict[str, Any]:
     """Where a command runs: ``machine`` (processor and cores), ``device`` (GPU and driver, or None), versions, date."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
     return {
-        "machine": f"{processor}, {os.cpu_count()} cores",
+        "machine": f"{processor()}, {os.cpu_count()} cores",
         "device": _gpu(),
         "versions": {"Python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "date": str(date.today()),

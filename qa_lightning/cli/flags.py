@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qa_lightning.inference.bulk.shards import Shard
 
 DATA_HELP = "file (SQuAD JSON, JSON lines, CSV, Excel, Parquet), files, or dataset on the Hub"
-MODEL_HELP = "folder of a run or of a model, `last` for the newest run, or a name on the Hub"
+MODEL_HELP = "folder of a run or of a model, `last` for the newest run that has a model, or a name on the Hub"
 MODELS_HELP = f"{MODEL_HELP}; several, as A,B,C, answer together"
 COLUMN_NAMES = (
     *("id", "question", "context", "answers", "answer_text", "answer_start", "answer_end"),

@@ -440,9 +440,9 @@ def pipeline(
     Args:
         task: ``question-answering``, the one task; or the model.
         model: a folder, or a name on the Hub, of any question answering model or of an ONNX export of one; the folder
-            of a run, or ``last`` for the newest run in ``lightning_logs``; or a loaded model. Several names, in a list
-            or with commas between them, answer together (see `Ensemble`). None takes 4.57's default, a DistilBERT from
-            the Hub.
+            of a run, or ``last`` for the newest one in ``lightning_logs`` that has a model; or a loaded model. Several
+            names, in a list or with commas between them, answer together (see `Ensemble`). None takes 4.57's default, a
+            DistilBERT from the Hub.
         config: a name or an object, in place of the model's own.
         tokenizer: a name or an object; None takes the model's own. Needed with a loaded model.
         framework, use_fast: accepted as ``pt`` and True.

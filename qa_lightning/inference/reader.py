@@ -60,8 +60,8 @@ class Reader:
         """Load a model and its tokenizer.
 
         Args:
-            name: a model's or a run's folder, ``last`` for the newest run in ``lightning_logs``, or a name on the Hub;
-                several, in a list or with commas between them, answer together (see `Ensemble`).
+            name: a model's or a run's folder, ``last`` for the newest run in ``lightning_logs`` that has a model, or a
+                name on the Hub; several, in a list or with commas between them, answer together (see `Ensemble`).
             device: None takes the first GPU, or the CPU if there is none.
             dtype: of weights and computation; None means float32.
             threshold_file: written by ``qa-lightning evaluate --output_dir`` for this model: its threshold,

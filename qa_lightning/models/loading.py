@@ -35,7 +35,7 @@ from qa_lightning.models.tiny import TINY, tiny_folder
 from qa_lightning.paths import usable_path
 from qa_lightning.wording import command, counted
 
-_LAST = "last"  # the name of the newest run's model
+_LAST = "last"  # the name of the newest model that a run has written
 CONFIG = "config.json"
 _ADAPTER_CONFIG = "adapter_config.json"  # peft's
 

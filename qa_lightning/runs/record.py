@@ -88,6 +88,14 @@ def describe_run(
     return described if teacher is None else described | {"teacher": dict(teacher)}
 
 
+def processor() -> str:
+    """The name of this machine's CPU."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8", errors="replace").splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def package_versions() -> dict[str, str]:
     """Name -> version of the installed packages that affect results."""
     found = {}

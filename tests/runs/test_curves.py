@@ -158,7 +158,14 @@ def test_a_resumed_run_goes_on_with_its_curves(tmp_path, flags, monkeypatch, log
     for name in ("whole", "cut"):
         root = tmp_path / name
         given = [*flags(root), "--trainer.logger", logger, "--trainer.logger.save_dir", str(root)]
-        given += ["--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "0.5", "--data.eval_batch_size", "4"]
+        given += [
+            "--trainer.log_every_n_steps",
+            "1",
+            "--trainer.val_check_interval",
+            "0.5",
+            "--data.eval_batch_size",
+            "4",
+        ]
         if name == "cut":
             crash(monkeypatch, Crash(hook, 1, batch), [*given, "--save_every_minutes", "60"])
             given += ["--ckpt_path", "last"]

@@ -27,12 +27,12 @@ from qa_lightning.inference.bulk.output import AnswerFiles
 from qa_lightning.inference.bulk.questions import BadRow, Question, count_questions, read_questions
 from qa_lightning.inference.bulk.several import document_fingerprint, read_document_file
 from qa_lightning.inference.bulk.shards import RowSpan, Shard
-from qa_lightning.inference.bulk.workers import PredictSettings, answering, choose_devices
+from qa_lightning.inference.bulk.workers import PredictSettings, answering, choose_devices, threads_each
 from qa_lightning.models.load_errors import loading, quiet_transformers
 from qa_lightning.models.loading import model_names, resolve
 from qa_lightning.models.threshold_file import read_threshold_file
 from qa_lightning.progress import loop_progress
-from qa_lightning.runs.record import package_versions
+from qa_lightning.runs.record import package_versions, processor
 from qa_lightning.wording import counted
 
 log = logging.getLogger("qa_lightning")
@@ -156,7 +156,7 @@ def answer_file(
     files.refuse_model(asked.model)
     with files.locked():
         files.refuse_input(read)  # now that its folder is there, which a pattern may name
-        made_with = record_of(asked, rows, source_fingerprint(source, "validation", reading), device_name(chosen[0]))
+        made_with = record_of(asked, rows, source_fingerprint(source, "validation", reading), device_name(chosen))
         done = bad = 0
         begins = overwrite or not files.has_answers() or not files.record.exists()
         if begins:
@@ -301,9 +301,11 @@ def record_of(asked: PredictSettings, rows: AskedRows, fingerprint: str, device:
     }
 
 
-def device_name(device: str) -> str:
-    """What a device is, for the record."""
-    return "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
+def device_name(devices: Sequence[str]) -> str:
+    """What computes, for the record: the GPU's name, or that of the CPU and the threads of each process."""
+    if devices[0] != "cpu":
+        return torch.cuda.get_device_name(devices[0])
+    return f"{processor()}, {counted(threads_each(len(devices)), 'thread')} a process"
 
 
 def note(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -187,11 +187,16 @@ def answering(
         reader = asked.load(devices[0])
         yield lambda chunks: ((key, asked.answer(reader, questions)) for key, questions in chunks)
         return
-    threads = max(1, torch.get_num_threads() // len(devices))
+    threads = threads_each(len(devices))
     what = "--devices: the process that answers on {}"
     given = [(what.format(device), _serve, asked, device, threads, current_voice()) for device in devices]
     with working([partial(Worker, *each) for each in given]) as answer:
         yield answer
+
+
+def threads_each(processes: int) -> int:
+    """The threads of each of several processes that share a CPU."""
+    return max(1, torch.get_num_threads() // processes)
 
 
 def _serve(connection: Connection, asked: PredictSettings, device: str, threads: int, voice: Voice) -> None:

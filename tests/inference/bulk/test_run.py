@@ -126,15 +126,15 @@ def test_one_question_of_an_ensemble_prints_json_alone(model_folder, monkeypatch
     assert "ensemble: a note" in said.err
 
 
+def interrupted(files, answers, errors, append=answer_files.AnswerFiles.append):
+    """Write chunks until row 17, and end as with Ctrl-C."""
+    append(files, answers, errors)
+    if b'{"row": 17,' in answers:
+        raise KeyboardInterrupt
+
+
 def test_ctrl_c_keeps_what_is_written_and_says_how_to_go_on(source, whole, ask, tmp_path, monkeypatch, capsys):
     output = tmp_path / "answers.jsonl"
-    append = answer_files.AnswerFiles.append
-
-    def interrupted(files, answers, errors):
-        append(files, answers, errors)
-        if b'{"row": 17,' in answers:
-            raise KeyboardInterrupt
-
     monkeypatch.setattr(answer_files.AnswerFiles, "append", interrupted)
     with pytest.raises(SystemExit) as caught:
         commands.run_command(lambda: ask(source, output))
@@ -144,6 +144,22 @@ def test_ctrl_c_keeps_what_is_written_and_says_how_to_go_on(source, whole, ask, 
     )
     monkeypatch.undo()
     assert ask(source, output) == 0
+    assert "with other" not in capsys.readouterr().out
+    assert written(output) == whole
+
+
+@pytest.mark.parametrize("device", ["Another CPU, 1 thread a process", "NVIDIA H100"])
+def test_other_hardware_is_told_and_the_run_resumes(source, whole, ask, tmp_path, monkeypatch, capsys, device):
+    output = tmp_path / "answers.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(answer_files.AnswerFiles, "append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ask(source, output)
+    record = json.loads((path := Path(f"{output}.run.json")).read_text())
+    assert record["device"].endswith(", 1 thread a process")
+    path.write_text(json.dumps(record | {"device": device}))
+    assert ask(source, output) == 0
+    assert "(with other device: scores may differ in their last digits)" in capsys.readouterr().out
     assert written(output) == whole
 
 
