@@ -10,6 +10,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,8 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
+from weakref import WeakSet
 
 from qa_lightning.errors import InputError
 
@@ -27,6 +30,8 @@ Key = TypeVar("Key")
 Job = TypeVar("Job")
 Reply = TypeVar("Reply")
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # go to a whole group of processes; the first one decides
+_starting = threading.Lock()
+_ours: WeakSet[Connection] = WeakSet()  # our ends of the connections to workers
 
 
 class LostWorkerError(InputError):
@@ -34,7 +39,7 @@ class LostWorkerError(InputError):
 
 
 class Worker:
-    """A process that does jobs; it is killed when the ``with`` statement ends.
+    """A process that does jobs; it is killed when the ``with`` statement ends, or this process.
 
     Args:
         what: the process, for the message that it has ended.
@@ -48,19 +53,22 @@ class Worker:
     ) -> None:
         self._what = what
         context: Any = multiprocessing.get_context(method)
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=main, args=(theirs, *given), daemon=True)
-        with warnings.catch_warnings():
+        with _starting, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: what runs there needs none
+            self._connection, theirs = context.Pipe()
+            _ours.add(self._connection)
+            self._process = context.Process(target=main, args=(theirs, *given), daemon=True)
             self._process.start()
-        theirs.close()  # so that the connection closes when the process ends
+            theirs.close()  # so that the connection closes when the process ends
+        # At the end of Python, multiprocessing would wait for ever for a process that ignores its SIGTERM.
+        self._kill = Finalize(self, self._process.kill, exitpriority=0)
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Kill the process; a thread that waits for its answer gets an error."""
-        self._process.kill()
+        self._kill()
         self._process.join()
 
     def ask(self, job: Any) -> Any:
@@ -167,10 +175,10 @@ def forked(
 
     Args:
         do: does a job; it may use all that is in memory now.
-        count: number of processes.
+        count: number of processes; one where this process cannot fork.
         what: one of them, for the message that it has ended.
     """
-    if count <= 1:
+    if count <= 1 or not _can_fork():
         yield lambda jobs: ((key, do(job)) for key, job in jobs)
         return
     with working([partial(Worker, what, _serve_fork, do, method="fork")] * count) as work:
@@ -178,6 +186,8 @@ def forked(
 
 
 def _serve_fork(connection: Connection, do: Callable[[Any], Any]) -> None:
+    for inherited in list(_ours):
+        inherited.close()  # so that all connections close when the process that has forked is killed
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the tokenizer's threads were not forked
     gc.freeze()  # what was there before need not be looked through, which would copy its pages
     do_jobs(connection, lambda: do)
@@ -185,6 +195,9 @@ def _serve_fork(connection: Connection, do: Callable[[Any], Any]) -> None:
 
 def usable_cores() -> int:
     """The cores that `forked` may use: all that the system gives this process; 1 where it cannot fork."""
-    if not hasattr(os, "sched_getaffinity") or multiprocessing.current_process().daemon:
-        return 1  # not Linux; or a process that may not start others
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if _can_fork() else 1
+
+
+def _can_fork() -> bool:
+    """Whether this is Linux, and a process that may start others."""
+    return hasattr(os, "sched_getaffinity") and not multiprocessing.current_process().daemon

@@ -20,12 +20,12 @@ from qa_lightning.data.columns import ReadSettings, with_usual_columns
 from qa_lightning.data.examples import NO_QUESTIONS, write_examples
 from qa_lightning.data.formats import PlacedRow
 from qa_lightning.data.objects import Split
-from qa_lightning.data.sources import count_rows, has_split, read_rows
+from qa_lightning.data.sources import count_rows, has_split, has_validation, read_rows
 from qa_lightning.errors import InputError, worded
 from qa_lightning.features.cache import PreparedSplit, cut_examples, open_examples
 from qa_lightning.features.defaults import MAX_ANSWER_LENGTH
 from qa_lightning.features.store import FeatureStore, write_features
-from qa_lightning.features.windows import Windower, WindowSettings
+from qa_lightning.features.windows import Windower, WindowSettings, vocabulary_size
 from qa_lightning.files import temporary_folder
 from qa_lightning.metrics.squad import MixedScript, Scoring
 from qa_lightning.progress import tracked
@@ -66,7 +66,7 @@ def check_source(
     Raises:
         InputError: the source cannot be read, or has no rows.
     """
-    if validation is None and all(has_split(source, one, reading) for one in ("validation", "train")):
+    if validation is None and has_validation(source, reading) and has_split(source, "train", reading):
         validation = source
     alone = has_split(source, "validation", reading) and not has_split(source, "train", reading)
     lines: dict[Split, list[str]] = {"train": [], "validation": []}
@@ -98,7 +98,8 @@ def check_source(
             report.facts["tokens_unchecked"] = "no row is without an error"
         else:
             examples = open_examples(folder)
-            write_features(cut_examples(examples, Windower(tokenizer, settings)), folder, len(tokenizer))
+            with closing(cut_examples(examples, Windower(tokenizer, settings))) as batches:
+                write_features(batches, folder, vocabulary_size(tokenizer))
             tokens = TokenCheck(
                 FeatureStore.open(folder),
                 examples,

@@ -200,13 +200,13 @@ def read_examples(
     settings = ExampleSettings(on_bad_rows, texts_alone, fix)
     with closing(Merged(settings, changes, keep)) as merged:
         for place, row in _until_broken(rows, merged.told_at_a_break):
-            if merged.found == max_examples:
-                break
             checked = check_row(place, row, settings.policy)
             if checked.example is not None and merged.takes(place, row, checked):
                 yield checked.example
             elif checked.example is None:
                 merged.refuse(checked)
+            if merged.found == max_examples:
+                break
         merged.end()
 
 

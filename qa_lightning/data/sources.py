@@ -35,10 +35,11 @@ from qa_lightning.data.objects import GivenRows, Source, Split, rows_of_dataset
 from qa_lightning.errors import InputError, current_voice, one_line
 from qa_lightning.files import digest
 from qa_lightning.paths import is_special, usable_path
-from qa_lightning.wording import command
+from qa_lightning.wording import command, counted
 
 Kind = Literal["embedded", "files", "folder", "hub", "object"]
 _OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".xls", ".xlsm", ".ods", ".feather")  # names of files, not of Hub datasets
+_STATE = "state.json"  # what `datasets` says of the files that it has saved
 _MAX_COUNTED_BYTES = 1 << 30  # of a file of JSON lines; counting its lines takes about a second
 EMBEDDED = "synthetic"
 EMBEDDED_SIZES = {"train": 10_000, "validation": 500}
@@ -309,17 +310,23 @@ def source_fingerprint(
     if kind == "hub":
         return f"hub-{_hub_split(source, split)._fingerprint}"
     if kind == "folder":
-        return f"folder-{_saved_split(source, split)._fingerprint}"
+        # Not its `_fingerprint`: that of functions that were mapped knows them by their names alone.
+        files = [Path(file["filename"]) for file in _saved_split(source, split).cache_files]
+        return "-".join(["folder", *map(_digest_of, [*files, *(file.with_name(_STATE) for file in files[:1])])])
     keys = []
     for path in source_files(source):
-        try:
-            whole = path.resolve()
-            state = whole.stat()
-            part = [split] if file_splits(path, reading.encoding) else []
-            keys.append("-".join(["file", file_format(path), _digest(whole, state.st_size, state.st_mtime_ns), *part]))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        part = [split] if file_splits(path, reading.encoding) else []
+        keys.append("-".join(["file", file_format(path), _digest_of(path), *part]))
     return "+".join(keys)
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        whole = path.resolve()
+        state = whole.stat()
+        return _digest(whole, state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 @cache
@@ -343,6 +350,24 @@ def has_split(
     if kind == "files":
         return all(split in file_splits(path, reading.encoding) for path in source_files(source))
     return kind == "embedded"
+
+
+def has_validation(source: Source, reading: ReadSettings = ReadSettings()) -> bool:  # noqa: B008 - frozen
+    """Whether a source to train on brings questions to validate on.
+
+    Raises:
+        InputError: of several files, some do: those of the others would be told apart in another way.
+    """
+    if not isinstance(source, GivenRows) and source_kind(source) == "files":
+        files = source_files(source)
+        without = [path for path in files if "validation" not in file_splits(path, reading.encoding)]
+        if without and len(without) < len(files):
+            raise InputError(
+                f"{source}: {counted(len(files) - len(without), 'file')} of {len(files)} with questions to validate on "
+                f"and {without[0]} without; give all of them a validation split, or none, or name the questions to "
+                "validate on with --data.validation FILE"
+            )
+    return has_split(source, "validation", reading)
 
 
 def _load_saved(folder: str) -> Any:

@@ -251,7 +251,7 @@ class LazyLoader(DataLoader[Any]):
 
 
 class EvaluationSampler(DistributedSampler[int]):
-    """Yields every feature, longest first, in batches that are the same for any number of processes.
+    """Yields every feature in batches of similar length, which are the same for any number of processes.
 
     The processes take whole batches in turn, so a batch gives the same logits wherever it is computed. All processes
     take the same number of batches, because a wrapped forward may contain collectives: a process without a batch in
@@ -287,6 +287,10 @@ class EvaluationSampler(DistributedSampler[int]):
         if max_batches is not None and examples is not None:
             order = order[_whole_examples(examples, max_batches * batch_size)[order]]
         batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)][:max_batches]
+        # The longest first, so that a batch that is too large fails at once, then the shortest: a context's last window
+        # waits for its full ones, which come together, and not they for it. A batch that is not full must be the last.
+        full = len(order) // batch_size
+        batches = batches[:num_replicas] + batches[num_replicas:full][::-1] + batches[max(full, num_replicas) :]
         self.features = sum(map(len, batches))
         rounds = -(-len(batches) // num_replicas)
         numbers = [(turn * num_replicas + rank) for turn in range(rounds)]

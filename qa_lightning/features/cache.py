@@ -10,13 +10,16 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 
 from qa_lightning.caching import build_once
 from qa_lightning.data.answers import UNPLACED
@@ -41,7 +44,7 @@ from qa_lightning.data.objects import GivenRows, Source, Split
 from qa_lightning.data.sources import count_rows, read_rows, source_files, source_fingerprint
 from qa_lightning.errors import InputError
 from qa_lightning.features.store import FeatureStore, write_features
-from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, windowing_key
+from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, vocabulary_size, windowing_key
 from qa_lightning.progress import loop_progress, tracked
 from qa_lightning.wording import command, counted, visible
 from qa_lightning.workers import LostWorkerError, forked
@@ -50,7 +53,8 @@ log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
 _FORMAT = 10  # of the files; raise it when their content changes
-_ROWS = 1000  # examples tokenized at a time
+_ROWS = 1000  # examples tokenized at a time, at most
+_BYTES = 1 << 22  # of their contexts, about: tokens take some hundred times as much, in each process
 _PLACE_IN_OBJECT = re.compile(r"(?<!\S)(?:dataset|validation)(?:\['\w+'\])?(?:\.iloc|\.row)?[\[(](\d+)[\])]")  # a row's
 WORKER = "--data.prepare_workers: a process that prepares data"
 _CONTEXTS_COUNTED = 1000  # distinct contexts, at most, that are counted for a message
@@ -270,8 +274,9 @@ class PreparedSplit:
         log.info(f"{self.split}: tokenizing {counted(len(examples), 'question')} ...")
         windower = Windower(self.tokenizer, self.settings, offsets=self.split == "validation")
         all_answers = self.answers == "all"
-        batches = cut_examples(examples, windower, all_answers, f"{self.split}: tokenizing", self.workers)
-        write_features(batches, folder, len(self.tokenizer), all_answers)
+        what = f"{self.split}: tokenizing"
+        with closing(cut_examples(examples, windower, all_answers, what, self.workers)) as batches:
+            write_features(batches, folder, vocabulary_size(self.tokenizer), all_answers)
 
 
 def contexts_needed(fraction: float) -> int:
@@ -285,8 +290,8 @@ def contexts_needed(fraction: float) -> int:
 
 def cut_examples(
     examples: Any, windower: Windower, all_answers: bool = False, what: str = "tokenizing", workers: int = 1
-) -> Iterator[FeatureBatch]:
-    """Cut examples into features, 1,000 examples at a time.
+) -> Generator[FeatureBatch, None, None]:
+    """Cut examples into features: at a time 1,000 of them, or fewer with long contexts.
 
     Args:
         examples: a ``datasets.Dataset`` of examples.
@@ -299,19 +304,29 @@ def cut_examples(
         InputError: a process died.
     """
 
-    def cut(first: int) -> FeatureBatch:
-        rows = examples[first : first + _ROWS]
+    def cut(part: tuple[int, int]) -> FeatureBatch:
+        first, stop = part
+        rows = examples[first:stop]
         spans = [_spans(answers) for answers in rows["answers"]]
         others = [own[1:] for own in spans] if all_answers else None
         own = [each[0] if each else None for each in spans]
         return windower(rows["question"], rows["context"], own, first, others=others)
 
-    firsts = range(0, len(examples), _ROWS)
-    count = min(workers, len(firsts))
+    count = min(workers, -(-len(examples) // _ROWS))
     with loop_progress(len(examples), what=what) as progress, forked(cut, count, WORKER) as cut_in_order:
-        for first, batch in cut_in_order((first, first) for first in firsts):
+        for (first, stop), batch in cut_in_order((part, part) for part in _parts(examples)):
             yield batch
-            progress.update(min(_ROWS, len(examples) - first))
+            progress.update(stop - first)
+
+
+def _parts(examples: Any) -> Iterator[tuple[int, int]]:
+    """First example of each job, and the one behind its last."""
+    columns = examples.with_format("arrow")
+    for first in range(0, len(examples), _ROWS):
+        sizes = pc.binary_length(columns[first : first + _ROWS]["context"]).to_numpy()
+        passed = (sizes.cumsum() - sizes) // _BYTES  # of each example, how often those before it fill a job
+        edges = [first, *(first + 1 + np.flatnonzero(np.diff(passed))).tolist(), first + len(sizes)]
+        yield from pairwise(edges)
 
 
 def examples_folder(cache_dir: Path, key: str) -> Path:

@@ -293,6 +293,11 @@ def plain_tokenizer(tokenizer: Any) -> Tokenizer:
     return plain
 
 
+def vocabulary_size(tokenizer: Any) -> int:
+    """One more than the highest id of a token; ids may have gaps."""
+    return int(max(tokenizer.get_vocab().values(), default=-1)) + 1
+
+
 def _splits_special_tokens(tokenizer: Any) -> bool:
     """Whether a special token that stands in a text, such as ``[SEP]``, is text there; a setting of the tokenizer."""
     return bool(getattr(tokenizer, "split_special_tokens", False))

@@ -505,7 +505,7 @@ def pipeline(
         )
     if threshold_file is not None:
         name = chosen if isinstance(chosen, str) else str(loaded.name_or_path)
-        found = read_threshold_file(Path(threshold_file), name, loading.hub.get("revision"))
+        found = read_threshold_file(Path(threshold_file), name, loading.hub)
         fitted = settings_of(loaded, own_tokenizer).fitted(found)
         answers.fitted_version_2 = found.version_2
         answers.scaling = fitted.scaling

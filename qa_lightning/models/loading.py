@@ -35,6 +35,7 @@ from qa_lightning.models.tiny import TINY, tiny_folder
 from qa_lightning.paths import usable_path
 from qa_lightning.wording import command, counted
 
+_SEPARATORS = 3  # by which Longformer finds the question
 _LAST = "last"  # the name of the newest model that a run has written
 CONFIG = "config.json"
 _ADAPTER_CONFIG = "adapter_config.json"  # peft's
@@ -61,6 +62,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, **hub: Any) -> An
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code, **hub)
     if not tokenizer.is_fast:
         raise slow_tokenizer(name, tokenizer)
+    if _finds_question_by_separators(tokenizer, name, hub):
+        tokenizer.split_special_tokens = True  # one that stands in a text, as in HTML, would be another separator
     config = _config(name, hub) if tokenizer.cls_token_id is None else None
     if config is not None and not is_trained(config) and is_decoder(config):
         prepare_tokenizer(tokenizer)
@@ -189,6 +192,12 @@ def model_summary(model: Any) -> str:
     return f"{name}{size}, {str(model.dtype).removeprefix('torch.')} on {model.device}"
 
 
+def _finds_question_by_separators(tokenizer: Any, name: str, hub: Mapping[str, Any]) -> bool:
+    """Whether the model is a Longformer; its config is read only where the tokenizer's layout is that of one."""
+    has_layout = tokenizer("a", "a")["input_ids"].count(tokenizer.sep_token_id) == _SEPARATORS
+    return has_layout and getattr(_config(name, hub), "model_type", None) == "longformer"
+
+
 def tokenizer_problem(model: Any, tokenizer: Any) -> str | None:
     """Why a loaded model cannot work with a tokenizer; None if it can."""
     return vocabulary_problem(model, tokenizer) or _separator_problem(model, tokenizer)
@@ -201,14 +210,14 @@ def _separator_problem(model: Any, tokenizer: Any) -> str | None:
     """
     if model.config.model_type != "longformer":
         return None
-    wanted, separator = 3, model.config.sep_token_id
+    separator = model.config.sep_token_id
     found = tokenizer("a", "a")["input_ids"].count(separator)
-    if found == wanted:
+    if found == _SEPARATORS:
         return None
     return (
-        f"model {model.name_or_path!r} finds the question by {wanted} separators (token {separator}), of which its "
-        f"{type(tokenizer).__name__} writes {found}: they do not belong together. Put the tokenizer that the model was "
-        "trained with into its folder, or choose another model"
+        f"model {model.name_or_path!r} finds the question by {_SEPARATORS} separators (token {separator}), of which "
+        f"its {type(tokenizer).__name__} writes {found}: they do not belong together. Put the tokenizer that the model "
+        "was trained with into its folder, or choose another model"
     )
 
 

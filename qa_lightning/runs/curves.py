@@ -27,7 +27,6 @@ import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from qa_lightning.files import write_file
@@ -115,7 +114,7 @@ class _MoreRows(ExperimentWriter):
         """Delete nothing."""
 
 
-def use_run_folder(logger: Logger, run: Path, resumed_at: int | None = None) -> None:
+def use_run_folder(logger: Logger, run: Path, resumed_at: int | None = None, is_first: bool = True) -> None:
     """Make a logger that would create a numbered folder beside a run's folder write into the run's folder.
 
     Args:
@@ -123,6 +122,7 @@ def use_run_folder(logger: Logger, run: Path, resumed_at: int | None = None) -> 
         run: the run's folder.
         resumed_at: the optimizer step that the run goes on from, after `cut_curves`: a table gets more rows, and a
             TensorBoard that is open drops the points from there on. None for a new run.
+        is_first: whether this is the first process, which writes.
     """
     if not isinstance(logger, (CSVLogger, TensorBoardLogger)) or logger._version is not None:
         return
@@ -133,7 +133,7 @@ def use_run_folder(logger: Logger, run: Path, resumed_at: int | None = None) -> 
         return
     if isinstance(logger, TensorBoardLogger):
         logger._kwargs["purge_step"] = resumed_at
-    elif rank_zero_only.rank == 0 and (run / CURVE_TABLE).is_file():
+    elif is_first and (run / CURVE_TABLE).is_file():
         logger._experiment = _MoreRows(run)
 
 

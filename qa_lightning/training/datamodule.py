@@ -20,7 +20,7 @@ from qa_lightning.data.columns import Columns, ReadSettings
 from qa_lightning.data.division import Fold
 from qa_lightning.data.examples import SKIPPING, OnBadRows
 from qa_lightning.data.objects import GivenData, GivenRows, Source, Split, given_source
-from qa_lightning.data.sources import has_split, source_kind
+from qa_lightning.data.sources import has_validation, source_kind
 from qa_lightning.errors import InputError, Rules, argument_kinds, broken_rules, worded
 from qa_lightning.features.batching import (
     Batching,
@@ -345,12 +345,12 @@ class SquadDataModule(LightningDataModule):
         questions: list[Item] = []
         problems: list[str] = []
         for one in read_questions(source, self.reading, log.info):
-            if len(questions) == self.limits["validation"]:
-                break
             if isinstance(one, BadRow):
                 problems.append(f"{one.place}: {one.problem}")
             else:
                 questions.append({"id": one.id, "question": one.question, "context": one.context})
+            if len(questions) == self.limits["validation"]:
+                break
         if problems and (self.on_bad_rows not in SKIPPING or not questions):
             raise InputError(problems)
         if problems:
@@ -581,8 +581,8 @@ class SquadDataModule(LightningDataModule):
             return self.validation, False
         if split == "validation" and self.validation is not None:
             return self.validation, False
-        divided = self.fold is None and not has_split(self.dataset, "validation", self.reading)
-        return self.dataset, self.validation is None and divided
+        alone = self.validation is None and self.fold is None
+        return self.dataset, alone and not has_validation(self.dataset, self.reading)
 
 
 def takes_all(limit: int | float | None) -> bool:

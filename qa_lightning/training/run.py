@@ -215,7 +215,8 @@ class TrainingRun:
             cut_curves(begun.folder, begun.curves)
         for logger in self.trainer.loggers:
             if folder:
-                use_run_folder(logger, folder, begun.step if begun.folder else None)
+                resumed_at = begun.step if begun.folder else None
+                use_run_folder(logger, folder, resumed_at, self.trainer.is_global_zero)
             survive_full_disks(logger)
 
     def _prepare(self) -> None:

@@ -63,7 +63,7 @@ def test_reading_stops_at_the_wanted_number_and_leaves_out_what_is_not_wanted():
 
     examples = list(read_examples(rows(), "error", keep=lambda item: int(item["id"]) % 2 == 1, max_examples=3))
     assert [item["id"] for item in examples] == ["1", "3", "5"]
-    assert len(seen) <= 7
+    assert len(seen) == 6  # what comes after the last one may be broken
 
 
 # --- the table on disk ---

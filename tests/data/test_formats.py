@@ -17,9 +17,19 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qa_lightning import SquadDataModule
+from qa_lightning.checks.report import check_source
 from qa_lightning.data.columns import ReadSettings
 from qa_lightning.data.formats import SUFFIXES, file_format, read_file, workbooks
-from qa_lightning.data.sources import count_rows, has_split, read_rows, source_files, source_fingerprint, source_kind
+from qa_lightning.data.sources import (
+    count_rows,
+    has_split,
+    has_validation,
+    read_rows,
+    source_files,
+    source_fingerprint,
+    source_kind,
+)
 from qa_lightning.errors import InputError
 from tests.helpers.forms import (
     ROWS,
@@ -423,6 +433,42 @@ def test_a_folder_that_changed_within_a_process_is_read_anew(tmp_path, monkeypat
     assert read("saved") == ROWS[:1]
     assert count_rows("saved", "train") == 1
     assert source_fingerprint("saved", "train") != before
+
+
+def test_a_saved_dataset_is_known_by_its_rows_whatever_made_them(tmp_path):
+    """`datasets` takes a function that was edited for the one of before: its name is the same."""
+    seen = []
+    for count in (1, 2, 2):
+        made = Dataset.from_list(ROWS[:count])
+        made._fingerprint = "0123456789abcdef"
+        shutil.rmtree(tmp_path / "saved", ignore_errors=True)
+        made.save_to_disk(tmp_path / "saved")
+        seen.append(source_fingerprint(str(tmp_path / "saved"), "train"))
+    assert seen[0] != seen[1] == seen[2]
+
+
+SPLIT, WHOLE = {"train": ROWS[:1], "validation": ROWS[1:]}, ROWS
+
+
+@pytest.mark.parametrize(
+    ("contents", "found"), [((WHOLE, WHOLE), False), ((SPLIT, SPLIT), True), ((SPLIT, WHOLE), None)]
+)
+def test_of_several_files_all_bring_questions_to_validate_on_or_none(tmp_path, contents, found):
+    paths = []
+    for number, content in enumerate(contents):
+        paths.append(str(tmp_path / f"{number}.json"))
+        Path(paths[-1]).write_text(json.dumps(content if content is SPLIT else {"data": content}))
+    source = ",".join(paths)
+    if found is not None:
+        assert has_validation(source) is found
+        return
+    with pytest.raises(
+        InputError, match=rf"1 file of 2 with questions to validate on and {paths[1]} without; give all"
+    ):
+        has_validation(source)
+    for call in (lambda: check_source(source), lambda: SquadDataModule(source, None, "tiny").prepare_data()):
+        with pytest.raises(InputError, match="questions to validate on and"):
+            call()
 
 
 def place_names(folder, split):

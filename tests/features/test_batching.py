@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from torch.utils.data import DataLoader
 from qa_lightning import SquadDataModule
 from qa_lightning.errors import InputError
 from qa_lightning.features.batching import EvaluationSampler, FeatureDataset, PaddingCollator, TrainingSampler
-from qa_lightning.features.store import FeatureStore
-from qa_lightning.features.windows import Windower, WindowSettings
+from qa_lightning.features.store import FeatureStore, write_features
+from qa_lightning.features.windows import Windower, WindowSettings, vocabulary_size
 from tests.helpers.windows import GOLD, lengths, windows_gold
 
 
@@ -146,8 +148,46 @@ def test_evaluation_batches_are_the_same_for_any_number_of_processes(count: int,
         dealt.append([tuple(order[begin : begin + 4]) for begin in range(0, len(order), 4)])
     assert len({len(batches) for batches in dealt}) == 1  # equal steps, or collectives would hang
     together = [batch for turn in zip(*dealt, strict=True) for batch in turn]
-    assert together[: len(expected)] == expected
+    assert sorted(together[: len(expected)]) == sorted(expected)
     assert set(together) == set(expected)
+    assert {len(batch) for batch in expected[:-1]} <= {4}
+
+
+def test_a_store_is_sent_to_a_process_as_the_name_of_its_folder(tokenizer, tmp_path) -> None:
+    """A loader's process that is spawned maps the files; a store in memory is sent whole."""
+    in_memory = make_dataset(tokenizer).store
+    batch = Windower(tokenizer, WindowSettings(40, 8, 12))(["Who?"], ["Ben works. " * 200], [(0, 3)])
+    write_features([batch], tmp_path, 2**16 + 1)
+    for store, most in ((FeatureStore.open(tmp_path), 1000), (in_memory, 10**6)):
+        sent = pickle.dumps(store)
+        assert len(sent) < most
+        received = pickle.loads(sent)
+        assert (received.input_ids == store.input_ids).all()
+        assert (received.windows == store.windows).all()
+        assert isinstance(received.input_ids, np.memmap) == (store.folder is not None)
+
+
+def test_ids_of_tokens_may_have_gaps(tokenizer) -> None:
+    with_gaps = SimpleNamespace(get_vocab=lambda: {"a": 0, "b": 70_000})
+    assert vocabulary_size(with_gaps) == 70_001
+    assert vocabulary_size(tokenizer) == len(tokenizer)
+
+
+def test_few_windows_wait_for_the_others_of_their_context() -> None:
+    """Of contexts with five windows, of which all but the last one are full; the longest batch comes first."""
+    random = np.random.default_rng(0)
+    sizes = np.full(5000, 384)
+    sizes[4::5] = random.integers(150, 384, 1000)
+    order = np.array(list(EvaluationSampler(sizes, 32)))
+    assert (sizes[order[:32]] == 384).all()
+    waiting, missing, most = 0, [5] * 1000, 0
+    for window in order:
+        missing[window // 5] -= 1
+        waiting += sizes[window]
+        if missing[window // 5] == 0:
+            waiting -= sizes[window // 5 * 5 : window // 5 * 5 + 5].sum()
+        most = max(most, waiting)
+    assert most < 0.2 * sizes.sum()
 
 
 def make_dataset(tokenizer) -> FeatureDataset:

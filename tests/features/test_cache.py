@@ -31,6 +31,7 @@ from qa_lightning.data.examples import read_examples
 from qa_lightning.data.objects import given_source
 from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError
+from qa_lightning.features import cache
 from qa_lightning.features.cache import PreparedSplit, open_examples
 from qa_lightning.features.windows import WindowSettings
 from qa_lightning.models.loading import resolve
@@ -503,6 +504,23 @@ def test_any_number_of_processes_prepares_the_same_bytes(tmp_path, small_chunks,
     one_by_one = list(read_examples(read_rows(made.source, "validation"), on_bad_rows, keep=wanted))
     assert [{**row, "title": None} for row in one_by_one] == list(open_examples(made.examples_folder))
     assert len(one_by_one) > 10
+
+
+def test_long_contexts_are_cut_few_at_a_time_to_the_same_windows(tmp_path, monkeypatch) -> None:
+    """What is in memory at once does not grow with the length of contexts."""
+    write_json(tmp_path / "rows.json", make_rows(60, long=40))
+    seen, jobs = [], []
+    for most in (1 << 22, 900):
+        monkeypatch.setattr("qa_lightning.features.cache._BYTES", most)
+        made = split(tmp_path, cache_dir=tmp_path / str(most), workers=1)
+        assert made.prepare()
+        seen.append(content(tmp_path / str(most)))
+        contexts = open_examples(made.examples_folder)["context"]
+        jobs.append(list(cache._parts(open_examples(made.examples_folder))))
+        assert [number for job in jobs[-1] for number in range(*job)] == list(range(60))
+    assert seen[0] == seen[1]
+    assert len(jobs[0]) == 1
+    assert max(sum(map(len, contexts[first : stop - 1])) for first, stop in jobs[1]) < 900
 
 
 def in_validation_of(part: tuple[float, int], example: dict) -> bool:

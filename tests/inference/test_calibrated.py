@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from qa_lightning import Reader, pipeline
 from qa_lightning.decoding.calibrator import FEATURES, Calibrator
@@ -50,6 +51,26 @@ def test_weights_are_the_same_after_saving_and_loading(folder: str) -> None:
     assert set(saved) == {"span", "no_answer"}
     assert set(saved["span"]) == {"bias", *FEATURES}
     assert found.raw() == replace(found, calibrator={}, scores_at_precision={})
+
+
+def test_a_threshold_file_is_compared_with_the_weights_that_were_loaded(folder, tmp_path, monkeypatch) -> None:
+    """From where the model came: no second download, with the same token, or without a network."""
+    path = tmp_path / "threshold.json"
+    path.write_text(json.dumps(threshold_file(Fitted(Scaling(0.7, -0.2), True, "f"), folder, "data")))
+    asked = []
+
+    def download(name, **where):
+        asked.append((name, where))
+        if "local_files_only" not in where:
+            raise LocalEntryNotFoundError("no network")
+        return folder
+
+    monkeypatch.setattr("qa_lightning.models.threshold_file.snapshot_download", download)
+    hub = {"cache_dir": "/data/hf", "token": "secret", "revision": "v2", "local_files_only": True}
+    assert read_threshold_file(path, "user/model", {**hub, "subfolder": "x"}).scaling.temperature == 0.7
+    assert {name: value for name, value in asked[0][1].items() if name != "allow_patterns"} == hub
+    with pytest.raises(InputError, match="user/model"):
+        read_threshold_file(path, "user/model")
 
 
 def test_weights_are_the_same_in_a_threshold_file(folder: str, tmp_path) -> None:

@@ -174,6 +174,10 @@ def test_a_longformer_with_its_own_layout_is_taken(tmp_path) -> None:
     special = {name: f"[{name[:3].upper()}]" for name in ("cls_token", "sep_token", "pad_token", "unk_token")}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **special).save_pretrained(folder)
     assert Reader.load(folder).answer(["Who lives in Rome ?"], ["Anna lives in Rome ."])[0].text
+    context = "Anna lives [SEP] [SEP] in Rome ."  # a text, which the model must not take for its separators
+    (answer,) = Reader.load(folder).answer(["Who lives in [SEP] Rome ?"], [context])
+    assert answer.text == context[answer.start : answer.end]
+    assert pipeline(folder)(question="Who lives in [SEP] Rome ?", context=context)["answer"] in context
 
 
 @pytest.fixture
