@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from qa_lightning.cli.pages.demo import demo
 from qa_lightning.errors import InputError
 from qa_lightning.pages.demo.server import bound_socket
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import Started, environment
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch) -> None:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_it_says_where_it_is_and_ends_without_its_files(model_folder, tmp_path, number, status) -> None:
     """Also while a page is open, whose connection would stay."""
-    words = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--model", model_folder, "--port", "0"]
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    words = [ROOT / "scripts" / "demo.py", "--model", model_folder, "--port", "0"]
+    given = environment() | {"TMPDIR": str(tmp_path)}
+    process = Started(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=given)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

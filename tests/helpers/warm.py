@@ -14,6 +14,7 @@ as new as its own was.
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import runpy
@@ -22,6 +23,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from pathlib import Path
@@ -86,6 +88,7 @@ def become(request: dict, streams: list[int]) -> dict:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    tempfile.tempdir = None  # which was chosen by the former environment
     if os.isatty(1):
         sys.stdout.reconfigure(line_buffering=True)
     return request
@@ -151,6 +154,8 @@ def with_spare(request: dict) -> dict | None:
 def main() -> None:
     plots.draw = empty_pictures
     language_of_each(["A text, as the model of languages takes a second to load."])
+    gc.collect()
+    gc.freeze()  # or each process would look through all that is loaded when it ends, and copy it: over a second
     request = requested(socket.socket(fileno=int(sys.argv[1])))
     if request is not None and request.get("spare"):
         request = with_spare(request)
