@@ -5,8 +5,10 @@ A model needs a question answering head and a fast tokenizer with no more tokens
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import cache
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from qa_lightning.errors import InputError
 from qa_lightning.features.windows import slow_tokenizer
-from qa_lightning.layout import CHECKPOINT_FOLDER, LOGS, MODEL_FOLDER
+from qa_lightning.layout import CHECKPOINT_FOLDER, LOGS, MODEL_FOLDER, RECORD
 from qa_lightning.models.heads import (
     answering_class,
     base_weights,
@@ -34,6 +36,8 @@ from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.tiny import TINY, tiny_folder
 from qa_lightning.paths import usable_path
 from qa_lightning.wording import command, counted
+
+log = logging.getLogger("qa_lightning")
 
 _SEPARATORS = 3  # by which Longformer finds the question
 _LAST = "last"  # the name of the newest model that a run has written
@@ -367,6 +371,9 @@ def is_in_model(path: Path, model: str) -> bool:
     return any(folder.is_dir() and path.resolve().parent == folder.resolve() for folder in folders)
 
 
+_warn_once = cache(log.warning)  # a name is resolved several times
+
+
 def _newest_model() -> str:
     written = [path for path in Path(LOGS).glob(f"version_*/{MODEL_FOLDER}/{CONFIG}") if path.is_file()]
     if not written:
@@ -374,7 +381,11 @@ def _newest_model() -> str:
             f"--model {_LAST} is the newest model in {Path(LOGS).resolve()}, and there is none; train one, or pass "
             "the folder of a model"
         )
-    return str(max(written, key=lambda path: path.stat().st_mtime_ns).parent)
+    model = max(written, key=lambda path: path.stat().st_mtime_ns).parent
+    begun = max(Path(LOGS).glob(f"version_*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    if begun is not None and not (begun.parent / MODEL_FOLDER).exists():
+        _warn_once(f"--model {_LAST}: {begun.parent} has no model yet, {model.parent} is the newest run that has one")
+    return str(model)
 
 
 def _file_problem(name: str, path: Path) -> str:

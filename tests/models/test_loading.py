@@ -23,6 +23,7 @@ from qa_lightning.data.sources import EMBEDDED_SIZES
 from qa_lightning.data.synthetic import generate_examples
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk.workers import PredictSettings
+from qa_lightning.models import loading
 from qa_lightning.models.loading import (
     lasting_name,
     lasting_names,
@@ -213,6 +214,18 @@ def test_the_last_model_is_the_one_that_was_written_last(runs) -> None:
     assert lasting_name("last") == str(newer)
     os.utime(runs / "version_0" / "model" / "config.json", ns=(2**62 + 1, 2**62 + 1))
     assert lasting_name("last") == str(runs / "version_0" / "model")
+
+
+def test_a_newer_run_without_a_model_is_told(runs, capsys) -> None:
+    loading._warn_once.cache_clear()
+    for number in (0, 1):
+        (runs / f"version_{number}" / "run.json").write_text("[]")
+        os.utime(runs / f"version_{number}" / "run.json", ns=(10**18 + number, 10**18 + number))
+    assert commands.predict(["--model", "last", "--question", QUESTION[0], "--context", QUESTION[1]]) == 0
+    said = "".join(capsys.readouterr())
+    (line,) = (line for line in said.splitlines() if line.startswith("--model last"))
+    where = "lightning_logs/version_1 has no model yet, lightning_logs/version_0 is the newest run that has one"
+    assert line == f"--model last: {where}"
 
 
 def test_a_folder_or_a_name_is_itself_whatever_it_is_called(tmp_path, monkeypatch, model_folder) -> None:
