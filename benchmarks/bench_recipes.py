@@ -8,6 +8,8 @@ validations and report included. Every eighth training article, by title, is lef
 which no flag was chosen, is scored when the run has ended, with the threshold and calibrator that it fitted to
 the validation articles.
 
+An ``ensemble`` is no run: the models of a recipe, one of each of ``--seeds``, answer together.
+
 The ``long`` recipes train on contexts of five paragraphs, with fewer of the windows that hold no answer
 (``--data.keep_no_answer``) and so for more epochs: all of them take the same number of steps.
 
@@ -72,6 +74,7 @@ class Recipe:
         teacher: the recipe whose run teaches; it is trained first.
         paragraphs: of an article that make one context, in all three parts.
         share: the part of the training articles that is trained on, every (1 / ``share``)-th of them.
+        of: the recipe whose models of all seeds answer together; nothing is trained.
     """
 
     flags: Sequence[str]
@@ -80,12 +83,16 @@ class Recipe:
     teacher: str | None = None
     paragraphs: int = 1
     share: float = 1
+    of: str | None = None
 
 
 RECIPES: dict[str, Recipe] = {
     "plain": Recipe(["--config", "fast_cpu", "--model.attention_dropout", "0.1"]),
     "fast-cpu": Recipe(["--config", "fast_cpu"]),
     "lora": Recipe(["--config", "fast_cpu", "--model.lora_rank", "8", "--model.learning_rate", "5e-4"]),
+    "ema": Recipe(["--config", "fast_cpu", "--ema_decay", "0.99"]),
+    "average-3": Recipe(["--config", "fast_cpu", "--average_best", "3", "--trainer.val_check_interval", "0.25"]),
+    "ensemble": Recipe(["--config", "fast_cpu"], of="fast-cpu"),
     "freeze-3": Recipe(["--config", "fast_cpu", "--model.freeze_layers", "3"]),
     "small-data": Recipe(SMALL),
     "large": Recipe([*LARGE, "--trainer.max_steps", "1400"], large=True),
@@ -113,6 +120,8 @@ def main() -> None:
     record = harness.Record(options.output)
     for number, seed in enumerate(options.seeds, 1):
         for name in options.only:
+            if RECIPES[name].of and number > 1:
+                continue  # it was that of all seeds
             figures = measured(name, seed, options)
             record.add(name, figures, number)
             numbers = {key: value for key, value in figures.items() if key not in WORDS}
@@ -122,6 +131,8 @@ def main() -> None:
 def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of a recipe with a seed, which is run unless it has been."""
     recipe = RECIPES[name]
+    if recipe.of:
+        return ensemble(name, recipe, options)
     train, validation, third = articles(recipe, options)
     flags = [*recipe.flags, "--data.dataset", str(train), "--data.validation", str(validation)]
     flags += ["--model.model_name", options.large if recipe.large else options.small]
@@ -155,6 +166,24 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
         "peak_rss_mb": start["measured"]["peak_memory_bytes"] / 2**20,
         "f1_by_minute": f1_by_minute(run),
     }
+
+
+def ensemble(name: str, recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of the models of a recipe, one of each seed, that answer together."""
+    _, *parts = articles(recipe, options)
+    runs = [run_of(str(recipe.of), seed, options) for seed in options.seeds]
+    figures: dict[str, Any] = {}
+    for prefix, data in zip(("", "third_"), parts, strict=True):
+        folder = options.runs / f"{name}-{'-'.join(map(str, options.seeds))}" / data.stem
+        if not (folder / CONFIDENCE).exists():
+            models = ",".join(str(run.folder) for run in runs)
+            ours("evaluate", "--model", models, "--data", str(data), "--output_dir", str(folder), "--dtype", "bfloat16")
+        scores = json.loads((folder / "metrics.json").read_text())
+        measures = json.loads((folder / CONFIDENCE).read_text())["measures_as_given"]
+        figures |= {f"{prefix}em": scores["exact_match"], f"{prefix}f1": scores["f1"]}
+        figures |= {f"{prefix}{short}": measures[long] for short, long in MEASURES.items()}
+    head = {"version": recipe.version, "model": "MiniLM", "flags": shlex.join(recipe.flags)}
+    return {**head, "models": len(runs), **figures}
 
 
 def _answered(folder: Path) -> int:
