@@ -54,7 +54,7 @@ def ours(options: argparse.Namespace, training: bool) -> harness.Figures:
     """Ours: from examples on disk to features on disk."""
     from qa_lightning.features.cache import cut_examples
     from qa_lightning.features.store import FeatureStore, write_features
-    from qa_lightning.features.windows import Windower, WindowSettings
+    from qa_lightning.features.windows import Windower, WindowSettings, vocabulary_size
 
     examples = _examples(options)
     tokenizer = material.load_tokenizer(options)
@@ -62,7 +62,7 @@ def ours(options: argparse.Namespace, training: bool) -> harness.Figures:
     list(cut_examples(examples.select(range(100)), windower))
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         started = time.perf_counter()
-        write_features(cut_examples(examples, windower), Path(folder), len(tokenizer))
+        write_features(cut_examples(examples, windower), Path(folder), vocabulary_size(tokenizer))
         store = FeatureStore.open(Path(folder))
         seconds = time.perf_counter() - started
         size = sum(file.stat().st_size for file in Path(folder).iterdir())

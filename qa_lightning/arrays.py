@@ -1,8 +1,13 @@
-"""Array types; runs of equal values; indices into ragged rows, which are rows of unequal length in one flat array."""
+"""Array types; runs of equal values; arrays that map files, sent to other processes; indices into ragged rows.
+
+Ragged rows are rows of unequal length in one flat array.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +15,35 @@ from numpy.typing import NDArray
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 Float64s = NDArray[np.float64]
+
+
+class MappedFile(NamedTuple):
+    """In place of an array that maps a whole file, where it is sent to another process."""
+
+    path: str
+    dtype: np.dtype[Any]
+
+
+def as_files(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with a `MappedFile` for each array that maps a whole file; pickle would copy them."""
+    return {
+        name: MappedFile(str(value.filename), value.dtype) if _maps_file(value) else value
+        for name, value in values.items()
+    }
+
+
+def mapped(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `as_files` with the files mapped again."""
+    return {
+        name: np.memmap(value.path, value.dtype, mode="r") if isinstance(value, MappedFile) else value
+        for name, value in values.items()
+    }
+
+
+def _maps_file(value: Any) -> bool:
+    if not isinstance(value, np.memmap) or value.filename is None:
+        return False
+    return bool(value.nbytes == Path(value.filename).stat().st_size)  # not a part of it
 
 
 def begins_run(*values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -362,6 +362,7 @@ def has_validation(source: Source, reading: ReadSettings = ReadSettings()) -> bo
         files = source_files(source)
         without = [path for path in files if "validation" not in file_splits(path, reading.encoding)]
         if without and len(without) < len(files):
+            next(read_file(without[0], reading.encoding, "train"), None)  # one that cannot be read says so itself
             raise InputError(
                 f"{source}: {counted(len(files) - len(without), 'file')} of {len(files)} with questions to validate on "
                 f"and {without[0]} without; give all of them a validation split, or none, or name the questions to "
@@ -386,7 +387,7 @@ def _loaded(folder: str, path: Path, files: tuple[tuple[Path, int, int], ...]) -
         if file.suffix == ".arrow":
             refuse_packed_arrow(file)
     try:
-        return load_from_disk(str(path))
+        return load_from_disk(str(path), keep_in_memory=False)  # its files are its key
     except Exception as error:  # a missing file, another version's format, damaged tables
         reason = one_line(error, first=True)
         raise InputError(

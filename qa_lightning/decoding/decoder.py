@@ -2,8 +2,8 @@
 
 Logits are joined to features and examples by index, never by their position in a batch. Every 64 batches, the examples
 whose windows have all arrived are decoded and their logits are freed. So memory holds the logits of up to 64 batches,
-the logits of examples with missing windows, and the best spans of all other examples: about 100 bytes a question,
-where the logits of one question take about 1,200.
+the logits of examples with missing windows, and the best spans of all other examples: about 100 bytes a question, 300
+where a temperature is fitted; the logits of one question take about 1,200.
 """
 
 from __future__ import annotations

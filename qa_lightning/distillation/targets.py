@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_lightning.arrays import Floats, Ints, ragged
+from qa_lightning.arrays import Floats, Ints, as_files, mapped, ragged
 from qa_lightning.models.computing.loss import SOFT_TARGETS
 
 
@@ -35,6 +36,14 @@ class SoftTargets:
     start_index: Ints | None
     end_index: Ints | None
     temperature: float
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A process that it is sent to maps the files itself; see `FeatureStore`."""
+        return as_files(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map the files; see `__getstate__`."""
+        self.__dict__.update(mapped(state))
 
     def __call__(self, batch: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
         """The arrays that a batch of `batching.PaddingCollator` gets, before they are tensors.

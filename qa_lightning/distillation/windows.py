@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from qa_lightning.arrays import Ints
 from qa_lightning.features.store import write_features
-from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings
+from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, vocabulary_size
 
 INDICES = ("start_index", "end_index")
 _EXAMPLES = 1000  # cut at a time
@@ -171,7 +171,7 @@ def write_paired(examples: Any, student: Any, teacher: Any, settings: WindowSett
                 none = np.zeros(0, np.int32)  # once mapped, the characters are needed no more
                 yield replace(paired.read, char_start=none, char_end=none)
 
-        write_features(batches(), folder, len(teacher))
+        write_features(batches(), folder, vocabulary_size(teacher))
 
 
 def _begins(count: Ints) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_lightning.arrays import Ints
+from qa_lightning.arrays import Ints, as_files, mapped
 from qa_lightning.features.windows import WINDOW, FeatureBatch
 
 
@@ -96,7 +96,6 @@ class FeatureStore:
         token_offset: [F] index of each window's first value in ``input_ids`` and ``token_type_ids``.
         context_offset: [F] index of each window's first value in ``char_start`` and ``char_end``.
         gold_window, gold_start, gold_end: empty, unless questions are trained on all their answers.
-        folder: whose files are mapped; None for a store in memory.
     """
 
     windows: NDArray[np.void]
@@ -109,22 +108,21 @@ class FeatureStore:
     gold_window: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     gold_start: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
     gold_end: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
-    folder: Path | None = field(default=None, compare=False)
 
     @classmethod
     def open(cls, folder: Path) -> FeatureStore:
         """Map a folder's files; the system loads only the pages that are used, and can drop them again."""
         dtypes = json.loads((folder / "summary.json").read_text())["dtypes"]
         arrays = {name: _map(folder / f"{name}.bin", np.dtype(code)) for name, code in dtypes.items()}
-        return cls(windows=_map(folder / "windows.bin", WINDOW), folder=folder, **arrays)
+        return cls(windows=_map(folder / "windows.bin", WINDOW), **arrays)
 
     def __getstate__(self) -> dict[str, Any]:
         """A process that a store is sent to maps the files itself, so that nothing is copied."""
-        return self.__dict__ if self.folder is None else {"folder": self.folder}
+        return as_files(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Map the files; see `__getstate__`."""
-        self.__dict__.update(state if len(state) > 1 else FeatureStore.open(state["folder"]).__dict__)
+        self.__dict__.update(mapped(state))
 
     @classmethod
     def of_batch(cls, batch: FeatureBatch) -> FeatureStore:

@@ -308,6 +308,8 @@ def windowing_key(tokenizer: Any) -> list[Any]:
     splits = ["split special tokens"] if _splits_special_tokens(tokenizer) else []
     if tokenizer.padding_side == "left" and PairLayout.of(plain_tokenizer(tokenizer)).null(tokenizer) is None:
         splits.append("null at the end")  # once it was at the begin
+    if len(tokenizer) <= 2**16 < vocabulary_size(tokenizer):
+        splits.append("wide ids")  # once they were cut to 16 bits
     return [_plain_text(tokenizer), tokenizer.padding_side, _null_token(tokenizer), *splits]
 
 

@@ -47,7 +47,7 @@ from qa_lightning.models.computing.attention import mask_is_optional
 from qa_lightning.models.computing.loss import MODEL_INPUTS, inputs_on
 from qa_lightning.models.ensemble import Ensemble, models_of, settings_of
 from qa_lightning.models.load_errors import fitting
-from qa_lightning.models.loading import max_positions, model_summary, with_token_types
+from qa_lightning.models.loading import max_positions, model_summary, suited
 from qa_lightning.models.settings import CONFIG_KEY
 from qa_lightning.models.threshold_file import read_threshold_file
 
@@ -122,7 +122,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]
         self.scores_at_precision = self._saved.scores_at_precision if self._saved else {}
         self.fitted_version_2 = False  # whether a threshold file was fitted to questions without an answer, too
         self._positions = max_positions(model)
-        tokenizer = with_token_types(tokenizer, model)
+        tokenizer = suited(tokenizer, model)
         self._windowers = Windowers(tokenizer)
         self._v4_windower = V4Windower()
         wanted = chosen_dtype(dtype=dtype, torch_dtype=torch_dtype)

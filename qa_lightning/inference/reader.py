@@ -28,7 +28,7 @@ from qa_lightning.models.computing.attention import without_reads
 from qa_lightning.models.computing.loss import inputs_on, model_logits
 from qa_lightning.models.ensemble import load_asked, models_of, settings_of
 from qa_lightning.models.load_errors import fitting
-from qa_lightning.models.loading import lasting_names, model_summary, with_token_types
+from qa_lightning.models.loading import lasting_names, model_summary, suited
 from qa_lightning.models.settings import AnswerSettings
 from qa_lightning.models.threshold_file import read_threshold_file
 
@@ -44,7 +44,7 @@ class Reader:
 
     def __init__(self, model: Any, tokenizer: Any, settings: AnswerSettings | None = None) -> None:
         self.model = model.eval()
-        self.tokenizer = with_token_types(tokenizer, model)
+        self.tokenizer = suited(tokenizer, model)
         self.settings = settings or settings_of(model, tokenizer)
         self._windower = Windower(self.tokenizer, self.settings.windows)
 

@@ -52,6 +52,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, **hub: Any) -> An
     question and context (huggingface/transformers#48128). If the model has weights for token types and the tokenizer's
     own template sets them, ``model_input_names`` gets ``token_type_ids``; saving the tokenizer keeps this.
 
+    Longformer finds the question by its separators. So one that stands in a text, as ``</s>`` in HTML, is cut as text.
+
     The tokenizer of a decoder that has no question answering head yet is prepared for one: see `prepare_tokenizer`.
 
     Args:
@@ -67,20 +69,25 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, **hub: Any) -> An
     if not tokenizer.is_fast:
         raise slow_tokenizer(name, tokenizer)
     if _finds_question_by_separators(tokenizer, name, hub):
-        tokenizer.split_special_tokens = True  # one that stands in a text, as in HTML, would be another separator
+        tokenizer.split_special_tokens = True
     config = _config(name, hub) if tokenizer.cls_token_id is None else None
     if config is not None and not is_trained(config) and is_decoder(config):
         prepare_tokenizer(tokenizer)
     if _lacks_token_types(tokenizer) and (model := _planned_model(name, hub)) is not None:
-        tokenizer = with_token_types(tokenizer, model)
+        tokenizer = suited(tokenizer, model)
     return tokenizer
 
 
-def with_token_types(tokenizer: Any, model: Any) -> Any:
-    """The tokenizer; if the model needs ``token_type_ids``, a copy with it in ``model_input_names``.
+def suited(tokenizer: Any, model: Any) -> Any:
+    """The tokenizer as the model needs it, a copy if it has to change; see `load_tokenizer`.
 
-    See `load_tokenizer`; whatever takes a tokenizer that it did not load calls this.
+    It gets ``token_type_ids`` in ``model_input_names``; and for a Longformer, separators in a text are text. Whatever
+    takes a tokenizer that it did not load calls this.
     """
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", None) == "longformer" and not tokenizer.split_special_tokens:
+        tokenizer = deepcopy(tokenizer)
+        tokenizer.split_special_tokens = True
     if _lacks_token_types(tokenizer) and _reads_token_types(model):
         tokenizer = deepcopy(tokenizer)
         tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]

@@ -265,7 +265,7 @@ def how_to_see(loggers: Iterable[Logger], shown_as: Callable[[Path], Path]) -> l
             command = program_words("tensorboard", "tensorboard.main")
             shown.append(shlex.join([*command, "--logdir", str(shown_as(Path(logger.root_dir)))]))
         elif isinstance(logger, CSVLogger):
-            shown.append(str(shown_as(Path(logger.log_dir) / "metrics.csv")))
+            shown.append(str(shown_as(Path(logger.log_dir) / CURVE_TABLE)))
         elif isinstance(logger, MLFlowLogger):
             address = str(logger._tracking_uri)
             is_server = address.startswith("http")
@@ -285,9 +285,7 @@ def curve_lengths(run: Path) -> dict[str, int]:
         run: the folder.
     """
     lengths = {file.name: file.stat().st_size for file in sorted(run.glob(CURVE_FILES))}
-    if (run / CURVE_TABLE).is_file():
-        lengths[CURVE_TABLE] = len(_lines(run / CURVE_TABLE))
-    return lengths
+    return lengths | {CURVE_TABLE: len(_lines(run / CURVE_TABLE)) if (run / CURVE_TABLE).is_file() else 0}
 
 
 def cut_curves(run: Path, lengths: Mapping[str, int]) -> None:
@@ -295,12 +293,13 @@ def cut_curves(run: Path, lengths: Mapping[str, int]) -> None:
 
     Args:
         run: the folder.
-        lengths: what `curve_lengths` was then; a file that is not among them is deleted.
+        lengths: what `curve_lengths` was then; a file that is not among them is deleted. Checkpoints of older versions
+            name no table: it stays.
     """
     for name, now in curve_lengths(run).items():
-        file, then = run / name, lengths.get(name, 0)
+        file, then = run / name, lengths.get(name, now if name == CURVE_TABLE else 0)
         if then == 0:
-            file.unlink()
+            file.unlink(missing_ok=True)
         elif then < now and name == CURVE_TABLE:
             write_file(file, "".join(_lines(file)[:then]))
         elif then < now:

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from qa_lightning.errors import InputError, one_line
-from qa_lightning.layout import BEST_CHECKPOINT, LAST_CHECKPOINT
+from qa_lightning.layout import BEST_CHECKPOINT, CURVE_TABLE, LAST_CHECKPOINT
 from qa_lightning.paths import named_path
 from qa_lightning.runs.record import PastRun, find_runs, past_run, this_command
 
 log = logging.getLogger("qa_lightning")
 
 CURVES = "curves"  # key in a checkpoint
+_NONE = {CURVE_TABLE: 0}  # the curves of a run without a checkpoint of its own: all of them are logged again
 _TRAINED = "current_model_state"  # Lightning's key for the trained weights, beside their mean
 _PARTS = ("freeze_layers", "lora_rank", "lora_alpha")  # the module's arguments that decide what of the model trains
 _RATES = ("learning_rate", "weight_decay", "layer_decay")  # those that stay as a checkpoint's optimizer has them
@@ -157,7 +158,7 @@ def _resume(run: PastRun) -> Beginning:
         begun = read_beginning(path)
         if not isinstance(begun, str):
             if path == run.folder / BEST_CHECKPOINT and not problems and (before := _before(run, begun)):
-                return replace(before, folder=folder)
+                return replace(before, folder=folder, curves=_NONE)
             if problems:
                 log.warning(f"{problems[0]}; resuming from {path.name}, the best checkpoint of that run, instead")
             return replace(begun, folder=folder)
@@ -165,9 +166,9 @@ def _resume(run: PastRun) -> Beginning:
     if problems:
         raise InputError([f"--ckpt_path last: {problem}" for problem in problems])
     if before := _before(run):
-        return replace(before, folder=folder)
+        return replace(before, folder=folder, curves=_NONE)
     log.info(f"{run.folder} was stopped before its first checkpoint: it starts again from the first step")
-    return Beginning(None, folder)
+    return Beginning(None, folder, curves=_NONE)
 
 
 def _before(run: PastRun, best: Beginning | None = None) -> Beginning | None:

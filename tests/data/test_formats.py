@@ -10,6 +10,7 @@ import shutil
 from datetime import date
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -435,8 +436,10 @@ def test_a_folder_that_changed_within_a_process_is_read_anew(tmp_path, monkeypat
     assert source_fingerprint("saved", "train") != before
 
 
-def test_a_saved_dataset_is_known_by_its_rows_whatever_made_them(tmp_path):
+@pytest.mark.parametrize("in_memory", [0, 1 << 30])
+def test_a_saved_dataset_is_known_by_its_rows(tmp_path, monkeypatch, in_memory):
     """`datasets` takes a function that was edited for the one of before: its name is the same."""
+    monkeypatch.setattr(datasets.config, "IN_MEMORY_MAX_SIZE", in_memory)
     seen = []
     for count in (1, 2, 2):
         made = Dataset.from_list(ROWS[:count])
@@ -462,9 +465,10 @@ def test_of_several_files_all_bring_questions_to_validate_on_or_none(tmp_path, c
     if found is not None:
         assert has_validation(source) is found
         return
-    with pytest.raises(
-        InputError, match=rf"1 file of 2 with questions to validate on and {paths[1]} without; give all"
-    ):
+    (tmp_path / "2.json").write_text('{"train": [{')
+    with pytest.raises(InputError, match=r"2\.json: not valid JSON"):  # and not that it has no split
+        has_validation(f"{paths[0]},{tmp_path / '2.json'}")
+    with pytest.raises(InputError, match=f"1 file of 2 with questions to validate on and {paths[1]} without; give"):
         has_validation(source)
     for call in (lambda: check_source(source), lambda: SquadDataModule(source, None, "tiny").prepare_data()):
         with pytest.raises(InputError, match="questions to validate on and"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +28,21 @@ def targets_of(store: FeatureStore, mapped: bool) -> SoftTargets:
     start[offset + 1] = end[offset] = 40
     index = np.stack([windows["cls"], windows["context_begin"]], 1).ravel() if mapped else None
     return SoftTargets(offset, count, start, end, index, index, temperature=1.0)
+
+
+def test_a_process_that_they_are_sent_to_maps_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "start.bin"
+    np.arange(9000, dtype=np.float32).tofile(path)
+    start = np.memmap(path, np.float32, mode="r")
+    zero, part = np.zeros(1, np.int64), start[:10]  # what is no whole file is sent
+    targets = SoftTargets(zero, zero, start, part, None, None, temperature=2.0)
+    sent = pickle.dumps(targets)
+    assert len(sent) < 2000
+    received = pickle.loads(sent)
+    assert isinstance(received.start, np.memmap)
+    assert (received.start == start).all()
+    assert (received.end == part).all()
+    assert received.temperature == 2.0
 
 
 @pytest.mark.parametrize("mapped", [False, True])

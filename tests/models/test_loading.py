@@ -9,6 +9,7 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    AutoTokenizer,
     BertConfig,
     BertForQuestionAnswering,
     LongformerConfig,
@@ -178,7 +179,10 @@ def test_a_longformer_with_its_own_layout_is_taken(tmp_path) -> None:
     context = "Anna lives [SEP] [SEP] in Rome ."  # a text, which the model must not take for its separators
     (answer,) = Reader.load(folder).answer(["Who lives in [SEP] Rome ?"], [context])
     assert answer.text == context[answer.start : answer.end]
-    assert pipeline(folder)(question="Who lives in [SEP] Rome ?", context=context)["answer"] in context
+    loaded = LongformerForQuestionAnswering.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    for ask in (pipeline(folder), pipeline(model=loaded[0], tokenizer=loaded[1])):
+        assert ask(question="Who lives in [SEP] Rome ?", context=context)["answer"] in context
+    assert Reader(*loaded).answer(["Who lives in [SEP] Rome ?"], [context]) == [answer]
 
 
 @pytest.fixture

@@ -19,7 +19,15 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from qa_lightning.runs.curves import OVERVIEW, CurveLogger, how_to_see, log_figures, log_table
+from qa_lightning.runs.curves import (
+    OVERVIEW,
+    CurveLogger,
+    curve_lengths,
+    cut_curves,
+    how_to_see,
+    log_figures,
+    log_table,
+)
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.training import Crash, add_callbacks, crash, train_flags
@@ -174,6 +182,40 @@ def test_a_resumed_run_goes_on_with_its_curves(tmp_path, flags, monkeypatch, log
         seen.append(steps_of(logger, run))
     assert seen[0] == seen[1]
     assert len(seen[0]["val/f1"]) == 5
+
+
+def test_curves_are_cut_to_what_a_checkpoint_knows_of(tmp_path) -> None:
+    """A checkpoint of an older version knows of no table, which stays; one of another run, of none here."""
+    table, events = tmp_path / "metrics.csv", tmp_path / "events.out.tfevents.1"
+    table.write_bytes(b"step,loss\r\n0,1\r\n1,2\r\n")
+    events.write_bytes(b"123456")
+    now = curve_lengths(tmp_path)
+    assert now == {"metrics.csv": 3, "events.out.tfevents.1": 6}
+    cut_curves(tmp_path, now)
+    assert curve_lengths(tmp_path) == now
+    cut_curves(tmp_path, {"metrics.csv": 2, "events.out.tfevents.1": 5})
+    assert (table.read_bytes(), events.read_bytes()) == (b"step,loss\r\n0,1\r\n", b"12345")
+    cut_curves(tmp_path, {"events.out.tfevents.1": 5})
+    assert table.exists()
+    cut_curves(tmp_path, {"metrics.csv": 0})
+    assert not list(tmp_path.iterdir())
+    assert curve_lengths(tmp_path) == {"metrics.csv": 0}
+    cut_curves(tmp_path, {"metrics.csv": 0})
+
+
+def test_a_run_that_another_ones_checkpoint_began_logs_all_its_points_again(tmp_path, flags, monkeypatch) -> None:
+    logger = ["--trainer.logger", "CSVLogger", "--trainer.log_every_n_steps", "1"]
+    first, second = (tmp_path / name for name in ("first", "second"))
+    given = [*flags(first), *logger, "--trainer.logger.save_dir", str(first)]
+    crash(monkeypatch, Crash("batch", 1, 1), [*given, "--save_every_minutes", "60"])
+    given = [*flags(second), *logger, "--trainer.logger.save_dir", str(second)]
+    last = str(first / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt")
+    crash(monkeypatch, Crash("batch", 1, 3), [*given, "--save_every_minutes", "60", "--ckpt_path", last])
+    table = second / "lightning_logs" / "version_0" / "metrics.csv"
+    assert len(table.read_text().splitlines()) > 2
+    assert commands.train([*given, "--ckpt_path", "last"]) == 0
+    steps = steps_of("CSVLogger", table.parent)["train/loss"]
+    assert steps == [5, 6, 7, 8, 9]
 
 
 def test_mlflow_gets_the_same_scalars_settings_tables_and_figures(
