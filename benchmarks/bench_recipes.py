@@ -90,6 +90,7 @@ RECIPES: dict[str, Recipe] = {
     "plain": Recipe(["--config", "fast_cpu", "--model.attention_dropout", "0.1"]),
     "fast-cpu": Recipe(["--config", "fast_cpu"]),
     "lora": Recipe(["--config", "fast_cpu", "--model.lora_rank", "8", "--model.learning_rate", "5e-4"]),
+    "lora-2e-3": Recipe(["--config", "fast_cpu", "--model.lora_rank", "8", "--model.learning_rate", "2e-3"]),
     "ema": Recipe(["--config", "fast_cpu", "--ema_decay", "0.99"]),
     "average-3": Recipe(["--config", "fast_cpu", "--average_best", "3", "--trainer.val_check_interval", "0.25"]),
     "ensemble": Recipe(["--config", "fast_cpu"], of="fast-cpu"),

@@ -23,10 +23,11 @@ def predict(words: Sequence[str]) -> int:
     if options.input is not None:
         from qa_lightning.inference.bulk.run import answer_file
         from qa_lightning.inference.bulk.workers import PredictSettings
+        from qa_lightning.models.loading import lasting_names
 
         quiet_libraries()
         asked = PredictSettings(
-            options.model,
+            lasting_names(options.model),
             options.dtype or DTYPES[0],
             options.batch_size or EVAL_BATCH_SIZE,
             options.threshold_file,

@@ -69,6 +69,9 @@ def read_documents(given: Any, on_bad: OnBad = "error") -> list[Document]:
     several = [given] if isinstance(given, (str, bytes, PathLike, Mapping, Document)) else given
     if not isinstance(several, Iterable):
         raise InputError(f"documents are of type {type(given).__name__}; {_KINDS}")
+    if type(given).__name__ == "DataFrame":  # whose items are the names of its columns
+        rows = "df.to_dict('records')" if type(given).__module__.startswith("pandas") else "df.to_dicts()"
+        raise InputError(f"documents are a DataFrame; pass its rows, {rows}")
     problems: list[str] = []
     found = list(_documents(several, problems))
     if problems and on_bad == "skip":

@@ -26,7 +26,7 @@ from qa_lightning.errors import InputError
 from qa_lightning.features.windows import PairLayout, plain_tokenizer
 from qa_lightning.layout import FLAGS, MODEL_FOLDER, RECORD, STUDY_RESULT
 from qa_lightning.metrics.squad import script_rules
-from qa_lightning.models.folder import holds_weights, weights_digest
+from qa_lightning.models.folder import EXPORTED, holds_weights, weights_digest
 from qa_lightning.models.heads import LOADER
 from qa_lightning.models.loading import CONFIG, load_tokenizer
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
@@ -77,7 +77,7 @@ def read_run(folder: Path) -> Run | str:
         config = yaml.safe_load((run / FLAGS).read_text(encoding="utf-8"))
         if "finished" not in record:
             return "the training run beside it did not come to its end"
-        if record.get("weights") not in (None, weights_digest(folder if holds_weights(folder) else run / MODEL_FOLDER)):
+        if record.get("weights") not in (None, _weights_of(folder) or weights_digest(run / MODEL_FOLDER)):
             return "its weights are not those that the training run beside it wrote"
         recorded = {name.removeprefix("best/"): float(score) for name, score in record["scores"].items()}
         scores = {name: recorded[name] for name in METRICS} | recorded if recorded else {}
@@ -89,6 +89,14 @@ def read_run(folder: Path) -> Run | str:
         return Run(record, splits["train"], validation, scores, out_of_fold, model, data, trainer, decay)
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
         return f"the record of the training run beside it cannot be read ({type(error).__name__})"
+
+
+def _weights_of(folder: Path) -> str | None:
+    """The digest of a model's weights, or of those that an ONNX export was made from; None for an older export."""
+    if holds_weights(folder):
+        return weights_digest(folder)
+    found: str | None = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get(EXPORTED)
+    return found
 
 
 def _out_of_fold(folder: Path) -> Mapping[str, Any]:
@@ -225,6 +233,7 @@ def _run_values(run: Run) -> dict[str, Any]:
         "out_of_fold": run.out_of_fold,
         "training": _training(run),
         "average": _averaged_steps(run),
+        "best_checkpoint": run.record.get("best_checkpoint", True),
     }
 
 

@@ -16,8 +16,10 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,24 @@ import torch
 from torch import Tensor
 
 from qa_lightning.data.columns import ReadSettings, with_usual_columns
-from qa_lightning.data.examples import Example, RowChanges, changed_lines, read_examples
+from qa_lightning.data.examples import NO_QUESTIONS, Example, RowChanges, changed_lines, read_examples
 from qa_lightning.data.sources import EMBEDDED, read_rows
 from qa_lightning.errors import InputError, install_extra, one_line
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
 from qa_lightning.files import new_folder
+from qa_lightning.inference.bulk.questions import BadRow, Question, read_questions
 from qa_lightning.models.computing.loss import MODEL_INPUTS, model_logits
-from qa_lightning.models.folder import CHAT_TEMPLATES, ONNX, TOKENIZER, check_replaced
+from qa_lightning.models.folder import (
+    CHAT_TEMPLATES,
+    EXPORTED,
+    ONNX,
+    TOKENIZER,
+    check_replaced,
+    holds_weights,
+    weights_digest,
+)
 from qa_lightning.models.load_errors import quiet_transformers
-from qa_lightning.models.loading import CONFIG, lasting_name, load_answering_model
+from qa_lightning.models.loading import CONFIG, lasting_name, load_answering_model, max_positions
 from qa_lightning.models.onnx import MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.paths import named_path
@@ -85,13 +96,15 @@ def export_onnx(
         raise InputError(f"--format onnx needs {' and '.join(missing)}; run {install_extra('onnx')}")
     folder = named_path("--output", output) if output else default_output(name, quantize)
     _check_output(folder, name, overwrite)
-    rows = _read(data or EMBEDDED, reading, max_examples if quantize else min(max_examples or _CHECKED, _CHECKED))
+    rows = _read(data or EMBEDDED, reading, max_examples) if quantize else []
+    asked = rows or _read_asked(data or EMBEDDED, reading, min(max_examples or _CHECKED, _CHECKED))
     model, tokenizer = load_answering_model(name)
     settings = AnswerSettings.of_model(model, tokenizer)
+    weights = weights_digest(Path(name)) if Path(name).is_dir() and holds_weights(Path(name)) else None
     with _writing(folder), new_folder(folder) as part:
-        write_onnx(model, tokenizer, settings, part)
+        write_onnx(model, tokenizer, settings, part, weights)
         exported = OnnxModel.load(part, "cpu")
-        compare_logits(name, model, exported, comparison_batches(tokenizer, settings, rows[:_CHECKED]))
+        compare_logits(name, model, exported, comparison_batches(tokenizer, settings, asked[:_CHECKED]))
         if quantize:
             original = ("float32", model, _size(part))
             quantize_int8(part)
@@ -111,7 +124,7 @@ def default_output(name: str, quantize: str | None = None) -> Path:
     return resolved.with_name(resolved.name + ending)
 
 
-def write_onnx(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Path) -> None:
+def write_onnx(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Path, weights: str | None = None) -> None:
     """Write the graph of a model, its configuration and its tokenizer into an existing folder.
 
     Args:
@@ -119,6 +132,7 @@ def write_onnx(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Pat
         tokenizer: its ``model_input_names`` decide whether token types are an input.
         settings: the answer settings, saved in the configuration.
         folder: to write into.
+        weights: the digest of the model's weights, for its card; None if it is not known.
 
     Raises:
         InputError: torch's exporter cannot export the model.
@@ -148,9 +162,13 @@ def write_onnx(model: Any, tokenizer: Any, settings: AnswerSettings, folder: Pat
     _name_axes(program.model.graph)
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     program.save(folder / MODEL_FILE, external_data=size > _EXTERNAL_BYTES)
-    setattr(model.config, CONFIG_KEY, asdict(settings))
+    config = deepcopy(model.config)
+    setattr(config, CONFIG_KEY, asdict(settings))
+    setattr(config, EXPORTED, weights)
+    if (positions := max_positions(model)) is not None:
+        config.max_position_embeddings = positions  # the modules, which tell how many cannot be used, are not there
     with quiet_transformers():
-        model.config.save_pretrained(folder)
+        config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -195,10 +213,22 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob(f"{MODEL_FILE}*"))
 
 
+def _read_asked(data: str, reading: ReadSettings, max_examples: int) -> list[Example]:
+    """Questions to compare logits on, whatever their answers."""
+    rows = list(islice(read_questions(data, reading, log.info), max_examples))
+    if bad := [f"{row.place}: {row.problem}" for row in rows if isinstance(row, BadRow)]:
+        raise InputError(bad)
+    if not rows:
+        raise InputError(f"{data}: {NO_QUESTIONS}")
+    found = [row for row in rows if isinstance(row, Question)]
+    return [Example(id=str(row.id), question=row.question, context=row.context) for row in found]
+
+
 def _read(data: str, reading: ReadSettings, max_examples: int | None) -> list[Example]:
+    """Questions to compare EM and F1 on, which look at the texts of answers alone."""
     source = with_usual_columns(read_rows(data, "validation", reading), reading, log.info)
-    changes = RowChanges()
-    rows = list(read_examples(source, "error", changes, max_examples=max_examples, fix="correct them"))
+    changes, fix = RowChanges(), "correct them"
+    rows = list(read_examples(source, "error", changes, max_examples=max_examples, fix=fix, texts_alone=True))
     for line in changed_lines(changes):
         log.info(line)
     return rows

@@ -25,6 +25,7 @@ from qa_lightning.inference.asking import CANDIDATES, PRIOR, TOP_K, AskedModel, 
 from qa_lightning.inference.engine import CHUNK_FACTOR, BestAnswers, answer_all
 from qa_lightning.inference.settings import checked_batch_size
 from qa_lightning.models.computing.attention import without_reads
+from qa_lightning.models.computing.device import known_device, usable_device
 from qa_lightning.models.computing.loss import inputs_on, model_logits
 from qa_lightning.models.ensemble import load_asked, models_of, settings_of
 from qa_lightning.models.load_errors import fitting
@@ -72,13 +73,14 @@ class Reader:
             InputError: the model cannot be loaded, has no question answering head or a tokenizer that does not fit;
                 several do not read the same windows; or ``threshold_file`` cannot be read or belongs to another model.
         """
-        name = lasting_names(name)
-        model, tokenizer = load_asked(name, dtype, device=device)
+        name, place = lasting_names(name), known_device(device)
+        model, tokenizer = load_asked(name, dtype, device=place)
         found = read_threshold_file(Path(threshold_file), name) if threshold_file else None
         settings = settings_of(model, tokenizer)
         settings = settings.fitted(found) if found else settings
-        with fitting(name):
-            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if any(isinstance(one, torch.nn.Module) for one in models_of(model)):  # ONNX Runtime knows devices of its own
+            with fitting(name):
+                model.to(usable_device(place))
         if model.device.type == "cuda":
             for one in models_of(model):
                 without_reads(one)

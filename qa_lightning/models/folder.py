@@ -27,6 +27,7 @@ from qa_lightning.models.onnx import MODEL_FILE
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.wording import counted
 
+EXPORTED = "exported_weights"  # in the config of an ONNX export: the digest of those that it was made from
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ONNX = (MODEL_FILE, f"{MODEL_FILE}.data", f"{MODEL_FILE}_data")  # the graph, and its weights if they are separate
 VOCABULARIES = (

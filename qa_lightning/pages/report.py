@@ -293,6 +293,10 @@ def would_replace(page: Path, data: str) -> str | None:
     So it is if the file would be read as data once it is there.
     """
     lines = page.with_suffix(".jsonl")
+    if lines == page:
+        return (
+            f"{page}: the questions are written to a file of this name; give the page another one, such as report.html"
+        )
     if not lines.exists():
         what = f"be written to {lines}, and would be read as data" if _is_data(lines, data) else ""
     elif _is_data(lines, data):

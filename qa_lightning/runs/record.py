@@ -155,6 +155,7 @@ def mark_finished(
     weights: str,
     measured: Mapping[str, float],
     average: Mapping[str, Any] | None = None,
+    best_checkpoint: bool = True,
 ) -> None:
     """Add to the last entry in ``path`` that the run finished, and what is known at its end.
 
@@ -165,8 +166,10 @@ def mark_finished(
         measured: as far as they are known, ``best_epoch``, counted from 1; ``windows_per_second``, in training;
             ``peak_memory_bytes``, of the first process.
         average: of the best checkpoints, if they were averaged; see `MeanOfBest`.
+        best_checkpoint: whether there was one; else the weights are those that the run ended with.
     """
-    end = {"finished": _now(), "scores": dict(scores), "weights": weights, "measured": dict(measured)}
+    end: dict[str, Any] = {"finished": _now(), "scores": dict(scores), "weights": weights, "measured": dict(measured)}
+    end["best_checkpoint"] = best_checkpoint
     complete_start(path, end | ({"average_best": dict(average)} if average else {}))
 
 

@@ -154,7 +154,7 @@ def _record(
     with _optional("record of the end of the run"):
         recorded = {f"best/{name}": score for name, score in scores.items()}
         average = mean.as_json() if mean is not None else None
-        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder), measured, average)
+        mark_finished(folder.parent / RECORD, recorded, weights_digest(folder), measured, average, best is not None)
 
 
 def _measured(trainer: Trainer, best: str | None) -> dict[str, float]:

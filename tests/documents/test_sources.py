@@ -8,6 +8,7 @@ import os
 import threading
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from qa_lightning.documents.sources import MAX_FILE, Document, read_documents
@@ -61,6 +62,13 @@ def test_patterns_and_names_that_meet_give_a_file_once(tmp_path) -> None:
     assert [Path(document.id).name for document in found] == ["a.txt", "b.txt", "c.md"]
     (tmp_path / "[odd].log").write_text("a name that is no pattern")
     assert [document.text for document in read_documents(tmp_path / "[odd].log")] == ["a name that is no pattern"]
+
+
+def test_a_table_is_not_read_as_the_names_of_its_columns() -> None:
+    frame = pd.DataFrame({"id": ["a", "b"], "text": ["Anna lives in Rome .", "Ben ."]})
+    with pytest.raises(InputError, match=r"documents are a DataFrame; pass its rows, df.to_dict\('records'\)"):
+        read_documents(frame)
+    assert [one.id for one in read_documents(frame.to_dict("records"))] == ["a", "b"]
 
 
 def test_a_text_file_is_read_as_it_is(tmp_path) -> None:

@@ -189,6 +189,34 @@ def test_a_model_without_a_run_that_measured_it_gets_a_card_without_results(
     assert "## Training" not in card.text
 
 
+def test_the_card_of_an_export_is_about_the_weights_that_it_was_made_from(trained, tmp_path) -> None:
+    """Beside the run's own model there may be one of another of its checkpoints."""
+    version = Path(shutil.copytree(trained.parent, tmp_path / "version_0"))
+    rewrite(version / "run.json", {"weights": weights_digest(version / "model")})
+    for name in ("model-onnx", "model-last-onnx", "model-old-onnx"):
+        export = Path(shutil.copytree(version / "model", version / name))
+        (export / "model.safetensors").unlink()
+        made_of = {"model-onnx": weights_digest(version / "model"), "model-last-onnx": "0" * 64}.get(name)
+        rewrite_one(export / "config.json", {"exported_weights": made_of})
+        card = model_card(export, REPO)
+        if name == "model-last-onnx":
+            assert "not those that the training run" in card.text
+        else:  # older exports do not say it
+            assert "These are the scores of the PyTorch model" in card.text
+
+
+def test_weights_that_no_checkpoint_was_best_of_are_called_so(trained, tmp_path) -> None:
+    assert "the checkpoint of the run with the best F1" in model_card(trained, REPO).text
+    told = changed_run(trained, tmp_path, {"best_checkpoint": False}).text
+    assert "The weights are those that the run ended with: it kept no best checkpoint." in told
+    assert "the checkpoint of the run with the best F1" not in told
+    assert run_json(trained)["best_checkpoint"] is True
+
+
+def rewrite_one(path: Path, changes: dict) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_a_model_that_was_trained_on_all_questions_tells_how_and_what_its_cross_validation_found(
     trained, tmp_path
 ) -> None:

@@ -18,8 +18,8 @@ from qa_lightning.export import onnx as onnx_export
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
 from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.models.computing.loss import model_logits
-from qa_lightning.models.folder import save_model
-from qa_lightning.models.loading import load_model, load_tokenizer
+from qa_lightning.models.folder import save_model, weights_digest
+from qa_lightning.models.loading import load_model, load_tokenizer, max_positions
 from qa_lightning.models.onnx import OnnxModel, is_onnx_folder
 from qa_lightning.models.settings import AnswerSettings
 from tests.helpers import commands
@@ -92,7 +92,7 @@ def no_export(monkeypatch) -> None:
 def copies(monkeypatch, exports) -> None:
     """Copy an existing export in place of making a new one."""
 
-    def copy(model, tokenizer, settings, folder: Path) -> None:
+    def copy(model, tokenizer, settings, folder: Path, weights) -> None:
         for file in exports["bert"].iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
 
@@ -290,6 +290,38 @@ def test_int8_is_measured_on_the_questions(tmp_path, capsys, copies, models, dat
 
     kinds = {node.op_type for node in onnx.load(output / "model.onnx").graph.node}
     assert "MatMulInteger" in kinds
+
+
+def test_what_is_compared_needs_no_more_than_is_looked_at(tmp_path, copies, models, monkeypatch) -> None:
+    """Logits no answers, EM and F1 no offsets; and rows that cannot be asked are told."""
+    model, table = str(models["bert"]), tmp_path / "q.csv"
+    table.write_text("question,context\nWho ?,Anna lives in Rome .\nWhere ?,Ben .\n")
+    compared = []
+    monkeypatch.setattr(onnx_export, "compare_logits", lambda *given: compared.append(given))
+    onnx_export.export_onnx(model, tmp_path / "one", data=str(table))
+    assert len(compared) == 1
+    wrong = [{**row, "answers": {"text": row["answers"]["text"], "answer_start": [0]}} for row in ROWS]
+    monkeypatch.setattr(onnx_export, "compare_answers", lambda *given: compared.append(given[3]))
+    onnx_export.export_onnx(model, tmp_path / "two", "int8", write_json(tmp_path / "wrong.json", wrong))
+    assert [row["answers"]["text"] for row in compared[-1]] == [row["answers"]["text"] for row in ROWS]
+    table.write_text("question,context\n,Anna lives in Rome .\nWhere ?,\n")
+    with pytest.raises(InputError) as caught:
+        onnx_export.export_onnx(model, tmp_path / "three", data=str(table))
+    assert len(caught.value.problems) == 2
+    table.write_text("question,context\n")
+    with pytest.raises(InputError, match=r"q\.csv: .*no"):
+        onnx_export.export_onnx(model, tmp_path / "three", data=str(table))
+
+
+def test_an_export_knows_the_positions_and_the_weights_that_it_was_made_from(models, exports) -> None:
+    for name, folder in exports.items():
+        saved = json.loads((folder / "config.json").read_text())
+        assert saved["exported_weights"] == weights_digest(models[name])
+        assert max_positions(OnnxModel.load(folder)) == max_positions(load_model(str(models[name])))
+    assert (
+        max_positions(OnnxModel.load(exports["roberta"]))
+        < load_model(str(models["roberta"])).config.max_position_embeddings
+    )
 
 
 def test_scoring_for_int8_says_how_far_it_is(monkeypatch, caplog, models) -> None:

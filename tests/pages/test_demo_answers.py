@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qa_lightning.decoding.calibrator import Calibrator
 from qa_lightning.documents.sources import Document
 from qa_lightning.errors import InputError
 from qa_lightning.inference.asking import CANDIDATES, AskSettings
@@ -102,6 +103,19 @@ def test_a_model_without_no_answer_has_a_lowest_probability() -> None:
     assert "No answer is likely enough" in panel.headline
     assert ">No answer<" not in panel.rows
     assert ">All other spans and “no answer”<" in panel.rows
+
+
+@pytest.mark.parametrize("version_2", [True, False])
+@pytest.mark.parametrize("text", ["Ben is in Rome.", TEXT, "Nobody is anywhere at all."])
+def test_scores_of_a_calibrator_are_those_of_the_model(version_2, text) -> None:
+    """Also where "no answer" would be likelier than the answer of a model that does not know it."""
+    made = Calibrator((-0.31, 0.71, 0.13, -0.23, 0.05, 0.2), (0.4, 1.1, 0.02, 0.1, 1 / 3, -0.4), 0.5)
+    settings = replace(SETTINGS, version_2=version_2, calibrator=made.as_json())
+    asked = steered_asker(settings=settings).ask("Where is Ben?", documents(text))
+    found = at_threshold(asked, settings, settings.null_score_diff_threshold if version_2 else 0.0)
+    told = replace(steered_model(), settings=settings).ask("Where is Ben?", [text], AskSettings(top_k=3))
+    of_spans = [one.score for one in told if one.document is not None]
+    assert found.probabilities[: len(of_spans)] == pytest.approx(of_spans, rel=1e-9)
 
 
 def test_rows_stand_in_the_order_of_their_probabilities() -> None:

@@ -267,6 +267,14 @@ def test_files_that_no_report_wrote_are_not_replaced(tmp_path, content) -> None:
     assert (lines.read_text(), page.exists()) == (content, False)
 
 
+def test_a_page_is_not_written_over_its_own_questions(tmp_path) -> None:
+    with pytest.raises(
+        InputError, match=r"errors.jsonl: the questions are written to a file of this name; give the page"
+    ):
+        ErrorReport(scored(several(1))).write(tmp_path / "errors.jsonl")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("data", ["{}/*.jsonl", "{}/*/dev.json*", "{}/runs/train.jsonl,{}/runs/d?v.jsonl"])
 def test_questions_are_not_written_to_where_they_would_be_read_as_data(tmp_path, data) -> None:
     folder = tmp_path / "runs"

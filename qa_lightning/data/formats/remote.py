@@ -10,6 +10,7 @@ import io
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import IO, Any
+from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -18,6 +19,7 @@ from qa_lightning.errors import InputError, one_line
 
 _MARKS = "*["  # of a pattern; a question mark begins the settings
 _BUFFER = 1 << 20  # bytes that are asked for at a time
+_PLAIN = "!$&'()+,;=:@~"  # in a name, beside letters and the like: what an address and a pattern take as it is
 
 
 def is_address(name: str) -> bool:
@@ -120,7 +122,7 @@ def remote_files(address: str, suffixes: tuple[str, ...]) -> list[RemoteFile]:
         none = no_file_in_folder(suffixes) if info.type == fs.FileType.Directory else "no such file"
         raise InputError(f"{address}: {'no file matches this pattern' if pattern else none}")
     kept.sort(key=lambda one: one.path)
-    return [RemoteFile(f"{base}/{one.base_name}{mark}{settings}", system, one) for one in kept]
+    return [RemoteFile(f"{base}/{quote(one.base_name, _PLAIN)}{mark}{settings}", system, one) for one in kept]
 
 
 def no_file_in_folder(suffixes: tuple[str, ...]) -> str:

@@ -128,7 +128,7 @@ class AnswerFiles:
         try:
             content = self.record.read_bytes()
         except OSError as error:
-            raise _no_record(self.record, error) from None
+            raise no_record(self.record, error) from None
         return checked_record(content, self.record, self.output, made_with)
 
     def changed(self, record: Mapping[str, Any]) -> list[Path]:
@@ -148,7 +148,8 @@ class AnswerFiles:
         rows, gap = 0, False
         answers = ((row, True) for row, _ in self._lines(self.output))
         try:
-            for row, is_answer in merge(answers, ((row, False) for row, _ in self._lines(self.errors))):
+            bad = self._lines(self.errors) if record["finished"]["bytes"][1] else ()  # an empty list is removed
+            for row, is_answer in merge(answers, ((row, False) for row, _ in bad)):
                 gap = gap or row != first + rows
                 if gap and is_answer:
                     return False
@@ -240,7 +241,7 @@ def checked_record(content: bytes, record: object, output: object, made_with: Ma
         found: dict[str, Any] = json.loads(content)
         differences = _differences(found, made_with)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _no_record(record, error) from None
+        raise no_record(record, error) from None
     if differences:
         lines = [f"--output {output} was started with other values; resume with those, {_FIX}:", *differences]
         raise InputError(lines)
@@ -254,7 +255,8 @@ def not_ours(output: object, record: str) -> InputError:
     )
 
 
-def _no_record(record: object, error: Exception) -> InputError:
+def no_record(record: object, error: Exception) -> InputError:
+    """The error for a record that cannot be read."""
     return InputError(f"{record} cannot be read as the record of a run ({error!r}); {_FIX}")
 
 

@@ -27,6 +27,7 @@ from qa_lightning.inference.bulk.several import read_document_file
 from qa_lightning.inference.bulk.workers import PredictSettings
 from qa_lightning.inference.reader import Reader
 from qa_lightning.inference.settings import checked_batch_size
+from qa_lightning.models.computing.device import known_device
 from qa_lightning.models.loading import lasting_names, model_names
 from qa_lightning.wording import did_you_mean, shown, wrong_choice
 
@@ -91,6 +92,7 @@ class AnswerRows:
         threshold = None if threshold_file is None else Path(threshold_file).absolute()
         name = ",".join(map(_everywhere, model_names(lasting_names(model))))
         asked = PredictSettings(name, dtype, checked_batch_size(batch_size), threshold, raw_scores)
+        known_device(device)
         self._asked = asked
         self._device = device
         self._reading = ReadSettings(_columns(columns or {}))

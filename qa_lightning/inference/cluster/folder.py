@@ -24,7 +24,7 @@ from pyarrow import fs
 from qa_lightning.data.formats import filesystem_of, is_address
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.files import lock, write_file
-from qa_lightning.inference.bulk.output import checked_record, not_ours
+from qa_lightning.inference.bulk.output import checked_record, no_record, not_ours
 from qa_lightning.paths import named_path
 
 _NAME = re.compile(r"rows-([0-9]{12,18})-([0-9]{12,18})\.parquet")
@@ -116,6 +116,8 @@ class AnswerFolder:
                 content = file.read()
         except FileNotFoundError:
             return None
+        except (OSError, pa.ArrowException) as error:
+            raise no_record(f"{self.name}/{_RECORD}", error) from None
         return checked_record(content, f"{self.name}/{_RECORD}", self.name, made_with)
 
     def write_record(self, made_with: Mapping[str, Any], finished: Mapping[str, int] | None) -> None:

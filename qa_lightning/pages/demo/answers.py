@@ -118,10 +118,10 @@ def _calibrated(asked: Asked, settings: AnswerSettings, found: Float64s, null: f
     if calibrator is None or asked.best_span is None or not len(found):
         return found, null
     is_null = settings.version_2 and null > found[0]
-    every = np.append(found, null)
+    every = np.append(found, null) if settings.version_2 else found  # as in `AskedModel.ask`
     best = len(found) if is_null else 0
     scores = rescaled(every, best, asked.best_span.right(float(every[best]), is_null, calibrator))
-    return (scores[:-1], float(scores[-1])) if settings.version_2 else (scores[:-1], null)
+    return (scores[:-1], float(scores[-1])) if settings.version_2 else (scores, null)
 
 
 class Asker:

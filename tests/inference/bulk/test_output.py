@@ -169,6 +169,18 @@ def test_a_finished_output_is_left_alone_and_one_that_lost_its_end_gets_it_again
     assert written(output) == whole
 
 
+def test_one_without_bad_rows_gets_its_end_again_too(ask, tmp_path, capsys):
+    source, output = tmp_path / "good.jsonl", tmp_path / "answers.jsonl"
+    source.write_text(
+        "".join(json.dumps({"question": "Who ?", "context": f"Anna {row} ."}) + "\n" for row in range(40))
+    )
+    assert ask(source, output) == 0
+    whole = output.read_bytes()
+    output.write_bytes(b"".join(whole.splitlines(keepends=True)[:21]))
+    assert ask(source, output) == 0
+    assert output.read_bytes() == whole
+
+
 def test_a_finished_output_that_somebody_changed_stays_as_it_is(source, whole, ask, tmp_path, capsys):
     output = tmp_path / "answers.jsonl"
     assert ask(source, output) == 0

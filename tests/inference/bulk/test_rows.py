@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 
 from qa_lightning import AnswerRows
 from qa_lightning.errors import InputError
 from qa_lightning.inference.bulk import rows as module
 from qa_lightning.inference.reader import Reader
+from qa_lightning.models.computing.device import usable_device
 from tests.helpers.bulk import BATCH, ROWS, bare, lines_of, write
 from tests.helpers.forms import as_lines
 
@@ -226,12 +228,26 @@ def test_null_odds_are_there_where_the_model_knows_no_answer(tmp_path, model_fol
         ({"dtype": "int8"}, "--dtype is 'int8'; it must be one of float32, bfloat16 or float16"),
         ({"batch_size": 0}, "batch_size is 0; pass an int of at least 1"),
         ({"columns": {"quesion": "q"}}, "columns: there is no 'quesion'; did you mean question?"),
+        ({"device": "gpu"}, "device is 'gpu'; pass 'cpu', 'cuda' or, for one of several GPUs, 'cuda:1'"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_where_the_object_is_made(given, words):
     with pytest.raises(InputError) as caught:
         AnswerRows("m", **given)
     assert words in str(caught.value)
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch, model_folder):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"device is cuda:7; there is no GPU here: pass cpu, or leave it out"):
+        Reader.from_pretrained(model_folder, device="cuda:7")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for count, here in ((1, "the GPU here is cuda:0"), (4, "the GPUs here are cuda:0 to cuda:3")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        with pytest.raises(InputError, match=f"device is cuda:7; {here}"):
+            Reader.from_pretrained(model_folder, device="cuda:7")
+        assert usable_device(f"cuda:{count - 1}").index == count - 1
+    assert AnswerRows("m", device="cuda:7")  # for another machine
 
 
 def test_what_is_no_batch_of_rows_is_refused(answers):

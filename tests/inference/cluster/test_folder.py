@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import partial
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.dataset
@@ -92,6 +94,17 @@ class _Full:
 
     def open_output_stream(self, path):
         raise OSError(28, "No space left on device")
+
+
+def test_a_record_that_may_not_be_read_is_one_line(begun, monkeypatch):
+    def closed(self, path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(
+        AnswerFolder, "_place", lambda self: (SimpleNamespace(open_input_stream=partial(closed, 0)), "x")
+    )
+    with pytest.raises(InputError, match=r"_run.json cannot be read as the record of a run \(PermissionError"):
+        begun.recorded(MADE_WITH)
 
 
 def test_another_run_or_other_values_are_refused(begun):

@@ -79,6 +79,14 @@ def test_files_at_an_address_are_read_as_here(name, tmp_path):
     assert all(isinstance(row, Question) for row in here)
 
 
+def test_a_file_in_a_folder_at_an_address_is_itself_whatever_its_name_would_mean(tmp_path):
+    names = ["a%20b.jsonl", "q 1.jsonl", "q1.jsonl", "q?1.jsonl", "q[1].jsonl", "q\u00e9#.jsonl"]
+    for number, name in enumerate(names):
+        write(tmp_path / name, lines(ROWS[5 * number : 5 * number + 5]))
+    assert rows_of(pieces_of(f"file://{tmp_path}")) == rows_of(pieces_of(tmp_path))
+    assert len(rows_of(pieces_of(tmp_path))) == 30
+
+
 def test_the_place_of_a_bad_row_is_its_place_in_the_file(tmp_path):
     rows = [bare(row) for row in ROWS]
     rows[42]["context"] = ""

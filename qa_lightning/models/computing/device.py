@@ -1,0 +1,38 @@
+"""The device that a person names, or the one that is there."""
+
+from __future__ import annotations
+
+import torch
+
+from qa_lightning.errors import InputError
+
+
+def known_device(name: str | torch.device | None) -> torch.device | None:
+    """The device of a name, which may be one of another machine.
+
+    Args:
+        name: such as ``cuda:1``; None is any.
+
+    Raises:
+        InputError: there are no such devices.
+    """
+    try:
+        return None if name is None else torch.device(name)
+    except (RuntimeError, TypeError):
+        raise InputError(f"device is {name!r}; pass 'cpu', 'cuda' or, for one of several GPUs, 'cuda:1'") from None
+
+
+def usable_device(name: str | torch.device | None) -> torch.device:
+    """The device of a name on this machine; without a name the first GPU, or the CPU if there is none.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
+    device = known_device(name)
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        here = f"the GPUs here are cuda:0 to cuda:{count - 1}" if count > 1 else "the GPU here is cuda:0"
+        raise InputError(f"device is {device}; {here if count else 'there is no GPU here: pass cpu, or leave it out'}")
+    return device
