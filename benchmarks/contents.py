@@ -18,6 +18,7 @@ CLAIMS: dict[str, str] = {
     "F1 by minutes of training, by recipe": "recipes",
     "the same, with other seeds": "recipes-seeds",
     "the same, before": "recipes-before",
+    "averages of weights, several models together, and LoRA at another rate": "recipes-averages",
     "long contexts, with fewer windows that hold no answer": "recipes-long",
     "padding in the batches of an epoch": "padding",
     "a validation epoch, against its forward passes": "validation",
@@ -463,6 +464,10 @@ RECIPES = {  # name in `bench_recipes.py` -> what a person calls it
     "plain": "`fast_cpu`, with the model's dropout of attention",
     "fast-cpu": "`fast_cpu`",
     "lora": "`fast_cpu`, LoRA of rank 8 (`--model.lora_rank 8 --model.learning_rate 5e-4`)",
+    "lora-2e-3": "`fast_cpu`, LoRA of rank 8 at four times the rate (`--model.learning_rate 2e-3`)",
+    "ema": "`fast_cpu --ema_decay 0.99`",
+    "average-3": "`fast_cpu --average_best 3 --trainer.val_check_interval 0.25`",
+    "ensemble": "three models of `fast_cpu` together (`--model A,B,C`; seeds 42, 43 and 44)",
     "freeze-3": "`fast_cpu`, three layers frozen (`--model.freeze_layers 3`)",
     "small-data": "`small_data`",
     "taught": "`small_data`, 2 epochs, with the MPNet above as teacher",
@@ -470,6 +475,18 @@ RECIPES = {  # name in `bench_recipes.py` -> what a person calls it
     "v2-small-data": "`small_data`, 4 epochs",
     "v2-large": "`small_data_base`, 1,400 steps",
 }
+
+
+def scores_of_parts(result: Result, variant: str) -> list[str]:
+    """EM and F1 on the validation articles, and on the others."""
+    parts = ("", "third_")
+    return [" / ".join(number(result.median(variant, part + name), 4) for name in ("em", "f1")) for part in parts]
+
+
+def interval(result: Result, variant: str, figure: str) -> str:
+    """A share in percent, and the interval around it."""
+    value, low, high = (number(one, decimals=1) for one in result.value(variant, figure))
+    return f"{value}% ({low} to {high})"
 
 
 def recipes(results: Results) -> str:
@@ -488,10 +505,6 @@ def recipes(results: Results) -> str:
         low, high = (number(end(both[1]), 4) for end in (min, max))
         return f"{shown} ({len(both[1])} seeds, F1 {low} to {high})"
 
-    def interval(variant: str, figure: str) -> str:
-        value, low, high = (number(one, decimals=1) for one in result.value(variant, figure))
-        return f"{value}% ({low} to {high})"
-
     rows = []
     for variant in result.variants:
         version, model = result.value(variant, "version"), result.value(variant, "model")
@@ -502,8 +515,8 @@ def recipes(results: Results) -> str:
                 number(result.median(variant, "minutes"), decimals=0),
                 scores(variant, ""),
                 scores(variant, "third_"),
-                interval(variant, "third_ece"),
-                interval(variant, "third_at_90"),
+                interval(result, variant, "third_ece"),
+                interval(result, variant, "third_at_90"),
             ]
         )
     before = results["recipes-before"]
@@ -524,22 +537,35 @@ def recipes(results: Results) -> str:
     return markdown(header, rows)
 
 
+def averages(results: Results) -> str:
+    """What averages of weights and of models bring, beside the recipe that they are made with."""
+    result = results["recipes-averages"]
+    rows = [
+        [
+            RECIPES[variant],
+            *scores_of_parts(result, variant),
+            *(interval(result, variant, f"third_{figure}") for figure in ("ece", "auroc", "at_90")),
+        ]
+        for variant in result.variants
+    ]
+    header = [
+        "MiniLM, v1.1",
+        "EM / F1, validation articles",
+        "EM / F1, other articles",
+        "calibration error there",
+        "AUROC there",
+        "answered at 90% precision there",
+    ]
+    return markdown(header, rows)
+
+
 def long_contexts(results: Results) -> str:
     """What a run on long contexts gains with fewer of the windows that hold no answer, in as many steps."""
     result = results["recipes-long"]
     rows = []
     for variant in result.variants:
-        value, low, high = (number(one, decimals=1) for one in result.value(variant, "third_ece"))
-        both = [
-            [number(result.median(variant, f"{part}{name}"), 4) for name in ("em", "f1")] for part in ("", "third_")
-        ]
-        rows.append(
-            [
-                f"`{variant.removeprefix('long-')}`",
-                *(" / ".join(one) for one in both),
-                f"{value}% ({low} to {high})",
-            ]
-        )
+        share = f"`{variant.removeprefix('long-')}`"
+        rows.append([share, *scores_of_parts(result, variant), interval(result, variant, "third_ece")])
     header = [
         "`--data.keep_no_answer`",
         "EM / F1, validation articles",
@@ -566,6 +592,7 @@ TABLES: dict[str, Table] = {
     "trainer": trainer,
     "dropout": dropout,
     "recipes": recipes,
+    "averages": averages,
     "long-contexts": long_contexts,
     "recall": recall,
     "documents-scores": lambda results: answers_of_documents(results, "documents-scores"),

@@ -94,6 +94,17 @@ def test_recipes_are_run_once_and_scored_on_articles_that_they_were_not_trained_
     )[0]["teacher"]["name"].endswith("model")
     assert other["third_ece"][1] <= other["third_ece"][0] <= other["third_ece"][2] + 1e-9
 
+    alone = dict(bench.recipes.RECIPES) | {"ensemble": bench.recipes.Recipe(FLAGS, of="large")}
+    monkeypatch.setattr(bench.recipes, "RECIPES", alone)
+    together = tmp_path / "together.json"
+    monkeypatch.setattr(sys, "argv", [*words[:-1], str(together), "--only", "ensemble", "--seeds", "42", "42"])
+    bench.recipes.main()
+    assert bench.asked[-2:] == ["evaluate", "evaluate"]
+    (found,) = json.loads(together.read_text())["runs"]
+    assert found["models"] == 2
+    for name in ("em", "f1", "third_em", "third_f1"):  # of one model twice are its own
+        assert found[name] == pytest.approx(one[name], abs=1e-4)
+
     before = bench.figures.Result.read(ROOT / "benchmarks" / "results" / "recipes-before.json")
     drawn = bench.plot.drawn(bench.figures.Result.read(output), before)
     drawn.savefig(tmp_path / "recipes.png")
@@ -126,6 +137,20 @@ def test_the_page_has_a_row_for_each_recipe(bench, tmp_path) -> None:
     )
     assert "| 61.0 / 73.13 (2 seeds, F1 73.0 to 73.25) | " in row
     assert row.endswith("| 3.3% (2.8 to 7.0) | 12.0% (4.6 to 24.8) |")
+
+
+def test_the_page_has_a_row_for_each_average(bench, tmp_path) -> None:
+    import contents
+
+    run = {"variant": "ensemble", "round": 1, "em": 57.4322, "f1": 69.1754, "third_em": 58.5, "third_f1": 71.25}
+    run |= {"third_ece": [8.9062, 6.47, 12.503], "third_auroc": [75.0, 70.04, 80.06], "third_at_90": [20.04, 10.5, 30.01]}
+    head = {"command": "c", "machine": "m", "versions": {}, "date": "2026-01-01"}
+    (tmp_path / "recipes-averages.json").write_text(json.dumps({**head, "runs": [run]}))
+    (row,) = contents.averages(bench.figures.Results(tmp_path)).splitlines()[2:]
+    assert row.startswith("| three models of `fast_cpu` together")
+    assert row.endswith(
+        "| 57.43 / 69.18 | 58.5 / 71.25 | 8.9% (6.5 to 12.5) | 75.0% (70.0 to 80.1) | 20.0% (10.5 to 30.0) |"
+    )
 
 
 def test_the_page_has_a_row_for_each_share_of_the_windows_without_an_answer(bench, tmp_path) -> None:
