@@ -18,7 +18,7 @@ CLAIMS: dict[str, str] = {
     "F1 by minutes of training, by recipe": "recipes",
     "the same, with other seeds": "recipes-seeds",
     "the same, before": "recipes-before",
-    "averages of weights, several models together, and LoRA at another rate": "recipes-averages",
+    "several models together, and LoRA at a higher rate": "recipes-averages",
     "long contexts, with fewer windows that hold no answer": "recipes-long",
     "padding in the batches of an epoch": "padding",
     "a validation epoch, against its forward passes": "validation",

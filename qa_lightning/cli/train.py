@@ -40,7 +40,7 @@ Flags that people use:
   --trainer.devices N              GPUs (or processes on a CPU) to train on  [1]
   --trainer.precision P            32-true, bf16-mixed, 16-mixed  [the best that the hardware has]
   --model.layer_decay X            each layer learns at X times the rate of the one above; 0.8 for little data  [1.0]
-  --model.lora_rank 8              train LoRA adapters in place of the model; with --model.learning_rate 5e-4  [none]
+  --model.lora_rank 8              train LoRA adapters in place of the model; with --model.learning_rate 2e-3  [none]
   --model.freeze_layers N          do not train the embeddings and the lowest N layers  [none]
   --ema_decay X                    validate and write a running mean of the weights; 0.999 for little data  [none]
   --average_best N                 write the mean of the N best checkpoints, if it scores as well as the best  [none]
