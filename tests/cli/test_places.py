@@ -62,7 +62,7 @@ def test_what_a_command_writes_does_not_fit_on_the_disk(full, model_folder, data
     said = problem("predict", "--model", model_folder, "--input", data, "--output", full / "answers.jsonl")
     assert said == f"--output {full / 'answers.jsonl'} {expected}; free some space, or make its folder writable"
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr(onnx, "write_onnx", lambda *given: (given[-1] / "model.onnx").write_bytes(bytes(9999)))
+    monkeypatch.setattr(onnx, "write_onnx", lambda *given: (given[3] / "model.onnx").write_bytes(bytes(9999)))
     said = problem("export", "--model", model_folder, "--format", "onnx", "--output", full / "onnx")
     assert said == f"--output {full / 'onnx'} {expected}; name another folder"
 

@@ -400,7 +400,8 @@ def test_what_torchrun_starts_again_goes_on_with_its_own_run(tmp_path, given) ->
     for number, launch in enumerate(["ours", "another's"]):
         start = {"started": started.replace("08", f"0{number}"), "launch": launch, "slurm_job": None}
         append_run(tmp_path / f"version_{number}" / "run.json", start)
-    assert find_beginning(given, tmp_path, "ours") == Beginning(None, tmp_path / "version_0")
+    found = find_beginning(given, tmp_path, "ours")
+    assert (found.checkpoint, found.folder, found.step) == (None, tmp_path / "version_0", 0)
     append_run(tmp_path / "version_0" / "run.json", {"launch": "ours", "finished": started})
     assert find_beginning(None, tmp_path, "ours") == Beginning()
 

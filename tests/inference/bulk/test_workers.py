@@ -204,6 +204,8 @@ def test_a_model_that_does_not_fit_into_memory_is_one_line(monkeypatch, model_fo
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(BertForQuestionAnswering, "to", full)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     asked = PredictSettings(model_folder, "float32", 8)
     words = rf"--model {model_folder} does not fit into the memory of cuda:0; what helps: --dtype bf"
     with pytest.raises(InputError, match=words):
