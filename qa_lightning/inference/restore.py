@@ -59,8 +59,11 @@ def _all_of(package: ModuleType) -> list[ModuleType]:
     ``import transformers`` before then has given the program an object that ``sys.modules`` no longer has.
     """
     kind = type(package)  # a class of transformers' own, so that few objects refer to it
-    found = (one for one in gc.get_referrers(kind) if type(one) is kind)
-    return [one for one in found if one.__name__ == package.__name__]
+    found = [*gc.get_referrers(kind), package]
+    if gc.get_freeze_count():  # what a program froze, as servers do before they fork, the collector does not list
+        found += [value for module in [*sys.modules.values()] for value in [*getattr(module, "__dict__", {}).values()]]
+    every = {id(one): one for one in found if type(one) is kind and one.__name__ == package.__name__}
+    return list(every.values())
 
 
 class _Watch(MetaPathFinder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 from pathlib import Path
@@ -76,7 +77,10 @@ def test_the_old_class_is_where_it_was(restored, model_folder) -> None:
     assert Top is Inner is Own is QuestionAnsweringPipeline
 
 
-def test_a_program_that_imported_transformers_first_finds_the_old_class_too(monkeypatch) -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_program_that_imported_transformers_first_finds_the_old_class_too(monkeypatch, frozen) -> None:
+    """Also one that froze what it had loaded, as servers do before they fork."""
+    gc.freeze() if frozen else gc.unfreeze()
     first = transformers
     monkeypatch.setitem(sys.modules, "transformers", first)
     direct_transformers_import(str(Path(first.__file__).parent))  # as transformers.processing_utils does
