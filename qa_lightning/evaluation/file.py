@@ -55,6 +55,14 @@ def score_file(
         raise InputError(f"--predictions {path}: {broken[0]!r} holds half of a surrogate pair; save it as valid UTF-8")
     references = _references(data, max_examples, reading, on_bad_rows)
     texts = {row["id"]: predictions[row["id"]] for row in references if row["id"] in predictions}
+    if predictions and references and not texts:
+        theirs, ours = next(iter(predictions)), references[0]["id"]
+        raise InputError(
+            f"--predictions {path}: none of its {counted(len(predictions), 'answer')} is to a question of {data}: "
+            f"their ids differ ({theirs!r} there, {ours!r} here); name the data that was answered. An id that a row lacks is "
+            "made from its question, context and the answers that are read: give the rows ids, or name the columns of "
+            "answers (--columns.answer_text) to both commands"
+        )
     for line in _id_lines(predictions, [row["id"] for row in references], data, max_examples is not None):
         log.info(f"note: {line}")
     has_answer = [bool(row["answers"]["text"]) for row in references]
@@ -103,10 +111,9 @@ def _id_lines(predictions: Mapping[str, str], ids: Sequence[str], data: str, cut
     missing, known = [key for key in ids if key not in predictions], set(ids)
     if missing:
         counts = "it counts" if len(missing) == 1 else "they count"
-        also = "; do the two files belong together?" if len(missing) == len(ids) else ""
         yield (
             f"no answer for {len(missing):,} of the {counted(len(ids), 'question')} of {data}; {counts} as wrong; the "
-            f"first: {', '.join(missing[:5])}{also}"
+            f"first: {', '.join(missing[:5])}"
         )
     extra = [key for key in predictions if key not in known]
     if extra and not cut:

@@ -5,6 +5,7 @@ A model needs a question answering head and a fast tokenizer with no more tokens
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -388,11 +389,21 @@ def _newest_model() -> str:
             f"--model {_LAST} is the newest model in {Path(LOGS).resolve()}, and there is none; train one, or pass "
             "the folder of a model"
         )
-    model = max(written, key=lambda path: path.stat().st_mtime_ns).parent
-    begun = max(Path(LOGS).glob(f"version_*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns, default=None)
-    if begun is not None and not (begun.parent / MODEL_FOLDER).exists():
-        _warn_once(f"--model {_LAST}: {begun.parent} has no model yet, {model.parent} is the newest run that has one")
+    model = max(written, key=_begun).parent
+    newest = max(Path(LOGS).glob(f"version_*/{RECORD}"), key=_begun, default=None)
+    if newest is not None and not (newest.parent / MODEL_FOLDER).exists():
+        _warn_once(f"--model {_LAST}: {newest.parent} has no model yet, {model.parent} is the newest run that has one")
     return str(model)
+
+
+def _begun(file: Path) -> tuple[str, int]:
+    """When the run of a file was started last, by its record: copies have times of their own; then the file's time."""
+    run = file.parent.parent if file.name == CONFIG else file.parent
+    try:
+        started = str(json.loads((run / RECORD).read_text(encoding="utf-8"))[-1]["started"])
+    except (OSError, ValueError, LookupError, TypeError):  # no run of this package, or a damaged record
+        started = ""
+    return started, file.stat().st_mtime_ns
 
 
 def _file_problem(name: str, path: Path) -> str:

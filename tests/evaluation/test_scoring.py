@@ -264,13 +264,27 @@ def test_no_threshold_makes_a_missing_answer_right(files, tmp_path, threshold_he
     assert set(found.null_odds) == {"q1", "q2"}
 
 
-def test_files_that_share_no_id_are_asked_about(files, capsys):
-    assert evaluate(*files({"1": "Normans"})) == 0
+def test_files_that_share_no_id_get_no_score(files, tmp_path):
+    """An EM of 0 would be read as one; ids that rows lack are made of what is read, answers among it."""
+    expected = r"none of its 1 answer is to a question of .*: their ids differ \('1' there, 'q1' here\)"
+    with pytest.raises(InputError, match=expected):
+        evaluate(*files({"1": "Normans"}))
+    assert evaluate(*files({})) == 0  # no answer at all
+    table, told = tmp_path / "gold.csv", tmp_path / "answers.jsonl"
+    table.write_text("question,context,label\nWho ?,Anna lives in Rome .,Anna\n")
+    told.write_text(json.dumps({"id": "not made so", "answer": "Anna"}) + "\n")
+    with pytest.raises(
+        InputError, match=r"give the rows ids, or name the columns of answers \(--columns.answer_text\)"
+    ):
+        commands.evaluate(["--predictions", str(told), "--data", str(table), "--columns.answer_text", "label"])
+
+
+def test_answers_to_other_questions_are_told(files, capsys):
+    assert evaluate(*files({"q1": "Normans", "1": "x"})) == 0
     out = capsys.readouterr().out
-    assert "they count as wrong; the first: q1, q2, q3, q4; do the two files belong together?" in out
+    assert "they count as wrong; the first: q2, q3, q4" in out
     assert "1 answer to no question of" in out
     assert "is left out; the first: 1" in out
-    assert printed(out)["exact"] == "0.0000"
 
 
 def test_ids_that_fit_are_not_talked_about(files, capsys):
@@ -377,7 +391,7 @@ def test_no_more_than_five_missing_ids_are_listed(tmp_path, capsys):
     (tmp_path / "predictions.json").write_text("{}")
     assert evaluate(tmp_path / "predictions.json", tmp_path / "questions.jsonl") == 0
     assert "no answer for 1,200 of the 1,200 questions of" in (out := capsys.readouterr().out)
-    assert "the first: n0, n1, n2, n3, n4;" in out
+    assert "the first: n0, n1, n2, n3, n4\n" in out
 
 
 def test_predictions_with_a_byte_order_mark_are_read_as_data_files_are(files):

@@ -223,13 +223,26 @@ def test_the_last_model_is_the_one_that_was_written_last(runs) -> None:
 def test_a_newer_run_without_a_model_is_told(runs, capsys) -> None:
     loading._warn_once.cache_clear()
     for number in (0, 1):
-        (runs / f"version_{number}" / "run.json").write_text("[]")
-        os.utime(runs / f"version_{number}" / "run.json", ns=(10**18 + number, 10**18 + number))
+        started = {"started": f"2026-01-0{1 + number}T08:00:00+00:00"}
+        (runs / f"version_{number}" / "run.json").write_text(json.dumps([started]))
     assert commands.predict(["--model", "last", "--question", QUESTION[0], "--context", QUESTION[1]]) == 0
     said = "".join(capsys.readouterr())
     (line,) = (line for line in said.splitlines() if line.startswith("--model last"))
     where = "lightning_logs/version_1 has no model yet, lightning_logs/version_0 is the newest run that has one"
     assert line == f"--model last: {where}"
+
+
+def test_in_copies_the_last_model_is_the_one_of_the_newest_run(runs) -> None:
+    """By the records, as for --ckpt_path last: copies have times of their own."""
+    for number in (0, 3):
+        run = runs / f"version_{number}"
+        if number:
+            shutil.copytree(runs / "version_0", run)
+        (run / "run.json").write_text(json.dumps([{"started": f"2026-01-0{1 + number}T08:00:00+00:00"}]))
+        os.utime(run / "model" / "config.json", ns=(10**18 - number, 10**18 - number))
+    assert lasting_name("last") == str(runs / "version_3" / "model")
+    (runs / "version_3" / "run.json").write_text("[{")
+    assert lasting_name("last") == str(runs / "version_0" / "model")
 
 
 def test_a_folder_or_a_name_is_itself_whatever_it_is_called(tmp_path, monkeypatch, model_folder) -> None:
