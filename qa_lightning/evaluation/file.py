@@ -59,9 +59,9 @@ def score_file(
         theirs, ours = next(iter(predictions)), references[0]["id"]
         raise InputError(
             f"--predictions {path}: none of its {counted(len(predictions), 'answer')} is to a question of {data}: "
-            f"their ids differ ({theirs!r} there, {ours!r} here); name the data that was answered. An id that a row lacks "
-            "is made from its question, context and the answers that are read: give the rows ids, or name the columns of "
-            "answers (--columns.answer_text) to both commands"
+            f"their ids differ ({theirs!r} there, {ours!r} here); name the data that was answered. An id that a row "
+            "lacks is made from its question, context and the answers that are read: give the rows ids, or name the "
+            "columns of answers (--columns.answer_text) to both commands"
         )
     for line in _id_lines(predictions, [row["id"] for row in references], data, max_examples is not None):
         log.info(f"note: {line}")
