@@ -106,6 +106,19 @@ def test_bad_input_of_one_ends_the_others_that_wait_for_it(three, who) -> None:
     assert not three[who].is_common  # it says it itself
 
 
+def test_the_first_process_passes_a_failure_on_before_it_leaves(three, monkeypatch) -> None:
+    """It may end before its reader has come to that: the others waited for ever."""
+    send = three[0]._send_all
+
+    def slow(message: Any) -> None:
+        if "failed" in message and "_greet" in threading.current_thread().name:
+            time.sleep(2)
+        send(message)
+
+    monkeypatch.setattr(three[0], "_send_all", slow)
+    test_bad_input_of_one_ends_the_others_that_wait_for_it(three, 1)
+
+
 def test_a_fault_of_one_is_told_as_a_loss(three) -> None:
     def run(peers: Peers) -> None:
         with peers.telling():

@@ -212,6 +212,8 @@ class Peers:
         """Tell the others that this process ends as it should."""
         self._is_over = True
         self._has_left.add(self.rank)
+        if self.rank == 0:
+            self._pass_on()  # its reader may not have come to it: what ends after "left" is no news to the others
         self._send_all({"left": True})
         for connection in list(self._connections.values()):
             connection.end()
@@ -296,12 +298,19 @@ class Peers:
             self.failure, self._failed, self._is_input_error = failure, rank, is_input_error
             self._changed.notify_all()
         if self.rank == 0:
-            self._send_all({"failed": failure, "rank": rank, "is_input_error": is_input_error})
+            self._pass_on()
         time.sleep(self.seconds)
         if not self._is_over:
             if self.speaks:
                 self.tell(failure)
             os._exit(1)
+
+    def _pass_on(self) -> None:
+        """Tell the others the failure of one of them, if there is one; they keep the first that they hear."""
+        with self._changed:
+            told = {"failed": self.failure, "rank": self._failed, "is_input_error": self._is_input_error}
+        if told["failed"] is not None:
+            self._send_all(told)
 
     def _send_all(self, message: Mapping[str, Any]) -> None:
         for rank in list(self._connections):
