@@ -150,8 +150,6 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
     if not (unseen / CONFIDENCE).exists() or _answered(unseen) != _asked(third):
         words = ["--model", str(run.folder), "--data", str(third), "--output_dir", str(unseen)]
         ours("evaluate", *words, "--dtype", "bfloat16")  # as the run validates
-    scores = json.loads((unseen / "metrics.json").read_text())
-    measures = json.loads((unseen / CONFIDENCE).read_text())["measures_as_given"]
     (start,) = run.starts
     began, ended = (datetime.fromisoformat(start[name]) for name in ("started", "finished"))
     return {
@@ -161,9 +159,7 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
         "seed": seed,
         "flags": shlex.join(recipe.flags),
         **validated(run),
-        "third_em": scores.get("exact_match", scores.get("exact")),
-        "third_f1": scores["f1"],
-        **{f"third_{short}": measures[long] for short, long in MEASURES.items()},
+        **evaluated(unseen, "third_"),
         "peak_rss_mb": start["measured"]["peak_memory_bytes"] / 2**20,
         "f1_by_minute": f1_by_minute(run),
     }
@@ -179,12 +175,18 @@ def ensemble(name: str, recipe: Recipe, options: argparse.Namespace) -> dict[str
         if not (folder / CONFIDENCE).exists():
             models = ",".join(str(run.folder) for run in runs)
             ours("evaluate", "--model", models, "--data", str(data), "--output_dir", str(folder), "--dtype", "bfloat16")
-        scores = json.loads((folder / "metrics.json").read_text())
-        measures = json.loads((folder / CONFIDENCE).read_text())["measures_as_given"]
-        figures |= {f"{prefix}em": scores["exact_match"], f"{prefix}f1": scores["f1"]}
-        figures |= {f"{prefix}{short}": measures[long] for short, long in MEASURES.items()}
+        figures |= evaluated(folder, prefix)
     head = {"version": recipe.version, "model": "MiniLM", "flags": shlex.join(recipe.flags)}
     return {**head, "models": len(runs), **figures}
+
+
+def evaluated(folder: Path, prefix: str) -> dict[str, Any]:
+    """The figures that an evaluation wrote into a folder; each name begins with ``prefix``."""
+    scores = json.loads((folder / "metrics.json").read_text())
+    measures = json.loads((folder / CONFIDENCE).read_text())["measures_as_given"]
+    figures = {"em": scores.get("exact_match", scores.get("exact")), "f1": scores["f1"]}
+    figures |= {short: measures[long] for short, long in MEASURES.items()}
+    return {prefix + name: value for name, value in figures.items()}
 
 
 def _answered(folder: Path) -> int:

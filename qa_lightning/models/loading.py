@@ -69,7 +69,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, **hub: Any) -> An
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code, **hub)
     if not tokenizer.is_fast:
         raise slow_tokenizer(name, tokenizer)
-    if _finds_question_by_separators(tokenizer, name, hub):
+    # The config is read only where the tokenizer has the layout of a Longformer's.
+    if _separators(tokenizer, tokenizer.sep_token_id) == _SEPARATORS and _counts_separators(_config(name, hub)):
         tokenizer.split_special_tokens = True
     config = _config(name, hub) if tokenizer.cls_token_id is None else None
     if config is not None and not is_trained(config) and is_decoder(config):
@@ -85,8 +86,7 @@ def suited(tokenizer: Any, model: Any) -> Any:
     It gets ``token_type_ids`` in ``model_input_names``; and for a Longformer, separators in a text are text. Whatever
     takes a tokenizer that it did not load calls this.
     """
-    config = getattr(model, "config", None)
-    if getattr(config, "model_type", None) == "longformer" and not tokenizer.split_special_tokens:
+    if _counts_separators(getattr(model, "config", None)) and not tokenizer.split_special_tokens:
         tokenizer = deepcopy(tokenizer)
         tokenizer.split_special_tokens = True
     if _lacks_token_types(tokenizer) and _reads_token_types(model):
@@ -204,10 +204,14 @@ def model_summary(model: Any) -> str:
     return f"{name}{size}, {str(model.dtype).removeprefix('torch.')} on {model.device}"
 
 
-def _finds_question_by_separators(tokenizer: Any, name: str, hub: Mapping[str, Any]) -> bool:
-    """Whether the model is a Longformer; its config is read only where the tokenizer's layout is that of one."""
-    has_layout = tokenizer("a", "a")["input_ids"].count(tokenizer.sep_token_id) == _SEPARATORS
-    return has_layout and getattr(_config(name, hub), "model_type", None) == "longformer"
+def _counts_separators(config: Any) -> bool:
+    """Whether a model finds the question by the separators: Longformer does."""
+    return getattr(config, "model_type", None) == "longformer"
+
+
+def _separators(tokenizer: Any, separator: int | None) -> int:
+    """How many separators a tokenizer writes into a pair."""
+    return int(tokenizer("a", "a")["input_ids"].count(separator))
 
 
 def tokenizer_problem(model: Any, tokenizer: Any) -> str | None:
@@ -220,10 +224,10 @@ def _separator_problem(model: Any, tokenizer: Any) -> str | None:
 
     Longformer expects three: question, two separators, context, one separator (RoBERTa's layout).
     """
-    if model.config.model_type != "longformer":
+    if not _counts_separators(model.config):
         return None
     separator = model.config.sep_token_id
-    found = tokenizer("a", "a")["input_ids"].count(separator)
+    found = _separators(tokenizer, separator)
     if found == _SEPARATORS:
         return None
     return (

@@ -213,7 +213,7 @@ class Peers:
         self._is_over = True
         self._has_left.add(self.rank)
         if self.rank == 0:
-            self._pass_on()  # its reader may not have come to it: what ends after "left" is no news to the others
+            self._pass_on()  # its reader may come to that too late: after "left", the others expect no more news
         self._send_all({"left": True})
         for connection in list(self._connections.values()):
             connection.end()
