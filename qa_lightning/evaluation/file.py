@@ -47,7 +47,7 @@ def score_file(
         data, max_examples, mixed_script, reading, on_bad_rows: see `model.score_model`.
 
     Raises:
-        InputError: a file is missing or has another layout, or answers are not texts.
+        InputError: a file is missing or has another layout, answers are not texts, or none is to one of the questions.
     """
     predictions = read_predictions(path)
     broken = [key for key, text in predictions.items() if has_surrogates(key + text)]
@@ -57,11 +57,13 @@ def score_file(
     texts = {row["id"]: predictions[row["id"]] for row in references if row["id"] in predictions}
     if predictions and references and not texts:
         theirs, ours = next(iter(predictions)), references[0]["id"]
+        first = f"the first {counted(max_examples, 'question')} of {data}" if max_examples else f"a question of {data}"
+        more = "leave --max_examples out, or " if max_examples else ""
         raise InputError(
-            f"--predictions {path}: none of its {counted(len(predictions), 'answer')} is to a question of {data}: "
-            f"their ids differ ({theirs!r} there, {ours!r} here); name the data that was answered. An id that a row "
-            "lacks is made from its question, context and the answers that are read: give the rows ids, or name the "
-            "columns of answers (--columns.answer_text) to both commands"
+            f"--predictions {path}: none of its {counted(len(predictions), 'answer')} is to {first}: "
+            f"their ids differ ({theirs!r} there, {ours!r} here); {more}name the data that was answered. An id that a "
+            "row lacks is made from its question, context and the answers that are read: give the rows ids, or name "
+            "the columns of answers (--columns.answer_text) to both commands"
         )
     for line in _id_lines(predictions, [row["id"] for row in references], data, max_examples is not None):
         log.info(f"note: {line}")

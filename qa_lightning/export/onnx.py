@@ -33,6 +33,7 @@ from qa_lightning.errors import InputError, install_extra, one_line
 from qa_lightning.export.onnx_checks import compare_answers, compare_logits, comparison_batches
 from qa_lightning.files import new_folder
 from qa_lightning.inference.bulk.questions import BadRow, Question, read_questions
+from qa_lightning.inference.bulk.several import DOCUMENT_IDS
 from qa_lightning.models.computing.loss import MODEL_INPUTS, model_logits
 from qa_lightning.models.folder import (
     CHAT_TEMPLATES,
@@ -48,6 +49,7 @@ from qa_lightning.models.loading import CONFIG, lasting_name, load_answering_mod
 from qa_lightning.models.onnx import MODEL_FILE, OUTPUTS, OnnxModel, is_onnx_folder, runtime
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings
 from qa_lightning.paths import named_path
+from qa_lightning.wording import command
 
 log = logging.getLogger("qa_lightning")
 
@@ -217,6 +219,8 @@ def _read_asked(data: str, reading: ReadSettings, max_examples: int) -> list[Exa
     """Questions to compare logits on, whatever their answers."""
     rows = list(islice(read_questions(data, reading, log.info), max_examples))
     if bad := [f"{row.place}: {row.problem}" for row in rows if isinstance(row, BadRow)]:
+        if any(DOCUMENT_IDS in problem for problem in bad):
+            bad.append(f"here each row needs a context, or contexts: {DOCUMENT_IDS} are for `{command('predict')}`")
         raise InputError(bad)
     if not rows:
         raise InputError(f"{data}: {NO_QUESTIONS}")

@@ -5,7 +5,6 @@ A model needs a question answering head and a fast tokenizer with no more tokens
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -19,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from qa_lightning.errors import InputError
 from qa_lightning.features.windows import slow_tokenizer
-from qa_lightning.layout import CHECKPOINT_FOLDER, LOGS, MODEL_FOLDER, RECORD
+from qa_lightning.layout import CHECKPOINT_FOLDER, LOGS, MODEL_FOLDER, RECORD, by_last_start, read_starts
 from qa_lightning.models.heads import (
     answering_class,
     base_weights,
@@ -393,21 +392,13 @@ def _newest_model() -> str:
             f"--model {_LAST} is the newest model in {Path(LOGS).resolve()}, and there is none; train one, or pass "
             "the folder of a model"
         )
-    model = max(written, key=_begun).parent
-    newest = max(Path(LOGS).glob(f"version_*/{RECORD}"), key=_begun, default=None)
-    if newest is not None and not (newest.parent / MODEL_FOLDER).exists():
-        _warn_once(f"--model {_LAST}: {newest.parent} has no model yet, {model.parent} is the newest run that has one")
-    return str(model)
-
-
-def _begun(file: Path) -> tuple[str, int]:
-    """When the run of a file was started last, by its record: copies have times of their own; then the file's time."""
-    run = file.parent.parent if file.name == CONFIG else file.parent
-    try:
-        started = str(json.loads((run / RECORD).read_text(encoding="utf-8"))[-1]["started"])
-    except (OSError, ValueError, LookupError, TypeError):  # no run of this package, or a damaged record
-        started = ""
-    return started, file.stat().st_mtime_ns
+    models = {path.parent.parent: path.parent for path in written}
+    records = {*models, *(path.parent for path in Path(LOGS).glob(f"version_*/{RECORD}"))}
+    runs = by_last_start({run: read_starts(run / RECORD)[0] for run in records})
+    run = next(run for run in reversed(runs) if run in models)
+    if runs[-1] not in models and not (runs[-1] / MODEL_FOLDER).exists():
+        _warn_once(f"--model {_LAST}: {runs[-1]} has no model yet, {run} is the newest run that has one")
+    return str(models[run])
 
 
 def _file_problem(name: str, path: Path) -> str:

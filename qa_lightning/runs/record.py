@@ -6,11 +6,9 @@ Runs are identified and ordered by these records, not by the times of files.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -27,13 +25,21 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from qa_lightning.files import digest, write_json
-from qa_lightning.layout import BEST_CHECKPOINT, CHECKPOINT_FOLDER, FLAGS, LAST_CHECKPOINT, MODEL_FOLDER, RECORD
+from qa_lightning.layout import (
+    BEST_CHECKPOINT,
+    CHECKPOINT_FOLDER,
+    FLAGS,
+    LAST_CHECKPOINT,
+    MODEL_FOLDER,
+    RECORD,
+    by_last_start,
+    read_starts,
+    run_number,
+)
 from qa_lightning.runs.signals import slurm_job
 from qa_lightning.wording import PACKAGE, package_version, program_name
 
 log = logging.getLogger("qa_lightning")
-
-_EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 
 PACKAGES = (
     "qa-lightning",
@@ -140,12 +146,12 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
 
 def append_run(path: Path, run: Mapping[str, Any]) -> None:
     """Append a start to the list in ``path``: a resumed run has one entry per start. Readable entries are kept."""
-    write_json(path, [*_read(path)[0], dict(run)])
+    write_json(path, [*read_starts(path)[0], dict(run)])
 
 
 def complete_start(path: Path, values: Mapping[str, Any]) -> None:
     """Add to the last entry in ``path``."""
-    *before, last = _read(path)[0] or [{}]
+    *before, last = read_starts(path)[0] or [{}]
     write_json(path, [*before, last | dict(values)])
 
 
@@ -175,7 +181,7 @@ def mark_finished(
 
 def last_start(path: Path) -> dict[str, Any]:
     """The last entry in ``path``; empty if there is none or the file cannot be read."""
-    starts, _ = _read(path)
+    starts, _ = read_starts(path)
     return starts[-1] if starts else {}
 
 
@@ -192,12 +198,6 @@ class PastRun:
     folder: Path
     starts: tuple[Mapping[str, Any], ...] = field(default=())
     problem: str | None = None
-
-    @property
-    def number(self) -> int:
-        """The N of ``version_N``: a later run has a higher one; -1 for other names."""
-        found = re.fullmatch(r"version_(\d+)", self.folder.name)
-        return int(found[1]) if found else -1
 
     @property
     def finished(self) -> bool:
@@ -242,7 +242,7 @@ def claim_folder(logs: Path) -> Path:
     Raises:
         OSError: it cannot be created.
     """
-    number = 1 + max((PastRun(folder).number for folder in logs.glob("version_*")), default=-1)
+    number = 1 + max((run_number(folder) for folder in logs.glob("version_*")), default=-1)
     while True:
         folder = logs / f"version_{number}"
         logs.mkdir(parents=True, exist_ok=True)
@@ -265,19 +265,13 @@ def release_folder(folder: Path) -> None:
 
 
 def find_runs(logs: Path) -> list[PastRun]:
-    """The runs in ``logs``, in the order of the last starts in their records; a damaged record gives a warning.
-
-    A run without a recorded time comes right after the runs with lower numbers.
-    """
-    runs = sorted((past_run(folder) for folder in logs.glob("version_*") if is_run(folder)), key=lambda run: run.number)
-    latest, when = _EARLIEST, {}
+    """The runs in ``logs``, in the order of `layout.by_last_start`; a damaged record gives a warning."""
+    runs = [past_run(folder) for folder in logs.glob("version_*") if is_run(folder)]
     for run in runs:
         if run.problem:
             log.warning(f"{run.folder / RECORD} {run.problem}; of its starts, {len(run.starts)} can be read")
-        times = [_time(start.get("started")) for start in run.starts] or [None]
-        latest = max(latest, times[0] or _EARLIEST)
-        when[run.folder] = times[-1] or latest
-    return sorted(runs, key=lambda run: (when[run.folder], run.number))
+    order = by_last_start({run.folder: run.starts for run in runs})
+    return sorted(runs, key=lambda run: order.index(run.folder))
 
 
 def newest_run(logs: Path) -> PastRun | None:
@@ -288,7 +282,7 @@ def newest_run(logs: Path) -> PastRun | None:
 
 def past_run(folder: Path) -> PastRun:
     """What the record in a folder says."""
-    starts, problem = _read(folder / RECORD)
+    starts, problem = read_starts(folder / RECORD)
     return PastRun(folder, tuple(starts), problem)
 
 
@@ -304,50 +298,6 @@ def is_run(folder: Path) -> bool:
     except OSError:
         return False
     return not left or "save_every_minutes:" in config  # a flag that only this project has
-
-
-def _read(path: Path) -> tuple[list[dict[str, Any]], str | None]:
-    """The readable entries of a record, and why the rest cannot be read (None if all can)."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return [], None
-    except OSError as error:
-        return [], f"cannot be read ({error.strerror})"
-    if not content.strip(b"\0 \r\n\t"):
-        return [], "is empty, perhaps because the power failed or the disk was full"
-    text = content.decode("utf-8", errors="replace")
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return _whole_starts(text), "is damaged"
-    if isinstance(values, list) and all(isinstance(value, dict) for value in values):
-        return values, None
-    listed = values if isinstance(values, list) else [values]
-    return [value for value in listed if isinstance(value, dict)], "is not a list of starts"
-
-
-def _whole_starts(text: str) -> list[dict[str, Any]]:
-    """The entries of a JSON list before the character at which it is cut off or damaged."""
-    found: list[dict[str, Any]] = []
-    decoder, position = json.JSONDecoder(), text.find("{")
-    while position >= 0:
-        try:
-            value, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            break
-        found.append(value)
-        between = re.compile(r"[\s,]*").match(text, end)
-        position = between.end() if between and text[between.end() : between.end() + 1] == "{" else -1
-    return found
-
-
-def _time(value: Any) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
 def _now() -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from qa_lightning.errors import InputError, one_line
-from qa_lightning.layout import BEST_CHECKPOINT, CURVE_TABLE, LAST_CHECKPOINT
+from qa_lightning.layout import BEST_CHECKPOINT, CHECKPOINT_FOLDER, CURVE_TABLE, LAST_CHECKPOINT
 from qa_lightning.paths import named_path
 from qa_lightning.runs.record import PastRun, find_runs, past_run, this_command
 
@@ -178,9 +178,10 @@ def _before(run: PastRun, best: Beginning | None = None) -> Beginning | None:
         run: without a last checkpoint.
         best: its best checkpoint, which may be one that it brought along; None if that is of a later step.
     """
-    if run.resumed_from is None or not run.resumed_from.is_file():
-        return None
-    begun = read_beginning(run.resumed_from)
+    source = run.resumed_from
+    if source is None or not source.is_file() or source.resolve().parent == (run.folder / CHECKPOINT_FOLDER).resolve():
+        return None  # its own checkpoints say where its curves end
+    begun = read_beginning(source)
     if isinstance(begun, str) or (best is not None and begun.step < best.step):
         return None
     log.info(f"{run.folder} was stopped before its first checkpoint: it starts again from {begun.checkpoint}")

@@ -144,7 +144,7 @@ class QALightningModule(LightningModule):
         freeze_layers: do not train the embeddings and so many of the lowest layers; 0 freezes the embeddings alone. See
             `freeze_lowest`. None trains all.
         lora_rank: train adapters of this rank (LoRA; Hu et al., 2021) and the head in place of the model; 8 is usual,
-            with a learning rate of 1e-4 to 5e-4. Checkpoints then hold these alone. Needs the package peft; see
+            with a learning rate of 1e-4 to 2e-3. Checkpoints then hold these alone. Needs the package peft; see
             `add_lora`. None trains the model itself.
         lora_alpha: what adapters add is scaled by ``lora_alpha / lora_rank``; 16 for a rank of 8, as Hu et al. have it
             for RoBERTa-large.

@@ -266,10 +266,13 @@ def test_no_threshold_makes_a_missing_answer_right(files, tmp_path, threshold_he
 
 def test_files_that_share_no_id_get_no_score(files, tmp_path):
     """An EM of 0 would be read as one; ids that rows lack are made of what is read, answers among it."""
-    expected = r"none of its 1 answer is to a question of .*: their ids differ \('1' there, 'q1' here\)"
+    expected = r"none of its 1 answer is to a question of .*: their ids differ \('1' there, 'q1' here\); name the data"
     with pytest.raises(InputError, match=expected):
         evaluate(*files({"1": "Normans"}))
     assert evaluate(*files({})) == 0  # no answer at all
+    expected = r"is to the first 2 questions of .*; leave --max_examples out, or name the data"
+    with pytest.raises(InputError, match=expected):  # the later part of the answers
+        evaluate(*files({"q4": "x"}), "--max_examples", "2")
     table, told = tmp_path / "gold.csv", tmp_path / "answers.jsonl"
     table.write_text("question,context,label\nWho ?,Anna lives in Rome .,Anna\n")
     told.write_text(json.dumps({"id": "not made so", "answer": "Anna"}) + "\n")

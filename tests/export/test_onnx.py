@@ -308,6 +308,10 @@ def test_what_is_compared_needs_no_more_than_is_looked_at(tmp_path, copies, mode
     with pytest.raises(InputError) as caught:
         onnx_export.export_onnx(model, tmp_path / "three", data=str(table))
     assert len(caught.value.problems) == 2
+    named = write_json(tmp_path / "named.json", [{"question": "Who ?", "document_ids": ["a"]}])
+    with pytest.raises(InputError) as caught:
+        onnx_export.export_onnx(model, tmp_path / "four", data=named)
+    assert "here each row needs a context, or contexts" in caught.value.problems[-1]
     table.write_text("question,context\n")
     with pytest.raises(InputError, match=r"q\.csv: .*no"):
         onnx_export.export_onnx(model, tmp_path / "three", data=str(table))

@@ -35,6 +35,7 @@ from qa_lightning.models.loading import (
     resolve,
 )
 from qa_lightning.models.tiny import create_tiny_model
+from qa_lightning.runs.record import newest_run
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.families import FAMILIES, save
@@ -211,13 +212,12 @@ def test_a_model_is_found_by_its_run(runs, name) -> None:
     assert commands.predict(["--model", str(given), "--question", QUESTION[0], "--context", QUESTION[1]]) == 0
 
 
-def test_the_last_model_is_the_one_that_was_written_last(runs) -> None:
-    newer = Path(shutil.copytree(runs / "version_0", runs / "version_10")) / "model"
-    (runs / "version_2" / "model").mkdir(parents=True)  # killed while it was written
-    os.utime(newer / "config.json", ns=(2**62, 2**62))
-    assert lasting_name("last") == str(newer)
-    os.utime(runs / "version_0" / "model" / "config.json", ns=(2**62 + 1, 2**62 + 1))
-    assert lasting_name("last") == str(runs / "version_0" / "model")
+def test_the_last_model_without_records_is_that_of_the_highest_number(runs) -> None:
+    for number in (9, 10):
+        shutil.copytree(runs / "version_0", runs / f"version_{number}")
+    (runs / "version_11" / "model").mkdir(parents=True)  # killed while it was written
+    os.utime(runs / "version_0" / "model" / "config.json", ns=(2**62, 2**62))
+    assert lasting_name("last") == str(runs / "version_10" / "model")
 
 
 def test_a_newer_run_without_a_model_is_told(runs, capsys) -> None:
@@ -241,8 +241,10 @@ def test_in_copies_the_last_model_is_the_one_of_the_newest_run(runs) -> None:
         (run / "run.json").write_text(json.dumps([{"started": f"2026-01-0{1 + number}T08:00:00+00:00"}]))
         os.utime(run / "model" / "config.json", ns=(10**18 - number, 10**18 - number))
     assert lasting_name("last") == str(runs / "version_3" / "model")
-    (runs / "version_3" / "run.json").write_text("[{")
-    assert lasting_name("last") == str(runs / "version_0" / "model")
+    for damaged in ("[{", "", '{"command": []}', "[7]"):
+        (runs / "version_3" / "run.json").write_text(damaged)
+        assert lasting_name("last") == str(runs / "version_3" / "model")
+        assert newest_run(runs).folder == runs / "version_3"  # as --ckpt_path last has it
 
 
 def test_a_folder_or_a_name_is_itself_whatever_it_is_called(tmp_path, monkeypatch, model_folder) -> None:

@@ -24,7 +24,7 @@ from qa_lightning import QALightningModule, SquadDataModule
 from qa_lightning.errors import InputError
 from qa_lightning.runs import checkpoints
 from qa_lightning.runs.checkpoints import LastCheckpoint
-from qa_lightning.runs.resume import find_beginning
+from qa_lightning.runs.resume import find_beginning, read_beginning
 from qa_lightning.runs.signals import Stop
 from qa_lightning.training import run as run_module
 from tests.helpers import commands
@@ -323,6 +323,22 @@ def test_the_best_of_later_steps_is_not_that_of_an_earlier_checkpoint(tmp_path, 
     assert commands.train([*given, "--ckpt_path", str(early), "--trainer.limit_train_batches", "0.1"]) == 0
     again = tmp_path / "lightning_logs" / "version_2" / "checkpoints" / "best.ckpt"
     assert torch.load(again, weights_only=True)["global_step"] == 15
+
+
+def test_a_run_that_went_on_from_its_own_best_checkpoint_keeps_its_curves(tmp_path, model_folder, data) -> None:
+    """It was stopped twice before its last checkpoint could be written: the best one says where its curves end."""
+    given = arguments(tmp_path, model_folder, data, "--trainer.max_epochs", "1")
+    assert commands.train(given) == 0
+    folder = tmp_path / "lightning_logs" / "version_0"
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    best = folder / "checkpoints" / "best.ckpt"
+    for resumed_from in (None, str(best)):
+        start = {"started": "2026-01-01T08:00:00+00:00", "resumed_from": resumed_from}
+        (folder / "run.json").write_text(json.dumps([start]))
+        begun = find_beginning("last", tmp_path / "lightning_logs")
+        assert begun.checkpoint == best
+        assert begun.curves == read_beginning(best).curves
+        assert any(begun.curves.values())
 
 
 def test_a_due_validation_that_is_switched_off_does_not_keep_a_run_from_its_end(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, one_line
 
 
 def known_device(name: str | torch.device | None) -> torch.device | None:
@@ -17,9 +17,12 @@ def known_device(name: str | torch.device | None) -> torch.device | None:
         InputError: there are no such devices.
     """
     try:
-        return None if name is None else torch.device(name)
+        device = None if name is None else torch.device(name)
     except (RuntimeError, TypeError):
-        raise InputError(f"device is {name!r}; pass 'cpu', 'cuda' or, for one of several GPUs, 'cuda:1'") from None
+        device = torch.device("meta")
+    if device is not None and device.type == "meta":  # nothing is computed there
+        raise InputError(f"device is {name!r}; pass 'cpu', 'cuda' or, for one of several GPUs, 'cuda:1'")
+    return device
 
 
 def usable_device(name: str | torch.device | None) -> torch.device:
@@ -35,4 +38,11 @@ def usable_device(name: str | torch.device | None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         here = f"the GPUs here are cuda:0 to cuda:{count - 1}" if count > 1 else "the GPU here is cuda:0"
         raise InputError(f"device is {device}; {here if count else 'there is no GPU here: pass cpu, or leave it out'}")
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.empty(0, device=device)
+        except Exception as error:  # each kind of device has its own
+            raise InputError(
+                f"device is {device}, which this machine does not have ({one_line(error)}); pass cpu, or leave it out"
+            ) from None
     return device

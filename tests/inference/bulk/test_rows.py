@@ -248,6 +248,11 @@ def test_a_device_that_is_not_here_is_refused(monkeypatch, model_folder):
             Reader.from_pretrained(model_folder, device="cuda:7")
         assert usable_device(f"cuda:{count - 1}").index == count - 1
     assert AnswerRows("m", device="cuda:7")  # for another machine
+    for device in ("mps", "xpu", "hpu"):  # each fails in its own way
+        with pytest.raises(InputError, match=f"device is {device}, which this machine does not have .*; pass cpu"):
+            Reader.from_pretrained(model_folder, device=device)
+    with pytest.raises(InputError, match="device is 'meta'; pass 'cpu', 'cuda' or"):
+        AnswerRows("m", device="meta")
 
 
 def test_what_is_no_batch_of_rows_is_refused(answers):
