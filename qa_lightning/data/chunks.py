@@ -1,8 +1,9 @@
-"""Checks rows in chunks, in several processes, and writes the examples in the order of the rows.
+"""Parses and checks rows in chunks, in several processes, and writes the examples in the order of the rows.
 
 One process checks chunks in the same way, so the files do not depend on the number of processes. This process reads
-the rows, and knows what is true of all of them: ids that repeat, problems, changes. In the others, rows are checked and
-become a batch of Arrow, which costs most. Each of them has at most two chunks.
+the rows, and knows what is true of all of them: ids that repeat, problems, changes. In the others, cells are parsed,
+rows are checked and become a batch of Arrow, which costs most; what they send back beside it is about few rows. Each
+of them has at most two chunks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from qa_lightning.data.examples import SCHEMA, CheckedRow, Example, ExampleSettings, Merged, RowChanges, check_row
+from qa_lightning.data.columns import usual_row
+from qa_lightning.data.examples import SCHEMA, CheckedRow, ExampleSettings, Merged, RowChanges, check_row
 from qa_lightning.data.formats import PlacedRow
 from qa_lightning.errors import InputError
 from qa_lightning.workers import forked
@@ -31,29 +33,36 @@ class CheckedChunk:
     """The rows of a chunk after their check.
 
     Attributes:
-        rows: checked; their examples have no texts.
-        batch: the examples with their texts, as a serialized batch of Arrow.
+        names: id of each row's example; None for a row that cannot be used.
+        answered: whether each row's example has an answer.
+        notes: index of a row in the chunk -> its problems or changes, without its example; most rows have none.
+        batch: the examples.
     """
 
-    rows: list[CheckedRow]
-    batch: bytes
+    names: list[str | None]
+    answered: list[bool]
+    notes: dict[int, CheckedRow]
+    batch: pa.RecordBatch
 
 
 def write_checked(
     rows: Iterable[PlacedRow],
+    separator: str | None,
     path: Path,
     settings: ExampleSettings,
     changes: RowChanges,
-    keep: Callable[[Example], bool],
+    keep: Callable[[str, bool], bool],
     workers: int,
     what: str,
 ) -> int:
     """Write the valid examples of some rows as an Arrow stream, as `examples.write_examples` does.
 
     Args:
-        rows, changes, keep: see `examples.read_examples`.
+        rows: from `columns.renamed`.
+        separator: see `columns.ReadSettings.answer_separator`.
         path: of the file.
         settings: how bad rows are dealt with.
+        changes, keep: see `examples.read_examples`.
         workers: number of processes; one checks in this process.
         what: one of them, for the message that it has ended.
 
@@ -65,7 +74,8 @@ def write_checked(
     """
 
     def check(job: bytes | RowChunk | None) -> CheckedChunk | None:
-        return None if job is None else checked_chunk(pickle.loads(job) if isinstance(job, bytes) else job, settings)
+        chunk = pickle.loads(job) if isinstance(job, bytes) else job
+        return None if chunk is None else checked_chunk(chunk, separator, settings)
 
     broken: list[InputError] = []
     chunks = _chunks(rows, broken)
@@ -79,39 +89,38 @@ def write_checked(
         pa.ipc.new_stream(file, SCHEMA) as writer,
     ):
         for chunk, found in check_in_order(jobs):
-            done = checked_chunk(chunk, settings) if found is None else found
-            wanted = _merge(merged, chunk, done.rows)
+            done = checked_chunk(chunk, separator, settings) if found is None else found
+            wanted = _merge(merged, chunk, done)
             if any(wanted):
-                batch = pa.ipc.read_record_batch(pa.py_buffer(done.batch), SCHEMA)
-                writer.write_batch(batch if all(wanted) else batch.filter(pa.array(wanted)))
+                writer.write_batch(done.batch if all(wanted) else done.batch.filter(pa.array(wanted)))
         if broken:
             raise InputError([*broken[0].problems, *merged.told_at_a_break])
         merged.end()
     return merged.found
 
 
-def _merge(merged: Merged, chunk: RowChunk, checked: list[CheckedRow]) -> list[bool]:
+def _merge(merged: Merged, chunk: RowChunk, done: CheckedChunk) -> list[bool]:
     """Merge the checked rows of a chunk; returns, for each example, whether it is wanted."""
     wanted = []
-    for (place, row), one in zip(chunk, checked, strict=True):
-        if one.example is None:
-            merged.refuse(one)
-        else:
-            one.example["context"] = row["context"]  # which was not sent back
-            wanted.append(merged.takes(place, row, one))
+    for number, ((place, row), name, answered) in enumerate(zip(chunk, done.names, done.answered, strict=True)):
+        note = done.notes.get(number)
+        if name is not None:
+            wanted.append(merged.takes(place, name, row["context"], answered, note))
+        elif note is not None:
+            merged.refuse(note)
     return wanted
 
 
-def checked_chunk(chunk: RowChunk, settings: ExampleSettings) -> CheckedChunk:
-    """Check the rows of a chunk."""
-    checked = [check_row(place, row, settings.policy) for place, row in chunk]
-    examples = [one.example for one in checked if one.example is not None]
-    batch = pa.RecordBatch.from_pylist(examples, schema=SCHEMA)
-    light = [
-        replace(one, example=one.example and Example(id=one.example["id"], answers=one.example["answers"]))
-        for one in checked
-    ]
-    return CheckedChunk(light, batch.serialize().to_pybytes())
+def checked_chunk(chunk: RowChunk, separator: str | None, settings: ExampleSettings) -> CheckedChunk:
+    """Parse and check the rows of a chunk."""
+    checked = [check_row(place, usual_row(row, separator), settings.policy) for place, row in chunk]
+    examples = [one.example for one in checked]
+    return CheckedChunk(
+        [None if example is None else example["id"] for example in examples],
+        [bool(example and example["answers"]["text"]) for example in examples],
+        {number: replace(one, example=None) for number, one in enumerate(checked) if one.noted},
+        pa.RecordBatch.from_pylist([example for example in examples if example], schema=SCHEMA),
+    )
 
 
 def _pickled(chunk: RowChunk) -> bytes | None:

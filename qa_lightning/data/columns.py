@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from qa_lightning.data.cells import answer_between, answers_of, truth, whole_number
+from qa_lightning.data.cells import NOTHING, answer_between, answers_of, truth, whole_number
 from qa_lightning.data.formats import (
     CONTEXTS,
     BrokenRow,
@@ -124,13 +124,25 @@ def with_usual_columns(
     only_asked: bool = False,
     skips: bool = False,
 ) -> Iterator[PlacedRow]:
-    """Give rows the usual columns: rename, parse and complete them.
+    """Give rows the usual columns: rename them (`renamed`), parse and complete them (`usual_row`)."""
+    for place, row in renamed(rows, reading, log_line, only_asked, skips):
+        yield place, usual_row(row, reading.answer_separator)
+
+
+def renamed(
+    rows: Iterable[PlacedRow],
+    reading: ReadSettings,
+    log_line: Callable[[str], None] = lambda line: None,
+    only_asked: bool = False,
+    skips: bool = False,
+) -> Iterator[PlacedRow]:
+    """Give the columns of rows their usual names, keys of `SYNONYMS`, and leave the others out.
 
     Names are chosen once for each distinct set of columns, so files with different columns can be read together.
 
     Args:
         rows: from `sources.read_rows`.
-        reading: the names that a person gave, and what stands between several answers.
+        reading: the names that a person gave.
         log_line: is called once with each line that says how the data is read: for each distinct choice of columns that
             is not the usual one, which names differ, whether ids are made, and whether offsets are searched for; and
             the remarks of the files' readers.
@@ -147,6 +159,7 @@ def with_usual_columns(
     broken: list[PlacedRow] = []  # rows from the first one that lacks the columns to the first one that has them
     lacking: list[str] = []  # the problems of the first one of them
     count = 0  # of those that lack the columns
+    told: Mapping[str, str] = {}  # the names in the row before
 
     def log_once(line: str, where: str = "") -> None:
         if line and line not in logged:
@@ -183,7 +196,9 @@ def with_usual_columns(
                 broken.clear()
                 count = 0
             continue
-        log_once(_choice_line(names, row), "columns: " if is_first else f"columns as in {place}: ")
+        if names is not told:  # one choice has one line
+            log_once(_choice_line(names, row), "columns: " if is_first else f"columns as in {place}: ")
+            told = names
         yield from broken
         broken.clear()
         if problems := [unread[column] for column in unread if column in names.values()]:
@@ -191,9 +206,9 @@ def with_usual_columns(
         for line in unread.values():
             log_once(line)
         unread.clear()
-        usual = usual_row(row, names, reading.answer_separator)
-        log_once(_texts_line(row, usual, names))
-        yield place, usual
+        row = {name: row[column] for name, column in names.items()}
+        log_once(_texts_line(row))
+        yield place, row
     if lacking and not choices.made:
         raise InputError(lacking)
 
@@ -341,15 +356,16 @@ def _missing_column(name: str, has: str, free: set[str], lacking: int, needed: s
     return what + text if name == "answers" else what
 
 
-def usual_row(row: Mapping[str, Any], names: Mapping[str, str], separator: str | None = None) -> dict[str, Any]:
+def usual_row(row: dict[str, Any], separator: str | None = None) -> dict[str, Any]:
     """A row with the usual columns; values that cannot be parsed stay as they are, and `examples.check_row` finds them.
 
     Args:
-        row: a raw row.
-        names: usual name -> column of the row, from `choose_columns`.
+        row: from `renamed`; a `BrokenRow` stays as it is.
         separator: see `ReadSettings.answer_separator`.
     """
-    usual = {name: row[column] for name, column in names.items()}
+    if isinstance(row, BrokenRow):
+        return row
+    usual = dict(row)
     answers = "answers" if "answers" in usual else "answer_text"
     if answers in usual:
         usual["answers"] = answers_of(usual[answers], usual.get("answer_start"), usual.get("context"), separator)
@@ -362,7 +378,7 @@ def usual_row(row: Mapping[str, Any], names: Mapping[str, str], separator: str |
     for name in ("id", "title"):
         if isinstance(usual.get(name), (float, Decimal)):  # what pandas makes of numbers, if one of them is missing
             usual[name] = whole_number(usual[name])
-    if "id" not in names:
+    if "id" not in usual:
         usual["id"] = made_id(usual)
     return usual
 
@@ -410,10 +426,10 @@ def _choice_line(names: Mapping[str, str], row: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _texts_line(row: Mapping[str, Any], usual: Mapping[str, Any], names: Mapping[str, str]) -> str:
+def _texts_line(row: Mapping[str, Any]) -> str:
     """A line that says that ``answers`` holds a text without its offset; empty for any other row."""
-    if "answer_start" in names or "answers" not in names or not usual["answers"]:
+    text = row.get("answers")
+    if "answer_start" in row or not isinstance(text, str) or text.strip().lower() in NOTHING:
         return ""
-    text = row[names["answers"]]
-    plain = isinstance(text, str) and not text.lstrip().startswith(("{", "[", "(", "array("))
+    plain = not text.lstrip().startswith(("{", "[", "(", "array("))
     return "answers are texts: answer_start from the context, if the answer occurs there once" if plain else ""

@@ -7,7 +7,7 @@ Rows are streamed. To find duplicate ids, all ids are kept in a temporary file (
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +85,11 @@ class CheckedRow:
     repaired: list[str] = field(default_factory=list)
     unplaced: list[Problem] = field(default_factory=list)
 
+    @property
+    def noted(self) -> bool:
+        """Whether it has problems or changes."""
+        return bool(self.problems or self.left_out or self.repaired or self.unplaced)
+
 
 def check_row(
     place: str,
@@ -116,7 +121,8 @@ def check_row(
         problems.append(Problem("contradiction", f"{place}: is_impossible is {said}; correct one of the two"))
     if problems:
         return CheckedRow(problems=problems)
-    example = Example(id=str(row["id"]), question=row["question"], context=row["context"], answers=answers.good)
+    name = row["id"] if isinstance(row["id"], str) else str(row["id"])
+    example = Example(id=name, question=row["question"], context=row["context"], answers=answers.good)
     title = row.get("title")
     if isinstance(title, int):  # a table's number of an article
         title = str(title)
@@ -176,7 +182,7 @@ def read_examples(
     rows: Iterable[PlacedRow],
     on_bad_rows: OnBadRows,
     changes: RowChanges | None = None,
-    keep: Callable[[Example], bool] = lambda _: True,
+    keep: Callable[[str, bool], bool] = lambda *_: True,
     max_examples: int | None = None,
     fix: str | None = None,
     texts_alone: bool = False,
@@ -188,7 +194,8 @@ def read_examples(
         on_bad_rows: ``error`` raises for bad rows, ``skip`` leaves them out; ``repair`` repairs answers whose right
             offset is certain and raises for the other bad rows, ``repair_or_skip`` leaves those out.
         changes: gets the changes of wanted examples, and the bad rows that are left out.
-        keep: whether a valid example is wanted; the others are not yielded.
+        keep: whether a valid example is wanted, by its context and by whether it has an answer; the others are not
+            yielded.
         max_examples: stop reading after this many wanted examples.
         fix: what the message advises for bad rows; None names the values of ``--data.on_bad_rows``.
         texts_alone: take answers with a wrong offset, because only their texts are needed.
@@ -201,10 +208,11 @@ def read_examples(
     with closing(Merged(settings, changes, keep)) as merged:
         for place, row in _until_broken(rows, merged.told_at_a_break):
             checked = check_row(place, row, settings.policy)
-            if checked.example is not None and merged.takes(place, row, checked):
-                yield checked.example
-            elif checked.example is None:
+            example = checked.example
+            if example is None:
                 merged.refuse(checked)
+            elif merged.takes(place, example["id"], example["context"], bool(example["answers"]["text"]), checked):
+                yield example
             if merged.found == max_examples:
                 break
         merged.end()
@@ -245,7 +253,9 @@ class Merged:
         found: wanted examples so far.
     """
 
-    def __init__(self, settings: ExampleSettings, changes: RowChanges | None, keep: Callable[[Example], bool]) -> None:
+    def __init__(
+        self, settings: ExampleSettings, changes: RowChanges | None, keep: Callable[[str, bool], bool]
+    ) -> None:
         self._settings, self._changes, self._keep = settings, changes, keep
         self._places = IdPlaces()
         self._problems: list[str] = []
@@ -257,18 +267,23 @@ class Merged:
         """The problems that the error of a source that breaks off also lists; grows."""
         return [] if self._settings.skips else self._problems
 
-    def takes(self, place: str, row: Mapping[str, Any], checked: CheckedRow) -> bool:
-        """Whether the example of a row is wanted; its changes are noted, or that its id repeats."""
-        example = checked.example
-        assert example is not None
-        if first := self._places.add(example["id"], place):
-            self.refuse(CheckedRow(problems=[_twice(place, row["id"], first)]))
+    def takes(self, place: str, name: str, context: str, answered: bool, checked: CheckedRow | None) -> bool:
+        """Whether the example of a row is wanted; its changes are noted, or that its id repeats.
+
+        Args:
+            place: of the row.
+            name, context: the example's.
+            answered: whether the example has an answer.
+            checked: the row's changes; None if there are none.
+        """
+        if first := self._places.add(name, place):
+            self.refuse(CheckedRow(problems=[_twice(place, name, first)]))
             return False
         self._valid += 1
-        if not self._keep(example):
+        if not self._keep(context, answered):
             return False
         self.found += 1
-        if self._changes is not None:
+        if self._changes is not None and checked is not None:
             self._changes.add(checked)
         return True
 
@@ -331,11 +346,11 @@ def _summed_up(problems: list[str], fix: str) -> list[str]:
     return [f"{counted(len(problems), 'problem')} in the data ({fix}):", *problems]
 
 
-def _twice(place: str, name: Any, first: str) -> Problem:
+def _twice(place: str, name: str, first: str) -> Problem:
     if isinstance(name, MadeId):
         what = f"{place}: has the same question, context and answers as {first}; leave one of the two out"
         return Problem("same_row", what)
-    return Problem("duplicate_id", f"{place}: id {str(name)!r} is also the id of {first}; ids must be unique")
+    return Problem("duplicate_id", f"{place}: id {name!r} is also the id of {first}; ids must be unique")
 
 
 class IdPlaces:

@@ -58,10 +58,10 @@ def score_file(
     if predictions and references and not texts:
         theirs, ours = next(iter(predictions)), references[0]["id"]
         first = f"the first {counted(max_examples, 'question')} of {data}" if max_examples else f"a question of {data}"
-        more = "leave --max_examples out, or " if max_examples else ""
+        or_else = "leave --max_examples out, or " if max_examples else ""
         raise InputError(
             f"--predictions {path}: none of its {counted(len(predictions), 'answer')} is to {first}: "
-            f"their ids differ ({theirs!r} there, {ours!r} here); {more}name the data that was answered. An id that a "
+            f"their ids differ ({theirs!r} there, {ours!r} here); {or_else}name the data that was answered. An id that a "
             "row lacks is made from its question, context and the answers that are read: give the rows ids, or name "
             "the columns of answers (--columns.answer_text) to both commands"
         )

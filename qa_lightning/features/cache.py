@@ -24,14 +24,13 @@ import pyarrow.compute as pc
 from qa_lightning.caching import build_once
 from qa_lightning.data.answers import UNPLACED
 from qa_lightning.data.chunks import write_checked
-from qa_lightning.data.columns import ReadSettings, with_usual_columns
+from qa_lightning.data.columns import ReadSettings, renamed, usual_row
 from qa_lightning.data.division import Fold, Groups, in_validation
 from qa_lightning.data.examples import (
     LEFT_OUT,
     NO_QUESTIONS,
     REPAIRED,
     SKIPPING,
-    Example,
     ExampleSettings,
     OnBadRows,
     RowChanges,
@@ -182,7 +181,7 @@ class PreparedSplit:
         seen, changes = _Seen(), RowChanges()
         column_lines: list[str] = []
         total = count_rows(self.source, self._part) if self.max_examples is None else None
-        rows = with_usual_columns(
+        rows = renamed(
             tracked(read_rows(self.source, self._part, self.reading), total, what=f"{self.split}: reading"),
             self.reading,
             column_lines.append,
@@ -224,26 +223,28 @@ class PreparedSplit:
         (folder / "summary.json").write_text(json.dumps(summary))
 
     def _write_rows(
-        self, rows: Iterator[PlacedRow], path: Path, changes: RowChanges, wanted: Callable[[Example], bool]
+        self, rows: Iterator[PlacedRow], path: Path, changes: RowChanges, wanted: Callable[[str, bool], bool]
     ) -> int:
+        separator = self.reading.answer_separator
         if self.max_examples is None:
             settings = ExampleSettings(self.on_bad_rows, self.texts_alone)
-            return write_checked(rows, path, settings, changes, wanted, self.workers, WORKER)
+            return write_checked(rows, separator, path, settings, changes, wanted, self.workers, WORKER)
         # Row by row: nothing behind the last one that is taken is looked at.
+        usual = ((place, usual_row(row, separator)) for place, row in rows)
         examples = read_examples(
-            rows, self.on_bad_rows, changes, wanted, self.max_examples, texts_alone=self.texts_alone
+            usual, self.on_bad_rows, changes, wanted, self.max_examples, texts_alone=self.texts_alone
         )
         return write_examples(examples, path)
 
-    def _is_wanted(self, seen: _Seen, example: Example) -> bool:
+    def _is_wanted(self, seen: _Seen, context: str, answered: bool) -> bool:
         """Whether a valid example belongs to this split; it is counted."""
         seen.rows += 1
         if self.divided:
             if len(seen.contexts) < _CONTEXTS_COUNTED:
-                seen.contexts.add(example["context"])
-            if in_validation(example["context"], *self.divided) != (self.split == "validation"):
+                seen.contexts.add(context)
+            if in_validation(context, *self.divided) != (self.split == "validation"):
                 return False
-        seen.unanswerable += not example["answers"]["text"]
+        seen.unanswerable += not answered
         return True
 
     def _with_source(self, error: InputError, seen: _Seen) -> InputError:

@@ -257,8 +257,9 @@ def test_skip_without_a_good_row_does_not_advise_skip(tmp_path):
 
 
 def test_only_repairs_of_wanted_rows_are_listed(tmp_path):
-    path = write(tmp_path, "questions.json", as_json(BROKEN))
-    _, repairs = read(path, "repair", keep=lambda item: item["id"] == "several answers")
+    broken = [{**one, "context": f"{one['context']} {one['id']}"} for one in BROKEN]
+    path = write(tmp_path, "questions.json", as_json(broken))
+    _, repairs = read(path, "repair", keep=lambda context, _: context.endswith("several answers"))
     assert repairs == [f"{path} {line}" for line in MOVED[1:3]]
 
 

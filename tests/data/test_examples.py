@@ -59,9 +59,9 @@ def test_reading_stops_at_the_wanted_number_and_leaves_out_what_is_not_wanted():
     def rows():
         for number in count():
             seen.append(number)
-            yield f"row {number}", row(id=number)
+            yield f"row {number}", row(id=number, context=f"{CONTEXT} {number}")
 
-    examples = list(read_examples(rows(), "error", keep=lambda item: int(item["id"]) % 2 == 1, max_examples=3))
+    examples = list(read_examples(rows(), "error", keep=lambda context, _: int(context[-1]) % 2 == 1, max_examples=3))
     assert [item["id"] for item in examples] == ["1", "3", "5"]
     assert len(seen) == 6  # what comes after the last one may be broken
 
@@ -123,8 +123,8 @@ def test_the_split_puts_no_context_on_both_sides_and_loses_no_row(tmp_path):
     random.Random(0).shuffle(rows)
     path = tmp_path / "questions.jsonl"
     path.write_bytes(as_lines(rows))
-    validation = read(path, keep=lambda item: in_validation(item["context"], 0.2, 42))
-    training = read(path, keep=lambda item: not in_validation(item["context"], 0.2, 42))
+    validation = read(path, keep=lambda context, _: in_validation(context, 0.2, 42))
+    training = read(path, keep=lambda context, _: not in_validation(context, 0.2, 42))
     assert len(training) + len(validation) == 300
     sides = [{item["context"] for item in side} for side in (training, validation)]
     assert all(sides)
@@ -339,7 +339,7 @@ def test_skipping_bad_rows_is_still_an_error_when_no_row_is_left(tmp_path):
 def test_bad_rows_left_out_are_no_error_of_a_part_that_no_valid_row_belongs_to():
     rows = [("row 1", row(question="")), ("row 2", row())]
     with pytest.raises(InputError, match=r"^the data has no questions$"):
-        list(read_examples(rows, "skip", keep=lambda _: False))
+        list(read_examples(rows, "skip", keep=lambda *_: False))
 
 
 # --- the real data ---

@@ -17,7 +17,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -500,7 +499,7 @@ def test_any_number_of_processes_prepares_the_same_bytes(tmp_path, small_chunks,
     names = {Path(name).name for name in seen[0]}
     assert {"examples.arrow", "windows.bin", "left_out.txt", "summary.json"} <= names
     part = changes.get("divided")
-    wanted = partial(in_validation_of, part) if part else lambda _: True
+    wanted = (lambda context, _: in_validation(context, *part)) if part else lambda *_: True
     one_by_one = list(read_examples(read_rows(made.source, "validation"), on_bad_rows, keep=wanted))
     assert [{**row, "title": None} for row in one_by_one] == list(open_examples(made.examples_folder))
     assert len(one_by_one) > 10
@@ -521,10 +520,6 @@ def test_long_contexts_are_cut_few_at_a_time_to_the_same_windows(tmp_path, monke
     assert seen[0] == seen[1]
     assert len(jobs[0]) == 1
     assert max(sum(map(len, contexts[first : stop - 1])) for first, stop in jobs[1]) < 900
-
-
-def in_validation_of(part: tuple[float, int], example: dict) -> bool:
-    return in_validation(example["context"], *part)
 
 
 def test_any_number_of_processes_finds_the_same_faults_in_the_same_order(tmp_path, small_chunks) -> None:
