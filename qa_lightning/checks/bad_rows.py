@@ -21,7 +21,9 @@ from qa_lightning.wording import shown
 
 Severity = Literal["error", "warning", "note"]
 LANGUAGE_SAMPLE = 300  # contexts
+_MARKED, _MARKED_SHARE = 10, 0.05  # as many questions, and as large a part of them, with one answer are no accident
 
+OR_SKIP = ", or train with --data.on_bad_rows skip, which leaves the rows out"
 # kind -> severity, title, fix
 ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "columns": ("error", "rows without a column", "name it, for example with --data.columns.question NAME"),
@@ -33,12 +35,12 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "empty": (
         "error",
         "empty or null fields",
-        "fill them in, or train with --data.on_bad_rows skip, which leaves the rows out",
+        f"fill them in{OR_SKIP}",
     ),
     "type": (
         "error",
         "fields of a wrong type",
-        "correct them, or train with --data.on_bad_rows skip, which leaves the rows out",
+        f"correct them{OR_SKIP}",
     ),
     "line": (
         "error",
@@ -49,9 +51,9 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "duplicate_id": (
         "error",
         "repeated ids",
-        "make them unique, or leave the id column out: ids are then made",
+        "make them unique, or pass --data.columns.id none: ids are then made from each row's content",
     ),
-    "same_row": ("error", "rows that stand twice", "leave one of the two out"),
+    "same_row": ("error", "rows that stand twice", f"leave one of the two out{OR_SKIP}"),
     "answers": (
         "error",
         "answers in another shape",
@@ -65,7 +67,7 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
     "unplaced": (
         "error",
         "answers without an answer_start that occur several times, or not at all",
-        "give their answer_start, or correct the text",
+        f"give their answer_start, or correct the text{OR_SKIP}",
     ),
     "left_out": (
         "warning",
@@ -77,6 +79,11 @@ ROW_FINDINGS: dict[str, tuple[Severity, str, str]] = {
         "note",
         "answers whose text occurs several times in the context",
         "make sure that answer_start is the occurrence that is meant",
+    ),
+    "marker": (
+        "warning",
+        "questions whose answer is the same text at the end of their context",
+        "if it means that there is no answer, leave these answers empty: it now counts as an answer that is found",
     ),
     "asked_twice": (
         "warning",
@@ -172,10 +179,15 @@ class Findings:
         """Replace the fix of a kind by one that names the data's own numbers."""
         self._all[kind].fix = fix
 
-    def join(self, others: Findings) -> None:
+    def leave_out(self, part: str) -> None:
+        """Leave a part of fixes out, which does not help here."""
+        for one in self._all.values():
+            one.fix = one.fix.replace(part, "")
+
+    def join(self, others: Iterable[Finding]) -> None:
         """Add the findings of another part of the data, after these."""
-        for kind, other in others._all.items():
-            mine = self._all[kind]
+        for other in others:
+            mine = self._all[other.kind]
             mine.count += other.count
             mine.rows = (mine.rows + other.rows)[: self._max_rows]
 
@@ -195,7 +207,9 @@ class RowCheck:
 
     def __init__(self, max_rows: int = 5, other_contexts: frozenset[int] = frozenset()) -> None:
         self.findings = Findings(ROW_FINDINGS, max_rows)
-        self.rows = self.unanswerable = self.answers = 0
+        self.rows = self.unanswerable = self.answers = self._valid = 0
+        self._at_end: dict[str, Finding] = {}  # answer at the end of its context -> its questions
+        self._max_rows = max_rows
         self._contexts_of_rows: set[int] = set()  # of all rows; the others are of valid rows
         self._contexts: set[int] = set()
         self._leaked: set[int] = set()
@@ -238,14 +252,30 @@ class RowCheck:
                 what = f"the same as {first}" if made else f"is also the id of {first}"
                 self.findings.add("same_row" if made else "duplicate_id", place, name, what)
                 continue
+            self._valid += 1
             self._check(place, example)
             yield example
+        self._end()
+
+    def _end(self) -> None:
+        """Add what is known after the last row."""
+        for found in self._at_end.values():
+            if found.count >= max(_MARKED, self._valid * _MARKED_SHARE):
+                self.findings.join([found])
+        self._at_end.clear()
+        if self.rows and not self._valid:
+            self.findings.leave_out(OR_SKIP)
 
     def _check(self, place: str, example: Example) -> None:
         question, context, answers = example["question"], example["context"], example["answers"]
         self.unanswerable += not answers["text"]
         self.answers += len(answers["text"])
         self._check_context(place, example)
+        ends = {text for text in answers["text"] if context.endswith(text)}
+        if len(ends) == 1 and ends == set(answers["text"]):
+            (text,) = ends
+            known = self._at_end.setdefault(text, Finding("marker", *ROW_FINDINGS["marker"]))
+            known.add(place, example["id"], shown(text), self._max_rows)
         for text in dict.fromkeys(answers["text"]):
             if len(found := occurrences(text, context, 6)) > 1:
                 more = " and elsewhere" if len(found) > 5 else ""

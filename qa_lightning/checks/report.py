@@ -34,7 +34,7 @@ from qa_lightning.wording import counted, visible
 AT_START = 100_000  # rows of a split that are checked, at most, when training begins
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _LOGGED_ELSEWHERE = ("cut_question", "unheld")  # `features.cache.describe_split` logs lines about these
-_FORMAT = 3  # of the cached reports; raise it when the checks change
+_FORMAT = 4  # of the cached reports; raise it when the checks change
 
 
 def check_source(
@@ -90,7 +90,7 @@ def check_source(
         report = Report(source, {"read": lines["train"] + others, **check.facts()})
         if validation is not None:
             report.facts["validation"] = held_out.facts()
-        check.findings.join(held_out.findings)
+        check.findings.join(held_out.findings.found())
         report.add(check.findings.found())
         if tokenizer is None:
             report.facts["tokens_unchecked"] = "name a model with --model"

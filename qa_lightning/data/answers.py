@@ -167,7 +167,8 @@ def _pair(place: str, answer: dict[Any, Any]) -> tuple[Any, Any] | Problem:
     if "text" in answer or all(map(is_nothing, answer.values())):
         return answer.get("text"), answer.get("answer_start")
     what = f"{place}: answer {shown(answer)} has no text under a known name, only {listed(map(str, answer))}; name its "
-    return Problem("answers", what + "parts text and answer_start, or start and end")
+    count = "; offsets count characters, not bytes" if any("byte" in str(name).lower() for name in answer) else ""
+    return Problem("answers", f"{what}parts text and answer_start, or start and end{count}")
 
 
 def _text_problem(place: str, text: Any, context: str) -> Problem | None:

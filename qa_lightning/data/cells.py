@@ -181,10 +181,11 @@ def _of_object(given: dict[str, Any], context: Any, separator: str | None) -> An
             return _of_texts(text, None, context, separator)
         if not isinstance(start, list) or len(start) != len(text):
             return {"text": text, "answer_start": start}
-        return {"text": text, "answer_start": [whole_number(one) for one in start]}
+        offsets = [_offset(one, given, context) for one, given in zip(text, start, strict=True)]
+        return {"text": text, "answer_start": offsets}
     if names[1] is None and isinstance(text, str) and text.strip():
         return _of_texts([text], None, context, separator)
-    return [{"text": text, "answer_start": whole_number(start)}]
+    return [{"text": text, "answer_start": _offset(text, start, context)}]
 
 
 def _name_in(answers: dict[str, Any], known: tuple[str, ...]) -> str | None:
@@ -203,7 +204,7 @@ def _of_texts(texts: list[str], start: Any, context: Any, separator: str | None)
     starts = starts if isinstance(starts, list) else [starts] * (len(texts) if is_nothing(starts) else 1)
     if len(starts) != len(texts):
         return {"text": texts, "answer_start": starts}
-    offsets = [_offset(one, whole_number(given), context) for one, given in zip(texts, starts, strict=True)]
+    offsets = [_offset(one, given, context) for one, given in zip(texts, starts, strict=True)]
     return [{"text": one, "answer_start": offset} for one, offset in zip(texts, offsets, strict=True)]
 
 
@@ -219,7 +220,7 @@ def _of_pair(value: Any, context: Any) -> dict[str, Any] | None:
     if not isinstance(value, list) or len(value) != 2 or not _is_whole(last := whole_number(value[1])):
         return None
     if isinstance(value[0], str):
-        return {"text": value[0], "answer_start": last}
+        return {"text": value[0], "answer_start": _offset(value[0], last, context)}
     return _between(whole_number(value[0]), last, context) if _is_pair(value) else None
 
 
@@ -274,12 +275,25 @@ def _holds_text(context: Any, text: str) -> bool:
     return len(words) > 1 and words[0] in context and " ".join(words) in " ".join(context.split())
 
 
-def _offset(text: Any, start: Any, context: Any) -> Any:
-    """The offset of an answer: ``start`` if it is given, else that of its only occurrence as whole words, else None."""
-    if start is not None or not (isinstance(text, str) and text.strip() and isinstance(context, str)):
+def _offset(text: Any, given: Any, context: Any) -> Any:
+    """The offset of an answer: the one that is given, else that of its only occurrence as whole words, else None.
+
+    An offset of -1 says that it is not known.
+    """
+    start = whole_number(given)
+    if not (isinstance(text, str) and text.strip()):
+        return start
+    if is_unknown(start):
+        start = None
+    if start is not None or not isinstance(context, str):
         return start
     found = repaired(text, None, context)
     return found.start if found and found.text == text else None
+
+
+def is_unknown(start: Any) -> bool:
+    """Whether the offset of a text says that it is not known: there is none, or -1."""
+    return start in (None, -1, "-1") and not isinstance(start, bool)
 
 
 def unplaced_hint(text: str, context: str) -> str:

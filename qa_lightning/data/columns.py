@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from qa_lightning.data.cells import NOTHING, answer_between, answers_of, truth, whole_number
+from qa_lightning.data.cells import NOTHING, answer_between, answers_of, is_unknown, truth, whole_number
 from qa_lightning.data.formats import (
     CONTEXTS,
     BrokenRow,
@@ -44,15 +45,21 @@ _APART = ("answer_text", "answer_start", "answer_end")  # the columns that toget
 _BARE = {synonym.replace("_", "") for synonyms in SYNONYMS.values() for synonym in synonyms}
 _BETWEEN = str.maketrans("", "", " \t\r\n\f\v\xa0._-")  # characters between the words of a name
 _MAX_BROKEN = 100  # this many first rows without the needed columns stop the reading: the columns are wrong, not a row
+_START = "answer_start"
+_SEARCHED = "answer_start from the context, if the answer occurs there once"
+_BETWEEN_OFFSETS = "answers between two offsets, the second one after the last character"
+_PAIRS = "answers are pairs of numbers: offsets in characters, the second one after the last character"
+_PAIR = re.compile(r"\s*[\[(]+\s*\d+\s*,\s*\d+\s*[\])]")  # as JSON or Python writes it
+NO_COLUMN = "none"  # given as a column's name: the data has none, whatever its columns are called
 PLACE = "\0"  # stands for the row's place in problems that many rows have
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of your data's columns; None guesses the name.
+    """Names of your data's columns; None guesses the name, and ``none`` says that there is no such column.
 
     Args:
-        id: column of the question's id; without such a column, ids are made from each row's content.
+        id: column of the question's id; without such a column, or with ``none``, ids are made from each row's content.
         question: column of the question.
         context: column of the text that the question is about.
         answers: column of answers with offsets, ``{"text": [...], "answer_start": [...]}``, as such or as JSON.
@@ -207,7 +214,7 @@ def renamed(
             log_once(line)
         unread.clear()
         row = {name: row[column] for name, column in names.items()}
-        log_once(_texts_line(row))
+        log_once(_answers_line(row))
         yield place, row
     if lacking and not choices.made:
         raise InputError(lacking)
@@ -269,8 +276,10 @@ def choose_columns(
         columns fit one name.
     """
     has = listed(there) or "none"
-    names = {name: given for name, given in asdict(columns).items() if given is not None}
     every = set(there)
+    told = {name: given for name, given in asdict(columns).items() if given is not None}
+    without = {name for name, given in told.items() if given == NO_COLUMN and NO_COLUMN not in every}
+    names = {name: given for name, given in told.items() if name not in without}
     problems = [
         f"--data.columns.{name} {given}: {PLACE} has no such column; it has {has}"
         for name, given in names.items()
@@ -284,7 +293,7 @@ def choose_columns(
         problems.append(
             "--data.columns.answers: leave it out, or leave out --data.columns.answer_text, answer_start, answer_end"
         )
-    unsure = _guess(there, names, problems, apart, only_asked)
+    unsure = _guess(there, names, problems, apart, only_asked, without)
     known = names.keys() | unsure
     missing = [name for name in ("question", "context") if name not in known]
     lacks_text = apart and not {"answer_text", "answer_end"} & known
@@ -308,7 +317,12 @@ def choose_columns(
 
 
 def _guess(
-    there: tuple[str, ...], names: dict[str, str], problems: list[str], apart: bool, only_asked: bool
+    there: tuple[str, ...],
+    names: dict[str, str],
+    problems: list[str],
+    apart: bool,
+    only_asked: bool,
+    without: set[str],
 ) -> set[str]:
     """Add the names that were not given to ``names``, and a problem where two columns fit one.
 
@@ -318,7 +332,9 @@ def _guess(
     unsure, taken, every = set(names), set(names.values()), set(there)
     fitting = [(column, simple_name(column)) for column in there if column.lower().translate(_BETWEEN) in _BARE]
     for name, synonyms in SYNONYMS.items():
-        if name in names or (name == "answers" and apart) or (name == "answer_end" and _has_text(names, unsure)):
+        if name in names or name in without or (name == "answers" and apart):
+            continue
+        if name == "answer_end" and _has_text(names, unsure):
             continue
         if "answers" in names and name in _APART:  # a usual name alone: offsets of answers that are plain texts
             if name == "answer_start" and name in every - taken:
@@ -417,19 +433,33 @@ def _choice_line(names: Mapping[str, str], row: Mapping[str, Any]) -> str:
     if "id" not in names:
         parts.append("ids made from each row's content")
     if "answer_text" in names and "answer_start" not in names:
-        parts.append("answer_start from the context, if the answer occurs there once")
+        parts.append(_SEARCHED)
     if "answer_end" in names:
-        parts.append("answers between two offsets, the second one after the last character")
+        parts.append(_BETWEEN_OFFSETS)
     titles = [column for column in row if simple_name(column) in SYNONYMS["title"]] if "title" not in names else []
     if len(titles) > 1:
         parts.append(f"no title, as it could be {' or '.join(map(repr, titles))}: name it with --data.columns.title")
     return ", ".join(parts)
 
 
-def _texts_line(row: Mapping[str, Any]) -> str:
-    """A line that says that ``answers`` holds a text without its offset; empty for any other row."""
-    text = row.get("answers")
-    if "answer_start" in row or not isinstance(text, str) or text.strip().lower() in NOTHING:
+def _answers_line(row: Mapping[str, Any]) -> str:
+    """A line that says what is not as usual in ``answers``, or empty: texts alone, unknown offsets, offsets alone."""
+    answers = row.get("answers")
+    if not answers or "answer_start" in row:
         return ""
-    plain = not text.lstrip().startswith(("{", "[", "(", "array("))
-    return "answers are texts: answer_start from the context, if the answer occurs there once" if plain else ""
+    if isinstance(answers, str):
+        if _PAIR.match(answers):
+            return _PAIRS
+        plain = answers.strip().lower() not in NOTHING and not answers.lstrip().startswith(("{", "[", "(", "array("))
+        return f"answers are texts: {_SEARCHED}" if plain else ""
+    if isinstance(answers, list) and not isinstance(answers[0], (str, dict)):
+        pair = answers[0] if isinstance(answers[0], list) else answers
+        return _PAIRS if len(pair) == 2 and all(type(one) is int for one in pair) else ""
+    if isinstance(answers, list):
+        given = [(one.get("text"), one["answer_start"]) for one in answers if isinstance(one, dict) and _START in one]
+    elif isinstance(answers, dict) and isinstance(answers.get(_START), list) and isinstance(answers.get("text"), list):
+        given = list(zip(answers["text"], answers[_START], strict=False))
+    else:
+        return ""
+    lost = any(isinstance(text, str) and text.strip() and is_unknown(start) for text, start in given)
+    return f"answers whose answer_start is -1 or empty: {_SEARCHED}" if lost else ""

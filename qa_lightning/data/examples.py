@@ -143,14 +143,16 @@ def _column_problems(place: str, row: dict[str, Any]) -> Iterator[Problem]:
         value = row[column]
         if not isinstance(value, str):
             kind = "empty" if value is None else "type"
-            yield Problem(kind, f"{place}: {column} is {shown(value)}, not a text")
+            parts = "; join its parts into one text" if isinstance(value, list) else ""
+            yield Problem(kind, f"{place}: {column} is {shown(value)}, not a text{parts}")
         elif not value.strip():
             yield Problem("empty", f"{place}: {column} is empty; fill it in or leave the row out")
         elif has_surrogates(value):
             yield Problem("text", f"{place}: {column} holds half of a surrogate pair; save the file as valid UTF-8")
     if not isinstance(row["id"], (str, int)) or isinstance(row["id"], bool) or not str(row["id"]).strip():
         kind = "empty" if row["id"] is None or isinstance(row["id"], str) else "type"
-        yield Problem(kind, f"{place}: id is {shown(row['id'])}; give each question a unique text or number")
+        what = f"{place}: id is {shown(row['id'])}; give each question a unique text or number"
+        yield Problem(kind, f"{what}, or pass --data.columns.id none to have ids made")
     elif has_surrogates(str(row["id"])):
         yield Problem("text", f"{place}: id holds half of a surrogate pair; save the file as valid UTF-8")
 
@@ -350,7 +352,10 @@ def _twice(place: str, name: str, first: str) -> Problem:
     if isinstance(name, MadeId):
         what = f"{place}: has the same question, context and answers as {first}; leave one of the two out"
         return Problem("same_row", what)
-    return Problem("duplicate_id", f"{place}: id {name!r} is also the id of {first}; ids must be unique")
+    return Problem("duplicate_id", f"{place}: id {name!r} is also the id of {first}; {_UNIQUE}")
+
+
+_UNIQUE = "ids must be unique: correct them, or pass --data.columns.id none to have them made"
 
 
 class IdPlaces:

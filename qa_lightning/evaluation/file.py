@@ -61,9 +61,9 @@ def score_file(
         or_else = "leave --max_examples out, or " if max_examples else ""
         raise InputError(
             f"--predictions {path}: none of its {counted(len(predictions), 'answer')} is to {first}: "
-            f"their ids differ ({theirs!r} there, {ours!r} here); {or_else}name the data that was answered. An id that a "
-            "row lacks is made from its question, context and the answers that are read: give the rows ids, or name "
-            "the columns of answers (--columns.answer_text) to both commands"
+            f"their ids differ ({theirs!r} there, {ours!r} here); {or_else}name the data that was answered. An id "
+            "that a row lacks is made from its question, context and the answers that are read: give the rows ids, or "
+            "name the columns of answers (--columns.answer_text) to both commands"
         )
     for line in _id_lines(predictions, [row["id"] for row in references], data, max_examples is not None):
         log.info(f"note: {line}")

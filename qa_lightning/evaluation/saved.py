@@ -1,9 +1,9 @@
 """Read answers, and null odds, from files to score them: as ``predict`` writes them, or as other tools saved them.
 
-That is one JSON object ``{"id": "answer"}``; or rows with ``id`` and ``answer`` (or ``prediction_text``, as the
-``evaluate`` library has it): JSON lines, a JSON list, any JSON of pandas, CSV, TSV, Excel, Parquet or Arrow, also with
-``.gz``. Other columns and the order of columns are ignored. A text file is UTF-8 if no byte-order mark says otherwise:
-``--encoding`` is that of the data.
+That is one JSON object ``{"id": "answer"}``; or rows with ``id``, under any name that data may have it, and ``answer``
+(or ``prediction_text``, as the ``evaluate`` library has it, or ``answers``, a list of one): JSON lines, a JSON list,
+any JSON of pandas, CSV, TSV, Excel, Parquet or Arrow, also with ``.gz``. Other columns and the order of columns are
+ignored. A text file is UTF-8 if no byte-order mark says otherwise: ``--encoding`` is that of the data.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from qa_lightning.data.columns import SYNONYMS
 from qa_lightning.data.formats import JSON_LINES, SUFFIXES, Remark, file_format, opened_text, read_file, table_rows
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.squad import text_problem
@@ -21,7 +22,7 @@ from qa_lightning.wording import shown
 
 _JSON = (".json", *JSON_LINES)
 _TABLES = (".csv", ".tsv")
-_ANSWERS = ("answer", "prediction_text")  # names of the column with the answer's text
+_ANSWERS = ("answer", "prediction_text", "answers")  # names of the column with the answer's text
 _LAYOUT = 'expected one object {"id": "answer", ...} with texts as answers, or rows with id and answer'
 
 
@@ -46,7 +47,7 @@ def _without_remarks(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any
     for place, row in rows:
         if not isinstance(row, Remark):
             yield place, row
-        elif row.column in ("id", *_ANSWERS):
+        elif row.column in (*SYNONYMS["id"], *_ANSWERS):
             raise InputError(f"{place}: {row.text}")
 
 
@@ -76,7 +77,7 @@ def _table(where: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]] | Non
     if isinstance(items, list) and "columns" not in value:
         return ((f"{where} row {number}", row) for number, row in enumerate(items, 1))
     rows = list(value.values())
-    if rows and all(isinstance(row, dict) and "id" not in row and _answer_column(row) for row in rows):
+    if rows and all(isinstance(row, dict) and _id_column(row) is None and _answer_column(row) for row in rows):
         return ((f"{where} row {number}", {"id": key, **row}) for number, (key, row) in enumerate(value.items(), 1))
     return table_rows(where, value)
 
@@ -153,13 +154,16 @@ def _of_rows(rows: Iterable[tuple[str, Any]]) -> dict[str, str]:
     predictions: dict[str, str] = {}
     problems = []
     for place, row in rows:
-        column = _answer_column(row) if isinstance(row, dict) else None
-        if column is None or "id" not in row:
+        columns = (_id_column(row), _answer_column(row)) if isinstance(row, dict) else (None, None)
+        if None in columns:
             problems.append(f"{place}: {shown(row)} is no object with id and answer")
             continue
-        key, answer = _name(row["id"]), row[column]
+        given, answer = (row[column] for column in columns)
+        key = _name(given)
+        if isinstance(answer, list) and len(answer) == 1:
+            (answer,) = answer
         if key is None:
-            problems.append(f"{place}: id is {shown(row['id'])}; it must be a text or a whole number")
+            problems.append(f"{place}: id is {shown(given)}; it must be a text or a whole number")
         elif problem := text_problem(key, answer):
             problems.append(f"{place}: {problem}")
         elif predictions.setdefault(key, answer) != answer:
@@ -170,7 +174,11 @@ def _of_rows(rows: Iterable[tuple[str, Any]]) -> dict[str, str]:
 
 
 def _is_row(value: dict[str, Any]) -> bool:
-    return "id" in value and _answer_column(value) is not None
+    return _id_column(value) is not None and _answer_column(value) is not None
+
+
+def _id_column(row: dict[str, Any]) -> str | None:
+    return next((name for name in SYNONYMS["id"] if name in row), None)
 
 
 def _answer_column(row: dict[str, Any]) -> str | None:

@@ -51,7 +51,7 @@ from qa_lightning.workers import LostWorkerError, forked
 log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
-_FORMAT = 10  # of the files; raise it when their content changes
+_FORMAT = 11  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time, at most
 _BYTES = 1 << 22  # of their contexts, about: tokens take some hundred times as much, in each process
 _PLACE_IN_OBJECT = re.compile(r"(?<!\S)(?:dataset|validation)(?:\['\w+'\])?(?:\.iloc|\.row)?[\[(](\d+)[\])]")  # a row's

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from qa_lightning.checks.bad_rows import ROW_FINDINGS, short_hash
+from qa_lightning.checks.bad_rows import OR_SKIP, ROW_FINDINGS, short_hash
 from qa_lightning.checks.languages import languages_of, script_of
 from qa_lightning.checks.report import check_source
 from tests.helpers.checks import answers, found, row
@@ -15,7 +15,7 @@ from tests.helpers.data import make_rows, write_json
 CASES: dict[str, list[dict]] = {
     "columns": [{"id": "q1", "question": "Who ?", "context": "Ben ."}],
     "empty": [row(1, question=" "), row(2, context=None), row(3, id="")],
-    "type": [row(1, question=5), row(2, answers=answers("Paris", -1)), row(3, answers=answers("Paris", 1.5))],
+    "type": [row(1, question=5), row(2, answers=answers("Paris", -2)), row(3, answers=answers("Paris", 1.5))],
     "text": [row(1, context="\ud800 x")],
     "duplicate_id": [row(1, id="q0"), row(2, id="q0")],
     "answers": [row(1, answers=[1]), row(2, answers={"text": ["a"], "answer_start": []})],
@@ -42,7 +42,7 @@ def test_each_kind_is_found_counted_and_shown_with_place_and_id(tmp_path, kind) 
 
 
 def test_kinds_of_rows_are_all_tried() -> None:
-    assert set(CASES) | {"leakage", "same_row", "fields", "line"} == set(ROW_FINDINGS)
+    assert set(CASES) | {"leakage", "same_row", "fields", "line", "marker"} == set(ROW_FINDINGS)
 
 
 def test_lines_that_are_no_objects_stand_beside_other_findings(tmp_path) -> None:
@@ -165,7 +165,7 @@ def test_a_row_that_stands_there_twice_is_said_with_both_places(tmp_path) -> Non
     path = tmp_path / "data.csv"
     path.write_text("q,text,answer\nWho ?,Ben .,Ben\nWhen ?,May .,May\nWho ?,Ben .,Ben\n", encoding="utf-8")
     (finding,) = check_source(str(path)).findings
-    assert (finding.kind, finding.fix) == ("same_row", "leave one of the two out")
+    assert (finding.kind, finding.fix) == ("same_row", f"leave one of the two out{OR_SKIP}")
     assert finding.rows[0]["place"] == f"{path} row 4"
     assert finding.rows[0]["what"] == f"the same as {path} row 2"
 

@@ -230,13 +230,16 @@ def test_a_problem_names_its_place_in_the_file(tmp_path, suffix, content, place)
     assert caught.value.problems[1].startswith(f"{path} {place}: id is ''")
 
 
+UNIQUE = "ids must be unique: correct them, or pass --data.columns.id none to have them made"
+
+
 def test_a_repeated_id_names_both_places_and_only_the_first_row_is_kept(tmp_path):
     path = tmp_path / "questions.json"
     path.write_bytes(as_json([row(id=7), ROWS[0], row(id="7", question="Again?"), row(id=7)]))
     with pytest.raises(InputError) as caught:
         read(path)
     assert caught.value.problems[1:] == [
-        f"{path} row {number}: id '7' is also the id of {path} row 1; ids must be unique" for number in (3, 4)
+        f"{path} row {number}: id '7' is also the id of {path} row 1; {UNIQUE}" for number in (3, 4)
     ]
     assert read(path, "skip")[0] == [row(id="7"), ROWS[0]]
 

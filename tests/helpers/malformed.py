@@ -188,10 +188,8 @@ BUILT: dict[str, bytes | Callable[[Path], object]] = {
     "half an Arrow file": (ARROW := as_arrow(ROWS))[: len(ARROW) // 2],
     # JSON
     "JSON": JSON,
-    "JSON lines": LINES,
     "indented JSON": json.dumps(ROWS, indent=1).encode(),
     "truncated JSON": as_json(nested(ROWS))[:-20],
-    "one row as JSON": as_json(ROWS[0]),
     "rows and null as JSON": as_json([*ROWS, None]),
     "two JSON lines and half of one": as_lines(ROWS[:2]) + b'\n{"id": 1',
     "200,000 brackets": b"[" * 200_000,

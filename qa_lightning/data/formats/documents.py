@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from qa_lightning.data.formats.layouts import document_rows, rows_of_item, splits_of
 from qa_lightning.data.formats.limits import lines_of, read_whole
-from qa_lightning.data.formats.rows import COLUMNS, BrokenRow, PlacedRow
+from qa_lightning.data.formats.rows import COLUMNS, BrokenRow, PlacedRow, Remark
 from qa_lightning.data.formats.texts import EncodingError, is_packed, opened_text, wrong_byte
 from qa_lightning.errors import InputError
 from qa_lightning.wording import shown
@@ -19,15 +19,24 @@ from qa_lightning.wording import shown
 _FIRST, _MAX_FIRST = 100, 1 << 24  # lines, and their bytes, that tell JSON lines from one JSON text
 
 
+class _LinesError(InputError):
+    """A file holds several JSON objects, the first one in a line of its own."""
+
+
 def read_document(path: Path, encoding: str | None, split: str) -> Iterator[PlacedRow]:
-    """The rows of a ``.json`` file, which is read into memory whole.
+    """The rows of a ``.json`` file, which is read into memory whole; it may hold JSON lines.
 
     Args:
         path: the file.
         encoding: of the file, if it is not UTF-8.
         split: which one to read, if the file holds several.
     """
-    return document_rows(path, _parsed(path, encoding), split)
+    try:
+        document = _parsed(path, encoding)
+    except _LinesError:
+        remark = Remark("has one JSON object in each line, and is read so")
+        return chain([(str(path), remark)], read_json_lines(path, encoding))
+    return document_rows(path, document, split)
 
 
 def document_splits(path: Path, encoding: str | None) -> list[str]:
@@ -65,7 +74,10 @@ def _parsed(path: Path, encoding: str | None) -> Any:
     except InputError:
         raise
     except json.JSONDecodeError as error:
-        hint = "; name a file with one object per line .jsonl" if error.msg == "Extra data" else ""
+        several = error.msg == "Extra data"
+        if several and text.lstrip().startswith("{") and "\n" not in text[: error.pos].strip():
+            raise _LinesError(f"{path}: has one JSON object in each line") from None
+        hint = "; name a file with one object per line .jsonl" if several else ""
         hint = f"; it begins {shown(text.strip(), 40)}" if error.pos == 0 else hint
         raise InputError(
             f"{path}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}){hint}"

@@ -7,8 +7,9 @@
 | a task with ``data`` and ``annotations`` (Label Studio) | its data, with the regions or typed texts as answers |
 | anything else | itself |
 
-A document is a list of items; or an object with such a list as ``data``, with a document for each split, or a table as
-pandas exports it: ``split``, ``index`` or ``columns`` (``records`` is a list of items).
+A question in ``qas`` may have ``detected_answers`` (MRQA). A document is an item; a list of items; or an object with
+such a list as ``data``, with a document for each split, or a table as pandas exports it: ``split``, ``index`` or
+``columns`` (``records`` is a list of items).
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def document_rows(path: Path, document: Any, split: str) -> Iterator[PlacedRow]:
             raise no_split(f"{path}:", split, parts)
         document, where = parts[split], f"{path} [{split}]"
     items = document.get("data") if isinstance(document, dict) and "columns" not in document else document
+    items = next(([one] for one in (document, items) if isinstance(one, dict) and _is_item(one)), items)
     if isinstance(document, dict) and not isinstance(items, list):
         table = table_rows(where, items if isinstance(items, dict) else document)
         if table is None:
@@ -86,6 +88,14 @@ def document_rows(path: Path, document: Any, split: str) -> Iterator[PlacedRow]:
         yield from rows_of_item(f"{where} {name} {number}", item)
 
 
+def _is_item(document: dict[str, Any]) -> bool:
+    """Whether a document is an item alone: an article, a context with its questions, a task, or a row."""
+    lists = [name for name in ("paragraphs", "qas", "annotations") if isinstance(document.get(name), list)]
+    if lists == ["annotations"]:
+        return isinstance(document.get("data"), dict)
+    return bool(lists) or all(isinstance(document.get(name), str) for name in ("question", "context"))
+
+
 def rows_of_item(place: str, item: dict[str, Any], titled: bool = True) -> Iterator[PlacedRow]:
     """The rows of an item.
 
@@ -97,6 +107,8 @@ def rows_of_item(place: str, item: dict[str, Any], titled: bool = True) -> Itera
     Raises:
         InputError: an article or a context is not laid out as it should be.
     """
+    if item.keys() == {"header"}:  # MRQA's files begin with one
+        return
     # A table of several layouts, written as JSON, has null where a row is of another one.
     parts = [
         name for name in ("paragraphs", "qas") if name in item and (item[name] is not None or "question" not in item)
@@ -146,7 +158,27 @@ def _rows_of_context(place: str, item: dict[str, Any], title: dict[str, Any]) ->
         where = f"{place} question {number}"
         if not isinstance(qa, dict):
             raise _refused(where, f"it is {shown(qa)}, not an object")
-        yield where, {**qa, context: item[context], **title}
+        yield where, {**_with_detected(qa, item[context]), context: item[context], **title}
+
+
+def _with_detected(qa: dict[str, Any], context: Any) -> dict[str, Any]:
+    """A question of MRQA with the answers that its authors found in the context, and their offsets.
+
+    ``char_spans`` are pairs of offsets, of the first and of the last character.
+    """
+    detected = qa.get("detected_answers")
+    if not isinstance(detected, list) or not all(isinstance(one, dict) and "char_spans" in one for one in detected):
+        return qa
+    answers = []
+    for one in detected:
+        spans = one["char_spans"] if isinstance(one["char_spans"], list) else []
+        for span in spans:
+            if not isinstance(span, list) or len(span) != 2 or not all(type(end) is int for end in span):
+                return qa
+            first, last = span
+            there = isinstance(context, str) and 0 <= first <= last < len(context)
+            answers.append({"text": context[first : last + 1] if there else one.get("text"), "answer_start": first})
+    return {**qa, "answers": answers}
 
 
 def _row_of_task(task: dict[str, Any]) -> dict[str, Any]:
@@ -241,10 +273,8 @@ def _unknown(document: dict[str, Any]) -> str:
         )
     if document and all(isinstance(value, str) for value in document.values()):
         if {"question", "context"} & document.keys():
-            return f"it is one row, not a list of rows: write [...] around it ({has})"
+            return f"it is one row without a question or a context ({has}); expected {_LAYOUTS}"
         return f"reads like predictions, a text for each id, not like questions ({has}); expected {_LAYOUTS}"
-    if isinstance(document.get("question"), str) and isinstance(document.get("context"), str):
-        return f"not a SQuAD file; expected {_LAYOUTS}; it is one row ({has}): write [...] around it"
     lists = {name: len(value) for name, value in document.items() if isinstance(value, list)}
     if len(lists) > 1 and len(lists) == len(document):
         sizes = ", ".join(f"{name!r} has {size:,}" for name, size in list(lists.items())[:10])
