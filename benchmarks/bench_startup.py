@@ -1,8 +1,9 @@
-"""Start-up time until ``train.py --help_all`` is printed, and until the first training step on prepared data.
+"""Start-up time until ``--help`` and ``--help_all`` are printed, to the first answer, and to the first training step.
 
     python benchmarks/bench_startup.py --data train.json --vocab bert-base-uncased-vocab.txt
 
 Wall time from the start of the process, imports included. One run before the first fills the cache and is not counted.
+``imports`` is a Python that imports torch and what transformers needs to load the same model, and does nothing with it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     material.add_shape_flag(parser)
 
 
-def show_help(options: argparse.Namespace) -> harness.Figures:
+def timed(*words: str) -> harness.Figures:
+    """Seconds that Python takes for these words."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, str(TRAIN), "--help_all"], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
     return {"seconds": time.perf_counter() - started}
+
+
+def imports(options: argparse.Namespace) -> harness.Figures:
+    classes = "from transformers import AutoTokenizer; from transformers.models.bert import BertForQuestionAnswering"
+    return timed("-c", f"import torch; {classes}")
+
+
+def first_answer(options: argparse.Namespace) -> harness.Figures:
+    asked = ["--question", "Where does Ada live?", "--context", "Ada lives in London."]
+    return timed("-m", "qa_lightning", "predict", "--model", material.model_folder(options), *asked)
 
 
 def first_step(options: argparse.Namespace) -> harness.Figures:
@@ -57,7 +69,13 @@ def first_step(options: argparse.Namespace) -> harness.Figures:
     return {"seconds": run()}
 
 
-VARIANTS: dict[str, harness.Variant] = {"help": show_help, "first-step": first_step}
+VARIANTS: dict[str, harness.Variant] = {
+    "short-help": lambda options: timed(str(TRAIN), "--help"),
+    "help": lambda options: timed(str(TRAIN), "--help_all"),
+    "imports": imports,
+    "first-answer": first_answer,
+    "first-step": first_step,
+}
 
 if __name__ == "__main__":
     harness.main(__doc__.split("\n")[0], VARIANTS, "seconds", add_arguments, rounds=5)

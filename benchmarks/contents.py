@@ -26,7 +26,7 @@ CLAIMS: dict[str, str] = {
     "logits to answers; all logits are noise": "decoding",
     "the same; each window has a clear answer": "decoding-peaked",
     "answers to EM and F1": "scoring",
-    "`--help_all`, and the first step on prepared data": "startup",
+    "`--help`, the first answer, and the first step on prepared data": "startup",
     "10 thousand to a million questions": "growth",
     "answering, against the pipeline of transformers 4.57": "pipeline",
     "one short question; `--profile` shows where the time goes": "latency",
@@ -161,7 +161,14 @@ def figures(results: Results) -> str:
             rate(scoring, "ours", "seconds", "s", memory=False),
             ratio_text(scoring.ratio("ours", "torchmetrics", "seconds")),
         ],
+        ["`train.py --help`", "", rate(startup, "short-help", "seconds", "s", memory=False), ""],
         ["`train.py --help_all`", "", rate(startup, "help", "seconds", "s", memory=False), ""],
+        [
+            "first answer, from the start of the process, against importing torch and transformers' classes",
+            rate(startup, "imports", "seconds", "s", memory=False),
+            rate(startup, "first-answer", "seconds", "s", memory=False),
+            ratio_text(startup.ratio("first-answer", "imports", "seconds")),
+        ],
         [
             "first training step on prepared data, from the start of the process",
             "",
