@@ -330,20 +330,19 @@ def _text(gr: Any, first: str) -> Any:
 
 def _slider(gr: Any, settings: AnswerSettings) -> Any:
     """The threshold: of null odds, or for a model without "no answer" the lowest probability of an answer."""
-    if not settings.version_2:
-        return gr.Slider(
-            0.0, 1.0, 0.0, step=0.01, label="Lowest probability of an answer", elem_id="qa-threshold", buttons=["reset"]
-        )
-    own = round(settings.null_score_diff_threshold, 2)
-    return gr.Slider(
-        own - _THRESHOLDS,
-        own + _THRESHOLDS,
-        own,
-        step=0.01,
-        label="Threshold for “no answer”",
-        elem_id="qa-threshold",
-        buttons=["reset"],
-    )
+    if settings.version_2:
+        own = round(settings.null_score_diff_threshold, 2)
+        ends, label = (own - _THRESHOLDS, own + _THRESHOLDS), "Threshold for “no answer”"
+    else:
+        own, ends, label = 0.0, (0.0, 1.0), "Lowest probability of an answer"
+    slider = gr.Slider(*ends, own, step=0.01, label=label, elem_id="qa-threshold", buttons=["reset"])
+
+    def within(typed: float | None) -> float:
+        """A number beyond the ends is the end, and none the slider's own: Gradio would print a traceback."""
+        return own if typed is None else min(max(typed, ends[0]), ends[1])
+
+    slider.preprocess = within
+    return slider
 
 
 def _theme(gr: Any) -> Any:
