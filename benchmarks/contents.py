@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 
 from figures import Result, Results, number, percent, ratio_text, size
 
@@ -484,10 +485,18 @@ RECIPES = {  # name in `bench_recipes.py` -> what a person calls it
 }
 
 
-def scores_of_parts(result: Result, variant: str) -> list[str]:
-    """EM and F1 on the validation articles, and on the others."""
-    parts = ("", "third_")
-    return [" / ".join(number(result.median(variant, part + name), 4) for name in ("em", "f1")) for part in parts]
+def scores_of_parts(variant: str, *results: Result) -> list[str]:
+    """EM and F1 on the validation articles, and on the others: of one seed, or the means and the range of F1."""
+    shown = []
+    for part in ("", "third_"):
+        em, f1 = (
+            [value for result in results if variant in result.variants for value in result.each(variant, part + name)]
+            for name in ("em", "f1")
+        )
+        both = " / ".join(number(Decimal(sum(each)) / len(each), 4) for each in (em, f1))
+        low, high = (number(end(f1), 4) for end in (min, max))
+        shown.append(both if len(f1) == 1 else f"{both} ({len(f1)} seeds, F1 {low} to {high})")
+    return shown
 
 
 def interval(result: Result, variant: str, figure: str) -> str:
@@ -500,18 +509,6 @@ def recipes(results: Results) -> str:
     """What each recipe brings, in which time, on the articles it was chosen by and on others."""
     result, seeds = results["recipes"], results["recipes-seeds"]
 
-    def scores(variant: str, part: str) -> str:
-        """EM and F1: of one seed, or the means of several, and from which to which F1 goes."""
-        both = [
-            [*result.each(variant, name), *(seeds.each(variant, name) if variant in seeds.variants else ())]
-            for name in (f"{part}em", f"{part}f1")
-        ]
-        shown = " / ".join(number(sum(each) / len(each), 4) for each in both)
-        if len(both[1]) == 1:
-            return shown
-        low, high = (number(end(both[1]), 4) for end in (min, max))
-        return f"{shown} ({len(both[1])} seeds, F1 {low} to {high})"
-
     rows = []
     for variant in result.variants:
         version, model = result.value(variant, "version"), result.value(variant, "model")
@@ -520,8 +517,7 @@ def recipes(results: Results) -> str:
                 f"{RECIPES[variant]}",
                 f"{model}, v{version}",
                 number(result.median(variant, "minutes"), decimals=0),
-                scores(variant, ""),
-                scores(variant, "third_"),
+                *scores_of_parts(variant, result, seeds),
                 interval(result, variant, "third_ece"),
                 interval(result, variant, "third_at_90"),
             ]
@@ -550,7 +546,7 @@ def more_recipes(results: Results) -> str:
     rows = [
         [
             RECIPES[variant],
-            *scores_of_parts(result, variant),
+            *scores_of_parts(variant, result),
             *(interval(result, variant, f"third_{figure}") for figure in ("ece", "auroc", "at_90")),
         ]
         for variant in result.variants
@@ -572,7 +568,7 @@ def long_contexts(results: Results) -> str:
     rows = []
     for variant in result.variants:
         share = f"`{variant.removeprefix('long-')}`"
-        rows.append([share, *scores_of_parts(result, variant), interval(result, variant, "third_ece")])
+        rows.append([share, *scores_of_parts(variant, result), interval(result, variant, "third_ece")])
     header = [
         "`--data.keep_no_answer`",
         "EM / F1, validation articles",

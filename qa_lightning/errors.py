@@ -21,7 +21,7 @@ MOST = 2**32 - 1  # of a whole number that a flag takes: libraries count in 32 o
 _FLAG = re.compile(
     r"`(?:qa-lightning|'[^'`]*python[\d.]*'|[^` ]*python[\d.]*) [^`]*`"
     r"|(?<![^\s(\['\"`])--((?:data|model|trainer)\.)?([a-z][\w.]*\w)"
-    r"(?: (true|false|auto|skip|repair_or_skip|repair|error|first|all|cp1252|utf-16-[lb]e|eager|sdpa|bf16-mixed"
+    r"(?: (true|false|auto|none|skip|repair_or_skip|repair|error|first|all|cp1252|utf-16-[lb]e|eager|sdpa|bf16-mixed"
     r"|NAME|FILE|'[^']{1,3}'|\d+(?:\.\d+)?)(?![\w.]))?"
 )
 

@@ -88,7 +88,7 @@ class _Lines(tqdm):  # type: ignore[misc]
     _instances: ClassVar[WeakSet[tqdm]] = WeakSet()
 
     def __init__(self, what: str, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**options, disable=False)  # the environment may disable bars (TQDM_DISABLE); these are lines
         self._what = f"{what}: " if what else ""
         self._pace = Pace(self.total, self.n, self.start_t)
 

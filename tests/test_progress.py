@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import subprocess
 import sys
 
 import pytest
@@ -106,3 +108,15 @@ def test_times_are_written_as_people_read_them():
     assert [duration(seconds) for seconds in (-1, 7.4, 754, 3723, 2 * 86400 + 3 * 3600 + 245)] == [
         *("0:00", "0:07", "12:34", "1:02:03", "2d 03:04:05")
     ]
+
+
+def test_lines_are_logged_where_bars_are_disabled() -> None:
+    """tqdm reads ``TQDM_DISABLE`` when it is imported."""
+    code = (
+        "from qa_lightning.progress import loop_progress\n"
+        "with loop_progress(9) as rows:\n    print(rows.update(9), rows.n)"
+    )
+    given = os.environ | {"TQDM_DISABLE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["False", "9"]

@@ -21,6 +21,7 @@ from qa_lightning.wording import shown
 
 Severity = Literal["error", "warning", "note"]
 LANGUAGE_SAMPLE = 300  # contexts
+_AT_END = 10_000  # answers at the ends of contexts, at most
 _MARKED, _MARKED_SHARE = 10, 0.05  # as many questions, and as large a part of them, with one answer are no accident
 
 OR_SKIP = ", or train with --data.on_bad_rows skip, which leaves the rows out"
@@ -271,11 +272,11 @@ class RowCheck:
         self.unanswerable += not answers["text"]
         self.answers += len(answers["text"])
         self._check_context(place, example)
-        ends = {text for text in answers["text"] if context.endswith(text)}
-        if len(ends) == 1 and ends == set(answers["text"]):
-            (text,) = ends
-            known = self._at_end.setdefault(text, Finding("marker", *ROW_FINDINGS["marker"]))
-            known.add(place, example["id"], shown(text), self._max_rows)
+        end = len(context.rstrip())
+        if answers["text"] and all(
+            start + len(text) == end for text, start in zip(answers["text"], answers["answer_start"], strict=True)
+        ):
+            self._count_at_end(place, example["id"], answers["text"][0])
         for text in dict.fromkeys(answers["text"]):
             if len(found := occurrences(text, context, 6)) > 1:
                 more = " and elsewhere" if len(found) > 5 else ""
@@ -285,6 +286,13 @@ class RowCheck:
         answered = short_hash(*sorted({text.strip().lower() for text in answers["text"]}))
         if self._asked.setdefault(asked, answered) != answered:
             self.findings.add("asked_twice", place, example["id"], shown(question))
+
+    def _count_at_end(self, place: str, name: str, text: str) -> None:
+        """Count an answer at the end of its context; those that are rare are forgotten again."""
+        known = self._at_end.setdefault(text, Finding("marker", *ROW_FINDINGS["marker"]))
+        known.add(place, name, shown(text), self._max_rows)
+        if len(self._at_end) > _AT_END:
+            self._at_end = {text: found for text, found in self._at_end.items() if found.count > 1}
 
     def _check_context(self, place: str, example: Example) -> None:
         context = example["context"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict
 
 from qa_lightning.data.cells import NoSpan, is_nothing, unplaced_hint, whole_number
+from qa_lightning.data.formats import Accepted
 from qa_lightning.data.repair import is_offset, miscounted, repaired, where
 from qa_lightning.wording import counted, listed, shown
 
@@ -119,7 +120,7 @@ def check_answers(
         elif policy.texts_alone and problem.kind in _OFFSET_KINDS:
             _add(checked, text, UNPLACED)
             checked.unplaced.append(problem)
-        else:
+        elif not isinstance(text, Accepted):
             checked.problems.append(problem)
     return checked
 

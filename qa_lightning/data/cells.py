@@ -283,7 +283,7 @@ def _offset(text: Any, given: Any, context: Any) -> Any:
     start = whole_number(given)
     if not (isinstance(text, str) and text.strip()):
         return start
-    if is_unknown(start):
+    if start == -1 and not isinstance(start, bool):
         start = None
     if start is not None or not isinstance(context, str):
         return start
@@ -293,7 +293,27 @@ def _offset(text: Any, given: Any, context: Any) -> Any:
 
 def is_unknown(start: Any) -> bool:
     """Whether the offset of a text says that it is not known: there is none, or -1."""
-    return start in (None, -1, "-1") and not isinstance(start, bool)
+    return whole_number(start) in (None, -1)
+
+
+def lacks_offsets(answers: Any) -> bool:
+    """Whether a text among answers, as they are given, has an offset that is not known."""
+    if isinstance(answers, dict):
+        text, start = (
+            None if name is None else answers[name] for name in (_name_in(answers, one) for one in (_TEXT, _START))
+        )
+        if isinstance(text, list) and isinstance(start, list):
+            return any(map(_lacks_offset, text, start))
+        return _lacks_offset(text, start) and _name_in(answers, _END) is None
+    if not isinstance(answers, (list, tuple)):
+        return False
+    if len(answers) == 2 and isinstance(answers[0], str) and not isinstance(answers[1], (str, dict, list)):
+        return _lacks_offset(*answers)
+    return any(map(lacks_offsets, answers))
+
+
+def _lacks_offset(text: Any, start: Any) -> bool:
+    return isinstance(text, str) and bool(text.strip()) and is_unknown(start)
 
 
 def unplaced_hint(text: str, context: str) -> str:

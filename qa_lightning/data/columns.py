@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from qa_lightning.data.cells import NOTHING, answer_between, answers_of, is_unknown, truth, whole_number
+from qa_lightning.data.cells import NOTHING, answer_between, answers_of, lacks_offsets, parsed_cell, truth, whole_number
 from qa_lightning.data.formats import (
     CONTEXTS,
+    QUESTIONS,
     BrokenRow,
     PlacedRow,
     Remark,
@@ -29,7 +30,7 @@ from qa_lightning.wording import listed
 
 SYNONYMS = {
     "id": ("id", "qid", "question_id", "query_id", "example_id", "uuid", "guid", "key", "_id"),
-    "question": ("question", "q", "query", "question_text", "query_text"),
+    "question": QUESTIONS,
     "context": CONTEXTS,
     "answers": ("answers",),
     "answer_text": ("answer_text", "answer", "answers_text"),
@@ -49,6 +50,8 @@ _START = "answer_start"
 _SEARCHED = "answer_start from the context, if the answer occurs there once"
 _BETWEEN_OFFSETS = "answers between two offsets, the second one after the last character"
 _PAIRS = "answers are pairs of numbers: offsets in characters, the second one after the last character"
+_UNKNOWN = f"answers whose answer_start is missing, empty or -1: {_SEARCHED}"
+_NO_OFFSET = re.compile(r"-1\b|null|None|nan|NaN")
 _PAIR = re.compile(r"\s*[\[(]+\s*\d+\s*,\s*\d+\s*[\])]")  # as JSON or Python writes it
 NO_COLUMN = "none"  # given as a column's name: the data has none, whatever its columns are called
 PLACE = "\0"  # stands for the row's place in problems that many rows have
@@ -444,22 +447,19 @@ def _choice_line(names: Mapping[str, str], row: Mapping[str, Any]) -> str:
 
 def _answers_line(row: Mapping[str, Any]) -> str:
     """A line that says what is not as usual in ``answers``, or empty: texts alone, unknown offsets, offsets alone."""
-    answers = row.get("answers")
-    if not answers or "answer_start" in row:
-        return ""
-    if isinstance(answers, str):
+    answers = row.get("answers", row.get("answer_text"))
+    if _START in row:
+        return _UNKNOWN if lacks_offsets({"text": answers, _START: row[_START]}) else ""
+    if isinstance(answers, str) and "answers" in row:
+        bare = answers.strip()
+        if not bare.startswith(("{", "[", "(", "array(")):
+            return f"answers are texts: {_SEARCHED}" if bare.lower() not in NOTHING else ""
         if _PAIR.match(answers):
             return _PAIRS
-        plain = answers.strip().lower() not in NOTHING and not answers.lstrip().startswith(("{", "[", "(", "array("))
-        return f"answers are texts: {_SEARCHED}" if plain else ""
-    if isinstance(answers, list) and not isinstance(answers[0], (str, dict)):
-        pair = answers[0] if isinstance(answers[0], list) else answers
-        return _PAIRS if len(pair) == 2 and all(type(one) is int for one in pair) else ""
-    if isinstance(answers, list):
-        given = [(one.get("text"), one["answer_start"]) for one in answers if isinstance(one, dict) and _START in one]
-    elif isinstance(answers, dict) and isinstance(answers.get(_START), list) and isinstance(answers.get("text"), list):
-        given = list(zip(answers["text"], answers[_START], strict=False))
-    else:
+        return _UNKNOWN if _NO_OFFSET.search(bare) and lacks_offsets(parsed_cell(answers)) else ""
+    if not isinstance(answers, (list, tuple, dict)):
         return ""
-    lost = any(isinstance(text, str) and text.strip() and is_unknown(start) for text, start in given)
-    return f"answers whose answer_start is -1 or empty: {_SEARCHED}" if lost else ""
+    pair = answers[0] if isinstance(answers, list) and answers and isinstance(answers[0], list) else answers
+    if len(pair) == 2 and all(type(one) is int for one in pair):
+        return _PAIRS
+    return _UNKNOWN if lacks_offsets(answers) else ""

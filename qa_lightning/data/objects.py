@@ -121,7 +121,7 @@ class GivenRows:
         if self.kind in ("Dataset", "DatasetDict"):
             return rows_of_dataset(part, self.argument + (f"[{split!r}]" if self.kind == "DatasetDict" else ""))
         if self.kind == "polars DataFrame":
-            return iter(part.iter_rows(named=True))
+            return ({name: _plain(cell) for name, cell in row.items()} for row in part.iter_rows(named=True))
         if self.kind == "DataFrame":
             return self._rows_of_pandas()
         return ({str(name): _plain(cell) for name, cell in row.items()} for row in part)

@@ -11,11 +11,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from qa_lightning.data.columns import SYNONYMS
-from qa_lightning.data.formats import JSON_LINES, SUFFIXES, Remark, file_format, opened_text, read_file, table_rows
+from qa_lightning.data.formats import (
+    JSON_LINES,
+    SUFFIXES,
+    Remark,
+    file_format,
+    opened_text,
+    read_file,
+    simple_name,
+    table_rows,
+)
 from qa_lightning.errors import InputError
 from qa_lightning.metrics.squad import text_problem
 from qa_lightning.wording import shown
@@ -47,7 +57,7 @@ def _without_remarks(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any
     for place, row in rows:
         if not isinstance(row, Remark):
             yield place, row
-        elif row.column in (*SYNONYMS["id"], *_ANSWERS):
+        elif row.column is not None and (_ids((row.column,)) or row.column in _ANSWERS):
             raise InputError(f"{place}: {row.text}")
 
 
@@ -178,7 +188,15 @@ def _is_row(value: dict[str, Any]) -> bool:
 
 
 def _id_column(row: dict[str, Any]) -> str | None:
-    return next((name for name in SYNONYMS["id"] if name in row), None)
+    """The column of the id: the first name that data may have it under and that is not empty here."""
+    return next((name for name in _ids(tuple(row)) if row[name] is not None), None)
+
+
+@cache
+def _ids(names: tuple[str, ...]) -> list[str]:
+    """Columns that are called as an id may be, the usual name first."""
+    known = {name: simple_name(name) for name in names}
+    return [name for synonym in SYNONYMS["id"] for name in names if known[name] == synonym]
 
 
 def _answer_column(row: dict[str, Any]) -> str | None:

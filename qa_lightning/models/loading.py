@@ -393,8 +393,8 @@ def _newest_model() -> str:
             "the folder of a model"
         )
     models = {path.parent.parent: path.parent for path in written}
-    records = {*models, *(path.parent for path in Path(LOGS).glob(f"version_*/{RECORD}"))}
-    runs = by_last_start({run: read_starts(run / RECORD)[0] for run in records})
+    begun = (path.parent for name in (RECORD, CHECKPOINT_FOLDER) for path in Path(LOGS).glob(f"version_*/{name}"))
+    runs = by_last_start({run: read_starts(run / RECORD)[0] for run in {*models, *begun}})
     run = next(run for run in reversed(runs) if run in models)
     if runs[-1] not in models and not (runs[-1] / MODEL_FOLDER).exists():
         _warn_once(f"--model {_LAST}: {runs[-1]} has no model yet, {run} is the newest run that has one")

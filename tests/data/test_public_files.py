@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from qa_lightning.checks import bad_rows
 from qa_lightning.checks.report import check_source
 from qa_lightning.data.columns import Columns, ReadSettings
-from qa_lightning.errors import InputError
+from qa_lightning.errors import InputError, Voice, speaking
 from tests.helpers import commands
 from tests.helpers.data import make_rows
 from tests.helpers.forms import read
@@ -32,7 +33,7 @@ MRQA = {
         },
         {
             "question": "What will be featured?",
-            "answers": ["three different videos", "Videos"],
+            "answers": ["three different videos", "Videos", "clips"],
             "qid": "849240180c584f71bc56c0c92c5df5fd",
             "detected_answers": [
                 {"text": "three different videos", "char_spans": [[24, 45]], "token_spans": [[5, 7]]},
@@ -80,16 +81,43 @@ def test_the_answers_of_mrqa_are_at_the_spans_that_were_detected(tmp_path, packe
 def test_spans_that_are_none_leave_mrqa_its_texts(tmp_path) -> None:
     item = json.loads(json.dumps(MRQA))
     item["qas"][1]["detected_answers"][0]["char_spans"] = [["24", 45]]
-    item["qas"][0]["detected_answers"] = None
-    with pytest.raises(InputError, match="'environmental' has no answer_start, and it occurs at 80"):
-        read(write_json(tmp_path / "one.json", item | {"context": f"{MRQA_CONTEXT} environmental"}))
+    for nothing in (
+        None,
+        [],
+        [{"text": "environmental", "char_spans": []}],
+        [{"text": "environmental", "char_spans": None}],
+    ):
+        item["qas"][0]["detected_answers"] = nothing
+        with pytest.raises(InputError, match="'environmental' has no answer_start, and it occurs at 80"):
+            read(write_json(tmp_path / "one.json", item | {"context": f"{MRQA_CONTEXT} environmental"}))
+
+
+def test_all_accepted_answers_of_mrqa_count_as_in_its_own_script(tmp_path, capsys) -> None:
+    """mrqa_official_eval.py compares with ``answers``, also with those that the context does not hold, by ``qid``."""
+    item = json.loads(json.dumps(MRQA))
+    for qa in item["qas"]:
+        qa["id"] = "another"
+    data = tmp_path / "dev.jsonl"
+    data.write_text(f"{json.dumps(item)}\n", encoding="utf-8")
+    found = write_json(tmp_path / "predictions.json", {MRQA["qas"][0]["qid"]: "x", MRQA["qas"][1]["qid"]: "clips"})
+    assert commands.evaluate(["--predictions", str(found), "--data", str(data)]) == 0
+    assert "exact_match    50.0000" in capsys.readouterr().out
+    report = check_source(str(data))
+    assert report.errors == 0
+    assert not [one for one in report.findings if one.kind == "left_out"]
+    (_, second) = read(data)
+    assert "clips" not in second["answers"]["text"]
+    held_out = read(data, texts_alone=True)[1]["answers"]
+    assert (held_out["text"][-1], held_out["answer_start"][-1]) == ("clips", -1)
 
 
 def test_one_context_or_one_row_may_be_a_whole_file(tmp_path) -> None:
     assert [row["id"] for row in read(write_json(tmp_path / "a.json", MRQA))] == [qa["qid"] for qa in MRQA["qas"]]
     (row,) = make_rows(1)
-    (found,) = read(write_json(tmp_path / "b.json", row))
-    assert found["question"] == row["question"]
+    named = {"query": row["question"], "passage": row["context"], "answer": row["answers"]["text"][0]}
+    for one in (row, named):
+        (found,) = read(write_json(tmp_path / "b.json", one))
+        assert found["question"] == row["question"]
     task = {"id": 1, "data": {"question": "Who ?", "text": "Ben ."}, "annotations": [{"result": []}]}
     (found,) = read(write_json(tmp_path / "c.json", task))
     assert found["answers"]["text"] == []
@@ -104,9 +132,40 @@ def test_an_offset_of_minus_one_is_one_that_is_not_known(tmp_path) -> None:
     assert "'1600元' has no answer_start, and it occurs at 11, 27" in problem
     kept, _ = read(path, "skip")
     assert [row["answers"] for row in kept] == [{"text": ["900元"], "answer_start": [20]}]
-    line = "answers whose answer_start is -1 or empty: answer_start from the context, if the answer occurs there once"
-    assert told(path, "skip") == [line]
+    assert told(path, "skip") == [SEARCHED]
     assert not told(write_json(tmp_path / "none.json", make_rows(3, unanswerable=3)))
+
+
+SEARCHED = (
+    "answers whose answer_start is missing, empty or -1: answer_start from the context, if the answer occurs there once"
+)
+SHAPES = {
+    "a table": "answer_text,answer_start\nAda,-1\n",
+    "a table of fractions": "answer_text,answer_start\nAda,-1.0\n",
+    "an empty cell": "answer_text,answer_start\nAda,\n",
+    "JSON in a cell": 'answers\n"{""text"": [""Ada""], ""answer_start"": [-1]}"\n',
+    "Python in a cell": "answers\n\"[('Ada', -1)]\"\n",
+}
+
+
+@pytest.mark.parametrize("table", SHAPES.values(), ids=list(SHAPES))
+def test_an_unknown_offset_is_told_in_every_shape(tmp_path, table) -> None:
+    path = tmp_path / "q.csv"
+    head, cell = table.strip().split("\n")
+    path.write_text(f"id,question,context,{head}\n1,Who ?,Ada is here.,{cell}\n", encoding="utf-8")
+    assert read(path)[0]["answers"] == {"text": ["Ada"], "answer_start": [0]}
+    assert SEARCHED in told(path)
+
+
+@pytest.mark.parametrize(
+    "answers", [{"text": "Ada", "answer_start": -1}, [["Ada", -1]], [{"text": "Ada", "start": "-1"}]]
+)
+def test_an_unknown_offset_is_told_in_every_shape_of_json(tmp_path, answers) -> None:
+    path = write_json(
+        tmp_path / "q.json", [{"id": 1, "question": "Who ?", "context": "Ada is here.", "answers": answers}]
+    )
+    assert read(path)[0]["answers"] == {"text": ["Ada"], "answer_start": [0]}
+    assert told(path) == [SEARCHED]
 
 
 def test_json_lines_may_be_called_json(tmp_path) -> None:
@@ -116,9 +175,17 @@ def test_json_lines_may_be_called_json(tmp_path) -> None:
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     assert [row["id"] for row in read(path)] == [row["id"] for row in rows]
     assert told(path) == [f"{path}: has one JSON object in each line, and is read so"]
-    path.write_text("".join(f"{json.dumps(row, indent=1)}\n" for row in rows), encoding="utf-8")
-    with pytest.raises(InputError, match=r"Extra data\); name a file with one object per line .jsonl"):
-        read(path)
+    document = json.dumps({"data": rows})
+    for damaged in (
+        "".join(f"{json.dumps(row, indent=1)}\n" for row in rows),
+        f"{document}\n}}",
+        f"{document}\n{document}\n",  # two files in one
+        f"{json.dumps(rows[0])},\n{json.dumps(rows[1])}\n",
+        f"{json.dumps(rows[0])} {json.dumps(rows[1])}\n",
+    ):
+        path.write_text(damaged, encoding="utf-8")
+        with pytest.raises(InputError, match=r"Extra data\); name a file with one object per line .jsonl"):
+            read(path)
 
 
 def test_ids_that_begin_anew_in_each_article_can_be_left_out(tmp_path) -> None:
@@ -128,6 +195,8 @@ def test_ids_that_begin_anew_in_each_article_can_be_left_out(tmp_path) -> None:
     (found,) = (one for one in check_source(str(path)).findings if one.kind == "duplicate_id")
     assert "pass --data.columns.id none" in found.fix
     with pytest.raises(InputError, match=r"correct them, or pass --data\.columns\.id none to have them made"):
+        read(path)
+    with speaking(Voice()), pytest.raises(InputError, match=r"pass columns={\"id\": \"none\"} to have them made"):
         read(path)
     without = ReadSettings(Columns(id="none"))
     assert len({row["id"] for row in read(path, reading=without)}) == 20
@@ -156,8 +225,22 @@ def test_one_answer_at_the_end_of_many_contexts_is_told(tmp_path) -> None:
     (found,) = (one for one in report.findings if one.kind == "marker")
     assert (found.count, found.severity) == (20, "warning")
     assert found.rows[0]["what"] == "'ANSWERNOTFOUND'"
-    report = check_source(str(write_json(tmp_path / "few.json", rows[:18])))
-    assert not [one for one in report.findings if one.kind == "marker"]
+    first = {"context": "Reuters said so (c) Reuters", "answers": {"text": ["Reuters"], "answer_start": [0]}}
+    for others in (rows[:18], [row | first for row in rows]):
+        report = check_source(str(write_json(tmp_path / "few.json", others)))
+        assert not [one for one in report.findings if one.kind == "marker"]
+
+
+def test_answers_at_the_end_that_are_rare_are_forgotten(monkeypatch) -> None:
+    monkeypatch.setattr(bad_rows, "_AT_END", 20)
+    check = bad_rows.RowCheck()
+    for number in range(1000):
+        text = "CANNOTANSWER" if number % 10 == 0 else f"word{number}"
+        item = {"id": str(number), "question": "Who ?", "context": f"It is {text}"}
+        item["answers"] = {"text": [text], "answer_start": [6]}
+        list(check.valid([(f"row {number}", item)]))
+        assert len(check._at_end) <= 20
+    check.close()
 
 
 def test_a_fix_that_would_leave_no_row_is_not_proposed(tmp_path) -> None:
@@ -188,7 +271,9 @@ def test_answers_in_the_form_of_dureader_are_scored(tmp_path, capsys) -> None:
     rows = make_rows(3)
     data = write_json(tmp_path / "dev.json", rows)
     path = tmp_path / "predicts.json"
-    lines = [{"question_id": row["id"], "answers": row["answers"]["text"][:1], "yesno": None} for row in rows]
+    lines = [
+        {"Question ID": row["id"], "id": None, "answers": row["answers"]["text"][:1], "yesno": None} for row in rows
+    ]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     assert commands.evaluate(["--predictions", str(path), "--data", str(data)]) == 0
     assert "exact_match    100.0000" in capsys.readouterr().out

@@ -16,11 +16,8 @@ from qa_lightning.data.formats.texts import EncodingError, is_packed, opened_tex
 from qa_lightning.errors import InputError
 from qa_lightning.wording import shown
 
+_LINE = 1 << 20  # bytes of a first line that may be one of JSON lines called .json
 _FIRST, _MAX_FIRST = 100, 1 << 24  # lines, and their bytes, that tell JSON lines from one JSON text
-
-
-class _LinesError(InputError):
-    """A file holds several JSON objects, the first one in a line of its own."""
 
 
 def read_document(path: Path, encoding: str | None, split: str) -> Iterator[PlacedRow]:
@@ -31,12 +28,24 @@ def read_document(path: Path, encoding: str | None, split: str) -> Iterator[Plac
         encoding: of the file, if it is not UTF-8.
         split: which one to read, if the file holds several.
     """
-    try:
-        document = _parsed(path, encoding)
-    except _LinesError:
+    if _is_lines(path, encoding):
         remark = Remark("has one JSON object in each line, and is read so")
         return chain([(str(path), remark)], read_json_lines(path, encoding))
-    return document_rows(path, document, split)
+    return document_rows(path, _parsed(path, encoding), split)
+
+
+def _is_lines(path: Path, encoding: str | None) -> bool:
+    """Whether the first line is a whole JSON object, and no document, and another one begins after it."""
+    try:
+        with opened_text(path, encoding) as (file, _):
+            lines = (line for line in iter(lambda: file.readline(_LINE), b"") if line.strip())
+            first, second = next(lines, b""), next(lines, b"")
+    except InputError:  # reading it reports what is wrong
+        return False
+    if not first.endswith((b"\n", b"\r")) or not second.lstrip().startswith(b"{"):
+        return False
+    item = _object("", first)
+    return not isinstance(item, (BrokenRow, list)) and not isinstance(item.get("data"), list)
 
 
 def document_splits(path: Path, encoding: str | None) -> list[str]:
@@ -74,10 +83,7 @@ def _parsed(path: Path, encoding: str | None) -> Any:
     except InputError:
         raise
     except json.JSONDecodeError as error:
-        several = error.msg == "Extra data"
-        if several and text.lstrip().startswith("{") and "\n" not in text[: error.pos].strip():
-            raise _LinesError(f"{path}: has one JSON object in each line") from None
-        hint = "; name a file with one object per line .jsonl" if several else ""
+        hint = "; name a file with one object per line .jsonl" if error.msg == "Extra data" else ""
         hint = f"; it begins {shown(text.strip(), 40)}" if error.pos == 0 else hint
         raise InputError(
             f"{path}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}){hint}"

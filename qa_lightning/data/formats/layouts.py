@@ -19,7 +19,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.data.formats.rows import COLUMNS, CONTEXTS, NO_ANSWER, PlacedRow, no_split, simple_name
+from qa_lightning.data.formats.rows import (
+    COLUMNS,
+    CONTEXTS,
+    NO_ANSWER,
+    QUESTIONS,
+    Accepted,
+    PlacedRow,
+    no_split,
+    simple_name,
+)
 from qa_lightning.errors import InputError
 from qa_lightning.wording import listed, shown
 
@@ -93,7 +102,8 @@ def _is_item(document: dict[str, Any]) -> bool:
     lists = [name for name in ("paragraphs", "qas", "annotations") if isinstance(document.get(name), list)]
     if lists == ["annotations"]:
         return isinstance(document.get("data"), dict)
-    return bool(lists) or all(isinstance(document.get(name), str) for name in ("question", "context"))
+    texts = {simple_name(name) for name, value in document.items() if isinstance(value, str)}
+    return bool(lists) or all(texts.intersection(names) for names in (QUESTIONS, CONTEXTS))
 
 
 def rows_of_item(place: str, item: dict[str, Any], titled: bool = True) -> Iterator[PlacedRow]:
@@ -164,7 +174,8 @@ def _rows_of_context(place: str, item: dict[str, Any], title: dict[str, Any]) ->
 def _with_detected(qa: dict[str, Any], context: Any) -> dict[str, Any]:
     """A question of MRQA with the answers that its authors found in the context, and their offsets.
 
-    ``char_spans`` are pairs of offsets, of the first and of the last character.
+    ``char_spans`` are pairs of offsets, of the first and of the last character. The other texts in ``answers`` count as
+    right, too. The id is the ``qid``, by which MRQA's own script knows predictions.
     """
     detected = qa.get("detected_answers")
     if not isinstance(detected, list) or not all(isinstance(one, dict) and "char_spans" in one for one in detected):
@@ -178,7 +189,12 @@ def _with_detected(qa: dict[str, Any], context: Any) -> dict[str, Any]:
             first, last = span
             there = isinstance(context, str) and 0 <= first <= last < len(context)
             answers.append({"text": context[first : last + 1] if there else one.get("text"), "answer_start": first})
-    return {**qa, "answers": answers}
+    if not answers:
+        return qa
+    texts = qa["answers"] if isinstance(qa.get("answers"), list) else []
+    found = {answer["text"] for answer in answers}
+    answers += [{"text": Accepted(text)} for text in texts if isinstance(text, str) and text not in found]
+    return {**qa, "answers": answers, **({"id": qa["qid"]} if qa.get("qid") else {})}
 
 
 def _row_of_task(task: dict[str, Any]) -> dict[str, Any]:

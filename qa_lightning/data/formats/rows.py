@@ -12,6 +12,7 @@ from qa_lightning.wording import listed
 
 COLUMNS = ("id", "question", "context", "answers")
 CONTEXTS = ("context", "context_text", "passage", "paragraph", "text", "document", "article", "body")  # its names
+QUESTIONS = ("question", "q", "query", "question_text", "query_text")  # names of the question
 NO_ANSWER = (  # what people write where there is no answer, in lower case
     *("n/a", "na", "n.a.", "-", "--", "–", "—", "/", "?"),
     *("no answer", "not answerable", "unanswerable"),
@@ -33,6 +34,10 @@ class BrokenRow(dict[str, Any]):
         super().__init__(values or {})
         self.kind = kind
         self.problems = problems
+
+
+class Accepted(str):
+    """The text of an answer that counts as right, whether or not the context holds it; nothing is wrong if not."""
 
 
 class Remark(dict[str, Any]):
