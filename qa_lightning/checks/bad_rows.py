@@ -292,7 +292,8 @@ class RowCheck:
         known = self._at_end.setdefault(text, Finding("marker", *ROW_FINDINGS["marker"]))
         known.add(place, name, shown(text), self._max_rows)
         if len(self._at_end) > _AT_END:
-            self._at_end = {text: found for text, found in self._at_end.items() if found.count > 1}
+            least = self._valid * _MARKED_SHARE / 2
+            self._at_end = {text: found for text, found in self._at_end.items() if found.count > least}
 
     def _check_context(self, place: str, example: Example) -> None:
         context = example["context"]

@@ -114,13 +114,16 @@ def check_answers(
         problem = _text_problem(place, text, context) or _offset_problem(place, text, start, context)
         if problem is None:
             _add(checked, text, start)
+        elif isinstance(text, Accepted):
+            if policy.texts_alone:
+                _add(checked, text, UNPLACED)
         elif policy.repair and problem.kind in _OFFSET_KINDS and (found := repaired(text, start, context)):
             _add(checked, found.text, found.start)
             checked.repaired.append(_repair_line(place, text, start, context, found.text, found.start))
         elif policy.texts_alone and problem.kind in _OFFSET_KINDS:
             _add(checked, text, UNPLACED)
             checked.unplaced.append(problem)
-        elif not isinstance(text, Accepted):
+        else:
             checked.problems.append(problem)
     return checked
 

@@ -15,7 +15,7 @@ from decimal import Decimal
 from numbers import Integral
 from typing import Any, NamedTuple
 
-from qa_lightning.data.formats import NO_ANSWER, simple_name
+from qa_lightning.data.formats import NO_ANSWER, Accepted, simple_name
 from qa_lightning.data.repair import repaired
 
 NOTHING = ("", "null", "none", "nan")  # cells of a table that mean "no value"
@@ -72,7 +72,7 @@ def answers_of(value: Any, start: Any, context: Any, separator: str | None) -> A
         if all(isinstance(one, dict) or is_nothing(one) for one in parsed):
             several = [_of_object(one, context, separator) if isinstance(one, dict) else one for one in parsed]
             return [answer for one in several for answer in (one if isinstance(one, list) else [one])]
-        pairs = [_of_pair(one, context) for one in ([parsed] if _is_pair(parsed) else parsed)]
+        pairs = [_of_pair(one, context) for one in ([parsed] if is_pair(parsed) else parsed)]
         return pairs if all(pairs) else parsed
     return [{"text": parsed, "answer_start": whole_number(start)}] if not isinstance(parsed, list) else parsed
 
@@ -166,9 +166,7 @@ def _as_lists(value: Any, depth: int = 4) -> Any:
 
 def _of_object(given: dict[str, Any], context: Any, separator: str | None) -> Any:
     """The answers of an object with a text or texts, offsets, or both; the object itself if it has neither."""
-    answers = given
-    if not {_TEXT[0], _START[0]} <= answers.keys():  # names may be written as those of columns
-        answers = {simple_name(name): value for name, value in answers.items()} | answers
+    answers = _simply_named(given)
     names = [_name_in(answers, known) for known in (_TEXT, _START, _END)]
     text, start, end = (None if name is None else answers[name] for name in names)
     is_span = names[1] is not None and names[2] is not None
@@ -188,6 +186,13 @@ def _of_object(given: dict[str, Any], context: Any, separator: str | None) -> An
     return [{"text": text, "answer_start": _offset(text, start, context)}]
 
 
+def _simply_named(answers: dict[str, Any]) -> dict[str, Any]:
+    """An object whose names may be written as those of columns, with simple names beside them."""
+    if {_TEXT[0], _START[0]} <= answers.keys():
+        return answers
+    return {simple_name(name): value for name, value in answers.items()} | answers
+
+
 def _name_in(answers: dict[str, Any], known: tuple[str, ...]) -> str | None:
     """The first of the known names that has a value, else the first one that is there, else None."""
     there = [name for name in known if name in answers]  # a table of objects has each name in all of them
@@ -197,7 +202,8 @@ def _name_in(answers: dict[str, Any], known: tuple[str, ...]) -> str | None:
 def _of_texts(texts: list[str], start: Any, context: Any, separator: str | None) -> Any:
     """Answers from texts, and from their offsets as far as there are any."""
     starts = parsed_cell(start)
-    if separator and len(texts) == 1 and separator in texts[0] and not _holds_text(context, texts[0]):
+    whole = isinstance(texts[0], Accepted)
+    if separator and len(texts) == 1 and not whole and separator in texts[0] and not _holds_text(context, texts[0]):
         texts = [part.strip() for part in texts[0].split(separator) if part.strip()]
         if isinstance(starts, str):
             starts = [part.strip() for part in starts.split(separator) if part.strip()]
@@ -208,7 +214,7 @@ def _of_texts(texts: list[str], start: Any, context: Any, separator: str | None)
     return [{"text": one, "answer_start": offset} for one, offset in zip(texts, offsets, strict=True)]
 
 
-def _is_pair(value: Any) -> bool:
+def is_pair(value: Any) -> bool:
     """Whether a list is two offsets; in quotes they are two texts."""
     if not isinstance(value, list) or len(value) != 2 or any(isinstance(one, str) for one in value):
         return False
@@ -221,7 +227,7 @@ def _of_pair(value: Any, context: Any) -> dict[str, Any] | None:
         return None
     if isinstance(value[0], str):
         return {"text": value[0], "answer_start": _offset(value[0], last, context)}
-    return _between(whole_number(value[0]), last, context) if _is_pair(value) else None
+    return _between(whole_number(value[0]), last, context) if is_pair(value) else None
 
 
 def _between(start: Any, end: Any, context: Any) -> dict[str, Any]:
@@ -296,24 +302,27 @@ def is_unknown(start: Any) -> bool:
     return whole_number(start) in (None, -1)
 
 
-def lacks_offsets(answers: Any) -> bool:
-    """Whether a text among answers, as they are given, has an offset that is not known."""
+def lacks_offsets(answers: Any, depth: int = 4) -> bool:
+    """Whether a text among answers, parsed, has an offset that is not known."""
+    if isinstance(answers, str):
+        return _lacks_offset(answers, None)
     if isinstance(answers, dict):
-        text, start = (
-            None if name is None else answers[name] for name in (_name_in(answers, one) for one in (_TEXT, _START))
-        )
-        if isinstance(text, list) and isinstance(start, list):
-            return any(map(_lacks_offset, text, start))
-        return _lacks_offset(text, start) and _name_in(answers, _END) is None
-    if not isinstance(answers, (list, tuple)):
+        named = _simply_named(answers)
+        names = (_name_in(named, one) for one in (_TEXT, _START))
+        text, start = (None if name is None else named[name] for name in names)
+        if isinstance(text, list):
+            starts = start if isinstance(start, list) else [start] * len(text)
+            return any(map(_lacks_offset, text, starts))
+        return _lacks_offset(text, start)
+    if not depth or not isinstance(answers, (list, tuple)):
         return False
     if len(answers) == 2 and isinstance(answers[0], str) and not isinstance(answers[1], (str, dict, list)):
-        return _lacks_offset(*answers)
-    return any(map(lacks_offsets, answers))
+        return answers[1] is not None and _lacks_offset(*answers)
+    return any(lacks_offsets(one, depth - 1) for one in answers)
 
 
 def _lacks_offset(text: Any, start: Any) -> bool:
-    return isinstance(text, str) and bool(text.strip()) and is_unknown(start)
+    return isinstance(text, str) and text.strip().lower() not in NOTHING and is_unknown(start)
 
 
 def unplaced_hint(text: str, context: str) -> str:

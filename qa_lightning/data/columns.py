@@ -14,7 +14,16 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from qa_lightning.data.cells import NOTHING, answer_between, answers_of, lacks_offsets, parsed_cell, truth, whole_number
+from qa_lightning.data.cells import (
+    NOTHING,
+    answer_between,
+    answers_of,
+    is_pair,
+    lacks_offsets,
+    parsed_cell,
+    truth,
+    whole_number,
+)
 from qa_lightning.data.formats import (
     CONTEXTS,
     QUESTIONS,
@@ -51,7 +60,8 @@ _SEARCHED = "answer_start from the context, if the answer occurs there once"
 _BETWEEN_OFFSETS = "answers between two offsets, the second one after the last character"
 _PAIRS = "answers are pairs of numbers: offsets in characters, the second one after the last character"
 _UNKNOWN = f"answers whose answer_start is missing, empty or -1: {_SEARCHED}"
-_NO_OFFSET = re.compile(r"-1\b|null|None|nan|NaN")
+_NO_OFFSET = re.compile(r"[:\[,(]\s*['\"]?(?:-1(?:\.0*)?|None|null|nan|NaN)['\"]?\s*[,\]})]")
+_HAS_OFFSET = re.compile(r"start|offset|begin|\d\s*[\])]", re.IGNORECASE)
 _PAIR = re.compile(r"\s*[\[(]+\s*\d+\s*,\s*\d+\s*[\])]")  # as JSON or Python writes it
 NO_COLUMN = "none"  # given as a column's name: the data has none, whatever its columns are called
 PLACE = "\0"  # stands for the row's place in problems that many rows have
@@ -217,7 +227,8 @@ def renamed(
             log_once(line)
         unread.clear()
         row = {name: row[column] for name, column in names.items()}
-        log_once(_answers_line(row))
+        if _UNKNOWN not in logged:
+            log_once(_answers_line(row))
         yield place, row
     if lacking and not choices.made:
         raise InputError(lacking)
@@ -448,18 +459,18 @@ def _choice_line(names: Mapping[str, str], row: Mapping[str, Any]) -> str:
 def _answers_line(row: Mapping[str, Any]) -> str:
     """A line that says what is not as usual in ``answers``, or empty: texts alone, unknown offsets, offsets alone."""
     answers = row.get("answers", row.get("answer_text"))
+    written = isinstance(answers, str) and answers.lstrip().startswith(("{", "[", "(", "array("))
     if _START in row:
-        return _UNKNOWN if lacks_offsets({"text": answers, _START: row[_START]}) else ""
-    if isinstance(answers, str) and "answers" in row:
-        bare = answers.strip()
-        if not bare.startswith(("{", "[", "(", "array(")):
-            return f"answers are texts: {_SEARCHED}" if bare.lower() not in NOTHING else ""
-        if _PAIR.match(answers):
-            return _PAIRS
-        return _UNKNOWN if _NO_OFFSET.search(bare) and lacks_offsets(parsed_cell(answers)) else ""
-    if not isinstance(answers, (list, tuple, dict)):
+        return _UNKNOWN if not written and lacks_offsets({"text": answers, _START: row[_START]}) else ""
+    if "answers" not in row or not isinstance(answers, (str, list, tuple, dict)):
         return ""
-    pair = answers[0] if isinstance(answers, list) and answers and isinstance(answers[0], list) else answers
-    if len(pair) == 2 and all(type(one) is int for one in pair):
+    if isinstance(answers, str):
+        if not written:
+            return f"answers are texts: {_SEARCHED}" if answers.strip().lower() not in NOTHING else ""
+        if _HAS_OFFSET.search(answers) and not _NO_OFFSET.search(answers) and not _PAIR.match(answers):
+            return ""  # not parsed twice, but for those that may be told
+        answers = parsed_cell(answers, row.get("context"))
+    one = answers[0] if isinstance(answers, list) and answers and isinstance(answers[0], list) else answers
+    if is_pair(one):
         return _PAIRS
-    return _UNKNOWN if lacks_offsets(answers) else ""
+    return _UNKNOWN if isinstance(answers, (list, tuple, dict)) and lacks_offsets(answers) else ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ from qa_lightning.wording import shown
 
 _JSON = (".json", *JSON_LINES)
 _TABLES = (".csv", ".tsv")
-_ANSWERS = ("answer", "prediction_text", "answers")  # names of the column with the answer's text
+_ANSWERS = ("answer", "prediction_text")  # names of the column with the answer's text
+_LISTED = "answers"  # that of a list of one text, as DuReader has it; elsewhere it holds what is right
+_BESIDE = {"question", "question_type", "yesno", "yesno_answers", "entity_answers"}  # columns that may be beside it
 _LAYOUT = 'expected one object {"id": "answer", ...} with texts as answers, or rows with id and answer'
 
 
@@ -170,7 +172,7 @@ def _of_rows(rows: Iterable[tuple[str, Any]]) -> dict[str, str]:
             continue
         given, answer = (row[column] for column in columns)
         key = _name(given)
-        if isinstance(answer, list) and len(answer) == 1:
+        if columns[1] == _LISTED:
             (answer,) = answer
         if key is None:
             problems.append(f"{place}: id is {shown(given)}; it must be a text or a whole number")
@@ -184,7 +186,7 @@ def _of_rows(rows: Iterable[tuple[str, Any]]) -> dict[str, str]:
 
 
 def _is_row(value: dict[str, Any]) -> bool:
-    return _id_column(value) is not None and _answer_column(value) is not None
+    return _answer_column(value) is not None and _id_column(value) is not None
 
 
 def _id_column(row: dict[str, Any]) -> str | None:
@@ -192,15 +194,20 @@ def _id_column(row: dict[str, Any]) -> str | None:
     return next((name for name in _ids(tuple(row)) if row[name] is not None), None)
 
 
-@cache
+@lru_cache(1000)
 def _ids(names: tuple[str, ...]) -> list[str]:
     """Columns that are called as an id may be, the usual name first."""
-    known = {name: simple_name(name) for name in names}
+    known = {name: name if name in SYNONYMS["id"] else simple_name(name) for name in names}
+    names = tuple(sorted(names, key=lambda name: known[name] != name))  # "id" before "ID"
     return [name for synonym in SYNONYMS["id"] for name in names if known[name] == synonym]
 
 
 def _answer_column(row: dict[str, Any]) -> str | None:
-    return next((name for name in _ANSWERS if name in row), None)
+    found = next((name for name in _ANSWERS if name in row), None)
+    listed = row.get(_LISTED)
+    if found or not isinstance(listed, list) or len(listed) != 1 or not isinstance(listed[0], str):
+        return found
+    return _LISTED if row.keys() <= {_LISTED, *_BESIDE, *_ids(tuple(row))} else None
 
 
 def _name(value: Any) -> str | None:

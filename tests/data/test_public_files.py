@@ -10,8 +10,13 @@ import pytest
 
 from qa_lightning.checks import bad_rows
 from qa_lightning.checks.report import check_source
-from qa_lightning.data.columns import Columns, ReadSettings
+from qa_lightning.data import columns as columns_module
+from qa_lightning.data.answers import OffsetPolicy
+from qa_lightning.data.columns import Columns, ReadSettings, renamed, usual_row
+from qa_lightning.data.examples import check_row
+from qa_lightning.data.sources import read_rows
 from qa_lightning.errors import InputError, Voice, speaking
+from qa_lightning.evaluation.saved import read_predictions
 from tests.helpers import commands
 from tests.helpers.data import make_rows
 from tests.helpers.forms import read
@@ -233,13 +238,17 @@ def test_one_answer_at_the_end_of_many_contexts_is_told(tmp_path) -> None:
 
 def test_answers_at_the_end_that_are_rare_are_forgotten(monkeypatch) -> None:
     monkeypatch.setattr(bad_rows, "_AT_END", 20)
-    check = bad_rows.RowCheck()
+    check, rows, most = bad_rows.RowCheck(), [], 0
     for number in range(1000):
-        text = "CANNOTANSWER" if number % 10 == 0 else f"word{number}"
+        text = "CANNOTANSWER" if number % 10 == 0 else f"word{number // 3}"
         item = {"id": str(number), "question": "Who ?", "context": f"It is {text}"}
         item["answers"] = {"text": [text], "answer_start": [6]}
-        list(check.valid([(f"row {number}", item)]))
-        assert len(check._at_end) <= 20
+        rows.append((f"row {number}", item))
+    for _ in check.valid(rows):
+        most = max(most, len(check._at_end))
+    assert most == 20
+    (found,) = (one for one in check.findings.found() if one.kind == "marker")
+    assert (found.count, len(found.rows)) == (100, 5)
     check.close()
 
 
@@ -277,6 +286,87 @@ def test_answers_in_the_form_of_dureader_are_scored(tmp_path, capsys) -> None:
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     assert commands.evaluate(["--predictions", str(path), "--data", str(data)]) == 0
     assert "exact_match    100.0000" in capsys.readouterr().out
-    path.write_text(json.dumps({**lines[0], "answers": ["a", "b"]}) + "\n")
-    with pytest.raises(InputError, match=r"the prediction for id 'q0' is \['a', 'b'\]; it must be a text"):
-        commands.evaluate(["--predictions", str(path), "--data", str(data)])
+
+
+@pytest.mark.parametrize(
+    ("span", "text"),
+    [([1, 13], "environmental"), ([80, 92], "say"), ([400, 412], "environmental")],
+)
+def test_a_span_of_mrqa_that_is_not_its_text_is_a_misplaced_answer(tmp_path, span, text) -> None:
+    item = json.loads(json.dumps(MRQA))
+    item["qas"][0] |= {"detected_answers": [{"text": text, "char_spans": [span]}], "answers": [text]}
+    with pytest.raises(InputError, match=f"answer '{text}' is not at answer_start {span[0]}"):
+        read(write_json(tmp_path / "one.json", item))
+    item["qas"][0]["detected_answers"] = [{"text": "environmental", "char_spans": [[80, 93]]}]  # an exclusive end
+    assert read(write_json(tmp_path / "one.json", item))[0]["answers"]["text"][0] == "environmental"
+    item["qas"][0]["detected_answers"] = [{"text": [text], "char_spans": [span]}]
+    item["qas"][0]["answers"] = []
+    with pytest.raises(InputError, match="not a text"):
+        read(write_json(tmp_path / "one.json", item))
+
+
+def test_ids_of_mrqa_are_of_one_kind_and_its_other_answers_are_no_finding(tmp_path) -> None:
+    item = json.loads(json.dumps(MRQA))
+    item["qas"][0] |= {"detected_answers": [], "id": "x"}
+    item["qas"][1]["answers"].append("A|B")
+    path = write_json(tmp_path / "one.json", item)
+    rows = [row for _, row in read_rows(str(path), "train")]
+    assert [row["id"] for row in rows] == [qa["qid"] for qa in item["qas"]]
+    found = [check_row("row 2", usual_row(rows[1], "|"), OffsetPolicy(texts_alone=alone)) for alone in (False, True)]
+    assert [(one.problems, one.left_out, one.unplaced) for one in found] == [([], [], [])] * 2
+    assert found[1].example["answers"]["text"][-2:] == ["clips", "A|B"]
+
+
+def test_a_document_with_more_in_it_stays_one(tmp_path) -> None:
+    rows = make_rows(2)
+    table = {name: [row[name] for row in rows] for name in rows[0]}
+    for more in ({"paragraphs": [["p"], ["p"]]}, {"qas": ["x", "y"]}):
+        assert len(read(write_json(tmp_path / "table.json", table | more))) == 2
+    wrapped = {"query": "SELECT", "document": "corpus", "data": rows}
+    assert len(read(write_json(tmp_path / "wrapped.json", wrapped))) == 2
+    assert len(read(write_json(tmp_path / "one.json", rows[0] | {"annotations": []}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("cell", "start"),
+    [("None", ""), ('{"text": ["Ada"], "answer_start": [0]}', ""), ("(3, 4)", None), ("(3, 4) lattice", None)],
+)
+def test_nothing_is_told_of_answers_that_are_not_searched_for(tmp_path, cell, start) -> None:
+    item = {"id": "1", "question": "Who ?", "context": "Ada is in a (3, 4) lattice.", "answers": cell}
+    lines = told(write_json(tmp_path / "q.json", [item | ({} if start is None else {"answer_start": start})]))
+    assert SEARCHED not in lines
+    assert not [line for line in lines if line.startswith("answers are pairs")]
+
+
+@pytest.mark.parametrize("answers", [["Ada"], {"text": ["Ada"]}, {"Text": ["Ada"], "Answer-Start": [-1]}, '["Ada"]'])
+def test_texts_alone_are_told_in_every_shape(tmp_path, answers) -> None:
+    item = {"id": "1", "question": "Who ?", "context": "Ada is here.", "answers": answers}
+    assert told(write_json(tmp_path / "q.json", [item])) == [SEARCHED]
+
+
+def test_cells_are_not_parsed_twice(tmp_path, monkeypatch) -> None:
+    """An `ast.parse` takes a fifth of a millisecond, in the one process that reads."""
+    parsed = []
+    monkeypatch.setattr(columns_module, "parsed_cell", lambda *cell: parsed.append(cell))
+    cell = "{'text': ['the finance minister, null and nano'], 'answer_start': [1]}"
+    item = {"id": "1", "question": "Who ?", "context": "So the finance minister, null and nano", "answers": cell}
+    list(renamed([("row 1", item)] * 3, ReadSettings()))
+    assert not parsed
+    deep = "[" * 900 + "-1" + "]" * 900
+    list(renamed([("row 1", item | {"answers": deep})], ReadSettings()))
+
+
+@pytest.mark.parametrize(
+    "rows", [{"prediction": "wrong", "answers": ["gold"]}, {"answers": "gold"}, {"answers": ["a", "b"]}]
+)
+def test_gold_answers_beside_predictions_are_not_taken_for_them(tmp_path, rows) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(f"{json.dumps({'id': 'q0', **rows})}\n{json.dumps({'id': 'q1', **rows})}\n", encoding="utf-8")
+    with pytest.raises(InputError, match="is no object with id and answer"):
+        read_predictions(path)
+
+
+def test_an_id_goes_before_other_spellings_of_it(tmp_path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_text('{"ID": 0, "id": "q0", "answer": "x"}\n{"ID": 1, "id": "q1", "answer": "y"}\n', encoding="utf-8")
+    assert read_predictions(path) == {"q0": "x", "q1": "y"}

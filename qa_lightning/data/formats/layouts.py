@@ -99,11 +99,15 @@ def document_rows(path: Path, document: Any, split: str) -> Iterator[PlacedRow]:
 
 def _is_item(document: dict[str, Any]) -> bool:
     """Whether a document is an item alone: an article, a context with its questions, a task, or a row."""
-    lists = [name for name in ("paragraphs", "qas", "annotations") if isinstance(document.get(name), list)]
-    if lists == ["annotations"]:
-        return isinstance(document.get("data"), dict)
+    if isinstance(document.get("data"), list):
+        return False
+    for name in ("paragraphs", "qas"):
+        if isinstance(items := document.get(name), list) and all(isinstance(item, dict) for item in items[:1]):
+            return True
+    if isinstance(document.get("data"), dict) and isinstance(document.get("annotations"), list):
+        return True
     texts = {simple_name(name) for name, value in document.items() if isinstance(value, str)}
-    return bool(lists) or all(texts.intersection(names) for names in (QUESTIONS, CONTEXTS))
+    return all(texts.intersection(names) for names in (QUESTIONS, CONTEXTS))
 
 
 def rows_of_item(place: str, item: dict[str, Any], titled: bool = True) -> Iterator[PlacedRow]:
@@ -178,23 +182,32 @@ def _with_detected(qa: dict[str, Any], context: Any) -> dict[str, Any]:
     right, too. The id is the ``qid``, by which MRQA's own script knows predictions.
     """
     detected = qa.get("detected_answers")
+    if detected is not None and qa.get("qid"):
+        qa = {**qa, "id": qa["qid"]}
     if not isinstance(detected, list) or not all(isinstance(one, dict) and "char_spans" in one for one in detected):
         return qa
-    answers = []
+    answers: list[dict[str, Any]] = []
     for one in detected:
         spans = one["char_spans"] if isinstance(one["char_spans"], list) else []
         for span in spans:
             if not isinstance(span, list) or len(span) != 2 or not all(type(end) is int for end in span):
                 return qa
             first, last = span
-            there = isinstance(context, str) and 0 <= first <= last < len(context)
-            answers.append({"text": context[first : last + 1] if there else one.get("text"), "answer_start": first})
+            there = context[first : last + 1] if isinstance(context, str) and 0 <= first <= last else ""
+            text = one.get("text", there)
+            alike = isinstance(text, str) and not there.startswith(text) and _bare(text) == _bare(there)
+            answers.append({"text": there if alike else text, "answer_start": first})
     if not answers:
         return qa
     texts = qa["answers"] if isinstance(qa.get("answers"), list) else []
-    found = {answer["text"] for answer in answers}
+    found = [answer["text"] for answer in answers]
     answers += [{"text": Accepted(text)} for text in texts if isinstance(text, str) and text not in found]
-    return {**qa, "answers": answers, **({"id": qa["qid"]} if qa.get("qid") else {})}
+    return {**qa, "answers": answers}
+
+
+def _bare(text: str) -> str:
+    """A text without what writing it down again may change."""
+    return " ".join(text.split()).lower()
 
 
 def _row_of_task(task: dict[str, Any]) -> dict[str, Any]:
