@@ -2,8 +2,9 @@
 
 That is one JSON object ``{"id": "answer"}``; or rows with ``id``, under any name that data may have it, and ``answer``
 (or ``prediction_text``, as the ``evaluate`` library has it, or a list of one as ``answers``, as DuReader has it, where
-no other column could be meant): JSON lines, a JSON list, any JSON of pandas, CSV, TSV, Excel, Parquet or Arrow, also with ``.gz``. Other columns and the order of columns are
-ignored. A text file is UTF-8 if no byte-order mark says otherwise: ``--encoding`` is that of the data.
+no other column could be meant): JSON lines, a JSON list, any JSON of pandas, CSV, TSV, Excel, Parquet or Arrow, also
+with ``.gz``. Other columns and the order of columns are ignored. A text file is UTF-8 if no byte-order mark says
+otherwise: ``--encoding`` is that of the data.
 """
 
 from __future__ import annotations
