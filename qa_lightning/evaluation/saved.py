@@ -191,8 +191,9 @@ def _is_row(value: dict[str, Any]) -> bool:
 
 
 def _id_column(row: dict[str, Any]) -> str | None:
-    """The column of the id: the first name that data may have it under and that is not empty here."""
-    return next((name for name in _ids(tuple(row)) if row[name] is not None), None)
+    """The column of the id: the first of the names that data may have it under, not empty if there is such a one."""
+    there = _ids(tuple(row))
+    return next((name for name in there if row[name] is not None), there[0] if there else None)
 
 
 @lru_cache(1000)
