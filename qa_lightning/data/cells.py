@@ -202,8 +202,8 @@ def _name_in(answers: dict[str, Any], known: tuple[str, ...]) -> str | None:
 def _of_texts(texts: list[str], start: Any, context: Any, separator: str | None) -> Any:
     """Answers from texts, and from their offsets as far as there are any."""
     starts = parsed_cell(start)
-    whole = isinstance(texts[0], Accepted)
-    if separator and len(texts) == 1 and not whole and separator in texts[0] and not _holds_text(context, texts[0]):
+    alone = len(texts) == 1 and not isinstance(texts[0], Accepted)
+    if separator and alone and separator in texts[0] and not _holds_text(context, texts[0]):
         texts = [part.strip() for part in texts[0].split(separator) if part.strip()]
         if isinstance(starts, str):
             starts = [part.strip() for part in starts.split(separator) if part.strip()]

@@ -338,6 +338,16 @@ def test_nothing_is_told_of_answers_that_are_not_searched_for(tmp_path, cell, st
     assert not [line for line in lines if line.startswith("answers are pairs")]
 
 
+@pytest.mark.parametrize("answers", [[], {"text": []}, [{"text": []}], "[]", '{"text": []}'])
+def test_no_text_in_any_shape_is_no_answer(tmp_path, answers) -> None:
+    item = {"id": "1", "question": "Who ?", "context": "Ada is here.", "answers": answers}
+    path = write_json(tmp_path / "q.json", [item])
+    for separator in (None, "|"):
+        (found,) = read(path, reading=ReadSettings(answer_separator=separator))
+        assert found["answers"] == {"text": [], "answer_start": []}
+    assert not told(path)
+
+
 @pytest.mark.parametrize("answers", [["Ada"], {"text": ["Ada"]}, {"Text": ["Ada"], "Answer-Start": [-1]}, '["Ada"]'])
 def test_texts_alone_are_told_in_every_shape(tmp_path, answers) -> None:
     item = {"id": "1", "question": "Who ?", "context": "Ada is here.", "answers": answers}
