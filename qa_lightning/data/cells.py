@@ -19,6 +19,7 @@ from qa_lightning.data.formats import NO_ANSWER, Accepted, simple_name
 from qa_lightning.data.repair import repaired
 
 NOTHING = ("", "null", "none", "nan")  # cells of a table that mean "no value"
+WRITTEN = ("{", "[", "(", "array(", "np.")  # beginnings of lists and objects in a text
 _TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
 _TEXT = ("text", "answer_text", "answer")  # names of a part of an answer, the usual one first
 _START = ("answer_start", "start", "start_char", "offset", "begin")
@@ -99,7 +100,7 @@ def parsed_cell(value: Any, context: Any = None) -> Any:
     bare = value.strip()
     if bare.lower() in NOTHING:
         return None
-    if not bare.startswith(("{", "[", "(", "array(", "np.")):
+    if not bare.startswith(WRITTEN):
         return value
     try:
         found = json.loads(bare)
@@ -179,7 +180,7 @@ def _of_object(given: dict[str, Any], context: Any, separator: str | None) -> An
             return _of_texts(text, None, context, separator)
         if not isinstance(start, list) or len(start) != len(text):
             return {"text": text, "answer_start": start}
-        offsets = [_offset(one, given, context) for one, given in zip(text, start, strict=True)]
+        offsets = [_offset(one, first, context) for one, first in zip(text, start, strict=True)]
         return {"text": text, "answer_start": offsets}
     if names[1] is None and isinstance(text, str) and text.strip():
         return _of_texts([text], None, context, separator)

@@ -16,6 +16,7 @@ from typing import Any
 
 from qa_lightning.data.cells import (
     NOTHING,
+    WRITTEN,
     answer_between,
     answers_of,
     is_pair,
@@ -144,9 +145,13 @@ def with_usual_columns(
     only_asked: bool = False,
     skips: bool = False,
 ) -> Iterator[PlacedRow]:
-    """Give rows the usual columns: rename them (`renamed`), parse and complete them (`usual_row`)."""
-    for place, row in renamed(rows, reading, log_line, only_asked, skips):
-        yield place, usual_row(row, reading.answer_separator)
+    """Give rows the usual columns: rename them (`renamed`), parse and complete them (`parsed`)."""
+    return parsed(renamed(rows, reading, log_line, only_asked, skips), reading)
+
+
+def parsed(rows: Iterable[PlacedRow], reading: ReadSettings) -> Iterator[PlacedRow]:
+    """Parse and complete the columns of rows from `renamed`; see `usual_row`."""
+    return ((place, usual_row(row, reading.answer_separator)) for place, row in rows)
 
 
 def renamed(
@@ -459,7 +464,7 @@ def _choice_line(names: Mapping[str, str], row: Mapping[str, Any]) -> str:
 def _answers_line(row: Mapping[str, Any]) -> str:
     """A line that says what is not as usual in ``answers``, or empty: texts alone, unknown offsets, offsets alone."""
     answers = row.get("answers", row.get("answer_text"))
-    written = isinstance(answers, str) and answers.lstrip().startswith(("{", "[", "(", "array("))
+    written = isinstance(answers, str) and answers.lstrip().startswith(WRITTEN)
     if _START in row:
         return _UNKNOWN if not written and lacks_offsets({"text": answers, _START: row[_START]}) else ""
     if "answers" not in row or not isinstance(answers, (str, list, tuple, dict)):

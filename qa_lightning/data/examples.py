@@ -37,6 +37,7 @@ _FIXES: dict[OnBadRows, str] = {
     "skip": f"no row is left; correct them, or pass --data.on_bad_rows {_REPAIR}",
     "repair_or_skip": "no row is left; correct them",
 }
+_UNIQUE = "ids must be unique: correct them, or pass --data.columns.id none to have them made"
 _SKIP = "correct them, or pass --data.on_bad_rows skip to leave such rows out"
 _FIXES_OF_TEXTS: dict[OnBadRows, str] = {  # where a wrong offset is not what makes a row bad
     "error": _SKIP,
@@ -353,9 +354,6 @@ def _twice(place: str, name: str, first: str) -> Problem:
         what = f"{place}: has the same question, context and answers as {first}; leave one of the two out"
         return Problem("same_row", what)
     return Problem("duplicate_id", f"{place}: id {name!r} is also the id of {first}; {_UNIQUE}")
-
-
-_UNIQUE = "ids must be unique: correct them, or pass --data.columns.id none to have them made"
 
 
 class IdPlaces:

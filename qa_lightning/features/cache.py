@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from qa_lightning.caching import build_once
 from qa_lightning.data.answers import UNPLACED
 from qa_lightning.data.chunks import write_checked
-from qa_lightning.data.columns import ReadSettings, renamed, usual_row
+from qa_lightning.data.columns import ReadSettings, parsed, renamed
 from qa_lightning.data.division import Fold, Groups, in_validation
 from qa_lightning.data.examples import (
     LEFT_OUT,
@@ -225,12 +225,12 @@ class PreparedSplit:
     def _write_rows(
         self, rows: Iterator[PlacedRow], path: Path, changes: RowChanges, wanted: Callable[[str, bool], bool]
     ) -> int:
-        separator = self.reading.answer_separator
         if self.max_examples is None:
             settings = ExampleSettings(self.on_bad_rows, self.texts_alone)
+            separator = self.reading.answer_separator
             return write_checked(rows, separator, path, settings, changes, wanted, self.workers, WORKER)
         # Row by row: nothing behind the last one that is taken is looked at.
-        usual = ((place, usual_row(row, separator)) for place, row in rows)
+        usual = parsed(rows, self.reading)
         examples = read_examples(
             usual, self.on_bad_rows, changes, wanted, self.max_examples, texts_alone=self.texts_alone
         )

@@ -270,8 +270,8 @@ def find_runs(logs: Path) -> list[PastRun]:
     for run in runs:
         if run.problem:
             log.warning(f"{run.folder / RECORD} {run.problem}; of its starts, {len(run.starts)} can be read")
-    order = by_last_start({run.folder: run.starts for run in runs})
-    return sorted(runs, key=lambda run: order.index(run.folder))
+    known = {run.folder: run for run in runs}
+    return [known[folder] for folder in by_last_start({run.folder: run.starts for run in runs})]
 
 
 def newest_run(logs: Path) -> PastRun | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 
 from qa_lightning.errors import InputError, one_line
@@ -16,13 +18,11 @@ def known_device(name: str | torch.device | None) -> torch.device | None:
     Raises:
         InputError: there are no such devices.
     """
-    try:
+    with suppress(RuntimeError, TypeError):
         device = None if name is None else torch.device(name)
-    except (RuntimeError, TypeError):
-        device = torch.device("meta")
-    if device is not None and device.type == "meta":  # nothing is computed there
-        raise InputError(f"device is {name!r}; pass 'cpu', 'cuda' or, for one of several GPUs, 'cuda:1'")
-    return device
+        if device is None or device.type != "meta":  # on which nothing is computed
+            return device
+    raise InputError(f"device is {name!r}; pass 'cpu', 'cuda' or, for one of several GPUs, 'cuda:1'")
 
 
 def usable_device(name: str | torch.device | None) -> torch.device:
