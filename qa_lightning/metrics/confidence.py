@@ -375,10 +375,12 @@ def fitted_lines(found: Confidence) -> Iterator[str]:
 
 def measures_line(what: str, found: Mapping[str, Interval]) -> str:
     """The measures of some scores that people ask for first, with their intervals."""
-    names = {"expected calibration error": "expected_calibration_error", "AUROC": "auroc"}
-    known = {name: found[key] for name, key in names.items() if found[key].mean == found[key].mean}
-    parts = [f"{name} {100 * one.mean:.1f}%{_ends(one)}" for name, one in known.items()]
-    return f"{what}: {', '.join(parts)}"
+    error, area = found["expected_calibration_error"], found["auroc"]
+    by_chance = f"by chance alone {100 * found['expected_calibration_error_by_chance'].mean:.1f}%"
+    parts = [f"expected calibration error {100 * error.mean:.1f}%{_ends(error)}, {by_chance}"]
+    if area.mean == area.mean:  # some answers are right, some wrong
+        parts.append(f"AUROC {100 * area.mean:.1f}%{_ends(area)}")
+    return f"{what}: {'; '.join(parts)}"
 
 
 def _ends(found: Interval) -> str:

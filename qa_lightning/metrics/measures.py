@@ -2,6 +2,9 @@
 
 * expected calibration error (Guo et al., 2017): over bins of equal width, the mean distance of a bin's score from its
   share of right answers. It is low, too, for a model that gives every answer the same score.
+* the same by chance: the error to be expected of as many answers if each score is the probability that the answer is
+  right, by the normal approximation of their number in a bin. The fewer answers, the higher it is. An error near it
+  is as good as can be seen with these answers.
 * macro calibration error (Si et al., 2022): the mean of 1 - score over right answers and of score over wrong ones, each
   kind with half the weight. Scores that do not tell the two apart get 0.5 or more.
 * Brier score: the mean of (score - right)^2.
@@ -23,6 +26,7 @@ from qa_lightning.metrics.calibration import BINS, checked_columns
 AT_PRECISIONS = (0.8, 0.9, 0.95)
 MEASURES = (
     "expected_calibration_error",
+    "expected_calibration_error_by_chance",
     "macro_calibration_error",
     "brier",
     "auroc",
@@ -53,8 +57,9 @@ def _weighted(sure: Float64s, right: Float64s) -> Callable[[Float64s], Float64s]
     order = np.argsort(-sure, kind="stable")
     last = np.append(np.flatnonzero(begins_run(sure[order]))[1:], len(sure)) - 1  # rank of the last of each score
     which = np.searchsorted(np.linspace(0.0, 1.0, BINS + 1)[1:], sure, side="left")  # as `reliability` does
-    gaps = np.zeros((len(sure), BINS))
+    gaps, variance = np.zeros((2, len(sure), BINS))
     gaps[np.arange(len(sure)), which] = right - sure
+    variance[np.arange(len(sure)), which] = sure * (1 - sure)
     columns = np.column_stack([right, right * (1 - sure), (1 - right) * sure, (sure - right) ** 2])
 
     def figures(weights: Float64s) -> Float64s:
@@ -66,7 +71,9 @@ def _weighted(sure: Float64s, right: Float64s) -> Callable[[Float64s], Float64s]
             macro = (of_right / rights + of_wrong / (total - rights)) / 2
             area = _area(hits, answered - hits) / (rights * (total - rights))
             precision = np.nan_to_num(hits / answered)
-        found = [np.abs(weights @ gaps).sum(axis=1) / total, macro, squares / total, area]
+        error = np.abs(weights @ gaps).sum(axis=1) / total
+        by_chance = np.sqrt(2 / np.pi * (weights @ variance)).sum(axis=1) / total
+        found = [error, by_chance, macro, squares / total, area]
         for wanted in AT_PRECISIONS:
             found.append(np.where(precision >= wanted - 1e-12, answered, 0.0).max(axis=1) / total)
         return np.column_stack(found)

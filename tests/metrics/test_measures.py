@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,11 @@ def by_definition(sure: np.ndarray, right: np.ndarray) -> list[float]:
     pairs = (good[:, None] > bad).mean() + (good[:, None] == bad).mean() / 2
     macro = ((1 - good).mean() + bad.mean()) / 2
     coverage = [coverage_at_precision(sure, right, each)[0] for each in AT_PRECISIONS]
-    return [reliability(sure, right).error, macro, ((sure - right) ** 2).mean(), pairs, *coverage]
+    edges = np.linspace(0, 1, 16)
+    bins = [(sure > low) & (sure <= high) for low, high in pairwise(edges)]
+    bins[0] |= sure == 0
+    by_chance = sum(np.sqrt(2 / np.pi * (sure[one] * (1 - sure[one])).sum()) for one in bins) / len(sure)
+    return [reliability(sure, right).error, by_chance, macro, ((sure - right) ** 2).mean(), pairs, *coverage]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -48,6 +54,15 @@ def test_the_interval_of_a_mean_is_that_of_the_bootstrap_of_means() -> None:
     found = measures(sure, right, articles)["brier"]
     (wanted,) = bootstrap(((sure - right) ** 2)[:, None], articles)
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [100, 1000, 10_000])
+def test_the_error_by_chance_is_that_of_answers_that_are_right_as_often_as_their_scores_say(count: int) -> None:
+    random = np.random.default_rng(count)
+    sure = random.beta(1.2, 1.0, count)
+    errors = [reliability(sure, random.random(count) < sure).error for _ in range(300)]
+    found = measures(sure, random.random(count) < sure, ["a"] * count)["expected_calibration_error_by_chance"]
+    assert found.mean == pytest.approx(np.mean(errors), rel=0.08)
 
 
 def test_what_is_not_known_is_not_a_number() -> None:
