@@ -1,4 +1,4 @@
-"""Processes that do jobs, and give the results back in order.
+"""Processes that do jobs, here or elsewhere, and give the results back in order.
 
 A pool of `concurrent.futures` would not do: it keeps the writing end of its processes' pipe open. If a process is
 killed while it sends more than the pipe holds (64 KiB on Linux), the pool waits for the rest for ever.
@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from queue import SimpleQueue
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from weakref import WeakSet
 
 from qa_lightning.errors import InputError
@@ -32,6 +33,30 @@ Reply = TypeVar("Reply")
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # go to a whole group of processes; the first one decides
 _starting = threading.Lock()
 _ours: WeakSet[Connection] = WeakSet()  # our ends of the connections to workers
+
+
+class Asked(Protocol):
+    """What does jobs, one at a time, wherever it is."""
+
+    def ask(self, job: Any) -> Any:
+        """Do a job, and return its result."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Does jobs by asking another, which is told more of them.
+
+    Args:
+        other: asked.
+        told: what it is told of a job, made where the answer is waited for.
+    """
+
+    other: Asked
+    told: Callable[[Any], Any]
+
+    def ask(self, job: Any) -> Any:
+        """Do a job, and return its result."""
+        return self.other.ask(self.told(job))
 
 
 class LostWorkerError(InputError):
@@ -105,28 +130,33 @@ class Worker:
 @contextmanager
 def working(
     starts: Sequence[Callable[[], Worker]],
+    others: Sequence[Asked] = (),
 ) -> Iterator[Callable[[Iterable[tuple[Key, Job]]], Iterator[tuple[Key, Any]]]]:
     """Yield a function that has jobs done, each with a key, and yields keys and results in the order of the jobs.
 
-    At most two jobs per process are in flight. All processes end with the ``with`` statement.
+    At most two jobs per process are in flight. All processes that are started end with the ``with`` statement.
 
     Args:
         starts: each starts a process.
+        others: do jobs, too.
 
     Raises:
         InputError: see `Worker.receive`.
     """
-    idle: SimpleQueue[Worker] = SimpleQueue()
+    idle: SimpleQueue[Asked] = SimpleQueue()
+    count = len(starts) + len(others)
     with ExitStack() as running:
-        waiters = ThreadPoolExecutor(len(starts))  # each thread waits for one process
+        waiters = ThreadPoolExecutor(count)  # each thread waits for one process
         running.callback(waiters.shutdown, cancel_futures=True)  # runs after the processes have ended
         for worker in [running.enter_context(start()) for start in starts]:
             worker.receive()  # it is ready
             idle.put(worker)
-        yield partial(_in_order, lambda job: waiters.submit(_ask, idle, job), 2 * len(starts))
+        for other in others:
+            idle.put(other)
+        yield partial(_in_order, lambda job: waiters.submit(_ask, idle, job), 2 * count)
 
 
-def _ask(idle: SimpleQueue[Worker], job: Any) -> Any:
+def _ask(idle: SimpleQueue[Asked], job: Any) -> Any:
     worker = idle.get()
     try:
         return worker.ask(job)
@@ -169,7 +199,7 @@ def do_jobs(connection: Connection, make: Callable[[], Callable[[Any], Any]]) ->
 
 @contextmanager
 def forked(
-    do: Callable[[Job], Reply], count: int, what: str
+    do: Callable[[Job], Reply], count: int, what: str, others: Sequence[Asked] = ()
 ) -> Iterator[Callable[[Iterable[tuple[Key, Job]]], Iterator[tuple[Key, Reply]]]]:
     """As `working`, with ``count`` forks of this process that do jobs by ``do``; one does them here, without a fork.
 
@@ -177,12 +207,18 @@ def forked(
         do: does a job; it may use all that is in memory now.
         count: number of processes; one where this process cannot fork.
         what: one of them, for the message that it has ended.
+        others: do jobs, too; with them, one process is a fork as well.
     """
-    if count <= 1 or not _can_fork():
+    if not can_fork() or (count <= 1 and not others):
         yield lambda jobs: ((key, do(job)) for key, job in jobs)
         return
-    with working([partial(Worker, what, _serve_fork, do, method="fork")] * count) as work:
+    with working([partial(fork, do, what)] * count, others) as work:
         yield work
+
+
+def fork(do: Callable[[Any], Any], what: str) -> Worker:
+    """A fork of this process that does jobs by ``do``, which may use all that is in memory now; Linux alone."""
+    return Worker(what, _serve_fork, do, method="fork")
 
 
 def _serve_fork(connection: Connection, do: Callable[[Any], Any]) -> None:
@@ -195,9 +231,9 @@ def _serve_fork(connection: Connection, do: Callable[[Any], Any]) -> None:
 
 def usable_cores() -> int:
     """The cores that `forked` may use: all that the system gives this process; 1 where it cannot fork."""
-    return len(os.sched_getaffinity(0)) if _can_fork() else 1
+    return len(os.sched_getaffinity(0)) if can_fork() else 1
 
 
-def _can_fork() -> bool:
+def can_fork() -> bool:
     """Whether this is Linux, and a process that may start others."""
     return hasattr(os, "sched_getaffinity") and not multiprocessing.current_process().daemon

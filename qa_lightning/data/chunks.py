@@ -3,13 +3,13 @@
 One process checks chunks in the same way, so the files do not depend on the number of processes. This process reads
 the rows, and knows what is true of all of them: ids that repeat, problems, changes. In the others, cells are parsed,
 rows are checked and become a batch of Arrow, which costs most; what they send back beside it is about few rows. Each
-of them has at most two chunks.
+of them has at most two chunks. Other hosts of a run may check chunks, too.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -21,11 +21,31 @@ from qa_lightning.data.columns import usual_row
 from qa_lightning.data.examples import SCHEMA, CheckedRow, ExampleSettings, Merged, RowChanges, check_row
 from qa_lightning.data.formats import PlacedRow
 from qa_lightning.errors import InputError
-from qa_lightning.workers import forked
+from qa_lightning.workers import Asked, forked
 
 _ROWS = 1000  # of a chunk
 _CHARACTERS = 1 << 22  # of contexts, after which a chunk ends earlier
 RowChunk = list[PlacedRow]
+
+
+@dataclass(frozen=True)
+class CheckJob:
+    """A chunk to be checked, with all that this depends on.
+
+    Attributes:
+        chunk: its rows; pickled for another process, which None could not be.
+        separator: see `columns.ReadSettings.answer_separator`.
+        settings: how bad rows are dealt with.
+    """
+
+    chunk: RowChunk | bytes | None
+    separator: str | None
+    settings: ExampleSettings
+
+    def done(self) -> CheckedChunk | None:
+        """The rows after their check; None if there are none here."""
+        chunk = pickle.loads(self.chunk) if isinstance(self.chunk, bytes) else self.chunk
+        return None if chunk is None else checked_chunk(chunk, self.separator, self.settings)
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,7 @@ def write_checked(
     keep: Callable[[str, bool], bool],
     workers: int,
     what: str,
+    others: Sequence[Asked] = (),
 ) -> int:
     """Write the valid examples of some rows as an Arrow stream, as `examples.write_examples` does.
 
@@ -65,6 +86,7 @@ def write_checked(
         changes, keep: see `examples.read_examples`.
         workers: number of processes; one checks in this process.
         what: one of them, for the message that it has ended.
+        others: do a `CheckJob`, too.
 
     Returns:
         The number of examples.
@@ -72,18 +94,16 @@ def write_checked(
     Raises:
         InputError: see `examples.read_examples`; or a process died.
     """
-
-    def check(job: bytes | RowChunk | None) -> CheckedChunk | None:
-        chunk = pickle.loads(job) if isinstance(job, bytes) else job
-        return None if chunk is None else checked_chunk(chunk, separator, settings)
-
     broken: list[InputError] = []
     chunks = _chunks(rows, broken)
     first = list(islice(chunks, workers))
     count = min(workers, len(first))  # few rows need few processes
-    jobs = ((chunk, _pickled(chunk) if count > 1 else chunk) for chunk in chain(first, chunks))
+    goes = count > 1 or bool(others)
+    jobs = (
+        (chunk, CheckJob(_pickled(chunk) if goes else chunk, separator, settings)) for chunk in chain(first, chunks)
+    )
     with (
-        forked(check, count, what) as check_in_order,
+        forked(CheckJob.done, count, what, others) as check_in_order,
         closing(Merged(settings, changes, keep)) as merged,
         pa.OSFile(str(path), "wb") as file,
         pa.ipc.new_stream(file, SCHEMA) as writer,

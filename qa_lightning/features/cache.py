@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -46,7 +46,7 @@ from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, vocabulary_size, windowing_key
 from qa_lightning.progress import loop_progress, tracked
 from qa_lightning.wording import command, counted, visible
-from qa_lightning.workers import LostWorkerError, forked
+from qa_lightning.workers import Asked, Given, LostWorkerError, forked
 
 log = logging.getLogger("qa_lightning")
 
@@ -94,6 +94,7 @@ class PreparedSplit:
         workers: processes that prepare it; the files do not depend on it.
         fold: the source is divided into folds, one of them for validation; its questions are then those of the split
             "train", whatever else it has, and ``max_examples`` counts those of all folds. None if it is not.
+        others: do a `CheckJob` or a `CutJob` for it, too; the files do not depend on them.
     """
 
     split: Split
@@ -109,6 +110,7 @@ class PreparedSplit:
     texts_alone: bool = False
     workers: int = 1
     fold: Fold | None = None
+    others: Sequence[Asked] = ()
 
     @property
     def _part(self) -> Split:
@@ -228,7 +230,7 @@ class PreparedSplit:
         if self.max_examples is None:
             settings = ExampleSettings(self.on_bad_rows, self.texts_alone)
             separator = self.reading.answer_separator
-            return write_checked(rows, separator, path, settings, changes, wanted, self.workers, WORKER)
+            return write_checked(rows, separator, path, settings, changes, wanted, self.workers, WORKER, self.others)
         # Row by row: nothing behind the last one that is taken is looked at.
         usual = parsed(rows, self.reading)
         examples = read_examples(
@@ -276,8 +278,29 @@ class PreparedSplit:
         windower = Windower(self.tokenizer, self.settings, offsets=self.split == "validation")
         all_answers = self.answers == "all"
         what = f"{self.split}: tokenizing"
-        with closing(cut_examples(examples, windower, all_answers, what, self.workers)) as batches:
+        with closing(cut_examples(examples, windower, all_answers, what, self.workers, self.others)) as batches:
             write_features(batches, folder, vocabulary_size(self.tokenizer), all_answers)
+
+
+@dataclass(frozen=True)
+class CutJob:
+    """Examples to be cut into features, with their texts, for a process that does not have them.
+
+    Attributes:
+        offsets: of the windower to cut with; see `Windower`.
+        questions, contexts, spans, first, others: what it is called with.
+    """
+
+    offsets: bool
+    questions: Sequence[str]
+    contexts: Sequence[str]
+    spans: Sequence[tuple[int, int] | None]
+    first: int
+    others: Sequence[Sequence[tuple[int, int]]] | None
+
+    def done(self, windower: Windower) -> FeatureBatch:
+        """The features; the windower has the tokenizer and the settings of the split."""
+        return windower(self.questions, self.contexts, self.spans, self.first, others=self.others)
 
 
 def contexts_needed(fraction: float) -> int:
@@ -290,7 +313,12 @@ def contexts_needed(fraction: float) -> int:
 
 
 def cut_examples(
-    examples: Any, windower: Windower, all_answers: bool = False, what: str = "tokenizing", workers: int = 1
+    examples: Any,
+    windower: Windower,
+    all_answers: bool = False,
+    what: str = "tokenizing",
+    workers: int = 1,
+    others: Sequence[Asked] = (),
 ) -> Generator[FeatureBatch, None, None]:
     """Cut examples into features: at a time 1,000 of them, or fewer with long contexts.
 
@@ -300,21 +328,26 @@ def cut_examples(
         all_answers: label windows with all answers, not only with the first one.
         what: name of the loop in the lines about progress.
         workers: number of processes; one cuts in this process, with the tokenizer's own threads.
+        others: do a `CutJob`, too.
 
     Raises:
         InputError: a process died.
     """
 
-    def cut(part: tuple[int, int]) -> FeatureBatch:
+    def texts(part: tuple[int, int]) -> CutJob:
         first, stop = part
         rows = examples[first:stop]
         spans = [_spans(answers) for answers in rows["answers"]]
-        others = [own[1:] for own in spans] if all_answers else None
+        more = [own[1:] for own in spans] if all_answers else None
         own = [each[0] if each else None for each in spans]
-        return windower(rows["question"], rows["context"], own, first, others=others)
+        return CutJob(windower.offsets, rows["question"], rows["context"], own, first, more)
 
-    count = min(workers, -(-len(examples) // _ROWS))
-    with loop_progress(len(examples), what=what) as progress, forked(cut, count, WORKER) as cut_in_order:
+    def cut(part: tuple[int, int]) -> FeatureBatch:
+        return texts(part).done(windower)
+
+    count = max(1, min(workers, -(-len(examples) // _ROWS)))
+    elsewhere = [Given(one, texts) for one in others]
+    with loop_progress(len(examples), what=what) as progress, forked(cut, count, WORKER, elsewhere) as cut_in_order:
         for (first, stop), batch in cut_in_order((part, part) for part in _parts(examples)):
             yield batch
             progress.update(stop - first)

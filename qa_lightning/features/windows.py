@@ -147,7 +147,7 @@ class Windower:
             settings.check(self._layout.special_tokens)
         self._context_first = tokenizer.padding_side == "left"
         self._settings = settings
-        self._offsets = offsets
+        self.offsets = offsets
         self._cls = self._layout.null(tokenizer)
 
     def __call__(
@@ -197,7 +197,7 @@ class Windower:
         gold_window, gold_start, gold_end = label_windows(windows, held)
         windows["example"] = first + example_of
         char_start = char_end = np.zeros(0, np.int32)
-        if self._offsets:
+        if self.offsets:
             flat = ragged(flat_begin, end - begin)
             char_start, char_end = (values[flat] for values in offsets_without_space(encoded, texts))
         return FeatureBatch(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cache
 from os import PathLike
@@ -46,7 +46,7 @@ from qa_lightning.paths import named_path
 from qa_lightning.progress import print_log
 from qa_lightning.training.steps.batch_size import AutoBatchSize
 from qa_lightning.wording import counted, did_you_mean
-from qa_lightning.workers import MOST_PROCESSES, usable_cores
+from qa_lightning.workers import MOST_PROCESSES, Asked, usable_cores
 
 log = logging.getLogger("qa_lightning")
 
@@ -113,7 +113,8 @@ class SquadDataModule(LightningDataModule):
         seed: decides the order of batches and the split by context.
         num_workers: processes that load data; 0 loads in the main process, which is enough for mapped files.
         prepare_workers: processes that prepare data: read, check, tokenize. None: as many as there are cores that this
-            process may use (on Linux; elsewhere one). The prepared files are the same.
+            process may use (on Linux; elsewhere one). The prepared files are the same. Several machines prepare
+            together, each with as many.
         cache_dir: folder of prepared data; None for ``$QA_LIGHTNING_CACHE`` or the user's cache folder.
     """
 
@@ -181,6 +182,7 @@ class SquadDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = named_path("--data.cache_dir", cache_dir) if cache_dir else default_cache_dir()
         self.settings = WindowSettings(max_length, doc_stride, max_question_length)
+        self.others: Sequence[Asked] = ()  # on other hosts, which help to prepare
         self.soft_targets: More | None = None  # what a module with a teacher adds to the training batches
         self.tokenizer = load_tokenizer(model_name)
         Windower(self.tokenizer, self.settings)  # refuses impossible settings before any data is read
@@ -282,9 +284,8 @@ class SquadDataModule(LightningDataModule):
         for source in self._sources.values():
             if isinstance(source, GivenRows):
                 source.forget()
-        for split in self._splits():
-            started = time.perf_counter()
-            prepared = self.prepared(split)
+        for prepared in self.to_prepare():
+            started, split = time.perf_counter(), prepared.split
             fresh = prepared.prepare()
             seconds = time.perf_counter() - started
             how = f"prepared in {seconds:.1f} s" if fresh else "prepared before, reused"
@@ -394,6 +395,10 @@ class SquadDataModule(LightningDataModule):
         """The splits of this module, with different questions; see `prepared`."""
         return [self.prepared(split) for split in self._splits()[-1 if self.trains_on_all else 0 :]]
 
+    def to_prepare(self) -> list[PreparedSplit]:
+        """The splits whose folders `prepare_data` makes."""
+        return [self.prepared(split) for split in self._splits()]
+
     def prepared(self, split: Split) -> PreparedSplit:
         """A split with its settings and the folders of its prepared data, whether or not they exist yet."""
         source, divided = self._source(split)
@@ -411,6 +416,7 @@ class SquadDataModule(LightningDataModule):
             self.texts_alone,
             self.hparams["prepare_workers"] or usable_cores(),
             self.fold,
+            self.others,
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from qa_lightning.runs.failures import (
     out_of_memory_problems,
 )
 from qa_lightning.runs.peers.agreement import compare_data, compare_settings, find_folder
+from qa_lightning.runs.peers.preparing import prepare_together
 from qa_lightning.runs.peers.processes import Peers
 from qa_lightning.runs.record import append_run, claim_folder, describe_start, last_start, release_folder
 from qa_lightning.runs.resume import as_it_is_now
@@ -46,6 +48,7 @@ from qa_lightning.training.module import LOGGED
 from qa_lightning.training.steps.heap import LimitedHeap, allocator, keep_freed_memory
 from qa_lightning.training.steps.partial import partial_lines
 from qa_lightning.wording import command, counted, relative
+from qa_lightning.workers import Asked
 
 log = logging.getLogger("qa_lightning")
 
@@ -220,12 +223,14 @@ class TrainingRun:
             survive_full_disks(logger)
 
     def _prepare(self) -> None:
-        """Prepare the data: on every host, where they compare it; before other processes start, where they are ours."""
+        """Prepare the data: on all hosts, which compare it; before other processes start, where they are ours."""
         if self._peers is None:
             rank_zero_only(self._check_data)()  # so that bad data is one error
             return
         described = teacher = None
-        if self.trainer.local_rank == 0:  # the others of its host map the same files
+        one_of_host = self.trainer.local_rank == 0  # the others of its host map the same files
+        prepare_together(self._peers, self.data.to_prepare() if one_of_host else None, self._prepare_with)
+        if one_of_host:
             if self.trainer.is_global_zero:
                 self._check_data()
             else:
@@ -234,6 +239,14 @@ class TrainingRun:
             described = self.data.describe()
             teacher = self.module.teacher_key(self.data, self.trainer)
         compare_data(self._peers, described, teacher)
+
+    def _prepare_with(self, others: Sequence[Asked]) -> None:
+        """Prepare the data with the help of others."""
+        self.data.others = others
+        try:
+            self.data.prepare_data()
+        finally:
+            self.data.others = ()
 
     def _out_of_memory_problems(self, error: RuntimeError) -> list[str]:
         data, trainer = self.data, self.trainer

@@ -56,10 +56,17 @@ def test_two_hosts_without_a_common_folder_train_as_one(hosts, flags, tmp_path) 
         "lightning_logs is not shared: checkpoints, records and the model are only on host1, which sends host2" in said
     )
     assert not (hosts[1].work / LOGS).exists()
+    assert "data: prepared together with host2" in said
+    assert "data: helping host1 to prepare it" in other
+    assert f"the prepared files came from host1, as {hosts[1].folder / 'cache'} is not shared" in other
     alone = finished(
         [TRAIN, *flags, "--trainer.devices", "2", "--trainer.default_root_dir", tmp_path], cwd=hosts[0].work
     )
     assert alone.returncode == 0, alone.stderr
+    files = {path.relative_to(hosts[1].folder) for path in (hosts[1].folder / "cache").rglob("*.*")}
+    assert len(files) > 20
+    for path in (path for path in files if path.suffix != ".lock"):
+        assert (hosts[1].folder / path).read_bytes() == (hosts[0].folder / path).read_bytes()
     assert differences(tmp_path / RUN, hosts[0].work / RUN) == []  # weights, curves and scores, to the last bit
 
 

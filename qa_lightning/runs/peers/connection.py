@@ -37,7 +37,7 @@ def is_silent(error: OSError) -> bool:
 
 
 class Connection:
-    """JSON messages over a socket, a line each; whose other end is probed while it is silent."""
+    """JSON messages over a socket, a line each, and blocks of bytes; whose other end is probed while it is silent."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -62,13 +62,29 @@ class Connection:
         self._socket.settimeout(None)
         return dict(json.loads(line))
 
+    def send_block(self, block: bytes | memoryview) -> None:
+        """Send bytes, of any number."""
+        with self._sending:
+            self._socket.sendall(len(block).to_bytes(8, "big"))
+            self._socket.sendall(block)
+
+    def receive_block(self) -> bytes | None:
+        """The bytes that the other end sent at a time; None when there are no more."""
+        length = self._lines.read(8)
+        if len(length) < 8:
+            return None
+        block = self._lines.read(int.from_bytes(length, "big"))
+        return block if len(block) == int.from_bytes(length, "big") else None
+
     def end(self) -> None:
         """Say no more; the other end can still read what was said."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Let go of the socket; what waits to read from it in another thread gets nothing more."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._lines.close()
         self._socket.close()
 
@@ -116,6 +132,18 @@ def open_store(address: str, port: int, serves: bool, seconds: float) -> Any:
         multi_tenant=True,  # the process group takes the same one later
         wait_for_workers=False,
     )
+
+
+def listening() -> socket.socket:
+    """A socket that others can connect to, at a free port of any address of this host."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+    return socket.create_server(("", 0), backlog=1024)
+
+
+def is_token(given: Any, token: str) -> bool:
+    """Whether the other end knows what only processes of this run do."""
+    return secrets.compare_digest(str(given).encode(), token.encode())
 
 
 def own_address(address: str, port: int) -> str | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
 import sys
 import threading
@@ -22,7 +21,7 @@ from typing import Any
 
 from qa_lightning.checks.hosts import host_differences
 from qa_lightning.errors import InputError, LostProcessError, one_line
-from qa_lightning.runs.peers.connection import SILENCE, Connection, Launch, is_silent
+from qa_lightning.runs.peers.connection import SILENCE, Connection, Launch, is_silent, is_token, listening
 from qa_lightning.runs.record import source_version
 from qa_lightning.runs.signals import Stopped
 from qa_lightning.wording import counted
@@ -45,6 +44,7 @@ class Peers:
         hosts: rank -> host, of the processes that have come.
         failure: what the first process that failed said, or what is known of its loss; None while all is well.
         is_common: whether all processes know why the run ends: one for each host says it.
+        address: of the first process; empty there.
         launch: what torchrun knows of this run from one restart to the next; None elsewhere.
         tell: prints what is known, if a failure ends this process while it hangs.
     """
@@ -56,6 +56,7 @@ class Peers:
         self.hosts = {rank: host or socket.gethostname()}
         self.failure: str | None = None
         self.is_common = False
+        self.address = ""
         self.launch: Launch | None = None
         self.tell: Callable[[str], None] = _print_error
         self._failed = -1  # the rank of the process that failed first
@@ -74,10 +75,7 @@ class Peers:
         Args:
             token: what they must know.
         """
-        if socket.has_dualstack_ipv6():
-            listener = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
-        else:
-            listener = socket.create_server(("", 0), backlog=1024)
+        listener = listening()
         threading.Thread(target=self._accept, args=(listener, token), daemon=True).start()
         return int(listener.getsockname()[1])
 
@@ -96,7 +94,7 @@ class Peers:
         except OSError:
             connection.close()
             raise
-        self.hosts[0] = greeting["host"]
+        self.hosts[0], self.address = greeting["host"], address
         self._connections[0] = connection
         threading.Thread(target=self._read, args=(0,), daemon=True).start()
 
@@ -237,8 +235,7 @@ class Peers:
         try:
             hello = connection.receive(4096) or {}
             rank: Any = hello.get("rank")
-            knows = secrets.compare_digest(str(hello.get("token")).encode(), token.encode())
-            if not knows or rank not in range(1, self.world_size):
+            if not is_token(hello.get("token"), token) or rank not in range(1, self.world_size):
                 connection.close()
                 return
             connection.send({"host": self.hosts[0]})
