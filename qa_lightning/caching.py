@@ -78,6 +78,8 @@ def build_once(folder: Path, build: Callable[[Path], None], thorough: bool = Tru
             with new_folder(folder) as part:
                 build(part)
                 _write_manifest(part)
+            for path, checksum, _ in _manifest(folder):
+                _verified.add(_state(path, checksum, path.stat()))  # they were read for the manifest
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         filename = getattr(error, "filename", None)
         named = Path(str(filename)).resolve() if filename else folder.resolve()
@@ -115,17 +117,38 @@ def damage(folder: Path, thorough: bool = True) -> str | None:
     if not folder.is_dir():
         return "it is not a folder" if os.path.lexists(folder) else ""
     try:
-        *entries, own = (folder / MANIFEST).read_bytes().splitlines(keepends=True)
-        if own != b"%08x\n" % zlib.crc32(b"".join(entries)):
-            return f"{MANIFEST} is not as it was written"
-        for checksum, size, name in (line.decode().rstrip("\n").split(" ", 2) for line in entries):
-            if wrong := _file_damage(folder / name, int(checksum, 16), int(size), thorough):
-                return f"{name} {wrong}"
+        for path, checksum, size in _manifest(folder):
+            if wrong := _file_damage(path, checksum, size, thorough):
+                return f"{path.relative_to(folder).as_posix()} {wrong}"
     except ValueError:
         return f"{MANIFEST} is not as it was written"
     except OSError as error:
         return f"{MANIFEST} cannot be read ({error.strerror or error})"
     return None
+
+
+def files_of(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, CRC-32 and size of each file of a folder that `build_once` built, as they were written.
+
+    Raises:
+        OSError: the list cannot be read.
+        ValueError: the list is damaged.
+    """
+    return [(path.relative_to(folder).as_posix(), checksum, size) for path, checksum, size in _manifest(folder)]
+
+
+def _manifest(folder: Path) -> list[tuple[Path, int, int]]:
+    """Path, CRC-32 and size of each file; see `files_of`."""
+    *entries, own = (folder / MANIFEST).read_bytes().splitlines(keepends=True)
+    if own != b"%08x\n" % zlib.crc32(b"".join(entries)):
+        raise ValueError
+    parts = (line.decode().rstrip("\n").split(" ", 2) for line in entries)
+    return [(folder / name, int(checksum, 16), int(size)) for checksum, size, name in parts]
+
+
+def _state(path: Path, checksum: int, state: os.stat_result) -> tuple[object, ...]:
+    """What changes when a file does."""
+    return path, checksum, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def _file_damage(path: Path, checksum: int, size: int, thorough: bool) -> str | None:
@@ -136,7 +159,7 @@ def _file_damage(path: Path, checksum: int, size: int, thorough: bool) -> str | 
             return "is not a file"
         if state.st_size != size:
             return f"has {state.st_size:,} bytes in place of {size:,}"
-        seen = (path, checksum, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        seen = _state(path, checksum, state)
         if thorough and seen not in _verified:
             if _checksum(path) != checksum:
                 return "holds other bytes than were written"

@@ -42,6 +42,13 @@ class Asked(Protocol):
         """Do a job, and return its result."""
 
 
+class Elsewhere(Asked, Protocol):
+    """What does jobs on another machine."""
+
+    def stop(self) -> None:
+        """Do none any more; who waits for an answer gets an error."""
+
+
 @dataclass(frozen=True)
 class Given:
     """Does jobs by asking another, which is told more of them.
@@ -51,12 +58,16 @@ class Given:
         told: what it is told of a job, made where the answer is waited for.
     """
 
-    other: Asked
+    other: Elsewhere
     told: Callable[[Any], Any]
 
     def ask(self, job: Any) -> Any:
         """Do a job, and return its result."""
         return self.other.ask(self.told(job))
+
+    def stop(self) -> None:
+        """See `Elsewhere`."""
+        self.other.stop()
 
 
 class LostWorkerError(InputError):
@@ -130,7 +141,7 @@ class Worker:
 @contextmanager
 def working(
     starts: Sequence[Callable[[], Worker]],
-    others: Sequence[Asked] = (),
+    others: Sequence[Elsewhere] = (),
 ) -> Iterator[Callable[[Iterable[tuple[Key, Job]]], Iterator[tuple[Key, Any]]]]:
     """Yield a function that has jobs done, each with a key, and yields keys and results in the order of the jobs.
 
@@ -138,7 +149,7 @@ def working(
 
     Args:
         starts: each starts a process.
-        others: do jobs, too.
+        others: do jobs, too; an error stops them, and nothing else does.
 
     Raises:
         InputError: see `Worker.receive`.
@@ -153,7 +164,12 @@ def working(
             idle.put(worker)
         for other in others:
             idle.put(other)
-        yield partial(_in_order, lambda job: waiters.submit(_ask, idle, job), 2 * count)
+        try:
+            yield partial(_in_order, lambda job: waiters.submit(_ask, idle, job), 2 * count)
+        except BaseException:
+            for other in others:
+                other.stop()
+            raise
 
 
 def _ask(idle: SimpleQueue[Asked], job: Any) -> Any:
@@ -199,7 +215,7 @@ def do_jobs(connection: Connection, make: Callable[[], Callable[[Any], Any]]) ->
 
 @contextmanager
 def forked(
-    do: Callable[[Job], Reply], count: int, what: str, others: Sequence[Asked] = ()
+    do: Callable[[Job], Reply], count: int, what: str, others: Sequence[Elsewhere] = ()
 ) -> Iterator[Callable[[Iterable[tuple[Key, Job]]], Iterator[tuple[Key, Reply]]]]:
     """As `working`, with ``count`` forks of this process that do jobs by ``do``; one does them here, without a fork.
 
@@ -207,7 +223,7 @@ def forked(
         do: does a job; it may use all that is in memory now.
         count: number of processes; one where this process cannot fork.
         what: one of them, for the message that it has ended.
-        others: do jobs, too; with them, one process is a fork as well.
+        others: do jobs, too, unless this process cannot fork; with them, one process is a fork as well.
     """
     if not can_fork() or (count <= 1 and not others):
         yield lambda jobs: ((key, do(job)) for key, job in jobs)

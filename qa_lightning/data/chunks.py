@@ -21,7 +21,7 @@ from qa_lightning.data.columns import usual_row
 from qa_lightning.data.examples import SCHEMA, CheckedRow, ExampleSettings, Merged, RowChanges, check_row
 from qa_lightning.data.formats import PlacedRow
 from qa_lightning.errors import InputError
-from qa_lightning.workers import Asked, forked
+from qa_lightning.workers import Elsewhere, forked
 
 _ROWS = 1000  # of a chunk
 _CHARACTERS = 1 << 22  # of contexts, after which a chunk ends earlier
@@ -74,7 +74,7 @@ def write_checked(
     keep: Callable[[str, bool], bool],
     workers: int,
     what: str,
-    others: Sequence[Asked] = (),
+    others: Sequence[Elsewhere] = (),
 ) -> int:
     """Write the valid examples of some rows as an Arrow stream, as `examples.write_examples` does.
 

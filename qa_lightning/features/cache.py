@@ -46,7 +46,7 @@ from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, vocabulary_size, windowing_key
 from qa_lightning.progress import loop_progress, tracked
 from qa_lightning.wording import command, counted, visible
-from qa_lightning.workers import Asked, Given, LostWorkerError, forked
+from qa_lightning.workers import Elsewhere, Given, LostWorkerError, forked
 
 log = logging.getLogger("qa_lightning")
 
@@ -110,7 +110,7 @@ class PreparedSplit:
     texts_alone: bool = False
     workers: int = 1
     fold: Fold | None = None
-    others: Sequence[Asked] = ()
+    others: Sequence[Elsewhere] = ()
 
     @property
     def _part(self) -> Split:
@@ -288,7 +288,8 @@ class CutJob:
 
     Attributes:
         offsets: of the windower to cut with; see `Windower`.
-        questions, contexts, spans, first, others: what it is called with.
+        questions, contexts, spans, first: what it is called with.
+        more_spans: as ``others``, too.
     """
 
     offsets: bool
@@ -296,11 +297,11 @@ class CutJob:
     contexts: Sequence[str]
     spans: Sequence[tuple[int, int] | None]
     first: int
-    others: Sequence[Sequence[tuple[int, int]]] | None
+    more_spans: Sequence[Sequence[tuple[int, int]]] | None
 
     def done(self, windower: Windower) -> FeatureBatch:
         """The features; the windower has the tokenizer and the settings of the split."""
-        return windower(self.questions, self.contexts, self.spans, self.first, others=self.others)
+        return windower(self.questions, self.contexts, self.spans, self.first, others=self.more_spans)
 
 
 def contexts_needed(fraction: float) -> int:
@@ -318,7 +319,7 @@ def cut_examples(
     all_answers: bool = False,
     what: str = "tokenizing",
     workers: int = 1,
-    others: Sequence[Asked] = (),
+    others: Sequence[Elsewhere] = (),
 ) -> Generator[FeatureBatch, None, None]:
     """Cut examples into features: at a time 1,000 of them, or fewer with long contexts.
 

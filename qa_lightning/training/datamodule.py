@@ -46,7 +46,7 @@ from qa_lightning.paths import named_path
 from qa_lightning.progress import print_log
 from qa_lightning.training.steps.batch_size import AutoBatchSize
 from qa_lightning.wording import counted, did_you_mean
-from qa_lightning.workers import MOST_PROCESSES, Asked, usable_cores
+from qa_lightning.workers import MOST_PROCESSES, Elsewhere, usable_cores
 
 log = logging.getLogger("qa_lightning")
 
@@ -182,7 +182,7 @@ class SquadDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = named_path("--data.cache_dir", cache_dir) if cache_dir else default_cache_dir()
         self.settings = WindowSettings(max_length, doc_stride, max_question_length)
-        self.others: Sequence[Asked] = ()  # on other hosts, which help to prepare
+        self.others: Sequence[Elsewhere] = ()  # on other hosts, which help to prepare
         self.soft_targets: More | None = None  # what a module with a teacher adds to the training batches
         self.tokenizer = load_tokenizer(model_name)
         Windower(self.tokenizer, self.settings)  # refuses impossible settings before any data is read

@@ -48,7 +48,7 @@ from qa_lightning.training.module import LOGGED
 from qa_lightning.training.steps.heap import LimitedHeap, allocator, keep_freed_memory
 from qa_lightning.training.steps.partial import partial_lines
 from qa_lightning.wording import command, counted, relative
-from qa_lightning.workers import Asked
+from qa_lightning.workers import Elsewhere
 
 log = logging.getLogger("qa_lightning")
 
@@ -240,7 +240,7 @@ class TrainingRun:
             teacher = self.module.teacher_key(self.data, self.trainer)
         compare_data(self._peers, described, teacher)
 
-    def _prepare_with(self, others: Sequence[Asked]) -> None:
+    def _prepare_with(self, others: Sequence[Elsewhere]) -> None:
         """Prepare the data with the help of others."""
         self.data.others = others
         try:

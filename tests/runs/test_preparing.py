@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -25,7 +27,7 @@ from qa_lightning.runs.peers import preparing, processes
 from qa_lightning.runs.peers.connection import Connection
 from qa_lightning.runs.peers.preparing import prepare_together
 from qa_lightning.runs.peers.processes import Peers
-from qa_lightning.workers import Asked
+from qa_lightning.workers import Asked, LostWorkerError
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.models import small_tokenizer
 from tests.helpers.paths import SHARED
@@ -200,35 +202,170 @@ def test_bad_rows_are_the_error_of_one_alone(peers, small_jobs, tmp_path) -> Non
     assert not any(list((tmp_path / host).rglob(MANIFEST)) for host in HOSTS)
 
 
-def test_hosts_that_cannot_fork_prepare_alike(peers, small_jobs, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("which", ["the first", "the others"])
+def test_hosts_that_cannot_fork_prepare_alike(which, peers, jobs, small_jobs, tmp_path, monkeypatch) -> None:
     path = real_or_made("made", tmp_path)
     own = [splits(path, tmp_path / host) for host in HOSTS]
-    monkeypatch.setattr("qa_lightning.workers.can_fork", lambda: False)
-    monkeypatch.setattr(preparing, "can_fork", lambda: False)
+    first = threading.local()
+    prepare_all = preparing.prepare_together
+
+    def noting(one: Peers, *given: Any) -> None:
+        first.is_first = one.rank == 0
+        prepare_all(one, *given)
+
+    monkeypatch.setitem(globals(), "prepare_together", noting)
+    monkeypatch.setattr(preparing, "can_fork", lambda: getattr(first, "is_first", False) is not (which == "the first"))
     assert prepared(peers, [*own, None]) == [None] * 4
     assert content(tmp_path / "a") == content(tmp_path / "b")
+    assert bool(jobs) is (which == "the others")
 
 
-def test_a_helper_whose_process_dies_is_named(peers, small_jobs, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("kind", ["CheckJob", "CutJob"])
+@pytest.mark.parametrize("how", ["dies", "fails"])
+def test_a_helper_whose_process_ends_is_named(kind, how, peers, small_jobs, tmp_path, monkeypatch) -> None:
     path = real_or_made("made", tmp_path)
     own = [splits(path, tmp_path / host) for host in HOSTS]
     fork, test = preparing.fork, os.getpid()
 
     def fatal(do: Callable[[bytes], bytes], what: str) -> Any:
         def dying(job: bytes) -> bytes:
-            if b"CutJob" in job[:200] and os.getpid() != test:
+            if kind.encode() in job[:200] and os.getpid() != test:
                 os.kill(os.getpid(), signal.SIGKILL)
             return do(job)
 
         return fork(dying, what)
 
-    monkeypatch.setattr(preparing, "fork", fatal)
+    do_jobs = preparing._do_jobs
+
+    def failing(connection: Connection, worker: Asked, host: str) -> None:
+        class Failing:
+            def ask(self, job: Any) -> Any:
+                if kind.encode() in job[:200]:
+                    raise MemoryError("no room for it")
+                return worker.ask(job)
+
+        do_jobs(connection, Failing(), host)
+
+    monkeypatch.setattr(preparing, *(("fork", fatal) if how == "dies" else ("_do_jobs", failing)))
     found = prepared(peers, [*own, None])
-    assert isinstance(found[0], InputError)
+    assert isinstance(found[0], LostWorkerError)  # the file is not to blame
     (problem,) = found[0].problems
     assert problem[:3] in ("b: ", "c: ")
-    assert "--data.prepare_workers: a process that prepares data ended of SIGKILL" in problem
+    said = "--data.prepare_workers: a process that prepares data ended of SIGKILL"
+    assert (said if how == "dies" else "MemoryError: no room for it") in problem
     assert all(problem in str(error) for error in found[1:])
+
+
+def test_a_helper_may_wait_for_a_job_for_long(peers, small_jobs, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("qa_lightning.runs.peers.connection.SILENCE", 0.5)
+    path = real_or_made("made", tmp_path)
+    own = [splits(path, tmp_path / host) for host in HOSTS]
+    wait_for = preparing._Server.wait_for
+
+    def slowly(self: Any, count: int) -> Any:
+        found = wait_for(self, count)
+        time.sleep(1.5)
+        return found
+
+    monkeypatch.setattr(preparing._Server, "wait_for", slowly)
+    assert prepared(peers, [*own, None]) == [None] * 4
+
+
+def test_an_error_of_the_first_does_not_wait_for_the_jobs_of_others(peers, small_jobs, tmp_path, monkeypatch) -> None:
+    path = real_or_made("made", tmp_path)
+    own = [splits(path, tmp_path / host) for host in HOSTS]
+    do_jobs, asked = preparing._do_jobs, threading.Event()
+
+    def endless(connection: Connection, worker: Asked, host: str) -> None:
+        class Endless:
+            def ask(self, job: Any) -> Any:
+                asked.set()
+                time.sleep(20)
+                return worker.ask(job)
+
+        do_jobs(connection, Endless(), host)
+
+    def interrupted(*_: Any) -> Any:
+        assert asked.wait(20)
+        raise InputError(["stopped"])
+
+    monkeypatch.setattr(preparing, "_do_jobs", endless)
+    monkeypatch.setattr("qa_lightning.data.chunks._merge", interrupted)
+    begun = time.monotonic()
+    found = prepared(peers, [*own, None])
+    assert time.monotonic() - begun < 15
+    assert "stopped" in str(found[0])
+
+
+def test_what_came_with_other_bytes_is_not_kept(peers, small_jobs, tmp_path, monkeypatch) -> None:
+    path = real_or_made("made", tmp_path)
+    own = [splits(path, tmp_path / host) for host in HOSTS]
+    for one in own[0]:
+        one.prepare()
+    (own[0][0].features_folder / ".DS_Store").write_text("of somebody")  # is not sent
+    send = Connection.send_block
+
+    def flipping(self: Connection, block: bytes) -> None:
+        send(self, bytes([block[0] ^ 1]) + block[1:])
+
+    monkeypatch.setattr(Connection, "send_block", flipping)
+    found = prepared(peers, [*own, None])
+    assert isinstance(found[1], LostProcessError)
+    assert "came from a with other bytes than it has" in str(found[1])
+    assert not list((tmp_path / "b").rglob("*.bin"))
+    monkeypatch.undo()
+
+
+def test_a_folder_that_the_first_cannot_read_any_more_is_told(peers, tmp_path, monkeypatch) -> None:
+    path = real_or_made("made", tmp_path)
+    own = [splits(path, tmp_path / host) for host in HOSTS]
+    for one in own[0]:
+        one.prepare()
+    lacking = preparing._lacking
+
+    def losing(folders: Any) -> list[str]:
+        found = lacking(folders)
+        (own[0][0].features_folder / "windows.bin").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(preparing, "_lacking", losing)
+    found = prepared(peers, [*own[:2], None, None])
+    assert re.fullmatch(r"a: .*features/\w+ cannot be read \(.*No such file or directory.*\)", str(found[1]))
+
+
+def test_a_cache_that_may_not_be_read_is_told_as_alone(peers, tmp_path, monkeypatch) -> None:
+    path = real_or_made("made", tmp_path)
+    own = [splits(path, tmp_path / host) for host in HOSTS]
+    is_dir = Path.is_dir
+
+    def refused(self: Path) -> bool:
+        if (tmp_path / "b") in self.parents:
+            raise PermissionError(13, "Permission denied", str(self))
+        return is_dir(self)
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    found = prepared(peers, [*own, None])
+    assert isinstance(found[1], InputError)
+    assert "cannot be made (Permission denied)" in str(found[1])
+
+
+@pytest.mark.parametrize(
+    ("hosts", "workers", "expected"),
+    [
+        ("abc", 4, {1: 4, 2: 4}),
+        ("abc", 64, {1: 8, 2: 8}),
+        ("ab", 64, {1: 16}),
+        ("aa", 4, {}),
+        ("aab", 4, {2: 4}),
+        ("abbc", 1, {1: 1, 3: 1}),
+    ],
+)
+def test_few_processes_help_and_none_on_the_first_host(hosts, workers, expected) -> None:
+    one = Peers(0, len(hosts), 0, "a")
+    one.hosts = dict(enumerate(hosts))
+    assert preparing._helpers(one, [{"workers": workers}] * len(hosts)) == expected
+    one.hosts = {rank: str(rank) for rank in range(100)}
+    assert sum(preparing._helpers(one, [{"workers": workers}] * 100).values()) == 16
 
 
 def test_a_host_that_is_lost_ends_all(peers, small_jobs, tmp_path, monkeypatch) -> None:

@@ -201,6 +201,8 @@ def answer_file(
     else:
         log.info(summary(counts, earlier, seconds))
     log.info(f"written to {output}")
+    if output.suffix.lower() == ".json":
+        log.info(f"note: {output} holds JSON lines, an object on each; pandas.read_json(..., lines=True) reads them")
     if counts.bad:
         log.info(f"{counts.bad:,} of the rows could not be asked; they are listed in {files.errors}")
     return 0

@@ -37,14 +37,21 @@ def is_silent(error: OSError) -> bool:
 
 
 class Connection:
-    """JSON messages over a socket, a line each, and blocks of bytes; whose other end is probed while it is silent."""
+    """JSON messages over a socket, a line each, and blocks of bytes; whose other end is probed while it is silent.
 
-    def __init__(self, connected: socket.socket) -> None:
+    Args:
+        connected: the socket.
+        of_blocks: whether blocks are sent. Their receiver may leave them unread for long, and is not given up then:
+            whether its host is there is asked by another connection.
+    """
+
+    def __init__(self, connected: socket.socket, of_blocks: bool = False) -> None:
         self._socket = connected
         connected.settimeout(SILENCE)  # until it is known who that is
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a message does not wait for the next one
         for name, value in _PROBES.items():
-            if hasattr(socket, name):  # the names that the system knows
+            if hasattr(socket, name) and not (of_blocks and name == "TCP_USER_TIMEOUT"):  # names the system knows
                 connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._lines = connected.makefile("rb")
         self._sending = threading.Lock()
@@ -62,7 +69,7 @@ class Connection:
         self._socket.settimeout(None)
         return dict(json.loads(line))
 
-    def send_block(self, block: bytes | memoryview) -> None:
+    def send_block(self, block: bytes) -> None:
         """Send bytes, of any number."""
         with self._sending:
             self._socket.sendall(len(block).to_bytes(8, "big"))

@@ -1,8 +1,7 @@
 """The hosts of a run prepare its data together: each does a share of the work, and all have the same bytes.
 
-The first process of the run reads the rows and writes the files, as it does alone. The other hosts check rows and cut
-windows for it, each with as many processes as it prepares with. A host that does not see the finished folders, as it
-has a cache of its own, is sent them.
+The first process of the run reads the rows and writes the files, as it does alone. Processes of the other hosts check
+rows and cut windows for it. A host that does not see the finished folders, as it has a cache of its own, is sent them.
 
 Jobs and results are pickles, which can run code where they are read: they are taken only from processes that know the
 run's token, as a run's processes trust each other anyway (torch sends them pickles, too).
@@ -16,30 +15,32 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from qa_lightning.caching import MANIFEST, build_once, damage
+from qa_lightning.caching import build_once, damage, files_of
 from qa_lightning.data.chunks import CheckJob
-from qa_lightning.errors import InputError, LostProcessError
+from qa_lightning.errors import InputError, LostProcessError, one_line
 from qa_lightning.features.cache import WORKER, PreparedSplit
 from qa_lightning.features.windows import Windower
 from qa_lightning.runs.peers.connection import SILENCE, Connection, is_token, listening
 from qa_lightning.runs.peers.processes import JOIN_SECONDS, Peers
-from qa_lightning.workers import Asked, can_fork, fork
+from qa_lightning.workers import Asked, Elsewhere, LostWorkerError, can_fork, fork
 
 log = logging.getLogger("qa_lightning")
 
 _JOBS = "jobs"  # what a connection is for, if not for a folder
 _BLOCK = 1 << 20  # bytes of a file that are sent at a time
+_MOST = 16  # processes of all other hosts together that help: the first process alone reads, and keeps some 5 busy
 
 
 def prepare_together(
-    peers: Peers, splits: Sequence[PreparedSplit] | None, prepare: Callable[[Sequence[Asked]], None]
+    peers: Peers, splits: Sequence[PreparedSplit] | None, prepare: Callable[[Sequence[Elsewhere]], None]
 ) -> None:
     """Prepare data on all hosts, if there are several with the same data, and some lack prepared files.
 
@@ -53,33 +54,27 @@ def prepare_together(
         LostProcessError: another process was lost.
     """
     folders = {} if splits is None else _folders(splits)
-    with ExitStack() as closing:
+    with ExitStack() as stack:
+        server = stack.enter_context(_Server(peers, folders)) if peers.rank == 0 else None
         own = None
         if splits is not None:
-            count = splits[0].workers if can_fork() else 1
-            own = {"folders": list(folders), "lacks": _lacking(folders), "workers": count}
-        server = None
-        if peers.rank == 0:
-            server = closing.enter_context(_Server(peers, folders))
-            own = {**(own or {}), "port": server.port, "token": server.token}
-        told = peers.gather("preparing", own)
-        first = told[0]
-        helpers = {rank: one for rank, one in enumerate(told) if rank and one is not None}
-        same = all(one["folders"] == first["folders"] for one in helpers.values())
-        if not (helpers and same and any(one["lacks"] for one in (first, *helpers.values()))):
-            return  # each host sees to its own
+            own = {"folders": list(folders), "lacks": _lacking(folders), "workers": splits[0].workers}
         if server is not None:
-            if first["lacks"]:
-                names = ", ".join(dict.fromkeys(peers.hosts[rank] for rank in helpers))
-                log.info(f"data: prepared together with {names}")
-                prepare(server.wait_for(sum(one["workers"] for one in helpers.values())))
-            peers.gather("prepared", None)
-        elif splits is not None and first["lacks"]:
-            with ExitStack() as ending:
-                _help(ending, peers, first, splits, told[peers.rank]["workers"])
-                peers.gather("prepared", None)
-        else:
-            peers.gather("prepared", None)
+            own = {**(own or {}), "helped": can_fork(), "port": server.port, "token": server.token}
+        told = peers.gather("preparing", own)
+        first, others = told[0], {rank: one for rank, one in enumerate(told) if rank and one is not None}
+        same = all(one["folders"] == first["folders"] for one in others.values())
+        if not (others and same and any(one["lacks"] for one in (first, *others.values()))):
+            return  # each host sees to its own
+        helpers = _helpers(peers, told) if first["lacks"] and first["helped"] else {}
+        if server is not None and first["lacks"]:
+            if helpers:
+                log.info(f"data: prepared together with {', '.join(peers.hosts[rank] for rank in helpers)}")
+            prepare(server.wait_for(sum(helpers.values())))
+        with ExitStack() as until_prepared:
+            if splits is not None and peers.rank in helpers:
+                _help(until_prepared, peers, first, splits, helpers[peers.rank])
+            peers.gather("prepared", None, says=peers.rank not in helpers)
         if server is None and splits is not None:
             _fetch_missing(peers, first, folders)
         peers.gather("fetched", None)  # the server stays until then
@@ -92,8 +87,26 @@ def _folders(splits: Sequence[PreparedSplit]) -> dict[str, Path]:
 
 
 def _lacking(folders: Mapping[str, Path]) -> list[str]:
-    """The names of folders that are missing or damaged."""
-    return [name for name, folder in folders.items() if damage(folder) is not None]
+    """The names of folders that are missing or damaged, or cannot be read, which making them tells."""
+
+    def lacks(folder: Path) -> bool:
+        try:
+            return damage(folder) is not None
+        except OSError:
+            return True
+
+    return [name for name, folder in folders.items() if lacks(folder)]
+
+
+def _helpers(peers: Peers, told: Sequence[Mapping[str, Any] | None]) -> dict[int, int]:
+    """Rank -> number of processes that help, one rank on each host other than the first process's."""
+    ranks: dict[str, int] = {}
+    for rank, one in enumerate(told):
+        if one is not None and peers.hosts[rank] != peers.hosts[0]:
+            ranks.setdefault(peers.hosts[rank], rank)
+    shares = {rank: (_MOST - 1 - index) // len(ranks) + 1 for index, rank in enumerate(ranks.values())}
+    counts = {rank: min(share, (told[rank] or {})["workers"]) for rank, share in shares.items()}
+    return {rank: count for rank, count in counts.items() if count}
 
 
 class _Server:
@@ -110,8 +123,9 @@ class _Server:
     def __init__(self, peers: Peers, folders: Mapping[str, Path]) -> None:
         self.token = secrets.token_hex(16)
         self._peers, self._folders = peers, folders
-        self._arrived: SimpleQueue[_Elsewhere] = SimpleQueue()
-        self._connections: list[Connection] = []
+        self._arrived: SimpleQueue[_Helper] = SimpleQueue()
+        self._helpers: list[_Helper] = []
+        self._is_over = False
         self._listener = listening()
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -120,20 +134,21 @@ class _Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_over = True
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for the next one
         self._listener.close()
-        for connection in self._connections:
-            connection.close()
+        for helper in self._helpers:
+            helper.stop()
 
-    def wait_for(self, count: int) -> list[Asked]:
+    def wait_for(self, count: int) -> list[Elsewhere]:
         """So many processes on other hosts, when all have come.
 
         Raises:
             InputError, LostProcessError: see `Peers.gather`.
         """
         deadline = time.monotonic() + JOIN_SECONDS
-        found: list[Asked] = []
+        found: list[Elsewhere] = []
         while len(found) < count:
             with suppress(Empty):
                 found.append(self._arrived.get(timeout=1.0))
@@ -147,34 +162,36 @@ class _Server:
         return found
 
     def _accept(self) -> None:
-        while True:
+        while not self._is_over:
             try:
-                connected, _ = self._listener.accept()
-            except OSError:  # it is over
-                return
-            threading.Thread(target=self._greet, args=(Connection(connected),), daemon=True).start()
+                connection = Connection(self._listener.accept()[0], of_blocks=True)
+            except OSError:  # one that came and went, or it is over
+                time.sleep(0.1)
+                continue
+            threading.Thread(target=self._greet, args=(connection,), daemon=True).start()
 
     def _greet(self, connection: Connection) -> None:
         try:
             hello = connection.receive(4096) or {}
-            wants = hello.get("wants")
             if not is_token(hello.get("token"), self.token):
                 connection.close()
-            elif wants == _JOBS:
-                self._connections.append(connection)
-                self._arrived.put(_Elsewhere(self._peers, connection))
+            elif hello["wants"] == _JOBS:
+                connection.send({"welcome": True})
+                helper = _Helper(self._peers, connection, int(hello["rank"]))
+                self._helpers.append(helper)
+                self._arrived.put(helper)
             else:
-                _send_folder(connection, self._folders[str(wants)])
-                connection.close()
-        except (OSError, ValueError, TypeError, KeyError):  # not one of ours, or it has ended
+                with closing(connection):
+                    _send_folder(connection, self._folders[hello["wants"]])
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):  # not one of ours, or it has ended
             connection.close()
 
 
-class _Elsewhere:
-    """A process on another host that does jobs."""
+class _Helper:
+    """A process on another host, as the first process of the run sees it."""
 
-    def __init__(self, peers: Peers, connection: Connection) -> None:
-        self._peers, self._connection = peers, connection
+    def __init__(self, peers: Peers, connection: Connection, rank: int) -> None:
+        self._peers, self._connection, self._rank = peers, connection, rank
 
     def ask(self, job: Any) -> Any:
         """Send a job, and return its result.
@@ -188,37 +205,53 @@ class _Elsewhere:
             self._connection.send_block(pickle.dumps(job, pickle.HIGHEST_PROTOCOL))
             reply = self._connection.receive_block()
         if reply is None:
-            raise _lost(self._peers)
+            raise _lost(self._peers, self._rank)
         found = pickle.loads(reply)
         if isinstance(found, InputError):
             raise found
         return found
 
-
-def _lost(
-    peers: Peers, else_: str = "the connection to another host was lost while the data was prepared"
-) -> InputError | LostProcessError:
-    """Why a connection has ended, or there is none, as far as it is known."""
-    return LostProcessError(else_) if peers.wait_for_failure() is None else peers.error()
+    def stop(self) -> None:
+        """Let go of it."""
+        self._connection.close()
 
 
-def _connected(peers: Peers, first: Mapping[str, Any], wants: str) -> Connection:
-    """A connection to the first process's server."""
+def _lost(peers: Peers, rank: int) -> InputError | LostProcessError:
+    """Why the connection to another host has ended, as far as it is known."""
+    if peers.wait_for_failure() is not None:
+        return peers.error()
+    return LostProcessError(f"the connection to {peers.hosts[rank]} was lost while the data was prepared")
+
+
+def _connected(peers: Peers, first: Mapping[str, Any], wants: str) -> tuple[Connection, dict[str, Any]]:
+    """A connection to the first process's server, and its first message.
+
+    Raises:
+        InputError, LostProcessError: there is none.
+    """
     try:
-        connection = Connection(socket.create_connection((peers.address, first["port"]), SILENCE))
-        connection.send({"token": first["token"], "wants": wants})
+        connection = Connection(socket.create_connection((peers.address, first["port"]), SILENCE), of_blocks=True)
     except OSError as error:
-        known = f"{peers.address}:{first['port']}, cannot be reached ({error.strerror or error})"
-        raise _lost(
-            peers, f"the first process of this run, at {known}; hosts must be able to connect to each other"
+        if peers.wait_for_failure() is not None:
+            raise peers.error() from None
+        raise LostProcessError(
+            f"the first process of this run, at {peers.address}:{first['port']}, cannot be reached "
+            f"({one_line(error)}); hosts must be able to connect to each other"
         ) from None
-    return connection
+    greeting = None
+    with suppress(OSError):
+        connection.send({"token": first["token"], "wants": wants, "rank": peers.rank})
+        greeting = connection.receive()
+    if greeting is None:
+        connection.close()
+        raise _lost(peers, 0)
+    return connection, greeting
 
 
 def _help(
-    ending: ExitStack, peers: Peers, first: Mapping[str, Any], splits: Sequence[PreparedSplit], count: int
+    until_prepared: ExitStack, peers: Peers, first: Mapping[str, Any], splits: Sequence[PreparedSplit], count: int
 ) -> None:
-    """Have processes of this host do jobs of the first process, until ``ending`` is left."""
+    """Have processes of this host do jobs of the first process, until all is prepared."""
     tokenizer, settings = splits[0].tokenizer, splits[0].settings
     windowers = {offsets: Windower(tokenizer, settings, offsets=offsets) for offsets in (False, True)}
 
@@ -228,15 +261,15 @@ def _help(
         return pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
 
     log.info(f"data: helping {peers.hosts[0]} to prepare it")
-    workers: list[Asked] = [_Here(do)]
+    workers: list[Asked] = [_Here(do)] * count
     if can_fork():
-        forks = [ending.enter_context(fork(do, WORKER)) for _ in range(count)]
+        forks = [until_prepared.enter_context(fork(do, WORKER)) for _ in range(count)]
         for one in forks:
             one.receive()  # it is ready
         workers = list(forks)
     for worker in workers:
-        connection = _connected(peers, first, _JOBS)
-        ending.callback(connection.end)
+        connection, _ = _connected(peers, first, _JOBS)
+        until_prepared.callback(connection.end)
         threading.Thread(target=_do_jobs, args=(connection, worker, peers.hosts[peers.rank]), daemon=True).start()
 
 
@@ -244,78 +277,76 @@ class _Here:
     """Does jobs in this process, one at a time."""
 
     def __init__(self, do: Callable[[bytes], bytes]) -> None:
-        self._do = do
+        self._do, self._lock = do, threading.Lock()
 
     def ask(self, job: Any) -> Any:
         """Do a job, and return its result."""
-        return self._do(job)
+        with self._lock:
+            return self._do(job)
 
 
 def _do_jobs(connection: Connection, worker: Asked, host: str) -> None:
-    """Pass jobs on to a process of this host, until the connection ends."""
-    with suppress(OSError):
+    """Pass jobs on to a process of this host, until the connection ends; errors are passed back."""
+    with closing(connection), suppress(OSError):
         while (job := connection.receive_block()) is not None:
             try:
                 found = worker.ask(job)
             except InputError as error:
-                found = pickle.dumps(InputError([f"{host}: {problem}" for problem in error.problems]))
+                found = pickle.dumps(type(error)([f"{host}: {problem}" for problem in error.problems]))
+            except Exception as error:  # it would end this thread alone, and the other end wait
+                found = pickle.dumps(LostWorkerError(f"{host}: {type(error).__name__}: {one_line(error)}"))
             connection.send_block(found)
-    connection.close()
 
 
 def _fetch_missing(peers: Peers, first: Mapping[str, Any], folders: Mapping[str, Path]) -> None:
     """Get the folders from the first process that this host does not see."""
-    lacks = _lacking(folders)
-    for name in lacks:
-        cache = folders[name].parent.parent
-        manifests: list[bytes] = []
-        build_once(folders[name], partial(_receive_folder, peers, first, name, manifests))
-        if manifests and manifests[0] != (folders[name] / MANIFEST).read_bytes():
-            raise LostProcessError(f"{folders[name]} has other bytes than {peers.hosts[0]} sent; start the run again")
-    if lacks:
+    fetched = [
+        folders[name]
+        for name in _lacking(folders)
+        if build_once(folders[name], partial(_receive_folder, peers, first, name))
+    ]
+    if fetched:
+        cache = fetched[0].parent.parent
         log.info(f"data: the prepared files came from {peers.hosts[0]}, as {cache} is not shared")
 
 
 def _send_folder(connection: Connection, folder: Path) -> None:
-    """Send the files of a folder that `build_once` has built."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    files = [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in paths]
-    connection.send({"files": files, "manifest": (folder / MANIFEST).read_bytes().decode()})
-    for path in paths:
-        with path.open("rb") as file:
+    """Send the files of a folder that `build_once` has built; or say why they cannot be read."""
+    with ExitStack() as opened:
+        try:
+            listed = files_of(folder)
+            files = [opened.enter_context((folder / name).open("rb")) for name, _, _ in listed]
+        except (OSError, ValueError) as error:
+            connection.send({"failed": f"{folder} cannot be read ({one_line(error) or 'its list is damaged'})"})
+            return
+        connection.send({"files": listed})
+        for file in files:
             while block := file.read(_BLOCK):
                 connection.send_block(block)
 
 
-def _receive_folder(peers: Peers, first: Mapping[str, Any], name: str, manifests: list[bytes], folder: Path) -> None:
-    """Write the files of a folder of the first process; ``manifests`` gets the list of what they hold there."""
-    connection = _connected(peers, first, name)
-    blocks = _blocks(peers, connection)
-    try:
-        listing = connection.receive()
-    except OSError:
-        listing = None
-    if listing is None:
-        raise _lost(peers)
-    manifests.append(listing["manifest"].encode())
-    for relative, size in listing["files"]:
-        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-        with (folder / relative).open("wb") as file:
-            while file.tell() < size:
-                file.write(next(blocks))
-    connection.close()
-
-
-def _blocks(peers: Peers, connection: Connection) -> Iterator[bytes]:
-    """The blocks that come over a connection.
+def _receive_folder(peers: Peers, first: Mapping[str, Any], name: str, folder: Path) -> None:
+    """Write the files of a folder of the first process.
 
     Raises:
-        InputError, LostProcessError: the next one does not come.
+        InputError: they cannot be read there.
+        LostProcessError: they did not come, or not as they were written.
     """
-    while True:
-        block = None
-        with suppress(OSError):
-            block = connection.receive_block()
-        if block is None:
-            raise _lost(peers)
-        yield block
+    connection, listing = _connected(peers, first, name)
+    with closing(connection):
+        if "failed" in listing:
+            raise InputError([f"{peers.hosts[0]}: {listing['failed']}"])
+        for relative, checksum, size in listing["files"]:
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            found = 0
+            with (folder / relative).open("wb") as file:
+                while file.tell() < size:
+                    block = None
+                    with suppress(OSError):
+                        block = connection.receive_block()
+                    if block is None:
+                        raise _lost(peers, 0)
+                    file.write(block)
+                    found = zlib.crc32(block, found)
+            if found != checksum:
+                raise LostProcessError(f"{relative} of {name} came from {peers.hosts[0]} with other bytes than it has")

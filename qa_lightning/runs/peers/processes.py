@@ -98,12 +98,13 @@ class Peers:
         self._connections[0] = connection
         threading.Thread(target=self._read, args=(0,), daemon=True).start()
 
-    def gather(self, topic: str, value: Any) -> list[Any]:
+    def gather(self, topic: str, value: Any, says: bool = True) -> list[Any]:
         """The values of all processes, by rank; waits for as long as all are there.
 
         Args:
             topic: a name; all processes gather the same topics in the same order.
             value: this one's, of JSON.
+            says: whether to log that it waits, if it does so for long.
 
         Raises:
             InputError: another process failed because of its input.
@@ -121,7 +122,7 @@ class Peers:
                 missing = self._missing()
                 if missing and waited > JOIN_SECONDS:
                     raise LostProcessError(f"{missing} of this run has not come in {JOIN_SECONDS / 60:.0f} minutes")
-                if waited > _SAY_SECONDS and not has_said and self.local_rank == 0:
+                if says and waited > _SAY_SECONDS and not has_said and self.local_rank == 0:
                     log.info(f"waiting for {missing or 'the other processes'}")
                     has_said = True
             if topic in self._answers:
@@ -239,7 +240,7 @@ class Peers:
                 connection.close()
                 return
             connection.send({"host": self.hosts[0]})
-        except (OSError, ValueError, TypeError):  # not one of ours
+        except (OSError, ValueError, TypeError, RecursionError):  # not one of ours
             connection.close()
             return
         with self._changed:

@@ -265,6 +265,12 @@ def test_what_answers_cannot_be_appended_to_is_refused_and_stays(source, ask, tm
     os.close(write_to)
 
 
+@pytest.mark.parametrize(("name", "told"), [("a.json", True), ("a.JSON", True), ("a.jsonl", False), ("json", False)])
+def test_lines_in_a_file_that_is_named_as_one_json_value_are_told(name, told, source, ask, tmp_path, capsys):
+    ask(source, tmp_path / name)
+    assert (f"note: {tmp_path / name} holds JSON lines, an object on each" in capsys.readouterr().out) is told
+
+
 def test_messages_and_answers_are_not_in_one_file(source, ask, tmp_path, capfd):
     (tmp_path / "as stdout").symlink_to("/proc/self/fd/1")
     with pytest.raises(InputError, match="is where messages are printed to"):
