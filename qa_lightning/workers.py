@@ -35,14 +35,14 @@ _starting = threading.Lock()
 _ours: WeakSet[Connection] = WeakSet()  # our ends of the connections to workers
 
 
-class Asked(Protocol):
+class DoesJobs(Protocol):
     """What does jobs, one at a time, wherever it is."""
 
     def ask(self, job: Any) -> Any:
         """Do a job, and return its result."""
 
 
-class Elsewhere(Asked, Protocol):
+class Elsewhere(DoesJobs, Protocol):
     """What does jobs on another machine."""
 
     def stop(self) -> None:
@@ -154,7 +154,7 @@ def working(
     Raises:
         InputError: see `Worker.receive`.
     """
-    idle: SimpleQueue[Asked] = SimpleQueue()
+    idle: SimpleQueue[DoesJobs] = SimpleQueue()
     count = len(starts) + len(others)
     with ExitStack() as running:
         waiters = ThreadPoolExecutor(count)  # each thread waits for one process
@@ -172,7 +172,7 @@ def working(
             raise
 
 
-def _ask(idle: SimpleQueue[Asked], job: Any) -> Any:
+def _ask(idle: SimpleQueue[DoesJobs], job: Any) -> Any:
     worker = idle.get()
     try:
         return worker.ask(job)

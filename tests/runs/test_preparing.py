@@ -27,7 +27,7 @@ from qa_lightning.runs.peers import preparing, processes
 from qa_lightning.runs.peers.connection import Connection
 from qa_lightning.runs.peers.preparing import prepare_together
 from qa_lightning.runs.peers.processes import Peers
-from qa_lightning.workers import Asked, LostWorkerError
+from qa_lightning.workers import DoesJobs, LostWorkerError
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.models import small_tokenizer
 from tests.helpers.paths import SHARED
@@ -79,7 +79,7 @@ def prepared(everyone: Sequence[Peers], own: Sequence[list[PreparedSplit] | None
     def one(peers: Peers) -> None:
         mine = own[peers.rank]
 
-        def prepare(others: Sequence[Asked]) -> None:
+        def prepare(others: Sequence[DoesJobs]) -> None:
             for each in mine or []:
                 replace(each, others=others).prepare()
 
@@ -105,7 +105,7 @@ def jobs(monkeypatch) -> Counter[tuple[str, str]]:
     done: Counter[tuple[str, str]] = Counter()
     do_jobs = preparing._do_jobs
 
-    def counting(connection: Connection, worker: Asked, host: str) -> None:
+    def counting(connection: Connection, worker: DoesJobs, host: str) -> None:
         class Counting:
             def ask(self, job: Any) -> Any:
                 done[host, "check" if b"CheckJob" in job[:200] else "cut"] += 1
@@ -237,7 +237,7 @@ def test_a_helper_whose_process_ends_is_named(kind, how, peers, small_jobs, tmp_
 
     do_jobs = preparing._do_jobs
 
-    def failing(connection: Connection, worker: Asked, host: str) -> None:
+    def failing(connection: Connection, worker: DoesJobs, host: str) -> None:
         class Failing:
             def ask(self, job: Any) -> Any:
                 if kind.encode() in job[:200]:
@@ -276,7 +276,7 @@ def test_an_error_of_the_first_does_not_wait_for_the_jobs_of_others(peers, small
     own = [splits(path, tmp_path / host) for host in HOSTS]
     do_jobs, asked = preparing._do_jobs, threading.Event()
 
-    def endless(connection: Connection, worker: Asked, host: str) -> None:
+    def endless(connection: Connection, worker: DoesJobs, host: str) -> None:
         class Endless:
             def ask(self, job: Any) -> Any:
                 asked.set()
@@ -372,7 +372,7 @@ def test_a_host_that_is_lost_ends_all(peers, small_jobs, tmp_path, monkeypatch) 
     path = real_or_made("made", tmp_path)
     own = [splits(path, tmp_path / host) for host in HOSTS]
 
-    def lost(connection: Connection, worker: Asked, host: str) -> None:
+    def lost(connection: Connection, worker: DoesJobs, host: str) -> None:
         connection.receive_block()
         if host == "b":
             peers[1].fail(["off"])
@@ -394,7 +394,7 @@ def test_a_stranger_gets_nothing(peers, small_jobs, tmp_path, monkeypatch) -> No
     answers: list[bytes] = []
     serve = preparing._Server.wait_for
 
-    def wait_for(self: Any, count: int) -> list[Asked]:
+    def wait_for(self: Any, count: int) -> list[DoesJobs]:
         hellos = [
             {"token": "guessed", "wants": "jobs"},
             {"token": "guessed", "wants": next(iter(self._folders))},

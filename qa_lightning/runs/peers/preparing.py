@@ -30,7 +30,7 @@ from qa_lightning.features.cache import WORKER, PreparedSplit
 from qa_lightning.features.windows import Windower
 from qa_lightning.runs.peers.connection import SILENCE, Connection, is_token, listening
 from qa_lightning.runs.peers.processes import JOIN_SECONDS, Peers
-from qa_lightning.workers import Asked, Elsewhere, LostWorkerError, can_fork, fork
+from qa_lightning.workers import DoesJobs, Elsewhere, LostWorkerError, can_fork, fork
 
 log = logging.getLogger("qa_lightning")
 
@@ -261,7 +261,7 @@ def _help(
         return pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
 
     log.info(f"data: helping {peers.hosts[0]} to prepare it")
-    workers: list[Asked] = [_Here(do)] * count
+    workers: list[DoesJobs] = [_Here(do)] * count
     if can_fork():
         forks = [until_prepared.enter_context(fork(do, WORKER)) for _ in range(count)]
         for one in forks:
@@ -285,7 +285,7 @@ class _Here:
             return self._do(job)
 
 
-def _do_jobs(connection: Connection, worker: Asked, host: str) -> None:
+def _do_jobs(connection: Connection, worker: DoesJobs, host: str) -> None:
     """Pass jobs on to a process of this host, until the connection ends; errors are passed back."""
     with closing(connection), suppress(OSError):
         while (job := connection.receive_block()) is not None:
