@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from playwright.sync_api import Page, sync_playwright
+from tensorboard.program import TensorBoard
 
 from qa_lightning.cli.main import call
 from qa_lightning.inference.reader import Reader
@@ -104,11 +105,22 @@ def terminal(page: Page) -> None:
     page.set_content(f'<body style="{colours}"><pre style="{style}">{text}</pre></body>')
 
 
+def tensorboard(page: Page) -> None:
+    """TensorBoard's page of the whole quickstart."""
+    call("train", ["--config", "quickstart", "--trainer.default_root_dir", "whole"])
+    board = TensorBoard()
+    board.configure(argv=["tensorboard", "--logdir", "whole/lightning_logs", "--port", "0"])
+    page.goto(board.launch())
+    page.get_by_text("Overview/F1").wait_for(timeout=60_000)
+    page.wait_for_timeout(5000)  # curves are drawn
+
+
 IMAGES: dict[str, Callable[[Page], None]] = {
     "report.png": report,
     "report-slices.png": slices,
     "demo.png": demo,
     "terminal.png": terminal,
+    "tensorboard.png": tensorboard,
 }
 
 

@@ -1,8 +1,8 @@
 """The first stage: find the passages that share words with a question, by BM25 over an index of all passages.
 
-It only narrows down what the model reads. Words are runs of letters and digits without case; scripts that write without
-spaces count by single signs and pairs of neighbours. Limit: words are compared as they are, so "lives" does not find
-"live".
+It only narrows down what the model reads. Words are runs of letters and digits without case, on each side of an
+apostrophe ("l'eau"), but for an English "'s"; scripts that write without spaces count by single signs and pairs of
+neighbours. Limit: words are compared as they are, so "lives" does not find "live".
 
 An index is cached in the folder of prepared data under a digest of the passages, and built again when they change.
 """
@@ -24,30 +24,33 @@ from qa_lightning.caching import build_once, default_cache_dir
 from qa_lightning.errors import InputError
 
 FOLDER = "documents"
-_FORMAT = 1  # of the words and the index; another number builds every index again
+_FORMAT = 2  # of the words and the index; another number builds every index again
 _MIN_CACHED = 2000  # passages; a smaller index takes a moment to build
 # Han, kana, Thai, Lao, Myanmar and Khmer, which write without spaces between words.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+(?:['’][^\W_{_UNSPACED}]+)?")
-_SUFFIX = re.compile("['’].*")  # of "Tesla's"
+# Devanagari to Sinhala, without the danda: their vowel signs are marks, without which words are others.
+_INDIC = "\u0900-\u0963\u0966-\u0dff"
+_WORD = re.compile(rf"[{_UNSPACED}]+|(?:[^\W_{_UNSPACED}]|[{_INDIC}])+")
+_POSSESSIVE = re.compile(r"(?<=\w)['’]s\b")  # of "Tesla's"
 _IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
+_KEEPS_MARKS = re.compile(rf"[{_UNSPACED}{_INDIC}]")
 
 
 def words(text: str) -> list[str]:
     """The words of a text, for comparison: without case, width and accents."""
     plain = text if text.isascii() else _without_accents(text)
     found: list[str] = []
-    for run in _WORD.findall(plain.casefold()):
+    for run in _WORD.findall(_POSSESSIVE.sub("", plain.casefold())):
         if _IS_UNSPACED.match(run):
             found += [*run, *(run[at : at + 2] for at in range(len(run) - 1))]
         else:
-            found.append(_SUFFIX.sub("", run))
+            found.append(run)
     return found
 
 
 def _without_accents(text: str) -> str:
     letters = unicodedata.normalize("NFKD", text)
-    kept = (letter for letter in letters if unicodedata.category(letter) != "Mn" or _IS_UNSPACED.match(letter))
+    kept = (letter for letter in letters if unicodedata.category(letter) != "Mn" or _KEEPS_MARKS.match(letter))
     return unicodedata.normalize("NFC", "".join(kept))
 
 

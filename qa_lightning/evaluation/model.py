@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ from qa_lightning.wording import command, wrong_choice
 
 log = logging.getLogger("qa_lightning")
 
-_PRECISION: Mapping[str, Any] = {"float32": "32-true", "bfloat16": "bf16-true", "float16": "16-true"}  # Lightning's
 _N_BEST = 20  # candidates of a question in nbest_predictions.json, as the official scripts write them
 
 
@@ -80,7 +79,7 @@ def score_model(
     if dtype not in DTYPES:
         raise InputError(wrong_choice("--dtype", dtype, DTYPES))
     name = _scorable(name, data)
-    ensemble, saved, settings = _loaded(name, thresholds, lengths or {})
+    model, tokenizer, saved, settings = _loaded(name, thresholds, lengths or {}, dtype)
     datamodule = SquadDataModule(
         dataset=None,
         validation=data,
@@ -93,14 +92,12 @@ def score_model(
         encoding=reading.encoding,
         answer_separator=reading.answer_separator or "",
     )
-    if ensemble is not None:
-        datamodule.tokenizer = ensemble.tokenizer
+    if isinstance(model, Ensemble):
+        datamodule.tokenizer = tokenizer  # has what each of its models takes
     fingerprint = datamodule.fingerprint("validation")  # as in training, where offsets matter
     fitted_here = settings.is_fitted_to(*datamodule.fingerprints("validation"))
     datamodule.texts_alone = True
-    module = _validated(
-        model_names(name)[0], ensemble.model if ensemble else None, datamodule, settings, mixed_script, dtype
-    )
+    module = _validated(model_names(name)[0], model, datamodule, settings, mixed_script)
     assert module.predictions is not None
     if module.predictions.version_2 and not saved.version_2:
         log.info(f"note: {name} was not trained to say that there is no answer, but {data} has questions without one")
@@ -149,29 +146,24 @@ def _scorable(name: str, data: str) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """An ensemble, and the tokenizer that has what each of its models takes."""
-
-    model: Ensemble
-    tokenizer: Any
-
-
 def _loaded(
-    name: str, thresholds: Path | None, lengths: Mapping[str, int]
-) -> tuple[_Loaded | None, AnswerSettings, AnswerSettings]:
-    """An ensemble, None for one model; the settings that it was saved with, and those that it is asked with here.
+    name: str, thresholds: Path | None, lengths: Mapping[str, int], dtype: str = DTYPES[0]
+) -> tuple[Any, Any, AnswerSettings, AnswerSettings]:
+    """A model or an ensemble, tokenizer, the settings that it was saved with, and those that it is asked with here.
+
+    It is loaded as `Reader` loads it, and a head that was never trained is refused. What stays in float32 is decided by
+    transformers: Lightning would round the frequencies of rotary embeddings, too.
 
     Raises:
         InputError: the model or the file of thresholds cannot be read, or windows are longer than the model takes.
     """
-    model, tokenizer = load_asked(name, lengths=lengths)  # refuses a head that was never trained
+    model, tokenizer = load_asked(name, getattr(torch, dtype), lengths=lengths)
     saved = settings_of(model, tokenizer)
     changed: Any = lengths
     settings = replace(saved.fitted(read_threshold_file(thresholds, name)) if thresholds else saved, **changed)
     if (positions := max_positions(model)) and settings.max_length > positions:
         raise InputError(f"--data.max_length {settings.max_length}: the model has {positions} positions")
-    return _Loaded(model, tokenizer) if isinstance(model, Ensemble) else None, saved, settings
+    return model, tokenizer, saved, settings
 
 
 class _EnsembleModule(QALightningModule):
@@ -194,20 +186,19 @@ class _EnsembleModule(QALightningModule):
 
 def _validated(
     name: str,
-    ensemble: Ensemble | None,
+    model: Any,
     datamodule: SquadDataModule,
     settings: AnswerSettings,
     mixed_script: bool | MixedScript,
-    dtype: str,
 ) -> QALightningModule:
     """Validate a model; its module then holds predictions, outcomes and scores.
 
     Args:
-        name: of the model, or of the first one of ``ensemble``.
-        ensemble: answers in its place, unless it is None.
-        datamodule, settings, mixed_script, dtype: see `score_model`.
+        name: of the model, or of the first one of an ensemble.
+        model: as it is loaded.
+        datamodule, settings, mixed_script: see `score_model`.
     """
-    kind = QALightningModule if ensemble is None else _EnsembleModule
+    kind = _EnsembleModule if isinstance(model, Ensemble) else QALightningModule
     module = kind(
         name,
         max_answer_length=settings.max_answer_length,
@@ -215,14 +206,14 @@ def _validated(
         null_score_diff_threshold=settings.null_score_diff_threshold,
         mixed_script=mixed_script,
     )
-    if ensemble is not None:
-        module.model, module.temperatures_of_models = ensemble, settings.scaling.of_models
+    module.model = model
+    if isinstance(model, Ensemble):
+        module.temperatures_of_models = settings.scaling.of_models
     module.temperature, module.temperatures = settings.temperature, tuple(TEMPERATURES)
     module.calibrator = settings.scaling.calibrator
     trainer = Trainer(
         callbacks=[ValidationProgress()],
         devices=1,
-        precision=_PRECISION[dtype],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -23,7 +23,13 @@ WORDS = "anna ben carl lives works in rome paris oslo baker city the".split()
     ("text", "found"),
     [
         ("Anna's BAKERY, in Köln!", ["anna", "bakery", "in", "koln"]),
-        ("l’eau 3.5 x_y ﬁve", ["l", "3", "5", "x", "y", "five"]),
+        ("l’eau 3.5 x_y ﬁve", ["l", "eau", "3", "5", "x", "y", "five"]),
+        ("dell'Università, O'Neill’s", ["dell", "universita", "o", "neill"]),
+        ("its 's houses", ["its", "s", "houses"]),
+        ("भारत की राजधानी।", ["भारत", "की", "राजधानी"]),
+        ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+        ("বাংলাদেশের রাজধানী", ["বাংলাদেশের", "রাজধানী"]),
+        ("مَدِينَة Ελλάδα", ["مدينة", "ελλαδα"]),
         ("東京に", ["東", "京", "に", "東京", "京に"]),
         ("Tokyo東京", ["tokyo", "東", "京", "東京"]),
         ("Straße", ["strasse"]),
@@ -61,6 +67,17 @@ def test_the_best_passages_are_those_of_the_formula_with_ties_in_reading_order(s
     assert found_scores == pytest.approx([scores[number] for number in found], abs=1e-4)
     for one, other in pairwise(found):
         assert scores[one] > scores[other] or one < other
+
+
+@pytest.mark.parametrize(
+    ("passages", "question", "first"),
+    [
+        ([*(f"L'arbre {number}, l'herbe" for number in range(30)), "L'église du village"], "Où est l'église ?", 30),
+        (["मीरा यहाँ है", "मोर वहाँ है"], "मोर", 1),
+    ],
+)
+def test_what_a_word_means_is_in_all_of_it(passages, question, first) -> None:
+    assert WordIndex(passages).best(question, 1)[0].tolist() == [first]
 
 
 def test_a_question_without_known_words_gets_the_first_passages() -> None:

@@ -14,17 +14,20 @@ from lightning.pytorch import Trainer
 from transformers import BertModel
 
 from qa_lightning.errors import DivergedError, InputError
+from qa_lightning.evaluation import model as scoring
 from qa_lightning.evaluation.file import score_file
 from qa_lightning.evaluation.model import score_model
 from qa_lightning.evaluation.official import compare_with_official
 from qa_lightning.evaluation.result import ScoreResult, write_result
 from qa_lightning.evaluation.saved import read_null_odds
+from qa_lightning.inference.reader import Reader
 from qa_lightning.metrics.squad import Scoring, SquadMetric, answer_scores
 from qa_lightning.metrics.thresholds import squad_v2_metrics
 from qa_lightning.models.folder import save_settings
 from qa_lightning.models.settings import AnswerSettings
 from tests.helpers import commands
 from tests.helpers.data import make_rows, write_json
+from tests.helpers.families import FAMILIES, save
 from tests.helpers.models import small_config
 from tests.helpers.paths import ROOT, SHARED, needs_data
 
@@ -677,6 +680,24 @@ def test_a_model_is_scored_in_half_precision_if_asked(model_folder, tmp_path) ->
     assert half.metrics["f1"] == pytest.approx(score_model(model_folder, data, 7, dtype="bfloat16").metrics["f1"])
     with pytest.raises(InputError, match="--dtype is 'half'; it must be one of float32, bfloat16 or float16"):
         score_model(model_folder, data, dtype="half")
+
+
+def test_half_precision_is_that_of_predict(tmp_path, monkeypatch) -> None:
+    """The frequencies of rotary embeddings stay in float32 there."""
+    folder, seen = save(FAMILIES["modernbert"], tmp_path / "model"), []
+    rows = make_rows(8, long=2)
+    data = write_json(tmp_path / "data.json", rows)
+    validated = scoring._validated
+    monkeypatch.setattr(scoring, "_validated", lambda *given: seen.append(validated(*given)) or seen[0])
+    scored = score_model(folder, data, dtype="bfloat16")
+    kinds = {name: buffer.dtype for name, buffer in seen[0].model.named_buffers() if "inv_freq" in name}
+    assert kinds
+    assert set(kinds.values()) == {torch.float32}
+    assert {parameter.dtype for parameter in seen[0].model.parameters()} == {torch.bfloat16}
+    reader = Reader.from_pretrained(folder, dtype=torch.bfloat16)
+    for row in rows:
+        (best, *_), (answer,) = scored.n_best[row["id"]], reader.answer([row["question"]], [row["context"]])
+        assert best["probability"] == pytest.approx(answer.score, abs=1e-3)
 
 
 def test_nothing_that_is_read_is_replaced(files, tmp_path, capsys, monkeypatch):
