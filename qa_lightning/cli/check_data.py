@@ -76,4 +76,12 @@ def _check_options(words: Sequence[str]) -> Namespace:
         flags.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
     flags.add_mixed_script()
     flags.add_reading()
-    return flags.read(words)
+    options = flags.read(words)
+    problems = [
+        f"--{name} is of no use without --model; add that, or leave it out"
+        for name in ("max_length", "doc_stride", "max_question_length", "max_answer_length", "mixed_script")
+        if not options.model and options[name] != flags.get_default(name)
+    ]
+    if problems:
+        raise InputError(problems)
+    return options

@@ -11,32 +11,46 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from qa_lightning.crossval.joined import Joined, join_folds
 from qa_lightning.crossval.study import FINAL, Study
 from qa_lightning.data.division import ALL, Fold, Groups
+from qa_lightning.data.sources import also_read
 from qa_lightning.decoding.spans import Scaling
 from qa_lightning.distillation.teacher import teacher_digest
 from qa_lightning.errors import InputError, LostProcessError
-from qa_lightning.evaluation.result import write_result
+from qa_lightning.evaluation.result import FILES, write_result
 from qa_lightning.files import hold_folder, write_json
-from qa_lightning.layout import FOLD_ANSWERS, MODEL_FOLDER, REPORT, STUDY_FLAGS, STUDY_FOLDS, STUDY_RESULT
-from qa_lightning.metrics.confidence import coverage_line, fitted_lines
+from qa_lightning.layout import (
+    FINAL_FLAGS,
+    FOLD_ANSWERS,
+    MODEL_FOLDER,
+    REPORT,
+    STUDY,
+    STUDY_FLAGS,
+    STUDY_FOLDS,
+    STUDY_RESULT,
+)
+from qa_lightning.metrics.confidence import FIGURES, coverage_line, fitted_lines
 from qa_lightning.models.folder import save_settings
 from qa_lightning.models.loading import CONFIG
 from qa_lightning.models.settings import CONFIG_KEY, AnswerSettings, Fitted
 from qa_lightning.pages.report import ErrorReport
 from qa_lightning.runs.record import PastRun
-from qa_lightning.studies.flags import refused_flags, study_writes, take_precision
+from qa_lightning.studies.flags import refused_flags, study_writes, take_precision, usual_flags
 from qa_lightning.studies.processes import TrainJob, run_jobs, slots_for
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.flags import ParsedFlags
 from qa_lightning.wording import command, counted, relative, visible
 
 log = logging.getLogger("qa_lightning")
+
+_WRITTEN = (  # into the folder of a study, beside its mark, STUDY, and the folders of its runs
+    *(STUDY_FLAGS, FINAL_FLAGS, STUDY_RESULT, STUDY_FOLDS, *FILES, *(f"{name}.png" for name in FIGURES)),
+    *(REPORT, str(Path(REPORT).with_suffix(".jsonl"))),
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,7 @@ class CrossValidation:
     parallel: int = 1
 
     def __post_init__(self) -> None:
-        if problems := [*_refusals(self.flags.config), *self.flags.problems()]:
+        if problems := [*_refusals(self.flags), *self.flags.problems()]:
             raise InputError(problems)
         take_precision(self.flags.config.trainer, self.folder / STUDY_FLAGS)
         if problems := self.flags.misfits():
@@ -101,6 +115,7 @@ class CrossValidation:
 
     def _prepare(self) -> SquadDataModule:
         """All questions, once they are known to be enough for the folds, and to be those of the study."""
+        self._refuse_files()
         given = self.flags.config.data.as_dict()
         columns = given.pop("columns")
         data = SquadDataModule(**given | {"fold": ALL, "columns": columns})
@@ -121,18 +136,38 @@ class CrossValidation:
         ]
         with study_writes(self.folder):
             teacher = teacher_digest(self.flags.config.model.teacher)
-            self.study.begin(data.fingerprint("train"), parts, self.flags.as_yaml(), teacher)
+            self.study.begin(data.fingerprint("train"), parts, self.flags.as_yaml(), teacher, usual_flags(self.flags))
         return data
+
+    def _refuse_files(self) -> None:
+        """Refuse a folder without a study that has files of the names that a study writes, or whose files are read."""
+        if (self.folder / STUDY).is_file():
+            return
+        begun = self.folder / STUDY_FLAGS
+        mine = begun.is_file() and begun.read_bytes() == self.flags.as_yaml().encode()  # of a start that was killed
+        found = [name for name in _WRITTEN if os.path.lexists(self.folder / name) and not (mine and name == begun.name)]
+        if found:
+            raise InputError(
+                f"--study {self.folder} holds {', '.join(found)}, which the study would replace, and no {STUDY} of a "
+                "study that was begun; name another folder with --study, or move them away"
+            )
+        dataset = self.flags.config.data.dataset
+        if also_read((self.folder / name for name in _WRITTEN), {"--data.dataset": dataset}):
+            raise InputError(
+                f"--study {self.folder}: what the study writes there would be read as --data.dataset {dataset}; name "
+                "another folder with --study"
+            )
 
     def _notes(self, titles: Sequence[str | None], groups: Groups) -> Iterator[str]:
         """What about these questions and flags makes the scores others than they look."""
         largest, size = Counter(groups.names.tolist()).most_common(1)[0]
         if size * self.folds > len(groups.names) + self.folds:
-            own = Counter(title for title, name in zip(titles, groups.names, strict=True) if name == largest)
-            told = f" (title {own.most_common(1)[0][0]!r})" if groups.by == "article" else ""
-            fix = "; leave a title that names no article empty" if told else ""
+            own = Counter(title for title, name in zip(titles, groups.names, strict=True) if name == largest and title)
+            is_article = groups.by == "article" and bool(own)  # beside articles, a context without a title is a group
+            what = f"article (title {own.most_common(1)[0][0]!r})" if is_article else "context"
+            fix = "; leave a title that names no article empty" if is_article else ""
             yield (
-                f"note: one {groups.by}{told} has {size / len(groups.names):.0%} of the questions, so that the folds "
+                f"note: one {what} has {size / len(groups.names):.0%} of the questions, so that the folds "
                 f"cannot be of equal size{fix}"
             )
         if (teacher := self.flags.config.model.teacher) is not None:
@@ -275,12 +310,15 @@ def _how_it_ended(status: int, changed: bool) -> str:
     return f"was killed by signal {-status}{why}"
 
 
-def _refusals(config: Any) -> list[str]:
+def _refusals(flags: ParsedFlags) -> list[str]:
     """A line for each flag of ``train`` that makes no sense in a cross-validation."""
+    config = flags.config
     data, trainer = config.data, config.trainer
+    fraction = usual_flags(flags)["data"]["validation_fraction"]
     folds = "the folds say which questions validate"
     others = {
         "--data.validation": (data.validation, None, folds),
+        "--data.validation_fraction": (data.validation_fraction, fraction, folds),
         "--data.fold": (data.fold, None, "each fold has its turn"),
         "--data.max_validation_examples": (data.max_validation_examples, None, "each question is answered once"),
         "--trainer.limit_val_batches": (trainer.limit_val_batches, 1.0, "each question is answered once"),

@@ -22,7 +22,9 @@ from qa_lightning.runs.record import PastRun, newest_run
 from qa_lightning.studies.flags import changed_flags, changed_inputs
 
 FINAL = "final"  # the folder of the run on all data
-_TOLD = ("data.dataset",)  # by a fingerprint of the questions, wherever their file lies
+# The fingerprint of the questions tells the first, wherever their file lies; the second, which is refused now, had no
+# effect in the studies of older versions that have it.
+_TOLD = ("data.dataset", "data.validation_fraction")
 _STOPPER = "qa_lightning.training.callbacks.StopAfter"
 
 
@@ -43,7 +45,9 @@ class Study:
         """The names of the folds' folders."""
         return [f"fold-{number}" for number in range(1, self.folds + 1)]
 
-    def begin(self, fingerprint: str, held_out: Sequence[str], flags: str, teacher: str | None = None) -> None:
+    def begin(
+        self, fingerprint: str, held_out: Sequence[str], flags: str, teacher: str | None = None, usual: Any = None
+    ) -> None:
         """Write down flags and data, or compare them with those of the study that is there.
 
         Args:
@@ -51,6 +55,7 @@ class Study:
             held_out: fingerprints of the questions of each fold.
             flags: of ``train``, as YAML.
             teacher: a digest of the teacher, if there is one.
+            usual: see `changed_flags`.
 
         Raises:
             InputError: the study that is there has others, or cannot be read; or there are runs of an unknown one.
@@ -72,7 +77,7 @@ class Study:
                 ) from None
             if not isinstance(before, dict) or "folds" not in before:
                 raise InputError(f"--study {self.folder} is another study's, such as a search's; name another folder")
-            if changed := [*_differences(before, now), *changed_flags(given, yaml.safe_load(flags), but=_TOLD)]:
+            if changed := [*_differences(before, now), *changed_flags(given, yaml.safe_load(flags), usual, but=_TOLD)]:
                 raise InputError(
                     f"--study {self.folder} was begun with other flags or data: {'; '.join(changed)}. Go on with those "
                     "that it was begun with, or name another folder"

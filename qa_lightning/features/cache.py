@@ -51,7 +51,7 @@ from qa_lightning.workers import Elsewhere, Given, LostWorkerError, forked
 log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
-_FORMAT = 11  # of the files; raise it when their content changes
+_FORMAT = 12  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time, at most
 _BYTES = 1 << 22  # of their contexts, about: tokens take some hundred times as much, in each process
 _PLACE_IN_OBJECT = re.compile(r"(?<!\S)(?:dataset|validation)(?:\['\w+'\])?(?:\.iloc|\.row)?[\[(](\d+)[\])]")  # a row's
@@ -163,10 +163,10 @@ class PreparedSplit:
         return build_once(self.features_folder, self._write_features, thorough) or made
 
     def open(self) -> tuple[FeatureStore, Any, bool]:
-        """Features and examples, mapped, and whether some question has no answer."""
+        """Features and examples, mapped, and whether some question of the source has no answer, also in other folds."""
         self.prepare(thorough=False)  # a file that was removed or cut off since then must not be mapped
-        unanswerable: int = self.summaries()[0]["unanswerable"]
-        return FeatureStore.open(self.features_folder), open_examples(self.examples_folder), unanswerable > 0
+        version_2: bool = self.summaries()[0]["version_2"]
+        return FeatureStore.open(self.features_folder), open_examples(self.examples_folder), version_2
 
     def summaries(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The contents of ``summary.json``, of the examples and of the features."""
@@ -198,7 +198,7 @@ class PreparedSplit:
                 log.info(f"{self.split}: {line}")
             raise self._with_source(error, seen) from None
         summary: dict[str, Any] = {"rows": count, "unanswerable": seen.unanswerable, "columns": column_lines}
-        summary |= {**vars(changes), "files": _files(self.source)}
+        summary |= {**vars(changes), "files": _files(self.source), "version_2": seen.unanswerable > 0}
         if self.divided:
             summary["divided"] = {"validation_fraction": self.divided[0], "seed": self.divided[1]}
         (folder / "summary.json").write_text(json.dumps(summary))

@@ -48,6 +48,7 @@ MIN_ANSWERED = 50  # questions at or above a score, for its precision to be know
 FOLDS = 5  # of the articles
 CLEARLY = 0.9  # a fit is kept that lowers the Brier score of held-out answers in this share of the bootstrap's samples
 OWN, TEMPERATURE, CALIBRATOR = "own", "temperature", "calibrator"  # what scores may be made with
+FIGURES = ("reliability", "precision_recall", "risk_coverage")  # names of their files, without the ending
 PRECISIONS = (*(percent / 100 for percent in range(50, 95, 5)), 0.95, 0.96, 0.97, 0.98, 0.99)  # saved with a model
 
 
@@ -407,10 +408,9 @@ def figures(found: Confidence) -> dict[str, Figure]:
     (before, after), how = found.reliability, f"T = {found.scaling.temperature:.2f}"
     if found.scaling.calibrator is not None:
         how += ", calibrator"
-    return {
-        "reliability": plots.reliability_diagram(before, None if found.kept == OWN else after, how),
-        "precision_recall": plots.precision_recall_curves(found.precision_recall),
-        "risk_coverage": plots.risk_coverage_curves(
-            {"before": found.risk_coverage_before, "after": found.risk_coverage}, PRECISION
-        ),
-    }
+    drawn = (
+        plots.reliability_diagram(before, None if found.kept == OWN else after, how),
+        plots.precision_recall_curves(found.precision_recall),
+        plots.risk_coverage_curves({"before": found.risk_coverage_before, "after": found.risk_coverage}, PRECISION),
+    )
+    return dict(zip(FIGURES, drawn, strict=True))

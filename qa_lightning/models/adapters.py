@@ -23,12 +23,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qa_lightning.errors import InputError, import_extra, one_line
-from qa_lightning.models.computing.layers import layer_depths, layer_names
+from qa_lightning.models.computing.layers import layer_depths, layers_of, unknown_encoder
 
 _CONFIGS, _BASE = "configs", "base"  # keys in a checkpoint
 _PREFIX = "base_model.model."  # before each name in the file of an adapter, as peft writes it
 _WEIGHTS = "adapter_model.safetensors"
 _ADAPTER = "default"  # peft's name for the only one
+ALPHA, DROPOUT = 16, 0.0  # used unless others are given
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,22 @@ class Lora:
     rank: int
     alpha: int
     dropout: float
+
+
+def lora_problems(given: Mapping[str, Any]) -> list[str]:
+    """A line for each flag of the adapters that is given without their rank, and would do nothing.
+
+    Args:
+        given: argument of the module -> value.
+    """
+    if given["lora_rank"] is not None:
+        return []
+    usual = {"lora_alpha": ALPHA, "lora_dropout": DROPOUT}
+    return [
+        f"--model.{flag} {given[flag]} goes together with --model.lora_rank; pass that too, or leave it out"
+        for flag, value in usual.items()
+        if given[flag] != value
+    ]
 
 
 def add_lora(model: Any, lora: Lora, name: str, frozen_layers: int = 0) -> None:
@@ -91,12 +108,10 @@ def add_lora(model: Any, lora: Lora, name: str, frozen_layers: int = 0) -> None:
 def _head(model: Any, flag: str, name: str) -> dict[str, nn.Parameter]:
     """The parameters outside of the encoder."""
     depths = layer_depths(model)
-    top = len(layer_names(model)) + 1
+    top = len(layers_of(model)) + 1
     head = {path: weight for path, weight in model.named_parameters() if depths[path] == top}
     if not head or len(head) == len(depths):
-        raise InputError(
-            f"{flag}: in {name} ({type(model).__name__}), the encoder cannot be told from the head; leave it out"
-        )
+        raise InputError(unknown_encoder(flag, model, name))
     return head
 
 
@@ -108,7 +123,7 @@ def _targets(model: Any, frozen_layers: int) -> list[str]:
     known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type)
     ends = tuple(f".{end}" for end in known) if isinstance(known, list) else ()
     found = []
-    for layer in layer_names(model)[frozen_layers:]:
+    for layer in (name for names in layers_of(model)[frozen_layers:] for name in names):
         attention = ""  # the outermost module of attention that the walk is in
         for path, module in model.get_submodule(layer).named_modules(prefix=layer):
             if "Attention" in type(module).__name__ and not (attention and path.startswith(attention)):
@@ -297,7 +312,7 @@ def save_adapters(model: Any, folder: Path) -> None:
         return
     from peft import get_peft_model_state_dict
 
-    depths, top = layer_depths(model), len(layer_names(model)) + 1
+    depths, top = layer_depths(model), len(layers_of(model)) + 1
     head = {path: weight.detach() for path, weight in model.named_parameters() if depths[path] == top}
     weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **head}
     folder.mkdir()

@@ -117,12 +117,12 @@ def slices(
 
 
 def _slice(name: str, labels: NDArray[np.object_], scores: Float64s, articles: NDArray[np.object_]) -> Slice:
-    known = labels != ""
+    known, total = labels != "", len(labels)
     labels, scores, articles = labels[known], scores[known], articles[known]
     names, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
     sums = np.bincount(which, scores[:, 1], len(names))
     others = np.maximum(len(labels) - counts, 1)
-    costs = np.where(counts < len(labels), (counts * (sums.sum() - sums) / others - sums) / max(len(labels), 1), 0.0)
+    costs = np.where(counts < len(labels), (counts * (sums.sum() - sums) / others - sums) / max(total, 1), 0.0)
     by_cost, by_count = (np.argsort(-each, kind="stable").tolist() for each in (costs, counts))
     keep = list(dict.fromkeys([*by_cost[: MAX_GROUPS // 2], *by_count]))[:MAX_GROUPS]  # the costliest, and the largest
     left_out = len(names) - len(keep)
@@ -132,14 +132,14 @@ def _slice(name: str, labels: NDArray[np.object_], scores: Float64s, articles: N
     ]
     if left_out:
         rest = ~np.isin(which, keep)
-        groups.append(Group(_OTHER, *_intervals(scores, articles, rest), _cost(scores[:, 1], rest)))
+        groups.append(Group(_OTHER, *_intervals(scores, articles, rest), _cost(scores[:, 1], rest, total)))
     return Slice(name, tuple(sorted(groups, key=lambda one: (one.name == _OTHER, -one.cost))), left_out)
 
 
-def _cost(f1: Float64s, inside: NDArray[np.bool_]) -> float:
+def _cost(f1: Float64s, inside: NDArray[np.bool_], total: int) -> float:
     if inside.all() or not inside.any():
         return 0.0
-    return float(inside.mean() * (f1[~inside].mean() - f1[inside].mean()))
+    return float(inside.sum() / total * (f1[~inside].mean() - f1[inside].mean()))
 
 
 def _intervals(scores: Float64s, articles: NDArray[np.object_], rows: NDArray[np.bool_]) -> tuple[Interval, Interval]:

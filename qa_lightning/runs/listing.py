@@ -67,7 +67,8 @@ class RunSummary:
 def runs_of(folder: Path) -> list[Path]:
     """The newest run of each fold and the final model of a cross-validation, of each trial of a search; else itself.
 
-    Of a folder of runs, and of one that holds ``lightning_logs``, it is all of them. ``last``, if there is no such
+    A study in which no run has begun is itself, too. Of a folder of runs, and of one that holds ``lightning_logs``, it
+    is all of them. ``last``, if there is no such
     folder, is the newest run in ``lightning_logs``.
     """
     if folder == _LAST and not folder.exists() and (newest := newest_run(Path(LOGS))) is not None:
@@ -77,7 +78,7 @@ def runs_of(folder: Path) -> list[Path]:
         inside = [] if is_run(folder) else sorted(above.glob("version_*"), key=lambda run: _number_of(run.name))
         return [run for run in inside if is_run(run)] or [folder]
     logs = sorted(folder.glob(f"*/{LOGS}"), key=lambda logs: (_number_of(logs.parent.name), logs.parent.name))
-    return [run.folder for each in logs if (run := newest_run(each)) is not None]
+    return [run.folder for each in logs if (run := newest_run(each)) is not None] or [folder]
 
 
 def _number_of(name: str) -> float:
@@ -123,6 +124,8 @@ def _read(folder: Path) -> RunSummary | str:
         return f"there is no run in {LOGS} here; name the folder of one"
     if not folder.is_dir():
         return "it is a file; name the folders of runs" if folder.exists() else "there is no such folder"
+    if (folder / STUDY).is_file() and not is_run(folder):
+        return "a study in which no run has begun yet, or whose runs were removed; start its command again"
     of_python = not is_run(folder) and (folder / HPARAMS).is_file()
     if not is_run(folder) and not of_python:
         return f"not a run of qa-lightning: it has neither {RECORD} nor {FLAGS} of one"

@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 
 from qa_lightning.files import explained_writes
 from qa_lightning.runs.peers.connection import launched_by
-from qa_lightning.training.flags import choose_precision
+from qa_lightning.training.flags import ParsedFlags, choose_precision
 
 _PRECISION = "precision"
 # What a flag does not change about the runs of a study.
@@ -68,14 +68,21 @@ def _is_one_of_several() -> bool:
     return launcher is not None and launcher.world_size() > 1
 
 
-def changed_flags(before: Any, now: Any, *, but: Sequence[str] = ()) -> Iterator[str]:
+def usual_flags(flags: ParsedFlags) -> Any:
+    """What each flag of ``train`` is where it is not given, as YAML has it."""
+    return yaml.safe_load(flags.parser.dump(flags.parser.get_defaults(), skip_none=False))
+
+
+def changed_flags(before: Any, now: Any, usual: Any = None, *, but: Sequence[str] = ()) -> Iterator[str]:
     """A line for each flag that is not what it was; those that change nothing about the runs may change.
 
     Args:
         before, now: as YAML has them.
+        usual: `usual_flags`, for those that the version which began the study did not have.
         but: further flags that may change.
     """
     old, new = dict(_flat(before)), dict(_flat(now))
+    old |= {name: value for name, value in _flat(usual) if name in new and name not in old}
     for name in dict.fromkeys([*new, *old]):
         if name == f"trainer.{_PRECISION}" and old.get(name) is None:
             continue  # of a study of old: see `take_precision`

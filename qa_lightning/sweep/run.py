@@ -23,7 +23,14 @@ from qa_lightning.files import lock_file, write_file, write_json
 from qa_lightning.layout import LOGS, MODEL_FOLDER, STUDY, STUDY_FLAGS, SWEEP_RESULT, SWEEP_TRIALS
 from qa_lightning.pages.runs import RunTable
 from qa_lightning.runs.listing import read_runs, runs_of, sorted_runs
-from qa_lightning.studies.flags import changed_flags, changed_inputs, refused_flags, study_writes, take_precision
+from qa_lightning.studies.flags import (
+    changed_flags,
+    changed_inputs,
+    refused_flags,
+    study_writes,
+    take_precision,
+    usual_flags,
+)
 from qa_lightning.studies.processes import StartedJob, TrainJob, slots_for
 from qa_lightning.sweep.space import Choices, Space, flag_words, length_misfits, read_space, roomiest, space_misfits
 from qa_lightning.sweep.study import Trial, Trials, used
@@ -34,7 +41,7 @@ from qa_lightning.wording import command, command_words, counted, relative, visi
 
 log = logging.getLogger("qa_lightning")
 
-HOPELESS = 3  # trials of this process that failed first; others would fail, too
+HOPELESS = 3  # trials of this process that failed first; its others would fail, too
 # Flags that do not change how data are prepared.
 _BATCHES = tuple(
     f"data.{name}" for name in ("batch_size", "eval_batch_size", "batching", "tokens_per_batch", "keep_no_answer")
@@ -55,6 +62,7 @@ class Sweep:
         folder: the study's; made if it is missing.
         pruner: one of `sweep.PRUNERS`.
         parallel: trials that this process runs at a time.
+        usual_space: ``space_file`` is the one that comes with the package.
 
     Raises:
         InputError: flags or space make no sense, or cannot work; all problems together.
@@ -67,7 +75,8 @@ class Sweep:
     folder: Path
     pruner: str = "median"
     parallel: int = 1
-    _began: list[Trial] = field(default_factory=list)
+    usual_space: bool = False
+    _began: dict[int, int] = field(default_factory=dict)  # number of a trial -> scores that it had then
     _failed: dict[str, str] = field(default_factory=dict)  # name -> why
 
     def __post_init__(self) -> None:
@@ -78,8 +87,10 @@ class Sweep:
         except InputError as error:
             problems += error.problems
         else:
+            # nobody is to change a file of the package
+            fix = "pass --space FILE without it" if self.usual_space else f"take it out of {self.space_file}"
             problems += [
-                f"--{name}: the search gives it its values; leave it out, or take it out of {self.space_file}"
+                f"--{name}: the search gives it its values; leave it out, or {fix}"
                 for name in self.space
                 if any(word == f"--{name}" or word.startswith(f"--{name}=") for word in self.given)
             ]
@@ -101,6 +112,15 @@ class Sweep:
             self._study = Trials(self.folder, self.pruner, int(self.flags.config.seed_everything))
         self._run(slots)
         self._tell()
+        if self._is_hopeless():
+            failed = [f"{name}: failed: {reason}" for name, reason in self._failed.items()]
+            raise InputError(
+                [
+                    f"--study {self.folder}: the first {len(failed)} trials that this process ran failed, so that it "
+                    "begins no others; mend what made them fail, and start it again:",
+                    *failed,
+                ]
+            )
 
     def _prepare(self) -> dict[str, Any]:
         """Prepare the data, so that what is wrong with it is one error before any trial, if all trials have the same.
@@ -158,7 +178,7 @@ class Sweep:
             raise InputError(f"--study {self.folder} cannot be read ({one_line(error)}); name another") from None
         if not isinstance(before, dict) or "space" not in before:
             raise InputError(f"--study {self.folder} is no search's, but another study's; name another folder")
-        changed = list(changed_flags(given, yaml.safe_load(self.flags.as_yaml())))
+        changed = list(changed_flags(given, yaml.safe_load(self.flags.as_yaml()), usual_flags(self.flags)))
         if before["space"] != json.loads(json.dumps(now["space"])):
             names = f"{', '.join(before['space'])}" if isinstance(before["space"], dict) else "others"
             changed.insert(0, f"--space {self.space_file} is another space; that of the study has values of {names}")
@@ -217,7 +237,7 @@ class Sweep:
                 return None
             run = trial.run
             if run is None or not (run.finished or run.pruned):
-                self._began.append(trial)
+                self._began[trial.number] = self._scores_of(trial.number)
                 again = "goes on" if run is not None else ", ".join(word[2:] for word in flag_words(trial.values))
                 log.info(f"{trial.name}: {again}")
                 return trial
@@ -226,9 +246,15 @@ class Sweep:
         return None
 
     def _is_hopeless(self) -> bool:
+        """Whether trials fail here from the first one on. Those of others say nothing: what is broken may be here."""
         if len(self._failed) < HOPELESS:
             return False
-        return all(frozen.value is None and not frozen.intermediate_values for frozen in self._study.all)
+        return all(self._scores_of(number) <= before for number, before in self._began.items())
+
+    def _scores_of(self, number: int) -> int:
+        """How many scores a trial has so far, of its validations and of its end."""
+        frozen = self._study.all[number]
+        return len(frozen.intermediate_values) + (frozen.value is not None)
 
     def _job(self, trial: Trial) -> TrainJob:
         own = {name: value for name in _OF_THIS_START if (value := self.flags.config[name]) is not None}

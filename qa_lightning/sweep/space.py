@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from qa_lightning.data.columns import Columns
 from qa_lightning.errors import InputError, one_line
 from qa_lightning.features.windows import Windower, WindowSettings
 from qa_lightning.training.datamodule import SquadDataModule, takes_all
@@ -23,6 +24,8 @@ from qa_lightning.wording import did_you_mean, shown
 _RANGE = ("low", "high", "step", "log")
 _TOKENS = "data.tokens_per_batch"
 _OTHER_QUESTIONS = "scores of other questions do not compare"
+_OTHER_SCORES = "scores by other rules do not compare"
+_OTHER_READING = "it decides which gold answers are read, and scores by others do not compare"
 _WINDOWS = (
     "data.eval_batch_size",
     "data.max_length",
@@ -39,6 +42,10 @@ _FIXED = {  # flags that no search may vary -> why
     "data.max_validation_examples": _OTHER_QUESTIONS,
     "data.fold": _OTHER_QUESTIONS,
     "data.on_bad_rows": _OTHER_QUESTIONS,
+    "data.answer_separator": _OTHER_READING,
+    "data.encoding": _OTHER_READING,
+    **{f"data.columns.{one.name}": _OTHER_READING for one in fields(Columns)},
+    "model.mixed_script": _OTHER_SCORES,
     "trainer.limit_val_batches": _OTHER_QUESTIONS,
     "trainer.overfit_batches": _OTHER_QUESTIONS,
     "trainer.default_root_dir": "each trial has a folder of its own below --study",
@@ -236,7 +243,8 @@ def _choices(name: str, values: Sequence[Any], flags: ParsedFlags) -> Choices | 
         if not found and not isinstance(read, (bool, int, float, str, NoneType)):
             return [f"--{name}: a search gives it no values, as it takes objects; name one on the command line"]
         problems += found
-        if not found and read in parsed:
+        # 1 batch is not 1.0, all of them
+        if not found and any(read == one and type(read) is type(one) for one in parsed):
             problems.append(f"--{name}: {_word(value)} is there twice")
         parsed.append(read)
     return problems or Choices(tuple(parsed))

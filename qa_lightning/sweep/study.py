@@ -276,7 +276,8 @@ class Trials:
     def _distribution(self, values: Range | Choices) -> Any:
         kinds = self._optuna.distributions
         if isinstance(values, Choices):
-            return kinds.CategoricalDistribution(values.values)
+            alike = len(set(values.values)) < len(values.values)  # Optuna would note 1 for 1.0, but not "1" for "1.0"
+            return kinds.CategoricalDistribution(tuple(map(str, values.values)) if alike else values.values)
         if isinstance(values.low, int) and isinstance(values.high, int):
             return kinds.IntDistribution(values.low, values.high, values.log, int(values.step or 1))
         return kinds.FloatDistribution(values.low, values.high, values.log, values.step)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -326,7 +326,14 @@ def averaging_problems(trainer: Trainer, ema_decay: float | None, average_best: 
     means = [one for one in callbacks if isinstance(one, WeightAveraging)]
     # The last mean is that of the flag, if there is one.
     own = [type(one).__name__ for one in (means if ema_decay is None else means[1:])]
-    problems, flags = [], [f"--ema_decay {ema_decay}"] if ema_decay is not None else []
+    # It takes its mean for the weights after the last validation and checkpoint, so that no model is written of it.
+    problems = [
+        f"--trainer.callbacks {type(one).__name__} averages weights when the last checkpoint is written, so the run's "
+        "model/ would be without it; pass --ema_decay or --average_best in its place"
+        for one in callbacks
+        if isinstance(one, StochasticWeightAveraging)
+    ]
+    flags = [f"--ema_decay {ema_decay}"] if ema_decay is not None else []
     flags += [f"--trainer.callbacks {name}" for name in own]
     if average_best is not None:
         if flags:

@@ -193,6 +193,7 @@ class SquadDataModule(LightningDataModule):
         self._described: set[Split] = set()
         self._trained_on: str | None = None  # a key of the training windows that are mapped
         self._start = (0, 0)  # where training resumes: epoch, and its batches that are done
+        self._limits: list[tuple[Any, str, float]] = []  # Trainers, their limits that were set here, the values before
 
     def __repr__(self) -> str:
         """Source, settings of windows and batches, and numbers of questions and windows; loads nothing."""
@@ -451,6 +452,16 @@ class SquadDataModule(LightningDataModule):
     def _give_back(self) -> None:
         if self.trainer is not None:
             self._auto.give_back(self.trainer)
+        for trainer, name, limit in self._limits:
+            setattr(trainer, name, limit)
+        self._limits = []
+
+    def _limit(self, name: str, batches: int) -> None:
+        """Set a limit of the Trainer until `teardown`."""
+        before = getattr(self.trainer, name)
+        if isinstance(before, float):
+            self._limits.append((self.trainer, name, before))
+        setattr(self.trainer, name, batches)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches for this process; see `EvaluationSampler` for the windows that it gets."""
@@ -472,7 +483,7 @@ class SquadDataModule(LightningDataModule):
         windows = self.validation_set.store.windows
         limit = self.most_batches(f"limit_{name}_batches")
         if limit is not None:  # the Trainer would take a part of this process's batches
-            setattr(self.trainer, f"limit_{name}_batches", limit)
+            self._limit(f"limit_{name}_batches", limit)
         of = None if limit is None else windows["example"]
         try:
             sampler = EvaluationSampler(windows["length"], self.eval_batch_size, *self._world(), limit, of)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -48,6 +48,8 @@ from qa_lightning.metrics.outcomes import Outcomes, judge
 from qa_lightning.metrics.squad import MixedScript, SquadMetric
 from qa_lightning.metrics.thresholds import best_threshold
 from qa_lightning.models.adapters import (
+    ALPHA,
+    DROPOUT,
     Lora,
     add_lora,
     base_digest,
@@ -55,13 +57,14 @@ from qa_lightning.models.adapters import (
     has_adapters,
     is_wrapped,
     leave_out_base,
+    lora_problems,
     pass_token_types,
     with_adapters_of,
 )
 from qa_lightning.models.computing.attention import use_fast_attention, use_usual_attention, without_reads
 from qa_lightning.models.computing.dropout import use_fast_dropout, use_usual_dropout
 from qa_lightning.models.computing.freezing import freeze_lowest
-from qa_lightning.models.computing.layers import compile_layers, is_compiled
+from qa_lightning.models.computing.layers import compile_layers, is_compiled, layer_depths, unknown_encoder
 from qa_lightning.models.computing.loss import (
     LABELS,
     MODEL_INPUTS,
@@ -184,8 +187,8 @@ class QALightningModule(LightningModule):
         layer_decay: float = 1.0,
         freeze_layers: int | None = None,
         lora_rank: int | None = None,
-        lora_alpha: int = 16,
-        lora_dropout: float = 0.0,
+        lora_alpha: int = ALPHA,
+        lora_dropout: float = DROPOUT,
         attention_dropout: float | None = None,
         max_answer_length: int = MAX_ANSWER_LENGTH,
         n_best: int = 1,
@@ -218,6 +221,8 @@ class QALightningModule(LightningModule):
         self.calibrator: Calibrator | None = None  # of the scores in ``predictions``; evaluate sets it
         self.temperatures_of_models: tuple[float, ...] = ()  # of an ensemble, which evaluate puts in ``model``'s place
         self.model = load_model(model_name, attn_implementation, attention_dropout, bidirectional)
+        if layer_decay != 1.0 and len(set(layer_depths(self.model).values())) == 1:  # all of it passes for the head
+            raise InputError(unknown_encoder(f"--model.layer_decay {layer_decay:g}", self.model, model_name))
         self.computing_weights = computing_weights(self.model)
         self._base: str | None = None  # see `base_digest`
         self._frozen = [] if freeze_layers is None else freeze_lowest(self.model, freeze_layers, model_name)
@@ -243,9 +248,10 @@ class QALightningModule(LightningModule):
         self.version_2 = False
         is_saved = hasattr(self.model.config, CONFIG_KEY)
         self._saved = AnswerSettings.of_model(self.model) if is_saved else None  # how the model of a folder is asked
-        self._validated: Outcomes | None = None  # of ``trainer.validate``, and the fingerprint of its questions
-        self._fingerprint = ""
+        self._fingerprint = ""  # of the questions that ``trainer.validate`` asks
+        self._validated: tuple[Outcomes, str] | None = None  # of ``trainer.validate``, and that fingerprint
         self._seed: int | None = None
+        self._hidden: Any = None  # the filter of `_hide_warning`
         self._teacher_key: str | None = None  # of the teacher's logits in this fit
         self._taught: str | None = None  # the folder of the teacher's logits that a line has told of
         self.wrong: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -304,10 +310,13 @@ class QALightningModule(LightningModule):
         pass_token_types(self.model)
         if stage == "fit":
             self.losses.begin()  # before callbacks note where they begin
+            if not self.model.training:  # a pipeline or a Reader, which answered with it, has put it into eval mode
+                self.train()
             if self._frozen:  # what Lightning warns of is meant to be
-                warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+                self._hide_warning()
             if problems := graph_problems(self.trainer, self.hparams) + partial_problems(self.trainer, self.hparams):
                 raise InputError(problems)
+        self._fingerprint = ""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SquadDataModule):
             if stage == "fit" and self.hparams["teacher"] is not None:
@@ -328,6 +337,18 @@ class QALightningModule(LightningModule):
             self.version_2 = data.validation_set is not None and data.validation_set.version_2
         if stage == "validate":
             self._fingerprint = data.fingerprint("validation")
+
+    def _hide_warning(self) -> None:
+        """Hide Lightning's warning of modules in eval mode until the end of this fit: others need it."""
+        self._show_warnings()
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        self._hidden = warnings.filters[0]
+
+    def _show_warnings(self) -> None:
+        filters: Any = warnings.filters
+        if self._hidden in filters:
+            filters.remove(self._hidden)
+        self._hidden = None
 
     def prepare_data(self) -> None:
         """Compute the teacher's logits, if there is one. Lightning calls it once per machine."""
@@ -427,8 +448,9 @@ class QALightningModule(LightningModule):
             return
         settings = self.answer_settings
         if self._validated is not None:
-            found = fit_confidence(self._validated, self.version_2, settings.scaling)
-            fitted = Fitted(found.scaling, self.version_2, self._fingerprint, found.scores_at_precision)
+            outcomes, fingerprint = self._validated
+            found = fit_confidence(outcomes, self.version_2, settings.scaling)
+            fitted = Fitted(found.scaling, self.version_2, fingerprint, found.scores_at_precision)
             settings = settings.fitted(fitted)
         tokenizer = self.tokenizer or load_tokenizer(self.hparams["model_name"])
         try:
@@ -446,7 +468,9 @@ class QALightningModule(LightningModule):
             self._seed = torch.initial_seed()
         schedule = self.lr_schedulers()
         if isinstance(schedule, LinearSchedule):  # a finder of batch sizes, or a resume, changes how many there are
-            schedule.plan(planned_steps(self.trainer))
+            # A further fit by the same Trainer has a schedule of its own, and Lightning counts the steps of both.
+            before = self.trainer.global_step - schedule.last_epoch
+            schedule.plan(planned_steps(self.trainer) - before)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed of the steps, and how the model is asked."""
@@ -598,7 +622,11 @@ class QALightningModule(LightningModule):
             self.use_usual()
 
     def use_usual(self) -> None:
-        """Give the model PyTorch's dropout and transformers' attention back, which `setup` may have replaced."""
+        """Give the model PyTorch's dropout and transformers' attention back, which `setup` may have replaced.
+
+        And the process its warnings.
+        """
+        self._show_warnings()
         use_usual_dropout(self.model)
         use_usual_attention(self.model)
 
@@ -673,8 +701,8 @@ class QALightningModule(LightningModule):
         alone = self.trainer.state.fn == TrainerFn.VALIDATING
         if dataset.version_2 or self.temperatures or alone or self.last_step is not None:
             self.outcomes = Outcomes.join(processes.at_first(len(outcomes), outcomes.take) or [outcomes])
-        if alone and dataset.version_2 == self.version_2:
-            self._validated = self.outcomes
+        if alone and self.outcomes is not None and dataset.version_2 == self.version_2:
+            self._validated = (self.outcomes, self._fingerprint)
 
     def on_test_epoch_start(self) -> None:
         """As for a validation."""
@@ -722,10 +750,18 @@ class QALightningModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm here, because Lightning refuses to for a fused optimizer under mixed precision."""
-        if gradient_clip_algorithm == "value" or isinstance(self.trainer.strategy, FSDPStrategy):
+        """Clip here: Lightning refuses to for a fused optimizer under mixed precision, and by norm under FSDP."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DeepSpeedStrategy):  # clips by itself
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:
+        elif not gradient_clip_val:
+            return
+        elif gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        elif isinstance(strategy, FSDPStrategy):
+            root: Any = strategy.model  # knows the norm over all devices; here are the gradients of this one
+            root.clip_grad_norm_(gradient_clip_val)
+        else:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def _validation_set(self) -> FeatureDataset:
@@ -765,7 +801,7 @@ def _example_ids(dataset: FeatureDataset, features: NDArray[Any], limit: int = 3
 
 def model_problems(given: Mapping[str, Any]) -> list[str]:
     """A line for each bad argument of `QALightningModule`, found before anything is loaded."""
-    return broken_rules(given, _RULES, "model", _argument_kinds()) + teacher_problems(given)
+    return broken_rules(given, _RULES, "model", _argument_kinds()) + lora_problems(given) + teacher_problems(given)
 
 
 @cache

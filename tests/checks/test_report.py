@@ -61,7 +61,7 @@ def test_the_command_prints_writes_and_tells_by_its_status(tmp_path, model_folde
     assert commands.check_data([bad, "--model", model_folder, *sizes, "--json", str(target)]) == 1
     assert "answers that are not at their answer_start" in capsys.readouterr().out
     assert json.loads(target.read_text())["findings"][0]["kind"] == "misplaced"
-    assert commands.check_data([write_json(tmp_path / "good.json", make_rows(3)), *sizes]) == 0
+    assert commands.check_data([write_json(tmp_path / "good.json", make_rows(3))]) == 0
     assert "nothing was found that is wrong" in capsys.readouterr().out
     with pytest.raises(InputError, match="no such file"):
         commands.check_data([str(tmp_path / "none.json")])

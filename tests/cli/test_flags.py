@@ -261,6 +261,18 @@ def test_the_columns_are_those_of_the_data() -> None:
     assert {name.split(".")[0] for name in READING} == {field.name for field in fields(ReadSettings)}
 
 
+def test_check_data_refuses_what_has_no_effect_without_a_model(capsys) -> None:
+    words = ["--max-length", "48", "--doc_stride", "12", "--max_question_length", "12", "--max_answer_length", "8"]
+    with pytest.raises(InputError) as refused:
+        commands.check_data(["questions.csv", *words, "--mixed_script", "kana", "--rows", "3"])
+    assert refused.value.problems == [
+        f"--{name} is of no use without --model; add that, or leave it out"
+        for name in ("max_length", "doc_stride", "max_question_length", "max_answer_length", "mixed_script")
+    ]
+    with pytest.raises(InputError, match="no such file"):
+        commands.check_data(["none.csv", *words, "--model", "tiny"])
+
+
 def test_check_data_lists_at_least_one_row(capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         commands.check_data(["questions.csv", "--rows", "-1"])

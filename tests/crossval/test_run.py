@@ -149,6 +149,49 @@ def test_a_study_that_is_started_several_times_is_refused(flags, tmp_path, monke
         CrossValidation(flags(), 3, tmp_path / "study")
 
 
+@pytest.mark.parametrize("name", ["predictions.json", "risk_coverage.png", "report.jsonl", "flags.yaml"])
+def test_files_that_a_study_would_replace_are_refused_before_it_begins(flags, trainings, tmp_path, name) -> None:
+    study = CrossValidation(flags(), 3, tmp_path / "study")
+    study.folder.mkdir()
+    (study.folder / "notes.txt").touch()
+    (study.folder / name).write_text("mine")
+    with pytest.raises(InputError, match=rf"study holds {name}, which the study would replace, .*name another folder"):
+        study.run()
+    assert sorted(path.name for path in study.folder.iterdir()) == sorted([name, "notes.txt"])
+    (study.folder / name).unlink()
+    study._prepare()
+    (study.folder / name).touch()
+    (study.folder / "flags.yaml").write_text(study.flags.as_yaml())
+    study._prepare()  # one that goes on has such files
+    (study.folder / "study.json").unlink()
+    if name != "flags.yaml":
+        (study.folder / name).unlink()
+    study._prepare()  # as one has that was killed when it had only written its flags
+
+
+def test_a_folder_whose_files_would_be_read_as_questions_is_refused(flags, tmp_path) -> None:
+    (tmp_path / "study").mkdir()
+    write_json(tmp_path / "study" / "rows.json", make_rows(12))
+    given = flags("--data.dataset", str(tmp_path / "study" / "*.json"))
+    with pytest.raises(InputError, match=r"study: what the study writes there would be read as --data.dataset"):
+        CrossValidation(given, 3, tmp_path / "study")._prepare()
+
+
+def test_a_share_of_the_contexts_has_no_effect_and_is_refused(flags, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"--data.validation_fraction 0.5: not in a cross-validation, where the folds"):
+        CrossValidation(flags("--data.validation_fraction", "0.5"), 3, tmp_path / "study")
+    CrossValidation(flags("--data.validation_fraction", "0.1"), 3, tmp_path / "study")
+
+
+def test_a_study_of_an_older_version_goes_on(flags, tmp_path) -> None:
+    study = prepared(CrossValidation(flags(), 3, tmp_path / "study"))
+    older = yaml.safe_load((study.folder / "flags.yaml").read_text())
+    assert older["data"].pop("keep_no_answer") == 1.0
+    older["data"]["validation_fraction"] = 0.5  # which had no effect, and was not refused
+    (study.folder / "flags.yaml").write_text(yaml.safe_dump(older))
+    study._prepare()
+
+
 def test_only_what_is_written_is_said_not_to_be_writable(flags, tmp_path, monkeypatch) -> None:
     (tmp_path / "taken").touch()
     with pytest.raises(InputError, match=r"--study .*taken cannot be written"):
@@ -171,7 +214,18 @@ def test_what_makes_the_scores_others_than_they_look_is_said(flags, tmp_path, ca
     write_json(tmp_path / "rows.json", rows)
     prepared(CrossValidation(flags("--model.teacher", model_folder), 3, tmp_path / "uneven"))
     assert "one article (title 'N/A') has 75% of the questions" in caplog.text
+    assert "; leave a title that names no article empty" in caplog.text
     assert f"if --model.teacher {model_folder} was trained on some of these questions" in caplog.text
+
+
+def test_a_large_context_without_a_title_beside_articles_is_no_article(flags, tmp_path, caplog) -> None:
+    rows = [row | {"title": title} for row, title in zip(make_rows(12), [*[""] * 9, "a", "b", "c"], strict=True)]
+    for row in rows[:9]:
+        row |= {name: rows[0][name] for name in ("context", "answers")}
+    write_json(tmp_path / "rows.json", rows)
+    prepared(CrossValidation(flags(), 3, tmp_path / "study"))
+    assert "note: one context has 75% of the questions" in caplog.text
+    assert "title" not in caplog.text
 
 
 @pytest.mark.parametrize("stop", [Stop.REQUEUE, Stop.TERMINATE])

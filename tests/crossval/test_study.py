@@ -74,6 +74,16 @@ def test_other_flags_are_one_refusal_that_names_them_all(tmp_path) -> None:
     assert yaml.safe_load((study.folder / "flags.yaml").read_text()) == FLAGS
 
 
+def test_a_flag_that_the_study_does_not_know_is_to_have_its_usual_value(tmp_path) -> None:
+    study = begun(tmp_path)
+    newer = FLAGS | {"data": FLAGS["data"] | {"keep_no_answer": 1.0, "more": {"depth": None}}}
+    usual = {"seed_everything": 42, "data": {"keep_no_answer": 1.0, "more": {"depth": None}}}
+    changed = newer | {"data": newer["data"] | {"keep_no_answer": 0.5}}
+    with pytest.raises(InputError, match=r"other flags or data: --data.keep_no_answer was 1.0, is 0.5\. Go on"):
+        study.begin("abc", PARTS, yaml.safe_dump(changed), usual=usual)
+    study.begin("abc", PARTS, yaml.safe_dump(newer), usual=usual)
+
+
 def test_a_teacher_that_has_changed_is_refused(tmp_path) -> None:
     study = Study(tmp_path / "taught", 3)
     study.folder.mkdir()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from torchmetrics.functional.text import squad
 
+from qa_lightning.crossval.run import _WRITTEN
 from qa_lightning.errors import InputError, LostProcessError
 from qa_lightning.runs.record import last_start
 from qa_lightning.studies import processes
@@ -71,6 +72,11 @@ def studies(tmp_path_factory, model_folder) -> tuple[Path, Path]:
 
 def read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_what_a_study_writes_is_what_it_refuses_to_replace(studies) -> None:
+    for study in studies:
+        assert {path.name for path in study.iterdir() if path.is_file()} <= {"study.json", *_WRITTEN}
 
 
 def test_a_killed_fold_goes_on_and_nothing_differs(studies) -> None:

@@ -25,7 +25,7 @@ import pytest
 from qa_lightning.caching import MANIFEST, build_once, damage, default_cache_dir
 from qa_lightning.checks.report import check_prepared
 from qa_lightning.data.columns import ReadSettings
-from qa_lightning.data.division import in_validation
+from qa_lightning.data.division import Fold, in_validation
 from qa_lightning.data.examples import read_examples
 from qa_lightning.data.objects import given_source
 from qa_lightning.data.sources import read_rows
@@ -454,6 +454,16 @@ def test_what_was_counted_of_a_split_is_read_from_whole_files(made) -> None:
     assert rows["rows"] == 12
     assert len(rows["repaired"]) == 1
     assert json.loads((split(made).features_folder / "summary.json").read_text()) == windows
+
+
+def test_a_fold_has_questions_of_the_kinds_that_the_source_has(tmp_path) -> None:
+    write_json(tmp_path / "rows.json", make_rows(6, unanswerable=1))
+    for name in ("validation", "train"):
+        folds = [split(tmp_path, split=name, fold=Fold(number, 6, 0)) for number in range(1, 7)]
+        assert [one.open()[2] for one in folds] == [True] * 6
+        assert sum(one.summaries()[0]["unanswerable"] for one in folds) == (1 if name == "validation" else 5)
+    write_json(tmp_path / "rows.json", make_rows(6))
+    assert not split(tmp_path, fold=Fold(1, 6, 0)).open()[2]
 
 
 # --- several processes ---

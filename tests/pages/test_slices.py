@@ -90,6 +90,20 @@ def test_the_slice_that_costs_most_comes_first_and_questions_without_a_label_do_
     assert sum(group.f1.count for group in partly.groups) == 20
 
 
+def test_a_cost_is_a_share_of_all_questions_also_of_those_without_a_label() -> None:
+    f1 = np.ones(1000)
+    f1[:50] = 0
+    labels = ["bad"] * 50 + ["good"] * 50 + [""] * 900
+    (found,) = slices({"article": labels}, f1, f1, np.array([str(number) for number in range(1000)], object))
+    assert [(group.name, group.cost) for group in found.groups] == [("bad", 5.0), ("good", -5.0)]
+    names = [f"a{number}" for number in range(26) for _ in range(2)] + [""] * 52
+    wrong = np.array([float(name != "a3") for name in names])
+    (found,) = slices({"article": names}, wrong, wrong, np.array(names, object))
+    rest = found.groups[-1]
+    assert rest.name == "all others"
+    assert rest.cost == pytest.approx(100 * rest.f1.count / 104 * ((50 - rest.f1.count) / (52 - rest.f1.count) - 1))
+
+
 def test_of_many_groups_the_costliest_and_the_largest_are_listed_and_the_others_together() -> None:
     names = [f"article {number:02d}" for number in range(30) for _ in range(2)] + ["large"] * 50
     f1 = np.array([0.0 if name == "article 07" else 1.0 for name in names])

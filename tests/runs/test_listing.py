@@ -11,6 +11,7 @@ import yaml
 
 from qa_lightning.runs import SORTS
 from qa_lightning.runs.listing import RunSummary, differing, read_runs, runs_of, sorted_runs
+from tests.helpers import commands
 
 CONFIG = {
     "seed_everything": 42,
@@ -150,6 +151,16 @@ def test_a_folder_of_runs_is_all_of_them(tmp_path) -> None:
     both = [tmp_path / "lightning_logs" / name for name in ("version_9", "version_10")]
     assert runs_of(tmp_path) == runs_of(tmp_path / "lightning_logs") == both
     assert runs_of(tmp_path / "lightning_logs" / "other") == [tmp_path / "lightning_logs" / "other"]
+
+
+def test_a_study_without_runs_is_a_line(tmp_path, capsys) -> None:
+    (tmp_path / "study.json").write_text("{}")
+    (tmp_path / "trial-0").mkdir()
+    assert commands.compare([str(tmp_path)]) == 1
+    line = f"{tmp_path}: a study in which no run has begun yet, or whose runs were removed; start its command again\n"
+    assert capsys.readouterr().out == line
+    run(tmp_path / "trial-0" / "lightning_logs" / "version_0", START, CONFIG)
+    assert commands.compare([str(tmp_path)]) == 0
 
 
 def test_settings_differ_if_runs_that_have_them_differ() -> None:

@@ -106,6 +106,17 @@ def test_it_ends_so_with_several_at_a_time_too(search, tmp_path) -> None:
     assert 3 <= len(result(tmp_path)["trials"]) <= 5
 
 
+def test_a_process_whose_own_trials_all_fail_ends_whatever_others_did(search, tmp_path) -> None:
+    assert search([20, 21], "--trials", "2") == 0
+    (tmp_path / "train.py").write_text("import sys; sys.exit('error: there is no GPU')")
+    with pytest.raises(InputError, match=r"the first 3 trials that this process ran failed.*start it again") as refused:
+        search([20, 21], "--trials", "20")
+    assert refused.value.problems[1:] == [f"trial-{number}: failed: there is no GPU" for number in (2, 3, 4)]
+    assert len(result(tmp_path)["trials"]) == 5
+    (tmp_path / "train.py").write_text(SCRIPT)
+    assert search([20, 21], "--trials", "6") == 0
+
+
 def test_a_trial_whose_folder_was_removed_keeps_its_score(search, tmp_path, capsys) -> None:
     assert search([20, 21], "--trials", "1") == 0
     before = result(tmp_path)["best"]
@@ -261,6 +272,25 @@ def test_flags_that_make_no_sense_are_refused_together(search, tmp_path) -> None
     assert not (tmp_path / "study").exists()
     with pytest.raises(InputError, match=r"--trials is 0.*\n.*--parallel is 0.*\n--pruner is 'medain'.*mean median"):
         search([20, 21], "--trials", "0", "--parallel", "0", "--pruner", "medain")
+
+
+def test_a_flag_that_the_usual_space_varies_is_no_reason_to_change_a_file_of_the_package(search, tmp_path) -> None:
+    usual = ("--data.dataset", "synthetic", "--study", str(tmp_path / "study"))
+    with pytest.raises(InputError, match=r"its values; leave it out, or pass --space FILE without it$"):
+        commands.sweep([*usual, "--model.learning_rate", "3e-5"])
+    with pytest.raises(InputError, match=r"its values; leave it out, or take it out of .*space.yaml$"):
+        search([20, 21], "--data.batch_size", "8")
+
+
+def test_a_search_of_an_older_version_goes_on_with_the_usual_values_of_newer_flags(search, tmp_path) -> None:
+    flags = tmp_path / "study" / "flags.yaml"
+    assert search([20, 21], "--trials", "1") == 0
+    older = yaml.safe_load(flags.read_text())
+    assert older["data"].pop("keep_no_answer") == 1.0
+    flags.write_text(yaml.safe_dump(older))
+    with pytest.raises(InputError, match=r"--data.keep_no_answer was 1.0, is 0.5"):
+        search([20, 21], "--trials", "2", "--data.keep_no_answer", "0.5")
+    assert search([20, 21], "--trials", "2") == 0
 
 
 def test_flags_that_exclude_each_other_are_refused_before_the_study_begins(search, tmp_path) -> None:

@@ -130,6 +130,27 @@ def test_each_mistake_is_one_line(tmp_path, flags, text, problem) -> None:
     assert found.startswith(problem)
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("model.mixed_script", "scores by other rules do not compare"),
+        ("data.answer_separator", "it decides which gold answers are read"),
+        ("data.encoding", "it decides which gold answers are read"),
+        ("data.columns.answer_text", "it decides which gold answers are read"),
+    ],
+)
+def test_what_decides_the_scores_of_the_same_predictions_is_not_searched(tmp_path, flags, name, why) -> None:
+    (found,) = problems_of(tmp_path, flags, f"{name}: [kana, mlqa]")
+    assert found.startswith(f"line 1: --{name} cannot be searched: {why}")
+
+
+def test_one_batch_and_all_of_them_are_two_values(tmp_path, flags) -> None:
+    (found,) = read(tmp_path, flags, "trainer.limit_train_batches: [1, 1.0]").values()
+    assert list(map(repr, found.values)) == ["1", "1.0"]
+    (found,) = problems_of(tmp_path, flags, "trainer.limit_train_batches: [1.0, 1, 1.0]")
+    assert found == "line 1: --trainer.limit_train_batches: 1.0 is there twice"
+
+
 @pytest.mark.parametrize("limit", ["2", "0.5"])
 def test_batches_of_other_windows_hold_other_questions(tmp_path, flags, limit) -> None:
     text = "data.eval_batch_size: [2, 16]\ndata.max_length: [48, 64]\ndata.batch_size: [4, 8]\n"

@@ -10,7 +10,7 @@ import pytest
 
 from qa_lightning.errors import InputError
 from qa_lightning.sweep import study
-from qa_lightning.sweep.space import Choices, Range
+from qa_lightning.sweep.space import Choices, Range, flag_words
 from qa_lightning.sweep.study import Trials, claim, used
 
 pytest.importorskip("optuna")
@@ -41,6 +41,15 @@ def test_a_search_is_decided_by_its_seed_and_not_by_stops(tmp_path) -> None:
     assert whole == stopped
     assert len({json.dumps(values) for values in whole[:5]}) == 5
     assert search(Trials(folders[2], seed=8), 5) != whole[:5]
+
+
+def test_numbers_of_two_types_stay_two_values(tmp_path) -> None:
+    trials = Trials(tmp_path)
+    space = {"trainer.limit_train_batches": Choices((1, 1.0))}
+    found = [flag_words(trials.next(space, 12, set(range(number))).values) for number in range(12)]
+    assert {word for words in found for word in words} == {f"--trainer.limit_train_batches={one}" for one in (1, 1.0)}
+    noted = [flag_words(used(frozen.params, frozen.distributions)) for frozen in Trials(tmp_path).all]
+    assert noted == found  # Optuna notes the first of equal values
 
 
 def work(folder, barrier, queue) -> None:

@@ -40,6 +40,7 @@ OWN_MEAN = (
     *("--trainer.callbacks+", "qa_lightning.training.averages.RunningMean"),
     *("--trainer.callbacks.decay", "0.9"),
 )
+STOCHASTIC = ("--trainer.callbacks+", "StochasticWeightAveraging", "--trainer.callbacks.device", "null")
 BEST = ("--average_best", "3", "--keep_averaged", "true")
 SAID = "said.txt"
 
@@ -218,6 +219,10 @@ def test_a_run_with_a_mean_resumes_with_one_and_one_without_begins_it(
         (
             (*OWN_MEAN, "--trainer.precision", "bf16-true"),
             "^--trainer.callbacks RunningMean: .* in 16 bits",
+        ),
+        (
+            (*STOCHASTIC, "--trainer.callbacks.swa_lrs", "1e-3"),
+            "^--trainer.callbacks StochasticWeightAveraging .*; pass --ema_decay or --average_best in its place",
         ),
         (("--keep_averaged", "true"), "--keep_averaged true keeps what --average_best averages; pass that too"),
         (

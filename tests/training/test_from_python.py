@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -261,6 +262,18 @@ def test_a_threshold_is_fitted_to_the_weights_that_are_saved(tmp_path, module, d
     assert fitted_to() == ""
 
 
+def test_a_threshold_and_its_fingerprint_are_those_of_the_same_questions(tmp_path, module, data, model_folder) -> None:
+    """A validation on data of the other kind fits nothing, and so changes neither."""
+    trainer = Trainer(fast_dev_run=True, **QUIET)
+    trainer.fit(module, data)
+    trainer.validate(module, data, verbose=False)
+    other = SquadDataModule(None, make_rows(3), model_folder, **SMALL)  # all have answers
+    trainer.validate(module, other, verbose=False)
+    module.save(tmp_path / "saved")
+    fitted_to = json.loads((tmp_path / "saved" / "config.json").read_text())["qa_lightning"]["fitted_to"]
+    assert fitted_to == data.fingerprint("validation")
+
+
 def test_settings_of_other_data_that_is_only_answered_are_not_saved(module, data, model_folder) -> None:
     trainer = Trainer(fast_dev_run=True, **QUIET)
     trainer.fit(module, data)
@@ -407,3 +420,86 @@ def test_arguments_count_more_than_what_the_folder_says(tmp_path, module, data) 
     given = QALightningModule(folder, null_score_diff_threshold=-5.0, max_answer_length=7).answer_settings
     assert (given.null_score_diff_threshold, given.max_answer_length) == (-5.0, 7)
     assert given.windows == data.settings
+
+
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode")
+def test_a_fit_after_a_pipeline_trains_with_dropout(module, data) -> None:
+    training: list[bool] = []
+
+    class Modes(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            training.append(all(part.training for part in pl_module.model.modules()))
+
+    def fit() -> None:
+        Trainer(max_steps=1, limit_val_batches=0, callbacks=Modes(), **QUIET).fit(module, data)
+
+    fit()
+    pipeline(model=module.model, tokenizer=data.tokenizer, device=-1)
+    assert not module.model.training
+    fit()
+    module.model.train()
+    module.backbone.eval()  # on purpose
+    fit()
+    assert training == [True, True, False]
+    assert not module.backbone.training
+
+
+def test_the_warning_of_modules_in_eval_mode_is_hidden_for_frozen_layers_alone(model_folder, data) -> None:
+    def fit(module: QALightningModule) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            before = [*warnings.filters]
+            Trainer(max_steps=1, limit_val_batches=0, **QUIET).fit(module, data)
+            assert warnings.filters == before
+            warnings.warn("Found 3 module(s) in eval mode at the start of training.", stacklevel=1)
+        return [str(one.message) for one in caught if "in eval mode" in str(one.message)]
+
+    assert len(fit(QALightningModule(model_folder, freeze_layers=1))) == 1
+    half = QALightningModule(model_folder)
+    half.backbone.eval()
+    assert len(fit(half)) == 2
+    broken = QALightningModule(model_folder, freeze_layers=1, cuda_graphs=True)  # refused after the filter is set
+    with pytest.raises(InputError, match="cuda_graphs=True: it needs a CUDA GPU"):
+        fit(broken)
+    assert broken._hidden is None
+
+
+def test_a_further_fit_of_a_trainer_ends_with_the_rate_0(module, data) -> None:
+    rates: list[float] = []
+
+    class Rates(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer = Trainer(max_epochs=1, limit_val_batches=0, callbacks=Rates(), **QUIET)
+    trainer.fit(module, data)
+    first = rates.copy()
+    rates.clear()
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, data)
+    assert len(rates) == 2 * len(first)
+    for seen in (first, rates):
+        assert seen == pytest.approx([1e-3 * (len(seen) - step) / len(seen) for step in range(len(seen))])
+
+
+def test_a_part_of_the_validation_stays_a_part_in_the_trainer(module, model_folder) -> None:
+    data = SquadDataModule(make_rows(8), make_rows(12), model_folder, **SMALL)  # three batches
+    trainer = Trainer(max_steps=1, limit_val_batches=0.7, limit_test_batches=0.4, **QUIET)
+    seen: list[tuple[float, float]] = []
+
+    class Limits(Callback):
+        def on_validation_start(self, trainer, pl_module) -> None:
+            seen.append((trainer.limit_val_batches, sum(trainer.num_val_batches)))
+
+        on_sanity_check_start = on_validation_start
+
+    trainer.callbacks.append(Limits())
+    trainer.fit(module, data)
+    assert trainer.limit_val_batches == 0.7
+    trainer.validate(module, data, verbose=False)
+    trainer.test(module, data, verbose=False)
+    assert (trainer.limit_val_batches, trainer.limit_test_batches) == (0.7, 0.4)
+    assert {two for two in seen if two[1]} == {(2, 2)}
+    data = SquadDataModule(make_rows(8), make_rows(24), model_folder, **SMALL)  # twice as many
+    trainer.validate(module, data, verbose=False)
+    assert seen[-1] == (4, 4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch._dynamo.testing import CompileCounter
 from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering, BertTokenizer
@@ -468,6 +469,43 @@ def test_gradients_are_clipped_with_the_fused_optimizer(data, model_folder, prec
     )
     assert norms
     assert max(norms) <= 0.01 * 1.001
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_by_value_with_the_fused_optimizer(data, model_folder, precision) -> None:
+    largest = []
+
+    class Watched(QALightningModule):
+        def configure_gradient_clipping(self, optimizer, **kwargs):
+            assert optimizer.defaults["fused"]
+            super().configure_gradient_clipping(optimizer, **kwargs)
+            largest.append(max(float(p.grad.abs().max()) for p in self.parameters() if p.grad is not None))
+
+    clipping = {"gradient_clip_val": 1e-4, "gradient_clip_algorithm": "value"}
+    Trainer(max_steps=2, precision=precision, limit_val_batches=0, **clipping, **QUIET).fit(Watched(model_folder), data)
+    assert largest == pytest.approx([1e-4] * 2)
+
+
+@pytest.mark.parametrize(("algorithm", "how"), [("norm", "by all shards"), (None, "by all shards"), ("value", "here")])
+def test_fsdp_clips_by_the_norm_over_all_devices(model_folder, algorithm, how) -> None:
+    module, strategy, called = OnOneOfTwo(model_folder), object.__new__(FSDPStrategy), []
+    strategy.model = SimpleNamespace(clip_grad_norm_=called.append)
+    module.trainer = SimpleNamespace(strategy=strategy)
+    weight = module.model.qa_outputs.weight
+    weight.grad = torch.ones_like(weight)
+    for limit in (0, None, 0.5):
+        module.configure_gradient_clipping(None, limit, algorithm)
+    assert called == ([0.5] if how == "by all shards" else [])
+    assert float(weight.grad.max()) == (1.0 if called else 0.5)
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_deepspeed_clips_by_itself(model_folder, monkeypatch, algorithm) -> None:
+    module, given = OnOneOfTwo(model_folder), []
+    module.trainer = SimpleNamespace(strategy=object.__new__(DeepSpeedStrategy))
+    monkeypatch.setattr(module, "clip_gradients", lambda *arguments: given.append(arguments))
+    module.configure_gradient_clipping(None, 0.5, algorithm)
+    assert given == [(None, 0.5, algorithm)]
 
 
 def test_compiling_is_done_once_for_training_and_once_for_validation_and_changes_nothing(

@@ -9,11 +9,20 @@ from transformers import (
     BertForQuestionAnswering,
     DebertaV2Config,
     DebertaV2ForQuestionAnswering,
+    FlaubertConfig,
+    FlaubertForQuestionAnsweringSimple,
+    FunnelConfig,
+    FunnelForQuestionAnswering,
+    T5Config,
+    T5ForQuestionAnswering,
+    XLMConfig,
+    XLMForQuestionAnsweringSimple,
     get_linear_schedule_with_warmup,
 )
 
 from qa_lightning import QALightningModule
-from qa_lightning.models.computing.layers import layer_depths
+from qa_lightning.errors import InputError
+from qa_lightning.models.computing.layers import layer_depths, layers_of
 from qa_lightning.training.steps.optim import LinearSchedule, build_optimizer, parameter_groups
 from tests.helpers.families import FAMILIES
 
@@ -36,6 +45,12 @@ def test_without_layer_decay_there_are_two_groups_of_one_rate(model_folder) -> N
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
     assert decayed["lr"] == plain["lr"] == 1e-4
     assert "name" not in decayed
+
+
+def test_groups_that_join_later_decay_by_the_same_weight_decay(model_folder) -> None:
+    optimizer = build_optimizer(BertForQuestionAnswering.from_pretrained(model_folder), 1e-4, 0.05)
+    optimizer.add_param_group({"params": [torch.zeros(2, 2, requires_grad=True)]})  # as BackboneFinetuning does
+    assert optimizer.param_groups[-1]["weight_decay"] == 0.05
 
 
 def test_each_layer_learns_at_a_part_of_the_rate_of_the_one_above(model_folder) -> None:
@@ -82,6 +97,44 @@ def test_what_computes_after_a_layer_has_at_least_its_depth() -> None:
     depths = layer_depths(DebertaV2ForQuestionAnswering(config))
     assert {depth for name, depth in depths.items() if "encoder.conv." in name} == {2}
     assert {depth for name, depth in depths.items() if "rel_embeddings" in name} == {0}
+
+
+def test_t5_has_an_encoder_though_no_module_has_the_name_of_its_prefix() -> None:
+    config = T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
+    depths = layer_depths(T5ForQuestionAnswering(config))
+    assert depths["shared.weight"] == 0
+    for depth, layer in enumerate(("encoder.block.0.", "encoder.block.1.", "decoder.block.0.", "decoder.block.1."), 1):
+        tables = "relative_attention_bias"
+        assert {own for name, own in depths.items() if name.startswith(layer) and tables not in name} == {depth}
+    assert {name for name, depth in depths.items() if depth == 5} == {"qa_outputs.weight", "qa_outputs.bias"}
+
+
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [(FlaubertConfig, FlaubertForQuestionAnsweringSimple), (XLMConfig, XLMForQuestionAnsweringSimple)],
+)
+def test_lists_side_by_side_are_parts_of_the_same_layers(config, model) -> None:
+    made = model(config(vocab_size=50, emb_dim=8, n_layers=3, n_heads=2))
+    depths = layer_depths(made)
+    assert len(layers_of(made)) == 3
+    for number in range(3):
+        inside = [depth for name, depth in depths.items() if f".{number}." in name]
+        assert len(inside) == 16  # attention, feed-forward part, two norms
+        assert set(inside) == {number + 1}
+    assert {name for name, depth in depths.items() if depth == 4} == {"qa_outputs.weight", "qa_outputs.bias"}
+
+
+def test_lists_in_a_list_are_layers_one_after_another() -> None:
+    config = FunnelConfig(vocab_size=50, block_sizes=[2, 2], num_decoder_layers=1, d_model=8, n_head=2, d_head=4)
+    assert len(layers_of(FunnelForQuestionAnswering(config))) == 5
+
+
+def test_layer_decay_is_refused_where_the_encoder_cannot_be_told(model_folder, monkeypatch) -> None:
+    monkeypatch.setattr(BertForQuestionAnswering, "base_model_prefix", "encoder")
+    monkeypatch.setattr("qa_lightning.models.computing.layers._HEAD", "classifier.")
+    assert QALightningModule(model_folder)
+    with pytest.raises(InputError, match=r"^--model.layer_decay 0.9: in .* the encoder cannot be told from the head"):
+        QALightningModule(model_folder, layer_decay=0.9)
 
 
 def test_the_schedule_scales_every_layer_alike(model_folder) -> None:

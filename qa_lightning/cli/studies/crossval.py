@@ -29,8 +29,9 @@ Flags:
   --data.dataset FILE          the questions: CSV, Excel, JSON, Parquet ...
   --seed_everything N          decides the folds, too  [42]
   and all flags of `{train}` but those that say what to validate on (--data.validation, --data.fold,
-  --data.max_validation_examples, --trainer.limit_val_batches, fast_dev_run, overfit_batches), a run to resume or its
-  folder (--ckpt_path, --trainer.default_root_dir), or several machines (--trainer.num_nodes)
+  --data.validation_fraction, --data.max_validation_examples, --trainer.limit_val_batches, fast_dev_run,
+  overfit_batches), a run to resume or its folder (--ckpt_path, --trainer.default_root_dir), or several machines
+  (--trainer.num_nodes)
 
 What you get in the folder: crossval.json and predictions.json, nbest_predictions.json, report.html of the answers that
 each question got out of its fold; fold-N/ and final/ with usual runs. The final model's threshold and temperature are

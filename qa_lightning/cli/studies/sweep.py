@@ -15,6 +15,7 @@ from qa_lightning.errors import InputError, naming_flags
 from qa_lightning.sweep import PRUNERS
 from qa_lightning.wording import command, usage_name, wrong_choice
 
+_USUAL_SPACE = config_folder() / "spaces" / "default.yaml"
 SWEEP_HELP = """\
 usage: {usage} [--trials N] [--space FILE] [--study DIR] [--pruner P] [--parallel N] [FLAGS OF TRAIN]
 
@@ -61,7 +62,8 @@ def sweep(words: Sequence[str]) -> int:
         load_optuna()
         quiet_libraries()
         flags = ParsedFlags(list(with_config_files(rest)))
-        Sweep(flags, rest, own.space, own.trials, own.study, own.pruner, own.parallel).run()
+        usual = own.space == _USUAL_SPACE
+        Sweep(flags, rest, own.space, own.trials, own.study, own.pruner, own.parallel, usual).run()
 
     return run_study(own.study, run)
 
@@ -76,7 +78,7 @@ def _own_flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--pruner", default="median")
-    parser.add_argument("--space", type=local_path, default=config_folder() / "spaces" / "default.yaml")
+    parser.add_argument("--space", type=local_path, default=_USUAL_SPACE)
     parser.add_argument("--study", type=local_path, default=Path("sweep"))
     own, rest = parser.parse_known_args(words)
     problems = count_problems(own, trials=1, parallel=1)

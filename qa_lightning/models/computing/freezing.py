@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from qa_lightning.errors import InputError
-from qa_lightning.models.computing.layers import layer_depths, layer_names
+from qa_lightning.models.computing.layers import layer_depths, layers_of, unknown_encoder
 from qa_lightning.wording import counted
 
 
@@ -35,15 +35,12 @@ def freeze_lowest(model: Any, layers: int, name: str) -> list[str]:
     Raises:
         InputError: the model has fewer layers, or its encoder is not found.
     """
-    count = len(layer_names(model))
+    count = len(layers_of(model))
     if layers > count:
         raise InputError(f"--model.freeze_layers {layers}: {name} has {counted(count, 'layer')}; pass at most {count}")
     below = {path for path, depth in layer_depths(model).items() if depth <= layers}
     if not below:
-        raise InputError(
-            f"--model.freeze_layers {layers}: in {name} ({type(model).__name__}), the encoder cannot be told from the "
-            "head; leave it out"
-        )
+        raise InputError(unknown_encoder(f"--model.freeze_layers {layers}", model, name))
     for path, parameter in model.named_parameters():
         if path in below:
             parameter.requires_grad_(False)

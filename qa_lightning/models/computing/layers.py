@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,21 +13,34 @@ from torch import nn
 _MOST_CASES = 32  # of one layer's code
 
 
+_HEAD = "qa_outputs."  # before the names in the head of most models
 _WRAPPED = "base_model.model."  # before the names in a model that peft has wrapped
 
 
-def layer_names(model: nn.Module) -> list[str]:
-    """The names of a model's layers, from the first to the last: the entries of its module lists.
+def layers_of(model: nn.Module) -> list[tuple[str, ...]]:
+    """The layers of a model, from the first to the last: for each the names of its modules, entries of module lists.
 
-    Lists within a layer do not count, and of lists of lists the inner ones do.
+    Lists within a layer do not count, and of lists of lists the inner ones do. Where a module has several lists of one
+    length, the entries of one place are one layer: in FlauBERT and XLM attention, feed-forward part and both norms.
     """
     names: list[str] = []
+    alike: defaultdict[tuple[str, int], list[list[str]]] = defaultdict(list)
     for name, module in model.named_modules():
         holds_lists = any(isinstance(child, nn.ModuleList) for child in module.children())
         within = name.startswith(tuple(f"{layer}." for layer in names))
         if isinstance(module, nn.ModuleList) and not holds_lists and not within:
-            names += [f"{name}.{child}" for child, _ in module.named_children()]
-    return names
+            entries = [f"{name}.{child}" for child, _ in module.named_children()]
+            names += entries
+            parent = name.rpartition(".")[0]
+            if isinstance(model.get_submodule(parent), nn.ModuleList):  # a list of lists has them one after another
+                parent = name
+            alike[parent, len(entries)].append(entries)
+    return [layer for lists in alike.values() for layer in zip(*lists, strict=True)]
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """The names of the modules in all layers of a model; see `layers_of`."""
+    return [name for layer in layers_of(model) for name in layer]
 
 
 def layer_depths(model: nn.Module) -> dict[str, int]:
@@ -34,11 +48,15 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
 
     In the encoder (transformers' ``base_model_prefix``), embedding tables have depth 0. Outside of tables and layers, a
     norm has the depth of the parameter before it, that after a table the table's; the rest has that of the highest
-    layer before it. Everything outside the encoder is the head.
+    layer before it. Everything outside the encoder is the head. T5 has no module of the prefix: there, all but
+    ``qa_outputs`` is the encoder. Where the two cannot be told apart, everything is the head.
     """
-    layers = [f"{name}." for name in layer_names(model)]
+    layers = [tuple(f"{name}." for name in layer) for layer in layers_of(model)]
     encoder = f"{getattr(model, 'base_model_prefix', '')}."
     modules = dict(model.named_modules())
+    paths = {name: name.removeprefix(_WRAPPED) for name, _ in model.named_parameters()}
+    has_encoder = any(path.startswith(encoder) for path in paths.values())
+    has_head = any(path.startswith(_HEAD) for path in paths.values())
     depths: dict[str, int] = {}
     below = highest = 0
     for name, _ in model.named_parameters():
@@ -51,9 +69,20 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
         elif "Norm" not in type(module).__name__:
             below = highest
         highest = max(highest, below)
-        within = name.removeprefix(_WRAPPED).startswith(encoder)
+        within = paths[name].startswith(encoder) if has_encoder else has_head and not paths[name].startswith(_HEAD)
         depths[name] = below if within else len(layers) + 1
     return depths
+
+
+def unknown_encoder(flag: str, model: nn.Module, name: str) -> str:
+    """A line that refuses a flag for a model in which `layer_depths` finds no encoder.
+
+    Args:
+        flag: with its value.
+        model: a head on an encoder.
+        name: of the model.
+    """
+    return f"{flag}: in {name} ({type(model).__name__}), the encoder cannot be told from the head; leave it out"
 
 
 def compile_layers(model: Any, backend: str | Callable[..., Any] = "inductor") -> None:
