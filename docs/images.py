@@ -110,8 +110,10 @@ def tensorboard(page: Page) -> None:
     call("train", ["--config", "quickstart", "--trainer.default_root_dir", "whole"])
     board = TensorBoard()
     board.configure(argv=["tensorboard", "--logdir", "whole/lightning_logs", "--port", "0"])
+    page.set_viewport_size({"width": 1400, "height": 860})  # room for two curves in a row
     page.goto(board.launch())
     page.get_by_text("Overview/F1").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Settings").click()  # closes them
     page.wait_for_timeout(5000)  # curves are drawn
 
 
