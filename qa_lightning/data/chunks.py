@@ -84,7 +84,7 @@ def write_checked(
         path: of the file.
         settings: how bad rows are dealt with.
         changes, keep: see `examples.read_examples`.
-        workers: number of processes; one checks in this process.
+        workers: number of processes; one checks in this process, unless others help.
         what: one of them, for the message that it has ended.
         others: do a `CheckJob`, too.
 

@@ -51,7 +51,7 @@ from qa_lightning.workers import Elsewhere, Given, LostWorkerError, forked
 log = logging.getLogger("qa_lightning")
 
 TrainAnswers = Literal["first", "all"]
-_FORMAT = 12  # of the files; raise it when their content changes
+_FORMAT = 11  # of the files; raise it when their content changes
 _ROWS = 1000  # examples tokenized at a time, at most
 _BYTES = 1 << 22  # of their contexts, about: tokens take some hundred times as much, in each process
 _PLACE_IN_OBJECT = re.compile(r"(?<!\S)(?:dataset|validation)(?:\['\w+'\])?(?:\.iloc|\.row)?[\[(](\d+)[\])]")  # a row's
@@ -163,9 +163,10 @@ class PreparedSplit:
         return build_once(self.features_folder, self._write_features, thorough) or made
 
     def open(self) -> tuple[FeatureStore, Any, bool]:
-        """Features and examples, mapped, and whether some question of the source has no answer, also in other folds."""
+        """Features and examples, mapped, and whether some question has no answer: of the split, or of all folds."""
         self.prepare(thorough=False)  # a file that was removed or cut off since then must not be mapped
-        version_2: bool = self.summaries()[0]["version_2"]
+        rows = self.summaries()[0]
+        version_2: bool = rows.get("version_2", rows["unanswerable"] > 0)  # files of older versions do not have it
         return FeatureStore.open(self.features_folder), open_examples(self.examples_folder), version_2
 
     def summaries(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -328,7 +329,7 @@ def cut_examples(
         windower: cuts them.
         all_answers: label windows with all answers, not only with the first one.
         what: name of the loop in the lines about progress.
-        workers: number of processes; one cuts in this process, with the tokenizer's own threads.
+        workers: number of processes; one cuts in this process, with the tokenizer's own threads, unless others help.
         others: do a `CutJob`, too.
 
     Raises:

@@ -47,22 +47,6 @@ class Lora:
     dropout: float
 
 
-def lora_problems(given: Mapping[str, Any]) -> list[str]:
-    """A line for each flag of the adapters that is given without their rank, and would do nothing.
-
-    Args:
-        given: argument of the module -> value.
-    """
-    if given["lora_rank"] is not None:
-        return []
-    usual = {"lora_alpha": ALPHA, "lora_dropout": DROPOUT}
-    return [
-        f"--model.{flag} {given[flag]} goes together with --model.lora_rank; pass that too, or leave it out"
-        for flag, value in usual.items()
-        if given[flag] != value
-    ]
-
-
 def add_lora(model: Any, lora: Lora, name: str, frozen_layers: int = 0) -> None:
     """Add adapters to a model, in place; then these and the head train, and nothing else does.
 

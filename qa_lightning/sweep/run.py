@@ -112,7 +112,7 @@ class Sweep:
             self._study = Trials(self.folder, self.pruner, int(self.flags.config.seed_everything))
         self._run(slots)
         self._tell()
-        if self._is_hopeless():
+        if self._is_hopeless() and (len(self._study.all) < self.trials or self._study.unfinished):
             failed = [f"{name}: failed: {reason}" for name, reason in self._failed.items()]
             raise InputError(
                 [

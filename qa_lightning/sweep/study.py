@@ -277,7 +277,8 @@ class Trials:
         kinds = self._optuna.distributions
         if isinstance(values, Choices):
             alike = len(set(values.values)) < len(values.values)  # Optuna would note 1 for 1.0, but not "1" for "1.0"
-            return kinds.CategoricalDistribution(tuple(map(str, values.values)) if alike else values.values)
+            words = [one if isinstance(one, str) else json.dumps(one) for one in values.values]
+            return kinds.CategoricalDistribution(tuple(words) if alike else values.values)
         if isinstance(values.low, int) and isinstance(values.high, int):
             return kinds.IntDistribution(values.low, values.high, values.log, int(values.step or 1))
         return kinds.FloatDistribution(values.low, values.high, values.log, values.step)

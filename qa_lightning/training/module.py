@@ -57,7 +57,6 @@ from qa_lightning.models.adapters import (
     has_adapters,
     is_wrapped,
     leave_out_base,
-    lora_problems,
     pass_token_types,
     with_adapters_of,
 )
@@ -801,7 +800,7 @@ def _example_ids(dataset: FeatureDataset, features: NDArray[Any], limit: int = 3
 
 def model_problems(given: Mapping[str, Any]) -> list[str]:
     """A line for each bad argument of `QALightningModule`, found before anything is loaded."""
-    return broken_rules(given, _RULES, "model", _argument_kinds()) + lora_problems(given) + teacher_problems(given)
+    return broken_rules(given, _RULES, "model", _argument_kinds()) + teacher_problems(given)
 
 
 @cache

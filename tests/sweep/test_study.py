@@ -45,9 +45,11 @@ def test_a_search_is_decided_by_its_seed_and_not_by_stops(tmp_path) -> None:
 
 def test_numbers_of_two_types_stay_two_values(tmp_path) -> None:
     trials = Trials(tmp_path)
-    space = {"trainer.limit_train_batches": Choices((1, 1.0))}
-    found = [flag_words(trials.next(space, 12, set(range(number))).values) for number in range(12)]
-    assert {word for words in found for word in words} == {f"--trainer.limit_train_batches={one}" for one in (1, 1.0)}
+    space = {"trainer.limit_train_batches": Choices((1, 1.0, None))}
+    found = [flag_words(trials.next(space, 20, set(range(number))).values) for number in range(20)]
+    assert {word for words in found for word in words} == {
+        f"--trainer.limit_train_batches={one}" for one in (1, 1.0, "null")
+    }
     noted = [flag_words(used(frozen.params, frozen.distributions)) for frozen in Trials(tmp_path).all]
     assert noted == found  # Optuna notes the first of equal values
 

@@ -23,7 +23,7 @@ from qa_lightning.export.card import model_card
 from qa_lightning.models.computing.dropout import FastDropout
 from qa_lightning.runs.checkpoints import LastCheckpoint
 from qa_lightning.training.steps.optim import parameter_groups
-from qa_lightning.training.steps.partial import partial_problems
+from qa_lightning.training.steps.partial import partial_lines, partial_problems
 from tests.helpers import commands
 from tests.helpers.data import mixed_rows, write_json
 from tests.helpers.kill_and_resume import command, compare, differences
@@ -375,3 +375,16 @@ def test_memory_decides_the_batch_with_adapters(tmp_path, model_folder, data) ->
     needs_peft()
     given = arguments(tmp_path, model_folder, data, *LORA, "--data.batch_size", "auto", "--trainer.max_steps", "2")
     assert commands.train(given) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"lora_alpha": 32, "lora_dropout": 0.1}, ["--model.lora_alpha 32, --model.lora_dropout 0.1"]),
+        ({"lora_alpha": 16, "lora_dropout": 0.0}, []),
+        ({}, []),
+    ],
+)
+def test_what_belongs_to_adapters_is_told_to_do_nothing_without_them(given, told) -> None:
+    lines = partial_lines(torch.nn.Linear(2, 2), {"lora_rank": None, "learning_rate": 1e-3, **given})
+    assert lines == [f"note: {one}: without effect, as there is no --model.lora_rank" for one in told]

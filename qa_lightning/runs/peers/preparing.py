@@ -192,6 +192,7 @@ class _Helper:
 
     def __init__(self, peers: Peers, connection: Connection, rank: int) -> None:
         self._peers, self._connection, self._rank = peers, connection, rank
+        self._is_stopped = False
 
     def ask(self, job: Any) -> Any:
         """Send a job, and return its result.
@@ -201,9 +202,11 @@ class _Helper:
             LostProcessError: it is gone.
         """
         reply = None
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # the latter: closed meanwhile
             self._connection.send_block(pickle.dumps(job, pickle.HIGHEST_PROTOCOL))
             reply = self._connection.receive_block()
+        if self._is_stopped:
+            raise LostProcessError("nothing more is asked of other hosts")
         if reply is None:
             raise _lost(self._peers, self._rank)
         found = pickle.loads(reply)
@@ -212,7 +215,8 @@ class _Helper:
         return found
 
     def stop(self) -> None:
-        """Let go of it."""
+        """Let go of it; who waits for its answer gets an error at once."""
+        self._is_stopped = True
         self._connection.close()
 
 

@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
+from qa_lightning.models.adapters import ALPHA, DROPOUT
+
 _FLAGS = ("lora_rank", "freeze_layers")
 _LOW_RATE = 1e-4  # Hu et al. (2021, appendix D) trained those of RoBERTa at 2e-4 to 5e-4; MiniLM needs 2e-3
 
@@ -22,6 +24,11 @@ def partial_lines(model: nn.Module, given: Mapping[str, Any]) -> list[str]:
         given: arguments of the module.
     """
     flags = [f"--model.{flag} {given[flag]}" for flag in _FLAGS if given.get(flag) is not None]
+    usual = {"lora_alpha": ALPHA, "lora_dropout": DROPOUT}
+    idle = [f"--model.{flag} {given[flag]}" for flag, value in usual.items() if given.get(flag, value) != value]
+    if idle and given.get("lora_rank") is None:
+        # A search may vary them beside the rank, so they are not refused.
+        return [f"note: {', '.join(idle)}: without effect, as there is no --model.lora_rank"]
     if not flags:
         return []
     sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
