@@ -50,20 +50,20 @@ class Elsewhere(DoesJobs, Protocol):
 
 
 @dataclass(frozen=True)
-class Given:
-    """Does jobs by asking another, which is told more of them.
+class Packed:
+    """Has jobs done elsewhere, each packed with what is needed there.
 
     Args:
-        other: asked.
-        told: what it is told of a job, made where the answer is waited for.
+        other: does them.
+        pack: makes what is sent for a job, in the thread that then waits for the answer.
     """
 
     other: Elsewhere
-    told: Callable[[Any], Any]
+    pack: Callable[[Any], Any]
 
     def ask(self, job: Any) -> Any:
         """Do a job, and return its result."""
-        return self.other.ask(self.told(job))
+        return self.other.ask(self.pack(job))
 
     def stop(self) -> None:
         """See `Elsewhere`."""

@@ -33,7 +33,7 @@ class CheckJob:
     """A chunk to be checked, with all that this depends on.
 
     Attributes:
-        chunk: its rows; pickled for another process, which None could not be.
+        chunk: its rows; pickled if another process checks them, None if they cannot be pickled.
         separator: see `columns.ReadSettings.answer_separator`.
         settings: how bad rows are dealt with.
     """

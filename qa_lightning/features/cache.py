@@ -46,7 +46,7 @@ from qa_lightning.features.store import FeatureStore, write_features
 from qa_lightning.features.windows import FeatureBatch, Windower, WindowSettings, vocabulary_size, windowing_key
 from qa_lightning.progress import loop_progress, tracked
 from qa_lightning.wording import command, counted, visible
-from qa_lightning.workers import Elsewhere, Given, LostWorkerError, forked
+from qa_lightning.workers import Elsewhere, LostWorkerError, Packed, forked
 
 log = logging.getLogger("qa_lightning")
 
@@ -348,7 +348,7 @@ def cut_examples(
         return texts(part).done(windower)
 
     count = max(1, min(workers, -(-len(examples) // _ROWS)))
-    elsewhere = [Given(one, texts) for one in others]
+    elsewhere = [Packed(one, texts) for one in others]
     with loop_progress(len(examples), what=what) as progress, forked(cut, count, WORKER, elsewhere) as cut_in_order:
         for (first, stop), batch in cut_in_order((part, part) for part in _parts(examples)):
             yield batch

@@ -22,6 +22,7 @@ from qa_lightning.runs.peers import processes as module
 from qa_lightning.runs.peers.agreement import find_folder
 from qa_lightning.runs.peers.joining import join
 from qa_lightning.runs.peers.processes import Peers
+from tests.helpers.peers import together
 
 TOKEN = "known to all"
 
@@ -45,25 +46,6 @@ def three(ended) -> Iterator[list[Peers]]:
     yield everyone
     for one in everyone[::-1]:
         one.leave()
-
-
-def together(everyone: list[Peers], call: Any) -> list[Any]:
-    """What the call returns or raises in each process."""
-    found: dict[int, Any] = {}
-
-    def one(peers: Peers) -> None:
-        try:
-            found[peers.rank] = call(peers)
-        except Exception as error:
-            found[peers.rank] = error
-
-    threads = [threading.Thread(target=one, args=(peers,), daemon=True) for peers in everyone]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert len(found) == len(everyone), "a process waits for ever"
-    return [found[peers.rank] for peers in everyone]
 
 
 def test_all_processes_get_the_values_of_all_by_rank(three, ended) -> None:

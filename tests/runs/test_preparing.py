@@ -27,10 +27,11 @@ from qa_lightning.runs.peers import preparing, processes
 from qa_lightning.runs.peers.connection import Connection
 from qa_lightning.runs.peers.preparing import prepare_together
 from qa_lightning.runs.peers.processes import Peers
-from qa_lightning.workers import DoesJobs, LostWorkerError
+from qa_lightning.workers import DoesJobs, Elsewhere, LostWorkerError
 from tests.helpers.data import make_rows, write_json
 from tests.helpers.models import small_tokenizer
 from tests.helpers.paths import SHARED
+from tests.helpers.peers import together
 
 HOSTS = ("a", "b", "c")
 
@@ -74,29 +75,19 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def prepared(everyone: Sequence[Peers], own: Sequence[list[PreparedSplit] | None]) -> list[Any]:
     """What preparing together returns or raises in each process."""
-    found: dict[int, Any] = {}
 
     def one(peers: Peers) -> None:
         mine = own[peers.rank]
 
-        def prepare(others: Sequence[DoesJobs]) -> None:
+        def prepare(others: Sequence[Elsewhere]) -> None:
             for each in mine or []:
                 replace(each, others=others).prepare()
 
-        try:
-            with peers.telling():
-                found[peers.rank] = prepare_together(peers, mine, prepare)
-                peers.gather("end", None)
-        except Exception as error:
-            found[peers.rank] = error
+        with peers.telling():
+            prepare_together(peers, mine, prepare)
+            peers.gather("end", None)
 
-    threads = [threading.Thread(target=one, args=(peers,), daemon=True) for peers in everyone]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(found) == len(everyone), "a process waits for ever"
-    return [found[peers.rank] for peers in everyone]
+    return together(everyone, one, 60)
 
 
 @pytest.fixture

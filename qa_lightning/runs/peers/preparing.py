@@ -87,7 +87,7 @@ def _folders(splits: Sequence[PreparedSplit]) -> dict[str, Path]:
 
 
 def _lacking(folders: Mapping[str, Path]) -> list[str]:
-    """The names of folders that are missing or damaged, or cannot be read, which making them tells."""
+    """The names of folders that are missing or damaged. One that cannot be read counts; preparing it then says why."""
 
     def lacks(folder: Path) -> bool:
         try:
